@@ -1,0 +1,85 @@
+//! The one error type of the crate: every variant names its subject, so that its message is one clear line.
+
+use std::path::{Path, PathBuf};
+
+/// What went wrong, where, what was expected, what was found and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A kernel source did not compile; `log` is the compiler's own text.
+    #[error("kernel source {file} does not compile for {arch}:\n{log}")]
+    Compile { file: String, arch: String, log: String },
+    /// A kernel could not be launched.
+    #[error("kernel {kernel} could not be launched with grid {grid:?} and block {block}: {reason}")]
+    Launch { kernel: String, grid: [u32; 3], block: u32, reason: String },
+    /// The host device found an error in a kernel while it ran: divergence, a missing arrival, a wrong mask.
+    #[error("kernel {kernel}, block {block:?}: {reason}")]
+    Kernel { kernel: String, block: [u32; 3], reason: String },
+    /// An operation got a tensor of the wrong shape.
+    #[error("{op}: expected {expected}, got shape {got:?}")]
+    Shape { op: &'static str, expected: String, got: Vec<usize> },
+    /// A device cannot be used; `reason` says what is missing and how to get it.
+    #[error("device {device} cannot be used: {reason}")]
+    Device { device: String, reason: String },
+    /// The driver reported an error.
+    #[error("CUDA: {call} failed: {reason}")]
+    Cuda { call: &'static str, reason: String },
+    /// Device memory ran out.
+    #[error("out of memory on {device}: {asked} bytes asked, {free} of {total} bytes free; a smaller --batch needs less")]
+    OutOfMemory { device: String, asked: usize, free: usize, total: usize },
+    /// A file or folder could not be read or written.
+    #[error("{}: {action}: {source}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: std::io::Error },
+    /// A data, weight or record file has the wrong content.
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    /// A name that is not in a registry, or a key that does not exist.
+    #[error("unknown {kind} '{name}'{}; {hint}", nearest(.near))]
+    Unknown { kind: &'static str, name: String, near: Option<String>, hint: String },
+    /// A value of a setting is out of its range or cannot be read.
+    #[error("{key} = {value}: {problem}")]
+    Value { key: String, value: String, problem: String },
+    /// Training met a loss that is not a number.
+    #[error("the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the usual remedy")]
+    NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
+    /// A run that was asked to stop (Ctrl-C); `resume` is the command that goes on.
+    #[error("interrupted: {saved}; go on with: {resume}")]
+    Interrupted { saved: String, resume: String },
+}
+
+/// The crate's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn nearest(near: &Option<String>) -> String {
+    near.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default()
+}
+
+impl Error {
+    /// An [`Error::Io`] about `path`; use as `.map_err(Error::io(path, "cannot read"))`.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { path, action, source }
+    }
+
+    /// An [`Error::File`] about `path`.
+    pub fn file(path: &Path, problem: impl Into<String>) -> Error {
+        Error::File { path: path.to_owned(), problem: problem.into() }
+    }
+
+    /// An [`Error::Value`] about the setting `key`.
+    pub fn value(key: impl Into<String>, value: impl std::fmt::Display, problem: impl Into<String>) -> Error {
+        Error::Value { key: key.into(), value: value.to_string(), problem: problem.into() }
+    }
+
+    /// An [`Error::Unknown`] with the nearest of `known` as a suggestion and the whole list as the hint.
+    pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+        let known: Vec<&str> = known.into_iter().collect();
+        let near = known
+            .iter()
+            .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), k), *k))
+            .min()
+            .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
+            .map(|(_, k)| k.to_owned());
+        Error::Unknown { kind, name: name.to_owned(), near, hint: format!("known: {}", known.join(", ")) }
+    }
+}

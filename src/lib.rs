@@ -1,0 +1,4 @@
+//! Adversarial training down to the kernel.
+#![deny(unsafe_code)]
+pub mod error;
+pub use error::{Error, Result};
