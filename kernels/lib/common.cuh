@@ -101,6 +101,14 @@ INLINE VecBits vec_positive(Vec v) {
 INLINE Vec vec_keep(Vec v, VecBits bits) { return vec_map([&](int i) { return (bits >> i) & 1 ? v[i] : 0.0f; }); }
 #endif
 
+// max(v, 0), with NaN kept.
+INLINE Vec vec_relu(Vec v) {
+#ifdef SADDLE_HOST
+  return v < 0.0f ? Vec{} : v;
+#else
+  return vec_map([&](int i) { return v[i] < 0.0f ? 0.0f : v[i]; });
+#endif
+}
 // The first `count` floats at `from`, zeros behind them. A full vector takes the fast path.
 INLINE Vec vec_load(const float* from, int count) {
   if (count >= VEC) return vec_load(from);

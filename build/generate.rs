@@ -1,0 +1,160 @@
+//! The Rust text that build.rs writes: launchers, kernel tables, module lists.
+
+use crate::host::InstructionSet;
+use crate::parse::{Config, Kernel, Param, Source};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// `kernels.rs`: a module per `.cu` file with its constants and launchers, and tables of kernels and sources.
+pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], isas: &[InstructionSet]) {
+    let mut text = String::new();
+    let kernels_dir = root.join("kernels");
+    writeln!(text, "/// The names of the instruction sets that kernels were compiled for, from the least to the most able.").ok();
+    writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {:?};", isas.len(), isas.iter().map(|i| i.name).collect::<Vec<_>>()).ok();
+    for config in shared {
+        constant(&mut text, "", config);
+    }
+    writeln!(text, "/// The headers of `kernels/lib`, by the name that kernels include them with.\npub static HEADERS: &[(&str, &str)] = &[").ok();
+    for header in crate::list(&kernels_dir.join("lib"), "cuh") {
+        writeln!(text, "    (\"lib/{}.cuh\", include_str!({:?})),", crate::stem(&header), header).ok();
+    }
+    writeln!(text, "];\n/// Every kernel source.\npub static SOURCES: &[Source] = &[").ok();
+    for source in sources {
+        let names: Vec<String> = source.kernels.iter().map(|k| format!("&{}::{}", source.stem, k.name.to_uppercase())).collect();
+        writeln!(
+            text,
+            "    Source {{ file: \"{}.cu\", text: include_str!({:?}), kernels: &[{}] }},",
+            source.stem,
+            source.path,
+            names.join(", ")
+        )
+        .ok();
+    }
+    writeln!(text, "];").ok();
+    for (index, source) in sources.iter().enumerate() {
+        writeln!(text, "/// Launchers and constants of `kernels/{}.cu`.\npub mod {} {{\n    use super::*;", source.stem, source.stem).ok();
+        for config in &source.configs {
+            constant(&mut text, "    ", config);
+        }
+        writeln!(text, "    unsafe extern \"C\" {{").ok();
+        for (kernel, isa) in source.kernels.iter().flat_map(|k| isas.iter().map(move |i| (k, i))) {
+            writeln!(text, "        fn saddle_{}_{}_threads(args: *const *const std::ffi::c_void);", isa.name, kernel.name).ok();
+        }
+        writeln!(text, "    }}").ok();
+        for kernel in &source.kernels {
+            launcher(&mut text, source, index, kernel, shared, isas);
+        }
+        writeln!(text, "}}").ok();
+    }
+    write(out, "kernels.rs", &text);
+}
+
+fn constant(text: &mut String, indent: &str, config: &Config) {
+    writeln!(text, "{indent}/// A constant of the kernel source, one value a device.").ok();
+    writeln!(text, "{indent}pub const {}: PerDevice = PerDevice {{ cuda: {}, host: {} }};", config.name, config.cuda, config.host).ok();
+}
+
+fn launcher(text: &mut String, source: &Source, index: usize, kernel: &Kernel, shared: &[Config], isas: &[InstructionSet]) {
+    let threads = match kernel.threads.parse::<u32>() {
+        Ok(n) => format!("PerDevice {{ cuda: {n}, host: {n} }}"),
+        Err(_) => {
+            let known = source.configs.iter().chain(shared).any(|c| c.name == kernel.threads);
+            assert!(known, "{}: launch bounds of {} must be a number or a CONFIG, not {}", source.path.display(), kernel.name, kernel.threads);
+            kernel.threads.clone()
+        }
+    };
+    let host: Vec<String> = isas.iter().map(|i| format!("saddle_{}_{}_threads", i.name, kernel.name)).collect();
+    let signature: Vec<String> = kernel.params.iter().map(c_type).collect();
+    let upper = kernel.name.to_uppercase();
+    writeln!(
+        text,
+        "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", file: \"{stem}.cu\", source: {index}, doc: {doc:?}, \
+         signature: \"{name}({signature})\", threads: {threads}, host: [{host}] }};",
+        name = kernel.name,
+        stem = source.stem,
+        doc = kernel.doc,
+        signature = signature.join(", "),
+        host = host.join(", "),
+    )
+    .ok();
+    let params: Vec<String> = kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p))).collect();
+    let args: Vec<String> = kernel.params.iter().map(|p| format!("{}.arg()", p.name)).collect();
+    writeln!(text, "    /// {}", if kernel.doc.is_empty() { "A kernel launch." } else { &kernel.doc }).ok();
+    writeln!(text, "    #[allow(clippy::too_many_arguments)]").ok();
+    writeln!(
+        text,
+        "    pub fn {}(device: &Device, grid: impl Into<Grid>, {}) -> Result<()> {{\n        device.launch(&{upper}, grid.into(), &[{}])\n    }}",
+        kernel.name,
+        params.join(", "),
+        args.join(", ")
+    )
+    .ok();
+}
+
+fn c_type(param: &Param) -> String {
+    match &param.pointer {
+        None => format!("{} {}", param.scalar.c, param.name),
+        Some(p) => {
+            let constant = if p.mutable { "" } else { "const " };
+            let nullable = if p.nullable { "NULLABLE " } else { "" };
+            format!("{nullable}{constant}{}* {}", param.scalar.c, param.name)
+        }
+    }
+}
+
+fn rust_type(param: &Param) -> String {
+    let scalar = param.scalar.rust;
+    match &param.pointer {
+        None => scalar.into(),
+        Some(p) => {
+            let reference = format!("&{}Buffer<{scalar}>", if p.mutable { "mut " } else { "" });
+            if p.nullable { format!("Option<{reference}>") } else { reference }
+        }
+    }
+}
+
+/// `ops.rs` or `method.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and helpers excepted), and the list
+/// of their names as a macro that calls another macro with it.
+pub fn modules(root: &Path, out: &Path, folder: &str) {
+    let files = crate::list(&root.join("src").join(folder), "rs");
+    let names: Vec<(String, &Path)> = files
+        .iter()
+        .map(|f| (crate::stem(f), f.as_path()))
+        .filter(|(stem, _)| !["mod", "prelude", "testing", "oracle"].contains(&stem.as_str()))
+        .collect();
+    let mut text = String::new();
+    for (name, path) in &names {
+        writeln!(text, "#[path = {path:?}]\npub mod {name};").ok();
+    }
+    let list: Vec<&str> = names.iter().map(|(n, _)| n.as_str()).collect();
+    writeln!(text, "/// Calls `$macro!` with the names of all files of this folder.\n#[allow(unused_macros)]\nmacro_rules! every {{\n    ($macro:ident) => {{ $macro!({}) }};\n}}", list.join(", ")).ok();
+    write(out, &format!("{folder}.rs"), &text);
+}
+
+/// `recipes.rs`: the recipes of `recipes/*.toml`, embedded.
+pub fn recipes(root: &Path, out: &Path) {
+    let mut text = String::from("/// The embedded recipes: name and TOML text.\npub static RECIPES: &[(&str, &str)] = &[\n");
+    for path in crate::list(&root.join("recipes"), "toml") {
+        writeln!(text, "    ({:?}, include_str!({path:?})),", crate::stem(&path)).ok();
+    }
+    text += "];\n";
+    write(out, "recipes.rs", &text);
+}
+
+/// `SADDLE_COMMIT`: the commit of the checkout, or `unknown` where the sources are no checkout.
+pub fn version(root: &Path) {
+    if root.join(".git/logs/HEAD").exists() {
+        println!("cargo:rerun-if-changed=.git/logs/HEAD");
+    }
+    let commit = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root).output();
+    let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
+    println!("cargo:rustc-env=SADDLE_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
+}
+
+fn write(out: &Path, name: &str, text: &str) {
+    let path = out.join(name);
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return;
+    }
+    std::fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}

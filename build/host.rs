@@ -1,0 +1,139 @@
+//! Kernels as machine code of this CPU's family: one object per `.cu` file and instruction set, linked into the binary.
+
+use crate::parse::{Kernel, Source};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// An instruction set that kernels are compiled for; the best one that the machine has is chosen at run time.
+pub struct InstructionSet {
+    pub name: &'static str,
+    flags: &'static [&'static str],
+}
+
+/// What the target is compiled for, from the least to the most able.
+pub fn instruction_sets() -> Vec<InstructionSet> {
+    match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
+        Ok("x86_64") => vec![
+            InstructionSet { name: "v2", flags: &["-march=x86-64-v2"] },
+            InstructionSet { name: "v3", flags: &["-march=x86-64-v3"] },
+            InstructionSet { name: "v4", flags: &["-march=x86-64-v4", "-mprefer-vector-width=512"] },
+        ],
+        _ => vec![InstructionSet { name: "base", flags: &[] }],
+    }
+}
+
+const FLAGS: &[&str] = &[
+    "-std=c++17", "-O3", "-g1", "-fPIC", "-DSADDLE_HOST", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions",
+    "-fno-rtti", "-ftls-model=initial-exec", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter",
+    "-Wno-unused-function", "-Wno-ignored-attributes", "-Wno-unused-variable", "-Werror=return-type",
+];
+
+/// Compiles every source for every instruction set (in parallel, and only what changed) and tells cargo to link the result.
+pub fn compile(root: &Path, out: &Path, sources: &[Source], isas: &[InstructionSet]) {
+    println!("cargo:rerun-if-env-changed=CXX");
+    let compiler = cc::Build::new().cpp(true).cargo_metadata(false).get_compiler();
+    let kernels = root.join("kernels");
+    let mut headers = DefaultHasher::new();
+    for folder in ["lib", "host"] {
+        for file in crate::list(&kernels.join(folder), "cuh").iter().chain(&crate::list(&kernels.join(folder), "h")) {
+            crate::read(file).hash(&mut headers);
+        }
+    }
+    let headers = headers.finish();
+
+    let mut jobs: Vec<Job> = Vec::new();
+    let runtime = crate::read(&kernels.join("host/runtime.cpp"));
+    jobs.push(Job::new(out, "runtime", runtime.replace("\"shim.h\"", "\"host/shim.h\""), &runtime, headers, &[]));
+    for source in sources {
+        let text = crate::read(&source.path);
+        for isa in isas {
+            let stem = format!("{}_{}", source.stem, isa.name);
+            jobs.push(Job::new(out, &stem, translation_unit(source, isa), &text, headers, isa.flags));
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    job.run(compiler.to_command(), root, &kernels);
+                }
+            });
+        }
+    });
+    let mut archive = cc::Build::new();
+    for job in &jobs {
+        archive.object(&job.object);
+    }
+    archive.cargo_metadata(false).compile("saddle_kernels");
+    println!("cargo:rustc-link-search=native={}", out.display());
+    println!("cargo:rustc-link-lib=static:+whole-archive=saddle_kernels");
+    println!("cargo:rustc-link-lib=m");
+}
+
+struct Job {
+    unit: PathBuf,
+    object: PathBuf,
+    text: String,
+    flags: &'static [&'static str],
+}
+
+impl Job {
+    fn new(out: &Path, stem: &str, text: String, source: &str, headers: u64, flags: &'static [&'static str]) -> Job {
+        let mut hasher = DefaultHasher::new();
+        (&text, source, headers, flags, FLAGS).hash(&mut hasher);
+        let name = format!("{stem}-{:016x}", hasher.finish());
+        Job { unit: out.join(format!("{stem}.cpp")), object: out.join(format!("{name}.o")), text, flags }
+    }
+
+    fn run(&self, mut command: Command, root: &Path, kernels: &Path) {
+        if self.object.exists() {
+            return;
+        }
+        std::fs::write(&self.unit, &self.text).unwrap_or_else(|e| panic!("{}: {e}", self.unit.display()));
+        let partial = self.object.with_extension("partial");
+        command.args(FLAGS).args(self.flags).arg("-I").arg(kernels);
+        command.arg(format!("-fmacro-prefix-map={}/=", root.display()));
+        command.arg("-c").arg(&self.unit).arg("-o").arg(&partial);
+        let output = command.output().unwrap_or_else(|e| panic!("cannot run the C++ compiler {:?}: {e}; install g++ or set CXX", command.get_program()));
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} does not compile:\n{log}", self.unit.display());
+        for line in log.lines() {
+            println!("cargo:warning={line}");
+        }
+        std::fs::rename(&partial, &self.object).unwrap_or_else(|e| panic!("{}: {e}", self.object.display()));
+    }
+}
+
+/// The `.cu` file with kernel names of their own per instruction set, and a trampoline for each kernel.
+fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
+    let mut unit = format!("// Written by build.rs from {}.cu.\n#include \"lib/common.cuh\"\n", source.stem);
+    for kernel in &source.kernels {
+        unit += &format!("#define {0} {0}_{1}\n", kernel.name, isa.name);
+    }
+    unit += &format!("#include \"{}.cu\"\n", source.stem);
+    for kernel in &source.kernels {
+        unit += &trampoline(kernel, isa);
+    }
+    unit
+}
+
+fn trampoline(kernel: &Kernel, isa: &InstructionSet) -> String {
+    let mut body = String::new();
+    for (i, param) in kernel.params.iter().enumerate() {
+        let star = if param.pointer.is_some() { "*" } else { "" };
+        body += &format!("  {c}{star} a{i}; memcpy(&a{i}, args[{i}], sizeof a{i});\n", c = param.scalar.c);
+    }
+    let names: Vec<String> = (0..kernel.params.len()).map(|i| format!("a{i}")).collect();
+    format!(
+        "extern \"C\" void saddle_{isa}_{name}_threads(void* const* args) {{\n{body}  SaddleBlock* const block = saddle_block;\n  \
+         while (block->started < block->threads) {{\n    const unsigned next = block->started++;\n    \
+         block->thread = block->order ? block->order[next] : next;\n    {name}({args});\n  }}\n}}\n",
+        isa = isa.name,
+        name = kernel.name,
+        args = names.join(", "),
+    )
+}

@@ -1,0 +1,245 @@
+//! Data sets: images as bytes and labels as integers, both in main memory; a registry of names, one file and one line per data set.
+//!
+//! Decoding to floats, cropping and flipping happen on the device; nothing here depends on one.
+
+mod cifar;
+mod digits;
+
+use std::path::Path;
+
+pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
+
+use crate::error::{Error, Result};
+
+/// A data set that can be loaded by name.
+pub struct Source {
+    /// The name in recipes, records and reports.
+    pub name: &'static str,
+    /// Other spellings that are understood.
+    pub aliases: &'static [&'static str],
+    /// What it is, in one line: contents, licence or origin.
+    pub about: &'static str,
+    load: fn(Option<&Path>) -> Result<Split>,
+}
+
+/// The registry: a new data set is one file and one line here.
+pub static SOURCES: &[Source] = &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100];
+
+/// Height, width and channels of every image of a data set, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageShape {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Values a pixel: 1 for grey, 3 for RGB.
+    pub channels: usize,
+}
+
+impl ImageShape {
+    /// Bytes an image.
+    pub fn bytes(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+}
+
+/// Images with labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// The registry's name, the same for both parts of a [`Split`].
+    pub name: String,
+    /// Pixels `[N, H, W, C]`, row-major.
+    pub images: Vec<u8>,
+    /// The class of each image, in `0..classes`, `[N]`.
+    pub labels: Vec<i32>,
+    /// The shape of one image.
+    pub shape: ImageShape,
+    /// How many classes there are, also where a subset lacks some.
+    pub classes: usize,
+    /// A name per class, `[classes]`.
+    pub class_names: Vec<String>,
+    /// A pixel in [0, 1] is its byte times this: 1/16 for digits, 1/255 for CIFAR.
+    pub byte_scale: f32,
+}
+
+/// A data set's training and test images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// What a network may be fitted to.
+    pub train: Dataset,
+    /// What results are reported on.
+    pub test: Dataset,
+}
+
+impl Dataset {
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The bytes of image `index`, `[H, W, C]`; `None` past the end.
+    pub fn image(&self, index: usize) -> Option<&[u8]> {
+        let size = self.shape.bytes();
+        self.images.get(index * size..(index + 1) * size)
+    }
+
+    /// How many images each class has, `[classes]`.
+    pub fn class_counts(&self) -> Vec<usize> {
+        self.members().iter().map(Vec::len).collect()
+    }
+
+    /// The indices of each class's images, ascending, `[classes]`.
+    fn members(&self) -> Vec<Vec<usize>> {
+        let mut members = vec![Vec::new(); self.classes];
+        for (index, &label) in self.labels.iter().enumerate() {
+            if let Some(class) = members.get_mut(label as usize) {
+                class.push(index);
+            }
+        }
+        members
+    }
+
+    /// The images at `indices`, in that order; an index may occur more than once.
+    ///
+    /// Errors: [`Error::Value`] for an index past the end.
+    pub fn subset(&self, indices: &[usize]) -> Result<Dataset> {
+        let size = self.shape.bytes();
+        let mut images = Vec::with_capacity(indices.len() * size);
+        let mut labels = Vec::with_capacity(indices.len());
+        for &index in indices {
+            let past_end = || Error::value("image index", index, format!("{} has {} images", self.name, self.len()));
+            labels.push(*self.labels.get(index).ok_or_else(past_end)?);
+            images.extend_from_slice(self.images.get(index * size..(index + 1) * size).ok_or_else(past_end)?);
+        }
+        let (name, class_names) = (self.name.clone(), self.class_names.clone());
+        Ok(Dataset { name, images, labels, class_names, ..*self })
+    }
+
+    /// Takes `count` images away for model selection: `(train, held_out)`, both in the original order.
+    ///
+    /// Each class gives its share of `count`, rounded by largest remainder, and which of its images go is decided by a key that depends
+    /// on `seed` and the image's index alone. Errors: [`Error::Value`] about `held_out` if no training image would be left.
+    pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
+        if count >= self.len() && count > 0 {
+            let problem = format!("{} has {} training images, and some must be left to train on", self.name, self.len());
+            return Err(Error::value("held_out", count, problem));
+        }
+        let mut held = Vec::with_capacity(count);
+        for (mut class, quota) in self.members().into_iter().zip(shares(&self.class_counts(), count)) {
+            class.sort_by_key(|&index| (scramble(seed, index as u64), index));
+            held.extend(class.into_iter().take(quota));
+        }
+        held.sort_unstable();
+        let mut is_held = vec![false; self.len()];
+        held.iter().for_each(|&index| is_held[index] = true);
+        let kept: Vec<usize> = (0..self.len()).filter(|&index| !is_held[index]).collect();
+        Ok((self.subset(&kept)?, self.subset(&held)?))
+    }
+}
+
+/// `count` split in proportion to `sizes` (largest remainder, ties to the earlier one); never more than a size, and `count` in all.
+fn shares(sizes: &[usize], count: usize) -> Vec<usize> {
+    let total = sizes.iter().sum::<usize>().max(1);
+    let mut shares: Vec<usize> = sizes.iter().map(|size| count * size / total).collect();
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(count * sizes[i] % total), i));
+    let rest = count - shares.iter().sum::<usize>();
+    order.into_iter().take(rest).for_each(|i| shares[i] += 1);
+    shares
+}
+
+/// A counter-based random number: the two rounds of SplitMix64's finaliser over `seed` and `counter`.
+fn scramble(seed: u64, counter: u64) -> u64 {
+    let mix = |mut z: u64| {
+        z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    mix(mix(seed) ^ counter)
+}
+
+/// The registry's entry for `name` (any case; hyphens and underscores do not count).
+///
+/// Errors: [`Error::Unknown`] with the nearest name.
+pub fn find(name: &str) -> Result<&'static Source> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
+    SOURCES
+        .iter()
+        .find(|source| std::iter::once(&source.name).chain(source.aliases).any(|known| plain(known) == plain(name)))
+        .ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
+}
+
+/// Loads the data set called `name`; `dir` is the folder of its files, for those that are not embedded.
+///
+/// Errors: [`Error::Unknown`] for the name, [`Error::Value`] about `data` when a folder is needed and not given (or given and not
+/// needed), [`Error::File`] and [`Error::Io`] about its files.
+pub fn load(name: &str, dir: Option<&Path>) -> Result<Split> {
+    (find(name)?.load)(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toy(labels: &[i32], classes: usize) -> Dataset {
+        Dataset {
+            name: "toy".into(),
+            images: (0..labels.len() * 2).map(|i| i as u8).collect(),
+            labels: labels.to_vec(),
+            shape: ImageShape { height: 1, width: 2, channels: 1 },
+            classes,
+            class_names: (0..classes).map(|c| c.to_string()).collect(),
+            byte_scale: 1.0,
+        }
+    }
+
+    #[test]
+    fn subset_keeps_the_order_asked_for() {
+        let set = toy(&[0, 1, 0, 2], 3);
+        let part = set.subset(&[3, 0, 3]).unwrap();
+        assert_eq!(part.labels, [2, 0, 2]);
+        assert_eq!(part.images, [6, 7, 0, 1, 6, 7]);
+        assert_eq!((part.classes, part.image(1), part.image(3)), (3, Some(&[0u8, 1][..]), None));
+        assert_eq!(set.subset(&[4]).unwrap_err().to_string(), "image index = 4: toy has 4 images");
+    }
+
+    #[test]
+    fn hold_out_is_balanced_complete_and_repeatable() {
+        let labels: Vec<i32> = (0..100).map(|i| if i < 50 { 0 } else { 1 + i % 2 }).collect();
+        let set = toy(&labels, 4);
+        let (train, held) = set.hold_out(21, 7).unwrap();
+        assert_eq!(held.class_counts(), [11, 5, 5, 0], "shares 10.5, 5.25, 5.25, 0");
+        let mut all: Vec<&[u8]> = train.images.chunks(2).chain(held.images.chunks(2)).collect();
+        all.sort();
+        assert_eq!(all, set.images.chunks(2).collect::<Vec<_>>(), "every image is in one of the two");
+        assert_eq!(set.hold_out(21, 7).unwrap().1, held);
+        assert_ne!(set.hold_out(21, 8).unwrap().1.images, held.images);
+        let (kept, none) = set.hold_out(0, 7).unwrap();
+        assert_eq!((kept, none.len()), (set.clone(), 0));
+        let error = set.hold_out(100, 7).unwrap_err().to_string();
+        assert_eq!(error, "held_out = 100: toy has 100 training images, and some must be left to train on");
+    }
+
+    #[test]
+    fn hold_out_draws_from_the_whole_class() {
+        let set = toy(&vec![0; 100], 1);
+        let (_, held) = set.hold_out(50, 0).unwrap();
+        let early = held.images.chunks(2).filter(|image| image[0] < 100).count();
+        assert!((15..=35).contains(&early), "{early} of 50 come from the first half");
+    }
+
+    #[test]
+    fn names_and_aliases() {
+        for name in ["cifar10", "CIFAR-10", "cifar_10"] {
+            assert_eq!(find(name).unwrap().name, "cifar10");
+        }
+        let error = find("cifar11").err().unwrap().to_string();
+        assert_eq!(error, "unknown data set 'cifar11' (did you mean 'cifar10'?); known: digits, cifar10, cifar100");
+    }
+}

@@ -1,0 +1,140 @@
+//! Typed memory of a device.
+
+use super::{Backend, Device};
+use crate::error::{Error, Result};
+use std::marker::PhantomData;
+
+/// What a buffer may hold.
+pub trait Element: bytemuck::Pod + Send + Sync + 'static {
+    /// What checked mode fills new buffers with.
+    const POISON: Self;
+}
+impl Element for f32 {
+    const POISON: f32 = f32::NAN;
+}
+impl Element for half::bf16 {
+    const POISON: half::bf16 = half::bf16::NAN;
+}
+impl Element for i32 {
+    const POISON: i32 = i32::MIN + 7;
+}
+impl Element for u32 {
+    const POISON: u32 = 0xdead_beef;
+}
+impl Element for u8 {
+    const POISON: u8 = 0xa5;
+}
+
+/// `len` elements in the memory of a device, returned to the device's pool when dropped.
+pub struct Buffer<T: Element> {
+    device: Device,
+    address: u64,
+    len: usize,
+    kind: PhantomData<T>,
+}
+
+impl<T: Element> Buffer<T> {
+    /// A buffer with unspecified content (NaN in checked mode). Errors: out of memory.
+    pub fn uninit(device: &Device, len: usize) -> Result<Buffer<T>> {
+        let bytes = len * size_of::<T>();
+        let address = device.0.memory.allocate(&device.0.backend, bytes)?;
+        let buffer = Buffer { device: device.clone(), address, len, kind: PhantomData };
+        if device.0.memory.checked {
+            // SAFETY: checked devices are hosts; the memory was just allocated with at least `bytes` bytes.
+            unsafe { std::slice::from_raw_parts_mut(address as *mut T, len) }.fill(T::POISON);
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer of zeros.
+    pub fn zeros(device: &Device, len: usize) -> Result<Buffer<T>> {
+        let buffer = Buffer::uninit(device, len)?;
+        let bytes = len * size_of::<T>();
+        match &device.0.backend {
+            Backend::Host(host) => host.zero(buffer.address, bytes),
+            Backend::Cuda(cuda) => cuda.zero(buffer.address, bytes)?,
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer with a copy of `values`.
+    pub fn from_slice(device: &Device, values: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = Buffer::uninit(device, values.len())?;
+        buffer.write(values)?;
+        Ok(buffer)
+    }
+
+    /// Overwrites the buffer. Errors: another length.
+    pub fn write(&mut self, values: &[T]) -> Result<()> {
+        self.same_length("Buffer::write", values.len())?;
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        match &self.device.0.backend {
+            Backend::Host(host) => {
+                host.refuse_while_capturing("write to a buffer")?;
+                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch returns.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address as *mut u8, bytes.len()) };
+                Ok(())
+            }
+            Backend::Cuda(cuda) => cuda.write(self.address, bytes),
+        }
+    }
+
+    /// Copies the content to the program; waits for everything launched so far.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        let mut values = vec![T::zeroed(); self.len];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
+        match &self.device.0.backend {
+            Backend::Host(host) => {
+                host.refuse_while_capturing("read a buffer")?;
+                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch returns.
+                unsafe { std::ptr::copy_nonoverlapping(self.address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+            }
+            Backend::Cuda(cuda) => cuda.read(self.address, bytes)?,
+        }
+        Ok(values)
+    }
+
+    /// A copy on the same device.
+    pub fn duplicate(&self) -> Result<Buffer<T>> {
+        let mut copy = Buffer::uninit(&self.device, self.len)?;
+        copy.copy_from(self)?;
+        Ok(copy)
+    }
+
+    /// Overwrites the buffer with another one's content. Errors: another length.
+    pub fn copy_from(&mut self, other: &Buffer<T>) -> Result<()> {
+        self.same_length("Buffer::copy_from", other.len)?;
+        let bytes = self.len * size_of::<T>();
+        match &self.device.0.backend {
+            Backend::Host(host) => host.copy(other.address, self.address, bytes),
+            Backend::Cuda(cuda) => cuda.copy(other.address, self.address, bytes)?,
+        }
+        Ok(())
+    }
+
+    fn same_length(&self, op: &'static str, len: usize) -> Result<()> {
+        if len == self.len { Ok(()) } else { Err(Error::Shape { op, expected: format!("{} elements", self.len), got: vec![len] }) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl<T: Element> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        self.device.0.memory.release(self.address);
+    }
+}

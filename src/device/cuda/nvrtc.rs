@@ -1,0 +1,202 @@
+//! NVRTC: from a kernel source to a cubin for one architecture, with an on-disk cache.
+
+use crate::device::Source;
+use crate::device::kernels::HEADERS;
+use crate::error::{Error, Result};
+use cudarc::nvrtc::{Ptx, result, sys};
+use std::ffi::{CString, c_char};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+
+/// A GPU architecture to compile for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arch {
+    /// `sm_90a`, or `compute_90` where NVRTC does not know the GPU and the driver must translate.
+    pub name: String,
+}
+
+impl Arch {
+    /// The exact architecture of a GPU, or the newest that NVRTC knows.
+    pub fn of_device((major, minor): (i32, i32)) -> Result<Arch> {
+        let wanted = major * 10 + minor;
+        let known = supported()?;
+        if known.contains(&wanted) {
+            // Hopper and newer have features that exist only under the `a` name.
+            let suffix = if wanted >= 90 { "a" } else { "" };
+            return Ok(Arch { name: format!("sm_{wanted}{suffix}") });
+        }
+        match known.iter().filter(|a| **a <= wanted).max() {
+            Some(newest) => Ok(Arch { name: format!("compute_{newest}") }),
+            None => Err(Error::Device {
+                device: "cuda".into(),
+                reason: format!("this NVRTC compiles for sm_{} and newer, the GPU is sm_{wanted}", known.iter().min().unwrap_or(&0)),
+            }),
+        }
+    }
+
+    /// An architecture by name (`sm_80`, `sm_90a`).
+    pub fn named(name: &str) -> Arch {
+        Arch { name: name.into() }
+    }
+}
+
+/// Registers and spills of one kernel, as the assembler reported them.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    pub kernel: String,
+    pub registers: u32,
+    pub spill_bytes: u32,
+    /// Static shared memory in bytes.
+    pub shared_bytes: u32,
+}
+
+/// A compiled source: the image and what the assembler said about each kernel.
+pub struct Compiled {
+    pub image: Vec<u8>,
+    pub resources: Vec<Resources>,
+}
+
+/// NVRTC's version; the error says how to get NVRTC.
+pub fn version() -> Result<(i32, i32), String> {
+    // SAFETY: only tries to open the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("the run-time compiler NVRTC (libnvrtc.so) was not found; it comes with the CUDA toolkit, or from PyPI with `pip install \
+                    nvidia-cuda-nvrtc`: put the folder that holds libnvrtc on LD_LIBRARY_PATH"
+            .into());
+    }
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: fills two integers.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().map_err(|e| format!("NVRTC does not answer: {e:?}"))?;
+    Ok((major, minor))
+}
+
+fn supported() -> Result<Vec<i32>> {
+    present()?;
+    let mut count = 0;
+    let failed = |e| Error::Cuda { call: "nvrtcGetSupportedArchs", reason: format!("{e:?}") };
+    // SAFETY: NVRTC writes `count` integers, the number it reported itself.
+    unsafe {
+        sys::nvrtcGetNumSupportedArchs(&mut count).result().map_err(failed)?;
+        let mut archs = vec![0; count as usize];
+        sys::nvrtcGetSupportedArchs(archs.as_mut_ptr()).result().map_err(failed)?;
+        Ok(archs)
+    }
+}
+
+fn present() -> Result<(i32, i32)> {
+    version().map_err(|reason| Error::Device { device: "cuda".into(), reason })
+}
+
+fn options(arch: &Arch) -> Vec<String> {
+    let mut options = vec![format!("--gpu-architecture={}", arch.name), "--std=c++17".into(), "-default-device".into(), "-lineinfo".into()];
+    if arch.name.starts_with("sm_") {
+        options.push("--ptxas-options=-v".into());
+    }
+    options
+}
+
+/// The image of a source for an architecture, from the cache folder when it is there (`SADDLE_CACHE`, else the user's cache folder).
+pub fn compile_cached(source: &Source, arch: &Arch) -> Result<Ptx> {
+    let version = present()?;
+    let mut hasher = DefaultHasher::new();
+    (source.text, HEADERS, options(arch), version).hash(&mut hasher);
+    let name = format!("{}-{}-{:016x}.bin", source.file.trim_end_matches(".cu"), arch.name, hasher.finish());
+    let path = cache_folder().map(|folder| folder.join(name));
+    if let Some(image) = path.as_ref().and_then(|p| std::fs::read(p).ok()) {
+        return Ok(loadable(image));
+    }
+    let compiled = compile(source, arch)?;
+    if let Some(path) = path {
+        // A cache that cannot be written costs time, not correctness.
+        let _ = store(&path, &compiled.image);
+    }
+    Ok(loadable(compiled.image))
+}
+
+fn store(path: &std::path::Path, image: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)?;
+    let file = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::write(file.path(), image)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn loadable(image: Vec<u8>) -> Ptx {
+    Ptx::from_binary(image)
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    variable("SADDLE_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|p| p.join("saddle")))
+        .or_else(|| variable("HOME").map(|p| p.join(".cache/saddle")))
+}
+
+/// Compiles a source, without a GPU.
+pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
+    present()?;
+    let failed = |log: String| Error::Compile { file: source.file.into(), arch: arch.name.clone(), log };
+    let text = |s: &str| CString::new(s).map_err(|e| failed(e.to_string()));
+    let (code, name) = (text(source.text)?, text(source.file)?);
+    let headers = HEADERS.iter().map(|(_, body)| text(body)).collect::<Result<Vec<_>>>()?;
+    let header_names = HEADERS.iter().map(|(name, _)| text(name)).collect::<Result<Vec<_>>>()?;
+    let header_pointers: Vec<*const c_char> = headers.iter().map(|h| h.as_ptr()).collect();
+    let name_pointers: Vec<*const c_char> = header_names.iter().map(|h| h.as_ptr()).collect();
+    let mut program = std::ptr::null_mut();
+    // SAFETY: all strings live until the program is destroyed; buffers have the sizes that NVRTC asked for.
+    unsafe {
+        sys::nvrtcCreateProgram(
+            &mut program,
+            code.as_ptr(),
+            name.as_ptr(),
+            headers.len() as i32,
+            header_pointers.as_ptr(),
+            name_pointers.as_ptr(),
+        )
+        .result()
+        .map_err(|e| failed(format!("{e:?}")))?;
+        let outcome = result::compile_program(program, &options(arch));
+        let log = result::get_program_log(program).map(|l| l.iter().map(|c| *c as u8 as char).collect::<String>()).unwrap_or_default();
+        let log = log.trim_end_matches('\0').to_owned();
+        let image = match outcome {
+            Ok(()) => image(program, arch).map_err(failed),
+            Err(_) => Err(failed(log.clone())),
+        };
+        let _ = result::destroy_program(program);
+        Ok(Compiled { image: image?, resources: resources(&log) })
+    }
+}
+
+/// # Safety
+/// `program` was compiled for `arch`.
+unsafe fn image(program: sys::nvrtcProgram, arch: &Arch) -> Result<Vec<u8>, String> {
+    let mut size = 0;
+    // SAFETY: the buffer has the size that NVRTC asked for.
+    unsafe {
+        if arch.name.starts_with("sm_") {
+            sys::nvrtcGetCUBINSize(program, &mut size).result().map_err(|e| format!("{e:?}"))?;
+            let mut image = vec![0u8; size];
+            sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(|e| format!("{e:?}"))?;
+            Ok(image)
+        } else {
+            result::get_ptx(program).map(|ptx| ptx.iter().map(|c| *c as u8).collect()).map_err(|e| format!("{e:?}"))
+        }
+    }
+}
+
+/// Reads the assembler's verbose lines: a line that names the function, then its stack and spills, then registers and shared memory.
+fn resources(log: &str) -> Vec<Resources> {
+    let mut found: Vec<Resources> = Vec::new();
+    for line in log.lines() {
+        if let Some(name) = line.split("Compiling entry function '").nth(1).and_then(|rest| rest.split('\'').next()) {
+            found.push(Resources { kernel: name.into(), registers: 0, spill_bytes: 0, shared_bytes: 0 });
+        }
+        let Some(current) = found.last_mut() else { continue };
+        let before = |what: &str| line.split(what).next().filter(|head| head.len() < line.len()).and_then(|head| head.rsplit(' ').find(|w| !w.is_empty())?.parse::<u32>().ok());
+        current.spill_bytes += before(" bytes spill stores").unwrap_or(0) + before(" bytes spill loads").unwrap_or(0);
+        current.registers = before(" registers").unwrap_or(current.registers);
+        current.shared_bytes = before(" bytes smem").unwrap_or(current.shared_bytes);
+    }
+    found
+}

@@ -1,0 +1,56 @@
+//! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, a list of launches on the host.
+
+use super::{Backend, Device, cuda, host};
+use crate::error::Result;
+
+/// Recorded work; see [`Device::capture`]. It keeps the memory that the work uses for as long as it lives.
+pub struct Graph {
+    device: Device,
+    recorded: Recorded,
+    blocks: Vec<u64>,
+}
+
+enum Recorded {
+    Host(Vec<host::Recorded>),
+    Cuda(cuda::CapturedGraph),
+}
+
+impl Graph {
+    pub(super) fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let memory = &device.0.memory;
+        match &device.0.backend {
+            Backend::Host(host) => host.begin_recording()?,
+            Backend::Cuda(cuda) => cuda.begin_capture()?,
+        }
+        memory.begin_capture();
+        let outcome = work();
+        let blocks = memory.end_capture();
+        // The recording is ended on the error path too, so that the device goes on working.
+        let recorded = match &device.0.backend {
+            Backend::Host(host) => Ok(Recorded::Host(host.end_recording())),
+            Backend::Cuda(cuda) => cuda.end_capture().map(Recorded::Cuda),
+        };
+        match (outcome, recorded) {
+            (Ok(()), Ok(recorded)) => Ok(Graph { device: device.clone(), recorded, blocks }),
+            (Err(error), _) | (_, Err(error)) => {
+                memory.unpin(&blocks);
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs the recorded work once more.
+    pub fn replay(&self) -> Result<()> {
+        match (&self.recorded, &self.device.0.backend) {
+            (Recorded::Host(work), Backend::Host(host)) => work.iter().try_for_each(|item| host.run(item)),
+            (Recorded::Cuda(graph), _) => graph.launch(),
+            (Recorded::Host(_), Backend::Cuda(_)) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.device.0.memory.unpin(&self.blocks);
+    }
+}

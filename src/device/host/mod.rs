@@ -1,0 +1,213 @@
+//! The host device: CUDA kernels on the CPU.
+//!
+//! Blocks are spread over the cores by rayon; the threads of a block run as plain calls on one fiber until one of them has to wait (see
+//! [`fiber`]). Every kernel exists in machine code for several instruction sets; the best one that the CPU has is used.
+
+mod block;
+mod checked;
+mod fiber;
+
+pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
+
+use super::kernels::INSTRUCTION_SETS;
+use super::{Arg, Grid, Kernel};
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::alloc::Layout;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// The order in which the threads of a block start, in checked mode. A kernel whose result depends on it lacks a barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Forward,
+    Reverse,
+    /// A random order, another one for each block, from this seed.
+    Shuffled(u64),
+}
+
+/// The CPU as a device.
+pub(super) struct Host {
+    /// The index of the instruction set in [`INSTRUCTION_SETS`].
+    isa: usize,
+    /// Checked mode and its order.
+    checked: Option<Order>,
+    capturing: AtomicBool,
+    recording: Mutex<Vec<Recorded>>,
+}
+
+/// One piece of recorded work.
+pub(super) enum Recorded {
+    Launch { kernel: &'static Kernel, grid: Grid, args: Vec<Arg> },
+    Zero { address: u64, bytes: usize },
+    Copy { from: u64, to: u64, bytes: usize },
+}
+
+impl Host {
+    pub fn new(checked: Option<Order>) -> Result<Host> {
+        let isa = match std::env::var("SADDLE_HOST_ISA") {
+            Ok(name) => {
+                let known = INSTRUCTION_SETS.iter().position(|n| *n == name);
+                let isa = known.ok_or_else(|| Error::unknown("instruction set (SADDLE_HOST_ISA)", &name, INSTRUCTION_SETS))?;
+                if isa > best_instruction_set() {
+                    return Err(Error::Device { device: "host".into(), reason: format!("this CPU has no {name} instructions (SADDLE_HOST_ISA)") });
+                }
+                isa
+            }
+            Err(_) => best_instruction_set(),
+        };
+        Ok(Host { isa, checked, capturing: AtomicBool::new(false), recording: Mutex::default() })
+    }
+
+    pub fn describe(&self) -> String {
+        let checked = if self.checked.is_some() { ", checked" } else { "" };
+        format!("host ({} threads, {}{checked})", rayon::current_num_threads(), INSTRUCTION_SETS[self.isa])
+    }
+
+    pub fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        if self.capturing.load(Ordering::Relaxed) {
+            self.record(Recorded::Launch { kernel, grid, args: args.to_vec() });
+            return Ok(());
+        }
+        let pointers: Vec<usize> = args.iter().map(|a| &a.0 as *const u64 as usize).collect();
+        let blocks = grid.0.iter().map(|n| *n as usize).product::<usize>();
+        let run = |range: std::ops::Range<usize>| {
+            let launch = fiber::Launch {
+                kernel,
+                enter: kernel.host[self.isa],
+                args: pointers.as_ptr() as *const *const c_void,
+                grid,
+                threads: kernel.threads.host as u32,
+                checked: self.checked,
+            };
+            fiber::run_blocks(&launch, range)
+        };
+        let workers = rayon::current_num_threads();
+        if blocks == 1 || workers == 1 {
+            return run(0..blocks);
+        }
+        // Workers take chunks of neighbouring blocks until none is left: neighbours share data in the cache.
+        let chunk = blocks.div_ceil(workers * 8).max(1);
+        let next = AtomicUsize::new(0);
+        (0..workers.min(blocks)).into_par_iter().with_max_len(1).try_for_each(|_| {
+            loop {
+                let first = next.fetch_add(chunk, Ordering::Relaxed);
+                if first >= blocks {
+                    return Ok(());
+                }
+                run(first..(first + chunk).min(blocks))?;
+            }
+        })
+    }
+
+    pub fn zero(&self, address: u64, bytes: usize) {
+        self.do_or_record(Recorded::Zero { address, bytes });
+    }
+
+    pub fn copy(&self, from: u64, to: u64, bytes: usize) {
+        self.do_or_record(Recorded::Copy { from, to, bytes });
+    }
+
+    fn do_or_record(&self, item: Recorded) {
+        if self.capturing.load(Ordering::Relaxed) {
+            self.record(item);
+        } else {
+            // Zero and Copy cannot fail.
+            let _ = self.run(&item);
+        }
+    }
+
+    /// Runs one piece of recorded work.
+    pub fn run(&self, item: &Recorded) -> Result<()> {
+        match item {
+            Recorded::Launch { kernel, grid, args } => self.launch(kernel, *grid, args)?,
+            // SAFETY: addresses and sizes come from live buffers, or from blocks that the graph keeps.
+            Recorded::Zero { address, bytes } => unsafe { std::ptr::write_bytes(*address as *mut u8, 0, *bytes) },
+            // SAFETY: as above; source and target are different buffers.
+            Recorded::Copy { from, to, bytes } => unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) },
+        }
+        Ok(())
+    }
+
+    fn record(&self, item: Recorded) {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+    }
+
+    pub fn begin_recording(&self) -> Result<()> {
+        self.refuse_while_capturing("start a second capture")?;
+        self.capturing.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub fn end_recording(&self) -> Vec<Recorded> {
+        self.capturing.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.recording.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn refuse_while_capturing(&self, what: &str) -> Result<()> {
+        if self.capturing.load(Ordering::Relaxed) {
+            return Err(Error::Device { device: "host".into(), reason: format!("cannot {what} while a graph is captured") });
+        }
+        Ok(())
+    }
+}
+
+/// The best instruction set of this CPU, as an index into [`INSTRUCTION_SETS`].
+fn best_instruction_set() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let v3 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("movbe");
+        let v4 = v3
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        if v4 {
+            2
+        } else if v3 {
+            1
+        } else {
+            0
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
+
+/// Allocates host memory; large blocks start at a huge-page boundary, so that the system may back them with huge pages.
+pub(super) fn allocate(bytes: usize, align: usize) -> Result<u64> {
+    let layout = layout(bytes, align)?;
+    // SAFETY: the size is at least one alignment unit, never zero.
+    let address = unsafe { std::alloc::alloc(layout) } as u64;
+    if address == 0 {
+        let (free, total) = checked::system_memory();
+        return Err(Error::OutOfMemory { device: "host".into(), asked: bytes, free, total });
+    }
+    if layout.align() > align {
+        // SAFETY: advice about a range that was just allocated; a refusal changes nothing.
+        unsafe { libc::madvise(address as *mut c_void, bytes, libc::MADV_HUGEPAGE) };
+    }
+    Ok(address)
+}
+
+/// Frees what [`allocate`] gave.
+pub(super) fn release(address: u64, bytes: usize, align: usize) {
+    if let Ok(layout) = layout(bytes, align) {
+        // SAFETY: allocated by `allocate` with the same size and alignment.
+        unsafe { std::alloc::dealloc(address as *mut u8, layout) }
+    }
+}
+
+fn layout(bytes: usize, align: usize) -> Result<Layout> {
+    const HUGE: usize = 2 << 20;
+    let align = if bytes >= 4 * HUGE { HUGE } else { align };
+    Layout::from_size_align(bytes, align).map_err(|e| Error::Device { device: "host".into(), reason: format!("{bytes} bytes: {e}") })
+}

@@ -1,0 +1,229 @@
+//! Devices: buffers, compiled kernels, launches and graphs, on an NVIDIA GPU or on the CPU.
+//!
+//! This folder is the only place of the crate with `unsafe` code. A [`Device`] runs kernels in order, as one stream; a kernel is launched
+//! through the typed functions of [`kernels`], which `build.rs` writes from the signatures in `kernels/*.cu`.
+
+#![allow(unsafe_code)]
+
+mod buffer;
+pub mod cuda;
+mod graph;
+pub mod host;
+pub mod kernels;
+mod memory;
+
+pub use buffer::{Buffer, Element};
+pub use graph::Graph;
+pub use host::Order;
+
+use crate::error::{Error, Result};
+use std::ffi::{CStr, c_void};
+use std::sync::Arc;
+
+/// A place where kernels run. Cloning is cheap and gives the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    backend: Backend,
+    memory: memory::Pool,
+}
+
+enum Backend {
+    Host(host::Host),
+    Cuda(cuda::Cuda),
+}
+
+/// A kernel as build.rs found it: where it is, what it takes, how it is entered on the host.
+pub struct Kernel {
+    pub name: &'static str,
+    /// The file in `kernels/`.
+    pub file: &'static str,
+    /// The C signature.
+    pub signature: &'static str,
+    /// What the kernel computes, from the comment above its name.
+    pub doc: &'static str,
+    /// Threads of a block.
+    pub threads: PerDevice,
+    c_name: &'static CStr,
+    source: usize,
+    host: [unsafe extern "C" fn(*const *const c_void); kernels::INSTRUCTION_SETS.len()],
+}
+
+/// A kernel source file: its text and the kernels in it.
+pub struct Source {
+    pub file: &'static str,
+    pub text: &'static str,
+    pub kernels: &'static [&'static Kernel],
+}
+
+/// A constant of a kernel source that has one value a device (`CONFIG` in the source).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerDevice {
+    pub cuda: usize,
+    pub host: usize,
+}
+
+impl PerDevice {
+    /// The value on this device.
+    pub fn on(self, device: &Device) -> usize {
+        if device.is_host() { self.host } else { self.cuda }
+    }
+}
+
+/// How many blocks a launch has, in up to three dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid(pub [u32; 3]);
+
+impl From<usize> for Grid {
+    fn from(x: usize) -> Grid {
+        Grid([x as u32, 1, 1])
+    }
+}
+impl From<(usize, usize)> for Grid {
+    fn from((x, y): (usize, usize)) -> Grid {
+        Grid([x as u32, y as u32, 1])
+    }
+}
+impl From<(usize, usize, usize)> for Grid {
+    fn from((x, y, z): (usize, usize, usize)) -> Grid {
+        Grid([x as u32, y as u32, z as u32])
+    }
+}
+
+/// One kernel argument: the bits of a scalar or of a device pointer.
+#[derive(Clone, Copy)]
+pub struct Arg(u64);
+
+/// What may be passed to a kernel.
+pub trait IntoArg {
+    fn arg(self) -> Arg;
+}
+macro_rules! scalar_args {
+    ($($scalar:ty => $bits:expr),*) => { $(impl IntoArg for $scalar {
+        fn arg(self) -> Arg { let bits: fn($scalar) -> u64 = $bits; Arg(bits(self)) }
+    })* };
+}
+scalar_args!(f32 => |v| v.to_bits() as u64, i32 => |v| v as u32 as u64, u32 => |v| v as u64, u64 => |v| v);
+impl<T: Element> IntoArg for &Buffer<T> {
+    fn arg(self) -> Arg {
+        Arg(self.address())
+    }
+}
+impl<T: Element> IntoArg for &mut Buffer<T> {
+    fn arg(self) -> Arg {
+        Arg(self.address())
+    }
+}
+impl<T: Element> IntoArg for Option<&Buffer<T>> {
+    fn arg(self) -> Arg {
+        Arg(self.map_or(0, |b| b.address()))
+    }
+}
+impl<T: Element> IntoArg for Option<&mut Buffer<T>> {
+    fn arg(self) -> Arg {
+        Arg(self.map_or(0, |b| b.address()))
+    }
+}
+
+impl Device {
+    fn new(backend: Backend, checked: bool) -> Device {
+        Device(Arc::new(Inner { backend, memory: memory::Pool::new(checked) }))
+    }
+
+    /// The CPU: all cores, the best instruction set of the machine (`SADDLE_HOST_ISA` chooses another).
+    pub fn host() -> Result<Device> {
+        Ok(Device::new(Backend::Host(host::Host::new(None)?), false))
+    }
+
+    /// The CPU in checked mode: threads of a block start in `order`, shared memory and new buffers are filled with NaN, every buffer
+    /// ends at a guard page, and shared arrays have red zones.
+    pub fn host_checked(order: Order) -> Result<Device> {
+        host::install_fault_handler();
+        Ok(Device::new(Backend::Host(host::Host::new(Some(order))?), true))
+    }
+
+    /// The NVIDIA GPU number `ordinal`. Errors say what is missing and how to get it.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), false))
+    }
+
+    /// `auto` (a GPU when one is usable, else the host), `host` or `cpu`, `host-checked`, `cuda` or `cuda:N`.
+    pub fn by_name(name: &str) -> Result<Device> {
+        match name {
+            "auto" => match cuda::status() {
+                cuda::Status::Usable(_) => Device::cuda(0),
+                _ => Device::host(),
+            },
+            "host" | "cpu" => Device::host(),
+            "host-checked" => Device::host_checked(Order::Shuffled(1)),
+            "cuda" => Device::cuda(0),
+            _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => Device::cuda(ordinal),
+                None => Err(Error::unknown("device", name, ["auto", "host", "host-checked", "cuda", "cuda:0"])),
+            },
+        }
+    }
+
+    /// Whether this is the CPU.
+    pub fn is_host(&self) -> bool {
+        matches!(self.0.backend, Backend::Host(_))
+    }
+
+    /// Whether both are the same device object.
+    pub fn same(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A name for records and reports, such as `host (2 threads, v4)` or `NVIDIA H200`.
+    pub fn describe(&self) -> String {
+        match &self.0.backend {
+            Backend::Host(host) => host.describe(),
+            Backend::Cuda(cuda) => cuda.describe(),
+        }
+    }
+
+    /// `host` or `cuda:N`.
+    pub fn label(&self) -> String {
+        match &self.0.backend {
+            Backend::Host(_) => "host".into(),
+            Backend::Cuda(cuda) => format!("cuda:{}", cuda.ordinal),
+        }
+    }
+
+    /// Waits until everything launched so far is done.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.0.backend {
+            Backend::Host(_) => Ok(()),
+            Backend::Cuda(cuda) => cuda.synchronize(),
+        }
+    }
+
+    /// Bytes that buffers hold now and held at most.
+    pub fn memory_in_use(&self) -> (usize, usize) {
+        self.0.memory.in_use()
+    }
+
+    /// Launches a kernel; the typed functions of [`kernels`] are the way to call it. Nothing is launched for an empty grid.
+    pub(crate) fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        if grid.0.contains(&0) {
+            return Ok(());
+        }
+        match &self.0.backend {
+            Backend::Host(host) => host.launch(kernel, grid, args),
+            Backend::Cuda(cuda) => cuda.launch(kernel, grid, args),
+        }
+    }
+
+    /// Records what `work` launches instead of running it; [`Graph::replay`] runs it as often as wanted on the same memory. Inside,
+    /// nothing may be read back to or written from the program.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        Graph::capture(self, work)
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.describe())
+    }
+}

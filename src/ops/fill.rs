@@ -1,0 +1,43 @@
+//! Constant tensors, and multiplication with a number.
+
+use super::prelude::*;
+use kernels::fill::*;
+
+/// A tensor of one value.
+pub fn full(device: &Device, shape: &[usize], value: f32) -> Result<Tensor> {
+    let n = shape.iter().product();
+    let mut out = Buffer::uninit(device, n)?;
+    fill_value(device, elementwise(device, n), &mut out, value, int(n)?)?;
+    Tensor::new(out, shape)
+}
+
+/// factor * x: the weight of a loss term.
+pub fn scale(tape: &Tape, x: Var, factor: f32) -> Result<Var> {
+    let input = tape.value(x);
+    let (device, n) = (tape.device(), input.len());
+    let mut out = Buffer::uninit(device, n)?;
+    fill_scaled(device, elementwise(device, n), input.buffer(), &mut out, factor, int(n)?, 0)?;
+    tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
+        if let Some((into, accumulate)) = sink.slot(x)? {
+            fill_scaled(grad.device(), elementwise(grad.device(), n), grad.buffer(), into, factor, int(n)?, accumulate)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    let mut cases = vec![Case::kernel(
+        "full",
+        [Input::normal(&[4099])],
+        |device, _| full(device, &[4099], -2.5)?.to_vec(),
+        |_| vec![-2.5; 4099],
+    )];
+    cases.extend(ugly_shapes().iter().map(|shape| {
+        Case::op(format!("scale {shape:?}"), [Input::normal(shape)], |tape, v| scale(tape, v[0], -0.75), |x| {
+            x[0].iter().map(|v| -0.75 * v).collect()
+        })
+    }));
+    cases
+}

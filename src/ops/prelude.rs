@@ -1,0 +1,26 @@
+//! What an operation needs.
+
+pub use crate::device::{Buffer, Device, kernels};
+pub use crate::error::{Error, Result};
+pub use crate::tape::{Tape, Var};
+pub use crate::tensor::Tensor;
+
+/// A size as a kernel argument. Kernels count in 32 bits; anything larger is an error.
+pub fn int(n: usize) -> Result<i32> {
+    i32::try_from(n).map_err(|_| Error::Shape { op: "kernel launch", expected: "sizes below 2^31".into(), got: vec![n] })
+}
+
+/// The grid of an element-wise kernel over n elements (`each_vec` in `kernels/lib/common.cuh`).
+pub fn elementwise(device: &Device, n: usize) -> usize {
+    n.div_ceil(kernels::ELEMENTWISE_CHUNK.on(device))
+}
+
+/// Bytes of a bit mask of n elements; whole 16-bit words.
+pub fn mask_bytes(n: usize) -> usize {
+    n.div_ceil(16) * 2
+}
+
+/// An error that names `op` unless both shapes are equal.
+pub fn same_shape(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.shape() == b.shape() { Ok(()) } else { Err(Error::Shape { op, expected: format!("{:?} for both", a.shape()), got: b.shape().to_vec() }) }
+}

@@ -1,0 +1,33 @@
+//! ReLU, max(x, 0), of any shape; backward reads one bit per element.
+
+use super::prelude::*;
+use kernels::relu::*;
+
+/// max(x, 0). NaN stays NaN; the gradient at 0 is 0.
+pub fn relu(tape: &Tape, x: Var) -> Result<Var> {
+    let input = tape.value(x);
+    let device = tape.device();
+    let n = input.len();
+    let mut out = Buffer::uninit(device, n)?;
+    let mut mask = tape.needs(x).then(|| Buffer::<u8>::uninit(device, mask_bytes(n))).transpose()?;
+    relu_forward(device, elementwise(device, n), input.buffer(), &mut out, mask.as_mut(), int(n)?)?;
+    tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
+        if let (Some(mask), Some((into, accumulate))) = (&mask, sink.slot(x)?) {
+            relu_backward(grad.device(), elementwise(grad.device(), n), grad.buffer(), mask, into, int(n)?, accumulate)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    let oracle = |x: &[Vec<f64>]| x[0].iter().map(|v| v.max(0.0)).collect();
+    let mut cases: Vec<Case> = ugly_shapes()
+        .iter()
+        .map(|shape| Case::op(format!("relu {shape:?}"), [Input::normal(shape).away_from(0.0)], |tape, v| relu(tape, v[0]), oracle))
+        .collect();
+    cases.push(Case::op("relu of zeros", [Input::filled(&[33], 0.0).constant()], |tape, v| relu(tape, v[0]), oracle));
+    cases.push(Case::op("relu of +-300", [Input::normal(&[5, 77]).scaled(300.0)], |tape, v| relu(tape, v[0]), oracle));
+    cases
+}

@@ -1,0 +1,109 @@
+//! A float32 array on a device with a run-time shape. Activations are [N,H,W,C]; a clone shares the memory.
+
+use crate::device::{Buffer, Device};
+use crate::error::{Error, Result};
+use std::sync::Arc;
+
+/// A buffer with a shape. Values are shared between clones and replaced, not changed: [`Tensor::make_mut`] copies first when shared.
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Arc<Buffer<f32>>,
+    shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// A tensor over a buffer. The product of the shape must be the length of the buffer.
+    pub fn new(buffer: Buffer<f32>, shape: &[usize]) -> Result<Tensor> {
+        if shape.iter().product::<usize>() != buffer.len() {
+            return Err(Error::Shape { op: "Tensor::new", expected: format!("{} elements", buffer.len()), got: shape.to_vec() });
+        }
+        Ok(Tensor { buffer: Arc::new(buffer), shape: shape.to_vec() })
+    }
+
+    /// A tensor with a copy of `values`.
+    pub fn from_slice(device: &Device, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+        Tensor::new(Buffer::from_slice(device, values)?, shape)
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(device: &Device, shape: &[usize]) -> Result<Tensor> {
+        Tensor::new(Buffer::zeros(device, shape.iter().product())?, shape)
+    }
+
+    /// A tensor with unspecified content.
+    pub fn uninit(device: &Device, shape: &[usize]) -> Result<Tensor> {
+        Tensor::new(Buffer::uninit(device, shape.iter().product())?, shape)
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The shape as [N,H,W,C]; an error that names `op` when it has another rank.
+    pub fn nhwc(&self, op: &'static str) -> Result<[usize; 4]> {
+        self.shape.as_slice().try_into().map_err(|_| Error::Shape { op, expected: "[N,H,W,C]".into(), got: self.shape.clone() })
+    }
+
+    /// The shape as [rows, columns]; an error that names `op` when it has another rank.
+    pub fn matrix(&self, op: &'static str) -> Result<[usize; 2]> {
+        self.shape.as_slice().try_into().map_err(|_| Error::Shape { op, expected: "[rows, columns]".into(), got: self.shape.clone() })
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    pub fn device(&self) -> &Device {
+        self.buffer.device()
+    }
+
+    pub fn buffer(&self) -> &Buffer<f32> {
+        &self.buffer
+    }
+
+    /// The buffer to write to in place. When a clone still shares it, the tensor gets a copy of its own first, so that the clone keeps the
+    /// old values.
+    pub fn make_mut(&mut self) -> Result<&mut Buffer<f32>> {
+        if Arc::get_mut(&mut self.buffer).is_none() {
+            self.buffer = Arc::new(self.buffer.duplicate()?);
+        }
+        Arc::get_mut(&mut self.buffer).ok_or(Error::Device { device: "tensor".into(), reason: "a buffer is shared by another thread".into() })
+    }
+
+    /// The same values with another shape of as many elements.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
+        if shape.iter().product::<usize>() != self.len() {
+            return Err(Error::Shape { op: "reshape", expected: format!("{} elements", self.len()), got: shape.to_vec() });
+        }
+        Ok(Tensor { buffer: self.buffer.clone(), shape: shape.to_vec() })
+    }
+
+    /// A copy of the values for the program; waits for the device.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        self.buffer.to_vec()
+    }
+
+    /// The value of a tensor of one element.
+    pub fn item(&self) -> Result<f32> {
+        match self.to_vec()?.as_slice() {
+            [value] => Ok(*value),
+            _ => Err(Error::Shape { op: "item", expected: "one element".into(), got: self.shape.clone() }),
+        }
+    }
+
+    /// Whether both share one buffer.
+    pub fn same_buffer(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.buffer, &other.buffer)
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor{:?} on {:?}", self.shape, self.device())
+    }
+}

@@ -1,0 +1,82 @@
+//! Learning-rate schedules: the rate as a function of the fractional epoch.
+
+use std::f64::consts::PI;
+
+use super::config::{Config, ScheduleKind};
+
+/// The learning rate over a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    kind: ScheduleKind,
+    lr: f64,
+    epochs: f64,
+    milestones: Vec<usize>,
+    gamma: f64,
+    peak: f64,
+}
+
+impl Schedule {
+    /// The schedule that `config` describes.
+    pub fn new(config: &Config) -> Schedule {
+        Schedule {
+            kind: config.schedule,
+            lr: config.lr,
+            epochs: config.epochs as f64,
+            milestones: config.milestones.clone(),
+            gamma: config.gamma,
+            peak: config.cyclic_peak,
+        }
+    }
+
+    /// The rate at `time`: epochs since the start of training, so that step `i` of `n` in epoch `e` (both from 0) is at `e + i/n`.
+    ///
+    /// multistep: `lr * gamma^k`, where `k` milestones have begun (milestone `m`, counted from 1, begins at time `m - 1`);
+    /// cosine: `lr/2 * (1 + cos(pi * time/epochs))`; linear: `lr * (1 - time/epochs)`;
+    /// cyclic: 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run count as its ends.
+    pub fn lr(&self, time: f64) -> f64 {
+        let part = (time / self.epochs).clamp(0.0, 1.0);
+        let factor = match self.kind {
+            ScheduleKind::Multistep => {
+                let begun = self.milestones.iter().filter(|&&milestone| time + 1.0 >= milestone as f64).count();
+                self.gamma.powi(begun as i32)
+            }
+            ScheduleKind::Cosine => 0.5 * (1.0 + (PI * part).cos()),
+            ScheduleKind::Linear => 1.0 - part,
+            ScheduleKind::Cyclic if part < self.peak => part / self.peak,
+            ScheduleKind::Cyclic => (1.0 - part) / (1.0 - self.peak),
+            ScheduleKind::Constant => 1.0,
+        };
+        self.lr * factor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(settings: &[(&str, &str)], points: &[(f64, f64)]) {
+        let mut config = Config::default();
+        config.apply(settings).unwrap();
+        let schedule = Schedule::new(&config);
+        for &(time, want) in points {
+            let got = schedule.lr(time);
+            assert!((got - want).abs() <= 1e-12, "{settings:?} at {time}: got {got}, expected {want}");
+        }
+    }
+
+    #[test]
+    fn multistep_lowers_the_rate_when_a_milestone_begins() {
+        let points = [(0.0, 0.1), (99.99, 0.1), (100.0, 0.01), (104.999, 0.01), (105.0, 0.001), (110.0, 0.001)];
+        check(&[], &points);
+        check(&[("milestones", "1,2"), ("gamma", "0.5")], &[(0.0, 0.05), (1.0, 0.025)]);
+    }
+
+    #[test]
+    fn the_other_schedules() {
+        let run = |kind| [("schedule", kind), ("epochs", "20"), ("lr", "0.2")];
+        check(&run("cosine"), &[(0.0, 0.2), (5.0, 0.1 * (1.0 + 0.5f64.sqrt())), (10.0, 0.1), (20.0, 0.0), (25.0, 0.0)]);
+        check(&run("linear"), &[(0.0, 0.2), (5.0, 0.15), (19.5, 0.005), (20.0, 0.0)]);
+        check(&run("cyclic"), &[(0.0, 0.0), (4.0, 0.1), (8.0, 0.2), (14.0, 0.1), (20.0, 0.0)]);
+        check(&run("constant"), &[(0.0, 0.2), (19.9, 0.2)]);
+    }
+}

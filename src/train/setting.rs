@@ -1,0 +1,261 @@
+//! The types a hyper-parameter can have: how each is read from text and written to a record.
+
+use std::fmt::{self, Display, Formatter};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// A type of hyper-parameter.
+pub trait Setting: Sized {
+    /// What a value looks like, for help: `NUMBER`, `linf|l2`.
+    const KIND: &'static str;
+
+    /// Reads the value of `key`; with `pixel_units` a plain [`Magnitude`] counts byte steps (8 means 8/255).
+    ///
+    /// Errors: [`Error::Value`], or [`Error::Unknown`] for a word that is not one of a few.
+    fn read(key: &'static str, text: &str, pixel_units: bool) -> Result<Self>;
+
+    /// The value for a record; [`text_of`] turns it back into what [`Setting::read`] reads.
+    fn value(&self) -> Value;
+}
+
+/// The text that [`Setting::read`] understands for a recorded value; `None` for a table.
+pub fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some("none".into()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        // 1.0 is written 1, as it is on a command line.
+        Value::Number(number) if number.is_f64() => number.as_f64().map(|number| number.to_string()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) if items.is_empty() => Some("none".into()),
+        Value::Array(items) => Some(items.iter().map(text_of).collect::<Option<Vec<_>>>()?.join(",")),
+        Value::Object(_) => None,
+    }
+}
+
+/// `text` in lower case with hyphens: names of methods, models and data sets may be written either way.
+fn hyphened(text: &str) -> String {
+    text.trim().to_lowercase().replace('_', "-")
+}
+
+/// `text` without case, hyphens and underscores, for comparing words.
+pub(super) fn bare(text: &str) -> String {
+    hyphened(text).replace('-', "")
+}
+
+/// A finite number or a fraction of two.
+fn number(key: &'static str, text: &str, what: &str) -> Result<(f64, Option<(f64, f64)>)> {
+    let read = |part: &str| part.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+    let fraction = text.split_once('/').map(|(over, under)| (read(over), read(under)));
+    let found = match fraction {
+        Some((Some(over), Some(under))) if under != 0.0 => Some((over / under, Some((over, under)))),
+        Some(_) => None,
+        None => read(text).map(|number| (number, None)),
+    };
+    found.ok_or_else(|| Error::value(key, text.trim(), format!("not {what}")))
+}
+
+/// The parts of a list, `1,2` or `[1, 2]`; empty for `none`.
+fn items(text: &str) -> Vec<&str> {
+    let inner = text.trim().trim_start_matches('[').trim_end_matches(']').trim();
+    if inner.is_empty() || bare(inner) == "none" { Vec::new() } else { inner.split(',').map(str::trim).collect() }
+}
+
+/// A length in pixel space, where pixels lie in [0, 1]; it remembers that it was written as a fraction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Magnitude {
+    value: f64,
+    fraction: Option<(f64, f64)>,
+}
+
+impl Magnitude {
+    /// `over / under`, recorded as such.
+    pub const fn fraction(over: f64, under: f64) -> Magnitude {
+        Magnitude { value: over / under, fraction: Some((over, under)) }
+    }
+
+    /// `value`, recorded as a number.
+    pub const fn plain(value: f64) -> Magnitude {
+        Magnitude { value, fraction: None }
+    }
+
+    /// The length as the kernels take it.
+    pub fn get(self) -> f32 {
+        self.value as f32
+    }
+}
+
+impl Display for Magnitude {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.fraction {
+            Some((over, under)) => write!(f, "{over}/{under}"),
+            None => write!(f, "{}", self.value),
+        }
+    }
+}
+
+impl Setting for Magnitude {
+    const KIND: &'static str = "8/255|NUMBER";
+
+    fn read(key: &'static str, text: &str, pixel_units: bool) -> Result<Self> {
+        let (value, fraction) = number(key, text, "a number; write 8/255, 0.0314 or, with --pixel-units, 8")?;
+        if value < 0.0 {
+            return Err(Error::value(key, text.trim(), "must not be negative"));
+        }
+        Ok(match fraction {
+            None if pixel_units => Magnitude::fraction(value, 255.0),
+            _ => Magnitude { value, fraction },
+        })
+    }
+
+    fn value(&self) -> Value {
+        match self.fraction {
+            Some(_) => Value::from(self.to_string()),
+            None => Value::from(self.value),
+        }
+    }
+}
+
+impl Setting for String {
+    const KIND: &'static str = "NAME";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        let name = hyphened(text);
+        if name.is_empty() { Err(Error::value(key, "''", "a name is needed")) } else { Ok(name) }
+    }
+
+    fn value(&self) -> Value {
+        Value::from(self.as_str())
+    }
+}
+
+impl Setting for usize {
+    const KIND: &'static str = "COUNT";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        text.trim().parse().map_err(|_| Error::value(key, text.trim(), "not a whole number of 0 or more"))
+    }
+
+    fn value(&self) -> Value {
+        Value::from(*self)
+    }
+}
+
+impl Setting for u64 {
+    const KIND: &'static str = "COUNT";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        text.trim().parse().map_err(|_| Error::value(key, text.trim(), "not a whole number of 0 or more"))
+    }
+
+    fn value(&self) -> Value {
+        Value::from(*self)
+    }
+}
+
+impl Setting for f64 {
+    const KIND: &'static str = "NUMBER";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        Ok(number(key, text, "a number")?.0)
+    }
+
+    fn value(&self) -> Value {
+        Value::from(*self)
+    }
+}
+
+impl Setting for bool {
+    const KIND: &'static str = "true|false";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        match bare(text).as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            _ => Err(Error::value(key, text.trim(), "not true or false")),
+        }
+    }
+
+    fn value(&self) -> Value {
+        Value::from(*self)
+    }
+}
+
+impl Setting for Option<PathBuf> {
+    const KIND: &'static str = "PATH";
+
+    fn read(_: &'static str, text: &str, _: bool) -> Result<Self> {
+        Ok(if text.is_empty() || text == "none" { None } else { Some(PathBuf::from(text)) })
+    }
+
+    fn value(&self) -> Value {
+        self.as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
+    }
+}
+
+impl Setting for Vec<usize> {
+    const KIND: &'static str = "COUNT,COUNT,..";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        let problem = || Error::value(key, text.trim(), "not a list of whole numbers such as 101,106");
+        items(text).into_iter().map(|item| item.parse().map_err(|_| problem())).collect()
+    }
+
+    fn value(&self) -> Value {
+        Value::from(self.as_slice())
+    }
+}
+
+impl Setting for Vec<f64> {
+    const KIND: &'static str = "NUMBER,NUMBER,..";
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        items(text).into_iter().map(|item| Ok(number(key, item, "a number; a list is written 0.5,0.25")?.0)).collect()
+    }
+
+    fn value(&self) -> Value {
+        Value::from(self.as_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn magnitude(text: &str, pixel_units: bool) -> Result<Magnitude> {
+        Magnitude::read("eps", text, pixel_units)
+    }
+
+    #[test]
+    fn magnitudes() {
+        assert_eq!(magnitude(" 8 / 255 ", true).unwrap(), Magnitude::fraction(8.0, 255.0));
+        assert_eq!(magnitude("8", true).unwrap(), Magnitude::fraction(8.0, 255.0));
+        assert_eq!(magnitude("8/255", false).unwrap().get(), 8.0 / 255.0);
+        assert_eq!(magnitude("8/255", false).unwrap().value(), Value::from("8/255"));
+        assert_eq!(magnitude("0.03137", false).unwrap().value(), Value::from(0.03137));
+        assert_eq!(magnitude("0", false).unwrap().get(), 0.0);
+        assert_eq!(magnitude("-0.1", false).unwrap_err().to_string(), "eps = -0.1: must not be negative");
+        for bad in ["abc", "NaN", "inf", "8/0", "8/", "1/2/3", ""] {
+            let error = magnitude(bad, false).unwrap_err().to_string();
+            assert_eq!(error, format!("eps = {bad}: not a number; write 8/255, 0.0314 or, with --pixel-units, 8"));
+        }
+    }
+
+    #[test]
+    fn lists_names_and_numbers() {
+        assert_eq!(String::read("model", "WRN_28_10", false).unwrap(), "wrn-28-10");
+        assert_eq!(Vec::<usize>::read("milestones", "[101, 106]", false).unwrap(), [101, 106]);
+        assert_eq!(Vec::<usize>::read("milestones", "none", false).unwrap(), [0; 0]);
+        assert_eq!(Vec::<f64>::read("mean", "0.5,1/4", false).unwrap(), [0.5, 0.25]);
+        assert!(
+            Vec::<usize>::read("milestones", "1;2", false).unwrap_err().to_string().starts_with("milestones = 1;2: not a list")
+        );
+        assert_eq!(f64::read("lr", "5e-4", false).unwrap(), 5e-4);
+        assert_eq!(f64::read("lr", "fast", false).unwrap_err().to_string(), "lr = fast: not a number");
+        assert_eq!(usize::read("batch", "-1", false).unwrap_err().to_string(), "batch = -1: not a whole number of 0 or more");
+        assert_eq!(bool::read("pixel_units", "maybe", false).unwrap_err().to_string(), "pixel_units = maybe: not true or false");
+    }
+}

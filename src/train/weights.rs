@@ -1,0 +1,300 @@
+//! Weight files: safetensors with PyTorch's names and layouts, independent of any device.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::{Map, Value, json};
+
+use super::rundir::write_atomic_with;
+use crate::error::{Error, Result};
+
+/// How many wrong keys a message lists before it counts the rest.
+const LISTED: usize = 12;
+
+/// The content of a weight file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WeightFile {
+    /// Where it was read from, for messages; empty for one made here.
+    pub path: PathBuf,
+    /// Shape and values of each tensor, in the file's layout (OIHW for convolutions).
+    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    /// Integer scalars: each batch norm's `num_batches_tracked`.
+    pub ints: BTreeMap<String, i64>,
+    /// `arch`, `variant`, `num_classes`, `mean`, `std`, `norm`, `eps`, `method`, `recipe`, `epoch`, `selection`, `commit`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl WeightFile {
+    /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32; the prefixes that wrappers put before every key (`module.`,
+    /// `model.`, and a leading `0.` or `1.`) go, and so do the parts of `attacker.` and `sub_block1.`, which no network computes with.
+    ///
+    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor of a type that is no weight.
+    pub fn read(path: &Path) -> Result<WeightFile> {
+        let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the weights"))?;
+        let wrong = |problem: String| Error::file(path, problem);
+        let content = SafeTensors::deserialize(&bytes).map_err(|error| wrong(explain(&bytes, &error.to_string())))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let mut file = WeightFile { path: path.to_owned(), ..WeightFile::default() };
+        file.metadata.extend(header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
+        for (full, tensor) in content.iter() {
+            let name = bare_name(full).to_owned();
+            if name.starts_with("attacker.") || name.starts_with("sub_block1.") {
+                continue;
+            }
+            if file.tensors.contains_key(&name) || file.ints.contains_key(&name) {
+                return Err(wrong(format!("{full}: a second tensor called {name} once the prefix is taken off")));
+            }
+            if let Some(values) = floats(&tensor) {
+                file.tensors.insert(name, (tensor.shape().to_vec(), values));
+            } else if let Some(value) = integer(&tensor) {
+                file.ints.insert(name, value);
+            } else {
+                let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+                return Err(wrong(format!("{full} is {found}; expected F32, F64, F16 or BF16, or one whole number")));
+            }
+        }
+        Ok(file)
+    }
+
+    /// Writes a safetensors file, whole or not at all; the same content gives the same bytes.
+    ///
+    /// Errors: [`Error::Io`]; [`Error::File`] when a tensor's values do not fill its shape.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let (mut header, mut offset) = (Map::new(), 0);
+        header.insert("__metadata__".into(), json!(self.metadata));
+        let mut entry = |name: &String, dtype: &str, shape: &[usize], bytes: usize| {
+            header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + bytes]}));
+            offset += bytes;
+        };
+        // The wider type first, so that every tensor is aligned.
+        for name in self.ints.keys() {
+            entry(name, "I64", &[], 8);
+        }
+        for (name, (shape, values)) in &self.tensors {
+            if shape.iter().product::<usize>() != values.len() {
+                return Err(Error::file(path, format!("{name} of shape {shape:?} has {} values", values.len())));
+            }
+            entry(name, "F32", shape, 4 * values.len());
+        }
+        let mut head = Value::Object(header).to_string();
+        head.extend(std::iter::repeat_n(' ', head.len().next_multiple_of(8) - head.len()));
+        write_atomic_with(path, |file| {
+            file.write_all(&(head.len() as u64).to_le_bytes())?;
+            file.write_all(head.as_bytes())?;
+            self.ints.values().try_for_each(|value| file.write_all(&value.to_le_bytes()))?;
+            self.tensors.values().flat_map(|(_, values)| values).try_for_each(|value| file.write_all(&value.to_le_bytes()))
+        })
+    }
+
+    /// Checks that the tensors are exactly `expected`, by name and shape; [`WeightFile::ints`] may or may not be there.
+    ///
+    /// Errors: [`Error::File`] with every missing, extra and mis-shaped key, the first twelve by name.
+    pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
+        let mut wrong = Vec::new();
+        for (name, shape) in expected {
+            match self.tensors.get(name) {
+                None => wrong.push(format!("{name} {shape:?} is missing")),
+                Some((found, _)) if found != shape => wrong.push(format!("{name} is {found:?}, expected {shape:?}")),
+                Some(_) => {}
+            }
+        }
+        let known: std::collections::BTreeSet<&String> = expected.iter().map(|(name, _)| name).collect();
+        let extra = self.tensors.iter().filter(|(name, _)| !known.contains(name));
+        wrong.extend(extra.map(|(name, (shape, _))| format!("{name} {shape:?} is not in the network")));
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let arch = self.metadata.get("arch").map(|arch| format!(" (the file is for {arch})")).unwrap_or_default();
+        let more = if wrong.len() > LISTED { format!("; and {} more", wrong.len() - LISTED) } else { String::new() };
+        let count = wrong.len();
+        wrong.truncate(LISTED);
+        Err(Error::file(
+            &self.path,
+            format!("the weights do not fit the network{arch}, {count} keys: {}{more}", wrong.join("; ")),
+        ))
+    }
+}
+
+/// What a file that is no whole safetensors file probably is; `reason` is the parser's.
+fn explain(bytes: &[u8], reason: &str) -> String {
+    let length = bytes.len();
+    // A valid file can begin with any byte, so these are looked at only after parsing failed.
+    let text = bytes.trim_ascii_start();
+    if text.first() == Some(&b'<') {
+        return "this is an HTML page, not weights; the download probably led to a login or error page".into();
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]) {
+        return "this is a PyTorch checkpoint; convert it with Python: safetensors.torch.save_file(state_dict, 'weights.safetensors')".into();
+    }
+    if text.is_empty() {
+        return "the file is empty".into();
+    }
+    if bytes.get(8) == Some(&b'{') && is_cut_off(bytes) {
+        return format!("the file is cut off: {length} bytes, fewer than its header says; download or copy it again");
+    }
+    format!("not a safetensors file ({length} bytes): {reason}")
+}
+
+/// Whether the file ends before its header does, or before the last tensor that its header names.
+fn is_cut_off(bytes: &[u8]) -> bool {
+    let Some((size, rest)) = bytes.split_first_chunk::<8>() else { return true };
+    let Some(header) = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(|size| rest.get(..size)) else { return true };
+    let Ok(Value::Object(entries)) = serde_json::from_slice(header) else { return false };
+    let end = entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
+    ((rest.len() - header.len()) as u64) < end
+}
+
+/// `name` without the prefixes of wrappers.
+fn bare_name(mut name: &str) -> &str {
+    while let Some(rest) = ["module.", "model.", "0.", "1."].iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        name = rest;
+    }
+    name
+}
+
+/// The little-endian numbers of `bytes`.
+fn numbers<const N: usize, T>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.chunks_exact(N).filter_map(|chunk| chunk.try_into().ok()).map(from).collect()
+}
+
+/// The values of a floating-point tensor.
+fn floats(tensor: &TensorView) -> Option<Vec<f32>> {
+    let bytes = tensor.data();
+    match tensor.dtype() {
+        Dtype::F32 => Some(numbers(bytes, f32::from_le_bytes)),
+        Dtype::F64 => Some(numbers(bytes, |chunk| f64::from_le_bytes(chunk) as f32)),
+        Dtype::F16 => Some(numbers(bytes, |chunk| f16::from_le_bytes(chunk).to_f32())),
+        Dtype::BF16 => Some(numbers(bytes, |chunk| bf16::from_le_bytes(chunk).to_f32())),
+        _ => None,
+    }
+}
+
+/// The value of an integer tensor of one element.
+fn integer(tensor: &TensorView) -> Option<i64> {
+    match (tensor.dtype(), tensor.data()) {
+        (Dtype::I64, bytes) => bytes.try_into().ok().map(i64::from_le_bytes),
+        (Dtype::I32, bytes) => bytes.try_into().ok().map(|bytes| i64::from(i32::from_le_bytes(bytes))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> WeightFile {
+        let mut file = WeightFile::default();
+        file.tensors.insert("conv1.weight".into(), (vec![2, 1, 1, 1], vec![1.5, -0.0]));
+        file.tensors.insert("bn1.weight".into(), (vec![3], vec![f32::MIN_POSITIVE, 1e30, 0.1]));
+        file.ints.insert("bn1.num_batches_tracked".into(), 391);
+        file.metadata.insert("arch".into(), "resnet-mini".into());
+        file.metadata.insert("mean".into(), "0.5, \"quoted\"".into());
+        file
+    }
+
+    fn path(dir: &tempfile::TempDir) -> PathBuf {
+        dir.path().join("w.safetensors")
+    }
+
+    /// The message for a file of `bytes`, after its path.
+    fn message(bytes: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(path(&dir), bytes).unwrap();
+        let error = WeightFile::read(&path(&dir)).unwrap_err().to_string();
+        error.strip_prefix(&format!("{}: ", path(&dir).display())).unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().write(&path(&dir)).unwrap();
+        let bytes = std::fs::read(path(&dir)).unwrap();
+        let read = WeightFile::read(&path(&dir)).unwrap();
+        assert_eq!(read, WeightFile { path: path(&dir), ..sample() });
+        assert!(read.tensors["conv1.weight"].1[1].is_sign_negative());
+        read.write(&path(&dir)).unwrap();
+        assert_eq!(std::fs::read(path(&dir)).unwrap(), bytes);
+        let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        assert_eq!(start % 8, 0, "tensors are aligned");
+    }
+
+    #[test]
+    fn other_precisions_and_prefixes() {
+        let dir = tempfile::tempdir().unwrap();
+        let half: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+        let brain: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let double: Vec<u8> = [1.5f64, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let count = 7i32.to_le_bytes();
+        let views = [
+            ("module.model.h", TensorView::new(Dtype::F16, vec![2], &half).unwrap()),
+            ("1.b", TensorView::new(Dtype::BF16, vec![2], &brain).unwrap()),
+            ("d", TensorView::new(Dtype::F64, vec![1, 2], &double).unwrap()),
+            ("model.n", TensorView::new(Dtype::I32, vec![], &count).unwrap()),
+            ("attacker.d", TensorView::new(Dtype::F64, vec![2], &double).unwrap()),
+        ];
+        safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
+        let file = WeightFile::read(&path(&dir)).unwrap();
+        assert_eq!(file.tensors.keys().collect::<Vec<_>>(), ["b", "d", "h"]);
+        assert!(file.tensors.values().all(|(_, values)| values == &[1.5, -2.0]));
+        assert_eq!((file.tensors["d"].0.as_slice(), file.ints["n"]), (&[1, 2][..], 7));
+    }
+
+    #[test]
+    fn check_lists_every_wrong_key() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().write(&path(&dir)).unwrap();
+        let file = WeightFile::read(&path(&dir)).unwrap();
+        let fitting = [("bn1.weight".to_owned(), vec![3]), ("conv1.weight".to_owned(), vec![2, 1, 1, 1])];
+        file.check(&fitting).unwrap();
+        let error = file.check(&[("bn1.weight".into(), vec![4]), ("fc.bias".into(), vec![10])]).unwrap_err().to_string();
+        let expected = "the weights do not fit the network (the file is for resnet-mini), 3 keys: bn1.weight is [3], expected [4]; \
+                        fc.bias [10] is missing; conv1.weight [2, 1, 1, 1] is not in the network";
+        assert_eq!(error, format!("{}: {expected}", path(&dir).display()));
+        let many: Vec<_> = (0..20).map(|i| (format!("k{i:02}"), vec![1])).chain(fitting).collect();
+        let error = file.check(&many).unwrap_err().to_string();
+        assert!(error.contains(", 20 keys: k00 [1] is missing;") && error.ends_with("k11 [1] is missing; and 8 more"), "{error}");
+    }
+
+    #[test]
+    fn files_of_another_kind_say_what_they_are() {
+        assert!(message(b"\n<!DOCTYPE html><html>...").starts_with("this is an HTML page, not weights"));
+        assert!(message(b"PK\x03\x04....").starts_with("this is a PyTorch checkpoint; convert it"));
+        assert_eq!(message(b""), "the file is empty");
+        assert!(message(b"0123456789abcdef").starts_with("not a safetensors file (16 bytes): "));
+    }
+
+    #[test]
+    fn truncated_files_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().write(&path(&dir)).unwrap();
+        let bytes = std::fs::read(path(&dir)).unwrap();
+        for keep in [12, 60, bytes.len() - 1] {
+            let expected = format!("the file is cut off: {keep} bytes, fewer than its header says; download or copy it again");
+            assert_eq!(message(&bytes[..keep]), expected);
+        }
+        assert!(message(&[&bytes[..], b"more"].concat()).starts_with("not a safetensors file ("));
+    }
+
+    #[test]
+    fn unusable_tensors_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |views: &[(&str, Dtype, usize)]| {
+            let data = [0u8; 8];
+            let views = views
+                .iter()
+                .map(|&(name, dtype, n)| (name, TensorView::new(dtype, vec![n], &data[..n * dtype.bitsize() / 8]).unwrap()));
+            safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
+            WeightFile::read(&path(&dir)).unwrap_err().to_string()
+        };
+        let error = write(&[("a", Dtype::U8, 3)]);
+        assert!(error.ends_with("a is U8 [3]; expected F32, F64, F16 or BF16, or one whole number"), "{error}");
+        let error = write(&[("a", Dtype::F32, 1), ("module.a", Dtype::F32, 1)]);
+        assert!(error.contains("a second tensor called a once the prefix is taken off"), "{error}");
+        let mut file = sample();
+        file.tensors.insert("x".into(), (vec![2, 2], vec![0.0; 3]));
+        assert!(file.write(&path(&dir)).unwrap_err().to_string().ends_with("x of shape [2, 2] has 3 values"));
+    }
+}
