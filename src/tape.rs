@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +21,10 @@ struct Node {
     value: Tensor,
     needs_grad: bool,
     backward: Option<Box<Backward>>,
+    /// The bits of the ReLU that ends the operation: the gradient counts only where they are set.
+    mask: Option<Rc<Buffer<u8>>>,
+    /// How many operations read this value.
+    uses: usize,
 }
 
 /// The record of one or several forward passes.
@@ -39,20 +44,36 @@ impl Tape {
 
     /// A value that is not differentiated.
     pub fn constant(&self, value: Tensor) -> Var {
-        self.add(Node { value, needs_grad: false, backward: None })
+        self.add(Node { value, needs_grad: false, backward: None, mask: None, uses: 0 })
     }
 
     /// A value whose gradient is wanted.
     pub fn leaf(&self, value: Tensor) -> Var {
-        self.add(Node { value, needs_grad: true, backward: None })
+        self.add(Node { value, needs_grad: true, backward: None, mask: None, uses: 0 })
     }
 
     /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result. Without a parent that needs a
     /// gradient the rule, and all that it saved, is dropped.
     pub fn push(&self, value: Tensor, parents: &[Var], backward: impl Fn(&Tensor, &mut Sink) -> Result<()> + 'static) -> Result<Var> {
+        self.push_masked(value, None, parents, backward)
+    }
+
+    /// [`Tape::push`] for an operation that ends in a ReLU with these mask bits: its rule gets a gradient that is already zero where the bit
+    /// is. The operation behind it may apply the mask on the way (see [`Sink::slot_masked`]), which saves a pass over the gradient.
+    pub fn push_masked(
+        &self,
+        value: Tensor,
+        mask: Option<Buffer<u8>>,
+        parents: &[Var],
+        backward: impl Fn(&Tensor, &mut Sink) -> Result<()> + 'static,
+    ) -> Result<Var> {
         let needs_grad = parents.iter().any(|p| self.needs(*p));
         let backward: Option<Box<Backward>> = if needs_grad { Some(Box::new(backward)) } else { None };
-        Ok(self.add(Node { value, needs_grad, backward }))
+        if needs_grad {
+            let mut nodes = self.nodes.borrow_mut();
+            parents.iter().for_each(|p| nodes[p.0].uses += 1);
+        }
+        Ok(self.add(Node { value, needs_grad, backward, mask: mask.map(Rc::new), uses: 0 }))
     }
 
     fn add(&self, node: Node) -> Var {
@@ -88,14 +109,22 @@ impl Tape {
             None if value.len() == 1 => ops::fill::full(&self.device, value.shape(), 1.0)?,
             None => return Err(Error::Shape { op: "backward", expected: "a scalar loss".into(), got: value.shape().to_vec() }),
         };
-        let mut sink = Sink { nodes: &nodes, grads: (0..=output.0).map(|_| None).collect() };
+        let mut sink = Sink {
+            nodes: &nodes,
+            grads: (0..=output.0).map(|_| None).collect(),
+            left: nodes[..=output.0].iter().map(|n| n.uses).collect(),
+            masked: vec![false; output.0 + 1],
+        };
         if nodes[output.0].needs_grad {
             sink.grads[output.0] = Some(upstream);
         }
         for index in (0..=output.0).rev() {
             let Some(backward) = &nodes[index].backward else { continue };
             // An inner gradient is not needed any more once it has been passed on.
-            if let Some(grad) = sink.grads[index].take() {
+            if let Some(mut grad) = sink.grads[index].take() {
+                if let (Some(mask), false) = (&nodes[index].mask, sink.masked[index]) {
+                    grad = ops::relu::mask_gradient(&grad, mask)?;
+                }
                 backward(&grad, &mut sink)?;
             }
         }
@@ -107,23 +136,37 @@ impl Tape {
 pub struct Sink<'a> {
     nodes: &'a [Node],
     grads: Vec<Option<Tensor>>,
+    /// Contributions to each gradient that are still to come.
+    left: Vec<usize>,
+    /// Whether the mask of a node has been applied to all of its gradient.
+    masked: Vec<bool>,
 }
 
 impl Sink<'_> {
     /// The buffer for the gradient of `parent` and the `accumulate` flag for the kernel (0: write, the content is garbage; 1: add), or `None`
     /// when nobody wants this gradient.
     pub fn slot(&mut self, parent: Var) -> Result<Option<(&mut Buffer<f32>, i32)>> {
+        Ok(self.slot_masked(parent, false)?.map(|(buffer, accumulate, _)| (buffer, accumulate)))
+    }
+
+    /// [`Sink::slot`], and, if the rule `can_mask` and this is the last contribution, the mask that it must apply to the whole sum.
+    #[allow(clippy::type_complexity)]
+    pub fn slot_masked(&mut self, parent: Var, can_mask: bool) -> Result<Option<(&mut Buffer<f32>, i32, Option<Rc<Buffer<u8>>>)>> {
         let node = &self.nodes[parent.0];
         if !node.needs_grad {
             return Ok(None);
         }
+        self.left[parent.0] = self.left[parent.0].saturating_sub(1);
+        let mask = node.mask.clone().filter(|_| can_mask && self.left[parent.0] == 0);
+        // A contribution that comes without the mask undoes an earlier masking; masking the sum again is then right.
+        self.masked[parent.0] = mask.is_some();
         let slot = &mut self.grads[parent.0];
         let accumulate = slot.is_some() as i32;
         let tensor = match slot {
             Some(tensor) => tensor,
             None => slot.insert(Tensor::uninit(node.value.device(), node.value.shape())?),
         };
-        Ok(Some((tensor.make_mut()?, accumulate)))
+        Ok(Some((tensor.make_mut()?, accumulate, mask)))
     }
 
     /// Whether a gradient of `parent` is wanted.
@@ -138,6 +181,8 @@ impl Sink<'_> {
             return Ok(());
         }
         let gradient = gradient.reshape(node.value.shape())?;
+        self.left[parent.0] = self.left[parent.0].saturating_sub(1);
+        self.masked[parent.0] = false;
         match &mut self.grads[parent.0] {
             Some(sum) => ops::add::accumulate(sum, &gradient),
             empty => {

@@ -8,6 +8,9 @@ weight decay on every parameter; the learning rate is set before every iteration
 
     python3 benches/peers/digits_pgd_at.py                  # the default recipe, three seeds
     python3 benches/peers/digits_pgd_at.py --standard       # the same without the attack
+
+Speed is only worth reading on an idle machine: PyTorch's two threads wait for each other at every operation, and one
+busy neighbour can slow them tenfold or more. `--threads 1` is the safer choice on a shared machine.
 """
 
 import argparse
@@ -119,7 +122,7 @@ def arguments():
     parser.add_argument("--data", type=Path, default=root / "src" / "data" / "digits.csv.gz")
     parser.add_argument("--standard", action="store_true", help="train on clean images")
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate")
+    parser.add_argument("--lr", type=float, default=0.2, help="highest learning rate")
     parser.add_argument("--schedule", default="onecycle",
                         choices=["constant", "linear", "cosine", "onecycle", "multistep"])
     parser.add_argument("--warmup", type=float, help="rising part of the run (onecycle 0.3, others 0)")

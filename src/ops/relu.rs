@@ -11,12 +11,15 @@ pub fn relu(tape: &Tape, x: Var) -> Result<Var> {
     let mut out = Buffer::uninit(device, n)?;
     let mut mask = tape.needs(x).then(|| Buffer::<u8>::uninit(device, mask_bytes(n))).transpose()?;
     relu_forward(device, elementwise(device, n), input.buffer(), &mut out, mask.as_mut(), int(n)?)?;
-    tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
-        if let (Some(mask), Some((into, accumulate))) = (&mask, sink.slot(x)?) {
-            relu_backward(grad.device(), elementwise(grad.device(), n), grad.buffer(), mask, into, int(n)?, accumulate)?;
-        }
-        Ok(())
-    })
+    tape.push_masked(Tensor::new(out, input.shape())?, mask, &[x], move |grad, sink| sink.pass(x, grad))
+}
+
+/// The gradient through a ReLU whose mask is given, as a new tensor.
+pub fn mask_gradient(grad: &Tensor, mask: &Buffer<u8>) -> Result<Tensor> {
+    let (device, n) = (grad.device(), grad.len());
+    let mut out = Buffer::uninit(device, n)?;
+    relu_backward(device, elementwise(device, n), grad.buffer(), mask, &mut out, int(n)?, 0)?;
+    Tensor::new(out, grad.shape())
 }
 
 #[cfg(test)]

@@ -287,7 +287,7 @@ def js_rows(u, v):
 
 
 def ops_golden():
-    """Loss operations on random logits. Case `5x3`, `7x10`: ordinary logits; `4x6`: steep ones (JS clamps its mixture)."""
+    """Loss operations: ordinary logits in `7x10` and `5x3`, steep ones in `4x6` (the JS mixture is clamped)."""
     torch.manual_seed(7000)
     out = {}
     for rows, classes, spread in ((7, 10, 2.0), (5, 3, 2.0), (4, 6, 15.0)):

@@ -1,0 +1,347 @@
+// Two-dimensional convolution in float32 and its input gradient, as one gather-GEMM (implicit GEMM); conv2d_weight.cu has the weight gradient.
+//
+// Mathematics: y[n,oy,ox,co] = sum_{ky,kx,ci} x[n, oy*s-p+ky, ox*s-p+kx, ci] w[co,ky,kx,ci], zeros outside x; the input gradient is the
+//   adjoint: dx[n,iy,ix,ci] = sum_{ky,kx,co} dy[n, (iy+p-ky)/s, (ix+p-kx)/s, co] w[co,ky,kx,ci] where the division is exact.
+//   x [N,H,W,Cin], y [N,OH,OW,Cout], w [Cout,kh,kw,Cin]. Both read w through a copy made by conv2d_prepare, in panels (lib/gemm_tile.cuh).
+// Threads: a block owns BLOCK_ROWS output pixels x one panel of channels. Pixels are ordered (phase, chunk, image, pixel of the chunk): a
+//   phase is a residue of the pixel modulo the stride of the input gradient, a chunk is `chunk` neighbouring pixels. With a small chunk a
+//   block holds many images at the same place, so that filter taps in the padding or between the strides are skipped for all of them.
+//   Stages of STAGE channels of one tap are copied to shared memory while the previous stage is multiplied.
+// Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; masks only for channel counts that are multiples of 16.
+// Outputs: `=`, except input gradients with accumulate = 1: `+=`.
+// Accumulation: float32, in the order (ky, kx, channel), one chain per number. Deterministic.
+#include "lib/gemm_tile.cuh"
+
+CONFIG(THREADS, 128, 1)
+CONFIG(BLOCK_ROWS, 128, 64)        // output pixels of a block
+CONFIG(MIN_CHUNK_ROWS, 128, 16)    // the chunk is chosen so that chunk * N is at least this
+CONFIG(STAGE, 16, 32)              // channels of a stage
+CONFIG(STAGE_STRIDE, 20, 32)       // floats between rows of a stage: 20 keeps CUDA's shared memory free of bank conflicts
+CONFIG(STEP, 4, 2)                 // channels multiplied per turn of the inner loop
+CONFIG(PREPARE_THREADS, 256, 1)
+CONFIG(PREPARE_ROWS, 16, 64)       // panel rows of a block of conv2d_prepare
+CONFIG(NARROW_THREADS, 256, 1)
+CONFIG(NARROW_LANES, 8, 1)         // threads that share a pixel in the narrow input gradient
+CONFIG(NARROW_PIXELS, 32, 128)     // pixels of a block of it
+CONFIG(NARROW_CHANNELS, 4, 4)      // up to so many input channels
+
+// A source of `depth` channels, from which a map of `columns` channels is computed.
+struct Geometry {
+  int images, src_h, src_w, depth, out_h, out_w, columns, kernel_h, kernel_w, stride, pad, chunk;
+};
+
+// The stages of a block: taps that touch at least one of its pixels, and channels in pieces of STAGE. `transposed`: input gradient.
+// Channel counts that are no multiple of 16 take the flat way: all taps, (tap, channel) as one index.
+template <bool transposed>
+struct Stages {
+  const Geometry g;
+  const bool flat;
+  const int out_step, src_step, phase_y, phase_x, grid_h, grid_w, first, pixels;  // first, pixels: of the chunk, in the phase's grid
+  int low_y = 0, high_y = 0, low_x = 0, high_x = 0;                              // its bounding box, in source pixels
+  int ky = 0, kx = 0, channel = 0, dy = 0, dx = 0;                               // the current tap and its source offset
+  bool inside = false;                                                           // no pixel of the box leaves the source for this tap
+  int count = 0;                                                                 // channels of this stage
+
+  INLINE Stages(const Geometry& g, int phase, int chunk)
+      : g(g), flat(g.depth % 16 != 0), out_step(transposed ? g.stride : 1), src_step(transposed ? 1 : g.stride), phase_y(phase / out_step),
+        phase_x(phase % out_step), grid_h((g.out_h - phase_y + out_step - 1) / out_step), grid_w((g.out_w - phase_x + out_step - 1) / out_step),
+        first(chunk * g.chunk), pixels(min(g.chunk, grid_h * grid_w - first)) {
+    if (pixels <= 0) return;
+    const int last = first + pixels - 1, y0 = first / grid_w, y1 = last / grid_w;
+    low_y = y0 * src_step, high_y = y1 * src_step;
+    low_x = (y0 == y1 ? first % grid_w : 0) * src_step, high_x = (y0 == y1 ? last % grid_w : grid_w - 1) * src_step;
+  }
+  // Source offset of a tap along one axis; false when no source pixel belongs to it in this phase.
+  INLINE bool offset(int tap, int phase, int& delta) const {
+    const int at = phase + g.pad - tap;
+    delta = transposed ? at / out_step : tap - g.pad;
+    return !transposed || at - delta * out_step == 0;
+  }
+  INLINE void restart() { ky = 0, kx = -1, count = 0, channel = flat ? 0 : g.depth; }
+  // Goes to the next stage; false behind the last one.
+  INLINE bool next() {
+    if (flat) {
+      channel += count;
+      const int depth = g.kernel_h * g.kernel_w * g.depth;
+      count = min(STAGE, depth - channel);
+      return channel < depth;
+    }
+    channel += count;
+    if (channel >= g.depth) {
+      channel = 0;
+      if (!next_tap()) return false;
+    }
+    count = min(STAGE, g.depth - channel);
+    return true;
+  }
+  INLINE bool next_tap() {
+    for (;;) {
+      if (++kx == g.kernel_w) kx = 0, ky++;
+      if (ky >= g.kernel_h) return false;
+      if (!offset(ky, phase_y, dy) || high_y + dy < 0 || low_y + dy >= g.src_h) {
+        kx = g.kernel_w - 1;
+        continue;
+      }
+      if (!offset(kx, phase_x, dx) || high_x + dx < 0 || low_x + dx >= g.src_w) continue;
+      inside = low_y + dy >= 0 && high_y + dy < g.src_h && low_x + dx >= 0 && high_x + dx < g.src_w;
+      return true;
+    }
+  }
+  // The row of the panel where this stage starts.
+  INLINE int panel_row() const { return flat ? channel : (ky * g.kernel_w + kx) * g.depth + channel; }
+};
+
+// What a tile needs to know of its rows, in shared memory.
+struct Rows {
+  int *source, *y, *x, *out;  // source: first channel of the pixel for offset 0; out: of the output, or -1
+};
+
+// Finds the rows [first, first + count) of the chunk. Rows behind the last one repeat it and are never stored.
+template <bool transposed>
+INLINE void find_rows(const Stages<transposed>& at, const Rows& rows, int first, int count) {
+  const Geometry& g = at.g;
+  const Divider by_chunk(at.pixels), by_width(at.grid_w);
+  for (int r = threadIdx.x; r < count; r += THREADS) {
+    const int row = min(first + r, g.images * at.pixels - 1), image = by_chunk.quotient(row);
+    const int pixel = at.first + row - image * at.pixels, y = by_width.quotient(pixel), x = pixel - y * at.grid_w;
+    const int sy = y * at.src_step, sx = x * at.src_step;
+    rows.y[r] = sy, rows.x[r] = sx;
+    rows.source[r] = ((image * g.src_h + sy) * g.src_w + sx) * g.depth;
+    const int oy = y * at.out_step + at.phase_y, ox = x * at.out_step + at.phase_x;
+    rows.out[r] = first + r == row ? ((image * g.out_h + oy) * g.out_w + ox) * g.columns : -1;
+  }
+}
+
+// Copies a stage of the source to shared memory.
+template <bool transposed>
+INLINE void fetch(const Stages<transposed>& at, const Rows& rows, const float* source, float* stage, int count) {
+  const Geometry& g = at.g;
+  constexpr int SHARERS = THREADS == 1 ? 1 : STAGE / COPY;  // neighbouring threads that share a row
+  if (!at.flat) {
+    const int delta = (at.dy * g.src_w + at.dx) * g.depth + at.channel, dy = at.dy, dx = at.dx, channels = at.count;
+    const bool inside = at.inside;
+    UNROLL for (int r = threadIdx.x / SHARERS; r < count; r += THREADS / SHARERS) {
+      const bool valid = inside || (static_cast<unsigned>(rows.y[r] + dy) < static_cast<unsigned>(g.src_h) &&
+                                    static_cast<unsigned>(rows.x[r] + dx) < static_cast<unsigned>(g.src_w));
+      const float* from = source + (valid ? rows.source[r] + delta : 0);
+      for (int c = threadIdx.x % SHARERS * COPY; c < channels; c += SHARERS * COPY) copy_async(stage + r * STAGE_STRIDE + c, from + c, valid);
+    }
+    return;
+  }
+  int tap = at.channel / g.depth, channel = at.channel - tap * g.depth, ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w;
+  for (int k = 0; k < round_up(at.count, STEP); k++) {
+    int dy, dx;
+    const bool exact = at.offset(ky, at.phase_y, dy) & at.offset(kx, at.phase_x, dx) && k < at.count;
+    const int delta = (dy * g.src_w + dx) * g.depth + channel;
+    for (int r = threadIdx.x; r < count; r += THREADS) {
+      const bool valid = exact && static_cast<unsigned>(rows.y[r] + dy) < static_cast<unsigned>(g.src_h) &&
+                         static_cast<unsigned>(rows.x[r] + dx) < static_cast<unsigned>(g.src_w);
+      stage[r * STAGE_STRIDE + k] = valid ? source[rows.source[r] + delta] : 0.0f;
+    }
+    if (++channel == g.depth) {
+      channel = 0;
+      if (++kx == g.kernel_w) kx = 0, ky++;
+    }
+  }
+}
+
+// Stages of a panel. The host reads it in place, CUDA copies it to shared memory.
+template <int width>
+INLINE const float* fetch_panel(const float* panel, float* stage, int rows) {
+#ifdef SADDLE_HOST
+  return panel;
+#else
+  for (int i = threadIdx.x * COPY; i < round_up(rows, STEP) * width; i += THREADS * COPY) copy_async(stage + i, panel + i, true);
+  return stage;
+#endif
+}
+
+// sum += rows of the stage x panel rows.
+template <int width, class T>
+INLINE void multiply(T& tile, const float* stage, const float* panel, int count) {
+  for (int k = 0; k < count; k += STEP) {
+#ifdef SADDLE_HOST
+    const auto row = [&](int r, int step) { return stage[T::row_of(r) * STAGE_STRIDE + k + step]; };
+#else
+    float a[T::ROWS][STEP];
+    UNROLL for (int r = 0; r < T::ROWS; r++) {
+      *reinterpret_cast<float4*>(a[r]) = *reinterpret_cast<const float4*>(stage + T::row_of(r) * STAGE_STRIDE + k);
+    }
+    const auto row = [&](int r, int step) { return a[r][step]; };
+#endif
+    UNROLL for (int step = 0; step < STEP; step++) {
+      Vec b[T::VECS];
+      UNROLL for (int v = 0; v < T::VECS; v++) b[v] = vec_load(panel + (k + step) * width + T::column_of(v));
+      tile.add([&](int r) { return row(r, step); }, b);
+    }
+  }
+}
+
+// The block's share of the gather-GEMM; store(sum, index of the output, column) gets every Vec of the result.
+template <int width, bool transposed, class Store>
+INLINE void gather_gemm(const Geometry& g, const float* source, const float* panels, Store store) {
+  typedef Tile<width, THREADS, BLOCK_ROWS> T;
+  SHARED(float, stages, 2 * T::BLOCK_ROWS * STAGE_STRIDE);
+#ifdef SADDLE_HOST
+  float* const panel_stages = nullptr;
+#else
+  SHARED(float, panel_stages, 2 * STAGE * width);
+#endif
+  SHARED(int, row_data, 4 * T::BLOCK_ROWS);
+  const Rows rows = {row_data, row_data + T::BLOCK_ROWS, row_data + 2 * T::BLOCK_ROWS, row_data + 3 * T::BLOCK_ROWS};
+
+  const int out_step = transposed ? g.stride : 1;
+  const int chunks = ceil_div(ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step), g.chunk);
+  const int blocks = ceil_div(g.images * g.chunk, BLOCK_ROWS), block = blockIdx.x % blocks, chunk = blockIdx.x / blocks;
+  Stages<transposed> at(g, chunk / chunks, chunk % chunks);
+  const int end = min((block + 1) * BLOCK_ROWS, g.images * at.pixels);
+  const int panel_rows = round_up(g.kernel_h * g.kernel_w * g.depth, STEP_ROWS);
+  for (int column = 0; column < width; column += T::COLUMNS) {
+    const float* const panel = panels + static_cast<size_t>(blockIdx.y) * panel_rows * width + column;
+    for (int first = block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
+      T tile;
+      tile.clear();
+      __syncthreads();
+      find_rows(at, rows, first, T::BLOCK_ROWS);
+      __syncthreads();
+      at.restart();
+      bool more = at.next();
+      int turn = 0;
+      const float* b = panel;
+      if (more) {
+        fetch(at, rows, source, stages, T::BLOCK_ROWS);
+        b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages, at.count);
+      }
+      while (more) {
+        const float *const a = stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, *const now = b;
+        const int count = at.count;
+        copies_wait();
+        __syncthreads();
+        more = at.next();
+        turn ^= 1;
+        if (more) {
+          fetch(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, T::BLOCK_ROWS);
+          b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages + turn * STAGE * width, at.count);
+        }
+        multiply<width>(tile, a, now, count);
+      }
+      UNROLL for (int r = 0; r < T::ROWS; r++) {
+        const int out = rows.out[T::row_of(r)];
+        UNROLL for (int v = 0; v < T::VECS; v++) {
+          const int at_column = blockIdx.y * width + column + T::column_of(v);
+          if (out >= 0 && at_column < g.columns) store(tile.sum[r][v], out + at_column, at_column);
+        }
+      }
+    }
+  }
+}
+
+template <bool transposed, class Store>
+INLINE void gather_gemm(const Geometry& g, const float* source, const float* panels, Store store) {
+  switch (panel_width(g.columns)) {
+    case 64: return gather_gemm<64, transposed>(g, source, panels, store);
+    case 32: return gather_gemm<32, transposed>(g, source, panels, store);
+    default: return gather_gemm<16, transposed>(g, source, panels, store);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
+conv2d_forward(const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual, float* y,
+               NULLABLE uint8_t* relu_mask, int relu, int images, int height, int width, int channels, int out_height, int out_width,
+               int out_channels, int kernel_h, int kernel_w, int stride, int pad, int chunk) {
+  const Geometry g = {images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad, chunk};
+  const bool whole = out_channels % VEC == 0;
+  gather_gemm<false>(g, x, panels, [=](Vec sum, int index, int column) {
+    const int count = out_channels - column;
+    if (shift) sum = sum + load_columns(shift + column, count, whole);
+    if (residual) sum = sum + load_columns(residual + index, count, whole);
+    if (relu) {
+      if (relu_mask) mask_store(relu_mask, index, vec_positive(sum));
+      sum = vec_relu(sum);
+    }
+    store_columns(y + index, sum, count, whole);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x).
+conv2d_input_grad(const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in, int accumulate, int images,
+                  int height, int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
+                  int pad, int chunk) {
+  const Geometry g = {images, out_height, out_width, out_channels, height, width, channels, kernel_h, kernel_w, stride, pad, chunk};
+  const bool whole = channels % VEC == 0;
+  gather_gemm<true>(g, grad_out, panels, [=](Vec sum, int index, int column) {
+    const int count = channels - column;
+    if (accumulate) sum = sum + load_columns(grad_in + index, count, whole);
+    if (input_mask) sum = vec_keep(sum, mask_load(input_mask, index));
+    store_columns(grad_in + index, sum, count, whole);
+  });
+}
+
+// The input gradient of one pixel with few channels: dot products along the output channels, of which each of NARROW_LANES threads takes
+// every NARROW_LANES-th Vec.
+template <int channels, class Store>
+INLINE void narrow_pixel(const Geometry& g, const float* grad_out, const float* panels, int pixel, int lane, Store store) {
+  const int columns = panel_width(g.columns), panel_size = round_up(g.kernel_h * g.kernel_w * channels, STEP_ROWS) * columns;
+  const int row = pixel / g.src_w, x = pixel - row * g.src_w, image = row / g.src_h, y = row - image * g.src_h;
+  Vec sum[channels];
+  UNROLL for (int c = 0; c < channels; c++) sum[c] = vec_splat(0.0f);
+  for (int ky = 0; ky < g.kernel_h; ky++) {
+    const int at_y = y + g.pad - ky, oy = g.stride == 1 ? at_y : at_y / 2;
+    if (at_y < 0 || oy * g.stride != at_y || oy >= g.out_h) continue;
+    for (int kx = 0; kx < g.kernel_w; kx++) {
+      const int at_x = x + g.pad - kx, ox = g.stride == 1 ? at_x : at_x / 2;
+      if (at_x < 0 || ox * g.stride != at_x || ox >= g.out_w) continue;
+      const float* const grad = grad_out + ((image * g.out_h + oy) * g.out_w + ox) * g.columns;
+      const float* const tap = panels + (ky * g.kernel_w + kx) * channels * columns;
+      for (int column = lane * VEC; column < g.columns; column += NARROW_LANES * VEC) {
+        const int panel = column / columns;
+        const float* const w = tap + panel * panel_size + column - panel * columns;
+        const Vec dy = load_columns(grad + column, g.columns - column, g.columns % VEC == 0);
+        UNROLL for (int c = 0; c < channels; c++) sum[c] = vec_fma(dy, vec_load(w + c * columns), sum[c]);
+      }
+    }
+  }
+  UNROLL for (int c = 0; c < channels; c++) store(pixel * channels + c, group_sum<NARROW_LANES>(lane_sum(sum[c])));
+}
+
+extern "C" __global__ void __launch_bounds__(NARROW_THREADS)
+// dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels and stride 1 or 2; reads the panels of the forward pass.
+conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad_in, int accumulate, int images, int height, int width,
+                         int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+  const Geometry g = {images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad, 0};
+  const int lane = threadIdx.x % NARROW_LANES, first = blockIdx.x * NARROW_PIXELS, last = images * height * width - 1;
+  for (int i = threadIdx.x / NARROW_LANES; i < NARROW_PIXELS; i += NARROW_THREADS / NARROW_LANES) {
+    // Behind the last pixel it is computed once more, because all lanes of a warp must take part in its sums.
+    const int pixel = min(first + i, last);
+    const bool stores = first + i == pixel && lane == 0;
+    const auto store = [&](int index, float value) {
+      if (stores) put(grad_in + index, value, accumulate);
+    };
+    switch (channels) {
+      case 1: narrow_pixel<1>(g, grad_out, panels, pixel, lane, store); break;
+      case 2: narrow_pixel<2>(g, grad_out, panels, pixel, lane, store); break;
+      case 3: narrow_pixel<3>(g, grad_out, panels, pixel, lane, store); break;
+      default: narrow_pixel<4>(g, grad_out, panels, pixel, lane, store); break;
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(PREPARE_THREADS)
+// w [Cout,taps,Cin], times scale[Cout], as panels: of output channels with rows (tap, input channel); transposed = 1: of input channels with
+// rows (tap, output channel).
+conv2d_prepare(const float* w, NULLABLE const float* scale, float* panels, int out_channels, int taps, int in_channels, int transposed) {
+  const int columns = transposed ? in_channels : out_channels, depth = transposed ? out_channels : in_channels;
+  const int width = panel_width(columns), rows = round_up(taps * depth, STEP_ROWS), first = blockIdx.x * PREPARE_ROWS;
+  float* const panel = panels + static_cast<size_t>(blockIdx.y) * rows * width;
+  for (int i = threadIdx.x; i < PREPARE_ROWS * width; i += PREPARE_THREADS) {
+    const int r = first + i / width, column = blockIdx.y * width + i % width;
+    if (r >= rows) break;
+    const int tap = r / depth, channel = r - tap * depth;
+    const int co = transposed ? channel : column, ci = transposed ? column : channel;
+    const bool exists = column < columns && tap < taps;
+    const float value = exists ? w[(co * taps + tap) * in_channels + ci] : 0.0f;
+    panel[r * width + i % width] = exists && scale ? value * scale[co] : value;
+  }
+}

@@ -1,0 +1,255 @@
+// The weight gradient of the two-dimensional convolution in float32.
+//
+// Mathematics: dw[co,ky,kx,ci] = sum_{n,oy,ox} dy[n,oy,ox,co] x[n, oy*s-p+ky, ox*s-p+kx, ci], zeros outside x; a product of two matrices
+//   whose inner index is the pixel (n,oy,ox). x [N,H,W,Cin], dy [N,OH,OW,Cout], dw [Cout,kh,kw,Cin].
+// Threads: a block owns TILE output channels x one panel of (tap, ci), over the images of one split. When Cin is a multiple of 16 a panel
+//   lies in one tap, and only pixels that the tap finds inside x are visited; other channel counts take the flat way: columns are
+//   (tap, ci) as one index, gathered with zeros. The pixels are listed in shared memory, LIST at a time. CUDA copies STAGE of them to shared
+//   memory while the previous ones are multiplied; the host multiplies from where they are, one piece of the tile after the other.
+// Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; as many splits as the workspace holds.
+// Outputs: `=`, or `+=` with accumulate = 1.
+// Accumulation: float32, in the order of pixels within a split, then over the splits in order. Deterministic.
+#include "lib/gemm_tile.cuh"
+
+CONFIG(WEIGHT_THREADS, 64, 1)
+CONFIG(TILE, 64, 64)          // output channels of a block
+CONFIG(LIST, 256, 512)        // pixels listed at a time
+CONFIG(FLAT_LIST, 256, 128)   // the same for the flat way, where the host gathers them all
+CONFIG(WEIGHT_STAGE, 16, 512) // pixels staged at a time
+CONFIG(WANTED_BLOCKS, 264, 32) // the images are split until there are about so many blocks
+
+// Columns of a panel, and whether panels lie in one tap.
+INLINE int weight_panel(int channels, int taps) {
+  if (channels % 16 == 0) return channels % 64 == 0 ? 64 : channels % 32 == 0 ? 32 : 16;
+  return panel_width(channels * taps);
+}
+
+// The first output position that a tap finds inside the source, and behind the last one, along one axis.
+INLINE int tap_begin(int tap, int stride, int pad) { return tap >= pad ? 0 : ceil_div(pad - tap, stride); }
+INLINE int tap_end(int tap, int stride, int pad, int size, int out_size) {
+  const int last = size - 1 + pad - tap;
+  return last < 0 ? 0 : min(out_size, last / stride + 1);
+}
+
+struct WeightGeometry {
+  int height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad;
+};
+
+// What a block works on: output channels from `co`, columns from `column`, `pixels` pixels that start with image `image`.
+struct Work {
+  WeightGeometry g;
+  bool flat;
+  int co, column, columns, tap, image, y0, x0, rows, row_pixels, pixels;
+
+  INLINE Work(const WeightGeometry& g, int width, int first_image, int last_image) : g(g), flat(g.channels % 16 != 0), image(first_image) {
+    const int tiles = ceil_div(g.out_channels, TILE);
+    co = blockIdx.x % tiles * TILE;
+    column = blockIdx.x / tiles * width;
+    columns = g.kernel_h * g.kernel_w * g.channels;
+    tap = column / g.channels;
+    const int ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w;
+    y0 = flat ? 0 : tap_begin(ky, g.stride, g.pad);
+    x0 = flat ? 0 : tap_begin(kx, g.stride, g.pad);
+    rows = max(0, (flat ? g.out_height : tap_end(ky, g.stride, g.pad, g.height, g.out_height)) - y0);
+    row_pixels = max(0, (flat ? g.out_width : tap_end(kx, g.stride, g.pad, g.width, g.out_width)) - x0);
+    pixels = (last_image - first_image) * rows * row_pixels;
+  }
+  // Source offset of a column's tap and channel relative to the pixel of tap (pad, pad), channel 0.
+  INLINE void locate(int at, int& ky, int& kx, int& channel) const {
+    const int its_tap = at / g.channels;
+    channel = at - its_tap * g.channels;
+    ky = its_tap / g.kernel_w - g.pad;
+    kx = its_tap % g.kernel_w - g.pad;
+  }
+};
+
+// The listed pixels, in shared memory: where they are in dy and in x, and for the flat way their position in x without the tap.
+struct Pixels {
+  int *grad, *source, *y, *x;
+};
+
+INLINE void list_pixels(const Work& work, const Pixels& list, int first, int count) {
+  const WeightGeometry& g = work.g;
+  int ky, kx, channel;
+  work.locate(work.flat ? 0 : work.column, ky, kx, channel);
+  if (work.flat) ky = 0, kx = 0;
+  const Divider by_image(max(1, work.rows * work.row_pixels)), by_row(max(1, work.row_pixels));
+  for (int i = threadIdx.x; i < count; i += WEIGHT_THREADS) {
+    const int image = by_image.quotient(first + i), rest = first + i - image * by_image.divisor;
+    const int row = by_row.quotient(rest), y = row + work.y0, x = rest - row * by_row.divisor + work.x0;
+    const int sy = y * g.stride + ky, sx = x * g.stride + kx;
+    list.grad[i] = (((work.image + image) * g.out_height + y) * g.out_width + x) * g.out_channels + work.co;
+    list.source[i] = (((work.image + image) * g.height + sy) * g.width + sx) * g.channels + channel;
+    list.y[i] = sy, list.x[i] = sx;
+  }
+}
+
+// Copies columns of the flat way for the pixels [first, first + count) of the list to `to`; zeros where the tap leaves x, behind the last
+// column, and behind `listed`.
+template <int width>
+INLINE void gather_columns(const Work& work, const Pixels& list, const float* x, float* to, int first, int count, int listed) {
+  constexpr int SHARERS = WEIGHT_THREADS == 1 ? 1 : width;
+  for (int c = threadIdx.x % SHARERS; c < width; c += SHARERS) {
+    int ky, kx, channel;
+    work.locate(work.column + c, ky, kx, channel);
+    const bool exists = work.column + c < work.columns;
+    const int delta = (ky * work.g.width + kx) * work.g.channels + channel;
+    for (int i = threadIdx.x / SHARERS; i < count; i += WEIGHT_THREADS / SHARERS) {
+      const bool valid = exists && first + i < listed && static_cast<unsigned>(list.y[first + i] + ky) < static_cast<unsigned>(work.g.height) &&
+                         static_cast<unsigned>(list.x[first + i] + kx) < static_cast<unsigned>(work.g.width);
+      to[i * width + c] = valid ? x[list.source[first + i] + delta] : 0.0f;
+    }
+  }
+}
+
+#ifndef SADDLE_HOST
+// CUDA: WEIGHT_STAGE pixels of the list from `first`: TILE channels of dy and `width` columns.
+template <int width>
+INLINE void fetch_pixels(const Work& work, const Pixels& list, const float* x, const float* grad_out, float* grads, float* sources, int first,
+                         int listed) {
+  const bool whole = work.g.out_channels % COPY == 0;
+  for (int i = threadIdx.x * COPY; i < WEIGHT_STAGE * TILE; i += WEIGHT_THREADS * COPY) {
+    const int pixel = first + i / TILE, left = work.g.out_channels - work.co - i % TILE;
+    const float* const from = grad_out + (pixel < listed ? list.grad[pixel] + i % TILE : 0);
+    if (whole) {
+      copy_async(grads + i, left > 0 ? from : grad_out, pixel < listed && left > 0);
+    } else {
+      UNROLL for (int j = 0; j < COPY; j++) grads[i + j] = pixel < listed && j < left ? from[j] : 0.0f;
+    }
+  }
+  if (work.flat) return gather_columns<width>(work, list, x, sources, first, WEIGHT_STAGE, listed);
+  for (int i = threadIdx.x * COPY; i < WEIGHT_STAGE * width; i += WEIGHT_THREADS * COPY) {
+    const int pixel = first + i / width;
+    copy_async(sources + i, x + (pixel < listed ? list.source[pixel] + i % width : 0), pixel < listed);
+  }
+}
+#endif
+
+#ifdef SADDLE_HOST
+// Host: adds all listed pixels to one piece of the tile. `column` counts from the first of the panel, `row` from the first of the block;
+// row_at keeps reads within the last rows.
+template <int width, class T, class RowAt>
+INLINE void multiply_listed(T& tile, const Work& work, const Pixels& list, const float* x, const float* grad_out, const float* gathered, int row,
+                            int column, int listed, RowAt row_at) {
+  for (int i = 0; i < listed; i++) {
+    const float* const a = grad_out + list.grad[i] + row;
+    const float* const from = (work.flat ? gathered + i * width : x + list.source[i]) + column;
+    Vec b[T::VECS];
+    UNROLL for (int v = 0; v < T::VECS; v++) b[v] = vec_load(from + v * VEC);
+    tile.add([&](int r) { return a[row_at(r)]; }, b);
+  }
+}
+#else
+// CUDA: adds a stage; a points at this thread's first row.
+template <int width, class T>
+INLINE void multiply_staged(T& tile, const float* a, const float* b) {
+  struct __align__(T::ROWS >= 4 ? 16 : 4 * T::ROWS) Factors {
+    float row[T::ROWS];
+  };
+  UNROLL for (int i = 0; i < WEIGHT_STAGE; i++) {
+    const Factors factors = *reinterpret_cast<const Factors*>(a + i * TILE);
+    const Vec from[1] = {vec_load(b + i * width + T::column_of(0))};
+    tile.add([&](int r) { return factors.row[r]; }, from);
+  }
+}
+#endif
+
+template <int width>
+INLINE void weight_tile(const Work& work, const float* x, const float* grad_out, float* out, int accumulate) {
+  typedef Tile<width, WEIGHT_THREADS, TILE> T;
+  constexpr bool ALONE = T::BLOCK_ROWS >= TILE && T::COLUMNS >= width;  // the whole tile is in registers all the time
+  constexpr int TILE_ROWS = (TILE + T::BLOCK_ROWS - 1) / T::BLOCK_ROWS * T::BLOCK_ROWS;
+  SHARED(int, list_data, 4 * LIST);
+  const Pixels list = {list_data, list_data + LIST, list_data + 2 * LIST, list_data + 3 * LIST};
+#ifdef SADDLE_HOST
+  SHARED(float, sources, FLAT_LIST * width);
+  SHARED(float, sums, TILE_ROWS * width);
+#else
+  SHARED(float, sources, 2 * WEIGHT_STAGE * width);
+  SHARED(float, grads, 2 * WEIGHT_STAGE * TILE);
+  float* const sums = nullptr;
+#endif
+  const int list_size = work.flat ? FLAT_LIST : LIST, rows = min(TILE, work.g.out_channels - work.co);
+  const int thread_row = threadIdx.x / T::COLUMN_THREADS * T::ROWS;
+  const bool whole = work.columns % VEC == 0;
+  T tile;
+  tile.clear();
+  for (int base = 0; base == 0 || base < work.pixels; base += list_size) {
+    const int listed = min(list_size, work.pixels - base), stages = max(1, ceil_div(listed, WEIGHT_STAGE));
+    __syncthreads();
+    list_pixels(work, list, base, listed);
+    __syncthreads();
+#ifdef SADDLE_HOST
+    if (work.flat) gather_columns<width>(work, list, x, sources, 0, listed, listed);
+#else
+    fetch_pixels<width>(work, list, x, grad_out, grads, sources, 0, listed);
+#endif
+    for (int stage = 0; stage < stages; stage++) {
+#ifndef SADDLE_HOST
+      const float *const a = grads + stage % 2 * WEIGHT_STAGE * TILE, *const b = sources + stage % 2 * WEIGHT_STAGE * width;
+      copies_wait();
+      __syncthreads();
+      if (stage + 1 < stages) {
+        const int other = (stage + 1) % 2;
+        fetch_pixels<width>(work, list, x, grad_out, grads + other * WEIGHT_STAGE * TILE, sources + other * WEIGHT_STAGE * width,
+                            (stage + 1) * WEIGHT_STAGE, listed);
+      }
+#endif
+      const bool last = base + list_size >= work.pixels && stage + 1 == stages;
+      for (int row = 0; row < rows; row += T::BLOCK_ROWS) {
+        for (int column = 0; column < width; column += T::COLUMNS) {
+#ifdef SADDLE_HOST
+          const auto sum_at = [=](int r, int v) { return sums + (row + r) * width + column + T::column_of(v); };
+          if (base == 0) {
+            tile.clear();
+          } else {
+            tile.each([&](Vec& sum, int r, int v) { sum = vec_load(sum_at(r, v)); });
+          }
+          const int rows_left = rows - row;
+          if (rows_left >= T::ROWS) {
+            multiply_listed<width>(tile, work, list, x, grad_out, sources, row, column, listed, [](int r) { return r; });
+          } else {
+            multiply_listed<width>(tile, work, list, x, grad_out, sources, row, column, listed, [=](int r) { return r < rows_left ? r : 0; });
+          }
+          if (!last) tile.each([&](Vec& sum, int r, int v) { vec_store(sum_at(r, v), sum); });
+#else
+          multiply_staged<width>(tile, a + thread_row, b);
+#endif
+          if (last) {
+            tile.each([&](Vec& sum, int r, int v) {
+              const int co = work.co + row + thread_row + r, at = work.column + column + T::column_of(v), count = work.columns - at;
+              if (co >= work.g.out_channels || count <= 0) return;
+              float* const to = out + static_cast<size_t>(co) * work.columns + at;
+              store_columns(to, accumulate ? load_columns(to, count, whole) + sum : sum, count, whole);
+            });
+          }
+        }
+      }
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WEIGHT_THREADS)
+// One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out [splits,Cout,kh,kw,Cin].
+conv2d_weight_grad(const float* x, const float* grad_out, float* out, int accumulate, int images, int height, int width, int channels,
+                   int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+  const WeightGeometry g = {height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad};
+  const int split = blockIdx.y, splits = gridDim.y, panel = weight_panel(channels, kernel_h * kernel_w);
+  const Work work(g, panel, split * images / splits, (split + 1) * images / splits);
+  out += static_cast<size_t>(split) * out_channels * work.columns;
+  switch (panel) {
+    case 64: return weight_tile<64>(work, x, grad_out, out, accumulate);
+    case 32: return weight_tile<32>(work, x, grad_out, out, accumulate);
+    default: return weight_tile<16>(work, x, grad_out, out, accumulate);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+// out[i] (+)= sum over s of parts[s, i], i < n.
+conv2d_weight_reduce(const float* parts, float* out, int splits, int n, int accumulate) {
+  each_vec(n, [=](int i, int count) {
+    Vec sum = vec_splat(0.0f);
+    for (int s = 0; s < splits; s++) sum = sum + load_columns(parts + static_cast<size_t>(s) * n + i, count, n % VEC == 0);
+    vec_put(out + i, sum, count, accumulate);
+  });
+}

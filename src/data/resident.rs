@@ -1,0 +1,65 @@
+//! A data set in the memory of a device, as bytes, and batches made from it by one kernel.
+
+use super::{Dataset, ImageShape};
+use crate::device::{Buffer, Device};
+use crate::error::Result;
+use crate::ops::augment::{Augmentation, augment, gather_labels};
+use crate::rng::Stream;
+use crate::tensor::Tensor;
+
+/// Images and labels on a device.
+pub struct Resident {
+    images: Buffer<u8>,
+    labels: Buffer<i32>,
+    /// Per channel, what a byte is multiplied by: pixels are in [0,1].
+    scale: Tensor,
+    /// Per channel, what is added then: nothing.
+    shift: Tensor,
+    pub shape: ImageShape,
+    pub len: usize,
+}
+
+impl Resident {
+    /// Copies a data set to the device.
+    pub fn new(device: &Device, data: &Dataset) -> Result<Resident> {
+        let channels = data.shape.channels;
+        Ok(Resident {
+            images: Buffer::from_slice(device, &data.images)?,
+            labels: Buffer::from_slice(device, &data.labels)?,
+            scale: Tensor::from_slice(device, &[channels], &vec![data.byte_scale; channels])?,
+            shift: Tensor::zeros(device, &[channels])?,
+            shape: data.shape,
+            len: data.len(),
+        })
+    }
+
+    pub fn device(&self) -> &Device {
+        self.images.device()
+    }
+
+    /// The images [B,H,W,C] in [0,1] and labels [B] of these indices, with random changes if `augmentation` says so.
+    pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
+        let shape = [self.shape.height, self.shape.width, self.shape.channels];
+        let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;
+        Ok((x, gather_labels(&self.labels, indices)?))
+    }
+}
+
+/// The index buffers of all batches of a pass in order; the last may be smaller.
+pub fn in_order(device: &Device, len: usize, batch: usize) -> Result<Vec<Buffer<i32>>> {
+    batches(device, (0..len as i32).collect(), batch)
+}
+
+/// The index buffers of all batches of a training epoch, in an order that follows from seed and epoch.
+pub fn shuffled(device: &Device, len: usize, batch: usize, seed: u64, epoch: usize) -> Result<Vec<Buffer<i32>>> {
+    let mut order: Vec<i32> = (0..len as i32).collect();
+    let mut stream = Stream::new(seed, &format!("order of epoch {epoch}"));
+    for i in (1..order.len()).rev() {
+        order.swap(i, stream.below(i + 1));
+    }
+    batches(device, order, batch)
+}
+
+fn batches(device: &Device, order: Vec<i32>, batch: usize) -> Result<Vec<Buffer<i32>>> {
+    order.chunks(batch.max(1)).map(|indices| Buffer::from_slice(device, indices)).collect()
+}

@@ -1,0 +1,51 @@
+//! Accuracy on clean and on attacked images.
+
+use crate::attack::{Draws, Pgd};
+use crate::data::resident::{Resident, in_order};
+use crate::error::Result;
+use crate::nn::{BnMode, Net};
+use crate::ops::augment::Augmentation;
+use crate::ops::cross_entropy::{Reduction, cross_entropy};
+use crate::ops::margin::correct;
+use crate::rng::{Key, Purpose};
+use crate::tape::Tape;
+
+/// What an evaluation measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accuracy {
+    /// Images classified correctly, in percent.
+    pub percent: f64,
+    /// Mean cross entropy.
+    pub loss: f64,
+}
+
+/// Accuracy in eval mode, on clean images or on those that `attack` makes of them. Random starts depend on the seed and on each image's
+/// index alone, so the batch size changes nothing. `progress` gets the number of images done.
+pub fn accuracy(
+    net: &mut Net,
+    data: &Resident,
+    attack: Option<&Pgd>,
+    batch: usize,
+    seed: u64,
+    mut progress: impl FnMut(usize),
+) -> Result<Accuracy> {
+    let device = data.device().clone();
+    let (mut hits, mut loss, mut done) = (0, 0.0, 0);
+    for indices in in_order(&device, data.len, batch)? {
+        let (mut x, y) = data.batch(&indices, &Augmentation::none())?;
+        if let Some(attack) = attack {
+            let draws = Draws { key: Key::new(seed, Purpose::EvalStart, 0, 0), images: &indices };
+            x = attack.cross_entropy(net, &x, &y, draws)?;
+        }
+        let tape = Tape::new(&device);
+        let x = tape.constant(x);
+        let z = net.forward(&tape, x, BnMode::Eval, None)?;
+        let sum = cross_entropy(&tape, z, &y, Reduction::Sum)?;
+        hits += correct(&device, &tape.value(z), &y)?.to_vec()?.iter().filter(|hit| **hit != 0).count();
+        loss += tape.value(sum).item()? as f64;
+        done += indices.len();
+        progress(done);
+    }
+    let images = data.len.max(1) as f64;
+    Ok(Accuracy { percent: 100.0 * hits as f64 / images, loss: loss / images })
+}

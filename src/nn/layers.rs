@@ -1,0 +1,173 @@
+//! The layers that networks are made of.
+
+use super::params::{Leaves, ParamId, Params, Role};
+use super::init::Init;
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::batch_norm::{self, BnMode};
+use crate::ops::conv2d::{self, Filter};
+use crate::ops::conv2d_folded::{Folded, conv2d_folded};
+use crate::ops::linear::linear;
+use crate::ops::relu::relu;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+use std::rc::Rc;
+
+/// One forward pass: where it is recorded, how batch norms behave, and whether weights are differentiated.
+pub struct Pass<'a> {
+    pub tape: &'a Tape,
+    pub params: &'a mut Params,
+    pub bn: BnMode,
+    /// `None`: weights are frozen, as inside an attack and in evaluation.
+    pub leaves: Option<&'a Leaves>,
+}
+
+impl Pass<'_> {
+    /// Whether batch norms can be folded into the convolutions before them.
+    fn folds(&self) -> bool {
+        self.bn == BnMode::Eval && self.leaves.is_none()
+    }
+
+    fn var(&self, id: ParamId) -> Var {
+        match self.leaves.and_then(|l| l.get(id)) {
+            Some(leaf) => leaf,
+            None => self.tape.constant(self.params.value(id)),
+        }
+    }
+}
+
+/// Adds layers and their parameters under dotted names.
+pub struct Builder<'a> {
+    pub device: &'a Device,
+    pub params: &'a mut Params,
+    pub seed: u64,
+}
+
+impl Builder<'_> {
+    pub fn conv(&mut self, name: &str, cin: usize, cout: usize, kernel: usize, stride: usize) -> Result<Conv> {
+        let init = Init::fan_in(cin * kernel * kernel, self.seed);
+        let weight = self.params.add(self.device, format!("{name}.weight"), Role::Filter, &[cout, kernel, kernel, cin], init)?;
+        Ok(Conv { weight, stride, pad: kernel / 2, prepared: Cache::default(), folded: Cache::default() })
+    }
+
+    pub fn batch_norm(&mut self, name: &str, channels: usize) -> Result<BatchNorm> {
+        let mut add = |suffix: &str, role, value| {
+            self.params.add(self.device, format!("{name}.{suffix}"), role, &[channels], Init::Constant(value))
+        };
+        Ok(BatchNorm {
+            weight: add("weight", Role::Weight, 1.0)?,
+            bias: add("bias", Role::Weight, 0.0)?,
+            mean: add("running_mean", Role::Buffer, 0.0)?,
+            var: add("running_var", Role::Buffer, 1.0)?,
+        })
+    }
+
+    pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+        let init = Init::fan_in(inputs, self.seed);
+        let weight = self.params.add(self.device, format!("{name}.weight"), Role::Weight, &[outputs, inputs], init)?;
+        let bias = self.params.add(self.device, format!("{name}.bias"), Role::Weight, &[outputs], init)?;
+        Ok(Linear { weight, bias })
+    }
+}
+
+/// Something derived from parameters, remade when they have changed.
+struct Cache<T>(Option<(u64, T)>);
+
+impl<T> Default for Cache<T> {
+    fn default() -> Cache<T> {
+        Cache(None)
+    }
+}
+
+impl<T: Clone> Cache<T> {
+    fn get(&mut self, version: u64, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &self.0 {
+            Some((made, value)) if *made == version => Ok(value.clone()),
+            _ => {
+                let value = make()?;
+                self.0 = Some((version, value.clone()));
+                Ok(value)
+            }
+        }
+    }
+}
+
+/// A convolution without bias; padding kernel / 2.
+pub struct Conv {
+    weight: ParamId,
+    stride: usize,
+    pad: usize,
+    prepared: Cache<Rc<Filter>>,
+    folded: Cache<Rc<Folded>>,
+}
+
+impl Conv {
+    pub fn forward(&mut self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let value = pass.params.value(self.weight);
+        let filter = self.prepared.get(pass.params.weights_version(), || Ok(Rc::new(Filter::new(value))))?;
+        let weight = pass.var(self.weight);
+        conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad)
+    }
+
+    /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
+    pub fn bn(&mut self, pass: &mut Pass, bn: &BatchNorm, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
+        if pass.folds() {
+            let value = pass.params.value(self.weight);
+            let folded = self.folded.get(pass.params.version(), || {
+                let (scale, shift) = bn.fold(pass.params)?;
+                Ok(Rc::new(Folded { filter: Filter::scaled(value, scale)?, shift }))
+            })?;
+            return conv2d_folded(pass.tape, x, &folded, residual, activate, self.stride, self.pad);
+        }
+        let convolved = self.forward(pass, x)?;
+        let mut out = bn.forward(pass, convolved)?;
+        if let Some(residual) = residual {
+            out = crate::ops::add::add(pass.tape, out, residual)?;
+        }
+        if activate { relu(pass.tape, out) } else { Ok(out) }
+    }
+}
+
+/// A batch norm over the channels of [N,H,W,C], eps 1e-5, momentum 0.1.
+pub struct BatchNorm {
+    weight: ParamId,
+    bias: ParamId,
+    mean: ParamId,
+    var: ParamId,
+}
+
+impl BatchNorm {
+    pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let (weight, bias) = (pass.var(self.weight), pass.var(self.bias));
+        if pass.bn == BnMode::Train
+            && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
+        {
+            return batch_norm::batch_norm(pass.tape, x, weight, bias, mean, var, pass.bn);
+        }
+        let (mut mean, mut var) = (pass.params.value(self.mean), pass.params.value(self.var));
+        batch_norm::batch_norm(pass.tape, x, weight, bias, &mut mean, &mut var, pass.bn)
+    }
+
+    /// relu(bn(x)).
+    pub fn relu(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let normed = self.forward(pass, x)?;
+        relu(pass.tape, normed)
+    }
+
+    /// Scale and shift per channel of this batch norm with its running statistics.
+    fn fold(&self, params: &Params) -> Result<(Tensor, Tensor)> {
+        batch_norm::fold(&params.value(self.weight), &params.value(self.bias), &params.value(self.mean), &params.value(self.var))
+    }
+}
+
+/// x W^T + b.
+pub struct Linear {
+    weight: ParamId,
+    bias: ParamId,
+}
+
+impl Linear {
+    pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        linear(pass.tape, x, pass.var(self.weight), Some(pass.var(self.bias)))
+    }
+}

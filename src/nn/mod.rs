@@ -1,0 +1,16 @@
+//! Networks: parameters by PyTorch name, layers, and the architectures that adversarial training papers use.
+//!
+//! The batch-norm mode is an argument of every forward pass, never a state of the network. In [`BnMode::Eval`] with frozen weights (inside an
+//! attack, and in evaluation) batch norms are folded into the convolutions before them.
+
+mod arch;
+mod blocks;
+mod init;
+mod layers;
+mod net;
+mod params;
+
+pub use crate::ops::batch_norm::BnMode;
+pub use arch::{Arch, Family, Spec, Stage, architectures};
+pub use net::{Net, Shape};
+pub use params::{Leaves, Param, ParamId, Params, Role};

@@ -1,0 +1,178 @@
+//! A whole network: normalisation, stem, stages, pooling, classifier.
+
+use super::arch::{Family, Spec};
+use super::blocks::Block;
+use super::layers::{BatchNorm, Builder, Conv, Linear, Pass};
+use super::params::{Leaves, Params, Role};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::ops::batch_norm::BnMode;
+use crate::ops::global_avg_pool::global_avg_pool;
+use crate::ops::normalize::Normalize;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// A network with its parameters.
+pub struct Net {
+    pub params: Params,
+    spec: Spec,
+    normalize: Option<Normalize>,
+    conv1: Conv,
+    /// Post-activation families: the batch norm behind conv1.
+    bn1: Option<BatchNorm>,
+    blocks: Vec<Block>,
+    /// Pre-activation families: the batch norm before pooling.
+    last: Option<BatchNorm>,
+    classifier: Linear,
+    channels: usize,
+    classes: usize,
+}
+
+/// What a network is built for.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Channels of an image.
+    pub channels: usize,
+    /// Height of an image: 64 and more take a stem of stride 2.
+    pub height: usize,
+    pub classes: usize,
+    /// Per channel, subtracted and divided by before anything else; empty: no normalisation.
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+}
+
+impl Net {
+    /// A network with PyTorch's default initialisation.
+    ///
+    /// Errors: mean and std that do not fit the channels; out of memory.
+    pub fn new(device: &Device, spec: &Spec, shape: &Shape, seed: u64) -> Result<Net> {
+        let normalize = match (shape.mean.as_slice(), shape.std.as_slice()) {
+            ([], []) => None,
+            (mean, std) => Some(Normalize::new(device, mean, std, shape.channels)?),
+        };
+        let mut params = Params::new();
+        let builder = &mut Builder { device, params: &mut params, seed };
+        let stem_stride = if shape.height >= 64 { 2 } else { 1 };
+        let conv1 = builder.conv("conv1", shape.channels, spec.stem, 3, stem_stride)?;
+        let post_activation = matches!(spec.family, Family::Basic | Family::Bottleneck);
+        let bn1 = if post_activation { Some(builder.batch_norm("bn1", spec.stem)?) } else { None };
+        let (mut blocks, mut cin) = (Vec::new(), spec.stem);
+        for (s, stage) in spec.stages.iter().enumerate() {
+            for b in 0..stage.blocks {
+                let prefix = match spec.family {
+                    Family::Wide => format!("block{}.layer.{b}", s + 1),
+                    _ => format!("layer{}.{b}", s + 1),
+                };
+                let stride = if b == 0 { stage.stride } else { 1 };
+                let (block, cout) = Block::new(builder, spec.family, &prefix, cin, stage.channels, stride)?;
+                blocks.push(block);
+                cin = cout;
+            }
+        }
+        let (last_name, classifier_name) = if spec.family == Family::Wide { ("bn1", "fc") } else { ("bn", "linear") };
+        let last = if post_activation { None } else { Some(builder.batch_norm(last_name, cin)?) };
+        let classifier = builder.linear(classifier_name, cin, shape.classes)?;
+        Ok(Net { params, spec: spec.clone(), normalize, conv1, bn1, blocks, last, classifier, channels: shape.channels, classes: shape.classes })
+    }
+
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Puts the trained parameters on a tape, for passes whose weights are differentiated.
+    pub fn leaves(&self, tape: &Tape) -> Leaves {
+        self.params.leaves(tape)
+    }
+
+    /// Logits [N, classes] of images [N,H,W,C]. With `leaves`, weights are differentiated; without, they are frozen.
+    pub fn forward(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
+        let features = self.features(tape, x, bn, leaves)?;
+        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves };
+        self.classifier.forward(pass, features)
+    }
+
+    /// The penultimate features [N, width]: what the classifier reads.
+    pub fn features(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
+        let shape = tape.value(x).nhwc("network input")?;
+        if shape[3] != self.channels {
+            let expected = format!("[N,H,W,{}] images", self.channels);
+            return Err(Error::Shape { op: "network input", expected, got: shape.to_vec() });
+        }
+        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves };
+        let mut hidden = match &self.normalize {
+            Some(normalize) => normalize.forward(tape, x)?,
+            None => x,
+        };
+        hidden = match &self.bn1 {
+            Some(bn1) => self.conv1.bn(pass, bn1, hidden, None, true)?,
+            None => self.conv1.forward(pass, hidden)?,
+        };
+        for block in &mut self.blocks {
+            hidden = block.forward(pass, hidden)?;
+        }
+        if let Some(last) = &self.last {
+            hidden = last.relu(pass, hidden)?;
+        }
+        global_avg_pool(tape, hidden)
+    }
+
+    /// Names, file shapes and values (PyTorch's layout) of all parameters and buffers.
+    pub fn export(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+        let file = |p: &super::Param| {
+            let values = p.value.to_vec()?;
+            Ok(match p.role {
+                Role::Filter => (p.name.clone(), file_shape(&p.value), permute(&values, p.value.shape(), [0, 3, 1, 2])),
+                _ => (p.name.clone(), p.value.shape().to_vec(), values),
+            })
+        };
+        self.params.iter().map(file).collect()
+    }
+
+    /// Names and file shapes, as [`Net::import`] wants them.
+    pub fn expected(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |p: &super::Param| if p.role == Role::Filter { file_shape(&p.value) } else { p.value.shape().to_vec() };
+        self.params.iter().map(|p| (p.name.clone(), shape(p))).collect()
+    }
+
+    /// Overwrites every parameter and buffer; `find` gives the values of a name in PyTorch's layout. Check names and shapes first.
+    pub fn import(&mut self, device: &Device, find: impl Fn(&str) -> Option<Vec<f32>>) -> Result<()> {
+        for param in self.params.iter_mut() {
+            let shape = param.value.shape().to_vec();
+            let Some(mut values) = find(&param.name) else { continue };
+            if param.role == Role::Filter {
+                let [o, h, w, i] = [shape[0], shape[1], shape[2], shape[3]];
+                values = permute(&values, &[o, i, h, w], [0, 2, 3, 1]);
+            }
+            param.value = Tensor::from_slice(device, &shape, &values)?;
+        }
+        Ok(())
+    }
+}
+
+/// OIHW of a filter [O,H,W,I].
+fn file_shape(filter: &Tensor) -> Vec<usize> {
+    let shape = filter.shape();
+    vec![shape[0], shape[3], shape[1], shape[2]]
+}
+
+/// Reorders the axes of a four-dimensional array: axis i of the result is axis `order[i]` of `values`.
+fn permute(values: &[f32], shape: &[usize], order: [usize; 4]) -> Vec<f32> {
+    let mut strides = [1; 4];
+    for axis in (0..3).rev() {
+        strides[axis] = strides[axis + 1] * shape[axis + 1];
+    }
+    let [a, b, c, d] = order.map(|axis| (shape[axis], strides[axis]));
+    let mut out = Vec::with_capacity(values.len());
+    for i in 0..a.0 {
+        for j in 0..b.0 {
+            for k in 0..c.0 {
+                out.extend((0..d.0).map(|l| values[i * a.1 + j * b.1 + k * c.1 + l * d.1]));
+            }
+        }
+    }
+    out
+}

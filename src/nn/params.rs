@@ -1,0 +1,109 @@
+//! The parameters and buffers of a network, in PyTorch's order and under PyTorch's names.
+
+use super::init::Init;
+use crate::device::Device;
+use crate::error::Result;
+use crate::tape::{Gradients, Tape, Var};
+use crate::tensor::Tensor;
+
+/// What a stored tensor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A convolution's filter: [Cout,kh,kw,Cin] on the device, [Cout,Cin,kh,kw] in files.
+    Filter,
+    /// Another trained parameter: a linear layer's [out,in] weight, a bias, a batch norm's weight.
+    Weight,
+    /// A running statistic: saved, not trained.
+    Buffer,
+}
+
+/// A named tensor.
+pub struct Param {
+    pub name: String,
+    pub role: Role,
+    pub value: Tensor,
+    /// SGD's momentum, once there is one.
+    pub momentum: Option<Tensor>,
+}
+
+/// The place of a parameter in its [`Params`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamId(usize);
+
+/// All parameters and buffers of a network.
+pub struct Params {
+    list: Vec<Param>,
+    weight_changes: u64,
+    buffer_changes: u64,
+}
+
+impl Params {
+    pub(super) fn new() -> Params {
+        Params { list: Vec::new(), weight_changes: 0, buffer_changes: 0 }
+    }
+
+    /// Adds a tensor with its initial value; `shape` is the device's.
+    pub(super) fn add(&mut self, device: &Device, name: String, role: Role, shape: &[usize], init: Init) -> Result<ParamId> {
+        let values = init.values(&name, shape.iter().product());
+        self.list.push(Param { name, role, value: Tensor::from_slice(device, shape, &values)?, momentum: None });
+        Ok(ParamId(self.list.len() - 1))
+    }
+
+    /// The value (shared).
+    pub fn value(&self, id: ParamId) -> Tensor {
+        self.list[id.0].value.clone()
+    }
+
+    /// Two buffers to update in place (the running statistics of one batch norm).
+    pub(super) fn pair_mut(&mut self, first: ParamId, second: ParamId) -> Option<(&mut Tensor, &mut Tensor)> {
+        self.buffer_changes += 1;
+        let (head, tail) = self.list.split_at_mut(second.0);
+        Some((&mut head.get_mut(first.0)?.value, &mut tail.first_mut()?.value))
+    }
+
+    /// Everything, in PyTorch's order.
+    pub fn iter(&self) -> impl Iterator<Item = &Param> {
+        self.list.iter()
+    }
+
+    /// Everything, to be changed; counts as a change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+        self.weight_changes += 1;
+        self.list.iter_mut()
+    }
+
+    /// Changes with every change of a trained parameter: what was derived from weights alone (filter copies) is stale then.
+    pub fn weights_version(&self) -> u64 {
+        self.weight_changes
+    }
+
+    /// Changes with every change of any value, running statistics included: folded batch norms are stale then.
+    pub fn version(&self) -> u64 {
+        self.weight_changes + self.buffer_changes
+    }
+
+    /// Number of trained numbers.
+    pub fn count(&self) -> usize {
+        self.list.iter().filter(|p| p.role != Role::Buffer).map(|p| p.value.len()).sum()
+    }
+
+    /// Puts all trained parameters on a tape as leaves.
+    pub fn leaves(&self, tape: &Tape) -> Leaves {
+        Leaves(self.list.iter().map(|p| (p.role != Role::Buffer).then(|| tape.leaf(p.value.clone()))).collect())
+    }
+}
+
+/// The parameters of a network on one tape. All passes on that tape share them, so that their gradients add up.
+pub struct Leaves(Vec<Option<Var>>);
+
+impl Leaves {
+    /// The leaf of a trained parameter; `None` for a buffer.
+    pub fn get(&self, id: ParamId) -> Option<Var> {
+        self.0.get(id.0).copied().flatten()
+    }
+
+    /// The gradients by parameter, in the order of [`Params::iter`]; `None` for buffers and for parameters that the loss does not use.
+    pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor>> {
+        self.0.iter().map(|leaf| leaf.and_then(|leaf| gradients.take(leaf))).collect()
+    }
+}

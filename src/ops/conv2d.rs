@@ -1,0 +1,377 @@
+//! Two-dimensional convolution of x [N,H,W,Cin] with w [Cout,kh,kw,Cin] (float32): the operation on a tape, and the four pieces it is made
+//! of, for callers that fuse (attacks, inference): [`Filter`], [`forward`], [`input_grad`], [`weight_grad`].
+
+use super::prelude::*;
+use kernels::{conv2d as kernel, conv2d_weight as weight_kernel};
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+/// The sizes of one convolution. Every tensor must have fewer than 2^31 elements; strides above 2 work, but not with narrow inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    pub images: usize,
+    pub height: usize,
+    pub width: usize,
+    pub in_channels: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+    pub out_channels: usize,
+    pub kernel_height: usize,
+    pub kernel_width: usize,
+    pub stride: usize,
+    pub pad: usize,
+}
+
+impl Conv {
+    /// From the shapes of x and w. Errors: shapes that do not fit, a filter that is larger than the padded image, stride 0.
+    pub fn new(x: &[usize], w: &[usize], stride: usize, pad: usize) -> Result<Conv> {
+        let wrong = |expected: &str, got: &[usize]| Err(Error::Shape { op: "conv2d", expected: expected.into(), got: got.to_vec() });
+        let &[images, height, width, in_channels] = x else { return wrong("x [N,H,W,Cin]", x) };
+        let &[out_channels, kernel_height, kernel_width, channels] = w else { return wrong("w [Cout,kh,kw,Cin]", w) };
+        if channels != in_channels || w.contains(&0) {
+            return wrong(&format!("w [Cout,kh,kw,{in_channels}]"), w);
+        }
+        if stride == 0 || height + 2 * pad < kernel_height || width + 2 * pad < kernel_width {
+            return wrong(&format!("x with at least {kernel_height}x{kernel_width} pixels with pad {pad}, and a stride above 0"), x);
+        }
+        let out_height = (height + 2 * pad - kernel_height) / stride + 1;
+        let out_width = (width + 2 * pad - kernel_width) / stride + 1;
+        let conv = Conv { images, height, width, in_channels, out_height, out_width, out_channels, kernel_height, kernel_width, stride, pad };
+        int(conv.out_shape().iter().product())?;
+        int(x.iter().product())?;
+        Ok(conv)
+    }
+
+    /// [N,OH,OW,Cout].
+    pub fn out_shape(&self) -> [usize; 4] {
+        [self.images, self.out_height, self.out_width, self.out_channels]
+    }
+
+    /// [N,H,W,Cin].
+    pub fn in_shape(&self) -> [usize; 4] {
+        [self.images, self.height, self.width, self.in_channels]
+    }
+
+    /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward pass.
+    fn narrow(&self, device: &Device) -> bool {
+        self.in_channels <= kernel::NARROW_CHANNELS.on(device) && self.stride <= 2
+    }
+
+    /// The sizes as kernel arguments, in the order of every kernel.
+    fn sizes(&self) -> Result<[i32; 11]> {
+        let all = [
+            self.images, self.height, self.width, self.in_channels, self.out_height, self.out_width, self.out_channels, self.kernel_height,
+            self.kernel_width, self.stride, self.pad,
+        ];
+        let mut sizes = [0; 11];
+        for (to, from) in sizes.iter_mut().zip(all) {
+            *to = int(from)?;
+        }
+        Ok(sizes)
+    }
+}
+
+/// Columns of a panel (`panel_width` in `kernels/lib/gemm_tile.cuh`).
+fn panel_width(columns: usize) -> usize {
+    if columns > 32 { 64 } else if columns > 16 { 32 } else { 16 }
+}
+
+/// The grid of the gather-GEMM and its chunk, for an output of `pixels` (height, width) by `columns` channels with `phases` per axis.
+fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: usize, phases: usize) -> ((usize, usize), usize) {
+    let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
+    let chunk = kernel::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
+    let blocks = (images * chunk).div_ceil(kernel::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases;
+    ((blocks, columns.div_ceil(panel_width(columns))), chunk)
+}
+
+/// Weights [Cout,kh,kw,Cin] and the copies that the kernels read, which are made when first needed. Make a new one when weights change.
+pub struct Filter {
+    weight: Tensor,
+    scale: Option<Tensor>,
+    forward: OnceCell<Buffer<f32>>,
+    transposed: OnceCell<Buffer<f32>>,
+}
+
+impl Filter {
+    pub fn new(weight: Tensor) -> Filter {
+        Filter { weight, scale: None, forward: OnceCell::new(), transposed: OnceCell::new() }
+    }
+
+    /// Weights times scale[Cout], as if the output were scaled: a batch normalisation with fixed statistics.
+    pub fn scaled(weight: Tensor, scale: Tensor) -> Result<Filter> {
+        if weight.shape().first() != Some(&scale.len()) {
+            return Err(Error::Shape { op: "Filter::scaled", expected: format!("{:?} values", weight.shape().first()), got: scale.shape().to_vec() });
+        }
+        Ok(Filter { scale: Some(scale), ..Filter::new(weight) })
+    }
+
+    /// The weights without the scale.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    fn panels(&self, transposed: bool) -> Result<&Buffer<f32>> {
+        let cell = if transposed { &self.transposed } else { &self.forward };
+        if cell.get().is_none() {
+            let _ = cell.set(self.prepare(transposed)?);
+        }
+        cell.get().ok_or(Error::Device { device: "filter".into(), reason: "prepared twice".into() })
+    }
+
+    fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
+        let device = self.weight.device();
+        let [out_channels, kh, kw, in_channels] = self.weight.nhwc("conv2d weights")?;
+        let (columns, depth) = if transposed { (in_channels, out_channels) } else { (out_channels, in_channels) };
+        let width = panel_width(columns);
+        let (panels, rows) = (columns.div_ceil(width), (kh * kw * depth).next_multiple_of(4));
+        let mut buffer = Buffer::uninit(device, panels * rows * width)?;
+        let grid = (rows.div_ceil(kernel::PREPARE_ROWS.on(device)), panels);
+        let scale = self.scale.as_ref().map(|s| s.buffer());
+        let (co, taps, ci) = (int(out_channels)?, int(kh * kw)?, int(in_channels)?);
+        kernel::conv2d_prepare(device, grid, self.weight.buffer(), scale, &mut buffer, co, taps, ci, transposed as i32)?;
+        Ok(buffer)
+    }
+}
+
+/// What [`forward`] does to a convolution before it writes it.
+#[derive(Default)]
+pub struct Epilogue<'a> {
+    /// Added per output channel: [Cout].
+    pub shift: Option<&'a Tensor>,
+    /// Added: [N,OH,OW,Cout].
+    pub residual: Option<&'a Tensor>,
+    /// max(., 0) at the end.
+    pub relu: bool,
+    /// Gets a bit per output, 1 where it is positive; [`mask_bytes`] long; only with `relu` and when [`masks_fit`].
+    pub relu_mask: Option<&'a mut Buffer<u8>>,
+}
+
+/// Whether a bit mask may be read or written by a fused epilogue for so many channels.
+pub fn masks_fit(channels: usize) -> bool {
+    channels % 16 == 0
+}
+
+fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
+    match mask {
+        Some(mask) if mask.len() != mask_bytes(shape.iter().product()) || !masks_fit(shape[3]) => {
+            Err(Error::Shape { op: "conv2d mask", expected: format!("bits of {shape:?}, channels a multiple of 16"), got: vec![mask.len()] })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// conv(x, w) with an epilogue.
+pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue) -> Result<Tensor> {
+    let device = x.device();
+    expect("conv2d x", x.shape(), &conv.in_shape())?;
+    expect("conv2d w", filter.weight.shape(), &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels])?;
+    if let Some(shift) = epilogue.shift {
+        expect("conv2d shift", shift.shape(), &[conv.out_channels])?;
+    }
+    if let Some(residual) = epilogue.residual {
+        expect("conv2d residual", residual.shape(), &conv.out_shape())?;
+    }
+    check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
+    let mut out = Buffer::uninit(device, conv.out_shape().iter().product())?;
+    let (grid, chunk) = gather_grid(device, conv.images, (conv.out_height, conv.out_width), conv.out_channels, 1);
+    let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
+    kernel::conv2d_forward(
+        device, grid, x.buffer(), filter.panels(false)?, epilogue.shift.map(|t| t.buffer()), epilogue.residual.map(|t| t.buffer()), &mut out,
+        epilogue.relu_mask, epilogue.relu as i32, n, h, w, ci, oh, ow, co, kh, kw, stride, pad, int(chunk)?,
+    )?;
+    Tensor::new(out, &conv.out_shape())
+}
+
+/// The gradient of x into `into`, written or (`accumulate` = 1) added; with `input_mask`, the sum is then zeroed where the bit is 0, which is
+/// the gradient through the ReLU that made x.
+pub fn input_grad(conv: &Conv, grad: &Tensor, filter: &Filter, input_mask: Option<&Buffer<u8>>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+    let device = grad.device();
+    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
+    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
+    check_mask(input_mask, conv.in_shape())?;
+    let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
+    if conv.narrow(device) {
+        let grid = (conv.images * conv.height * conv.width).div_ceil(kernel::NARROW_PIXELS.on(device));
+        let panels = filter.panels(false)?;
+        return kernel::conv2d_input_grad_narrow(device, grid, grad.buffer(), panels, into, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad);
+    }
+    let (grid, chunk) = gather_grid(device, conv.images, (conv.height, conv.width), conv.in_channels, conv.stride);
+    let panels = filter.panels(true)?;
+    kernel::conv2d_input_grad(
+        device, grid, grad.buffer(), panels, input_mask, into, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad, int(chunk)?,
+    )
+}
+
+/// The gradient of w [Cout,kh,kw,Cin] into `into`, written or (`accumulate` = 1) added.
+pub fn weight_grad(conv: &Conv, x: &Tensor, grad: &Tensor, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+    let device = grad.device();
+    expect("conv2d x", x.shape(), &conv.in_shape())?;
+    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
+    let columns = conv.kernel_height * conv.kernel_width * conv.in_channels;
+    expect("conv2d gradient", &[into.len()], &[conv.out_channels * columns])?;
+    let width = match conv.in_channels {
+        c if c % 64 == 0 => 64,
+        c if c % 32 == 0 => 32,
+        c if c % 16 == 0 => 16,
+        _ => panel_width(columns),
+    };
+    let blocks = conv.out_channels.div_ceil(weight_kernel::TILE.on(device)) * columns.div_ceil(width);
+    let splits = weight_kernel::WANTED_BLOCKS.on(device).div_ceil(blocks).clamp(1, conv.images.max(1));
+    let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
+    if splits == 1 {
+        return weight_kernel::conv2d_weight_grad(
+            device, (blocks, 1), x.buffer(), grad.buffer(), into, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+        );
+    }
+    let mut parts = Buffer::uninit(device, splits * into.len())?;
+    weight_kernel::conv2d_weight_grad(
+        device, (blocks, splits), x.buffer(), grad.buffer(), &mut parts, 0, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+    )?;
+    let elements = into.len();
+    weight_kernel::conv2d_weight_reduce(device, elementwise(device, elements), &parts, into, int(splits)?, int(elements)?, accumulate)
+}
+
+fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Shape { op, expected: format!("{expected:?}"), got: got.to_vec() }) }
+}
+
+/// The convolution of x [N,H,W,Cin] with w [Cout,kh,kw,Cin], zero padding `pad` on every side: [N,OH,OW,Cout].
+pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<Var> {
+    let filter = Rc::new(Filter::new(tape.value(w)));
+    conv2d_prepared(tape, x, w, &filter, stride, pad)
+}
+
+/// The same with a filter made from w before, so that its copies serve many calls.
+pub fn conv2d_prepared(tape: &Tape, x: Var, w: Var, filter: &Rc<Filter>, stride: usize, pad: usize) -> Result<Var> {
+    let (input, filter) = (tape.value(x), filter.clone());
+    let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
+    let out = forward(&conv, &input, &filter, Epilogue::default())?;
+    let input = tape.needs(w).then_some(input);
+    tape.push(out, &[x, w], move |grad, sink| {
+        if let Some((into, accumulate)) = sink.slot(x)? {
+            input_grad(&conv, grad, &filter, None, into, accumulate)?;
+        }
+        if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
+            weight_grad(&conv, input, grad, into, accumulate)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    // [N,H,W,Cin], Cout, kernel (height, width), stride, pad.
+    type Sizes = ([usize; 4], usize, (usize, usize), usize, usize);
+    let sizes: &[Sizes] = &[
+        ([1, 1, 1, 1], 1, (1, 1), 1, 0),
+        ([3, 8, 8, 1], 16, (3, 3), 1, 1),
+        ([3, 7, 5, 3], 33, (3, 3), 1, 1),
+        ([1, 32, 32, 3], 16, (3, 3), 1, 1),
+        ([2, 7, 5, 4], 5, (2, 3), 2, 1),
+        ([130, 4, 4, 16], 16, (3, 3), 1, 1),
+        ([3, 7, 5, 16], 32, (3, 3), 2, 1),
+        ([3, 5, 5, 32], 64, (1, 1), 2, 0),
+        ([3, 2, 2, 64], 64, (3, 3), 1, 1),
+        ([1, 4, 3, 48], 80, (3, 3), 1, 1),
+        ([3, 4, 4, 33], 17, (3, 3), 1, 1),
+        ([1, 3, 2, 257], 10, (1, 1), 1, 0),
+        ([2, 3, 3, 16], 257, (2, 2), 1, 1),
+        ([3, 9, 9, 5], 6, (5, 5), 2, 2),
+        ([2, 3, 3, 16], 3, (7, 7), 1, 3),
+        ([1, 11, 9, 2], 4, (4, 6), 2, 3),
+        ([5, 9, 7, 16], 12, (3, 3), 3, 1),
+    ];
+    let mut cases = Vec::new();
+    for &(x, co, (kh, kw), stride, pad) in sizes {
+        let w = [co, kh, kw, x[3]];
+        let conv = Conv::new(&x, &w, stride, pad).unwrap();
+        let inputs = [Input::normal(&x), Input::normal(&w)];
+        let name = format!("conv2d x {x:?} w {w:?} stride {stride} pad {pad}");
+        // Sums of up to kh kw Cin (forward) and N OH OW (weights) products of normal numbers.
+        let op = Case::op(name, inputs, move |tape, v| conv2d(tape, v[0], v[1], stride, pad), move |v| oracle(&conv, &v[0], &v[1]));
+        cases.push(op.tolerance(1e-4, 1e-5).gradient_tolerance(1e-4, 1e-3));
+    }
+    for (x, co, stride) in [([3, 5, 7, 16], 32, 1), ([130, 4, 4, 16], 16, 2), ([2, 3, 3, 3], 33, 1), ([1, 6, 6, 32], 80, 1)] {
+        let w = [co, 3, 3, x[3]];
+        let conv = Conv::new(&x, &w, stride, 1).unwrap();
+        let inputs = || [Input::normal(&x), Input::normal(&w), Input::normal(&[co]), Input::normal_seeded(&[co], 1), Input::normal(&conv.out_shape())];
+        let name = format!("conv2d x {x:?} w {w:?} stride {stride} scaled, shifted, added, ReLU");
+        let run = move |device: &Device, t: &[Tensor]| {
+            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
+            let mut mask = Buffer::<u8>::uninit(device, mask_bytes(conv.out_shape().iter().product()))?;
+            let relu_mask = masks_fit(co).then_some(&mut mask);
+            let y = forward(&conv, &t[0], &filter, Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask })?.to_vec()?;
+            if masks_fit(co) {
+                let bits = mask.to_vec()?;
+                assert!(y.iter().enumerate().all(|(i, v)| (*v > 0.0) == (bits[i / 8] >> (i % 8) & 1 == 1)), "mask and output disagree");
+            }
+            Ok(y)
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let plain = oracle(&conv, &v[0], &v[1]).into_iter().zip(&v[4]).enumerate();
+            plain.map(|(i, (y, r))| (y * v[2][i % co] + v[3][i % co] + r).max(0.0)).collect()
+        };
+        cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
+
+        let name = format!("conv2d x {x:?} w {w:?} stride {stride} input gradient, scaled, added, masked");
+        let run = move |device: &Device, t: &[Tensor]| {
+            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
+            let positive: Vec<u8> = t[0].to_vec()?.chunks(8).map(|c| c.iter().rev().fold(0, |bits, v| bits * 2 + (*v > 0.0) as u8)).collect();
+            let padded: Vec<u8> = positive.into_iter().chain([0]).take(mask_bytes(t[0].len())).collect();
+            let mask = masks_fit(x[3]).then(|| Buffer::from_slice(device, &padded)).transpose()?;
+            let mut into = t[0].buffer().duplicate()?;
+            input_grad(&conv, &t[4], &filter, mask.as_ref(), &mut into, 1)?;
+            into.to_vec()
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let scaled: Vec<f64> = v[1].iter().enumerate().map(|(i, w)| w * v[2][i / (9 * x[3])]).collect();
+            let sum = input_oracle(&conv, &v[4], &scaled).into_iter().zip(&v[0]);
+            sum.map(|(g, x0)| if *x0 > 0.0 || !masks_fit(x[3]) { g + x0 } else { 0.0 }).collect()
+        };
+        cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
+    }
+    cases
+}
+
+/// Calls f(output pixel, tap, input pixel) for every product of pixels in a convolution; pixels count images too.
+#[cfg(test)]
+fn each_product(conv: &Conv, mut f: impl FnMut(usize, usize, usize)) {
+    for out in 0..conv.images * conv.out_height * conv.out_width {
+        let (image, oy, ox) = (out / conv.out_width / conv.out_height, out / conv.out_width % conv.out_height, out % conv.out_width);
+        for tap in 0..conv.kernel_height * conv.kernel_width {
+            let iy = (oy * conv.stride + tap / conv.kernel_width).wrapping_sub(conv.pad);
+            let ix = (ox * conv.stride + tap % conv.kernel_width).wrapping_sub(conv.pad);
+            if iy < conv.height && ix < conv.width {
+                f(out, tap, (image * conv.height + iy) * conv.width + ix);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
+    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
+    let mut y = vec![0.0; conv.out_shape().iter().product()];
+    each_product(conv, |out, tap, input| {
+        for o in 0..co {
+            let row = &w[(o * taps + tap) * ci..][..ci];
+            y[out * co + o] += x[input * ci..][..ci].iter().zip(row).map(|(a, b)| a * b).sum::<f64>();
+        }
+    });
+    y
+}
+
+#[cfg(test)]
+fn input_oracle(conv: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
+    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
+    let mut dx = vec![0.0; conv.in_shape().iter().product()];
+    each_product(conv, |out, tap, input| {
+        for o in 0..co {
+            for i in 0..ci {
+                dx[input * ci + i] += dy[out * co + o] * w[(o * taps + tap) * ci + i];
+            }
+        }
+    });
+    dx
+}

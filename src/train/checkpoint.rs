@@ -1,0 +1,156 @@
+//! Checkpoints: weights that other programs read, and the whole state of a run to go on from.
+
+use super::config::Config;
+use super::weights::WeightFile;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::{Arch, Net, Role, Shape};
+use crate::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The prefix of momentum buffers in a state file.
+const MOMENTUM: &str = "momentum.";
+
+/// Where a run stands: everything but the tensors.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs that are finished.
+    pub epochs_done: usize,
+    /// Steps of the next epoch that are done.
+    pub steps_done: usize,
+    /// What those steps added up so far.
+    pub totals: Totals,
+    /// 1-based epoch and robust accuracy (percent) of the best checkpoint.
+    pub best: Option<(usize, f64)>,
+    /// Seconds of training, without evaluation, of this and earlier sessions.
+    pub train_seconds: f64,
+    pub images_trained: usize,
+    /// Wall time of earlier sessions.
+    pub seconds: f64,
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Loss times images.
+    pub loss: f64,
+    /// The named terms, times images.
+    pub terms: Vec<(String, f64)>,
+    /// Images classified correctly in the training pass.
+    pub hits: usize,
+    pub images: usize,
+    pub seconds: f64,
+}
+
+/// What the metadata of a weight file says about where it comes from.
+pub struct Origin<'a> {
+    pub config: &'a Config,
+    pub recipe: &'a str,
+    pub shape: &'a Shape,
+    pub image_width: usize,
+    /// 1-based.
+    pub epoch: usize,
+    /// How this checkpoint was chosen: `best pgd10 on heldout`, `last`.
+    pub selection: String,
+}
+
+/// Writes a network's weights with their metadata.
+pub fn save(net: &Net, origin: &Origin, path: &Path) -> Result<()> {
+    weights(net, origin)?.write(path)
+}
+
+fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
+    let mut file = WeightFile::default();
+    for (name, shape, values) in net.export()? {
+        if let Some(stem) = name.strip_suffix("running_var") {
+            // PyTorch wants the counter; with a fixed momentum its value has no effect.
+            file.ints.insert(format!("{stem}num_batches_tracked"), origin.epoch as i64);
+        }
+        file.tensors.insert(name, (shape, values));
+    }
+    let Origin { config, shape, .. } = origin;
+    let list = |values: &[f32]| values.iter().map(|v| v.to_string()).collect::<Vec<_>>().join(",");
+    let facts = [
+        ("arch", config.model.clone()),
+        ("variant", "default".into()),
+        ("num_classes", shape.classes.to_string()),
+        ("input", format!("{}x{}x{}", shape.height, origin.image_width, shape.channels)),
+        ("mean", list(&shape.mean)),
+        ("std", list(&shape.std)),
+        ("norm", config.norm.to_string()),
+        ("eps", config.eps.to_string()),
+        ("method", config.method.clone()),
+        ("dataset", config.dataset.clone()),
+        ("recipe", origin.recipe.into()),
+        ("epoch", origin.epoch.to_string()),
+        ("seed", config.seed.to_string()),
+        ("selection", origin.selection.clone()),
+        ("commit", env!("SADDLE_COMMIT").into()),
+    ];
+    file.metadata.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+    Ok(file)
+}
+
+/// Writes weights, momentum and progress: all that a run needs to go on with the same bytes.
+pub fn save_state(net: &Net, origin: &Origin, progress: &Progress, path: &Path) -> Result<()> {
+    let mut file = weights(net, origin)?;
+    for param in net.params.iter() {
+        if let Some(momentum) = &param.momentum {
+            file.tensors.insert(format!("{MOMENTUM}{}", param.name), (momentum.shape().to_vec(), momentum.to_vec()?));
+        }
+    }
+    let text = serde_json::to_string(progress).map_err(|e| Error::file(path, e.to_string()))?;
+    file.metadata.insert("progress".into(), text);
+    file.write(path)
+}
+
+/// Reads what [`save_state`] wrote into a network of the same architecture.
+pub fn load_state(net: &mut Net, device: &Device, path: &Path) -> Result<Progress> {
+    let mut file = WeightFile::read(path)?;
+    let text = file.metadata.get("progress").ok_or_else(|| Error::file(path, "holds no progress: not the state of a run"))?;
+    let progress = serde_json::from_str(text).map_err(|e| Error::file(path, format!("progress cannot be read: {e}")))?;
+    let (momenta, tensors) = file.tensors.into_iter().partition(|(name, _)| name.starts_with(MOMENTUM));
+    file.tensors = tensors;
+    load(net, device, &file)?;
+    for param in net.params.iter_mut().filter(|p| p.role != Role::Buffer) {
+        let saved: Option<&(Vec<usize>, Vec<f32>)> = momenta.get(&format!("{MOMENTUM}{}", param.name));
+        param.momentum = saved.map(|(shape, values)| Tensor::from_slice(device, shape, values)).transpose()?;
+    }
+    Ok(progress)
+}
+
+/// Puts the weights of a file into a network. Errors list every key that does not fit; nothing is loaded then.
+pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
+    file.check(&net.expected())?;
+    net.import(device, |name| file.tensors.get(name).map(|(_, values)| values.clone()))
+}
+
+/// The network that a weight file's metadata describes, with its weights; `classes`, `channels` and `height` are the data's.
+///
+/// Errors: metadata that is missing or does not fit the data; keys that do not fit the architecture.
+pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result<(Net, WeightFile)> {
+    let file = WeightFile::read(path)?;
+    let fact = |key: &str| {
+        file.metadata.get(key).map(String::as_str).ok_or_else(|| Error::file(path, format!("its metadata does not say '{key}'; expected a checkpoint of saddle train")))
+    };
+    let list = |key: &str| -> Result<Vec<f32>> {
+        let words = fact(key)?.split(',').filter(|w| !w.is_empty());
+        words.map(|w| w.parse().map_err(|_| Error::file(path, format!("{key} in its metadata is no list of numbers")))).collect()
+    };
+    let arch = Arch::find(fact("arch")?)?;
+    let (classes, channels, height) = data;
+    let found = (fact("num_classes")?.to_owned(), fact("input")?.to_owned());
+    let input_channels = found.1.rsplit('x').next().unwrap_or_default();
+    if found.0 != classes.to_string() || input_channels != channels.to_string() {
+        let problem = format!(
+            "the network is for {} classes and {input_channels}-channel images, the data set has {classes} classes and {channels} channels",
+            found.0
+        );
+        return Err(Error::file(path, problem));
+    }
+    let shape = Shape { channels, height, classes, mean: list("mean")?, std: list("std")? };
+    let mut net = Net::new(device, &arch.spec(), &shape, 0)?;
+    load(&mut net, device, &file)?;
+    Ok((net, file))
+}

@@ -1,0 +1,368 @@
+//! One run: the epoch loop, selection, the final evaluation.
+
+use super::checkpoint::{Origin, Progress, Totals, save, save_state};
+use super::config::{Augment, Config, Select};
+use super::observer::{EpochInfo, Observer, Started, StepInfo};
+use super::rundir::{LogRow, RunDir, Summary};
+use super::schedule::Schedule;
+use super::step::{Batch, Rules, Stepped, train_step};
+use super::weights::WeightFile;
+use crate::attack::{Pgd, Start};
+use crate::data::resident::{Resident, shuffled};
+use crate::data::{self, Dataset};
+use crate::device::{Buffer, Device};
+use crate::error::{Error, Result};
+use crate::eval::accuracy::{Accuracy, accuracy};
+use crate::method::{self, Entry};
+use crate::nn::{Arch, BnMode, Net, Shape};
+use crate::ops::augment::Augmentation;
+use crate::ops::sgd::Sgd;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Steps between two looks at the losses on a GPU, where each look waits for the device.
+const LOOK_EVERY: usize = 32;
+
+/// Everything that a run holds in memory.
+pub struct Session<'a> {
+    device: Device,
+    config: &'a Config,
+    recipe: &'a str,
+    method: &'static Entry,
+    net: Net,
+    shape: Shape,
+    image_width: usize,
+    dataset: String,
+    train: Resident,
+    /// What the best epoch is chosen by, if it is.
+    selection: Option<Resident>,
+    test: Resident,
+    attack: Pgd,
+    schedule: Schedule,
+}
+
+/// A step whose loss has not been looked at yet.
+struct Pending {
+    step: usize,
+    images: usize,
+    stepped: Stepped,
+}
+
+impl<'a> Session<'a> {
+    /// Loads data and builds the network; writes nothing.
+    pub fn new(device: &Device, config: &'a Config, recipe: &'a str) -> Result<Session<'a>> {
+        let method = method::find(&config.method)?;
+        let arch = Arch::find(&config.model)?;
+        let split = data::load(&config.dataset, config.data.as_deref())?;
+        let (train, selection): (Dataset, Option<Dataset>) = match config.select {
+            Select::Heldout => {
+                let (train, held_out) = split.train.hold_out(config.held_out, config.seed)?;
+                (train, Some(held_out))
+            }
+            Select::Test => (split.train, Some(split.test.clone())),
+            Select::Last => (split.train, None),
+        };
+        let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
+        let shape = Shape {
+            channels: train.shape.channels,
+            height: train.shape.height,
+            classes: train.classes,
+            mean: single(&config.mean),
+            std: single(&config.std),
+        };
+        Ok(Session {
+            device: device.clone(),
+            config,
+            recipe,
+            method,
+            net: Net::new(device, &arch.spec(), &shape, config.seed)?,
+            shape,
+            image_width: train.shape.width,
+            dataset: train.name.clone(),
+            train: Resident::new(device, &train)?,
+            selection: selection.map(|s| Resident::new(device, &s)).transpose()?,
+            test: Resident::new(device, &split.test)?,
+            attack: config.attack(),
+            schedule: Schedule::new(config),
+        })
+    }
+
+    pub fn net_mut(&mut self) -> &mut Net {
+        &mut self.net
+    }
+
+    /// What is about to happen, for whoever watches.
+    pub fn started(&self, out: &Path) -> Started {
+        Started {
+            device: self.device.describe(),
+            model: self.config.model.clone(),
+            parameters: self.net.params.count(),
+            method: self.config.method.clone(),
+            dataset: self.dataset.clone(),
+            train: self.train.len,
+            held_out: self.selection.as_ref().map_or(0, |s| s.len),
+            test: self.test.len,
+            epochs: self.config.epochs,
+            steps_per_epoch: self.steps_per_epoch(),
+            out: Some(out.to_owned()),
+        }
+    }
+
+    fn steps_per_epoch(&self) -> usize {
+        self.train.len.div_ceil(self.config.batch)
+    }
+
+    /// Trains from `progress` to the end, evaluates, and writes the summary.
+    pub fn run(
+        &mut self,
+        dir: &RunDir,
+        mut progress: Progress,
+        began: Instant,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Summary> {
+        let earlier = progress.seconds;
+        for epoch in progress.epochs_done..self.config.epochs {
+            let finished = self.epoch(dir, epoch, &mut progress, observer, stop);
+            progress.seconds = earlier + began.elapsed().as_secs_f64();
+            match finished {
+                Err(Error::Interrupted { resume, .. }) => {
+                    self.save_state(dir, &progress)?;
+                    let saved = format!("epoch {}, step {} is saved in {}", epoch + 1, progress.steps_done, dir.root().display());
+                    return Err(Error::Interrupted { saved, resume });
+                }
+                other => other?,
+            }
+            let totals = std::mem::take(&mut progress.totals);
+            self.close_epoch(dir, epoch, &mut progress, totals, observer)?;
+            progress.epochs_done = epoch + 1;
+            progress.steps_done = 0;
+            self.save_state(dir, &progress)?;
+        }
+        self.conclude(dir, &progress, earlier, began, observer)
+    }
+
+    /// The steps of one epoch that are still to do.
+    fn epoch(&mut self, dir: &RunDir, epoch: usize, progress: &mut Progress, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+        let (config, steps) = (self.config, self.steps_per_epoch());
+        let batches = shuffled(&self.device, self.train.len, config.batch, config.seed, epoch)?;
+        let look_every = if self.device.is_host() { 1 } else { LOOK_EVERY };
+        let mut pending = Vec::new();
+        let mut looked = Instant::now();
+        for (step, indices) in batches.iter().enumerate().skip(progress.steps_done) {
+            let lr = self.schedule.lr(epoch as f64 + step as f64 / steps as f64);
+            pending.push(self.step(epoch, step, indices, lr)?);
+            if pending.len() < look_every && step + 1 < steps && !stop.load(Ordering::Relaxed) {
+                continue;
+            }
+            let trained: usize = pending.iter().map(|p| p.images).sum();
+            let loss = self.look(dir, epoch, &mut pending, progress)?;
+            let seconds = looked.elapsed().as_secs_f64();
+            looked = Instant::now();
+            progress.train_seconds += seconds;
+            progress.totals.seconds += seconds;
+            progress.images_trained += trained;
+            progress.steps_done = step + 1;
+            let images_per_s = progress.images_trained as f64 / progress.train_seconds.max(1e-9);
+            let left = (config.epochs - epoch) * self.train.len - ((step + 1) * config.batch).min(self.train.len);
+            observer.step(&StepInfo {
+                epoch: epoch + 1,
+                epochs: config.epochs,
+                step: step + 1,
+                steps,
+                loss,
+                images_per_s,
+                seconds_left: left as f64 / images_per_s,
+            });
+            if stop.load(Ordering::Relaxed) {
+                let resume = format!("saddle train --resume {}", dir.root().display());
+                return Err(Error::Interrupted { saved: String::new(), resume });
+            }
+        }
+        Ok(())
+    }
+
+    /// One training step: batch, attack, loss, gradients, update.
+    fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>, lr: f64) -> Result<Pending> {
+        let config = self.config;
+        let augmentation = match config.augment {
+            Augment::None => Augmentation::none(),
+            Augment::CropFlip => Augmentation::crop_flip(config.crop_padding, config.seed, epoch as u32),
+        };
+        let (x, y) = self.train.batch(indices, &augmentation)?;
+        let batch = Batch { x: &x, y: &y, images: indices };
+        let rules = Rules { method: self.method, attack: self.attack, seed: config.seed, epoch };
+        let update = Sgd { lr: lr as f32, momentum: config.momentum as f32, weight_decay: config.weight_decay as f32, nesterov: false };
+        let stepped = train_step(&mut self.net, &batch, &rules, &update)?;
+        Ok(Pending { step, images: indices.len(), stepped })
+    }
+
+    /// Reads the losses of finished steps; the last one is returned. Errors: a loss that is not a number.
+    fn look(&self, dir: &RunDir, epoch: usize, pending: &mut Vec<Pending>, progress: &mut Progress) -> Result<f32> {
+        let mut last = f32::NAN;
+        let totals = &mut progress.totals;
+        for done in pending.drain(..) {
+            last = done.stepped.loss.item()?;
+            if !last.is_finite() {
+                let kept = match progress.epochs_done {
+                    0 => "no epoch was finished before".to_owned(),
+                    n => format!("the checkpoints of epoch {n} are kept in {}", dir.root().join("checkpoints").display()),
+                };
+                return Err(Error::NotFinite { loss: last, epoch: epoch + 1, step: done.step + 1, kept });
+            }
+            let images = done.images as f64;
+            totals.loss += last as f64 * images;
+            for (i, (name, term)) in done.stepped.terms.iter().enumerate() {
+                if totals.terms.len() <= i {
+                    totals.terms.push(((*name).to_owned(), 0.0));
+                }
+                totals.terms[i].1 += term.item()? as f64 * images;
+            }
+            totals.hits += done.stepped.hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
+            totals.images += done.images;
+        }
+        Ok(last)
+    }
+
+    /// Selection, records and checkpoints at the end of an epoch.
+    fn close_epoch(
+        &mut self,
+        dir: &RunDir,
+        epoch: usize,
+        progress: &mut Progress,
+        totals: Totals,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (number, config) = (epoch + 1, self.config);
+        let lr = self.schedule.lr(number as f64);
+        let images = totals.images.max(1) as f64;
+        let evaluated = Instant::now();
+        let due = number % config.eval_every.max(1) == 0 || number == config.epochs;
+        let chosen = if due { self.select(observer)? } else { None };
+        let test_time = evaluated.elapsed().as_secs_f64();
+        let better = chosen.is_some_and(|(_, robust)| progress.best.is_none_or(|(_, best)| robust.percent > best));
+        if better && let Some((_, robust)) = chosen {
+            progress.best = Some((number, robust.percent));
+            let selection = format!("best pgd{} on {}", config.select_steps, config.select);
+            save(&self.net, &self.origin(number, selection), &dir.checkpoint("best"))?;
+        }
+        save(&self.net, &self.origin(number, "last".into()), &dir.checkpoint("last"))?;
+        if config.checkpoint_every > 0 && number % config.checkpoint_every == 0 {
+            save(&self.net, &self.origin(number, format!("epoch {number}")), &dir.checkpoint(&format!("epoch-{number}")))?;
+        }
+        let info = EpochInfo {
+            epoch: number,
+            epochs: config.epochs,
+            lr,
+            loss: totals.loss / images,
+            terms: totals.terms.iter().map(|(name, sum)| (name.clone(), sum / images)).collect(),
+            train_acc: Some(100.0 * totals.hits as f64 / images),
+            clean_acc: chosen.map(|(clean, _)| clean.percent),
+            robust_acc: chosen.map(|(_, robust)| robust.percent),
+            best: better,
+            images_per_s: images / totals.seconds.max(1e-9),
+            seconds: totals.seconds,
+        };
+        dir.append_metrics(&metrics(&info, test_time))?;
+        let attacked = config.method != "standard";
+        let (train_loss, train_acc) = (Some(info.loss), Some(totals.hits as f64 / images));
+        dir.append_log(&LogRow {
+            epoch: number,
+            train_time: totals.seconds,
+            test_time: chosen.map(|_| test_time),
+            lr,
+            train_loss: train_loss.filter(|_| !attacked),
+            train_acc: train_acc.filter(|_| !attacked),
+            train_robust_loss: train_loss.filter(|_| attacked),
+            train_robust_acc: train_acc.filter(|_| attacked),
+            test_loss: chosen.map(|(clean, _)| clean.loss),
+            test_acc: chosen.map(|(clean, _)| clean.percent / 100.0),
+            test_robust_loss: chosen.map(|(_, robust)| robust.loss),
+            test_robust_acc: chosen.map(|(_, robust)| robust.percent / 100.0),
+        })?;
+        observer.epoch(&info);
+        Ok(())
+    }
+
+    /// Clean and robust accuracy on the images that choose the best epoch.
+    fn select(&mut self, observer: &mut dyn Observer) -> Result<Option<(Accuracy, Accuracy)>> {
+        let Some(data) = &self.selection else { return Ok(None) };
+        let attack = Pgd { steps: self.config.select_steps, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
+        let (batch, seed) = (self.config.batch, self.config.seed);
+        let clean = accuracy(&mut self.net, data, None, batch, seed, |_| {})?;
+        let robust = accuracy(&mut self.net, data, Some(&attack), batch, seed, |done| observer.evaluating("selection", done, data.len))?;
+        Ok(Some((clean, robust)))
+    }
+
+    /// The final evaluation on the test images, and the summary.
+    fn conclude(&mut self, dir: &RunDir, progress: &Progress, earlier: f64, began: Instant, observer: &mut dyn Observer) -> Result<Summary> {
+        let mut extra = Map::new();
+        let last = self.test("last", observer)?;
+        extra.insert("last".into(), json!({ "clean_acc": last.0.percent, "pgd20_acc": last.1.percent, "epoch": progress.epochs_done }));
+        let mut reported = last;
+        if let Some((epoch, selected)) = progress.best {
+            if epoch != progress.epochs_done {
+                let best = WeightFile::read(&dir.checkpoint("best"))?;
+                super::checkpoint::load(&mut self.net, &self.device, &best)?;
+                reported = self.test("best", observer)?;
+            }
+            extra.insert("best".into(), json!({ "epoch": epoch, "selection_acc": selected, "select": self.config.select.to_string() }));
+        }
+        extra.insert("eval_steps".into(), json!(self.config.eval_steps));
+        extra.insert("model".into(), json!(self.config.model));
+        extra.insert("method".into(), json!(self.config.method));
+        extra.insert("dataset".into(), json!(self.dataset));
+        extra.insert("peak_memory_bytes".into(), json!(self.device.memory_in_use().1));
+        let summary = Summary {
+            clean_acc: reported.0.percent,
+            pgd20_acc: reported.1.percent,
+            images_per_s: progress.images_trained as f64 / progress.train_seconds.max(1e-9),
+            seconds: earlier + began.elapsed().as_secs_f64(),
+            device: self.device.describe(),
+            seed: self.config.seed,
+            extra,
+        };
+        dir.write_summary(&summary)?;
+        Ok(summary)
+    }
+
+    fn test(&mut self, which: &str, observer: &mut dyn Observer) -> Result<(Accuracy, Accuracy)> {
+        let attack = Pgd { steps: self.config.eval_steps, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
+        let (batch, seed, test) = (self.config.batch, self.config.seed, &self.test);
+        let clean = accuracy(&mut self.net, test, None, batch, seed, |_| {})?;
+        let what = format!("{which}, PGD-{}", attack.steps);
+        let robust = accuracy(&mut self.net, test, Some(&attack), batch, seed, |done| observer.evaluating(&what, done, test.len))?;
+        Ok((clean, robust))
+    }
+
+    fn save_state(&self, dir: &RunDir, progress: &Progress) -> Result<()> {
+        let origin = self.origin(progress.epochs_done, "state".into());
+        save_state(&self.net, &origin, progress, &super::state_path(dir.root()))
+    }
+
+    fn origin(&self, epoch: usize, selection: String) -> Origin<'_> {
+        let Session { config, recipe, shape, image_width, .. } = self;
+        Origin { config, recipe, shape, image_width: *image_width, epoch, selection }
+    }
+}
+
+/// An epoch's object in `metrics.jsonl`.
+fn metrics(info: &EpochInfo, test_seconds: f64) -> Map<String, Value> {
+    let terms: Map<String, Value> = info.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let object = json!({
+        "epoch": info.epoch,
+        "lr": info.lr,
+        "loss": info.loss,
+        "terms": terms,
+        "train_acc": info.train_acc,
+        "clean_acc": info.clean_acc,
+        "robust_acc": info.robust_acc,
+        "best": info.best,
+        "images_per_s": info.images_per_s,
+        "seconds": info.seconds,
+        "eval_seconds": test_seconds,
+    });
+    object.as_object().cloned().unwrap_or_default()
+}

@@ -1,0 +1,158 @@
+//! Small networks of every family against PyTorch (tests/goldens): logits, every gradient by name, running statistics, ten SGD losses.
+
+mod common;
+
+use common::{Golden, assert_close, devices};
+use saddle::device::{Buffer, Device};
+use saddle::nn::{BnMode, Family, Net, Role, Shape, Spec, Stage};
+use saddle::ops::cross_entropy::{Reduction, cross_entropy};
+use saddle::ops::sgd::{Sgd, sgd};
+use saddle::tape::Tape;
+use saddle::tensor::Tensor;
+
+/// Of a tensor's largest entry; PyTorch's own float32 error on these nets is about 4e-6.
+const TOLERANCE: f64 = 2e-5;
+
+fn build(device: &Device, golden: &Golden) -> Net {
+    let arch = golden.metadata["arch"].trim_end_matches('2').to_owned();
+    let family = match arch.as_str() {
+        "basicblock" => Family::Basic,
+        "preact" => Family::PreAct,
+        "bottleneck" => Family::Bottleneck,
+        "wide" => Family::Wide,
+        other => panic!("unknown golden {other}"),
+    };
+    let number = |key: &str| golden.metadata[key].parse::<usize>().unwrap();
+    let (width, blocks) = (number("width"), number("blocks"));
+    let stages = (0..3).map(|i| Stage { channels: width << i, blocks, stride: if i == 0 { 1 } else { 2 } }).collect();
+    let spec = Spec { family, stem: if family == Family::Wide { width / 2 } else { width }, stages };
+    let shape = Shape { channels: 3, height: 8, classes: 10, mean: vec![], std: vec![] };
+    let mut net = Net::new(device, &spec, &shape, 0).unwrap();
+    for (name, shape) in net.expected() {
+        assert_eq!(golden.shape(&format!("param.{name}")), shape, "{name}");
+    }
+    let known = net.expected().len();
+    let stored = golden.names().filter(|n| n.starts_with("param.") && !n.ends_with("num_batches_tracked")).count();
+    assert_eq!(known, stored, "the golden has other parameters than the net");
+    net.import(device, |name| Some(golden.floats(&format!("param.{name}")))).unwrap();
+    net
+}
+
+/// NCHW to NHWC.
+fn image(device: &Device, golden: &Golden, name: &str) -> Tensor {
+    let [n, c, h, w] = golden.shape(name).try_into().unwrap();
+    let values = golden.floats(name);
+    let mut out = Vec::with_capacity(values.len());
+    for (i, y, x) in (0..n).flat_map(|i| (0..h).flat_map(move |y| (0..w).map(move |x| (i, y, x)))) {
+        out.extend((0..c).map(|k| values[((i * c + k) * h + y) * w + x]));
+    }
+    Tensor::from_slice(device, &[n, h, w, c], &out).unwrap()
+}
+
+/// The values of a device tensor in PyTorch's layout.
+fn file_layout(role: Role, tensor: &Tensor) -> Vec<f32> {
+    let values = tensor.to_vec().unwrap();
+    let Ok([o, h, w, i]) = <[usize; 4]>::try_from(tensor.shape()) else { return values };
+    assert_eq!(role, Role::Filter);
+    let mut out = Vec::with_capacity(values.len());
+    for (a, b) in (0..o).flat_map(|a| (0..i).map(move |b| (a, b))) {
+        out.extend((0..h * w).map(|k| values[(a * h * w + k) * i + b]));
+    }
+    out
+}
+
+fn check(name: &str) {
+    let golden = Golden::read(name);
+    for (label, device) in devices() {
+        let labels: Vec<i32> = golden.integers("y").iter().map(|y| *y as i32).collect();
+        let y = Buffer::from_slice(&device, &labels).unwrap();
+        let x = image(&device, &golden, "x");
+        for (mode_name, mode) in [("eval", BnMode::Eval), ("train", BnMode::Train)] {
+            let mut net = build(&device, &golden);
+            let at = |what: &str| format!("{label}, {name}, {mode_name}.{what}");
+            let want = |what: &str| golden.floats(&format!("{mode_name}.{what}"));
+            let tape = Tape::new(&device);
+            let leaves = net.leaves(&tape);
+            let input = tape.leaf(x.clone());
+            let z = net.forward(&tape, input, mode, Some(&leaves)).unwrap();
+            assert_close(&at("logits"), &tape.value(z).to_vec().unwrap(), &want("logits"), TOLERANCE);
+            let loss = cross_entropy(&tape, z, &y, Reduction::Mean).unwrap();
+            let mut gradients = tape.backward(loss, None).unwrap();
+            let grad_x = gradients.take(input).unwrap().to_vec().unwrap();
+            let want_x = image(&device, &golden, &format!("{mode_name}.grad_x")).to_vec().unwrap();
+            assert_close(&at("grad_x"), &grad_x, &want_x, TOLERANCE);
+            let gradients = leaves.gradients(&mut gradients);
+            let mut compared = 0;
+            for (param, gradient) in net.params.iter().zip(&gradients) {
+                match (param.role, gradient) {
+                    (Role::Buffer, _) if mode == BnMode::Train => {
+                        let want = golden.floats(&format!("train.buffer.{}", param.name));
+                        assert_close(&at(&param.name), &param.value.to_vec().unwrap(), &want, TOLERANCE);
+                    }
+                    (Role::Buffer, _) => {
+                        let want = golden.floats(&format!("param.{}", param.name));
+                        assert_eq!(param.value.to_vec().unwrap(), want, "{} moved in eval mode", param.name);
+                    }
+                    (role, Some(gradient)) => {
+                        compared += 1;
+                        assert_close(&at(&param.name), &file_layout(role, gradient), &want(&format!("grad.{}", param.name)), TOLERANCE);
+                    }
+                    (_, None) => panic!("{} has no gradient", param.name),
+                }
+            }
+            assert!(compared > 10);
+
+            // With frozen weights (and, in eval mode, folded batch norms) logits and input gradient are the same.
+            let mut net = build(&device, &golden);
+            let tape = Tape::new(&device);
+            let input = tape.leaf(x.clone());
+            let z = net.forward(&tape, input, mode, None).unwrap();
+            assert_close(&at("logits, frozen"), &tape.value(z).to_vec().unwrap(), &want("logits"), TOLERANCE);
+            let loss = cross_entropy(&tape, z, &y, Reduction::Mean).unwrap();
+            let grad_x = tape.backward(loss, None).unwrap().take(input).unwrap().to_vec().unwrap();
+            assert_close(&at("grad_x, frozen"), &grad_x, &want_x, TOLERANCE);
+        }
+
+        let number = |key: &str| golden.metadata[key].parse::<f32>().unwrap();
+        let rule = Sgd { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay"), nesterov: false };
+        let mut net = build(&device, &golden);
+        let mut losses = Vec::new();
+        for _ in 0..10 {
+            let tape = Tape::new(&device);
+            let leaves = net.leaves(&tape);
+            let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Train, Some(&leaves)).unwrap();
+            let loss = cross_entropy(&tape, z, &y, Reduction::Mean).unwrap();
+            losses.push(tape.value(loss).item().unwrap());
+            let gradients = leaves.gradients(&mut tape.backward(loss, None).unwrap());
+            drop((tape, leaves));
+            for (param, gradient) in net.params.iter_mut().zip(gradients) {
+                if let Some(gradient) = gradient {
+                    sgd(&mut param.value, &gradient, &mut param.momentum, &rule).unwrap();
+                }
+            }
+        }
+        assert_close(&format!("{label}, {name}, losses"), &losses, &golden.floats("losses"), TOLERANCE);
+    }
+}
+
+#[test]
+fn basic_block_net() {
+    check("basicblock");
+}
+
+#[test]
+fn preact_net() {
+    check("preact");
+}
+
+#[test]
+fn bottleneck_nets() {
+    check("bottleneck");
+    check("bottleneck2");
+}
+
+#[test]
+fn wide_nets() {
+    check("wide");
+    check("wide2");
+}

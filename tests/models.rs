@@ -1,0 +1,95 @@
+//! Parameter counts and names of the named architectures, against the published ones.
+
+use saddle::device::Device;
+use saddle::nn::{Arch, Net, Role, Shape, architectures};
+use std::collections::BTreeSet;
+
+fn net(name: &str, classes: usize, height: usize) -> Net {
+    let device = Device::host().unwrap();
+    let shape = Shape { channels: 3, height, classes, mean: vec![], std: vec![] };
+    Net::new(&device, &Arch::find(name).unwrap().spec(), &shape, 0).unwrap()
+}
+
+/// Parameters with 10 classes, and tensors of a PyTorch state dict (with one `num_batches_tracked` a batch norm).
+#[test]
+fn parameter_counts_are_the_published_ones() {
+    for (name, parameters, tensors) in [
+        ("resnet18", 11_173_962, 122),
+        ("preact-resnet18", 11_172_170, 107),
+        ("wrn-28-10", 36_479_194, 155),
+        ("wrn-34-10", 46_160_474, 191),
+    ] {
+        let net = net(name, 10, 32);
+        assert_eq!(net.params.count(), parameters, "{name}");
+        let batch_norms = net.params.iter().filter(|p| p.name.ends_with("running_mean")).count();
+        assert_eq!(net.params.iter().count() + batch_norms, tensors, "{name}");
+    }
+    // 13.96 million, as METHODS gives it for the benchmark's net.
+    assert_eq!(net("resnet18-bottleneck", 10, 32).params.count() / 10_000, 1_396);
+}
+
+#[test]
+fn more_classes_only_widen_the_classifier() {
+    for classes in [100, 200] {
+        assert_eq!(net("resnet18", classes, 32).params.count(), 11_173_962 + (classes - 10) * 513);
+    }
+}
+
+#[test]
+fn names_are_pytorchs() {
+    let names: BTreeSet<String> = net("resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
+    for name in ["conv1.weight", "bn1.running_var", "layer1.1.conv2.weight", "layer4.0.shortcut.0.weight", "layer4.0.shortcut.1.bias", "linear.bias"] {
+        assert!(names.contains(name), "{name}");
+    }
+    let names: BTreeSet<String> = net("preact-resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
+    for name in ["layer2.0.shortcut.0.weight", "bn.weight", "layer4.1.bn2.running_mean", "linear.weight"] {
+        assert!(names.contains(name), "{name}");
+    }
+    assert!(!names.contains("bn1.weight") && !names.contains("layer1.0.shortcut.0.weight"));
+    let names: BTreeSet<String> = net("wrn-28-10", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
+    for name in ["block1.layer.0.convShortcut.weight", "block3.layer.3.conv2.weight", "bn1.bias", "fc.weight"] {
+        assert!(names.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn initial_values_follow_pytorchs_default() {
+    let net = net("resnet18", 10, 32);
+    for param in net.params.iter() {
+        let values = param.value.to_vec().unwrap();
+        let shape = param.value.shape();
+        match (param.role, param.name.as_str()) {
+            (Role::Filter, _) | (Role::Weight, "linear.weight") => {
+                let fan_in: usize = shape[1..].iter().product();
+                let bound = 1.0 / (fan_in as f64).sqrt();
+                let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs() as f64));
+                assert!(largest <= bound * 1.0001 && largest > bound * 0.95, "{}: {largest} of {bound}", param.name);
+                let mean = values.iter().map(|v| *v as f64).sum::<f64>() / values.len() as f64;
+                let variance = values.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / values.len() as f64;
+                assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.08, "{}: variance {variance}", param.name);
+            }
+            (_, "linear.bias") => assert!(values.iter().all(|v| v.abs() <= 1.0 / 512f32.sqrt())),
+            (_, name) => {
+                let one = name.ends_with(".weight") || name.ends_with("running_var");
+                assert!(values.iter().all(|v| *v == if one { 1.0 } else { 0.0 }), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_architecture_has_a_forward_pass_at_both_image_sizes() {
+    use saddle::nn::BnMode;
+    use saddle::tape::Tape;
+    use saddle::tensor::Tensor;
+    let device = Device::host().unwrap();
+    for arch in architectures().iter().filter(|a| !a.name.starts_with("wrn")) {
+        for (height, classes) in [(32, 10), (64, 200)] {
+            let mut net = net(arch.name, classes, height);
+            let tape = Tape::new(&device);
+            let x = tape.constant(Tensor::zeros(&device, &[1, height, height, 3]).unwrap());
+            let z = net.forward(&tape, x, BnMode::Eval, None).unwrap();
+            assert_eq!(tape.value(z).shape(), [1, classes], "{}", arch.name);
+        }
+    }
+}
