@@ -5,10 +5,11 @@ mod common;
 use common::{Golden, assert_close, devices};
 use saddle::device::{Buffer, Device};
 use saddle::nn::{BnMode, Family, Net, Role, Shape, Spec, Stage};
-use saddle::ops::cross_entropy::{Reduction, cross_entropy};
-use saddle::ops::sgd::{Sgd, sgd};
+use saddle::ops::cross_entropy::cross_entropy;
+use saddle::ops::reduce::Reduction;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
+use saddle::train::step::Update;
 
 /// Of a tensor's largest entry; PyTorch's own float32 error on these nets is about 4e-6.
 const TOLERANCE: f64 = 2e-5;
@@ -114,7 +115,7 @@ fn check(name: &str) {
         }
 
         let number = |key: &str| golden.metadata[key].parse::<f32>().unwrap();
-        let rule = Sgd { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay"), nesterov: false };
+        let update = Update { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay") };
         let mut net = build(&device, &golden);
         let mut losses = Vec::new();
         for _ in 0..10 {
@@ -127,7 +128,7 @@ fn check(name: &str) {
             drop((tape, leaves));
             for (param, gradient) in net.params.iter_mut().zip(gradients) {
                 if let Some(gradient) = gradient {
-                    sgd(&mut param.value, &gradient, &mut param.momentum, &rule).unwrap();
+                    update.apply(param, &gradient).unwrap();
                 }
             }
         }

@@ -5,8 +5,9 @@ use crate::data::resident::{Resident, in_order};
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
 use crate::ops::augment::Augmentation;
-use crate::ops::cross_entropy::{Reduction, cross_entropy};
-use crate::ops::margin::correct;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::predict::correct;
+use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 

@@ -9,7 +9,8 @@
 use super::{Entry, Loss, Step};
 use crate::error::Result;
 use crate::nn::BnMode;
-use crate::ops::cross_entropy::{Reduction, cross_entropy};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::reduce::Reduction;
 
 pub const METHOD: Entry = Entry {
     name: "pgd-at",

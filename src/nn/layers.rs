@@ -4,6 +4,7 @@ use super::params::{Leaves, ParamId, Params, Role};
 use super::init::Init;
 use crate::device::Device;
 use crate::error::Result;
+use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode};
 use crate::ops::conv2d::{self, Filter};
 use crate::ops::conv2d_folded::{Folded, conv2d_folded};
@@ -120,11 +121,15 @@ impl Conv {
             return conv2d_folded(pass.tape, x, &folded, residual, activate, self.stride, self.pad);
         }
         let convolved = self.forward(pass, x)?;
-        let mut out = bn.forward(pass, convolved)?;
-        if let Some(residual) = residual {
-            out = crate::ops::add::add(pass.tape, out, residual)?;
+        match residual {
+            None if activate => bn.relu(pass, convolved),
+            None => bn.forward(pass, convolved),
+            Some(residual) => {
+                let normed = bn.forward(pass, convolved)?;
+                let sum = add(pass.tape, normed, residual)?;
+                if activate { relu(pass.tape, sum) } else { Ok(sum) }
+            }
         }
-        if activate { relu(pass.tape, out) } else { Ok(out) }
     }
 }
 
@@ -136,22 +141,28 @@ pub struct BatchNorm {
     var: ParamId,
 }
 
+/// Batch norm with or without a ReLU behind it.
+type Operation = fn(&Tape, Var, Var, Var, &mut Tensor, &mut Tensor, BnMode) -> Result<Var>;
+
 impl BatchNorm {
     pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
-        let (weight, bias) = (pass.var(self.weight), pass.var(self.bias));
-        if pass.bn == BnMode::Train
-            && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
-        {
-            return batch_norm::batch_norm(pass.tape, x, weight, bias, mean, var, pass.bn);
-        }
-        let (mut mean, mut var) = (pass.params.value(self.mean), pass.params.value(self.var));
-        batch_norm::batch_norm(pass.tape, x, weight, bias, &mut mean, &mut var, pass.bn)
+        self.apply(pass, x, batch_norm::batch_norm)
     }
 
     /// relu(bn(x)).
     pub fn relu(&self, pass: &mut Pass, x: Var) -> Result<Var> {
-        let normed = self.forward(pass, x)?;
-        relu(pass.tape, normed)
+        self.apply(pass, x, batch_norm::batch_norm_relu)
+    }
+
+    fn apply(&self, pass: &mut Pass, x: Var, operation: Operation) -> Result<Var> {
+        let (weight, bias) = (pass.var(self.weight), pass.var(self.bias));
+        if pass.bn == BnMode::Train
+            && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
+        {
+            return operation(pass.tape, x, weight, bias, mean, var, pass.bn);
+        }
+        let (mut mean, mut var) = (pass.params.value(self.mean), pass.params.value(self.var));
+        operation(pass.tape, x, weight, bias, &mut mean, &mut var, pass.bn)
     }
 
     /// Scale and shift per channel of this batch norm with its running statistics.

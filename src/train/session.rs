@@ -5,7 +5,7 @@ use super::config::{Augment, Config, Select};
 use super::observer::{EpochInfo, Observer, Started, StepInfo};
 use super::rundir::{LogRow, RunDir, Summary};
 use super::schedule::Schedule;
-use super::step::{Batch, Rules, Stepped, train_step};
+use super::step::{Batch, Rules, Stepped, Update, train_step};
 use super::weights::WeightFile;
 use crate::attack::{Pgd, Start};
 use crate::data::resident::{Resident, shuffled};
@@ -16,7 +16,6 @@ use crate::eval::accuracy::{Accuracy, accuracy};
 use crate::method::{self, Entry};
 use crate::nn::{Arch, BnMode, Net, Shape};
 use crate::ops::augment::Augmentation;
-use crate::ops::sgd::Sgd;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,7 +193,7 @@ impl<'a> Session<'a> {
         let (x, y) = self.train.batch(indices, &augmentation)?;
         let batch = Batch { x: &x, y: &y, images: indices };
         let rules = Rules { method: self.method, attack: self.attack, seed: config.seed, epoch };
-        let update = Sgd { lr: lr as f32, momentum: config.momentum as f32, weight_decay: config.weight_decay as f32, nesterov: false };
+        let update = Update { lr: lr as f32, momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 };
         let stepped = train_step(&mut self.net, &batch, &rules, &update)?;
         Ok(Pending { step, images: indices.len(), stepped })
     }

@@ -4,9 +4,9 @@ use crate::attack::Pgd;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::method::{Entry, Step};
-use crate::nn::{Net, Role};
-use crate::ops::margin::correct;
-use crate::ops::sgd::{Sgd, sgd};
+use crate::nn::{Net, Param, Role};
+use crate::ops::predict::correct;
+use crate::ops::sgd::{SgdStep, sgd};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -37,8 +37,29 @@ pub struct Stepped {
     pub hits: Buffer<i32>,
 }
 
+/// The numbers of SGD.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    pub lr: f32,
+    pub momentum: f32,
+    pub weight_decay: f32,
+}
+
+impl Update {
+    /// Moves a parameter, and its momentum, which begins with the first gradient.
+    pub fn apply(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
+        let first = param.momentum.is_none();
+        let velocity = match &mut param.momentum {
+            Some(velocity) => velocity,
+            empty => empty.insert(Tensor::uninit(gradient.device(), gradient.shape())?),
+        };
+        let &Update { lr, momentum, weight_decay } = self;
+        sgd(&mut param.value, gradient, velocity, SgdStep { lr, momentum, weight_decay, nesterov: false, first })
+    }
+}
+
 /// Attacks, differentiates and updates.
-pub fn train_step(net: &mut Net, batch: &Batch, rules: &Rules, update: &Sgd) -> Result<Stepped> {
+pub fn train_step(net: &mut Net, batch: &Batch, rules: &Rules, update: &Update) -> Result<Stepped> {
     let device = batch.x.device().clone();
     let tape = Tape::new(&device);
     let leaves = net.leaves(&tape);
@@ -55,7 +76,7 @@ pub fn train_step(net: &mut Net, batch: &Batch, rules: &Rules, update: &Sgd) -> 
     drop((tape, leaves));
     for (param, gradient) in net.params.iter_mut().zip(gradients) {
         if let (true, Some(gradient)) = (param.role != Role::Buffer, gradient) {
-            sgd(&mut param.value, &gradient, &mut param.momentum, update)?;
+            update.apply(param, &gradient)?;
         }
     }
     Ok(stepped)

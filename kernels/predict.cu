@@ -1,0 +1,40 @@
+// Predicted classes, whether they are right, and how many are.
+// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n]; total (+)= sum_n correct_n.
+// Threads: a group of LANES threads a row, ROWS rows a block; the count is one block.
+// Preconditions: labels has N entries and K >= 1; src/ops/predict.rs checks. A label outside 0..K is never right.
+//   NaN ranks above every number, as in PyTorch: a row with NaN predicts the column of its first NaN.
+// Outputs: classes and flags `=`; total `=` or `+=` (accumulate).
+// Accumulation: integers. Deterministic. No spills.
+#include "lib/rows.cuh"
+
+CONFIG(LANES, 32, 1)
+CONFIG(ROWS, 8, 16)
+CONFIG(THREADS, 256, 16)
+CONFIG(COUNT_THREADS, 256, 1)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+// classes[n] = the column of the first largest logit
+predict_argmax(const float* logits, int* classes, int n, int k) {
+  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  if (row >= n) return;
+  const Best best = row_best<LANES>(logits + row * k, lane, k, -1);
+  if (lane == 0) classes[row] = best.at;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+// correct[n] = 1 where the first largest logit is at the label, else 0
+predict_correct(const float* logits, const int* labels, int* correct, int n, int k) {
+  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  if (row >= n) return;
+  const Best best = row_best<LANES>(logits + row * k, lane, k, -1);
+  if (lane == 0) correct[row] = best.at == labels[row] ? 1 : 0;
+}
+
+extern "C" __global__ void __launch_bounds__(COUNT_THREADS)
+// total (+)= the sum of flags
+predict_count(const int* flags, int* total, int n, int accumulate) {
+  int sum = 0;
+  for (int i = threadIdx.x; i < n; i += COUNT_THREADS) sum += flags[i];
+  sum = block_sum<COUNT_THREADS, LANES>(sum);
+  if (threadIdx.x == 0) *total = accumulate ? *total + sum : sum;
+}

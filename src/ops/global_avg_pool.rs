@@ -1,0 +1,44 @@
+//! Mean over the pixels of each channel: from feature maps to features.
+
+use super::prelude::*;
+use kernels::global_avg_pool::*;
+
+/// [N,H,W,C] -> [N,C].
+pub fn global_avg_pool(tape: &Tape, x: Var) -> Result<Var> {
+    let input = tape.value(x);
+    let (device, [n, h, w, c]) = (tape.device(), input.nhwc("global_avg_pool")?);
+    if h * w == 0 {
+        return Err(Error::Shape { op: "global_avg_pool", expected: "at least one pixel".into(), got: input.shape().to_vec() });
+    }
+    int(input.len())?;
+    let (pixels, channels, grid) = (int(h * w)?, int(c)?, (n, c.div_ceil(CHANNELS.on(device))));
+    let mut out = Buffer::uninit(device, n * c)?;
+    global_avg_pool_forward(device, grid, input.buffer(), &mut out, pixels, channels)?;
+    tape.push(Tensor::new(out, &[n, c])?, &[x], move |grad, sink| {
+        if let Some((into, accumulate)) = sink.slot(x)? {
+            global_avg_pool_backward(grad.device(), grid, grad.buffer(), into, pixels, channels, accumulate)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    let shapes = [[1, 1, 1, 1], [3, 7, 5, 3], [2, 1, 3, 33], [5, 4, 4, 64], [2, 2, 2, 4099], [128, 2, 2, 16], [1, 32, 32, 10]];
+    let case = |name: String, x: Input| {
+        let [n, h, w, c] = [x.shape[0], x.shape[1], x.shape[2], x.shape[3]];
+        Case::op(
+            name,
+            [x],
+            |tape, v| global_avg_pool(tape, v[0]),
+            move |x| {
+                let mean = |i: usize| (0..h * w).map(|p| x[0][(i / c * h * w + p) * c + i % c]).sum::<f64>() / (h * w) as f64;
+                (0..n * c).map(mean).collect()
+            },
+        )
+    };
+    let mut cases: Vec<Case> = shapes.iter().map(|s| case(format!("pool {s:?}"), Input::normal(s))).collect();
+    cases.push(case("+-300".into(), Input::normal(&[3, 4, 4, 17]).scaled(300.0)).tolerance(1e-4, 1e-5));
+    cases
+}

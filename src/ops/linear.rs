@@ -1,0 +1,93 @@
+//! The fully connected layer.
+
+use super::prelude::*;
+use kernels::linear::*;
+
+/// x [N,K] times the transpose of the weight [out,K], plus the bias [out] when there is one: [N,out].
+pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
+    let (input, matrix, shift) = (tape.value(x), tape.value(weight), bias.map(|b| tape.value(b)));
+    let (device, [n, k], [out, inner]) = (tape.device(), input.matrix("linear")?, matrix.matrix("linear")?);
+    if inner != k {
+        return Err(Error::Shape { op: "linear", expected: format!("a weight [outputs, {k}]"), got: matrix.shape().to_vec() });
+    }
+    if let Some(shift) = shift.as_ref().filter(|b| b.shape() != [out]) {
+        return Err(Error::Shape { op: "linear", expected: format!("a bias [{out}]"), got: shift.shape().to_vec() });
+    }
+    for len in [input.len(), matrix.len(), n * out] {
+        int(len)?;
+    }
+    let (rows, inputs, outputs) = (int(n)?, int(k)?, int(out)?);
+    let tiles = n.div_ceil(TILE_ROWS.on(device)) * out.div_ceil(TILE_OUTPUTS.on(device));
+    let mut result = Buffer::uninit(device, n * out)?;
+    let shift = shift.as_ref().map(Tensor::buffer);
+    linear_forward(
+        device,
+        tiles.div_ceil(GROUPS.on(device)),
+        input.buffer(),
+        matrix.buffer(),
+        shift,
+        &mut result,
+        rows,
+        inputs,
+        outputs,
+    )?;
+    let parents: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
+    tape.push(Tensor::new(result, &[n, out])?, &parents, move |grad, sink| {
+        let (device, g) = (grad.device(), grad.buffer());
+        if let Some((into, accumulate)) = sink.slot(x)? {
+            linear_backward_input(device, grid(device, n, k), g, matrix.buffer(), into, rows, inputs, outputs, accumulate)?;
+        }
+        if let Some((into, accumulate)) = sink.slot(weight)? {
+            linear_backward_weight(device, grid(device, out, k), g, input.buffer(), into, rows, inputs, outputs, accumulate)?;
+        }
+        if let Some((into, accumulate)) = bias.map(|b| sink.slot(b)).transpose()?.flatten() {
+            linear_backward_bias(device, (out.div_ceil(COLUMNS.on(device)), 1), g, into, rows, outputs, accumulate)?;
+        }
+        Ok(())
+    })
+}
+
+/// The grid of a backward kernel that writes `rows` rows of `columns` columns.
+fn grid(device: &Device, rows: usize, columns: usize) -> (usize, usize) {
+    (columns.div_ceil(COLUMNS.on(device)), rows.div_ceil(TILE.on(device) * TILES.on(device)))
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    fn oracle([n, k, out]: [usize; 3], x: &[Vec<f64>]) -> Vec<f64> {
+        let dot = |i: usize, o: usize| (0..k).map(|j| x[0][i * k + j] * x[1][o * k + j]).sum::<f64>();
+        (0..n * out).map(|at| dot(at / out, at % out) + x.get(2).map_or(0.0, |b| b[at % out])).collect()
+    }
+    // The outputs are of order 1 whatever K is.
+    let inputs = |[n, k, out]: [usize; 3]| {
+        [
+            Input::normal(&[n, k]),
+            Input::normal_seeded(&[out, k], 1).scaled((k as f32).powf(-0.5)),
+            Input::normal_seeded(&[out], 2),
+        ]
+    };
+    let name = |[n, k, out]: [usize; 3]| format!("[{n},{k}] x [{out},{k}]");
+    let mut cases = Vec::new();
+    for sizes in [[1, 1, 1], [3, 7, 2], [5, 33, 3], [128, 64, 10], [17, 530, 21], [4, 2048, 10], [9, 65, 200]] {
+        let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], Some(v[2]));
+        cases.push(Case::op(name(sizes), inputs(sizes), run, move |x| oracle(sizes, x)));
+    }
+    for sizes in [[1, 64, 10], [6, 19, 5]] {
+        let [x, weight, _] = inputs(sizes);
+        let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], None);
+        cases.push(Case::op(format!("{} without bias", name(sizes)), [x, weight], run, move |x| oracle(sizes, x)));
+    }
+    for wanted in 0..3 {
+        let sizes = [6, 40, 7];
+        let mut inputs = inputs(sizes);
+        inputs.iter_mut().enumerate().for_each(|(i, input)| input.differentiable = i == wanted);
+        let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], Some(v[2]));
+        cases.push(Case::op(format!("gradient of input {wanted} only"), inputs, run, move |x| oracle(sizes, x)));
+    }
+    let sizes = [5, 40, 10];
+    let [x, weight, bias] = inputs(sizes);
+    let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], Some(v[2]));
+    cases.push(Case::op("+-300", [x.scaled(300.0), weight, bias], run, move |x| oracle(sizes, x)).tolerance(1e-3, 1e-5));
+    cases
+}

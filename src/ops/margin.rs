@@ -1,0 +1,70 @@
+//! The margin of the labelled class over its strongest rival.
+
+use super::cross_entropy::labelled;
+use super::prelude::*;
+use kernels::margin::*;
+
+/// z_y - max over k != y of z_k for each row of the logits [N,K], K >= 2; shape [N]. Positive where the label is predicted. Among tied rivals
+/// the first gets the gradient. A label outside 0..K gives NaN.
+pub fn margin(tape: &Tape, logits: Var, labels: &Buffer<i32>) -> Result<Var> {
+    let z = tape.value(logits);
+    let (device, [n, k]) = (tape.device(), z.matrix("margin")?);
+    if k < 2 {
+        return Err(Error::Shape { op: "margin", expected: "at least two classes".into(), got: vec![n, k] });
+    }
+    labelled("margin", labels, n)?;
+    int(z.len())?;
+    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
+    let mut out = Buffer::uninit(device, n)?;
+    margin_forward(device, grid, z.buffer(), labels, &mut out, rows, columns)?;
+    let saved = tape.needs(logits).then(|| labels.duplicate()).transpose()?;
+    tape.push(Tensor::new(out, &[n])?, &[logits], move |grad, sink| {
+        if let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
+            margin_backward(grad.device(), grid, grad.buffer(), z.buffer(), labels, into, rows, columns, accumulate)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::cross_entropy::test_labels;
+    use super::reduce::ugly_logits;
+    use super::testing::*;
+    let rival =
+        |row: &[f64], y: usize| row.iter().enumerate().filter(|(i, _)| *i != y).fold(f64::NEG_INFINITY, |m, (_, z)| m.max(*z));
+    let case = |name: String, logits: Input| {
+        let (n, k) = (logits.shape[0], logits.shape[1]);
+        Case::op(
+            name,
+            [logits],
+            move |tape, v| margin(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?),
+            move |x| x[0].chunks(k).zip(test_labels(n, k)).map(|(row, y)| row[y as usize] - rival(row, y as usize)).collect(),
+        )
+    };
+    // Where rivals tie there is no derivative to compare with: those cases are checked forward only.
+    let kink = |name: &str| ["zeros", "constant -300", "ties"].contains(&name);
+    let mut cases: Vec<Case> = ugly_logits(1)
+        .into_iter()
+        .map(|(name, logits)| if kink(&name) { case(name, logits.constant()) } else { case(name, logits) })
+        .collect();
+    cases.push(Case::kernel(
+        "gradient at ties, a NaN and a label outside",
+        [Input::values(&[4, 3], vec![1.0, 1.0, 1.0, 5.0, 2.0, 5.0, 0.0, f32::NAN, 1.0, 0.0, 0.0, 0.0])],
+        |device, x| {
+            let tape = Tape::new(device);
+            let z = tape.leaf(x[0].clone());
+            let m = margin(&tape, z, &Buffer::from_slice(device, &[0, 1, 0, 3])?)?;
+            let grads = tape.backward(m, Some(super::fill::full(device, &[4], 1.0)?))?;
+            let mut values = tape.value(m).to_vec()?;
+            values.extend(grads.get(z).map(Tensor::to_vec).transpose()?.unwrap_or_default());
+            Ok(values)
+        },
+        |_| {
+            let mut want = vec![0.0, -3.0, f64::NAN, f64::NAN];
+            want.extend([1.0, -1.0, 0.0, -1.0, 1.0, 0.0, 1.0, -1.0, 0.0, f64::NAN, f64::NAN, f64::NAN]);
+            want
+        },
+    ));
+    cases
+}

@@ -1,0 +1,93 @@
+//! Predicted classes, which are right, and how many; nothing here is differentiated or read back.
+
+use super::cross_entropy::labelled;
+use super::prelude::*;
+use kernels::predict::*;
+
+/// The first largest column of each row of the logits [N,K]. As in PyTorch, NaN counts as larger than any number.
+pub fn argmax(device: &Device, logits: &Tensor) -> Result<Buffer<i32>> {
+    let [n, k] = classes("argmax", logits)?;
+    let mut out = Buffer::uninit(device, n)?;
+    predict_argmax(device, n.div_ceil(ROWS.on(device)), logits.buffer(), &mut out, int(n)?, int(k)?)?;
+    Ok(out)
+}
+
+/// For each row of the logits [N,K] 1 where [`argmax`] is the label, else 0.
+pub fn correct(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result<Buffer<i32>> {
+    let [n, k] = classes("correct", logits)?;
+    labelled("correct", labels, n)?;
+    let mut out = Buffer::uninit(device, n)?;
+    predict_correct(device, n.div_ceil(ROWS.on(device)), logits.buffer(), labels, &mut out, int(n)?, int(k)?)?;
+    Ok(out)
+}
+
+/// The sum of integers, such as the flags of [`correct`], as one integer on the device.
+pub fn count(device: &Device, flags: &Buffer<i32>) -> Result<Buffer<i32>> {
+    let mut total = Buffer::uninit(device, 1)?;
+    predict_count(device, 1, flags, &mut total, int(flags.len())?, 0)?;
+    Ok(total)
+}
+
+/// total += the sum of `flags`: the count of a whole data set, batch by batch, read back once.
+pub fn count_into(device: &Device, flags: &Buffer<i32>, total: &mut Buffer<i32>) -> Result<()> {
+    if total.len() != 1 {
+        return Err(Error::Shape { op: "count_into", expected: "a total of one element".into(), got: vec![total.len()] });
+    }
+    predict_count(device, 1, flags, total, int(flags.len())?, 1)
+}
+
+fn classes(op: &'static str, logits: &Tensor) -> Result<[usize; 2]> {
+    let [n, k] = logits.matrix(op)?;
+    int(logits.len())?;
+    if k == 0 { Err(Error::Shape { op, expected: "at least one class".into(), got: vec![n, k] }) } else { Ok([n, k]) }
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::cross_entropy::test_labels;
+    use super::reduce::ugly_logits;
+    use super::testing::*;
+    fn floats(values: &Buffer<i32>) -> Result<Vec<f32>> {
+        Ok(values.to_vec()?.iter().map(|v| *v as f32).collect())
+    }
+    let first_largest = |row: &[f64]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+    let mut cases = Vec::new();
+    for (name, logits) in ugly_logits(1) {
+        let (n, k) = (logits.shape[0], logits.shape[1]);
+        // Classes, flags, their count and a count that goes on.
+        let run = move |device: &Device, x: &[Tensor]| {
+            let labels = Buffer::from_slice(device, &test_labels(n, k))?;
+            let flags = correct(device, &x[0], &labels)?;
+            let mut values = floats(&argmax(device, &x[0])?)?;
+            values.extend(floats(&flags)?);
+            let mut total = count(device, &flags)?;
+            values.extend(floats(&total)?);
+            count_into(device, &flags, &mut total)?;
+            values.extend(floats(&total)?);
+            Ok(values)
+        };
+        cases.push(Case::kernel(name, [logits], run, move |x| {
+            let classes: Vec<usize> = x[0].chunks(k).map(first_largest).collect();
+            let flags: Vec<f64> = classes.iter().zip(test_labels(n, k)).map(|(c, y)| (*c as i32 == y) as i32 as f64).collect();
+            let total: f64 = flags.iter().sum();
+            classes.iter().map(|c| *c as f64).chain(flags).chain([total, 2.0 * total]).collect()
+        }));
+    }
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    cases.push(Case::kernel(
+        "rows with NaN and infinities",
+        [Input::values(&[4, 3], vec![1.0, nan, nan, nan, inf, 0.0, -inf, -inf, -inf, 0.0, inf, inf])],
+        |device, x| floats(&argmax(device, &x[0])?),
+        |_| vec![1.0, 0.0, 0.0, 1.0],
+    ));
+    cases.push(Case::kernel(
+        "count of many",
+        [Input::filled(&[1], 0.0)],
+        |device, _| {
+            let flags: Vec<i32> = (0..10_007).map(|i| i % 3).collect();
+            floats(&count(device, &Buffer::from_slice(device, &flags)?)?)
+        },
+        |_| vec![(0..10_007).map(|i| i % 3).sum::<i32>() as f64],
+    ));
+    cases
+}
