@@ -1,13 +1,23 @@
 //! Adversarial training down to the kernel.
 //!
-//! An arrow means "may use": cli -> {train, eval, report} -> method -> attack -> nn -> ops -> {tape, tensor} -> device; data -> tensor.
+//! Every numeric operation is a hand-written CUDA kernel of `kernels/`, which runs on an NVIDIA GPU and, from the same source, on the CPU.
+//! `docs/architecture.md` shows how the modules build on each other: `cli` -> `train`, `eval` -> `method` -> `attack` -> `nn` -> `ops` -> `tape`,
+//! `tensor` -> `device`.
 #![deny(unsafe_code)]
 
-
+pub mod attack;
+pub mod bench;
+pub mod cli;
+pub mod data;
 pub mod device;
 pub mod error;
+pub mod eval;
+pub mod method;
+pub mod nn;
 pub mod ops;
+pub mod rng;
 pub mod tape;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -4,6 +4,7 @@
 
 mod cifar;
 mod digits;
+pub mod resident;
 
 use std::path::Path;
 

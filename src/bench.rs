@@ -1,0 +1,168 @@
+//! Timing of kernels and of whole training steps: `saddle bench` and `cargo bench`.
+//!
+//! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least disturbed one.
+
+use crate::attack::Pgd;
+use crate::device::{Buffer, Device};
+use crate::error::Result;
+use crate::method;
+use crate::nn::{Arch, Net, Shape};
+use crate::ops::attack_step::linf_step;
+use crate::ops::batch_norm::{BnMode, batch_norm};
+use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
+use crate::ops::fill::full;
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use crate::train::step::{Batch, Rules, Update, train_step};
+use serde::Serialize;
+use std::time::Instant;
+
+/// One figure.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchRow {
+    /// What was timed.
+    pub name: String,
+    /// Shapes and settings.
+    pub detail: String,
+    pub value: f64,
+    pub unit: &'static str,
+    /// What to compare with, or empty.
+    pub note: String,
+}
+
+/// A convolution layer: input channels, output channels, kernel, stride, input height (and width), how often it occurs.
+struct Layer {
+    cin: usize,
+    cout: usize,
+    kernel: usize,
+    stride: usize,
+    height: usize,
+}
+
+const fn layer(cin: usize, cout: usize, kernel: usize, stride: usize, height: usize) -> Layer {
+    Layer { cin, cout, kernel, stride, height }
+}
+
+/// The distinct convolutions of CIFAR ResNet-18.
+const RESNET18: [Layer; 11] = [
+    layer(3, 64, 3, 1, 32),
+    layer(64, 64, 3, 1, 32),
+    layer(64, 128, 3, 2, 32),
+    layer(64, 128, 1, 2, 32),
+    layer(128, 128, 3, 1, 16),
+    layer(128, 256, 3, 2, 16),
+    layer(128, 256, 1, 2, 16),
+    layer(256, 256, 3, 1, 8),
+    layer(256, 512, 3, 2, 8),
+    layer(256, 512, 1, 2, 8),
+    layer(512, 512, 3, 1, 4),
+];
+
+/// Kernels: the three passes of every ResNet-18 convolution at batch 32 with their geometric mean, batch norm, the attack step, and the cost of a
+/// launch. `seconds` is the time spent on each.
+pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
+    const BATCH: usize = 32;
+    let mut rows = Vec::new();
+    let mut logs = Vec::new();
+    for layer in &RESNET18 {
+        let conv = Conv::new(
+            &[BATCH, layer.height, layer.height, layer.cin],
+            &[layer.cout, layer.kernel, layer.kernel, layer.cin],
+            layer.stride,
+            layer.kernel / 2,
+        )?;
+        let x = full(device, &conv.in_shape(), 0.5)?;
+        let grad = full(device, &conv.out_shape(), 0.25)?;
+        let weight = full(device, &[layer.cout, layer.kernel, layer.kernel, layer.cin], 0.125)?;
+        let filter = Filter::new(weight.clone());
+        let mut grad_x = Buffer::uninit(device, x.len())?;
+        let mut grad_w = Buffer::uninit(device, weight.len())?;
+        let flops = 2.0 * (grad.len() * layer.cin * layer.kernel * layer.kernel) as f64;
+        let detail = format!("{}->{} {}x{} s{} @{}", layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height);
+        let times = [
+            ("conv2d forward", best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default()).map(|_| ()))?),
+            ("conv2d input gradient", best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, &mut grad_x, 0))?),
+            ("conv2d weight gradient", best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, &mut grad_w, 0))?),
+        ];
+        for (name, time) in times {
+            let rate = flops / time / 1e9;
+            logs.push(rate.ln());
+            rows.push(row(name, &detail, rate, "GFLOP/s", format!("{:.0} us, batch {BATCH}", time * 1e6)));
+        }
+    }
+    let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
+    rows.push(row("conv2d geometric mean", "ResNet-18 layers, three passes", mean, "GFLOP/s", format!("batch {BATCH}")));
+
+    let shape = [BATCH, 32, 32, 64];
+    let bytes = (shape.iter().product::<usize>() * 4) as f64;
+    let x = full(device, &shape, 0.5)?;
+    let (weight, bias) = (full(device, &[64], 1.0)?, full(device, &[64], 0.0)?);
+    let (mut mean, mut var) = (full(device, &[64], 0.0)?, full(device, &[64], 1.0)?);
+    let time = best(device, seconds, || {
+        let tape = Tape::new(device);
+        let [x, w, b] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
+        batch_norm(&tape, x, w, b, &mut mean, &mut var, BnMode::Train).map(|_| ())
+    })?;
+    rows.push(row("batch norm forward, train", "[32,32,32,64]", 3.0 * bytes / time / 1e9, "GB/s", "two reads and a write counted".into()));
+    let image = [BATCH, 32, 32, 3];
+    let clean = full(device, &image, 0.5)?;
+    let gradient = full(device, &image, 1.0)?;
+    let mut x_adv = full(device, &image, 0.5)?;
+    let time = best(device, seconds, || linf_step(&mut x_adv, &gradient, &clean, 0.01, 0.03))?;
+    let moved = 4.0 * (image.iter().product::<usize>() * 4) as f64;
+    rows.push(row("Linf attack step", "[32,32,32,3]", moved / time / 1e9, "GB/s", "three reads and a write counted".into()));
+    let time = best(device, seconds, || full(device, &[16], 0.0).map(|_| ()))?;
+    rows.push(row("launch", "one block, 16 floats", time * 1e6, "us", String::new()));
+    Ok(rows)
+}
+
+/// Whole PGD-10 training steps: the digits net at batch 128, and CIFAR ResNet-18 at batch 32, or at `batch`.
+pub fn step(device: &Device, seconds: f64, batch: Option<usize>) -> Result<Vec<BenchRow>> {
+    let jobs = [("resnet-mini", 8, 1, 128, 0.1), ("resnet18", 32, 3, 32, 8.0 / 255.0)];
+    let mut rows = Vec::new();
+    for (model, side, channels, usual, eps) in jobs {
+        let n = batch.unwrap_or(usual);
+        let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
+        let mut net = Net::new(device, &Arch::find(model)?.spec(), &shape, 0)?;
+        let pixels: Vec<f32> = (0..n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
+        let x = Tensor::from_slice(device, &[n, side, side, channels], &pixels)?;
+        let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
+        let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
+        let attack = Pgd { eps, step: eps / 4.0, ..Pgd::default() };
+        let rules = Rules { method: method::find("pgd-at")?, attack, seed: 0, epoch: 0 };
+        let update = Update { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+        let time = best(device, seconds, || {
+            train_step(&mut net, &Batch { x: &x, y: &y, images: &images }, &rules, &update).map(|_| ())
+        })?;
+        let detail = format!("{model}, batch {n}, {side}x{side}x{channels}");
+        rows.push(row("PGD-10 training step", &detail, n as f64 / time, "images/s", format!("{:.1} ms a step", time * 1e3)));
+    }
+    Ok(rows)
+}
+
+fn row(name: &str, detail: &str, value: f64, unit: &'static str, note: String) -> BenchRow {
+    BenchRow { name: name.into(), detail: detail.into(), value, unit, note }
+}
+
+/// The shortest time of `work` in seconds: one run to warm up, then as many as fit into `seconds`, at least three. Short work is timed several
+/// runs at a time.
+fn best(device: &Device, seconds: f64, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut time = |repeats: usize| -> Result<f64> {
+        device.synchronize()?;
+        let began = Instant::now();
+        for _ in 0..repeats {
+            work()?;
+        }
+        device.synchronize()?;
+        Ok(began.elapsed().as_secs_f64() / repeats as f64)
+    };
+    time(1)?;
+    let first = time(1)?;
+    let repeats = (1e-3 / first.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize;
+    let (began, mut shortest, mut runs) = (Instant::now(), first, 0);
+    while runs < 3 || began.elapsed().as_secs_f64() < seconds {
+        shortest = shortest.min(time(repeats)?);
+        runs += 1;
+    }
+    Ok(shortest)
+}

@@ -1,0 +1,190 @@
+//! A flag for every hyper-parameter, made from the table [`KEYS`]: name, help, symbol, form and default have no other source.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+
+use crate::error::Result;
+use crate::train::config::{Config, KEYS, Key, assignment};
+use crate::train::recipe;
+
+/// What a command's help says about a key.
+pub struct Shown {
+    heading: &'static str,
+    help: &'static str,
+    default: Option<String>,
+}
+
+/// Which keys a command has flags for.
+pub trait Offer {
+    /// What help says about `key`; `None` when the command has no flag for it.
+    fn shown(key: &'static Key) -> Option<Shown>;
+}
+
+/// The keys of `saddle train`: all.
+pub struct ForTraining;
+
+/// The configuration of the default recipe, if it can be read.
+static DEFAULT_JOB: LazyLock<Option<Config>> = LazyLock::new(|| recipe::load(recipe::DEFAULT).ok().map(|recipe| recipe.config));
+
+impl Offer for ForTraining {
+    fn shown(key: &'static Key) -> Option<Shown> {
+        let plain = key.default_text();
+        let job = DEFAULT_JOB.as_ref().map(|config| key.text(config)).filter(|text| *text != plain);
+        let default = match (plain.as_str(), job) {
+            ("none" | "false", None) => None,
+            (_, None) => Some(plain),
+            (_, Some(job)) => Some(format!("{plain}; {}: {job}", recipe::DEFAULT)),
+        };
+        Some(Shown { heading: key.group, help: key.help, default })
+    }
+}
+
+/// The keys of `saddle eval`.
+pub struct ForEvaluation;
+
+impl Offer for ForEvaluation {
+    fn shown(key: &'static Key) -> Option<Shown> {
+        let (help, default) = match key.name {
+            "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
+            "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
+            "step" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
+            "batch" => ("Images at once.", Some(key.default_text())),
+            "device" => (key.help, Some(key.default_text())),
+            "pixel_units" => (key.help, None),
+            _ => return None,
+        };
+        Some(Shown { heading: "What and how", help, default })
+    }
+}
+
+/// What a value of `key` looks like, in a word, and `help`, which lists the words that do not fit there.
+pub fn shape_and_help(key: &Key, help: &str) -> (&'static str, String) {
+    let help = help.trim_end_matches('.');
+    match key.kind.contains('|') {
+        _ if key.kind.len() <= 14 => (key.kind, help.to_owned()),
+        true => ("WORD", format!("{help} [{}]", key.kind.replace('|', ", "))),
+        false => ("LIST", help.to_owned()),
+    }
+}
+
+/// The long name of each key's flag, by the key's name.
+static LONG: LazyLock<HashMap<&'static str, String>> =
+    LazyLock::new(|| KEYS.iter().map(|key| (key.name, key.name.replace('_', "-"))).collect());
+
+/// Hyper-parameters as they were given: flags, and `--set key=value`, in the order of the command line.
+pub struct Given<O> {
+    /// Place on the command line, key (none: `--set`), text.
+    entries: Vec<(usize, Option<&'static str>, String)>,
+    offer: PhantomData<O>,
+}
+
+impl<O> Given<O> {
+    /// Key and value of every setting; a later one wins over an earlier one.
+    ///
+    /// Errors: [`Error::Value`](crate::Error::Value) for a `--set` that has no `=`.
+    pub fn settings(&self) -> Result<Vec<(String, String)>> {
+        let pair = |(_, key, text): &(usize, Option<&str>, String)| match key {
+            Some(key) => Ok(((*key).to_owned(), text.clone())),
+            None => assignment(text),
+        };
+        self.entries.iter().map(pair).collect()
+    }
+}
+
+/// The flag of `key`.
+fn flag(key: &'static Key, shown: Shown) -> Arg {
+    let (shape, mut help) = shape_and_help(key, shown.help);
+    if !key.symbol.is_empty() {
+        help += &format!(" ({})", key.symbol);
+    }
+    if let Some(default) = shown.default {
+        help += &format!(" [default: {default}]");
+    }
+    let mut arg = Arg::new(key.name).value_name(shape).help(help).help_heading(shown.heading);
+    if let Some(long) = LONG.get(key.name) {
+        arg = arg.long(long.as_str());
+        if long != key.name {
+            arg = arg.alias(key.name);
+        }
+    }
+    match key.kind {
+        "true|false" => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true),
+        // `--eps -1` gets the answer of the table, not one about an unknown flag.
+        kind => arg.allow_hyphen_values(kind.contains("NUMBER") || kind.contains("COUNT")),
+    }
+}
+
+impl<O: Offer> Args for Given<O> {
+    fn augment_args(command: Command) -> Command {
+        let command = command.args_override_self(true);
+        let offered = KEYS.iter().filter_map(|key| Some(flag(key, O::shown(key)?)));
+        offered.fold(command, Command::arg)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<O: Offer> FromArgMatches for Given<O> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut entries = Vec::new();
+        let offered = KEYS.iter().filter(|key| O::shown(key).is_some());
+        for key in offered.filter(|key| matches.value_source(key.name) == Some(ValueSource::CommandLine)) {
+            let values = matches.get_many::<String>(key.name).into_iter().flatten();
+            entries.extend(
+                matches
+                    .indices_of(key.name)
+                    .into_iter()
+                    .flatten()
+                    .zip(values)
+                    .map(|(at, text)| (at, Some(key.name), text.clone())),
+            );
+        }
+        if let Ok(Some(values)) = matches.try_get_many::<String>("set") {
+            entries
+                .extend(matches.indices_of("set").into_iter().flatten().zip(values).map(|(at, text)| (at, None, text.clone())));
+        }
+        entries.sort_by_key(|(at, ..)| *at);
+        Ok(Given { entries, offer: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flag `--set key=value`, which may be given often.
+#[derive(Args)]
+pub struct Set {
+    /// Any hyper-parameter by its key, as often as wanted; the last of several settings of a key holds
+    #[arg(long = "set", id = "set", value_name = "KEY=VALUE", action = ArgAction::Append, help_heading = "Running")]
+    _set: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(words: &[&str]) -> Vec<(String, String)> {
+        let command = Set::augment_args(Given::<ForTraining>::augment_args(Command::new("train").no_binary_name(true)));
+        Given::<ForTraining>::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap().settings().unwrap()
+    }
+
+    #[test]
+    fn settings_keep_the_order_of_the_command_line() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let given =
+            settings(&["--set", "eps=1", "--step", "-1/255", "--eps", "8", "--set=lr=2", "--pixel-units", "--weight_decay", "0"]);
+        let expected =
+            [("eps", "1"), ("step", "-1/255"), ("eps", "8"), ("lr", "2"), ("pixel_units", "true"), ("weight_decay", "0")]
+                .map(|(k, v)| pair(k, v));
+        assert_eq!(given, expected);
+        assert_eq!(settings(&["--batch", "1", "--batch", "2"]), [pair("batch", "2")]);
+        assert_eq!(settings(&["--pixel-units=false"]), [pair("pixel_units", "false")]);
+    }
+}

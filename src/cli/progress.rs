@@ -1,0 +1,224 @@
+//! Who watches a run: a bar on a terminal, plain lines elsewhere, JSON lines for programs, or nobody.
+
+use std::io::{self, IsTerminal};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::text;
+use crate::train::observer::{EpochInfo, Observer, Silent, Started, StepInfo};
+
+/// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step line to the next, 0 for none.
+pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> {
+    match (quiet, json) {
+        (true, _) => Box::new(Silent),
+        (_, true) => Box::new(Json { log_every }),
+        _ if io::stderr().is_terminal() => Box::new(Bar::new()),
+        _ => Box::new(Plain { log_every, steps_per_epoch: 0 }),
+    }
+}
+
+/// What is about to happen, in two lines.
+fn introduction(info: &Started) -> [String; 2] {
+    let count = |number: usize| text::thousands(number as i64);
+    let held_out = if info.held_out > 0 { format!(", {} to choose the best epoch", count(info.held_out)) } else { String::new() };
+    let out = info.out.as_ref().map(|out| format!(", records in {}", out.display())).unwrap_or_default();
+    [
+        format!("{} with {} ({} parameters) on {}{out}", info.method, info.model, count(info.parameters), info.device),
+        format!(
+            "{}: {} training images{held_out}, {} test images; {} epochs of {} steps",
+            info.dataset,
+            count(info.train),
+            count(info.test),
+            info.epochs,
+            info.steps_per_epoch
+        ),
+    ]
+}
+
+/// An epoch in one line.
+fn epoch_line(done: &EpochInfo) -> String {
+    let width = done.epochs.to_string().len();
+    let mut line =
+        format!("epoch {:>width$}/{}  lr {:<6}  loss {:.4}", done.epoch, done.epochs, text::number(done.lr), done.loss);
+    if done.terms.len() > 1 {
+        let terms: Vec<String> = done.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        line += &format!(" ({})", terms.join(", "));
+    }
+    for (name, accuracy) in [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)] {
+        if let Some(accuracy) = accuracy {
+            line += &format!("  {name} {accuracy:5.2} %");
+        }
+    }
+    let best = if done.best { "  best" } else { "" };
+    line + &format!("  {} images/s  {}{best}", text::number(done.images_per_s), text::duration(done.seconds))
+}
+
+/// A bar over the whole run, with a line above it for every epoch.
+struct Bar {
+    bar: ProgressBar,
+    steps_per_epoch: usize,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(style("{msg}"));
+        Bar { bar, steps_per_epoch: 0 }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+}
+
+impl Observer for Bar {
+    fn started(&mut self, info: &Started) {
+        introduction(info).iter().for_each(|line| self.bar.println(line));
+        self.steps_per_epoch = info.steps_per_epoch;
+        self.bar.set_length((info.epochs * info.steps_per_epoch) as u64);
+        self.bar.set_style(style("{prefix} {bar:24.cyan/dim} {msg}"));
+    }
+
+    fn step(&mut self, at: &StepInfo) {
+        self.bar.set_prefix(format!("epoch {}/{}", at.epoch, at.epochs));
+        self.bar.set_position((at.epoch.saturating_sub(1) * at.steps + at.step) as u64);
+        let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
+        self.bar.set_message(format!("loss {:.4}  {speed} images/s  {left} left", at.loss));
+    }
+
+    fn epoch(&mut self, done: &EpochInfo) {
+        self.bar.println(epoch_line(done));
+        self.bar.set_position((done.epoch * self.steps_per_epoch) as u64);
+    }
+
+    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+        self.bar.set_message(format!("evaluating {what}: {done} of {of} images"));
+    }
+
+    fn note(&mut self, line: &str) {
+        self.bar.println(line);
+    }
+
+    fn finished(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        // An error message comes after this, on a clean line.
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A line on standard error for every epoch.
+struct Plain {
+    log_every: usize,
+    steps_per_epoch: usize,
+}
+
+/// Whether step `step` of epoch `epoch` is one of those that get a line.
+fn is_logged(log_every: usize, at: &StepInfo) -> bool {
+    log_every > 0 && (at.epoch.saturating_sub(1) * at.steps + at.step) % log_every == 0
+}
+
+impl Observer for Plain {
+    fn started(&mut self, info: &Started) {
+        self.steps_per_epoch = info.steps_per_epoch;
+        introduction(info).iter().for_each(|line| text::tell(line));
+    }
+
+    fn step(&mut self, at: &StepInfo) {
+        if is_logged(self.log_every, at) {
+            let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
+            text::tell(&format!(
+                "epoch {}/{}  step {}/{}  loss {:.4}  {speed} images/s  {left} left",
+                at.epoch, at.epochs, at.step, at.steps, at.loss
+            ));
+        }
+    }
+
+    fn epoch(&mut self, done: &EpochInfo) {
+        text::tell(&epoch_line(done));
+    }
+
+    fn note(&mut self, line: &str) {
+        text::tell(line);
+    }
+}
+
+/// One JSON object a line on standard output for everything that happens.
+struct Json {
+    log_every: usize,
+}
+
+impl Json {
+    /// Writes `fields` with the name of the event in front. A reader who goes away does not stop the run.
+    fn event(&self, name: &str, fields: &impl Serialize) {
+        let mut object = serde_json::Map::new();
+        object.insert("event".into(), Value::from(name));
+        if let Ok(Value::Object(fields)) = serde_json::to_value(fields) {
+            object.extend(fields);
+        }
+        text::print(&format!("{}\n", Value::Object(object))).ok();
+    }
+}
+
+impl Observer for Json {
+    fn started(&mut self, info: &Started) {
+        self.event("started", info);
+    }
+
+    fn step(&mut self, at: &StepInfo) {
+        if is_logged(self.log_every, at) {
+            self.event("step", at);
+        }
+    }
+
+    fn epoch(&mut self, done: &EpochInfo) {
+        let mut fields = serde_json::to_value(done).unwrap_or_default();
+        fields["terms"] = done.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        self.event("epoch", &fields);
+    }
+
+    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+        self.event("evaluating", &json!({"what": what, "done": done, "of": of}));
+    }
+
+    fn note(&mut self, line: &str) {
+        self.event("note", &json!({"line": line}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_one_line() {
+        let mut done = EpochInfo {
+            epoch: 3,
+            epochs: 20,
+            lr: 0.09756,
+            loss: 1.5,
+            images_per_s: 3512.3,
+            seconds: 0.4,
+            ..EpochInfo::default()
+        };
+        assert_eq!(epoch_line(&done), "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s");
+        done.terms = vec![("ce".into(), 1.0), ("kl".into(), 0.5)];
+        (done.clean_acc, done.robust_acc, done.best) = (Some(97.5), Some(8.25), true);
+        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  robust  8.25 %  3,512 images/s  0.4 s  best";
+        assert_eq!(epoch_line(&done), line);
+    }
+
+    #[test]
+    fn steps_are_counted_over_epochs() {
+        let at = |epoch, step| StepInfo { epoch, step, steps: 11, ..StepInfo::default() };
+        let logged: Vec<_> = (1..=22).filter(|i| is_logged(5, &at(1 + (i - 1) / 11, 1 + (i - 1) % 11))).collect();
+        assert_eq!(logged, [5, 10, 15, 20]);
+        assert!(!is_logged(0, &at(1, 1)));
+    }
+}

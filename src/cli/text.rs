@@ -1,0 +1,204 @@
+//! Text for terminals: tables, numbers, one-line errors; and output that survives a reader who goes away.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::error::{ContextKind, ErrorKind};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Writes `text` to standard output; a reader who has closed it (`saddle kernels | head`) is no error.
+///
+/// Errors: [`Error::Io`], for instance on a full disk.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io(Path::new("standard output"), "cannot write")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints `value` as indented JSON.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&(to_json(value, true)? + "\n"))
+}
+
+/// `value` as JSON, indented or on one line.
+pub fn to_json(value: &impl Serialize, indented: bool) -> Result<String> {
+    let text = if indented { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    text.map_err(|error| Error::file(Path::new("standard output"), error.to_string()))
+}
+
+/// The longest line of lists.
+pub const WIDTH: usize = 118;
+
+/// Writes a line to standard error, if anybody listens.
+pub fn tell(line: &str) {
+    writeln!(io::stderr().lock(), "{line}").ok();
+}
+
+/// Writes `error: ...` to standard error.
+pub fn complain(message: &str) {
+    tell(&format!("error: {message}"));
+}
+
+/// Rows with their columns aligned, two spaces apart; those in `right` to the right.
+pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            let gap = " ".repeat(width - cell.chars().count());
+            if right.contains(&column) { gap + cell } else { cell.clone() + &gap }
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A number with as many digits as a reader needs, and thousands apart: `3,512`, `12.3`, `0.0976`.
+pub fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return value.to_string();
+    }
+    match value.abs() {
+        size if size >= 100.0 => thousands(value.round() as i64),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        0.0 => "0".into(),
+        size if size >= 1e-4 => format!("{value:.4}"),
+        _ => format!("{value:.2e}"),
+    }
+}
+
+/// A whole number with a comma every three digits.
+pub fn thousands(value: i64) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if value < 0 { format!("-{text}") } else { text }
+}
+
+/// A time span: `12.3 s`, `3 min 05 s`, `1 h 02 min`; `?` when it is not known.
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "?".into();
+    }
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{:.1} s", seconds.max(0.0)),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A number of bytes: `139.8 GiB`.
+pub fn bytes(count: usize) -> String {
+    let count = count as f64;
+    match count {
+        c if c >= 1024f64.powi(3) => format!("{:.1} GiB", c / 1024f64.powi(3)),
+        c if c >= 1024f64.powi(2) => format!("{:.1} MiB", c / 1024f64.powi(2)),
+        c => format!("{c} bytes"),
+    }
+}
+
+/// `text` broken into lines of at most `width` characters where it has spaces, the first one after `first`, others after `rest`.
+pub fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> String {
+    let mut lines = String::new();
+    let mut line = first.to_owned();
+    let mut fresh = true;
+    for word in text.split_whitespace() {
+        if !fresh && line.chars().count() + 1 + word.chars().count() > width {
+            lines += &(line + "\n");
+            line = rest.to_owned();
+            fresh = true;
+        }
+        if !fresh {
+            line.push(' ');
+        }
+        line += word;
+        fresh = false;
+    }
+    lines + &line + "\n"
+}
+
+/// The arguments as one line that a shell reads back.
+pub fn command_line(arguments: &[OsString]) -> String {
+    let program = arguments.first().map(|program| Path::new(program).file_name().unwrap_or(program).to_os_string());
+    let words = program.iter().chain(arguments.iter().skip(1)).map(|word| quoted(&word.to_string_lossy()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// `word` as a shell reads it back.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_=+,./:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Whether clap's answer is help that was not asked for by name: a command is missing.
+pub fn is_help(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// What clap has to say about wrong arguments, on one line: the problem, the nearest name and where help is.
+pub fn usage_error(error: &clap::Error, arguments: &[OsString]) -> String {
+    let rendered = error.render().to_string();
+    // The problem comes first, perhaps over several lines; an empty line ends it.
+    let problem: Vec<&str> = rendered.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let mut line = problem.join(" ").trim_start_matches("error: ").trim_end_matches('.').to_owned();
+    let near = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue];
+    if let Some(near) = near.into_iter().find_map(|kind| error.get(kind)) {
+        let names = near.to_string();
+        let first = names.split(',').next().unwrap_or(&names).trim();
+        line += &format!(" (did you mean '{first}'?)");
+    }
+    let command = arguments.get(1).map(|word| word.to_string_lossy()).filter(|word| !word.starts_with('-'));
+    let known = command.filter(|_| error.kind() != ErrorKind::InvalidSubcommand);
+    line + &known.map_or("; see saddle --help".into(), |command| format!("; see saddle {} --help", quoted(&command)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_readers() {
+        for (value, text) in
+            [(3512.3, "3,512"), (1234567.0, "1,234,567"), (12.34, "12.3"), (2.346, "2.35"), (0.09756, "0.0976"), (0.0, "0")]
+        {
+            assert_eq!(number(value), text);
+        }
+        assert_eq!((number(-1500.0), number(f64::NAN), number(1e-6)), ("-1,500".into(), "NaN".into(), "1.00e-6".into()));
+        assert_eq!(
+            (duration(12.34), duration(185.0), duration(3725.0)),
+            ("12.3 s".into(), "3 min 05 s".into(), "1 h 02 min".into())
+        );
+        assert_eq!((bytes(3 << 30), bytes(100)), ("3.0 GiB".into(), "100 bytes".into()));
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let row = |cells: [&str; 3]| cells.map(String::from).to_vec();
+        let text = table(&[row(["name", "value", "note"]), row(["ε", "8", "b"]), row(["steps", "1,000", ""])], &[1]);
+        assert_eq!(text, "name   value  note\nε          8  b\nsteps  1,000\n");
+        assert_eq!(wrapped("one two three", "> ", "  ", 9), "> one two\n  three\n");
+    }
+
+    #[test]
+    fn a_command_line_reads_back() {
+        let words = ["/a/b/saddle", "train", "--set", "eps=8/255", "--out", "it's here"].map(OsString::from);
+        assert_eq!(command_line(&words), r"saddle train --set eps=8/255 --out 'it'\''s here'");
+    }
+}

@@ -1,0 +1,220 @@
+//! `saddle train`: from recipe, flags and `--set` to a request, and from its outcome to a small table.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value, json};
+
+use super::flags::{ForTraining, Given, Set};
+use super::{progress, text};
+use crate::data;
+use crate::error::{Error, Result};
+use crate::train::config::{Config, KEYS, Key, key};
+use crate::train::recipe::{self, Recipe, Reference};
+use crate::train::{self, Outcome, Request};
+
+const EXAMPLES: &str = "\
+Without RECIPE the job is 'digits', unless --dataset names another data set: then each
+key has its own default.
+
+Examples:
+  saddle train
+      PGD-AT on the embedded digits
+  saddle train digits --eps 0.2 --step 0.05 --seed 1
+      the same against larger perturbations
+  saddle train pgd-at-cifar10-resnet18 --data ~/cifar-10-batches-bin
+      a benchmark recipe
+  saddle train --dataset cifar10 --data ~/cifar-10-batches-bin --model preact-resnet18
+      a job of your own; eps and step could follow as 8/255, 0.0314 or,
+      with --pixel-units, 8
+  saddle train my.toml --set momentum=0.8
+      a recipe of your own; 'saddle recipes digits > my.toml' makes one to change
+  saddle train --resume runs/NAME
+      go on after Ctrl-C
+
+Ctrl-C stops after the current step and keeps a checkpoint; a second one stops at once.";
+
+/// Train a network.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// A job with a name ('saddle recipes' lists them) or a .toml file; flags change parts of it
+    recipe: Option<String>,
+    #[command(flatten)]
+    given: Given<ForTraining>,
+    #[command(flatten)]
+    _set: Set,
+    /// Go on with the interrupted run in this run directory, with its own settings; only --device may differ
+    #[arg(long, value_name = "DIR", conflicts_with = "recipe", help_heading = "Running")]
+    resume: Option<PathBuf>,
+    /// Print nothing but the result
+    #[arg(long, short, help_heading = "Running")]
+    quiet: bool,
+    /// Print one JSON object a line on standard output: started, evaluating, epoch, note, result; and step with --log-every
+    #[arg(long, help_heading = "Running")]
+    json: bool,
+}
+
+/// Keys that may differ from a recipe without making its reference numbers meaningless.
+const NEUTRAL: &[&str] = &["device", "seed", "data", "out", "checkpoint_every", "log_every"];
+
+/// Runs the command; `line` is how it was called.
+pub fn run(arguments: Arguments, line: String) -> Result<()> {
+    let settings = arguments.given.settings()?;
+    let (request, changed) = match &arguments.resume {
+        Some(dir) => resumed(dir, &settings, line)?,
+        None => fresh(arguments.recipe.as_deref(), &settings, line)?,
+    };
+    let stop = stop_on_interrupt();
+    let mut observer = progress::observer(arguments.quiet, arguments.json, request.config.log_every);
+    let outcome = train::run(&request, &mut *observer, &stop)?;
+    drop(observer);
+    if arguments.json {
+        return text::print(&(text::to_json(&json_result(&request, &changed, &outcome), false)? + "\n"));
+    }
+    text::print(&result(&request, &changed, &outcome))
+}
+
+/// A new job, and the keys that differ from its recipe.
+fn fresh(name: Option<&str>, settings: &[(String, String)], command: String) -> Result<(Request, Vec<&'static str>)> {
+    let recipe = match (name, dataset_of(settings)?) {
+        (Some(name), _) => recipe::load(name)?,
+        (None, None | Some("digits")) => recipe::load(recipe::DEFAULT)?,
+        (None, Some(_)) => {
+            Recipe { name: "custom".into(), about: String::new(), config: Config::default(), reference: Reference::default() }
+        }
+    };
+    let mut config = recipe.config.clone();
+    config.apply(settings)?;
+    config.validate()?;
+    let changed = differences(&config, &recipe.config);
+    Ok((Request { config, recipe: recipe.name, reference: recipe.reference, command, resume: None }, changed))
+}
+
+/// The data set that the settings name last, by its own name.
+fn dataset_of(settings: &[(String, String)]) -> Result<Option<&'static str>> {
+    let named = settings.iter().rev().find(|(name, _)| key(name).is_ok_and(|key| key.name == "dataset"));
+    named.map(|(_, name)| data::find(name).map(|source| source.name)).transpose()
+}
+
+/// The job of an interrupted run.
+fn resumed(dir: &Path, settings: &[(String, String)], command: String) -> Result<(Request, Vec<&'static str>)> {
+    for (name, value) in settings {
+        if key(name)?.name != "device" {
+            let problem = "a resumed run keeps its settings but for --device; start a new run for others";
+            return Err(Error::value(name, value, problem));
+        }
+    }
+    let record = recorded(dir)?;
+    let mut config = record.config;
+    config.apply(settings)?;
+    config.out = Some(dir.to_owned());
+    config.validate()?;
+    let recipe = recipe::load(&record.recipe).ok();
+    let changed = recipe.as_ref().map(|recipe| differences(&config, &recipe.config)).unwrap_or_default();
+    let reference = recipe.map(|recipe| recipe.reference).unwrap_or_default();
+    Ok((Request { config, recipe: record.recipe, reference, command, resume: Some(dir.to_owned()) }, changed))
+}
+
+/// The keys that make the result of `config` another one than that of `recipe`.
+fn differences(config: &Config, recipe: &Config) -> Vec<&'static str> {
+    let differ = |key: &&Key| !NEUTRAL.contains(&key.name) && (key.get)(config) != (key.get)(recipe);
+    KEYS.iter().filter(differ).map(|key| key.name).collect()
+}
+
+/// What the command line needs from a run directory's `run.json`.
+pub struct Record {
+    /// The hyper-parameters.
+    pub config: Config,
+    /// The recipe's name.
+    pub recipe: String,
+}
+
+/// Reads `run.json` in `dir`: its keys stand in `config`, or beside the other facts.
+///
+/// Errors: [`Error::File`] when there is none or it is no record, and as [`Config::from_json`].
+pub fn recorded(dir: &Path) -> Result<Record> {
+    let path = dir.join("run.json");
+    if !path.is_file() {
+        return Err(Error::file(dir, "holds no run (there is no run.json in it)"));
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
+    let run: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
+    let keys = run.get("config").and_then(Value::as_object).unwrap_or(&run);
+    let known = |name: &&String| KEYS.iter().any(|key| key.name == **name);
+    let keys = keys.iter().filter(|(name, _)| known(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let config = Config::from_json(&keys).map_err(|error| Error::file(&path, error.to_string()))?;
+    let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or("custom").to_owned();
+    Ok(Record { config, recipe })
+}
+
+/// A flag that the first Ctrl-C raises; the second ends the program.
+fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        text::tell("\nstopping; Ctrl-C again stops at once, without a checkpoint");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        text::tell(&format!("note: Ctrl-C will not leave a checkpoint: {error}"));
+    }
+    stop
+}
+
+/// The result for people.
+fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
+    let (summary, reference) = (&outcome.summary, &request.reference);
+    let known = reference.clean.is_some() || reference.pgd20.is_some();
+    let cells = |label: &str, value: String, expected: Option<&String>| {
+        let mut row = vec![label.to_owned(), value];
+        row.extend(expected.map(|expected| format!("{expected} %")));
+        row
+    };
+    let mut rows = Vec::new();
+    if known {
+        rows.push(vec!["result".into(), "here".into(), format!("{} should give", request.recipe)]);
+    }
+    rows.push(cells("clean accuracy", format!("{:.2} %", summary.clean_acc), reference.clean.as_ref()));
+    rows.push(cells("PGD-20 accuracy", format!("{:.2} %", summary.pgd20_acc), reference.pgd20.as_ref()));
+    let text = text::table(&rows, &[1, 2]);
+    let mut facts = vec![
+        vec!["training".into(), format!("{} images/s on {}", text::number(summary.images_per_s), summary.device)],
+        vec!["time".into(), text::duration(summary.seconds)],
+    ];
+    // What stands above already need not come again.
+    let fresh = |label: &String| !rows.iter().chain(&facts).any(|row| row.first() == Some(label));
+    let others: Vec<_> =
+        outcome.lines.iter().filter(|(label, _)| fresh(label)).map(|(label, value)| vec![label.clone(), value.clone()]).collect();
+    facts.extend(others);
+    if known && !changed.is_empty() {
+        facts.push(vec!["not the recipe's".into(), changed.join(", ")]);
+    }
+    if let Some(source) = reference.source.as_ref().filter(|_| known) {
+        facts.push(vec!["reference".into(), source.clone()]);
+    }
+    if let Some(dir) = &outcome.dir {
+        let dir = dir.display().to_string();
+        facts.push(vec!["run directory".into(), dir.clone()]);
+        facts.push(vec!["evaluate with".into(), format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir))]);
+    }
+    text + &text::table(&facts, &[])
+}
+
+/// The result for programs.
+fn json_result(request: &Request, changed: &[&str], outcome: &Outcome) -> Value {
+    let reference = &request.reference;
+    json!({
+        "event": "result",
+        "recipe": request.recipe,
+        "changed": changed,
+        "summary": outcome.summary,
+        "reference": {"clean": reference.clean, "pgd20": reference.pgd20, "aa": reference.aa, "source": reference.source},
+        "facts": outcome.lines.iter().map(|(label, value)| (label.clone(), Value::from(value.as_str()))).collect::<Map<_, _>>(),
+        "dir": outcome.dir,
+    })
+}

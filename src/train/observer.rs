@@ -1,0 +1,101 @@
+//! What a run tells whoever watches it. The trainer and the evaluation call these functions; the command line draws a bar, prints lines or
+//! writes JSON from them.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Someone who watches a run. Every function does nothing unless it is replaced.
+pub trait Observer {
+    /// Everything is loaded and checked, and the first step comes next.
+    fn started(&mut self, _info: &Started) {}
+    /// A training step is done.
+    fn step(&mut self, _at: &StepInfo) {}
+    /// An epoch, and the evaluation that belongs to it, is done.
+    fn epoch(&mut self, _done: &EpochInfo) {}
+    /// `done` of `of` images have been evaluated with `what`, such as `clean` or `pgd20`.
+    fn evaluating(&mut self, _what: &str, _done: usize, _of: usize) {}
+    /// Something worth one line.
+    fn note(&mut self, _line: &str) {}
+    /// Nothing more will come; the result is what the run returns.
+    fn finished(&mut self) {}
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// What a run is about to do.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Started {
+    /// The device, as it describes itself.
+    pub device: String,
+    /// The network's name.
+    pub model: String,
+    /// How many numbers it learns.
+    pub parameters: usize,
+    /// The training method's name.
+    pub method: String,
+    /// The data set's name.
+    pub dataset: String,
+    /// Images to train on.
+    pub train: usize,
+    /// Training images kept for choosing the best epoch.
+    pub held_out: usize,
+    /// Images to report results on.
+    pub test: usize,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Steps of one epoch.
+    pub steps_per_epoch: usize,
+    /// The run directory, if there is one.
+    pub out: Option<PathBuf>,
+}
+
+/// A training step that is done.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct StepInfo {
+    /// Its epoch, counted from 1.
+    pub epoch: usize,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Its number in the epoch, counted from 1.
+    pub step: usize,
+    /// Steps of one epoch.
+    pub steps: usize,
+    /// The loss, of this step or a recent one.
+    pub loss: f32,
+    /// Training images a second.
+    pub images_per_s: f64,
+    /// Seconds until the whole run is done, by what it took so far.
+    pub seconds_left: f64,
+}
+
+/// An epoch that is done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct EpochInfo {
+    /// Its number, counted from 1.
+    pub epoch: usize,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// The learning rate at its end.
+    pub lr: f64,
+    /// The mean loss.
+    pub loss: f64,
+    /// The means of the terms that the loss is made of, by name.
+    pub terms: Vec<(String, f64)>,
+    /// Accuracy on the training images as they were trained on, in percent.
+    pub train_acc: Option<f64>,
+    /// Accuracy on the clean images that choose the best epoch, in percent.
+    pub clean_acc: Option<f64>,
+    /// Accuracy on the same images under attack, in percent.
+    pub robust_acc: Option<f64>,
+    /// Whether it is the best epoch so far.
+    pub best: bool,
+    /// Training images a second.
+    pub images_per_s: f64,
+    /// Seconds it took, evaluation included.
+    pub seconds: f64,
+}
