@@ -10,11 +10,16 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     let mut text = String::new();
     let kernels_dir = root.join("kernels");
     writeln!(text, "/// The names of the instruction sets that kernels were compiled for, from the least to the most able.").ok();
-    writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {:?};", isas.len(), isas.iter().map(|i| i.name).collect::<Vec<_>>()).ok();
+    writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {:?};", isas.len(), isas.iter().map(|i| i.name).collect::<Vec<_>>())
+        .ok();
     for config in shared {
         constant(&mut text, "", config);
     }
-    writeln!(text, "/// The headers of `kernels/lib`, by the name that kernels include them with.\npub static HEADERS: &[(&str, &str)] = &[").ok();
+    writeln!(
+        text,
+        "/// The headers of `kernels/lib`, by the name that kernels include them with.\npub static HEADERS: &[(&str, &str)] = &["
+    )
+    .ok();
     for header in crate::list(&kernels_dir.join("lib"), "cuh") {
         writeln!(text, "    (\"lib/{}.cuh\", include_str!({:?})),", crate::stem(&header), header).ok();
     }
@@ -32,13 +37,18 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     }
     writeln!(text, "];").ok();
     for (index, source) in sources.iter().enumerate() {
-        writeln!(text, "/// Launchers and constants of `kernels/{}.cu`.\npub mod {} {{\n    use super::*;", source.stem, source.stem).ok();
+        writeln!(
+            text,
+            "/// Launchers and constants of `kernels/{}.cu`.\npub mod {} {{\n    use super::*;",
+            source.stem, source.stem
+        )
+        .ok();
         for config in &source.configs {
             constant(&mut text, "    ", config);
         }
         writeln!(text, "    unsafe extern \"C\" {{").ok();
         for (kernel, isa) in source.kernels.iter().flat_map(|k| isas.iter().map(move |i| (k, i))) {
-            writeln!(text, "        fn saddle_{}_{}_threads(args: *const *const std::ffi::c_void);", isa.name, kernel.name).ok();
+            writeln!(text, "        fn saddle_{}_{}_threads(args: *const Arg);", isa.name, kernel.name).ok();
         }
         writeln!(text, "    }}").ok();
         for kernel in &source.kernels {
@@ -51,7 +61,12 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
 
 fn constant(text: &mut String, indent: &str, config: &Config) {
     writeln!(text, "{indent}/// A constant of the kernel source, one value a device.").ok();
-    writeln!(text, "{indent}pub const {}: PerDevice = PerDevice {{ cuda: {}, host: {} }};", config.name, config.cuda, config.host).ok();
+    writeln!(
+        text,
+        "{indent}pub const {}: PerDevice = PerDevice {{ cuda: {}, host: {} }};",
+        config.name, config.cuda, config.host
+    )
+    .ok();
 }
 
 fn launcher(text: &mut String, source: &Source, index: usize, kernel: &Kernel, shared: &[Config], isas: &[InstructionSet]) {
@@ -59,7 +74,13 @@ fn launcher(text: &mut String, source: &Source, index: usize, kernel: &Kernel, s
         Ok(n) => format!("PerDevice {{ cuda: {n}, host: {n} }}"),
         Err(_) => {
             let known = source.configs.iter().chain(shared).any(|c| c.name == kernel.threads);
-            assert!(known, "{}: launch bounds of {} must be a number or a CONFIG, not {}", source.path.display(), kernel.name, kernel.threads);
+            assert!(
+                known,
+                "{}: launch bounds of {} must be a number or a CONFIG, not {}",
+                source.path.display(),
+                kernel.name,
+                kernel.threads
+            );
             kernel.threads.clone()
         }
     };

@@ -25,9 +25,26 @@ pub fn instruction_sets() -> Vec<InstructionSet> {
 }
 
 const FLAGS: &[&str] = &[
-    "-std=c++17", "-O3", "-g1", "-fPIC", "-DSADDLE_HOST", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions",
-    "-fno-rtti", "-ftls-model=initial-exec", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter",
-    "-Wno-unused-function", "-Wno-ignored-attributes", "-Wno-unused-variable", "-Werror=return-type",
+    "-std=c++17",
+    "-O3",
+    "-g1",
+    "-fPIC",
+    "-DSADDLE_HOST",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-ftls-model=initial-exec",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-ignored-attributes",
+    "-Wno-unused-variable",
+    "-Werror=return-type",
 ];
 
 /// Compiles every source for every instruction set (in parallel, and only what changed) and tells cargo to link the result.
@@ -98,7 +115,9 @@ impl Job {
         command.args(FLAGS).args(self.flags).arg("-I").arg(kernels);
         command.arg(format!("-fmacro-prefix-map={}/=", root.display()));
         command.arg("-c").arg(&self.unit).arg("-o").arg(&partial);
-        let output = command.output().unwrap_or_else(|e| panic!("cannot run the C++ compiler {:?}: {e}; install g++ or set CXX", command.get_program()));
+        let output = command
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run the C++ compiler {:?}: {e}; install g++ or set CXX", command.get_program()));
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} does not compile:\n{log}", self.unit.display());
         for line in log.lines() {
@@ -125,11 +144,11 @@ fn trampoline(kernel: &Kernel, isa: &InstructionSet) -> String {
     let mut body = String::new();
     for (i, param) in kernel.params.iter().enumerate() {
         let star = if param.pointer.is_some() { "*" } else { "" };
-        body += &format!("  {c}{star} a{i}; memcpy(&a{i}, args[{i}], sizeof a{i});\n", c = param.scalar.c);
+        body += &format!("  {c}{star} a{i}; memcpy(&a{i}, args + {i}, sizeof a{i});\n", c = param.scalar.c);
     }
     let names: Vec<String> = (0..kernel.params.len()).map(|i| format!("a{i}")).collect();
     format!(
-        "extern \"C\" void saddle_{isa}_{name}_threads(void* const* args) {{\n{body}  SaddleBlock* const block = saddle_block;\n  \
+        "extern \"C\" void saddle_{isa}_{name}_threads(const uint64_t* args) {{\n{body}  SaddleBlock* const block = saddle_block;\n  \
          while (block->started < block->threads) {{\n    const unsigned next = block->started++;\n    \
          block->thread = block->order ? block->order[next] : next;\n    {name}({args});\n  }}\n}}\n",
         isa = isa.name,

@@ -17,8 +17,10 @@ CONFIG(BLOCK_ROWS, 128, 64)        // output pixels of a block
 CONFIG(MIN_CHUNK_ROWS, 128, 16)    // the chunk is chosen so that chunk * N is at least this
 CONFIG(STAGE, 16, 32)              // channels of a stage
 CONFIG(STAGE_STRIDE, 20, 32)       // floats between rows of a stage: 20 keeps CUDA's shared memory free of bank conflicts
+CONFIG(PANEL_STAGES, 2, 0)         // the host reads panels where they are
 CONFIG(STEP, 4, 2)                 // channels multiplied per turn of the inner loop
 CONFIG(PREPARE_THREADS, 256, 1)
+CONFIG(PREPARE_SHARERS, 16, 1)     // neighbouring threads that share a panel row
 CONFIG(PREPARE_ROWS, 16, 64)       // panel rows of a block of conv2d_prepare
 CONFIG(NARROW_THREADS, 256, 1)
 CONFIG(NARROW_LANES, 8, 1)         // threads that share a pixel in the narrow input gradient
@@ -39,7 +41,7 @@ struct Stages {
   const int out_step, src_step, phase_y, phase_x, grid_h, grid_w, first, pixels;  // first, pixels: of the chunk, in the phase's grid
   int low_y = 0, high_y = 0, low_x = 0, high_x = 0;                              // its bounding box, in source pixels
   int ky = 0, kx = 0, channel = 0, dy = 0, dx = 0;                               // the current tap and its source offset
-  bool inside = false;                                                           // no pixel of the box leaves the source for this tap
+  bool inside = false;                                                           // stays_inside for this tap
   int count = 0;                                                                 // channels of this stage
 
   INLINE Stages(const Geometry& g, int phase, int chunk)
@@ -56,6 +58,10 @@ struct Stages {
     const int at = phase + g.pad - tap;
     delta = transposed ? at / out_step : tap - g.pad;
     return !transposed || at - delta * out_step == 0;
+  }
+  // Whether no pixel of the box leaves the source.
+  INLINE bool stays_inside(int dy, int dx) const {
+    return low_y + dy >= 0 && high_y + dy < g.src_h && low_x + dx >= 0 && high_x + dx < g.src_w;
   }
   INLINE void restart() { ky = 0, kx = -1, count = 0, channel = flat ? 0 : g.depth; }
   // Goes to the next stage; false behind the last one.
@@ -83,7 +89,7 @@ struct Stages {
         continue;
       }
       if (!offset(kx, phase_x, dx) || high_x + dx < 0 || low_x + dx >= g.src_w) continue;
-      inside = low_y + dy >= 0 && high_y + dy < g.src_h && low_x + dx >= 0 && high_x + dx < g.src_w;
+      inside = stays_inside(dy, dx);
       return true;
     }
   }
@@ -96,13 +102,19 @@ struct Rows {
   int *source, *y, *x, *out;  // source: first channel of the pixel for offset 0; out: of the output, or -1
 };
 
-// Finds the rows [first, first + count) of the chunk. Rows behind the last one repeat it and are never stored.
+// The block's shared memory: two stages of the source, two of the panel, and the rows.
+struct Memory {
+  float *source, *panel;
+  int* rows;
+};
+
+// Finds the rows [first, first + count) of the chunk. Rows from `end` on repeat the last one and are never stored.
 template <bool transposed>
-INLINE void find_rows(const Stages<transposed>& at, const Rows& rows, int first, int count) {
+INLINE void find_rows(const Stages<transposed>& at, const Rows& rows, int first, int count, int end) {
   const Geometry& g = at.g;
   const Divider by_chunk(at.pixels), by_width(at.grid_w);
   for (int r = threadIdx.x; r < count; r += THREADS) {
-    const int row = min(first + r, g.images * at.pixels - 1), image = by_chunk.quotient(row);
+    const int row = min(first + r, end - 1), image = by_chunk.quotient(row);
     const int pixel = at.first + row - image * at.pixels, y = by_width.quotient(pixel), x = pixel - y * at.grid_w;
     const int sy = y * at.src_step, sx = x * at.src_step;
     rows.y[r] = sy, rows.x[r] = sx;
@@ -113,16 +125,18 @@ INLINE void find_rows(const Stages<transposed>& at, const Rows& rows, int first,
 }
 
 // Copies a stage of the source to shared memory.
-template <bool transposed>
-INLINE void fetch(const Stages<transposed>& at, const Rows& rows, const float* source, float* stage, int count) {
+template <int row_count, bool transposed>
+INLINE void fetch(const Stages<transposed>& at, const Rows& rows, const float* source, float* stage) {
   const Geometry& g = at.g;
   constexpr int SHARERS = THREADS == 1 ? 1 : STAGE / COPY;  // neighbouring threads that share a row
+  const auto in_source = [&](int r, int dy, int dx) {
+    return static_cast<unsigned>(rows.y[r] + dy) < static_cast<unsigned>(g.src_h) && static_cast<unsigned>(rows.x[r] + dx) < static_cast<unsigned>(g.src_w);
+  };
   if (!at.flat) {
     const int delta = (at.dy * g.src_w + at.dx) * g.depth + at.channel, dy = at.dy, dx = at.dx, channels = at.count;
     const bool inside = at.inside;
-    UNROLL for (int r = threadIdx.x / SHARERS; r < count; r += THREADS / SHARERS) {
-      const bool valid = inside || (static_cast<unsigned>(rows.y[r] + dy) < static_cast<unsigned>(g.src_h) &&
-                                    static_cast<unsigned>(rows.x[r] + dx) < static_cast<unsigned>(g.src_w));
+    UNROLL for (int r = threadIdx.x / SHARERS; r < row_count; r += THREADS / SHARERS) {
+      const bool valid = inside || in_source(r, dy, dx);
       const float* from = source + (valid ? rows.source[r] + delta : 0);
       for (int c = threadIdx.x % SHARERS * COPY; c < channels; c += SHARERS * COPY) copy_async(stage + r * STAGE_STRIDE + c, from + c, valid);
     }
@@ -131,11 +145,10 @@ INLINE void fetch(const Stages<transposed>& at, const Rows& rows, const float* s
   int tap = at.channel / g.depth, channel = at.channel - tap * g.depth, ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w;
   for (int k = 0; k < round_up(at.count, STEP); k++) {
     int dy, dx;
-    const bool exact = at.offset(ky, at.phase_y, dy) & at.offset(kx, at.phase_x, dx) && k < at.count;
+    const bool exact = at.offset(ky, at.phase_y, dy) & at.offset(kx, at.phase_x, dx) && k < at.count, inside = at.stays_inside(dy, dx);
     const int delta = (dy * g.src_w + dx) * g.depth + channel;
-    for (int r = threadIdx.x; r < count; r += THREADS) {
-      const bool valid = exact && static_cast<unsigned>(rows.y[r] + dy) < static_cast<unsigned>(g.src_h) &&
-                         static_cast<unsigned>(rows.x[r] + dx) < static_cast<unsigned>(g.src_w);
+    for (int r = threadIdx.x; r < row_count; r += THREADS) {
+      const bool valid = exact && (inside || in_source(r, dy, dx));
       stage[r * STAGE_STRIDE + k] = valid ? source[rows.source[r] + delta] : 0.0f;
     }
     if (++channel == g.depth) {
@@ -170,26 +183,17 @@ INLINE void multiply(T& tile, const float* stage, const float* panel, int count)
     const auto row = [&](int r, int step) { return a[r][step]; };
 #endif
     UNROLL for (int step = 0; step < STEP; step++) {
-      Vec b[T::VECS];
-      UNROLL for (int v = 0; v < T::VECS; v++) b[v] = vec_load(panel + (k + step) * width + T::column_of(v));
-      tile.add([&](int r) { return row(r, step); }, b);
+      tile.add([&](int r) { return row(r, step); }, panel + (k + step) * width + T::column_of(0));
     }
   }
 }
 
 // The block's share of the gather-GEMM; store(sum, index of the output, column) gets every Vec of the result.
 template <int width, bool transposed, class Store>
-INLINE void gather_gemm(const Geometry& g, const float* source, const float* panels, Store store) {
+INLINE void gather_gemm(const Geometry& g, const Memory& memory, const float* source, const float* panels, Store store) {
   typedef Tile<width, THREADS, BLOCK_ROWS> T;
-  SHARED(float, stages, 2 * T::BLOCK_ROWS * STAGE_STRIDE);
-#ifdef SADDLE_HOST
-  float* const panel_stages = nullptr;
-#else
-  SHARED(float, panel_stages, 2 * STAGE * width);
-#endif
-  SHARED(int, row_data, 4 * T::BLOCK_ROWS);
-  const Rows rows = {row_data, row_data + T::BLOCK_ROWS, row_data + 2 * T::BLOCK_ROWS, row_data + 3 * T::BLOCK_ROWS};
-
+  const Rows rows = {memory.rows, memory.rows + T::BLOCK_ROWS, memory.rows + 2 * T::BLOCK_ROWS, memory.rows + 3 * T::BLOCK_ROWS};
+  float *const stages = memory.source, *const panel_stages = memory.panel;
   const int out_step = transposed ? g.stride : 1;
   const int chunks = ceil_div(ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step), g.chunk);
   const int blocks = ceil_div(g.images * g.chunk, BLOCK_ROWS), block = blockIdx.x % blocks, chunk = blockIdx.x / blocks;
@@ -202,14 +206,14 @@ INLINE void gather_gemm(const Geometry& g, const float* source, const float* pan
       T tile;
       tile.clear();
       __syncthreads();
-      find_rows(at, rows, first, T::BLOCK_ROWS);
+      find_rows(at, rows, first, T::BLOCK_ROWS, end);
       __syncthreads();
       at.restart();
       bool more = at.next();
       int turn = 0;
       const float* b = panel;
       if (more) {
-        fetch(at, rows, source, stages, T::BLOCK_ROWS);
+        fetch<T::BLOCK_ROWS>(at, rows, source, stages);
         b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages, at.count);
       }
       while (more) {
@@ -220,28 +224,29 @@ INLINE void gather_gemm(const Geometry& g, const float* source, const float* pan
         more = at.next();
         turn ^= 1;
         if (more) {
-          fetch(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, T::BLOCK_ROWS);
+          fetch<T::BLOCK_ROWS>(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE);
           b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages + turn * STAGE * width, at.count);
         }
         multiply<width>(tile, a, now, count);
       }
-      UNROLL for (int r = 0; r < T::ROWS; r++) {
-        const int out = rows.out[T::row_of(r)];
-        UNROLL for (int v = 0; v < T::VECS; v++) {
-          const int at_column = blockIdx.y * width + column + T::column_of(v);
-          if (out >= 0 && at_column < g.columns) store(tile.sum[r][v], out + at_column, at_column);
-        }
-      }
+      tile.each([&](Vec sum, int r, int v) {
+        const int out = rows.out[T::row_of(r)], at_column = blockIdx.y * width + column + T::column_of(v);
+        if (out >= 0 && at_column < g.columns) store(sum, out + at_column, at_column);
+      });
     }
   }
 }
 
 template <bool transposed, class Store>
 INLINE void gather_gemm(const Geometry& g, const float* source, const float* panels, Store store) {
+  SHARED(float, source_stages, 2 * BLOCK_ROWS * STAGE_STRIDE);
+  SHARED(float, panel_stages, PANEL_STAGES * STAGE * 64);
+  SHARED(int, row_data, 4 * BLOCK_ROWS);
+  const Memory memory = {source_stages, panel_stages, row_data};
   switch (panel_width(g.columns)) {
-    case 64: return gather_gemm<64, transposed>(g, source, panels, store);
-    case 32: return gather_gemm<32, transposed>(g, source, panels, store);
-    default: return gather_gemm<16, transposed>(g, source, panels, store);
+    case 64: return gather_gemm<64, transposed>(g, memory, source, panels, store);
+    case 32: return gather_gemm<32, transposed>(g, memory, source, panels, store);
+    default: return gather_gemm<16, transposed>(g, memory, source, panels, store);
   }
 }
 
@@ -283,31 +288,39 @@ conv2d_input_grad(const float* grad_out, const float* panels, NULLABLE const uin
 // every NARROW_LANES-th Vec.
 template <int channels, class Store>
 INLINE void narrow_pixel(const Geometry& g, const float* grad_out, const float* panels, int pixel, int lane, Store store) {
-  const int columns = panel_width(g.columns), panel_size = round_up(g.kernel_h * g.kernel_w * channels, STEP_ROWS) * columns;
+  const int width = panel_width(g.columns);
+  const bool whole = g.columns % VEC == 0;
   const int row = pixel / g.src_w, x = pixel - row * g.src_w, image = row / g.src_h, y = row - image * g.src_h;
-  Vec sum[channels];
-  UNROLL for (int c = 0; c < channels; c++) sum[c] = vec_splat(0.0f);
-  for (int ky = 0; ky < g.kernel_h; ky++) {
-    const int at_y = y + g.pad - ky, oy = g.stride == 1 ? at_y : at_y / 2;
-    if (at_y < 0 || oy * g.stride != at_y || oy >= g.out_h) continue;
-    for (int kx = 0; kx < g.kernel_w; kx++) {
-      const int at_x = x + g.pad - kx, ox = g.stride == 1 ? at_x : at_x / 2;
-      if (at_x < 0 || ox * g.stride != at_x || ox >= g.out_w) continue;
-      const float* const grad = grad_out + ((image * g.out_h + oy) * g.out_w + ox) * g.columns;
-      const float* const tap = panels + (ky * g.kernel_w + kx) * channels * columns;
-      for (int column = lane * VEC; column < g.columns; column += NARROW_LANES * VEC) {
-        const int panel = column / columns;
-        const float* const w = tap + panel * panel_size + column - panel * columns;
-        const Vec dy = load_columns(grad + column, g.columns - column, g.columns % VEC == 0);
-        UNROLL for (int c = 0; c < channels; c++) sum[c] = vec_fma(dy, vec_load(w + c * columns), sum[c]);
+  // Taps from the first one that an output pixel belongs to; the output goes back by one per tap.
+  const int last_y = min(g.out_h - 1, (y + g.pad) / g.stride), last_x = min(g.out_w - 1, (x + g.pad) / g.stride);
+  const int first_ky = y + g.pad - last_y * g.stride, first_kx = x + g.pad - last_x * g.stride;
+  constexpr int PARTS = VEC / REG;
+  Reg sum[channels][PARTS];
+  UNROLL for (int i = 0; i < channels * PARTS; i++) sum[i / PARTS][i % PARTS] = reg_zero();
+  for (int column = 0; column < g.columns; column += width) {
+    const int last = min(width, g.columns - column);
+    for (int oy = last_y, ky = first_ky; oy >= 0 && ky < g.kernel_h; oy--, ky += g.stride) {
+      const float* grad = grad_out + ((image * g.out_h + oy) * g.out_w + last_x) * g.columns + column;
+      const float* tap = panels + (ky * g.kernel_w + first_kx) * channels * width;
+      for (int ox = last_x, kx = first_kx; ox >= 0 && kx < g.kernel_w; ox--, kx += g.stride) {
+        for (int i = lane * VEC; i < last; i += NARROW_LANES * VEC) {
+          UNROLL for (int part = 0; part < PARTS; part++) {
+            const int at = i + part * REG;
+            const Reg dy = load_register(grad + at, last - at, whole);
+            UNROLL for (int c = 0; c < channels; c++) reg_add_product(sum[c][part], dy, reg_load(tap + c * width + at));
+          }
+        }
+        grad -= g.columns;
+        tap += g.stride * channels * width;
       }
     }
+    panels += round_up(g.kernel_h * g.kernel_w * channels, STEP_ROWS) * width;
   }
   UNROLL for (int c = 0; c < channels; c++) store(pixel * channels + c, group_sum<NARROW_LANES>(lane_sum(sum[c])));
 }
 
 extern "C" __global__ void __launch_bounds__(NARROW_THREADS)
-// dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels and stride 1 or 2; reads the panels of the forward pass.
+// dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the forward pass.
 conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad_in, int accumulate, int images, int height, int width,
                          int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
   const Geometry g = {images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad, 0};
@@ -335,13 +348,15 @@ conv2d_prepare(const float* w, NULLABLE const float* scale, float* panels, int o
   const int columns = transposed ? in_channels : out_channels, depth = transposed ? out_channels : in_channels;
   const int width = panel_width(columns), rows = round_up(taps * depth, STEP_ROWS), first = blockIdx.x * PREPARE_ROWS;
   float* const panel = panels + static_cast<size_t>(blockIdx.y) * rows * width;
-  for (int i = threadIdx.x; i < PREPARE_ROWS * width; i += PREPARE_THREADS) {
-    const int r = first + i / width, column = blockIdx.y * width + i % width;
-    if (r >= rows) break;
+  for (int r = first + threadIdx.x / PREPARE_SHARERS; r < min(first + PREPARE_ROWS, rows); r += PREPARE_THREADS / PREPARE_SHARERS) {
     const int tap = r / depth, channel = r - tap * depth;
-    const int co = transposed ? channel : column, ci = transposed ? column : channel;
-    const bool exists = column < columns && tap < taps;
-    const float value = exists ? w[(co * taps + tap) * in_channels + ci] : 0.0f;
-    panel[r * width + i % width] = exists && scale ? value * scale[co] : value;
+    const int step = transposed ? 1 : taps * in_channels;  // in w, from one column to the next
+    const float* const from = w + (transposed ? (channel * taps + tap) * in_channels : tap * in_channels + channel);
+    for (int c = threadIdx.x % PREPARE_SHARERS; c < width; c += PREPARE_SHARERS) {
+      const int column = blockIdx.y * width + c;
+      const bool exists = column < columns && tap < taps;
+      const float value = exists ? from[column * step] : 0.0f;
+      panel[r * width + c] = exists && scale ? value * scale[transposed ? channel : column] : value;
+    }
   }
 }

@@ -17,6 +17,9 @@ CONFIG(LIST, 256, 512)        // pixels listed at a time
 CONFIG(FLAT_LIST, 256, 128)   // the same for the flat way, where the host gathers them all
 CONFIG(WEIGHT_STAGE, 16, 512) // pixels staged at a time
 CONFIG(WANTED_BLOCKS, 264, 32) // the images are split until there are about so many blocks
+CONFIG(SOURCE_ROWS, 32, 128)      // rows of shared memory: two stages of x, or FLAT_LIST gathered pixels
+CONFIG(GRAD_ROWS, 32, 1)          // two stages of dy; the host reads it where it is
+CONFIG(SUM_ROWS, 1, 72)           // unfinished sums of a tile: TILE rounded up to whole pieces; CUDA keeps them in registers
 
 // Columns of a panel, and whether panels lie in one tap.
 INLINE int weight_panel(int channels, int taps) {
@@ -134,9 +137,7 @@ INLINE void multiply_listed(T& tile, const Work& work, const Pixels& list, const
   for (int i = 0; i < listed; i++) {
     const float* const a = grad_out + list.grad[i] + row;
     const float* const from = (work.flat ? gathered + i * width : x + list.source[i]) + column;
-    Vec b[T::VECS];
-    UNROLL for (int v = 0; v < T::VECS; v++) b[v] = vec_load(from + v * VEC);
-    tile.add([&](int r) { return a[row_at(r)]; }, b);
+    tile.add([&](int r) { return a[row_at(r)]; }, from);
   }
 }
 #else
@@ -148,27 +149,21 @@ INLINE void multiply_staged(T& tile, const float* a, const float* b) {
   };
   UNROLL for (int i = 0; i < WEIGHT_STAGE; i++) {
     const Factors factors = *reinterpret_cast<const Factors*>(a + i * TILE);
-    const Vec from[1] = {vec_load(b + i * width + T::column_of(0))};
-    tile.add([&](int r) { return factors.row[r]; }, from);
+    tile.add([&](int r) { return factors.row[r]; }, b + i * width + T::column_of(0));
   }
 }
 #endif
 
+// The block's shared memory: stages of x (for the host: columns of the flat way) and of dy, unfinished sums of the host, listed pixels.
+struct Memory {
+  float *sources, *grads, *sums;
+  int* pixels;
+};
+
 template <int width>
-INLINE void weight_tile(const Work& work, const float* x, const float* grad_out, float* out, int accumulate) {
+INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, const float* grad_out, float* out, int accumulate) {
   typedef Tile<width, WEIGHT_THREADS, TILE> T;
-  constexpr bool ALONE = T::BLOCK_ROWS >= TILE && T::COLUMNS >= width;  // the whole tile is in registers all the time
-  constexpr int TILE_ROWS = (TILE + T::BLOCK_ROWS - 1) / T::BLOCK_ROWS * T::BLOCK_ROWS;
-  SHARED(int, list_data, 4 * LIST);
-  const Pixels list = {list_data, list_data + LIST, list_data + 2 * LIST, list_data + 3 * LIST};
-#ifdef SADDLE_HOST
-  SHARED(float, sources, FLAT_LIST * width);
-  SHARED(float, sums, TILE_ROWS * width);
-#else
-  SHARED(float, sources, 2 * WEIGHT_STAGE * width);
-  SHARED(float, grads, 2 * WEIGHT_STAGE * TILE);
-  float* const sums = nullptr;
-#endif
+  const Pixels list = {memory.pixels, memory.pixels + LIST, memory.pixels + 2 * LIST, memory.pixels + 3 * LIST};
   const int list_size = work.flat ? FLAT_LIST : LIST, rows = min(TILE, work.g.out_channels - work.co);
   const int thread_row = threadIdx.x / T::COLUMN_THREADS * T::ROWS;
   const bool whole = work.columns % VEC == 0;
@@ -180,18 +175,18 @@ INLINE void weight_tile(const Work& work, const float* x, const float* grad_out,
     list_pixels(work, list, base, listed);
     __syncthreads();
 #ifdef SADDLE_HOST
-    if (work.flat) gather_columns<width>(work, list, x, sources, 0, listed, listed);
+    if (work.flat) gather_columns<width>(work, list, x, memory.sources, 0, listed, listed);
 #else
-    fetch_pixels<width>(work, list, x, grad_out, grads, sources, 0, listed);
+    fetch_pixels<width>(work, list, x, grad_out, memory.grads, memory.sources, 0, listed);
 #endif
     for (int stage = 0; stage < stages; stage++) {
 #ifndef SADDLE_HOST
-      const float *const a = grads + stage % 2 * WEIGHT_STAGE * TILE, *const b = sources + stage % 2 * WEIGHT_STAGE * width;
+      const float *const a = memory.grads + stage % 2 * WEIGHT_STAGE * TILE, *const b = memory.sources + stage % 2 * WEIGHT_STAGE * width;
       copies_wait();
       __syncthreads();
       if (stage + 1 < stages) {
         const int other = (stage + 1) % 2;
-        fetch_pixels<width>(work, list, x, grad_out, grads + other * WEIGHT_STAGE * TILE, sources + other * WEIGHT_STAGE * width,
+        fetch_pixels<width>(work, list, x, grad_out, memory.grads + other * WEIGHT_STAGE * TILE, memory.sources + other * WEIGHT_STAGE * width,
                             (stage + 1) * WEIGHT_STAGE, listed);
       }
 #endif
@@ -199,27 +194,27 @@ INLINE void weight_tile(const Work& work, const float* x, const float* grad_out,
       for (int row = 0; row < rows; row += T::BLOCK_ROWS) {
         for (int column = 0; column < width; column += T::COLUMNS) {
 #ifdef SADDLE_HOST
-          const auto sum_at = [=](int r, int v) { return sums + (row + r) * width + column + T::column_of(v); };
+          const auto sum_at = [=](int r, int v) { return memory.sums + (row + r) * width + column + T::column_of(v); };
           if (base == 0) {
             tile.clear();
           } else {
-            tile.each([&](Vec& sum, int r, int v) { sum = vec_load(sum_at(r, v)); });
+            tile.load(sum_at);
           }
           const int rows_left = rows - row;
           if (rows_left >= T::ROWS) {
-            multiply_listed<width>(tile, work, list, x, grad_out, sources, row, column, listed, [](int r) { return r; });
+            multiply_listed<width>(tile, work, list, x, grad_out, memory.sources, row, column, listed, [](int r) { return r; });
           } else {
-            multiply_listed<width>(tile, work, list, x, grad_out, sources, row, column, listed, [=](int r) { return r < rows_left ? r : 0; });
+            multiply_listed<width>(tile, work, list, x, grad_out, memory.sources, row, column, listed, [=](int r) { return r < rows_left ? r : 0; });
           }
-          if (!last) tile.each([&](Vec& sum, int r, int v) { vec_store(sum_at(r, v), sum); });
+          if (!last) tile.each([&](Vec sum, int r, int v) { vec_store(sum_at(r, v), sum); });
 #else
           multiply_staged<width>(tile, a + thread_row, b);
 #endif
           if (last) {
-            tile.each([&](Vec& sum, int r, int v) {
-              const int co = work.co + row + thread_row + r, at = work.column + column + T::column_of(v), count = work.columns - at;
-              if (co >= work.g.out_channels || count <= 0) return;
-              float* const to = out + static_cast<size_t>(co) * work.columns + at;
+            tile.each([&](Vec sum, int r, int v) {
+              const int tile_row = row + thread_row + r, at = work.column + column + T::column_of(v), count = work.columns - at;
+              if (tile_row >= rows || count <= 0) return;
+              float* const to = out + static_cast<size_t>(work.co + tile_row) * work.columns + at;
               store_columns(to, accumulate ? load_columns(to, count, whole) + sum : sum, count, whole);
             });
           }
@@ -237,10 +232,15 @@ conv2d_weight_grad(const float* x, const float* grad_out, float* out, int accumu
   const int split = blockIdx.y, splits = gridDim.y, panel = weight_panel(channels, kernel_h * kernel_w);
   const Work work(g, panel, split * images / splits, (split + 1) * images / splits);
   out += static_cast<size_t>(split) * out_channels * work.columns;
+  SHARED(float, sources, SOURCE_ROWS * 64);
+  SHARED(float, grads, GRAD_ROWS * TILE);
+  SHARED(float, sums, SUM_ROWS * 64);
+  SHARED(int, pixels, 4 * LIST);
+  const Memory memory = {sources, grads, sums, pixels};
   switch (panel) {
-    case 64: return weight_tile<64>(work, x, grad_out, out, accumulate);
-    case 32: return weight_tile<32>(work, x, grad_out, out, accumulate);
-    default: return weight_tile<16>(work, x, grad_out, out, accumulate);
+    case 64: return weight_tile<64>(work, memory, x, grad_out, out, accumulate);
+    case 32: return weight_tile<32>(work, memory, x, grad_out, out, accumulate);
+    default: return weight_tile<16>(work, memory, x, grad_out, out, accumulate);
   }
 }
 

@@ -38,16 +38,17 @@ struct SaddleBlock {
   unsigned slots[32];     // 1 + offset of each shared array in the arena, by its number in the translation unit
   unsigned slot_ends[32];
   const char* kernel;
+  uint64_t result;        // what the operation that the thread waited for gives it
 };
 
-enum SaddleWait { SADDLE_BLOCK, SADDLE_SYNC, SADDLE_SHUFFLE, SADDLE_BALLOT, SADDLE_ALL, SADDLE_ANY };
+enum SaddleWait { SADDLE_BLOCK, SADDLE_SYNC, SADDLE_SHUFFLED, SADDLE_BALLOT, SADDLE_ALL, SADDLE_ANY };
 
 extern "C" {
 extern __thread SaddleBlock* saddle_block;
-// Parks the running thread until all others that it names have arrived too; returns what the operation gives it.
-uint64_t saddle_wait(int kind, unsigned mask, uint64_t value, unsigned lane, const char* file, int line);
-// The arena is too small, or a file has too many shared arrays: does not return.
-void saddle_shared_overflow(unsigned asked);
+// Parks the running thread until all others that it names have arrived too. `place` is the SaddleWait plus 8 times the line.
+void saddle_wait(SaddleBlock* block, int place, unsigned mask, uint64_t value, unsigned lane, const char* file);
+// The arena is too small: does not return.
+void saddle_shared_overflow(SaddleBlock* block, unsigned asked);
 }
 
 #define threadIdx (SaddleDim3{saddle_block->thread, 0, 0})
@@ -58,12 +59,13 @@ void saddle_shared_overflow(unsigned asked);
 
 // Shared arrays: the first thread that reaches the declaration reserves a place in the arena, the others get the same one.
 // 64 bytes of red zone behind each are checked at the end of the block in checked mode.
-template <class T>
-__forceinline__ T* saddle_shared(unsigned slot, size_t count) {
+template <class T, unsigned slot>
+__forceinline__ T* saddle_shared(size_t count) {
+  static_assert(slot < 32, "a source file may declare 32 shared arrays");
   SaddleBlock* b = saddle_block;
   if (__builtin_expect(b->slots[slot] == 0, 0)) {
     const unsigned bytes = static_cast<unsigned>(count * sizeof(T));
-    if (slot >= 32 || b->shared_used + bytes + 128 > b->shared_size) saddle_shared_overflow(bytes);
+    if (bytes > b->shared_size || b->shared_used + bytes + 128 > b->shared_size) saddle_shared_overflow(b, bytes);
     b->slots[slot] = b->shared_used + 1;
     b->slot_ends[slot] = b->shared_used + bytes;
     b->shared_used = (b->shared_used + bytes + 64 + 63) / 64 * 64;
@@ -71,8 +73,8 @@ __forceinline__ T* saddle_shared(unsigned slot, size_t count) {
   return reinterpret_cast<T*>(b->shared + b->slots[slot] - 1);
 }
 // __COUNTER__ numbers the declarations of a translation unit.
-#define SHARED(TYPE, NAME, COUNT) TYPE* const NAME = saddle_shared<TYPE>(__COUNTER__, COUNT)
-#define DYN_SMEM(TYPE, NAME) TYPE* const NAME = saddle_shared<TYPE>(__COUNTER__, (saddle_block->dynamic_size + sizeof(TYPE) - 1) / sizeof(TYPE))
+#define SHARED(TYPE, NAME, COUNT) TYPE* const NAME = saddle_shared<TYPE, __COUNTER__>(COUNT)
+#define DYN_SMEM(TYPE, NAME) TYPE* const NAME = saddle_shared<TYPE, __COUNTER__>((saddle_block->dynamic_size + sizeof(TYPE) - 1) / sizeof(TYPE))
 
 template <class T>
 __forceinline__ uint64_t saddle_bits(T value) {
@@ -90,24 +92,31 @@ __forceinline__ T saddle_value(uint64_t bits) {
 
 // A block of one thread has nobody to wait for.
 #define __syncthreads() \
-  (saddle_block->threads > 1 ? (void)saddle_wait(SADDLE_BLOCK, 0, 0, 0, __FILE__, __LINE__) : (void)0)
-#define __syncwarp(...) saddle_wait(SADDLE_SYNC, saddle_mask(__VA_ARGS__), 0, 0, __FILE__, __LINE__)
+  (saddle_block->threads > 1 ? saddle_wait(saddle_block, SADDLE_PLACE(SADDLE_BLOCK), 0, 0, 0, __FILE__) : (void)0)
+#define __syncwarp(...) saddle_wait(saddle_block, SADDLE_PLACE(SADDLE_SYNC), saddle_mask(__VA_ARGS__), 0, 0, __FILE__)
+#define SADDLE_PLACE(KIND) (KIND + 8 * __LINE__)
 __forceinline__ unsigned saddle_mask(unsigned mask = 0xffffffffu) { return mask; }
 
+__forceinline__ uint64_t saddle_meet(int place, unsigned mask, uint64_t value, unsigned lane, const char* file) {
+  saddle_wait(saddle_block, place, mask, value, lane, file);
+  return saddle_block->result;
+}
 template <class T>
-__forceinline__ T saddle_shuffle(unsigned mask, T value, int lane, const char* file, int line) {
-  return saddle_value<T>(saddle_wait(SADDLE_SHUFFLE, mask, saddle_bits(value), static_cast<unsigned>(lane), file, line));
+__forceinline__ T saddle_shuffle(unsigned mask, T value, int lane, int place, const char* file) {
+  return saddle_value<T>(saddle_meet(place, mask, saddle_bits(value), static_cast<unsigned>(lane), file));
 }
 #define SADDLE_LANE (static_cast<int>(saddle_block->thread & 31))
 // Lanes outside 0..31 keep their own value, as on CUDA.
 __forceinline__ int saddle_lane(int lane) { return lane < 0 || lane > 31 ? SADDLE_LANE : lane; }
-#define __shfl_sync(MASK, VALUE, LANE) saddle_shuffle(MASK, VALUE, (LANE) & 31, __FILE__, __LINE__)
-#define __shfl_xor_sync(MASK, VALUE, BITS) saddle_shuffle(MASK, VALUE, SADDLE_LANE ^ (BITS), __FILE__, __LINE__)
-#define __shfl_down_sync(MASK, VALUE, BY) saddle_shuffle(MASK, VALUE, saddle_lane(SADDLE_LANE + (int)(BY)), __FILE__, __LINE__)
-#define __shfl_up_sync(MASK, VALUE, BY) saddle_shuffle(MASK, VALUE, saddle_lane(SADDLE_LANE - (int)(BY)), __FILE__, __LINE__)
-#define __ballot_sync(MASK, PREDICATE) ((unsigned)saddle_wait(SADDLE_BALLOT, MASK, (PREDICATE) ? 1 : 0, 0, __FILE__, __LINE__))
-#define __all_sync(MASK, PREDICATE) ((int)saddle_wait(SADDLE_ALL, MASK, (PREDICATE) ? 1 : 0, 0, __FILE__, __LINE__))
-#define __any_sync(MASK, PREDICATE) ((int)saddle_wait(SADDLE_ANY, MASK, (PREDICATE) ? 1 : 0, 0, __FILE__, __LINE__))
+#define SADDLE_SHUFFLE(MASK, VALUE, LANE) saddle_shuffle(MASK, VALUE, LANE, SADDLE_PLACE(SADDLE_SHUFFLED), __FILE__)
+#define __shfl_sync(MASK, VALUE, LANE) SADDLE_SHUFFLE(MASK, VALUE, (LANE) & 31)
+#define __shfl_xor_sync(MASK, VALUE, BITS) SADDLE_SHUFFLE(MASK, VALUE, saddle_lane(SADDLE_LANE ^ (int)(BITS)))
+#define __shfl_down_sync(MASK, VALUE, BY) SADDLE_SHUFFLE(MASK, VALUE, saddle_lane(SADDLE_LANE + (int)(BY)))
+#define __shfl_up_sync(MASK, VALUE, BY) SADDLE_SHUFFLE(MASK, VALUE, saddle_lane(SADDLE_LANE - (int)(BY)))
+#define SADDLE_VOTE(KIND, MASK, PREDICATE) saddle_meet(SADDLE_PLACE(KIND), MASK, (PREDICATE) ? 1 : 0, 0, __FILE__)
+#define __ballot_sync(MASK, PREDICATE) ((unsigned)SADDLE_VOTE(SADDLE_BALLOT, MASK, PREDICATE))
+#define __all_sync(MASK, PREDICATE) ((int)SADDLE_VOTE(SADDLE_ALL, MASK, PREDICATE))
+#define __any_sync(MASK, PREDICATE) ((int)SADDLE_VOTE(SADDLE_ANY, MASK, PREDICATE))
 
 struct float2 {
   float x, y;

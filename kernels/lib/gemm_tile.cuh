@@ -21,6 +21,28 @@ struct Divider {
   INLINE int quotient(int n) const { return static_cast<int>((n * factor) >> shift); }
 };
 
+// One machine register of floats. Sums live in these: a Vec that takes several registers would be kept in memory by the compiler.
+#ifndef SADDLE_HOST
+constexpr int REG = VEC;
+typedef Vec Reg;
+INLINE Reg reg_zero() { return vec_splat(0.0f); }
+INLINE void reg_add_product(Reg& sum, float a, const Reg& b) { sum = vec_fma(vec_splat(a), b, sum); }
+INLINE void reg_add_product(Reg& sum, const Reg& a, const Reg& b) { sum = vec_fma(a, b, sum); }
+#else
+#if defined(__AVX512F__)
+constexpr int REG = 16;
+#elif defined(__AVX__)
+constexpr int REG = 8;
+#else
+constexpr int REG = 4;
+#endif
+typedef float Reg __attribute__((vector_size(4 * REG), aligned(4), may_alias));
+INLINE Reg reg_zero() { return Reg{}; }
+INLINE void reg_add_product(Reg& sum, float a, const Reg& b) { sum += a * b; }
+INLINE void reg_add_product(Reg& sum, const Reg& a, const Reg& b) { sum += a * b; }
+#endif
+INLINE Reg reg_load(const float* from) { return *reinterpret_cast<const Reg*>(from); }
+
 // Floats that one asynchronous copy moves.
 CONFIG(COPY, 4, 16)
 
@@ -28,7 +50,8 @@ CONFIG(COPY, 4, 16)
 INLINE void copy_async(float* to, const float* from, bool valid) {
 #ifdef SADDLE_HOST
   alignas(64) static const float zeros[COPY] = {};
-  vec_store(to, vec_load(valid ? from : zeros));
+  if (!valid) from = zeros;
+  UNROLL for (int i = 0; i < COPY; i += REG) *reinterpret_cast<Reg*>(to + i) = reg_load(from + i);
 #else
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from),
                "r"(valid ? 16 : 0)
@@ -59,30 +82,41 @@ struct Tile {
   static constexpr int VECS = 1, ROWS = 3;
 #endif
 #endif
-  static constexpr int COLUMNS = VECS * VEC * COLUMN_THREADS, BLOCK_ROWS = ROWS * ROW_THREADS;
-  Vec sum[ROWS][VECS];
+  static constexpr int PARTS = VEC / REG, COLUMNS = VECS * VEC * COLUMN_THREADS, BLOCK_ROWS = ROWS * ROW_THREADS;
+  Reg sum[ROWS][VECS * PARTS];
 
-  // f(sum, row, vec) for every Vec.
-  template <class F>
-  INLINE void each(F f) {
+  INLINE void clear() {
     UNROLL for (int r = 0; r < ROWS; r++) {
-      UNROLL for (int v = 0; v < VECS; v++) f(sum[r][v], r, v);
+      UNROLL for (int i = 0; i < VECS * PARTS; i++) sum[r][i] = reg_zero();
     }
   }
-  INLINE void clear() {
-    each([](Vec& v, int, int) { v = vec_splat(0.0f); });
-  }
-  // sum[r][v] += a(r) * b[v]
+  // sum += a(r) * b, where b points at the first of this thread's columns.
   template <class A>
-  INLINE void add(A a, const Vec (&b)[VECS]) {
+  INLINE void add(A a, const float* b) {
+    Reg columns[VECS * PARTS];
+    UNROLL for (int i = 0; i < VECS * PARTS; i++) columns[i] = reg_load(b + i / PARTS * COLUMN_THREADS * VEC + i % PARTS * REG);
     UNROLL for (int r = 0; r < ROWS; r++) {
       const float factor = a(r);
-      UNROLL for (int v = 0; v < VECS; v++) sum[r][v] = vec_fma(vec_splat(factor), b[v], sum[r][v]);
+      UNROLL for (int i = 0; i < VECS * PARTS; i++) reg_add_product(sum[r][i], factor, columns[i]);
     }
   }
-  // The row and the column (within the piece) of this thread's number sum[r][v][0].
-  static INLINE int row_of(int r) { return threadIdx.x / COLUMN_THREADS + r * ROW_THREADS; }
-  static INLINE int column_of(int v) { return (threadIdx.x % COLUMN_THREADS + v * COLUMN_THREADS) * VEC; }
+  // f(Vec, row, vec) for every Vec of the sums.
+  template <class F>
+  INLINE void each(F f) const {
+    UNROLL for (int r = 0; r < ROWS; r++) {
+      UNROLL for (int v = 0; v < VECS; v++) f(*reinterpret_cast<const Vec*>(sum[r] + v * PARTS), r, v);
+    }
+  }
+  // Sets the sums to what f(row, vec) points at.
+  template <class F>
+  INLINE void load(F f) {
+    UNROLL for (int r = 0; r < ROWS; r++) {
+      UNROLL for (int i = 0; i < VECS * PARTS; i++) sum[r][i] = reg_load(f(r, i / PARTS) + i % PARTS * REG);
+    }
+  }
+  // The row and the column (within the piece) of this thread's Vec sum[r][v].
+  static INLINE int row_of(int r) { return (ROW_THREADS > 1 ? threadIdx.x / COLUMN_THREADS : 0) + r * ROW_THREADS; }
+  static INLINE int column_of(int v) { return ((COLUMN_THREADS > 1 ? threadIdx.x % COLUMN_THREADS : 0) + v * COLUMN_THREADS) * VEC; }
 };
 
 // Up to VEC numbers of a row of a matrix whose rows may start anywhere: `whole` says that rows are multiples of VEC long.
@@ -99,12 +133,23 @@ INLINE void store_columns(float* to, Vec v, int count, bool whole) {
     if (i < count) to[i] = v[i];
 }
 
-// The sum of the numbers of a Vec, as a tree.
-INLINE float lane_sum(Vec v) {
-  float part[VEC];
-  UNROLL for (int i = 0; i < VEC; i++) part[i] = v[i];
-  UNROLL for (int step = VEC / 2; step > 0; step /= 2) {
-    UNROLL for (int i = 0; i < step; i++) part[i] += part[i + step];
-  }
-  return part[0];
+// The same for one register.
+INLINE Reg load_register(const float* from, int count, bool whole) {
+  if (whole) return reg_load(from);
+  Reg v = reg_zero();
+  UNROLL for (int i = 0; i < REG; i++)
+    if (i < count) v[i] = from[i];
+  return v;
+}
+
+// The sum of the numbers of VEC / REG registers, in the same order for every instruction set.
+INLINE float lane_sum(const Reg (&v)[VEC / REG]) {
+#ifdef SADDLE_HOST
+  typedef float Quarter __attribute__((vector_size(16), may_alias));
+  const Quarter* const quarter = reinterpret_cast<const Quarter*>(v);
+  const Quarter part = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+  return (part[0] + part[2]) + (part[1] + part[3]);
+#else
+  return ((v[0][0] + v[0][4]) + (v[0][2] + v[0][6])) + ((v[0][1] + v[0][5]) + (v[0][3] + v[0][7]));
+#endif
 }

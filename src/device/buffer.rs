@@ -36,7 +36,8 @@ pub struct Buffer<T: Element> {
 impl<T: Element> Buffer<T> {
     /// A buffer with unspecified content (NaN in checked mode). Errors: out of memory.
     pub fn uninit(device: &Device, len: usize) -> Result<Buffer<T>> {
-        let bytes = len * size_of::<T>();
+        // A size beyond all memory is refused by the allocator, with the numbers.
+        let bytes = len.saturating_mul(size_of::<T>());
         let address = device.0.memory.allocate(&device.0.backend, bytes)?;
         let buffer = Buffer { device: device.clone(), address, len, kind: PhantomData };
         if device.0.memory.checked {
@@ -105,6 +106,9 @@ impl<T: Element> Buffer<T> {
     pub fn copy_from(&mut self, other: &Buffer<T>) -> Result<()> {
         self.same_length("Buffer::copy_from", other.len)?;
         let bytes = self.len * size_of::<T>();
+        if self.device.0.memory.capturing() {
+            self.device.0.memory.keep([self.address, other.address]);
+        }
         match &self.device.0.backend {
             Backend::Host(host) => host.copy(other.address, self.address, bytes),
             Backend::Cuda(cuda) => cuda.copy(other.address, self.address, bytes)?,
@@ -113,7 +117,11 @@ impl<T: Element> Buffer<T> {
     }
 
     fn same_length(&self, op: &'static str, len: usize) -> Result<()> {
-        if len == self.len { Ok(()) } else { Err(Error::Shape { op, expected: format!("{} elements", self.len), got: vec![len] }) }
+        if len == self.len {
+            Ok(())
+        } else {
+            Err(Error::Shape { op, expected: format!("{} elements", self.len), got: vec![len] })
+        }
     }
 
     pub fn len(&self) -> usize {

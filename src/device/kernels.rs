@@ -1,6 +1,6 @@
 //! One module per file of `kernels/`, with its CONFIG constants and a typed launcher per kernel. Written by `build.rs`.
 
-use super::{Buffer, Device, Grid, IntoArg, Kernel, PerDevice, Source};
+use super::{Arg, Buffer, Device, Grid, IntoArg, Kernel, PerDevice, Source};
 use crate::error::Result;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

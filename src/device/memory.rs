@@ -1,11 +1,12 @@
 //! The caching allocator: freed blocks are kept and given out again, so that a training step allocates nothing after the first.
 //!
-//! While a graph is captured, everything allocated belongs to the graph: its blocks are not given to anybody else before the graph is
-//! dropped, because a replay writes to them again.
+//! A graph keeps every block that its launches use, whether allocated inside the capture or before: the block is not given to anybody else
+//! before the graph is dropped, because a replay reads and writes it again.
 
 use super::{Backend, host};
 use crate::error::Result;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const ALIGN: usize = 256;
@@ -13,6 +14,7 @@ const ALIGN: usize = 256;
 /// The allocator of one device.
 pub(super) struct Pool {
     state: Mutex<State>,
+    capturing: AtomicBool,
     /// Whether blocks end at guard pages and are never reused (host only).
     pub checked: bool,
 }
@@ -26,21 +28,32 @@ struct State {
     in_use: usize,
     peak: usize,
     capture: Option<Capture>,
-    /// Blocks that belong to graphs; `true` once their buffer was dropped.
-    pinned: HashMap<u64, bool>,
+    /// Blocks that graphs keep.
+    pins: HashMap<u64, Pin>,
 }
 
+/// How many graphs keep a block, and whether its buffer has been dropped.
+#[derive(Default)]
+struct Pin {
+    graphs: usize,
+    dropped: bool,
+}
+
+/// What a capture has met so far.
 #[derive(Default)]
 struct Capture {
-    blocks: HashSet<u64>,
+    /// Blocks given out in this capture.
+    own: HashSet<u64>,
+    /// Those of them whose buffer was dropped again: later allocations of the same capture may have them.
     free: BTreeMap<usize, Vec<u64>>,
-    /// Blocks from before the capture whose buffer was dropped in it: recorded launches may use them, so the graph keeps them.
-    foreign: HashSet<u64>,
+    /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture. Every replay needs their content, so
+    /// they are not given out again.
+    foreign: HashMap<u64, bool>,
 }
 
 impl Pool {
     pub fn new(checked: bool) -> Pool {
-        Pool { state: Mutex::default(), checked }
+        Pool { state: Mutex::default(), capturing: AtomicBool::new(false), checked }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -55,82 +68,93 @@ impl Pool {
 
     /// The address of a block of at least `bytes` bytes.
     pub fn allocate(&self, backend: &Backend, bytes: usize) -> Result<u64> {
-        if self.checked {
-            return host::allocate_guarded(bytes);
-        }
-        let size = bytes.max(1).next_multiple_of(ALIGN);
         let mut state = self.state();
-        let reused = match &mut state.capture {
-            Some(capture) => take(&mut capture.free, size).or_else(|| take(&mut state.free, size)),
-            None => take(&mut state.free, size),
-        };
-        let address = match reused {
-            Some(address) => address,
-            None => {
-                let address = match raw_allocate(backend, size) {
-                    Ok(address) => address,
-                    Err(_) => {
-                        // What the cache holds may be all that is missing.
-                        state.flush(backend);
-                        raw_allocate(backend, size)?
-                    }
-                };
-                state.sizes.insert(address, size);
+        let address = match self.checked {
+            true => {
+                let address = host::allocate_guarded(bytes)?;
+                state.sizes.insert(address, bytes);
                 address
             }
+            false => state.find(backend, bytes)?,
         };
         if let Some(capture) = &mut state.capture {
-            capture.blocks.insert(address);
+            capture.own.insert(address);
         }
-        let size = state.sizes.get(&address).copied().unwrap_or(size);
-        state.in_use += size;
+        state.in_use += state.sizes.get(&address).copied().unwrap_or(bytes);
         state.peak = state.peak.max(state.in_use);
         Ok(address)
     }
 
     /// Takes a block back.
     pub fn release(&self, address: u64) {
-        if self.checked {
-            return host::release_guarded(address);
-        }
         let mut state = self.state();
         let size = state.sizes.get(&address).copied().unwrap_or(0);
         state.in_use -= size;
-        if let Some(gone) = state.pinned.get_mut(&address) {
-            *gone = true;
-            return;
-        }
-        match &mut state.capture {
-            Some(capture) if capture.blocks.contains(&address) => capture.free.entry(size).or_default().push(address),
-            Some(capture) => {
-                capture.foreign.insert(address);
+        if let Some(capture) = &mut state.capture {
+            if capture.own.contains(&address) {
+                return capture.free.entry(size).or_default().push(address);
             }
-            None => state.free.entry(size).or_default().push(address),
+            if let Some(dropped) = capture.foreign.get_mut(&address) {
+                *dropped = true;
+                return;
+            }
+        }
+        match state.pins.get_mut(&address) {
+            Some(pin) => pin.dropped = true,
+            None => state.put(address, self.checked),
         }
     }
 
     pub fn begin_capture(&self) {
         self.state().capture = Some(Capture::default());
+        self.capturing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a graph is captured, so that [`Pool::keep`] must be told what launches use.
+    pub fn capturing(&self) -> bool {
+        self.capturing.load(Ordering::Relaxed)
+    }
+
+    /// The work that is recorded uses these addresses; what is no block is ignored.
+    pub fn keep(&self, addresses: impl IntoIterator<Item = u64>) {
+        let mut state = self.state();
+        let State { sizes, capture: Some(capture), .. } = &mut *state else { return };
+        for address in addresses {
+            if sizes.contains_key(&address) && !capture.own.contains(&address) {
+                capture.foreign.entry(address).or_insert(false);
+            }
+        }
     }
 
     /// Ends a capture; the returned blocks stay reserved until [`Pool::unpin`].
     pub fn end_capture(&self) -> Vec<u64> {
+        self.capturing.store(false, Ordering::Relaxed);
         let mut state = self.state();
         let capture = state.capture.take().unwrap_or_default();
-        let mut blocks: Vec<u64> = capture.blocks.into_iter().collect();
-        state.pinned.extend(blocks.iter().map(|block| (*block, false)));
-        let gone = capture.free.into_values().flatten().chain(capture.foreign.iter().copied());
-        state.pinned.extend(gone.map(|block| (block, true)));
-        blocks.extend(capture.foreign);
-        blocks
+        let own = capture.own.into_iter().map(|block| (block, false));
+        let blocks: HashMap<u64, bool> = own.chain(capture.foreign).collect();
+        for (block, dropped) in &blocks {
+            let pin = state.pins.entry(*block).or_default();
+            pin.graphs += 1;
+            pin.dropped |= dropped;
+        }
+        for block in capture.free.into_values().flatten() {
+            state.pins.entry(block).or_default().dropped = true;
+        }
+        blocks.into_keys().collect()
     }
 
     pub fn unpin(&self, blocks: &[u64]) {
         let mut state = self.state();
         for block in blocks {
-            if state.pinned.remove(block) == Some(true) {
-                let size = state.sizes.get(block).copied().unwrap_or(0);
-                state.free.entry(size).or_default().push(*block);
+            let Some(pin) = state.pins.get_mut(block) else { continue };
+            pin.graphs -= 1;
+            let (unused, dropped) = (pin.graphs == 0, pin.dropped);
+            if unused {
+                state.pins.remove(block);
+            }
+            if unused && dropped {
+                state.put(*block, self.checked);
             }
         }
     }
@@ -142,6 +166,32 @@ impl Pool {
 }
 
 impl State {
+    /// A block of at least `bytes` bytes, from the cache when it has one.
+    fn find(&mut self, backend: &Backend, bytes: usize) -> Result<u64> {
+        let size = bytes.max(1).checked_next_multiple_of(ALIGN).unwrap_or(bytes);
+        let reused = self.capture.as_mut().and_then(|capture| take(&mut capture.free, size));
+        if let Some(address) = reused.or_else(|| take(&mut self.free, size)) {
+            return Ok(address);
+        }
+        let address = raw_allocate(backend, size).or_else(|_| {
+            // What the cache holds may be all that is missing.
+            self.flush(backend);
+            raw_allocate(backend, size)
+        })?;
+        self.sizes.insert(address, size);
+        Ok(address)
+    }
+
+    /// Puts a block that nobody uses into the cache; a guarded one is given back.
+    fn put(&mut self, address: u64, checked: bool) {
+        if checked {
+            self.sizes.remove(&address);
+            return host::release_guarded(address);
+        }
+        let size = self.sizes.get(&address).copied().unwrap_or(0);
+        self.free.entry(size).or_default().push(address);
+    }
+
     fn flush(&mut self, backend: &Backend) {
         for (size, blocks) in std::mem::take(&mut self.free) {
             for block in blocks {
@@ -154,7 +204,7 @@ impl State {
 
 /// The smallest free block of at least `size` bytes that wastes at most a quarter.
 fn take(free: &mut BTreeMap<usize, Vec<u64>>, size: usize) -> Option<u64> {
-    let (&found, blocks) = free.range_mut(size..=size + size / 4).find(|(_, blocks)| !blocks.is_empty())?;
+    let (&found, blocks) = free.range_mut(size..=size.saturating_add(size / 4)).find(|(_, blocks)| !blocks.is_empty())?;
     let block = blocks.pop();
     if blocks.is_empty() {
         free.remove(&found);

@@ -6,18 +6,24 @@
 #![allow(unsafe_code)]
 
 mod buffer;
+#[cfg(test)]
+mod conformance;
 pub mod cuda;
 mod graph;
 pub mod host;
 pub mod kernels;
 mod memory;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use buffer::{Buffer, Element};
 pub use graph::Graph;
 pub use host::Order;
 
 use crate::error::{Error, Result};
-use std::ffi::{CStr, c_void};
+use std::ffi::CStr;
 use std::sync::Arc;
 
 /// A place where kernels run. Cloning is cheap and gives the same device.
@@ -47,7 +53,7 @@ pub struct Kernel {
     pub threads: PerDevice,
     c_name: &'static CStr,
     source: usize,
-    host: [unsafe extern "C" fn(*const *const c_void); kernels::INSTRUCTION_SETS.len()],
+    host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len()],
 }
 
 /// A kernel source file: its text and the kernels in it.
@@ -93,6 +99,7 @@ impl From<(usize, usize, usize)> for Grid {
 
 /// One kernel argument: the bits of a scalar or of a device pointer.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct Arg(u64);
 
 /// What may be passed to a kernel.
@@ -208,6 +215,9 @@ impl Device {
     pub(crate) fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
         if grid.0.contains(&0) {
             return Ok(());
+        }
+        if self.0.memory.capturing() {
+            self.0.memory.keep(args.iter().map(|arg| arg.0));
         }
         match &self.0.backend {
             Backend::Host(host) => host.launch(kernel, grid, args),

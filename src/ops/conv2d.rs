@@ -6,7 +6,7 @@ use kernels::{conv2d as kernel, conv2d_weight as weight_kernel};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// The sizes of one convolution. Every tensor must have fewer than 2^31 elements; strides above 2 work, but not with narrow inputs.
+/// The sizes of one convolution. Every tensor must have fewer than 2^31 elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv {
     pub images: usize,
@@ -54,7 +54,7 @@ impl Conv {
 
     /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward pass.
     fn narrow(&self, device: &Device) -> bool {
-        self.in_channels <= kernel::NARROW_CHANNELS.on(device) && self.stride <= 2
+        self.in_channels <= kernel::NARROW_CHANNELS.on(device)
     }
 
     /// The sizes as kernel arguments, in the order of every kernel.
@@ -281,6 +281,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         ([2, 3, 3, 16], 3, (7, 7), 1, 3),
         ([1, 11, 9, 2], 4, (4, 6), 2, 3),
         ([5, 9, 7, 16], 12, (3, 3), 3, 1),
+        ([2, 10, 7, 3], 70, (3, 2), 3, 1),
+        ([2, 5, 6, 2], 3, (1, 1), 2, 2),
     ];
     let mut cases = Vec::new();
     for &(x, co, (kh, kw), stride, pad) in sizes {

@@ -1,6 +1,7 @@
 //! The test bench that walks every operation: see `docs/writing-an-op.md`.
 
-use crate::device::{Device, Order, cuda};
+use crate::device::Device;
+pub use crate::device::testing::devices;
 use crate::error::Result;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -163,7 +164,9 @@ impl Case {
             Subject::Op(run) => run,
         };
         let tape = Tape::new(device);
-        let leaf = |(input, tensor): (&Input, &Tensor)| if input.differentiable { tape.leaf(tensor.clone()) } else { tape.constant(tensor.clone()) };
+        let leaf = |(input, tensor): (&Input, &Tensor)| {
+            if input.differentiable { tape.leaf(tensor.clone()) } else { tape.constant(tensor.clone()) }
+        };
         let vars: Vec<Var> = self.inputs.iter().zip(tensors).map(leaf).collect();
         let once = run(&tape, &vars).map_err(text)?;
         let value = tape.value(once);
@@ -176,7 +179,8 @@ impl Case {
         }
         let upstream = Tensor::from_slice(device, value.shape(), &upstream(got.len())).map_err(text)?;
         let gradients = tape.backward(once, Some(upstream.clone())).map_err(text)?;
-        let first = vars.iter().map(|v| gradients.get(*v).map(Tensor::to_vec).transpose()).collect::<Result<Vec<_>>>().map_err(text)?;
+        let first =
+            vars.iter().map(|v| gradients.get(*v).map(Tensor::to_vec).transpose()).collect::<Result<Vec<_>>>().map_err(text)?;
         // The same operation once more on the same leaves: the gradient of the sum is twice the gradient of one.
         let twice = run(&tape, &vars).map_err(text)?;
         let sum = crate::ops::add::add(&tape, once, twice).map_err(text)?;
@@ -279,23 +283,6 @@ impl Random {
 /// Element-wise shapes: one element, tails, several blocks, images with odd sizes and channels.
 pub fn ugly_shapes() -> Vec<Vec<usize>> {
     vec![vec![1], vec![7], vec![33], vec![4097], vec![1, 1, 1, 1], vec![3, 7, 5, 3], vec![1, 32, 32, 33], vec![2, 3, 1, 257]]
-}
-
-/// The devices that a suite runs on: the host; the host in checked mode in three thread orders; and CUDA when there is one.
-/// `SADDLE_REQUIRE_CUDA=1` turns its absence into a failure.
-pub fn devices() -> Vec<(String, Device)> {
-    let mut devices = vec![("host".to_owned(), Device::host().unwrap())];
-    for order in [Order::Forward, Order::Reverse, Order::Shuffled(7)] {
-        devices.push((format!("host checked {order:?}"), Device::host_checked(order).unwrap()));
-    }
-    match cuda::status() {
-        cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
-        cuda::Status::Missing(reason) => {
-            assert!(std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"), "SADDLE_REQUIRE_CUDA=1, but {reason}");
-            eprintln!("CUDA not checked: {reason}");
-        }
-    }
-    devices
 }
 
 #[test]

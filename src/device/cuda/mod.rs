@@ -131,7 +131,9 @@ impl Cuda {
         unsafe { result::malloc_sync(bytes) }.map_err(|e| {
             let (free, total) = self.context.mem_get_info().unwrap_or((0, 0));
             match e.0 {
-                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { device: self.name.clone(), asked: bytes, free, total },
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    Error::OutOfMemory { device: self.name.clone(), asked: bytes, free, total }
+                }
                 _ => failed("cuMemAlloc")(e),
             }
         })
@@ -198,7 +200,9 @@ impl Cuda {
         }
         match loaded.functions.get(kernel.name) {
             Some(function) => Ok(function.cu_function()),
-            None => Err(Error::Cuda { call: "cuModuleGetFunction", reason: format!("{} is not in {}", kernel.name, kernel.file) }),
+            None => {
+                Err(Error::Cuda { call: "cuModuleGetFunction", reason: format!("{} is not in {}", kernel.name, kernel.file) })
+            }
         }
     }
 

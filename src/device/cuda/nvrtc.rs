@@ -29,7 +29,10 @@ impl Arch {
             Some(newest) => Ok(Arch { name: format!("compute_{newest}") }),
             None => Err(Error::Device {
                 device: "cuda".into(),
-                reason: format!("this NVRTC compiles for sm_{} and newer, the GPU is sm_{wanted}", known.iter().min().unwrap_or(&0)),
+                reason: format!(
+                    "this NVRTC compiles for sm_{} and newer, the GPU is sm_{wanted}",
+                    known.iter().min().unwrap_or(&0)
+                ),
             }),
         }
     }
@@ -88,7 +91,8 @@ fn present() -> Result<(i32, i32)> {
 }
 
 fn options(arch: &Arch) -> Vec<String> {
-    let mut options = vec![format!("--gpu-architecture={}", arch.name), "--std=c++17".into(), "-default-device".into(), "-lineinfo".into()];
+    let mut options =
+        vec![format!("--gpu-architecture={}", arch.name), "--std=c++17".into(), "-default-device".into(), "-lineinfo".into()];
     if arch.name.starts_with("sm_") {
         options.push("--ptxas-options=-v".into());
     }
@@ -157,7 +161,8 @@ pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
         .result()
         .map_err(|e| failed(format!("{e:?}")))?;
         let outcome = result::compile_program(program, &options(arch));
-        let log = result::get_program_log(program).map(|l| l.iter().map(|c| *c as u8 as char).collect::<String>()).unwrap_or_default();
+        let log =
+            result::get_program_log(program).map(|l| l.iter().map(|c| *c as u8 as char).collect::<String>()).unwrap_or_default();
         let log = log.trim_end_matches('\0').to_owned();
         let image = match outcome {
             Ok(()) => image(program, arch).map_err(failed),
@@ -193,7 +198,12 @@ fn resources(log: &str) -> Vec<Resources> {
             found.push(Resources { kernel: name.into(), registers: 0, spill_bytes: 0, shared_bytes: 0 });
         }
         let Some(current) = found.last_mut() else { continue };
-        let before = |what: &str| line.split(what).next().filter(|head| head.len() < line.len()).and_then(|head| head.rsplit(' ').find(|w| !w.is_empty())?.parse::<u32>().ok());
+        let before = |what: &str| {
+            line.split(what)
+                .next()
+                .filter(|head| head.len() < line.len())
+                .and_then(|head| head.rsplit(' ').find(|w| !w.is_empty())?.parse::<u32>().ok())
+        };
         current.spill_bytes += before(" bytes spill stores").unwrap_or(0) + before(" bytes spill loads").unwrap_or(0);
         current.registers = before(" registers").unwrap_or(current.registers);
         current.shared_bytes = before(" bytes smem").unwrap_or(current.shared_bytes);

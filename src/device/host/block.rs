@@ -1,8 +1,11 @@
-//! The block that a worker runs, shared with `kernels/host/shim.h`.
+//! The block that an OS thread runs, shared with `kernels/host/shim.h`.
 
+use super::meeting::Wait;
+use super::switch::Fiber;
+use crate::device::Arg;
 use std::ffi::c_char;
 
-/// The same struct as `SaddleBlock` in the shim.
+/// The first part, up to `result`, is the same struct as `SaddleBlock` in the shim; kernels do not see the rest.
 #[repr(C)]
 pub(super) struct Block {
     pub block_idx: [u32; 3],
@@ -18,11 +21,30 @@ pub(super) struct Block {
     pub slots: [u32; SLOTS],
     pub slot_ends: [u32; SLOTS],
     pub kernel: *const c_char,
+    pub result: u64,
+    /// What each thread waits for, by thread.
+    pub waits: *mut Wait,
+    /// How far the current round has come: the next position in the thread order whose thread may go on.
+    pub position: u32,
+    /// Bytes of a shared array that did not fit; 0 as long as all did.
+    pub overflow: u32,
+    /// The kernel's trampoline, which a fresh fiber enters.
+    pub enter: Enter,
+    pub args: *const Arg,
+    /// The fiber that runs now, where the OS thread came from, and the first of the fibers without a thread.
+    pub running: *mut Fiber,
+    pub home: *mut Fiber,
+    pub idle: *mut Fiber,
 }
+
+/// A kernel's trampoline: runs the threads of the current block that have not started yet, one after the other.
+pub(super) type Enter = unsafe extern "C" fn(*const Arg);
 
 /// Shared arrays that one source file may declare.
 pub(super) const SLOTS: usize = 32;
 
+// C only hands the pointer on, and looks into the first part.
+#[allow(improper_ctypes)]
 unsafe extern "C" {
     /// Makes `block` the block that kernels on this OS thread see.
     pub(super) fn saddle_set_block(block: *mut Block);

@@ -1,6 +1,7 @@
 //! Checked mode: guard pages behind buffers, red zones behind shared arrays, NaN in both; and the arena of shared memory.
 
 use super::block::{Block, SLOTS, saddle_get_block};
+use crate::device::Arg;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
@@ -51,7 +52,7 @@ impl Arena {
 }
 
 /// Pages of memory with an inaccessible page on both sides.
-struct Mapping {
+pub(super) struct Mapping {
     start: usize,
     whole: usize,
     bytes: usize,
@@ -59,24 +60,30 @@ struct Mapping {
 
 impl Mapping {
     /// At least `bytes` bytes, up to the guard page behind them.
-    fn new(bytes: usize) -> Result<Mapping> {
+    pub(super) fn new(bytes: usize) -> Result<Mapping> {
         let page = page_size();
-        let inside = bytes.max(1).next_multiple_of(page);
-        let bytes = inside + 2 * page;
+        let out_of_memory = || {
+            let (free, total) = system_memory();
+            Error::OutOfMemory { device: "host".into(), asked: bytes, free, total }
+        };
+        let inside = bytes.max(1).checked_next_multiple_of(page).ok_or_else(out_of_memory)?;
+        let whole = inside.checked_add(2 * page).ok_or_else(out_of_memory)?;
         // SAFETY: an anonymous private mapping at an address of the system's choice.
-        let whole = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
-        if whole != libc::MAP_FAILED {
-            let start = whole as usize + page;
-            // SAFETY: a range inside the mapping made above.
-            if unsafe { libc::mprotect(start as *mut c_void, inside, libc::PROT_READ | libc::PROT_WRITE) } == 0 {
-                return Ok(Mapping { start, whole: whole as usize, bytes });
-            }
+        let at =
+            unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(out_of_memory());
         }
-        let (free, total) = system_memory();
-        Err(Error::OutOfMemory { device: "host".into(), asked: bytes, free, total })
+        let mapping = Mapping { start: at as usize + page, whole: at as usize, bytes: whole };
+        // SAFETY: a range inside the mapping made above.
+        if unsafe { libc::mprotect(mapping.start as *mut c_void, inside, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+            return Err(out_of_memory());
+        }
+        Ok(mapping)
     }
 
-    fn end(&self) -> usize {
+    /// Where the guard page behind the memory begins.
+    pub(super) fn end(&self) -> usize {
         self.whole + self.bytes - page_size()
     }
 }
@@ -102,6 +109,8 @@ pub(in crate::device) fn allocate_guarded(bytes: usize) -> Result<u64> {
     let mapping = Mapping::new(bytes)?;
     let end = mapping.end();
     let address = (end - bytes.max(1).next_multiple_of(16)) as u64;
+    // SAFETY: the bytes between the buffer and its guard page, inside the mapping.
+    unsafe { std::ptr::write_bytes((address as usize + bytes) as *mut u8, POISON, end - address as usize - bytes) };
     let entry = GUARDS.iter().find(|e| e[0].compare_exchange(0, end, Ordering::AcqRel, Ordering::Relaxed).is_ok());
     if let Some(entry) = entry {
         entry[1].store(bytes, Ordering::Release);
@@ -119,6 +128,21 @@ pub(in crate::device) fn release_guarded(address: u64) {
             entry[0].store(0, Ordering::Release);
         }
     }
+}
+
+/// An explanation when a kernel wrote between the end of a buffer among its arguments and the guard page: up to 15 bytes, because buffers
+/// start at multiples of 16.
+pub(super) fn check_buffer_ends(args: &[Arg]) -> Result<(), String> {
+    let guarded = guarded().lock().unwrap_or_else(PoisonError::into_inner);
+    for (address, (mapping, bytes)) in args.iter().filter_map(|arg| guarded.get(&arg.0).map(|found| (arg.0 as usize, found))) {
+        let end = address + bytes;
+        // SAFETY: inside the mapping, which lives as long as its entry.
+        let padding = unsafe { std::slice::from_raw_parts(end as *const u8, mapping.end() - end) };
+        if let Some(at) = padding.iter().position(|byte| *byte != POISON) {
+            return Err(format!("out-of-bounds write: {at} bytes past the end of a buffer of {bytes} bytes"));
+        }
+    }
+    Ok(())
 }
 
 /// Reports an access to a guard page (kernel, block, thread, buffer) and ends the process with exit code 86.
@@ -143,13 +167,18 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void
         let block = saddle_get_block();
         let page = page_size();
         let hit = GUARDS.iter().map(|e| (e[0].load(Ordering::Acquire), e[1].load(Ordering::Acquire))).find(|(end, size)| {
-            *end != 0 && ((*end..*end + page).contains(&address) || (end - size.max(&1).next_multiple_of(page)).wrapping_sub(address) <= page)
+            *end != 0
+                && ((*end..*end + page).contains(&address)
+                    || (end - size.max(&1).next_multiple_of(page)).wrapping_sub(address) <= page)
         });
         let mut line = Line { text: [0; 512], len: 0 };
         line.str(b"error: ");
         if !block.is_null() {
             let block = &*block;
-            line.str(b"kernel ").str(CStr::from_ptr(block.kernel).to_bytes()).str(b", block [").number(block.block_idx[0] as usize);
+            line.str(b"kernel ")
+                .str(CStr::from_ptr(block.kernel).to_bytes())
+                .str(b", block [")
+                .number(block.block_idx[0] as usize);
             line.str(b", ").number(block.block_idx[1] as usize).str(b", ").number(block.block_idx[2] as usize);
             line.str(b"], thread ").number(block.thread as usize).str(b": ");
         }

@@ -1,89 +1,49 @@
-//! Runs blocks: fibers, barriers, warps.
+//! Runs blocks: one fiber per waiting thread.
 //!
 //! A worker enters a kernel's trampoline on a fiber; the trampoline runs one thread of the block after the other. When a thread has to
 //! wait, it parks its fiber, and a fresh fiber goes on with the threads not yet started. Once every thread has either ended or parked, the
-//! worker looks for a meeting that is complete (all threads of the block at one barrier, all lanes of a mask at one warp operation) and
-//! resumes who met. When nothing is complete, the kernel diverged: that is an error which names who waits where, never a hang.
+//! worker looks for a meeting that is complete (all threads of the block at one barrier, all lanes of a mask at one warp operation; see
+//! [`meeting`](super::meeting)) and resumes who met. When nothing is complete, the kernel diverged: that is an error which names who waits
+//! where, never a hang.
 
 use super::Order;
-use super::block::{Block, SLOTS, saddle_set_block};
-use super::checked::Arena;
-use crate::device::{Grid, Kernel};
+use super::block::{Block, Enter, SLOTS, saddle_get_block, saddle_set_block};
+use super::checked::{Arena, check_buffer_ends};
+use super::meeting::{STATES, State, Wait, meet};
+use super::switch::{Fiber, Switch, switch};
+use crate::device::{Arg, Grid, Kernel};
 use crate::error::{Error, Result};
-use corosensei::stack::DefaultStack;
-use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int};
 use std::ops::Range;
-use std::ptr::null;
-
-const STACK: usize = 256 * 1024;
-const WARP: u32 = 32;
+use std::ptr::{null, null_mut};
 
 /// What all blocks of a launch have in common.
+#[derive(Clone, Copy)]
 pub(super) struct Launch {
     pub kernel: &'static Kernel,
-    pub enter: unsafe extern "C" fn(*const *const c_void),
-    pub args: *const *const c_void,
+    pub enter: Enter,
+    /// They live until the last block has run.
+    pub args: *const [Arg],
     pub grid: Grid,
-    pub threads: u32,
+    pub threads: usize,
     pub checked: Option<Order>,
 }
 
-/// What a worker hands to a fiber: enter this trampoline with these arguments.
-type Job = (unsafe extern "C" fn(*const *const c_void), *const *const c_void);
-
-/// What a fiber says when it stops: it ran out of threads, or a thread of it waits.
-enum Stop {
-    Idle,
-    Waits(Wait),
-    Overflow(u32),
-}
-
-/// A thread that waits.
-#[derive(Clone, Copy)]
-struct Wait {
-    thread: u32,
-    kind: Kind,
-    mask: u32,
-    value: u64,
-    lane: u32,
-    file: *const c_char,
-    line: c_int,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Block,
-    Sync,
-    Shuffle,
-    Ballot,
-    All,
-    Any,
-}
-const KINDS: [Kind; 6] = [Kind::Block, Kind::Sync, Kind::Shuffle, Kind::Ballot, Kind::All, Kind::Any];
-
-/// What a resumed fiber gets: a new job, or the result of what it waited for.
-#[derive(Clone, Copy)]
-enum Resume {
-    Enter(Job),
-    Result(u64),
-}
-
-struct Fiber {
-    coroutine: Coroutine<Resume, Stop, (), DefaultStack>,
-}
-
 thread_local! {
-    static WORKER: RefCell<Worker> = const { RefCell::new(Worker { idle: Vec::new(), arena: None, order: Vec::new() }) };
-    /// The yielder of the fiber that runs on this OS thread.
-    static YIELDER: std::cell::Cell<*const Yielder<Resume, Stop>> = const { std::cell::Cell::new(null()) };
+    static WORKER: RefCell<Worker> = const { RefCell::new(Worker::new()) };
 }
 
 /// What an OS thread keeps between blocks.
 struct Worker {
-    idle: Vec<Fiber>,
+    /// All fibers made so far. Raw, like everything that code on other stacks changes too.
+    fibers: Vec<*mut Fiber>,
+    /// The first of those that have no thread; the others follow.
+    idle: *mut Fiber,
+    /// What the threads of the block wait for; all free between blocks.
+    waits: Vec<Wait>,
     arena: Option<Arena>,
+    /// The order in which threads run in checked mode.
     order: Vec<u32>,
 }
 
@@ -97,16 +57,24 @@ pub(super) fn run_blocks(launch: &Launch, range: Range<usize>) -> Result<()> {
 }
 
 impl Worker {
+    const fn new() -> Worker {
+        Worker { fibers: Vec::new(), idle: null_mut(), waits: Vec::new(), arena: None, order: Vec::new() }
+    }
+
     fn run(&mut self, launch: &Launch, range: Range<usize>) -> Result<()> {
         let mut arena = match self.arena.take() {
             Some(arena) => arena,
             None => Arena::new()?,
         };
+        if self.waits.len() < launch.threads {
+            self.waits.resize(launch.threads, Wait::FREE);
+        }
+        let mut home = Fiber::home();
         let [gx, gy, _] = launch.grid.0.map(|n| n as usize);
         let mut described = Block {
             block_idx: [0; 3],
             grid_dim: launch.grid.0,
-            threads: launch.threads,
+            threads: launch.threads as u32,
             thread: 0,
             started: 0,
             shared_size: arena.size() as u32,
@@ -117,13 +85,21 @@ impl Worker {
             slots: [0; SLOTS],
             slot_ends: [0; SLOTS],
             kernel: launch.kernel.c_name.as_ptr(),
+            waits: self.waits.as_mut_ptr(),
+            position: 0,
+            result: 0,
+            overflow: 0,
+            enter: launch.enter,
+            args: launch.args.cast(),
+            running: null_mut(),
+            home: &raw mut home,
+            idle: self.idle,
         };
         // Kernels change the block behind the compiler's back: it is only touched through this pointer from here on.
         let shared: *mut Block = &raw mut described;
         // SAFETY: `described` outlives every use: fibers are parked or done when this function returns.
         unsafe { saddle_set_block(shared) };
-        let mut outcome = Ok(());
-        for index in range {
+        let outcome = range.into_iter().try_for_each(|index| {
             // SAFETY: no kernel runs between two blocks.
             let block = unsafe { &mut *shared };
             block.block_idx = [(index % gx) as u32, (index / gx % gy) as u32, (index / gx / gy) as u32];
@@ -137,230 +113,168 @@ impl Worker {
                 fill_order(&mut self.order, order, launch.threads, index);
                 block.order = self.order.as_ptr();
             }
-            outcome = self.run_block(launch, shared);
+            let place = block.block_idx;
+            let mut outcome = self.run_block(launch, shared);
             if outcome.is_ok() && launch.checked.is_some() {
-                // SAFETY: as above.
-                let block = unsafe { &*shared };
-                outcome = arena.check_red_zones(block).map_err(|reason| failure(launch, block.block_idx, reason));
+                // SAFETY: as above, and the arguments live until the last block has run.
+                let (block, args) = unsafe { (&*shared, &*launch.args) };
+                outcome = arena.check_red_zones(block).and_then(|()| check_buffer_ends(args));
             }
-            if outcome.is_err() {
-                break;
-            }
-        }
+            outcome.map_err(|reason| Error::Kernel { kernel: launch.kernel.name.into(), block: place, reason })
+        });
         // SAFETY: no kernel runs on this OS thread any more.
-        unsafe { saddle_set_block(std::ptr::null_mut()) };
+        unsafe {
+            self.idle = (*shared).idle;
+            saddle_set_block(null_mut());
+        }
+        if outcome.is_err() {
+            self.give_up();
+        }
         self.arena = Some(arena);
         outcome
     }
 
-    fn run_block(&mut self, launch: &Launch, block: *mut Block) -> Result<()> {
-        // SAFETY (here and below): `block` points to the live block of this OS thread.
-        let place = unsafe { (*block).block_idx };
-        let mut waiting: Vec<(Fiber, Wait)> = Vec::new();
-        while unsafe { (*block).started } < launch.threads {
-            let fiber = self.fiber()?;
-            self.resume(fiber, Resume::Enter((launch.enter, launch.args)), &mut waiting).map_err(|reason| failure(launch, place, reason))?;
-        }
-        while !waiting.is_empty() {
-            let met = match meeting(launch.threads, &waiting) {
-                Ok(met) => met,
-                Err(reason) => {
-                    abandon(waiting);
-                    return Err(failure(launch, place, reason));
+    fn run_block(&mut self, launch: &Launch, block: *mut Block) -> Result<(), String> {
+        // SAFETY: `block` points to the live block of this OS thread, and only idle or waiting fibers are switched to.
+        unsafe {
+            // No round yet: a thread that waits comes back here.
+            (*block).position = (*block).threads;
+            while (*block).started < (*block).threads {
+                if (*block).idle.is_null() {
+                    (*block).idle = self.new_fiber()?;
                 }
-            };
-            let mut still = Vec::with_capacity(waiting.len());
-            let mut resumed = waiting.into_iter().zip(met);
-            while let Some(((fiber, wait), result)) = resumed.next() {
-                match result {
-                    None => still.push((fiber, wait)),
-                    Some(result) => {
-                        unsafe { (*block).thread = wait.thread };
-                        if let Err(reason) = self.resume(fiber, Resume::Result(result), &mut still) {
-                            abandon(still);
-                            abandon(resumed.map(|(parked, _)| parked).collect());
-                            return Err(failure(launch, place, reason));
-                        }
-                    }
-                }
+                let fiber = (*block).idle;
+                (*block).idle = (*fiber).next;
+                (*block).running = fiber;
+                switch((*block).home, fiber);
+                no_overflow(block)?;
             }
-            waiting = still;
+            while meet(&mut self.waits[..launch.threads])? {
+                (*block).position = 0;
+                switch((*block).home, next(block));
+                no_overflow(block)?;
+            }
         }
         Ok(())
     }
 
-    /// Lets a fiber go on; afterwards it is idle again or in `waiting`.
-    fn resume(&mut self, mut fiber: Fiber, with: Resume, waiting: &mut Vec<(Fiber, Wait)>) -> Result<(), String> {
-        match fiber.coroutine.resume(with) {
-            CoroutineResult::Yield(Stop::Waits(wait)) => waiting.push((fiber, wait)),
-            CoroutineResult::Yield(Stop::Idle) => self.idle.push(fiber),
-            CoroutineResult::Yield(Stop::Overflow(bytes)) => {
-                abandon_one(fiber);
-                return Err(format!("a shared array of {bytes} bytes does not fit: a block has 227 KiB and a source file {SLOTS} arrays"));
-            }
-            CoroutineResult::Return(()) => {}
-        }
-        Ok(())
+    fn new_fiber(&mut self) -> Result<*mut Fiber, String> {
+        let fiber = Fiber::new(self.fibers.len(), fiber_main).map_err(|e| e.to_string())?;
+        self.fibers.push(Box::into_raw(fiber));
+        Ok(self.fibers[self.fibers.len() - 1])
     }
 
-    fn fiber(&mut self) -> Result<Fiber> {
-        if let Some(fiber) = self.idle.pop() {
-            return Ok(fiber);
-        }
-        let stack = DefaultStack::new(STACK).map_err(|e| Error::Device { device: "host".into(), reason: format!("no memory for a fiber: {e}") })?;
-        let coroutine = Coroutine::with_stack(stack, |yielder: &Yielder<Resume, Stop>, mut input: Resume| {
-            loop {
-                if let Resume::Enter((enter, args)) = input {
-                    YIELDER.set(yielder);
-                    // SAFETY: the generated launcher built `args` to match the kernel's parameters.
-                    unsafe { enter(args) };
-                }
-                input = yielder.suspend(Stop::Idle);
+    /// After an error: no thread waits any more, and every fiber is idle.
+    fn give_up(&mut self) {
+        self.waits.fill(Wait::FREE);
+        self.idle = null_mut();
+        for fiber in &self.fibers {
+            // SAFETY: no kernel runs on this OS thread, and kernel frames own nothing that would have to be dropped.
+            unsafe {
+                (**fiber).restart(fiber_main);
+                (**fiber).next = self.idle;
             }
-        });
-        Ok(Fiber { coroutine })
+            self.idle = *fiber;
+        }
     }
 }
 
-/// Called by kernels (through the shim) when a thread must wait.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // SAFETY: every fiber came from a box and is idle.
+        self.fibers.iter().for_each(|fiber| unsafe { drop(Box::from_raw(*fiber)) });
+    }
+}
+
+/// # Safety
+/// With the block of this OS thread.
+unsafe fn no_overflow(block: *mut Block) -> Result<(), String> {
+    // SAFETY: the caller's promise.
+    match unsafe { (*block).overflow } {
+        0 => Ok(()),
+        bytes => Err(format!("a shared array of {bytes} bytes does not fit into the 227 KiB of a block")),
+    }
+}
+
+/// What a fiber does: enters a kernel, again and again.
+extern "C" fn fiber_main() -> ! {
+    loop {
+        // SAFETY: a fiber runs only while a block is set, whose arguments match its kernel's parameters.
+        unsafe {
+            let block = saddle_get_block();
+            ((*block).enter)((*block).args);
+            // The threads that ran here have ended; all have been started.
+            let this = (*block).running;
+            (*this).next = (*block).idle;
+            (*block).idle = this;
+            switch(this, next(block));
+        }
+    }
+}
+
+/// The fiber of the next thread of the round, or, when there is none, the worker; it becomes the one that runs.
 ///
 /// # Safety
-/// Only from kernel code that runs on a fiber.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn saddle_wait(kind: c_int, mask: u32, value: u64, lane: u32, file: *const c_char, line: c_int) -> u64 {
-    // SAFETY: a block is set while kernels run.
-    let thread = unsafe { (*super::block::saddle_get_block()).thread };
-    let wait = Wait { thread, kind: KINDS[kind as usize], mask, value, lane, file, line };
-    match suspend(Stop::Waits(wait)) {
-        Resume::Result(value) => value,
-        Resume::Enter(_) => 0,
+/// With the block of this OS thread.
+#[inline(always)]
+unsafe fn next(block: *mut Block) -> *mut Fiber {
+    // SAFETY: `waits` and `order` have an entry a thread; a waiting thread has a fiber.
+    unsafe {
+        let mut to = (*block).home;
+        while (*block).position < (*block).threads {
+            let position = (*block).position as usize;
+            (*block).position += 1;
+            let thread = if (*block).order.is_null() { position } else { *(*block).order.add(position) as usize };
+            let wait = (*block).waits.add(thread);
+            if (*wait).state == State::Met {
+                (*wait).state = State::Free;
+                (*block).thread = thread as u32;
+                (*block).result = (*wait).value;
+                to = (*wait).fiber;
+                break;
+            }
+        }
+        (*block).running = to;
+        to
+    }
+}
+
+/// The part of `saddle_wait` that decides: kernels call `saddle_wait` (through the shim) when a thread must wait, it saves the thread's
+/// registers, calls this and switches to the fiber that is to run next. `place` is the kind of the wait plus 8 times the source line.
+///
+/// # Safety
+/// Only from `saddle_wait`, on a fiber, with the block of this OS thread.
+pub(super) unsafe extern "C" fn saddle_park(
+    block: *mut Block,
+    place: c_int,
+    mask: u32,
+    value: u64,
+    lane: u32,
+    file: *const c_char,
+) -> Switch {
+    // SAFETY: a block has one wait for each of its threads. The next fiber is another one: this one's thread has only begun to wait.
+    unsafe {
+        let from = (*block).running;
+        let state = STATES[(place & 7) as usize];
+        *(*block).waits.add((*block).thread as usize) = Wait { state, mask, lane, line: place >> 3, file, value, fiber: from };
+        Switch::new(from, next(block))
     }
 }
 
 /// # Safety
-/// Only from kernel code that runs on a fiber.
+/// Only from kernel code that runs on a fiber, with the block of this OS thread.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn saddle_shared_overflow(asked: u32) {
-    suspend(Stop::Overflow(asked));
-}
-
-fn suspend(stop: Stop) -> Resume {
-    let yielder = YIELDER.get();
-    // SAFETY: a kernel runs on a fiber, whose yielder lives on that fiber's stack.
-    let resumed = unsafe { (*yielder).suspend(stop) };
-    YIELDER.set(yielder);
-    resumed
-}
-
-/// For each waiting thread, the result to resume it with, if its meeting is complete; an explanation if none is.
-fn meeting(threads: u32, waiting: &[(Fiber, Wait)]) -> Result<Vec<Option<u64>>, String> {
-    let at_barrier = waiting.iter().filter(|(_, w)| w.kind == Kind::Block).count();
-    if at_barrier == waiting.len() {
-        let first = &waiting[0].1;
-        if let Some((_, other)) = waiting.iter().find(|(_, w)| (w.file, w.line) != (first.file, first.line)) {
-            return Err(format!(
-                "barrier in a branch: thread {} waits at {}, thread {} at {}",
-                first.thread,
-                first.place(),
-                other.thread,
-                other.place()
-            ));
-        }
-        if waiting.len() < threads as usize {
-            let missing = missing(threads, waiting);
-            return Err(format!(
-                "{} of {} threads wait at the barrier {}, but thread {missing} ended without it",
-                waiting.len(),
-                threads,
-                first.place()
-            ));
-        }
-        return Ok(vec![Some(0); waiting.len()]);
-    }
-    let mut results = vec![None; waiting.len()];
-    let mut explanation = String::new();
-    for (_, wait) in waiting.iter().filter(|(_, w)| w.kind != Kind::Block) {
-        let warp = wait.thread / WARP;
-        let lanes = (threads - warp * WARP).min(WARP);
-        let existing = if lanes == WARP { u32::MAX } else { (1 << lanes) - 1 };
-        let lane = wait.thread % WARP;
-        if wait.mask >> lane & 1 == 0 {
-            return Err(format!("{}: lane {lane} of warp {warp} calls with mask {:#010x}, which does not name it", wait.place(), wait.mask));
-        }
-        if wait.mask & !existing != 0 {
-            return Err(format!("{}: mask {:#010x} names lanes that warp {warp} of {lanes} threads does not have", wait.place(), wait.mask));
-        }
-        let here = |other: &Wait| {
-            other.thread / WARP == warp && (other.kind, other.mask, other.file, other.line) == (wait.kind, wait.mask, wait.file, wait.line)
-        };
-        let arrived: u32 = waiting.iter().filter(|(_, w)| here(w)).map(|(_, w)| 1u32 << (w.thread % WARP)).sum();
-        if arrived == wait.mask {
-            let mut values = [0u64; WARP as usize];
-            for (_, other) in waiting.iter().filter(|(_, w)| here(w)) {
-                values[(other.thread % WARP) as usize] = other.value;
-            }
-            for (slot, (_, other)) in results.iter_mut().zip(waiting).filter(|(_, (_, w))| here(w)) {
-                *slot = Some(other.result(&values)?);
-            }
-        } else if explanation.is_empty() {
-            explanation = format!(
-                "{}: lanes {arrived:#010x} of warp {warp} wait with mask {:#010x}, but lanes {:#010x} wait elsewhere or ended",
-                wait.place(),
-                wait.mask,
-                wait.mask & !arrived
-            );
-        }
-    }
-    if results.iter().all(Option::is_none) { Err(explanation) } else { Ok(results) }
-}
-
-impl Wait {
-    fn result(&self, values: &[u64; WARP as usize]) -> Result<u64, String> {
-        let ones: u64 = (0..WARP).filter(|l| self.mask >> l & 1 == 1 && values[*l as usize] != 0).map(|l| 1u64 << l).sum();
-        match self.kind {
-            Kind::Block | Kind::Sync => Ok(0),
-            Kind::Shuffle if self.mask >> self.lane & 1 == 0 => Err(format!(
-                "{}: lane {} reads from lane {}, which mask {:#010x} does not name",
-                self.place(),
-                self.thread % WARP,
-                self.lane,
-                self.mask
-            )),
-            Kind::Shuffle => Ok(values[self.lane as usize]),
-            Kind::Ballot => Ok(ones),
-            Kind::All => Ok((ones == self.mask as u64) as u64),
-            Kind::Any => Ok((ones != 0) as u64),
-        }
-    }
-
-    fn place(&self) -> String {
-        // SAFETY: `file` is a `__FILE__` literal of the kernel source.
-        let file = unsafe { CStr::from_ptr(self.file) }.to_string_lossy();
-        format!("{file}:{}", self.line)
+unsafe extern "C" fn saddle_shared_overflow(block: *mut Block, asked: u32) {
+    // SAFETY: the fiber is restarted before it runs again.
+    unsafe {
+        (*block).overflow = asked;
+        switch((*block).running, (*block).home);
     }
 }
 
-fn missing(threads: u32, waiting: &[(Fiber, Wait)]) -> u32 {
-    (0..threads).find(|t| waiting.iter().all(|(_, w)| w.thread != *t)).unwrap_or(threads)
-}
-
-fn failure(launch: &Launch, block: [u32; 3], reason: String) -> Error {
-    Error::Kernel { kernel: launch.kernel.name.into(), block, reason }
-}
-
-fn abandon(waiting: Vec<(Fiber, Wait)>) {
-    waiting.into_iter().for_each(|(fiber, _)| abandon_one(fiber));
-}
-
-/// Forgets a parked fiber without running it to its end.
-fn abandon_one(mut fiber: Fiber) {
-    // SAFETY: kernel frames own nothing that would have to be dropped.
-    unsafe { fiber.coroutine.force_reset() };
-}
-
-fn fill_order(order: &mut Vec<u32>, kind: Order, threads: u32, block: usize) {
+fn fill_order(order: &mut Vec<u32>, kind: Order, threads: usize, block: usize) {
     order.clear();
-    order.extend(0..threads);
+    order.extend(0..threads as u32);
     match kind {
         Order::Forward => {}
         Order::Reverse => order.reverse(),

@@ -1,21 +1,23 @@
 //! The host device: CUDA kernels on the CPU.
 //!
-//! Blocks are spread over the cores by rayon; the threads of a block run as plain calls on one fiber until one of them has to wait (see
-//! [`fiber`]). Every kernel exists in machine code for several instruction sets; the best one that the CPU has is used.
+//! Blocks are spread over the cores (see [`spread`]); the threads of a block run as plain calls on one fiber until one of them has to wait
+//! (see [`fiber`]). Every kernel exists in machine code for several instruction sets; the best one that the CPU has is used.
 
 mod block;
 mod checked;
 mod fiber;
+mod meeting;
+mod spread;
+mod switch;
 
 pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
 
 use super::kernels::INSTRUCTION_SETS;
 use super::{Arg, Grid, Kernel};
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 use std::alloc::Layout;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The order in which the threads of a block start, in checked mode. A kernel whose result depends on it lacks a barrier.
@@ -51,7 +53,10 @@ impl Host {
                 let known = INSTRUCTION_SETS.iter().position(|n| *n == name);
                 let isa = known.ok_or_else(|| Error::unknown("instruction set (SADDLE_HOST_ISA)", &name, INSTRUCTION_SETS))?;
                 if isa > best_instruction_set() {
-                    return Err(Error::Device { device: "host".into(), reason: format!("this CPU has no {name} instructions (SADDLE_HOST_ISA)") });
+                    return Err(Error::Device {
+                        device: "host".into(),
+                        reason: format!("this CPU has no {name} instructions (SADDLE_HOST_ISA)"),
+                    });
                 }
                 isa
             }
@@ -70,34 +75,13 @@ impl Host {
             self.record(Recorded::Launch { kernel, grid, args: args.to_vec() });
             return Ok(());
         }
-        let pointers: Vec<usize> = args.iter().map(|a| &a.0 as *const u64 as usize).collect();
-        let blocks = grid.0.iter().map(|n| *n as usize).product::<usize>();
-        let run = |range: std::ops::Range<usize>| {
-            let launch = fiber::Launch {
-                kernel,
-                enter: kernel.host[self.isa],
-                args: pointers.as_ptr() as *const *const c_void,
-                grid,
-                threads: kernel.threads.host as u32,
-                checked: self.checked,
-            };
-            fiber::run_blocks(&launch, range)
-        };
-        let workers = rayon::current_num_threads();
-        if blocks == 1 || workers == 1 {
-            return run(0..blocks);
-        }
-        // Workers take chunks of neighbouring blocks until none is left: neighbours share data in the cache.
-        let chunk = blocks.div_ceil(workers * 8).max(1);
-        let next = AtomicUsize::new(0);
-        (0..workers.min(blocks)).into_par_iter().with_max_len(1).try_for_each(|_| {
-            loop {
-                let first = next.fetch_add(chunk, Ordering::Relaxed);
-                if first >= blocks {
-                    return Ok(());
-                }
-                run(first..(first + chunk).min(blocks))?;
-            }
+        spread::run(&fiber::Launch {
+            kernel,
+            enter: kernel.host[self.isa],
+            args,
+            grid,
+            threads: kernel.threads.host,
+            checked: self.checked,
         })
     }
 
@@ -184,12 +168,17 @@ fn best_instruction_set() -> usize {
 
 /// Allocates host memory; large blocks start at a huge-page boundary, so that the system may back them with huge pages.
 pub(super) fn allocate(bytes: usize, align: usize) -> Result<u64> {
-    let layout = layout(bytes, align)?;
+    let (free, total) = if bytes >= HUGE { checked::system_memory() } else { (0, 0) };
+    let out_of_memory = || Error::OutOfMemory { device: "host".into(), asked: bytes, free, total };
+    // Many systems promise memory that they do not have, and end the process that uses it.
+    if total > 0 && bytes > free {
+        return Err(out_of_memory());
+    }
+    let layout = layout(bytes, align).ok_or_else(out_of_memory)?;
     // SAFETY: the size is at least one alignment unit, never zero.
     let address = unsafe { std::alloc::alloc(layout) } as u64;
     if address == 0 {
-        let (free, total) = checked::system_memory();
-        return Err(Error::OutOfMemory { device: "host".into(), asked: bytes, free, total });
+        return Err(out_of_memory());
     }
     if layout.align() > align {
         // SAFETY: advice about a range that was just allocated; a refusal changes nothing.
@@ -200,14 +189,17 @@ pub(super) fn allocate(bytes: usize, align: usize) -> Result<u64> {
 
 /// Frees what [`allocate`] gave.
 pub(super) fn release(address: u64, bytes: usize, align: usize) {
-    if let Ok(layout) = layout(bytes, align) {
+    if let Some(layout) = layout(bytes, align) {
         // SAFETY: allocated by `allocate` with the same size and alignment.
         unsafe { std::alloc::dealloc(address as *mut u8, layout) }
     }
 }
 
-fn layout(bytes: usize, align: usize) -> Result<Layout> {
-    const HUGE: usize = 2 << 20;
-    let align = if bytes >= 4 * HUGE { HUGE } else { align };
-    Layout::from_size_align(bytes, align).map_err(|e| Error::Device { device: "host".into(), reason: format!("{bytes} bytes: {e}") })
+/// A huge page, and from how many bytes on blocks start at one.
+const HUGE_PAGE: usize = 2 << 20;
+const HUGE: usize = 4 * HUGE_PAGE;
+
+fn layout(bytes: usize, align: usize) -> Option<Layout> {
+    let align = if bytes >= HUGE { HUGE_PAGE } else { align };
+    Layout::from_size_align(bytes, align).ok()
 }

@@ -1,0 +1,24 @@
+//! Which devices a test suite runs on.
+
+use super::{Device, Order, cuda};
+
+/// The host; the host in checked mode in three thread orders; and CUDA when there is one. `SADDLE_REQUIRE_CUDA=1` turns its absence into a
+/// failure.
+pub fn devices() -> Vec<(String, Device)> {
+    let mut devices = vec![("host".to_owned(), Device::host().unwrap())];
+    devices.extend(checked_devices());
+    match cuda::status() {
+        cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
+        cuda::Status::Missing(reason) => {
+            assert!(std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"), "SADDLE_REQUIRE_CUDA=1, but {reason}");
+            eprintln!("CUDA not checked: {reason}");
+        }
+    }
+    devices
+}
+
+/// The host in checked mode, in three thread orders.
+pub fn checked_devices() -> Vec<(String, Device)> {
+    let orders = [Order::Forward, Order::Reverse, Order::Shuffled(7)];
+    orders.map(|order| (format!("host checked {order:?}"), Device::host_checked(order).unwrap())).into()
+}
