@@ -70,27 +70,22 @@ fn constant(text: &mut String, indent: &str, config: &Config) {
 }
 
 fn launcher(text: &mut String, source: &Source, index: usize, kernel: &Kernel, shared: &[Config], isas: &[InstructionSet]) {
-    let threads = match kernel.threads.parse::<u32>() {
+    let per_device = |what: &str, value: &str| match value.parse::<u32>() {
         Ok(n) => format!("PerDevice {{ cuda: {n}, host: {n} }}"),
         Err(_) => {
-            let known = source.configs.iter().chain(shared).any(|c| c.name == kernel.threads);
-            assert!(
-                known,
-                "{}: launch bounds of {} must be a number or a CONFIG, not {}",
-                source.path.display(),
-                kernel.name,
-                kernel.threads
-            );
-            kernel.threads.clone()
+            let known = source.configs.iter().chain(shared).any(|c| c.name == value);
+            assert!(known, "{}: {what} of {} must be a number or a CONFIG, not {value}", source.path.display(), kernel.name);
+            value.to_owned()
         }
     };
+    let (threads, dynamic) = (per_device("launch bounds", &kernel.threads), per_device("DYN_BYTES", &kernel.dynamic));
     let host: Vec<String> = isas.iter().map(|i| format!("saddle_{}_{}_threads", i.name, kernel.name)).collect();
     let signature: Vec<String> = kernel.params.iter().map(c_type).collect();
     let upper = kernel.name.to_uppercase();
     writeln!(
         text,
         "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", file: \"{stem}.cu\", source: {index}, doc: {doc:?}, \
-         signature: \"{name}({signature})\", threads: {threads}, host: [{host}] }};",
+         signature: \"{name}({signature})\", threads: {threads}, dynamic: {dynamic}, host: [{host}] }};",
         name = kernel.name,
         stem = source.stem,
         doc = kernel.doc,

@@ -6,6 +6,8 @@
 // Accumulation: integers, so every order gives the same. Deterministic, except for which thread draws which ticket.
 #include "lib/common.cuh"
 
+// Dynamic shared memory beyond what a static array may have on CUDA.
+CONFIG(CONF_DYNAMIC, 65536, 65536)
 // Too large for the 227 KiB of a block on the host. CUDA would refuse to assemble it, and never launches it.
 CONFIG(CONF_TOO_LARGE, 16, 65536)
 
@@ -197,6 +199,19 @@ conf_shared_arrays(const int* x, int* out) {
   out[t] = static_cast<int>(floats[from]) + bytes[from] + ints[from];
 }
 
+extern "C" __global__ void __launch_bounds__(64) DYN_BYTES(CONF_DYNAMIC)
+// out[block, t] = x[block, 63 - t], by way of a place in 64 KiB of dynamic shared memory that depends on the block
+conf_dynamic_shared(const int* x, int* out) {
+  DYN_SMEM(int, all);
+  SHARED(int, beside, 64);
+  const int t = threadIdx.x;
+  int* const place = all + (CONF_DYNAMIC / 4 / 64 - 1 - blockIdx.x % 256) * 64;
+  place[t] = x[blockIdx.x * 64 + t];
+  beside[t] = -1;
+  __syncthreads();
+  out[blockIdx.x * 64 + t] = place[63 - t] + beside[t] + 1;
+}
+
 extern "C" __global__ void __launch_bounds__(64)
 // a histogram of n values in 0..16, their maximum, and a ticket of its own for every value
 conf_atomics(const int* x, int* histogram, int* maximum, int* counter, int* taken, int n) {
@@ -351,6 +366,16 @@ conf_bad_shared_write(int* out, int count) {
   const int t = threadIdx.x;
   place[t] = t;
   __syncthreads();
+  for (int i = t; i < count; i += 32) place[i] = 2 * i;
+  __syncthreads();
+  out[t] = place[31 - t];
+}
+
+extern "C" __global__ void __launch_bounds__(32) DYN_BYTES(128)
+// WRONG when count > 32: writes `count` integers of dynamic shared memory for 32
+conf_bad_dynamic_write(int* out, int count) {
+  DYN_SMEM(int, place);
+  const int t = threadIdx.x;
   for (int i = t; i < count; i += 32) place[i] = 2 * i;
   __syncthreads();
   out[t] = place[31 - t];

@@ -238,3 +238,17 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     let message = train::checkpoint::open(&device, &path, (100, 3, 32)).err().unwrap().to_string();
     assert!(message.contains("10 classes"), "{message}");
 }
+
+/// A limit on the size of files stands for a full disk: the write fails in the middle.
+#[test]
+fn a_write_that_fails_leaves_no_half_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --steps 1 --quiet --out \"$1\"";
+    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.starts_with("error: ") && message.contains("cannot write") && message.trim_end().lines().count() == 1, "{message}");
+    let left: Vec<_> = std::fs::read_dir(out.join("checkpoints")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

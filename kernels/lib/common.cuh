@@ -3,7 +3,9 @@
 // CONFIG(NAME, cuda, host)  an integer constant with one value a device. build.rs reads these lines too, so that Rust
 //                           sees the same numbers (launch shapes are computed from them). Integer literals only.
 // SHARED(type, name, n)     an array in the block's shared memory.
-// DYN_SMEM(type, name)      the block's dynamic shared memory (size chosen at launch).
+// DYN_BYTES(n)              behind the launch bounds: the block has n bytes of dynamic shared memory (a CONFIG or a literal).
+//                           Static arrays are limited to 48 KiB on CUDA, dynamic memory to 163 (sm_80) or 227 KiB.
+// DYN_SMEM(type, name)      that memory; one declaration a kernel.
 // NULLABLE                  marks a pointer parameter that may be null: its Rust launcher takes an Option.
 // UNROLL                    unrolls the loop that follows.
 // Vec                       VEC floats that are loaded, computed and stored together: two float4 on CUDA, one vector register
@@ -29,6 +31,7 @@ typedef unsigned long long uint64_t;
 #endif
 
 #define NULLABLE
+#define DYN_BYTES(N)
 #define INLINE __device__ __forceinline__
 
 CONFIG(VEC, 8, 16)

@@ -192,6 +192,17 @@ fn warp_barriers_and_shared_arrays() {
 }
 
 #[test]
+fn dynamic_shared_memory() {
+    everywhere(|device| {
+        let x = numbers(64 * 300);
+        let mut y = out(device, x.len());
+        conf_dynamic_shared(device, 300, &ints(device, x.len()), &mut y).unwrap();
+        let want: Vec<i32> = x.chunks(64).flat_map(|block| block.iter().rev().copied()).collect();
+        assert_eq!(y.to_vec().unwrap(), want);
+    });
+}
+
+#[test]
 fn integer_atomics() {
     everywhere(|device| {
         let n = 10_007;
@@ -376,6 +387,9 @@ fn refuses_writes_past_a_shared_array() {
         let error = conf_bad_shared_write(&device, 1, &mut out(&device, 32), 33).unwrap_err().to_string();
         let message = "kernel conf_bad_shared_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a shared array of 128 bytes";
         assert_eq!(error, message, "{label}");
+        conf_bad_dynamic_write(&device, 1, &mut out(&device, 32), 32).unwrap();
+        let error = conf_bad_dynamic_write(&device, 1, &mut out(&device, 32), 40).unwrap_err().to_string();
+        assert_eq!(error, message.replace("conf_bad_shared_write", "conf_bad_dynamic_write"), "{label}");
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Kernel {
     pub doc: &'static str,
     /// Threads of a block.
     pub threads: PerDevice,
+    /// Bytes of dynamic shared memory.
+    pub dynamic: PerDevice,
     c_name: &'static CStr,
     source: usize,
     host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len()],

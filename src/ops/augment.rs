@@ -1,12 +1,220 @@
+//! Batches from a data set that lies on the device as bytes: images with random crops and flips, and labels.
+
 use super::prelude::*;
-pub struct Augmentation;
-impl Augmentation { pub fn none() -> Augmentation { Augmentation } pub fn crop_flip(_: usize, _: u64, _: u32) -> Augmentation { Augmentation } }
-pub fn augment(images: &Buffer<u8>, shape: [usize; 3], indices: &Buffer<i32>, scale: &Tensor, _: &Tensor, _: &Augmentation) -> Result<Tensor> {
-    let n: usize = shape.iter().product(); let all = images.to_vec()?; let s = scale.to_vec()?[0];
-    let v: Vec<f32> = indices.to_vec()?.iter().flat_map(|i| all[*i as usize * n..][..n].iter().map(|b| *b as f32 * s).collect::<Vec<_>>()).collect();
-    Tensor::from_slice(images.device(), &[indices.len(), shape[0], shape[1], shape[2]], &v)
+use crate::rng::{Key, Purpose};
+use kernels::augment::*;
+
+/// What surrounds an image that is cropped after padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Byte 0.
+    Zero,
+    /// The image mirrored at its edge pixels, which are not repeated.
+    Reflect,
 }
+
+/// What happens to images on their way into a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Augmentation {
+    /// Pixels of padding on each side, of which a random crop of the image's size is taken; 0: no crop.
+    pub pad: usize,
+    pub padding: Padding,
+    /// Mirror half of the images left to right.
+    pub flip: bool,
+    /// How many differently drawn copies of the batch are made.
+    pub views: usize,
+    /// The random numbers: crop and flip follow from it, the image's index and the view.
+    pub key: Key,
+}
+
+impl Augmentation {
+    /// Images as they are.
+    pub fn none() -> Augmentation {
+        let key = Key::new(0, Purpose::Augment, 0, 0);
+        Augmentation { pad: 0, padding: Padding::Zero, flip: false, views: 1, key }
+    }
+
+    /// A random crop after zero padding, and a flip in half of the cases.
+    pub fn crop_flip(pad: usize, seed: u64, epoch: u32) -> Augmentation {
+        Augmentation { pad, flip: true, key: Key::new(seed, Purpose::Augment, epoch, 0), ..Augmentation::none() }
+    }
+
+    /// The same with another padding.
+    pub fn padded(self, padding: Padding) -> Augmentation {
+        Augmentation { padding, ..self }
+    }
+
+    /// The same with several views in one batch.
+    pub fn views(self, views: usize) -> Augmentation {
+        Augmentation { views, ..self }
+    }
+}
+
+/// Images of a data set of bytes [M, H, W, C], `shape` = [H, W, C], as floats `byte * scale[c] + shift[c]`: those at `indices`, view after
+/// view, [views * B, H, W, C]. An index outside of the data set gives NaN.
+pub fn augment(
+    images: &Buffer<u8>,
+    shape: [usize; 3],
+    indices: &Buffer<i32>,
+    scale: &Tensor,
+    shift: &Tensor,
+    how: &Augmentation,
+) -> Result<Tensor> {
+    let [height, width, channels] = shape;
+    let Augmentation { pad, padding, flip, views, key } = *how;
+    let (size, samples) = (height * width * channels, views * indices.len());
+    if size == 0 || images.len() % size != 0 {
+        return Err(Error::Shape { op: "augment", expected: format!("whole images of {shape:?}"), got: vec![images.len()] });
+    }
+    if scale.len() != channels || shift.len() != channels {
+        return Err(Error::Shape {
+            op: "augment",
+            expected: format!("{channels} channels"),
+            got: vec![scale.len(), shift.len()],
+        });
+    }
+    let reflect = padding == Padding::Reflect;
+    if reflect && pad >= height.min(width) {
+        return Err(Error::value(
+            "crop padding",
+            pad,
+            format!("reflection needs less than the image's {height} x {width} pixels"),
+        ));
+    }
+    let device = indices.device();
+    int(2 * pad + height.max(width))?;
+    int(samples * size)?;
+    let mut out = Buffer::uninit(device, samples * size)?;
+    augment_images(
+        device,
+        samples,
+        images,
+        indices,
+        scale.buffer(),
+        shift.buffer(),
+        &mut out,
+        key.bits(),
+        int(images.len() / size)?,
+        int(indices.len())?,
+        int(height)?,
+        int(width)?,
+        int(channels)?,
+        int(pad)?,
+        reflect as i32,
+        flip as i32,
+    )?;
+    Tensor::new(out, &[samples, height, width, channels])
+}
+
+/// The labels at `indices`; -1 for an index past the end.
 pub fn gather_labels(labels: &Buffer<i32>, indices: &Buffer<i32>) -> Result<Buffer<i32>> {
-    let all = labels.to_vec()?; Buffer::from_slice(labels.device(), &indices.to_vec()?.iter().map(|i| all[*i as usize]).collect::<Vec<_>>())
+    let (device, n) = (indices.device(), indices.len());
+    let mut out = Buffer::uninit(device, n)?;
+    augment_labels(device, n.div_ceil(256), labels, indices, &mut out, int(labels.len())?, int(n)?)?;
+    Ok(out)
 }
-#[cfg(test)] pub fn cases() -> Vec<super::testing::Case> { vec![] }
+
+/// dy, dx and flip of an image, as the kernel draws them.
+#[cfg(test)]
+fn drawn(how: &Augmentation, image: i32, view: usize) -> (i64, i64, bool) {
+    let words = crate::rng::philox(how.key.bits(), [0, image as u32, view as u32, 0]);
+    let offset = |word: u32| ((word as u64 * (2 * how.pad as u64 + 1)) >> 32) as i64 - how.pad as i64;
+    (offset(words[0]), offset(words[1]), how.flip && words[2] >> 31 == 1)
+}
+
+#[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    let random = |pad| Augmentation::crop_flip(pad, 9, 2);
+    let ways = [
+        Augmentation::none(),
+        random(0),
+        random(4),
+        random(1).padded(Padding::Reflect),
+        Augmentation { flip: false, ..random(4).padded(Padding::Reflect) },
+        Augmentation { flip: false, ..random(9) },
+    ];
+    let mut cases = Vec::new();
+    for shape in [[1, 1, 1], [8, 8, 1], [7, 5, 3], [32, 32, 3], [6, 9, 4]] {
+        let [h, w, c] = shape;
+        let (known, indices): (usize, Vec<i32>) = (10, vec![3, 9, 0, 3, 7]);
+        let bytes: Vec<u8> = Input::uniform(&[known, h, w, c], 0.0, 256.0).values.iter().map(|v| *v as u8).collect();
+        for how in ways.into_iter().filter(|how| how.padding == Padding::Zero || how.pad < h.min(w)) {
+            for views in [1, 2] {
+                let how = how.views(views);
+                let scale: Vec<f32> = (0..c).map(|c| (c + 1) as f32 / 255.0).collect();
+                let shift: Vec<f32> = (0..c).map(|c| c as f32 * 0.5).collect();
+                let numbers = [Input::values(&[c], scale.clone()), Input::values(&[c], shift.clone())];
+                let (bytes_of_run, indices_of_run) = (bytes.clone(), indices.clone());
+                let run = move |device: &Device, t: &[Tensor]| {
+                    let (images, indices) =
+                        (Buffer::from_slice(device, &bytes_of_run)?, Buffer::from_slice(device, &indices_of_run)?);
+                    augment(&images, shape, &indices, &t[0], &t[1], &how)?.to_vec()
+                };
+                let (bytes, indices) = (bytes.clone(), indices.clone());
+                let place = move |at: i64, size: usize| -> Option<usize> {
+                    let mirrored = if at < 0 { -at } else { 2 * size as i64 - 2 - at };
+                    match (0..size as i64).contains(&at) {
+                        true => Some(at as usize),
+                        false => (how.padding == Padding::Reflect).then_some(mirrored as usize),
+                    }
+                };
+                let want = move |_: &[Vec<f64>]| {
+                    let value = |at: usize| {
+                        let (channel, x, y, sample) = (at % c, at / c % w, at / (c * w) % h, at / (c * w * h));
+                        let (image, view) = (indices[sample % indices.len()], sample / indices.len());
+                        let (dy, dx, flip) = drawn(&how, image, view);
+                        let x = if flip { w - 1 - x } else { x } as i64 + dx;
+                        let from = place(y as i64 + dy, h).zip(place(x, w));
+                        let byte = from.map_or(0, |(y, x)| bytes[((image as usize * h + y) * w + x) * c + channel]);
+                        byte as f64 * scale[channel] as f64 + shift[channel] as f64
+                    };
+                    (0..views * indices.len() * h * w * c).map(value).collect()
+                };
+                cases.push(Case::kernel(format!("augment {shape:?} {how:?}"), numbers, run, want));
+            }
+        }
+    }
+    let labels = |device: &Device, _: &[Tensor]| {
+        let of = |values: &[i32]| Buffer::from_slice(device, values);
+        let gathered = gather_labels(&of(&[7, 8, 9])?, &of(&[2, 0, 0, 1, 3, -1])?)?;
+        Ok(gathered.to_vec()?.iter().map(|v| *v as f32).collect())
+    };
+    cases.push(Case::kernel("labels", [], labels, |_| vec![9.0, 7.0, 7.0, 8.0, -1.0, -1.0]));
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_are_even_and_views_differ() {
+        let how = Augmentation::crop_flip(4, 1, 0);
+        let mut counts = [[0; 2]; 9];
+        let mut equal = 0;
+        for image in 0..9000 {
+            let (dy, dx, flip) = drawn(&how, image, 0);
+            counts[(dx + 4) as usize][flip as usize] += 1;
+            equal += ((dy, dx, flip) == drawn(&how, image, 1)) as usize;
+        }
+        // Counts of mean 500, and 9000 / 162 chance agreements of the views: six standard deviations.
+        assert!(counts.as_flattened().iter().all(|n| (370..630).contains(n)), "{counts:?}");
+        assert!((10..100).contains(&equal), "{equal}");
+    }
+
+    #[test]
+    fn unknown_images_are_nan_and_bad_sizes_errors() {
+        let device = Device::host().unwrap();
+        let images = Buffer::from_slice(&device, &[255u8; 12]).unwrap();
+        let indices = Buffer::from_slice(&device, &[2, 3, -1]).unwrap();
+        let [scale, shift] = [1.0 / 255.0, 0.0].map(|v| Tensor::from_slice(&device, &[1], &[v]).unwrap());
+        let batch = |shape, how| augment(&images, shape, &indices, &scale, &shift, &how);
+        let out = batch([2, 2, 1], Augmentation::none()).unwrap().to_vec().unwrap();
+        assert!(out[..4].iter().all(|v| *v == 1.0) && out[4..].iter().all(|v| v.is_nan()), "{out:?}");
+        for shape in [[5, 1, 1], [0, 1, 1], [2, 1, 2]] {
+            assert!(batch(shape, Augmentation::none()).is_err(), "{shape:?}");
+        }
+        assert!(batch([2, 2, 1], Augmentation::crop_flip(4, 1, 0).padded(Padding::Reflect)).is_err());
+    }
+}

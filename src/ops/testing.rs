@@ -233,8 +233,8 @@ pub fn close(what: &str, got: &[f32], want: &[f64], absolute: f64, relative: imp
     };
     let worst = got.iter().zip(want).enumerate().max_by(|a, b| excess(a.1).total_cmp(&excess(b.1)));
     match worst {
-        Some((at, (g, w))) if !(excess((g, w)) <= 1.0) => {
-            let bad = got.iter().zip(want).filter(|p| !(excess(*p) <= 1.0)).count();
+        Some((at, (g, w))) if excess((g, w)) > 1.0 => {
+            let bad = got.iter().zip(want).filter(|p| excess(*p) > 1.0).count();
             Err(format!("{what}: {bad} of {} entries differ, worst at {at}: got {g}, want {w}", got.len()))
         }
         _ => Ok(()),

@@ -1,5 +1,6 @@
 //! The CUDA device: driver calls through `cudarc`, kernels compiled by NVRTC when they are first used.
 
+pub mod check;
 pub mod nvrtc;
 
 use super::kernels::SOURCES;
@@ -180,8 +181,17 @@ impl Cuda {
         let [x, y, z] = grid.0;
         let block = kernel.threads.cuda as u32;
         // SAFETY: the generated launcher built `args` to match the kernel's parameters.
-        unsafe { result::launch_kernel(function, (x, y, z), (block, 1, 1), 0, self.stream.cu_stream(), &mut params) }
-            .map_err(|e| Error::Launch { kernel: kernel.name.into(), grid: grid.0, block, reason: explain(&e) })
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (block, 1, 1),
+                kernel.dynamic.cuda as u32,
+                self.stream.cu_stream(),
+                &mut params,
+            )
+        }
+        .map_err(|e| Error::Launch { kernel: kernel.name.into(), grid: grid.0, block, reason: explain(&e) })
     }
 
     /// The compiled kernel. A source is compiled whole, and all its functions are resolved, when the first of them is used.
@@ -194,6 +204,11 @@ impl Cuda {
             let module = self.context.load_module(image).map_err(failed("cuModuleLoadData"))?;
             for other in source.kernels {
                 let function = module.load_function(other.name).map_err(failed("cuModuleGetFunction"))?;
+                if other.dynamic.cuda > 0 {
+                    // More than 48 KiB only for those who ask.
+                    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    function.set_attribute(attribute, other.dynamic.cuda as i32).map_err(failed("cuFuncSetAttribute"))?;
+                }
                 loaded.functions.insert(other.name, function);
             }
             loaded.modules.insert(kernel.source, module);

@@ -79,7 +79,7 @@ impl Worker {
             started: 0,
             shared_size: arena.size() as u32,
             shared_used: 0,
-            dynamic_size: 0,
+            dynamic_size: launch.kernel.dynamic.host as u32,
             order: null(),
             shared: arena.start(),
             slots: [0; SLOTS],

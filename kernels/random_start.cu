@@ -1,0 +1,105 @@
+// Where attacks start: random points around the images x [samples, size].
+// Mathematics: uniform: x + eps U(-1, 1); gaussian: x + sigma N(0, 1); ball: x + eps U(0, 1)^(1 / size) n / |n| with n normal, uniform in
+//   the L2 ball. Clipped to [0, 1] if asked.
+// Threads: uniform, gaussian: each takes runs of neighbouring elements of a sample, as many as QUADS counters serve. Ball: a block per
+//   sample, one thread on the host.
+// Preconditions: samples = views * per_view, images has per_view entries, samples * size < 2^31; checked by src/ops/random_start.rs.
+// Outputs: `=`.
+// Accumulation: |n|^2 in float32, one sum a thread, then a fixed tree. Deterministic; the numbers depend on key, image and view alone.
+// No spills.
+#include "lib/lanes.cuh"
+#include "lib/philox.cuh"
+
+CONFIG(QUADS, 1, 16)       // counters, of four elements each, that a thread works on at once
+CONFIG(RUN_THREADS, 256, 1)
+CONFIG(RUNS, 256, 64)
+CONFIG(BALL_THREADS, 256, 1)
+constexpr int RUN = 4 * QUADS;  // elements of a run
+
+INLINE float clipped(float v, int clip) { return !clip ? v : v < 0.0f ? 0.0f : v > 1.0f ? 1.0f : v; }
+
+// Calls f(i) for the first `count` of the elements of a run; a whole run takes a loop of fixed length.
+template <class F>
+INLINE void each_of_run(int count, F f) {
+  if (count >= RUN) {
+    for (int i = 0; i < RUN; i++) f(i);
+  } else {
+    for (int i = 0; i < count; i++) f(i);
+  }
+}
+
+// out = x + scale noise for one run.
+INLINE void store_run(const float* x, float* out, const float* noise, float scale, int count, int clip) {
+  each_of_run(count, [&](int i) { out[i] = clipped(fmaf(scale, noise[i], x[i]), clip); });
+}
+
+// The noise of a run in the order of its elements: element i takes word i % 4 of counter i / 4.
+INLINE void signed_run(const Philox<QUADS>& p, float* noise) {
+  for (int i = 0; i < QUADS; i++) {
+    UNROLL for (int j = 0; j < 4; j++) noise[4 * i + j] = random_signed(p.word[j][i]);
+  }
+}
+INLINE void normal_run(const Philox<QUADS>& p, float* noise) {
+  for (int i = 0; i < QUADS; i++) {
+    const float2 a = random_normal(p.word[0][i], p.word[1][i]), b = random_normal(p.word[2][i], p.word[3][i]);
+    noise[4 * i] = a.x, noise[4 * i + 1] = a.y, noise[4 * i + 2] = b.x, noise[4 * i + 3] = b.y;
+  }
+}
+
+// Calls f(offset, count, random words) for every run of this block.
+template <class F>
+INLINE void each_run(const int* images, uint64_t key, int samples, int per_view, int size, F f) {
+  const int runs = ceil_div(size, RUN), all = samples * runs;
+  const int first = blockIdx.x * RUNS;
+  const int end = all - first < RUNS ? all : first + RUNS;
+  for (int at = first + threadIdx.x; at < end; at += RUN_THREADS) {
+    const int sample = at / runs, place = at % runs * RUN;
+    f(sample * size + place, size - place, philox<QUADS>(key, place / 4, images[sample % per_view], sample / per_view, RANDOM_NOISE));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(RUN_THREADS)
+// out = x + eps U(-1, 1)
+random_start_uniform(const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int samples, int per_view,
+                     int size) {
+  each_run(images, key, samples, per_view, size, [&](int at, int count, const Philox<QUADS>& words) {
+    float noise[RUN];
+    signed_run(words, noise);
+    store_run(x + at, out + at, noise, eps, count, clip);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(RUN_THREADS)
+// out = x + sigma N(0, 1)
+random_start_gaussian(const float* x, const int* images, float* out, uint64_t key, float sigma, int clip, int samples, int per_view,
+                      int size) {
+  each_run(images, key, samples, per_view, size, [&](int at, int count, const Philox<QUADS>& words) {
+    float noise[RUN];
+    normal_run(words, noise);
+    store_run(x + at, out + at, noise, sigma, count, clip);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(BALL_THREADS)
+// out = x + a point of the L2 ball
+random_start_ball(const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int per_view, int size) {
+  SHARED(float, scratch, 32);
+  const int sample = blockIdx.x, image = images[sample % per_view], view = sample / per_view;
+  x += sample * size, out += sample * size;
+  // The direction waits in `out`; a thread reads back only what it wrote.
+  float squares = 0.0f;
+  for (int place = threadIdx.x * RUN; place < size; place += BALL_THREADS * RUN) {
+    float noise[RUN];
+    normal_run(philox<QUADS>(key, place / 4, image, view, RANDOM_NOISE), noise);
+    each_of_run(size - place, [&](int i) {
+      out[place + i] = noise[i];
+      squares = fmaf(noise[i], noise[i], squares);
+    });
+  }
+  const float norm = sqrtf(block_sum<BALL_THREADS>(squares, scratch));
+  const float unit = random_unit(philox<1>(key, 0, image, view, RANDOM_RADIUS).word[0][0]);
+  const float length = norm > 0.0f ? eps * powf(unit, 1.0f / size) / norm : 0.0f;
+  for (int place = threadIdx.x * RUN; place < size; place += BALL_THREADS * RUN) {
+    store_run(x + place, out + place, out + place, length, size - place, clip);
+  }
+}

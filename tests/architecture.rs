@@ -1,0 +1,211 @@
+//! The shape of the crate: who may import whom, where `unsafe` may stand, what every kernel file says about itself.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A module and what it may import; everybody may import itself, `error` and `rng`.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("device", &[]),
+    ("rng", &["device"]),
+    ("tensor", &["device"]),
+    ("tape", &["tensor", "device"]),
+    ("ops", &["tape", "tensor", "device"]),
+    ("nn", &["ops", "tape", "tensor", "device"]),
+    ("attack", &["nn", "ops", "tape", "tensor", "device"]),
+    ("method", &["attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("data", &["ops", "tensor", "device"]),
+    ("eval", &["data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("train", &["eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("report", &[]),
+    ("bench", &["train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("cli", &["bench", "train", "eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+];
+
+/// Single imports against the direction, each with its reason.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    // The tape fills a first gradient with 1, adds gradients, and applies a ReLU mask that was put off.
+    ("tape", "ops::fill"),
+    ("tape", "ops::add"),
+    ("tape", "ops::relu"),
+    // `saddle eval` reads a checkpoint and the settings stored in it, reports progress and writes its result as a run does.
+    ("eval", "train::checkpoint"),
+    ("eval", "train::config"),
+    ("eval", "train::observer"),
+    ("eval", "train::rundir"),
+];
+
+/// Files of tests inside `src`.
+const TEST_FILES: &[&str] = &["testing.rs", "tests.rs", "conformance.rs", "oracle.rs"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files under `folder` with one of these extensions, as paths relative to the root.
+fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        let inside = format!("{folder}/{}", path.file_name().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            found.extend(files(&inside, extensions));
+        } else if path.extension().is_some_and(|e| extensions.contains(&e.to_str().unwrap())) {
+            found.push(PathBuf::from(inside));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn text(file: &Path) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// The lines of a Rust file with their numbers, without comments and without the test module at its end.
+fn code(file: &Path) -> Vec<(usize, String)> {
+    let text = text(file);
+    let lines: Vec<&str> = text.lines().collect();
+    let tests = lines.windows(2).position(|w| w[0] == "#[cfg(test)]" && w[1].starts_with("mod ") && w[1].ends_with('{'));
+    let until = tests.unwrap_or(lines.len());
+    let uncommented = lines[..until].iter().map(|line| line.split("//").next().unwrap_or_default().to_owned());
+    uncommented.enumerate().map(|(number, line)| (number + 1, line)).collect()
+}
+
+fn is_test(file: &Path) -> bool {
+    TEST_FILES.contains(&file.file_name().unwrap().to_str().unwrap())
+}
+
+/// The module that a file of `src` belongs to: its folder, or its own name.
+fn module(file: &Path) -> String {
+    file.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The two leading names of every path that begins with `crate::` (`train::config`), braces expanded at the first level.
+fn imports(line: &str) -> Vec<String> {
+    let two = |path: &str| {
+        let path: String = path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
+        path.split("::").filter(|name| !name.is_empty()).take(2).collect::<Vec<_>>().join("::")
+    };
+    let expand = |rest: &str| match rest.strip_prefix('{') {
+        Some(list) => list.split(['}', ';']).next().unwrap_or_default().split(',').map(two).collect(),
+        None => vec![two(rest)],
+    };
+    line.split("crate::").skip(1).flat_map(expand).filter(|path| !path.is_empty()).collect()
+}
+
+#[test]
+fn imports_follow_the_arrows() {
+    let mut problems = Vec::new();
+    let modules: BTreeSet<String> =
+        files("src", &["rs"]).iter().map(|f| module(f)).filter(|m| m != "lib" && m != "main").collect();
+    for module in &modules {
+        assert!(MAY_IMPORT.iter().any(|(name, _)| name == module), "src/{module} has no entry in MAY_IMPORT");
+    }
+    for file in files("src", &["rs"]).iter().filter(|f| !is_test(f)) {
+        let own = module(file);
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == own) else { continue };
+        for (number, line) in code(file) {
+            for path in imports(&line) {
+                let target = path.split("::").next().unwrap_or_default();
+                // Names like `crate::Result`, and the module itself.
+                if !modules.contains(target) || target == own || ["error", "rng"].contains(&target) || allowed.contains(&target) {
+                    continue;
+                }
+                let excepted =
+                    |(from, to): &(&str, &str)| *from == own && (*to == path || (path == target && to.starts_with(target)));
+                if !EXCEPTIONS.iter().any(excepted) {
+                    problems.push(format!("{}:{number}: {own} may not use {path}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn the_tape_uses_three_operations_only() {
+    let allowed = |name: &str| EXCEPTIONS.contains(&("tape", &format!("ops::{name}")));
+    for (number, line) in code(Path::new("src/tape.rs")) {
+        for used in line.split("ops::").skip(1) {
+            let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            assert!(allowed(&name), "src/tape.rs:{number}: the tape may not use ops::{name}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_the_device_layer_only() {
+    for file in files("src", &["rs"]).iter().filter(|f| !f.starts_with("src/device")) {
+        for (number, line) in code(file) {
+            let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            assert!(words.clone().all(|word| word != "unsafe"), "{}:{number}: unsafe outside src/device", file.display());
+            assert!(!line.contains("allow(unsafe_code"), "{}:{number}: unsafe outside src/device", file.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_unwrapped_outside_tests() {
+    for file in files("src", &["rs"]).iter().filter(|f| !is_test(f)) {
+        let mut in_cases = false;
+        for (number, line) in code(file) {
+            // The test cases of an operation stand behind its code, as a function or module of their own.
+            in_cases |= line == "#[cfg(test)]";
+            let unwraps = line.contains(".unwrap()")
+                || line.contains(".expect(")
+                || line.contains("todo!(")
+                || line.contains("unimplemented!(");
+            assert!(in_cases || !unwraps, "{}:{number}: {}", file.display(), line.trim());
+        }
+    }
+}
+
+#[test]
+fn every_kernel_file_states_six_facts() {
+    const FACTS: [&str; 5] = ["// Mathematics", "// Threads", "// Preconditions", "// Outputs", "// Accumulation"];
+    for file in files("kernels", &["cu"]) {
+        let text = text(&file);
+        let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
+        for fact in FACTS {
+            assert!(header.iter().any(|line| line.starts_with(fact)), "{}: no line `{fact}: ...` in the header", file.display());
+        }
+        assert!(header.iter().any(|line| line.contains("eterministic")), "{}: deterministic or not?", file.display());
+    }
+}
+
+#[test]
+fn every_kernel_file_belongs_to_an_operation() {
+    for file in files("kernels", &["cu"]) {
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        // `conv2d_weight.cu` belongs to `conv2d.rs`.
+        let mut names = stem.match_indices('_').map(|(at, _)| &stem[..at]).chain([stem]);
+        let found = names.any(|name| root().join(format!("src/ops/{name}.rs")).exists());
+        assert!(found || stem == "conformance", "{}: no src/ops/{stem}.rs", file.display());
+    }
+}
+
+#[test]
+fn kernels_include_headers_by_the_name_that_nvrtc_knows() {
+    for file in files("kernels", &["cu", "cuh"]) {
+        for (number, line) in text(&file).lines().enumerate().filter(|(_, line)| line.starts_with("#include")) {
+            let host = file.ends_with("common.cuh") && line.contains("\"../host/shim.h\"");
+            assert!(host || line.contains("\"lib/"), "{}:{}: `{line}` should include \"lib/...\"", file.display(), number + 1);
+        }
+    }
+}
+
+#[test]
+fn files_stay_short() {
+    for file in [files("src", &["rs"]), files("build", &["rs"]), files("kernels", &["cu", "cuh", "h", "cpp"])].concat() {
+        let lines = text(&file).lines().count();
+        assert!(lines <= 400 || is_test(&file), "{}: {lines} lines", file.display());
+    }
+}
+
+#[test]
+fn imports_are_read_as_written() {
+    assert_eq!(imports("use crate::train::config::DeviceChoice;"), ["train::config"]);
+    assert_eq!(imports("use crate::{attack, data::cifar, nn};"), ["attack", "data::cifar", "nn"]);
+    assert_eq!(imports("fn f(x: crate::tensor::Tensor, e: crate::Error) {"), ["tensor::Tensor", "Error"]);
+}
