@@ -95,7 +95,7 @@ fn launcher(text: &mut String, source: &Source, index: usize, kernel: &Kernel, s
     .ok();
     let params: Vec<String> = kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p))).collect();
     let args: Vec<String> = kernel.params.iter().map(|p| format!("{}.arg()", p.name)).collect();
-    writeln!(text, "    /// {}", if kernel.doc.is_empty() { "A kernel launch." } else { &kernel.doc }).ok();
+    writeln!(text, "    /// {}", kernel.doc.replace('[', "\\[").replace(']', "\\]")).ok();
     writeln!(text, "    #[allow(clippy::too_many_arguments)]").ok();
     writeln!(
         text,

@@ -78,7 +78,8 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
         let mut grad_x = Buffer::uninit(device, x.len())?;
         let mut grad_w = Buffer::uninit(device, weight.len())?;
         let flops = 2.0 * (grad.len() * layer.cin * layer.kernel * layer.kernel) as f64;
-        let detail = format!("{}->{} {}x{} s{} @{}", layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height);
+        let detail =
+            format!("{}->{} {}x{} s{} @{}", layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height);
         let times = [
             ("conv2d forward", best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default()).map(|_| ()))?),
             ("conv2d input gradient", best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, &mut grad_x, 0))?),
@@ -103,7 +104,13 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
         let [x, w, b] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
         batch_norm(&tape, x, w, b, &mut mean, &mut var, BnMode::Train).map(|_| ())
     })?;
-    rows.push(row("batch norm forward, train", "[32,32,32,64]", 3.0 * bytes / time / 1e9, "GB/s", "two reads and a write counted".into()));
+    rows.push(row(
+        "batch norm forward, train",
+        "[32,32,32,64]",
+        3.0 * bytes / time / 1e9,
+        "GB/s",
+        "two reads and a write counted".into(),
+    ));
     let image = [BATCH, 32, 32, 3];
     let clean = full(device, &image, 0.5)?;
     let gradient = full(device, &image, 1.0)?;

@@ -54,7 +54,12 @@ impl Tape {
 
     /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result. Without a parent that needs a
     /// gradient the rule, and all that it saved, is dropped.
-    pub fn push(&self, value: Tensor, parents: &[Var], backward: impl Fn(&Tensor, &mut Sink) -> Result<()> + 'static) -> Result<Var> {
+    pub fn push(
+        &self,
+        value: Tensor,
+        parents: &[Var],
+        backward: impl Fn(&Tensor, &mut Sink) -> Result<()> + 'static,
+    ) -> Result<Var> {
         self.push_masked(value, None, parents, backward)
     }
 
@@ -104,7 +109,11 @@ impl Tape {
         let upstream = match upstream {
             Some(upstream) if upstream.shape() == value.shape() => upstream,
             Some(other) => {
-                return Err(Error::Shape { op: "backward", expected: format!("{:?}", value.shape()), got: other.shape().to_vec() });
+                return Err(Error::Shape {
+                    op: "backward",
+                    expected: format!("{:?}", value.shape()),
+                    got: other.shape().to_vec(),
+                });
             }
             None if value.len() == 1 => ops::fill::full(&self.device, value.shape(), 1.0)?,
             None => return Err(Error::Shape { op: "backward", expected: "a scalar loss".into(), got: value.shape().to_vec() }),
@@ -151,7 +160,11 @@ impl Sink<'_> {
 
     /// [`Sink::slot`], and, if the rule `can_mask` and this is the last contribution, the mask that it must apply to the whole sum.
     #[allow(clippy::type_complexity)]
-    pub fn slot_masked(&mut self, parent: Var, can_mask: bool) -> Result<Option<(&mut Buffer<f32>, i32, Option<Rc<Buffer<u8>>>)>> {
+    pub fn slot_masked(
+        &mut self,
+        parent: Var,
+        can_mask: bool,
+    ) -> Result<Option<(&mut Buffer<f32>, i32, Option<Rc<Buffer<u8>>>)>> {
         let node = &self.nodes[parent.0];
         if !node.needs_grad {
             return Ok(None);

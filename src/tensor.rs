@@ -1,4 +1,4 @@
-//! A float32 array on a device with a run-time shape. Activations are [N,H,W,C]; a clone shares the memory.
+//! A float32 array on a device with a run-time shape. Activations are `[N,H,W,C]`; a clone shares the memory.
 
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -39,14 +39,18 @@ impl Tensor {
         &self.shape
     }
 
-    /// The shape as [N,H,W,C]; an error that names `op` when it has another rank.
+    /// The shape as `[N,H,W,C]`; an error that names `op` when it has another rank.
     pub fn nhwc(&self, op: &'static str) -> Result<[usize; 4]> {
         self.shape.as_slice().try_into().map_err(|_| Error::Shape { op, expected: "[N,H,W,C]".into(), got: self.shape.clone() })
     }
 
-    /// The shape as [rows, columns]; an error that names `op` when it has another rank.
+    /// The shape as `[rows, columns]`; an error that names `op` when it has another rank.
     pub fn matrix(&self, op: &'static str) -> Result<[usize; 2]> {
-        self.shape.as_slice().try_into().map_err(|_| Error::Shape { op, expected: "[rows, columns]".into(), got: self.shape.clone() })
+        self.shape.as_slice().try_into().map_err(|_| Error::Shape {
+            op,
+            expected: "[rows, columns]".into(),
+            got: self.shape.clone(),
+        })
     }
 
     /// Number of elements.
@@ -72,7 +76,8 @@ impl Tensor {
         if Arc::get_mut(&mut self.buffer).is_none() {
             self.buffer = Arc::new(self.buffer.duplicate()?);
         }
-        Arc::get_mut(&mut self.buffer).ok_or(Error::Device { device: "tensor".into(), reason: "a buffer is shared by another thread".into() })
+        Arc::get_mut(&mut self.buffer)
+            .ok_or(Error::Device { device: "tensor".into(), reason: "a buffer is shared by another thread".into() })
     }
 
     /// The same values with another shape of as many elements.

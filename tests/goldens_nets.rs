@@ -96,7 +96,12 @@ fn check(name: &str) {
                     }
                     (role, Some(gradient)) => {
                         compared += 1;
-                        assert_close(&at(&param.name), &file_layout(role, gradient), &want(&format!("grad.{}", param.name)), TOLERANCE);
+                        assert_close(
+                            &at(&param.name),
+                            &file_layout(role, gradient),
+                            &want(&format!("grad.{}", param.name)),
+                            TOLERANCE,
+                        );
                     }
                     (_, None) => panic!("{} has no gradient", param.name),
                 }

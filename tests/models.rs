@@ -39,7 +39,14 @@ fn more_classes_only_widen_the_classifier() {
 #[test]
 fn names_are_pytorchs() {
     let names: BTreeSet<String> = net("resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
-    for name in ["conv1.weight", "bn1.running_var", "layer1.1.conv2.weight", "layer4.0.shortcut.0.weight", "layer4.0.shortcut.1.bias", "linear.bias"] {
+    for name in [
+        "conv1.weight",
+        "bn1.running_var",
+        "layer1.1.conv2.weight",
+        "layer4.0.shortcut.0.weight",
+        "layer4.0.shortcut.1.bias",
+        "linear.bias",
+    ] {
         assert!(names.contains(name), "{name}");
     }
     let names: BTreeSet<String> = net("preact-resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();

@@ -151,7 +151,8 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     // The rate is harmless in the first epoch and absurd in the second.
-    let settings = [("epochs", "3"), ("steps", "1"), ("schedule", "multistep"), ("lr", "1e-3"), ("milestones", "2"), ("gamma", "1e30")];
+    let settings =
+        [("epochs", "3"), ("steps", "1"), ("schedule", "multistep"), ("lr", "1e-3"), ("milestones", "2"), ("gamma", "1e30")];
     let error = train(&out, &settings).err().unwrap();
     let message = error.to_string();
     assert!(matches!(error, Error::NotFinite { epoch: 2, .. }), "{message}");
@@ -234,7 +235,10 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     file.write(&path).unwrap();
     let device = saddle::device::Device::host().unwrap();
     let message = train::checkpoint::open(&device, &path, (10, 1, 8)).err().unwrap().to_string();
-    assert!(message.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]") && !message.contains('\n'), "{message}");
+    assert!(
+        message.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]") && !message.contains('\n'),
+        "{message}"
+    );
     let message = train::checkpoint::open(&device, &path, (100, 3, 32)).err().unwrap().to_string();
     assert!(message.contains("10 classes"), "{message}");
 }
@@ -248,7 +252,10 @@ fn a_write_that_fails_leaves_no_half_file() {
     let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.starts_with("error: ") && message.contains("cannot write") && message.trim_end().lines().count() == 1, "{message}");
+    assert!(
+        message.starts_with("error: ") && message.contains("cannot write") && message.trim_end().lines().count() == 1,
+        "{message}"
+    );
     let left: Vec<_> = std::fs::read_dir(out.join("checkpoints")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -1,7 +1,7 @@
 // Pieces that the matrix kernels share: exact division by run-time constants, asynchronous copies, and the tile of the result that one
 // thread holds in registers.
 #pragma once
-#include "common.cuh"
+#include "lib/common.cuh"
 
 INLINE int round_up(int a, int b) { return (a + b - 1) / b * b; }
 

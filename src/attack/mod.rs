@@ -28,8 +28,16 @@ pub struct Entry {
 /// The attacks that `--attack` knows.
 pub fn attacks() -> &'static [Entry] {
     &[
-        Entry { name: "fgsm", about: "one signed (L2: normalised) gradient step of length eps from the clean image", paper: "Goodfellow et al., arXiv 1412.6572" },
-        Entry { name: "pgdK", about: "K projected gradient steps on the cross entropy from a random start, such as pgd20", paper: "Madry et al., arXiv 1706.06083" },
+        Entry {
+            name: "fgsm",
+            about: "one signed (L2: normalised) gradient step of length eps from the clean image",
+            paper: "Goodfellow et al., arXiv 1412.6572",
+        },
+        Entry {
+            name: "pgdK",
+            about: "K projected gradient steps on the cross entropy from a random start, such as pgd20",
+            paper: "Madry et al., arXiv 1706.06083",
+        },
     ]
 }
 
@@ -43,7 +51,8 @@ pub fn by_name(name: &str, norm: Norm, eps: f32, step: Option<f32>) -> Result<Pg
         return Ok(fgsm(norm, eps));
     }
     let steps = wanted.strip_prefix("pgd").map(|k| k.trim_start_matches('-')).and_then(|k| k.parse().ok());
-    let steps: usize = steps.filter(|k| *k > 0).ok_or_else(|| Error::unknown("attack", name, ["fgsm", "pgd10", "pgd20", "pgd100"]))?;
+    let steps: usize =
+        steps.filter(|k| *k > 0).ok_or_else(|| Error::unknown("attack", name, ["fgsm", "pgd10", "pgd20", "pgd100"]))?;
     let usual = match norm {
         Norm::Linf => eps / 4.0,
         Norm::L2 => eps * 15.0 / 128.0,

@@ -13,8 +13,8 @@ use crate::error::Result;
 use crate::nn::{BnMode, Net};
 use crate::ops::attack_step::{l2_step, linf_step};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::reduce::Reduction;
 use crate::ops::random_start::{uniform_l2, uniform_linf};
+use crate::ops::reduce::Reduction;
 use crate::rng::Key;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -22,7 +22,7 @@ use crate::tensor::Tensor;
 /// Where an attack starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At a point drawn uniformly from the eps-ball, clipped to [0,1].
+    /// At a point drawn uniformly from the eps-ball, clipped to `[0,1]`.
     Uniform,
     /// At the clean image.
     Clean,
@@ -32,7 +32,7 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pgd {
     pub norm: Norm,
-    /// Radius of the ball, of pixels in [0,1].
+    /// Radius of the ball, of pixels in `[0,1]`.
     pub eps: f32,
     /// alpha, the length of a step.
     pub step: f32,
@@ -54,12 +54,12 @@ impl Default for Pgd {
 #[derive(Clone, Copy)]
 pub struct Draws<'a> {
     pub key: Key,
-    /// [N], the images' indices.
+    /// `[N]`, the images' indices.
     pub images: &'a Buffer<i32>,
 }
 
 impl Pgd {
-    /// Adversarial images [N,H,W,C] that raise the cross entropy of `labels`.
+    /// Adversarial images `[N,H,W,C]` that raise the cross entropy of `labels`.
     pub fn cross_entropy(&self, net: &mut Net, x: &Tensor, labels: &Buffer<i32>, draws: Draws) -> Result<Tensor> {
         let start = self.start(x, draws)?;
         self.ascend(net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
@@ -75,7 +75,13 @@ impl Pgd {
     }
 
     /// Ascends `loss(logits)` from `x_adv`. No weight gradient is computed.
-    pub fn ascend(&self, net: &mut Net, x: &Tensor, mut x_adv: Tensor, loss: impl Fn(&Tape, Var) -> Result<Var>) -> Result<Tensor> {
+    pub fn ascend(
+        &self,
+        net: &mut Net,
+        x: &Tensor,
+        mut x_adv: Tensor,
+        loss: impl Fn(&Tape, Var) -> Result<Var>,
+    ) -> Result<Tensor> {
         for _ in 0..self.steps {
             let g = {
                 let tape = Tape::new(x.device());

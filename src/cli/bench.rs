@@ -20,12 +20,12 @@ Examples:
 
 Nothing else should run meanwhile.")]
 pub struct Arguments {
-    /// What to measure: kernels on typical sizes, or training steps of whole jobs [default: both]
+    /// What to measure: kernels on typical sizes, or training steps of whole jobs `[default: both]`
     what: Option<What>,
     /// Where to measure
     #[arg(long, value_name = "auto|host|cuda|cuda:N", default_value = "auto")]
     device: String,
-    /// step: images a step [default: that of each job]
+    /// step: images a step `[default: that of each job]`
     #[arg(long, value_name = "COUNT")]
     batch: Option<usize>,
     /// Seconds a measurement

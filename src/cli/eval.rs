@@ -34,7 +34,7 @@ pub struct Arguments {
     /// The attacks, with commas between them
     #[arg(long, short, value_name = "NAME,..", value_delimiter = ',', default_value = "pgd20", help_heading = "What and how")]
     attack: Vec<String>,
-    /// Only the first N test images [default: all]
+    /// Only the first N test images `[default: all]`
     #[arg(long, short, value_name = "N", help_heading = "What and how")]
     n: Option<usize>,
     /// Write the result to this file as JSON, too

@@ -121,7 +121,7 @@ struct Plain {
 
 /// Whether step `step` of epoch `epoch` is one of those that get a line.
 fn is_logged(log_every: usize, at: &StepInfo) -> bool {
-    log_every > 0 && (at.epoch.saturating_sub(1) * at.steps + at.step) % log_every == 0
+    log_every > 0 && (at.epoch.saturating_sub(1) * at.steps + at.step).is_multiple_of(log_every)
 }
 
 impl Observer for Plain {

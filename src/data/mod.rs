@@ -59,7 +59,7 @@ pub struct Dataset {
     pub classes: usize,
     /// A name per class, `[classes]`.
     pub class_names: Vec<String>,
-    /// A pixel in [0, 1] is its byte times this: 1/16 for digits, 1/255 for CIFAR.
+    /// A pixel in `[0, 1]` is its byte times this: 1/16 for digits, 1/255 for CIFAR.
     pub byte_scale: f32,
 }
 

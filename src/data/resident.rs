@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 pub struct Resident {
     images: Buffer<u8>,
     labels: Buffer<i32>,
-    /// Per channel, what a byte is multiplied by: pixels are in [0,1].
+    /// Per channel, what a byte is multiplied by: pixels are in `[0,1]`.
     scale: Tensor,
     /// Per channel, what is added then: nothing.
     shift: Tensor,
@@ -37,7 +37,7 @@ impl Resident {
         self.images.device()
     }
 
-    /// The images [B,H,W,C] in [0,1] and labels [B] of these indices, with random changes if `augmentation` says so.
+    /// The images `[B,H,W,C]` in `[0,1]` and labels `[B]` of these indices, with random changes if `augmentation` says so.
     pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
         let shape = [self.shape.height, self.shape.width, self.shape.channels];
         let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;

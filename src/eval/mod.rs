@@ -94,9 +94,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let (mut net, file) = checkpoint::open(&device, &path, (test.classes, test.shape.channels, test.shape.height))?;
     let resident = Resident::new(&device, &test)?;
     let mut rows = Vec::new();
-    for (name, attack) in [("clean".to_owned(), None)].into_iter().chain(attacks.iter().map(|(name, attack)| (name.clone(), Some(attack)))) {
+    for (name, attack) in
+        [("clean".to_owned(), None)].into_iter().chain(attacks.iter().map(|(name, attack)| (name.clone(), Some(attack))))
+    {
         let began = Instant::now();
-        let found = accuracy(&mut net, &resident, attack, request.batch, request.seed, |done| observer.evaluating(&name, done, resident.len))?;
+        let found = accuracy(&mut net, &resident, attack, request.batch, request.seed, |done| {
+            observer.evaluating(&name, done, resident.len)
+        })?;
         rows.push(Row { name, accuracy: found.percent, seconds: began.elapsed().as_secs_f64() });
     }
     observer.finished();
@@ -124,5 +128,7 @@ fn weight_file(path: &Path) -> Result<PathBuf> {
     }
     let candidates = ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
     let found = candidates.into_iter().find(|file| file.exists());
-    found.ok_or_else(|| Error::file(path, "holds no checkpoints/best.safetensors or last.safetensors; expected a weight file or a run directory"))
+    found.ok_or_else(|| {
+        Error::file(path, "holds no checkpoints/best.safetensors or last.safetensors; expected a weight file or a run directory")
+    })
 }

@@ -29,11 +29,11 @@ pub struct Step<'a> {
     pub tape: &'a Tape,
     /// The network's parameters on that tape.
     pub leaves: &'a Leaves,
-    /// Clean images [N,H,W,C] in [0,1].
+    /// Clean images `[N,H,W,C]` in `[0,1]`.
     pub x: &'a Tensor,
-    /// Labels [N].
+    /// Labels `[N]`.
     pub y: &'a Buffer<i32>,
-    /// The images' indices in the training set [N].
+    /// The images' indices in the training set `[N]`.
     pub images: &'a Buffer<i32>,
     /// The inner attack.
     pub attack: Pgd,
@@ -55,7 +55,7 @@ pub struct Loss {
     pub total: Var,
     /// Its named terms, for the records.
     pub terms: Vec<(&'static str, Var)>,
-    /// The logits [N, classes] by which training accuracy is counted.
+    /// The logits `[N, classes]` by which training accuracy is counted.
     pub logits: Var,
 }
 

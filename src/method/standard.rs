@@ -1,4 +1,4 @@
-//! Standard training: the cross entropy of clean images, loss = CE(z(x)[train], y).
+//! Standard training: the cross entropy of clean images, loss = CE(z(x)`[train]`, y).
 
 use super::{Entry, Loss, Step};
 use crate::error::Result;

@@ -43,8 +43,16 @@ pub struct Arch {
 }
 
 static ARCHITECTURES: [Arch; 6] = [
-    Arch { name: "resnet-mini", about: "ResNet of width 16 with one BasicBlock in each of three stages, for small images", spec: || resnet(Family::Basic, 16, 3, 1) },
-    Arch { name: "resnet18", about: "ResNet-18 for CIFAR, post-activation BasicBlocks", spec: || resnet(Family::Basic, 64, 4, 2) },
+    Arch {
+        name: "resnet-mini",
+        about: "ResNet of width 16 with one BasicBlock in each of three stages, for small images",
+        spec: || resnet(Family::Basic, 16, 3, 1),
+    },
+    Arch {
+        name: "resnet18",
+        about: "ResNet-18 for CIFAR, post-activation BasicBlocks",
+        spec: || resnet(Family::Basic, 64, 4, 2),
+    },
     Arch {
         name: "resnet18-bottleneck",
         about: "Bottleneck blocks [2,2,2,2]: what the released RPAT and RAAT code calls ResNet-18",

@@ -11,15 +11,34 @@ const EXPANSION: usize = 4;
 
 /// A residual block.
 pub enum Block {
-    Basic { convs: [(Conv, BatchNorm); 2], shortcut: Option<(Conv, BatchNorm)> },
-    Bottleneck { convs: [(Conv, BatchNorm); 3], shortcut: Option<(Conv, BatchNorm)> },
+    Basic {
+        convs: [(Conv, BatchNorm); 2],
+        shortcut: Option<(Conv, BatchNorm)>,
+    },
+    Bottleneck {
+        convs: [(Conv, BatchNorm); 3],
+        shortcut: Option<(Conv, BatchNorm)>,
+    },
     /// PreAct and Wide: they differ in names and in when the shortcut is a convolution.
-    PreAct { bn1: BatchNorm, conv1: Conv, bn2: BatchNorm, conv2: Conv, shortcut: Option<Conv> },
+    PreAct {
+        bn1: BatchNorm,
+        conv1: Conv,
+        bn2: BatchNorm,
+        conv2: Conv,
+        shortcut: Option<Conv>,
+    },
 }
 
 impl Block {
     /// Adds the block `prefix` (such as `layer1.0`) that reads `cin` channels; gives it back with the number of channels that it makes.
-    pub fn new(builder: &mut Builder, family: Family, prefix: &str, cin: usize, channels: usize, stride: usize) -> Result<(Block, usize)> {
+    pub fn new(
+        builder: &mut Builder,
+        family: Family,
+        prefix: &str,
+        cin: usize,
+        channels: usize,
+        stride: usize,
+    ) -> Result<(Block, usize)> {
         let at = |name: &str| format!("{prefix}.{name}");
         let cout = if family == Family::Bottleneck { channels * EXPANSION } else { channels };
         let projects = stride != 1 || cin != cout;
@@ -41,7 +60,8 @@ impl Block {
             },
             Family::PreAct | Family::Wide => {
                 // A WideResNet's shortcut is a convolution only where the number of channels changes.
-                let (name, projects) = if family == Family::Wide { ("convShortcut", cin != cout) } else { ("shortcut.0", projects) };
+                let (name, projects) =
+                    if family == Family::Wide { ("convShortcut", cin != cout) } else { ("shortcut.0", projects) };
                 Block::PreAct {
                     bn1: builder.batch_norm(&at("bn1"), cin)?,
                     conv1: builder.conv(&at("conv1"), cin, channels, 3, stride)?,

@@ -1,7 +1,7 @@
 //! The layers that networks are made of.
 
-use super::params::{Leaves, ParamId, Params, Role};
 use super::init::Init;
+use super::params::{Leaves, ParamId, Params, Role};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::add::add;
@@ -133,7 +133,7 @@ impl Conv {
     }
 }
 
-/// A batch norm over the channels of [N,H,W,C], eps 1e-5, momentum 0.1.
+/// A batch norm over the channels of `[N,H,W,C]`, eps 1e-5, momentum 0.1.
 pub struct BatchNorm {
     weight: ParamId,
     bias: ParamId,

@@ -72,7 +72,18 @@ impl Net {
         let (last_name, classifier_name) = if spec.family == Family::Wide { ("bn1", "fc") } else { ("bn", "linear") };
         let last = if post_activation { None } else { Some(builder.batch_norm(last_name, cin)?) };
         let classifier = builder.linear(classifier_name, cin, shape.classes)?;
-        Ok(Net { params, spec: spec.clone(), normalize, conv1, bn1, blocks, last, classifier, channels: shape.channels, classes: shape.classes })
+        Ok(Net {
+            params,
+            spec: spec.clone(),
+            normalize,
+            conv1,
+            bn1,
+            blocks,
+            last,
+            classifier,
+            channels: shape.channels,
+            classes: shape.classes,
+        })
     }
 
     pub fn classes(&self) -> usize {
@@ -88,14 +99,14 @@ impl Net {
         self.params.leaves(tape)
     }
 
-    /// Logits [N, classes] of images [N,H,W,C]. With `leaves`, weights are differentiated; without, they are frozen.
+    /// Logits `[N, classes]` of images `[N,H,W,C]`. With `leaves`, weights are differentiated; without, they are frozen.
     pub fn forward(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
         let features = self.features(tape, x, bn, leaves)?;
         let pass = &mut Pass { tape, params: &mut self.params, bn, leaves };
         self.classifier.forward(pass, features)
     }
 
-    /// The penultimate features [N, width]: what the classifier reads.
+    /// The penultimate features `[N, width]`: what the classifier reads.
     pub fn features(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
@@ -121,7 +132,7 @@ impl Net {
     }
 
     /// Names, file shapes and values (PyTorch's layout) of all parameters and buffers.
-    pub fn export(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn export(&self) -> Result<Vec<Exported>> {
         let file = |p: &super::Param| {
             let values = p.value.to_vec()?;
             Ok(match p.role {
@@ -153,7 +164,10 @@ impl Net {
     }
 }
 
-/// OIHW of a filter [O,H,W,I].
+/// A tensor as files hold it: name, shape and values in PyTorch's layout.
+pub type Exported = (String, Vec<usize>, Vec<f32>);
+
+/// OIHW of a filter `[O,H,W,I]`.
 fn file_shape(filter: &Tensor) -> Vec<usize> {
     let shape = filter.shape();
     vec![shape[0], shape[3], shape[1], shape[2]]

@@ -9,9 +9,9 @@ use crate::tensor::Tensor;
 /// What a stored tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A convolution's filter: [Cout,kh,kw,Cin] on the device, [Cout,Cin,kh,kw] in files.
+    /// A convolution's filter: `[Cout,kh,kw,Cin]` on the device, `[Cout,Cin,kh,kw]` in files.
     Filter,
-    /// Another trained parameter: a linear layer's [out,in] weight, a bias, a batch norm's weight.
+    /// Another trained parameter: a linear layer's `[out,in]` weight, a bias, a batch norm's weight.
     Weight,
     /// A running statistic: saved, not trained.
     Buffer,

@@ -1,4 +1,4 @@
-//! Steps of projected gradient ascent: the adversarial image moves along the gradient and back into the eps-ball and into [0, 1].
+//! Steps of projected gradient ascent: the adversarial image moves along the gradient and back into the eps-ball and into `[0, 1]`.
 
 use super::prelude::*;
 use kernels::attack_step::*;

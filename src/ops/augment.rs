@@ -50,8 +50,8 @@ impl Augmentation {
     }
 }
 
-/// Images of a data set of bytes [M, H, W, C], `shape` = [H, W, C], as floats `byte * scale[c] + shift[c]`: those at `indices`, view after
-/// view, [views * B, H, W, C]. An index outside of the data set gives NaN.
+/// Images of a data set of bytes `[M, H, W, C]`, `shape` = `[H, W, C]`, as floats `byte * scale[c] + shift[c]`: those at `indices`, view after
+/// view, `[views * B, H, W, C]`. An index outside of the data set gives NaN.
 pub fn augment(
     images: &Buffer<u8>,
     shape: [usize; 3],
@@ -63,7 +63,7 @@ pub fn augment(
     let [height, width, channels] = shape;
     let Augmentation { pad, padding, flip, views, key } = *how;
     let (size, samples) = (height * width * channels, views * indices.len());
-    if size == 0 || images.len() % size != 0 {
+    if size == 0 || !images.len().is_multiple_of(size) {
         return Err(Error::Shape { op: "augment", expected: format!("whole images of {shape:?}"), got: vec![images.len()] });
     }
     if scale.len() != channels || shift.len() != channels {

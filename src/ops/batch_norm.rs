@@ -23,7 +23,7 @@ pub enum BnMode {
     Eval,
 }
 
-/// (x - mean) / sqrt(var + EPS) * weight + bias per channel, for x of shape [..., C] and `weight`, `bias` and running statistics of shape [C].
+/// (x - mean) / sqrt(var + EPS) * weight + bias per channel, for x of shape `[..., C]` and `weight`, `bias` and running statistics of shape `[C]`.
 ///
 /// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch variance; for a batch of one value
 /// per channel, whose variance is 0 and has no unbiased estimate, that is 0.
@@ -54,7 +54,7 @@ pub fn batch_norm_relu(
     if whole { Ok(out) } else { relu(tape, out) }
 }
 
-/// Running statistics as (scale, shift) of shape [C]: batch norm in `Eval` mode is x * scale + shift.
+/// Running statistics as (scale, shift) of shape `[C]`: batch norm in `Eval` mode is x * scale + shift.
 pub fn fold(weight: &Tensor, bias: &Tensor, running_mean: &Tensor, running_var: &Tensor) -> Result<(Tensor, Tensor)> {
     for other in [bias, running_mean, running_var] {
         same_shape("batch_norm fold", weight, other)?;

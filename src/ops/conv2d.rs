@@ -1,4 +1,4 @@
-//! Two-dimensional convolution of x [N,H,W,Cin] with w [Cout,kh,kw,Cin] (float32): the operation on a tape, and the four pieces it is made
+//! Two-dimensional convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]` (float32): the operation on a tape, and the four pieces it is made
 //! of, for callers that fuse (attacks, inference): [`Filter`], [`forward`], [`input_grad`], [`weight_grad`].
 
 use super::prelude::*;
@@ -42,12 +42,12 @@ impl Conv {
         Ok(conv)
     }
 
-    /// [N,OH,OW,Cout].
+    /// `[N,OH,OW,Cout]`.
     pub fn out_shape(&self) -> [usize; 4] {
         [self.images, self.out_height, self.out_width, self.out_channels]
     }
 
-    /// [N,H,W,Cin].
+    /// `[N,H,W,Cin]`.
     pub fn in_shape(&self) -> [usize; 4] {
         [self.images, self.height, self.width, self.in_channels]
     }
@@ -84,7 +84,7 @@ fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: 
     ((blocks, columns.div_ceil(panel_width(columns))), chunk)
 }
 
-/// Weights [Cout,kh,kw,Cin] and the copies that the kernels read, which are made when first needed. Make a new one when weights change.
+/// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a new one when weights change.
 pub struct Filter {
     weight: Tensor,
     scale: Option<Tensor>,
@@ -97,7 +97,7 @@ impl Filter {
         Filter { weight, scale: None, forward: OnceCell::new(), transposed: OnceCell::new() }
     }
 
-    /// Weights times scale[Cout], as if the output were scaled: a batch normalisation with fixed statistics.
+    /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed statistics.
     pub fn scaled(weight: Tensor, scale: Tensor) -> Result<Filter> {
         if weight.shape().first() != Some(&scale.len()) {
             return Err(Error::Shape { op: "Filter::scaled", expected: format!("{:?} values", weight.shape().first()), got: scale.shape().to_vec() });
@@ -136,9 +136,9 @@ impl Filter {
 /// What [`forward`] does to a convolution before it writes it.
 #[derive(Default)]
 pub struct Epilogue<'a> {
-    /// Added per output channel: [Cout].
+    /// Added per output channel: `[Cout]`.
     pub shift: Option<&'a Tensor>,
-    /// Added: [N,OH,OW,Cout].
+    /// Added: `[N,OH,OW,Cout]`.
     pub residual: Option<&'a Tensor>,
     /// max(., 0) at the end.
     pub relu: bool,
@@ -148,7 +148,7 @@ pub struct Epilogue<'a> {
 
 /// Whether a bit mask may be read or written by a fused epilogue for so many channels.
 pub fn masks_fit(channels: usize) -> bool {
-    channels % 16 == 0
+    channels.is_multiple_of(16)
 }
 
 fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
@@ -202,7 +202,7 @@ pub fn input_grad(conv: &Conv, grad: &Tensor, filter: &Filter, input_mask: Optio
     )
 }
 
-/// The gradient of w [Cout,kh,kw,Cin] into `into`, written or (`accumulate` = 1) added.
+/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate` = 1) added.
 pub fn weight_grad(conv: &Conv, x: &Tensor, grad: &Tensor, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
     let device = grad.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
@@ -235,7 +235,7 @@ fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::Shape { op, expected: format!("{expected:?}"), got: got.to_vec() }) }
 }
 
-/// The convolution of x [N,H,W,Cin] with w [Cout,kh,kw,Cin], zero padding `pad` on every side: [N,OH,OW,Cout].
+/// The convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]`, zero padding `pad` on every side: `[N,OH,OW,Cout]`.
 pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<Var> {
     let filter = Rc::new(Filter::new(tape.value(w)));
     conv2d_prepared(tape, x, w, &filter, stride, pad)

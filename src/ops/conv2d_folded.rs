@@ -4,7 +4,7 @@ use super::conv2d::{Conv, Epilogue, Filter, forward, input_grad, masks_fit};
 use super::prelude::*;
 use std::rc::Rc;
 
-/// A filter with the scale of a batch norm in it, and the batch norm's shift [Cout].
+/// A filter with the scale of a batch norm in it, and the batch norm's shift `[Cout]`.
 pub struct Folded {
     pub filter: Filter,
     pub shift: Tensor,

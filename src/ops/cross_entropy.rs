@@ -4,7 +4,7 @@ use super::prelude::*;
 use super::reduce::{Reduction, Upstream};
 use kernels::cross_entropy::*;
 
-/// The cross entropy of softmax(logits), logits [N,K], and labels in 0..K. A label outside gives NaN.
+/// The cross entropy of softmax(logits), logits `[N,K]`, and labels in 0..K. A label outside gives NaN.
 pub fn cross_entropy(tape: &Tape, logits: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
     let z = tape.value(logits);
     let (device, [n, k]) = (tape.device(), z.matrix("cross_entropy")?);

@@ -3,7 +3,7 @@
 use super::prelude::*;
 use kernels::global_avg_pool::*;
 
-/// [N,H,W,C] -> [N,C].
+/// `[N,H,W,C]` -> `[N,C]`.
 pub fn global_avg_pool(tape: &Tape, x: Var) -> Result<Var> {
     let input = tape.value(x);
     let (device, [n, h, w, c]) = (tape.device(), input.nhwc("global_avg_pool")?);

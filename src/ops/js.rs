@@ -7,7 +7,7 @@ use kernels::js::*;
 /// The mixture's logarithm is taken of at least this (Consistency-AT's definition).
 const MIXTURE_FLOOR: f32 = 1e-8;
 
-/// JS(softmax(u/T), softmax(v/T)) of logits u and v, both [N,K], with the temperature T > 0.
+/// JS(softmax(u/T), softmax(v/T)) of logits u and v, both `[N,K]`, with the temperature T > 0.
 pub fn js(tape: &Tape, u: Var, v: Var, temperature: f32, reduction: Reduction) -> Result<Var> {
     let (a, b) = (tape.value(u), tape.value(v));
     same_shape("js", &a, &b)?;

@@ -4,7 +4,7 @@ use super::prelude::*;
 use super::reduce::Reduction;
 use kernels::kl::*;
 
-/// KL(softmax(p) || softmax(q)) of logits p and q, both [N,K]. A side that is a constant is not differentiated.
+/// KL(softmax(p) || softmax(q)) of logits p and q, both `[N,K]`. A side that is a constant is not differentiated.
 pub fn kl(tape: &Tape, p: Var, q: Var, reduction: Reduction) -> Result<Var> {
     let (u, v) = (tape.value(p), tape.value(q));
     same_shape("kl", &u, &v)?;

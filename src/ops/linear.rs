@@ -3,7 +3,7 @@
 use super::prelude::*;
 use kernels::linear::*;
 
-/// x [N,K] times the transpose of the weight [out,K], plus the bias [out] when there is one: [N,out].
+/// x `[N,K]` times the transpose of the weight `[out,K]`, plus the bias `[out]` when there is one: `[N,out]`.
 pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
     let (input, matrix, shift) = (tape.value(x), tape.value(weight), bias.map(|b| tape.value(b)));
     let (device, [n, k], [out, inner]) = (tape.device(), input.matrix("linear")?, matrix.matrix("linear")?);

@@ -4,7 +4,7 @@ use super::cross_entropy::labelled;
 use super::prelude::*;
 use kernels::margin::*;
 
-/// z_y - max over k != y of z_k for each row of the logits [N,K], K >= 2; shape [N]. Positive where the label is predicted. Among tied rivals
+/// z_y - max over k != y of z_k for each row of the logits `[N,K]`, K >= 2; shape `[N]`. Positive where the label is predicted. Among tied rivals
 /// the first gets the gradient. A label outside 0..K gives NaN.
 pub fn margin(tape: &Tape, logits: Var, labels: &Buffer<i32>) -> Result<Var> {
     let z = tape.value(logits);

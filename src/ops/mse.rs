@@ -4,7 +4,7 @@ use super::prelude::*;
 use super::reduce::total;
 use kernels::mse::*;
 
-/// The mean of (a - b)^2 over all elements (rows and columns alike), shape [1].
+/// The mean of (a - b)^2 over all elements (rows and columns alike), shape `[1]`.
 pub fn mse(tape: &Tape, a: Var, b: Var) -> Result<Var> {
     let (left, right) = (tape.value(a), tape.value(b));
     same_shape("mse", &left, &right)?;

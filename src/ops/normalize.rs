@@ -32,7 +32,7 @@ impl Normalize {
         Ok(Normalize(Arc::new(Numbers { channels, mean: repeat(mean.to_vec())?, factor: repeat(factor)? })))
     }
 
-    /// (x - mean) / std per channel, for x of shape [..., C].
+    /// (x - mean) / std per channel, for x of shape `[..., C]`.
     pub fn forward(&self, tape: &Tape, x: Var) -> Result<Var> {
         let input = tape.value(x);
         let (device, n, numbers) = (tape.device(), input.len(), self.0.clone());

@@ -4,7 +4,7 @@ use super::cross_entropy::labelled;
 use super::prelude::*;
 use kernels::predict::*;
 
-/// The first largest column of each row of the logits [N,K]. As in PyTorch, NaN counts as larger than any number.
+/// The first largest column of each row of the logits `[N,K]`. As in PyTorch, NaN counts as larger than any number.
 pub fn argmax(device: &Device, logits: &Tensor) -> Result<Buffer<i32>> {
     let [n, k] = classes("argmax", logits)?;
     let mut out = Buffer::uninit(device, n)?;
@@ -12,7 +12,7 @@ pub fn argmax(device: &Device, logits: &Tensor) -> Result<Buffer<i32>> {
     Ok(out)
 }
 
-/// For each row of the logits [N,K] 1 where [`argmax`] is the label, else 0.
+/// For each row of the logits `[N,K]` 1 where [`argmax`] is the label, else 0.
 pub fn correct(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result<Buffer<i32>> {
     let [n, k] = classes("correct", logits)?;
     labelled("correct", labels, n)?;

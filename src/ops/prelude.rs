@@ -22,5 +22,9 @@ pub fn mask_bytes(n: usize) -> usize {
 
 /// An error that names `op` unless both shapes are equal.
 pub fn same_shape(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
-    if a.shape() == b.shape() { Ok(()) } else { Err(Error::Shape { op, expected: format!("{:?} for both", a.shape()), got: b.shape().to_vec() }) }
+    if a.shape() == b.shape() {
+        Ok(())
+    } else {
+        Err(Error::Shape { op, expected: format!("{:?} for both", a.shape()), got: b.shape().to_vec() })
+    }
 }

@@ -18,12 +18,12 @@ pub enum Noise {
     Gaussian(f32),
 }
 
-/// x plus a point drawn uniformly from the Linf ball, clipped to [0, 1].
+/// x plus a point drawn uniformly from the Linf ball, clipped to `[0, 1]`.
 pub fn uniform_linf(x: &Tensor, eps: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
     noisy(x, Noise::Linf(eps), key, images, true)
 }
 
-/// x plus a point drawn uniformly from the L2 ball, clipped to [0, 1].
+/// x plus a point drawn uniformly from the L2 ball, clipped to `[0, 1]`.
 pub fn uniform_l2(x: &Tensor, eps: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
     noisy(x, Noise::L2(eps), key, images, true)
 }
@@ -33,7 +33,7 @@ pub fn gaussian(x: &Tensor, sigma: f32, key: Key, images: &Buffer<i32>) -> Resul
     noisy(x, Noise::Gaussian(sigma), key, images, false)
 }
 
-/// x plus noise; with `clip` moved into [0, 1].
+/// x plus noise; with `clip` moved into `[0, 1]`.
 pub fn noisy(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, clip: bool) -> Result<Tensor> {
     let Sizes { samples, per_view, size } = Sizes::of(x, images)?;
     let (device, mut out) = (x.device(), Buffer::uninit(x.device(), x.len())?);
@@ -90,7 +90,7 @@ mod oracle {
         // The kernel rounds the word to float32.
         let unit = a as f32 as f64 / (1u64 << 32) as f64 + 1.0 / (1u64 << 33) as f64;
         let (radius, angle) = ((-2.0 * unit.min(1.0).ln()).sqrt(), std::f64::consts::PI * centred(b));
-        radius * if at % 2 == 0 { angle.cos() } else { angle.sin() }
+        radius * if at.is_multiple_of(2) { angle.cos() } else { angle.sin() }
     }
 
     pub fn length(key: u64, image: i32, view: usize, size: usize) -> f64 {

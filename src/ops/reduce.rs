@@ -6,11 +6,11 @@ use kernels::reduce::*;
 /// How the losses of the rows of a batch are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
-    /// Their mean, shape [1].
+    /// Their mean, shape `[1]`.
     Mean,
-    /// Their sum, shape [1].
+    /// Their sum, shape `[1]`.
     Sum,
-    /// As they are, shape [N].
+    /// As they are, shape `[N]`.
     PerSample,
 }
 
@@ -43,19 +43,19 @@ pub(super) struct Upstream {
     pub factor: f32,
 }
 
-/// factor * the sum of `values`, shape [1].
+/// factor * the sum of `values`, shape `[1]`.
 pub(super) fn total(values: &Buffer<f32>, factor: f32) -> Result<Tensor> {
     let mut out = Buffer::uninit(values.device(), 1)?;
     reduce_forward(values.device(), 1, values, &mut out, factor, int(values.len())?)?;
     Tensor::new(out, &[1])
 }
 
-/// The sum of all elements, shape [1].
+/// The sum of all elements, shape `[1]`.
 pub fn sum(tape: &Tape, x: Var) -> Result<Var> {
     scaled_sum(tape, x, 1.0)
 }
 
-/// The mean of all elements, shape [1]; NaN when there are none.
+/// The mean of all elements, shape `[1]`; NaN when there are none.
 pub fn mean(tape: &Tape, x: Var) -> Result<Var> {
     scaled_sum(tape, x, 1.0 / tape.value(x).len() as f32)
 }

@@ -132,7 +132,10 @@ pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
 pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result<(Net, WeightFile)> {
     let file = WeightFile::read(path)?;
     let fact = |key: &str| {
-        file.metadata.get(key).map(String::as_str).ok_or_else(|| Error::file(path, format!("its metadata does not say '{key}'; expected a checkpoint of saddle train")))
+        file.metadata
+            .get(key)
+            .map(String::as_str)
+            .ok_or_else(|| Error::file(path, format!("its metadata does not say '{key}'; expected a checkpoint of saddle train")))
     };
     let list = |key: &str| -> Result<Vec<f32>> {
         let words = fact(key)?.split(',').filter(|w| !w.is_empty());

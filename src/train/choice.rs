@@ -78,7 +78,7 @@ choice! {
 choice! {
     /// Where an attack starts.
     Start {
-        /// Uniform in the eps-ball, clipped to [0, 1].
+        /// Uniform in the eps-ball, clipped to `[0, 1]`.
         Uniform = "uniform" | "random",
         /// At the clean image.
         Zero = "zero" | "clean" | "none",

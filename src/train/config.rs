@@ -91,7 +91,7 @@ keys! {
     "Threat model and inner attack" {
         /// How a perturbation is measured.
         norm: Norm = Norm::Linf;
-        /// The largest perturbation, of pixels in [0, 1].
+        /// The largest perturbation, of pixels in `[0, 1]`.
         eps ["ε"]: Magnitude = Magnitude::fraction(8.0, 255.0);
         /// The length of one attack step.
         step ["α"]: Magnitude = Magnitude::fraction(2.0, 255.0);

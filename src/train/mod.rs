@@ -89,7 +89,8 @@ fn state_path(dir: &Path) -> PathBuf {
 fn recorded(dir: &Path, given: &Config) -> Result<(Config, String)> {
     let path = dir.join("run.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of the run to resume"))?;
-    let run: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not a JSON object: {e}")))?;
+    let run: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not a JSON object: {e}")))?;
     let settings = run.get("config").and_then(Value::as_object).ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
     let mut config = Config::from_json(settings)?;
     config.device = given.device;
@@ -116,7 +117,9 @@ fn record(request: &Request, config: &Config, recipe: &str, device: &Device) -> 
 /// `runs/RECIPE-seedS`, with a number behind it when that is taken.
 fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
     let stem: String = recipe.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();
-    let name = |n: usize| PathBuf::from("runs").join(if n == 1 { format!("{stem}-seed{seed}") } else { format!("{stem}-seed{seed}-{n}") });
+    let name = |n: usize| {
+        PathBuf::from("runs").join(if n == 1 { format!("{stem}-seed{seed}") } else { format!("{stem}-seed{seed}-{n}") })
+    };
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
 }
 

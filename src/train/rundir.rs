@@ -38,7 +38,7 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut io::BufWriter<&Fil
     replace().map_err(Error::io(path, "cannot write"))
 }
 
-/// One line of `log.csv`: losses, and accuracies in [0, 1], times in seconds; what was not measured stays empty.
+/// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; what was not measured stays empty.
 #[derive(Clone, Debug, Default)]
 pub struct LogRow {
     /// The epoch, counted from 1.

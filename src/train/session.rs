@@ -144,7 +144,14 @@ impl<'a> Session<'a> {
     }
 
     /// The steps of one epoch that are still to do.
-    fn epoch(&mut self, dir: &RunDir, epoch: usize, progress: &mut Progress, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+    fn epoch(
+        &mut self,
+        dir: &RunDir,
+        epoch: usize,
+        progress: &mut Progress,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let (config, steps) = (self.config, self.steps_per_epoch());
         let batches = shuffled(&self.device, self.train.len, config.batch, config.seed, epoch)?;
         let look_every = if self.device.is_host() { 1 } else { LOOK_EVERY };
@@ -291,15 +298,26 @@ impl<'a> Session<'a> {
         let attack = Pgd { steps: self.config.select_steps, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
         let (batch, seed) = (self.config.batch, self.config.seed);
         let clean = accuracy(&mut self.net, data, None, batch, seed, |_| {})?;
-        let robust = accuracy(&mut self.net, data, Some(&attack), batch, seed, |done| observer.evaluating("selection", done, data.len))?;
+        let robust =
+            accuracy(&mut self.net, data, Some(&attack), batch, seed, |done| observer.evaluating("selection", done, data.len))?;
         Ok(Some((clean, robust)))
     }
 
     /// The final evaluation on the test images, and the summary.
-    fn conclude(&mut self, dir: &RunDir, progress: &Progress, earlier: f64, began: Instant, observer: &mut dyn Observer) -> Result<Summary> {
+    fn conclude(
+        &mut self,
+        dir: &RunDir,
+        progress: &Progress,
+        earlier: f64,
+        began: Instant,
+        observer: &mut dyn Observer,
+    ) -> Result<Summary> {
         let mut extra = Map::new();
         let last = self.test("last", observer)?;
-        extra.insert("last".into(), json!({ "clean_acc": last.0.percent, "pgd20_acc": last.1.percent, "epoch": progress.epochs_done }));
+        extra.insert(
+            "last".into(),
+            json!({ "clean_acc": last.0.percent, "pgd20_acc": last.1.percent, "epoch": progress.epochs_done }),
+        );
         let mut reported = last;
         if let Some((epoch, selected)) = progress.best {
             if epoch != progress.epochs_done {
@@ -307,7 +325,10 @@ impl<'a> Session<'a> {
                 super::checkpoint::load(&mut self.net, &self.device, &best)?;
                 reported = self.test("best", observer)?;
             }
-            extra.insert("best".into(), json!({ "epoch": epoch, "selection_acc": selected, "select": self.config.select.to_string() }));
+            extra.insert(
+                "best".into(),
+                json!({ "epoch": epoch, "selection_acc": selected, "select": self.config.select.to_string() }),
+            );
         }
         extra.insert("eval_steps".into(), json!(self.config.eval_steps));
         extra.insert("model".into(), json!(self.config.model));
@@ -332,7 +353,8 @@ impl<'a> Session<'a> {
         let (batch, seed, test) = (self.config.batch, self.config.seed, &self.test);
         let clean = accuracy(&mut self.net, test, None, batch, seed, |_| {})?;
         let what = format!("{which}, PGD-{}", attack.steps);
-        let robust = accuracy(&mut self.net, test, Some(&attack), batch, seed, |done| observer.evaluating(&what, done, test.len))?;
+        let robust =
+            accuracy(&mut self.net, test, Some(&attack), batch, seed, |done| observer.evaluating(&what, done, test.len))?;
         Ok((clean, robust))
     }
 

@@ -64,7 +64,7 @@ fn items(text: &str) -> Vec<&str> {
     if inner.is_empty() || bare(inner) == "none" { Vec::new() } else { inner.split(',').map(str::trim).collect() }
 }
 
-/// A length in pixel space, where pixels lie in [0, 1]; it remembers that it was written as a fraction.
+/// A length in pixel space, where pixels lie in `[0, 1]`; it remembers that it was written as a fraction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Magnitude {
     value: f64,

@@ -21,11 +21,11 @@ pub struct Rules {
 
 /// A batch on the device.
 pub struct Batch<'a> {
-    /// Images [N,H,W,C] in [0,1].
+    /// Images `[N,H,W,C]` in `[0,1]`.
     pub x: &'a Tensor,
-    /// Labels [N].
+    /// Labels `[N]`.
     pub y: &'a Buffer<i32>,
-    /// The images' indices in the data set [N].
+    /// The images' indices in the data set `[N]`.
     pub images: &'a Buffer<i32>,
 }
 
@@ -33,7 +33,7 @@ pub struct Batch<'a> {
 pub struct Stepped {
     pub loss: Tensor,
     pub terms: Vec<(&'static str, Tensor)>,
-    /// [N], 1 where the training pass was right.
+    /// `[N]`, 1 where the training pass was right.
     pub hits: Buffer<i32>,
 }
 

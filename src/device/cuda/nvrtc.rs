@@ -243,6 +243,9 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
         let found = resources(LOG);
         let numbers: Vec<_> = found.iter().map(|r| (r.kernel.as_str(), r.registers, r.spill_bytes, r.shared_bytes)).collect();
         assert_eq!(numbers, [("tile", 168, 56, 4096), ("row", 26, 0, 0)]);
-        assert_eq!(complaints(LOG), "ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 0xc000 max)");
+        assert_eq!(
+            complaints(LOG),
+            "ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 0xc000 max)"
+        );
     }
 }

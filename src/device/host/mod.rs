@@ -1,7 +1,7 @@
 //! The host device: CUDA kernels on the CPU.
 //!
-//! Blocks are spread over the cores (see [`spread`]); the threads of a block run as plain calls on one fiber until one of them has to wait
-//! (see [`fiber`]). Every kernel exists in machine code for several instruction sets; the best one that the CPU has is used.
+//! Blocks are spread over the cores (see `spread`); the threads of a block run as plain calls on one fiber until one of them has to wait
+//! (see `fiber`). Every kernel exists in machine code for several instruction sets; the best one that the CPU has is used.
 
 mod block;
 mod checked;
