@@ -10,8 +10,8 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     let mut text = String::new();
     let kernels_dir = root.join("kernels");
     writeln!(text, "/// The names of the instruction sets that kernels were compiled for, from the least to the most able.").ok();
-    writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {:?};", isas.len(), isas.iter().map(|i| i.name).collect::<Vec<_>>())
-        .ok();
+    let plain: Vec<&str> = isas.iter().map(|i| i.name).filter(|name| *name != crate::host::CUDA_SHAPES).collect();
+    writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {plain:?};", plain.len()).ok();
     for config in shared {
         constant(&mut text, "", config);
     }

@@ -12,8 +12,21 @@ pub struct InstructionSet {
     flags: &'static [&'static str],
 }
 
-/// What the target is compiled for, from the least to the most able.
+/// What the target is compiled for, from the least to the most able, and last the kernels in the launch shapes of CUDA.
 pub fn instruction_sets() -> Vec<InstructionSet> {
+    let mut sets = plain_instruction_sets();
+    let flags: &[&str] = match sets.len() {
+        1 => &["-DSADDLE_CUDA_SHAPES"],
+        _ => &["-DSADDLE_CUDA_SHAPES", "-march=x86-64-v2"],
+    };
+    sets.push(InstructionSet { name: CUDA_SHAPES, flags });
+    sets
+}
+
+/// The name of the variant that runs CUDA's launch shapes, and the code that only they have, on the CPU.
+pub const CUDA_SHAPES: &str = "cuda_shapes";
+
+fn plain_instruction_sets() -> Vec<InstructionSet> {
     match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("x86_64") => vec![
             InstructionSet { name: "v2", flags: &["-march=x86-64-v2"] },

@@ -161,7 +161,7 @@ INLINE void fetch(const Stages<transposed>& at, const Rows& rows, const float* s
 // Stages of a panel. The host reads it in place, CUDA copies it to shared memory.
 template <int width>
 INLINE const float* fetch_panel(const float* panel, float* stage, int rows) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   return panel;
 #else
   for (int i = threadIdx.x * COPY; i < round_up(rows, STEP) * width; i += THREADS * COPY) copy_async(stage + i, panel + i, true);
@@ -173,7 +173,7 @@ INLINE const float* fetch_panel(const float* panel, float* stage, int rows) {
 template <int width, class T>
 INLINE void multiply(T& tile, const float* stage, const float* panel, int count) {
   for (int k = 0; k < count; k += STEP) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
     const auto row = [&](int r, int step) { return stage[T::row_of(r) * STAGE_STRIDE + k + step]; };
 #else
     float a[T::ROWS][STEP];

@@ -105,7 +105,7 @@ INLINE void gather_columns(const Work& work, const Pixels& list, const float* x,
   }
 }
 
-#ifndef SADDLE_HOST
+#if !HOST_SHAPES
 // CUDA: WEIGHT_STAGE pixels of the list from `first`: TILE channels of dy and `width` columns.
 template <int width>
 INLINE void fetch_pixels(const Work& work, const Pixels& list, const float* x, const float* grad_out, float* grads, float* sources, int first,
@@ -128,7 +128,7 @@ INLINE void fetch_pixels(const Work& work, const Pixels& list, const float* x, c
 }
 #endif
 
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
 // Host: adds all listed pixels to one piece of the tile. `column` counts from the first of the panel, `row` from the first of the block;
 // row_at keeps reads within the last rows.
 template <int width, class T, class RowAt>
@@ -174,13 +174,13 @@ INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, 
     __syncthreads();
     list_pixels(work, list, base, listed);
     __syncthreads();
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
     if (work.flat) gather_columns<width>(work, list, x, memory.sources, 0, listed, listed);
 #else
     fetch_pixels<width>(work, list, x, grad_out, memory.grads, memory.sources, 0, listed);
 #endif
     for (int stage = 0; stage < stages; stage++) {
-#ifndef SADDLE_HOST
+#if !HOST_SHAPES
       const float *const a = memory.grads + stage % 2 * WEIGHT_STAGE * TILE, *const b = memory.sources + stage % 2 * WEIGHT_STAGE * width;
       copies_wait();
       __syncthreads();
@@ -193,7 +193,7 @@ INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, 
       const bool last = base + list_size >= work.pixels && stage + 1 == stages;
       for (int row = 0; row < rows; row += T::BLOCK_ROWS) {
         for (int column = 0; column < width; column += T::COLUMNS) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
           const auto sum_at = [=](int r, int v) { return memory.sums + (row + r) * width + column + T::column_of(v); };
           if (base == 0) {
             tile.clear();

@@ -9,7 +9,7 @@
 
 // VEC entries of a periodic array, from any phase.
 INLINE Vec periodic_load(const float* from, int phase) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   return vec_load(from + phase);
 #else
   return vec_map([&](int i) { return __ldg(from + phase + i); });

@@ -8,15 +8,16 @@
 // DYN_SMEM(type, name)      that memory; one declaration a kernel.
 // NULLABLE                  marks a pointer parameter that may be null: its Rust launcher takes an Option.
 // UNROLL                    unrolls the loop that follows.
+// HOST_SHAPES               1 where kernels have the host's launch shapes: one thread a block that walks over vectors. 0 on CUDA, and
+//                           on the host when it runs CUDA's shapes to check them (SADDLE_CUDA_SHAPES): code under it is the only
+//                           kernel code that CUDA does not share with the host. SADDLE_HOST itself is for what a CPU cannot compile.
 // Vec                       VEC floats that are loaded, computed and stored together: two float4 on CUDA, one vector register
 //                           (or two, or four) on the host. Vectors are declared, never hoped for.
 #pragma once
 
 #ifdef SADDLE_HOST
 #include "../host/shim.h"
-#define CONFIG(NAME, CUDA, HOST) constexpr int NAME = HOST;
 #else
-#define CONFIG(NAME, CUDA, HOST) constexpr int NAME = CUDA;
 #define SHARED(TYPE, NAME, COUNT) __shared__ __align__(16) TYPE NAME[COUNT]
 #define DYN_SMEM(TYPE, NAME)                                     \
   extern __shared__ __align__(16) unsigned char saddle_dynamic[]; \
@@ -30,6 +31,14 @@ typedef unsigned long long uint64_t;
 #define NAN __int_as_float(0x7fffffff)
 #endif
 
+#if defined(SADDLE_HOST) && !defined(SADDLE_CUDA_SHAPES)
+#define HOST_SHAPES 1
+#define CONFIG(NAME, CUDA, HOST) constexpr int NAME = HOST;
+#else
+#define HOST_SHAPES 0
+#define CONFIG(NAME, CUDA, HOST) constexpr int NAME = CUDA;
+#endif
+
 #define NULLABLE
 #define DYN_BYTES(N)
 #define INLINE __device__ __forceinline__
@@ -41,7 +50,7 @@ CONFIG(ELEMENTWISE_CHUNK, 2048, 4096)
 
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
 // One full vector register with AVX-512, two with AVX, four with SSE or NEON: the compiler splits it.
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t VecBits;
@@ -106,7 +115,7 @@ INLINE Vec vec_keep(Vec v, VecBits bits) { return vec_map([&](int i) { return (b
 
 // max(v, 0), with NaN kept.
 INLINE Vec vec_relu(Vec v) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   return v < 0.0f ? Vec{} : v;
 #else
   return vec_map([&](int i) { return v[i] < 0.0f ? 0.0f : v[i]; });

@@ -22,7 +22,7 @@ struct Divider {
 };
 
 // One machine register of floats. Sums live in these: a Vec that takes several registers would be kept in memory by the compiler.
-#ifndef SADDLE_HOST
+#if !HOST_SHAPES
 constexpr int REG = VEC;
 typedef Vec Reg;
 INLINE Reg reg_zero() { return vec_splat(0.0f); }
@@ -48,10 +48,13 @@ CONFIG(COPY, 4, 16)
 
 // Copies COPY floats into shared memory, or zeros when not valid (then nothing is read). Visible after copies_wait and a barrier.
 INLINE void copy_async(float* to, const float* from, bool valid) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   alignas(64) static const float zeros[COPY] = {};
   if (!valid) from = zeros;
   UNROLL for (int i = 0; i < COPY; i += REG) *reinterpret_cast<Reg*>(to + i) = reg_load(from + i);
+#elif defined(SADDLE_HOST)
+  // As the hardware does, this faults on addresses that are not multiples of 16 bytes.
+  *reinterpret_cast<float4*>(to) = valid ? *reinterpret_cast<const float4*>(from) : make_float4(0, 0, 0, 0);
 #else
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from),
                "r"(valid ? 16 : 0)
@@ -68,7 +71,7 @@ INLINE void copies_wait() {
 // COLUMN_THREADS threads share a row. On the host one thread is alone and goes over the block's tile piece by piece.
 template <int width, int threads, int block_rows>
 struct Tile {
-#ifndef SADDLE_HOST
+#if !HOST_SHAPES
   static constexpr int VECS = 1, COLUMN_THREADS = width / VEC, ROW_THREADS = threads / COLUMN_THREADS, ROWS = block_rows / ROW_THREADS;
 #else
   static constexpr int COLUMN_THREADS = 1, ROW_THREADS = 1;
@@ -144,7 +147,7 @@ INLINE Reg load_register(const float* from, int count, bool whole) {
 
 // The sum of the numbers of VEC / REG registers, in the same order for every instruction set.
 INLINE float lane_sum(const Reg (&v)[VEC / REG]) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   typedef float Quarter __attribute__((vector_size(16), may_alias));
   const Quarter* const quarter = reinterpret_cast<const Quarter*>(v);
   const Quarter part = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);

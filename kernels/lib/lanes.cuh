@@ -7,7 +7,7 @@
 
 // Whether every row of this length starts where vec_load may load on this device.
 INLINE bool rows_aligned(int length) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   return true;
 #else
   return length % 4 == 0;
@@ -38,7 +38,7 @@ INLINE int row_count(int first, int length) { return min(VEC, max(0, length - fi
 // max(v, low) and min(v, high); NaN in v stays NaN.
 INLINE Vec vec_at_least(Vec v, Vec low) { return vec_max(low, v); }
 INLINE Vec vec_at_most(Vec v, Vec high) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   return high < v ? high : v;
 #else
   return vec_map([&](int i) { return high[i] < v[i] ? high[i] : v[i]; });
@@ -47,7 +47,7 @@ INLINE Vec vec_at_most(Vec v, Vec high) {
 INLINE Vec vec_clip01(Vec v) { return vec_at_most(vec_at_least(v, vec_splat(0.0f)), vec_splat(1.0f)); }
 // size where v > 0, -size where v < 0, and v itself where it is 0 or NaN.
 INLINE Vec vec_signed(float size, Vec v) {
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
   const Vec up = vec_splat(size), down = vec_splat(-size);
   return v > 0.0f ? up : (v < 0.0f ? down : v);
 #else

@@ -11,7 +11,7 @@
 // A Pack is what one thread takes of a matrix whose rows are not aligned: one float on CUDA, where neighbouring threads make the access
 // wide, and a Vec on the host. `count` says how many floats are left; a count of zero or less reads zeros and stores nothing.
 CONFIG(PACK, 1, 16)
-#ifdef SADDLE_HOST
+#if HOST_SHAPES
 typedef Vec Pack;
 INLINE Pack pack_splat(float value) { return vec_splat(value); }
 INLINE Pack pack_load(const float* from, int count) { return vec_load(from, count); }

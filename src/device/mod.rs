@@ -55,7 +55,8 @@ pub struct Kernel {
     pub dynamic: PerDevice,
     c_name: &'static CStr,
     source: usize,
-    host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len()],
+    /// The entry for each of [`kernels::INSTRUCTION_SETS`], and last the one with CUDA's launch shapes.
+    host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len() + 1],
 }
 
 /// A kernel source file: its text and the kernels in it.
@@ -75,8 +76,27 @@ pub struct PerDevice {
 impl PerDevice {
     /// The value on this device.
     pub fn on(self, device: &Device) -> usize {
-        if device.is_host() { self.host } else { self.cuda }
+        match &device.0.backend {
+            Backend::Host(host) => self.in_shapes(host.shapes),
+            Backend::Cuda(_) => self.cuda,
+        }
     }
+
+    fn in_shapes(self, shapes: Shapes) -> usize {
+        match shapes {
+            Shapes::Host => self.host,
+            Shapes::Cuda => self.cuda,
+        }
+    }
+}
+
+/// Whose launch shapes the host device runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shapes {
+    /// Its own, which are fast.
+    Host,
+    /// Those of CUDA, with the kernel code that only CUDA uses: to check that code where there is no GPU.
+    Cuda,
 }
 
 /// How many blocks a launch has, in up to three dimensions.
@@ -142,14 +162,21 @@ impl Device {
 
     /// The CPU: all cores, the best instruction set of the machine (`SADDLE_HOST_ISA` chooses another).
     pub fn host() -> Result<Device> {
-        Ok(Device::new(Backend::Host(host::Host::new(None)?), false))
+        Ok(Device::new(Backend::Host(host::Host::new(None, Shapes::Host)?), false))
     }
 
     /// The CPU in checked mode: threads of a block start in `order`, shared memory and new buffers are filled with NaN, every buffer
     /// ends at a guard page, and shared arrays have red zones.
     pub fn host_checked(order: Order) -> Result<Device> {
         host::install_fault_handler();
-        Ok(Device::new(Backend::Host(host::Host::new(Some(order))?), true))
+        Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Host)?), true))
+    }
+
+    /// [`Device::host_checked`] with the launch shapes of CUDA: every kernel runs with as many threads a block as on a GPU, through the code
+    /// that it runs there. It is slow, and it finds the races that the host's own shapes cannot have.
+    pub fn host_as_cuda(order: Order) -> Result<Device> {
+        host::install_fault_handler();
+        Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Cuda)?), true))
     }
 
     /// The NVIDIA GPU number `ordinal`. Errors say what is missing and how to get it.
@@ -157,7 +184,7 @@ impl Device {
         Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), false))
     }
 
-    /// `auto` (a GPU when one is usable, else the host), `host` or `cpu`, `host-checked`, `cuda` or `cuda:N`.
+    /// `auto` (a GPU when one is usable, else the host), `host` or `cpu`, `host-checked`, `host-as-cuda`, `cuda` or `cuda:N`.
     pub fn by_name(name: &str) -> Result<Device> {
         match name {
             "auto" => match cuda::status() {
@@ -166,10 +193,11 @@ impl Device {
             },
             "host" | "cpu" => Device::host(),
             "host-checked" => Device::host_checked(Order::Shuffled(1)),
+            "host-as-cuda" => Device::host_as_cuda(Order::Shuffled(1)),
             "cuda" => Device::cuda(0),
             _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(ordinal) => Device::cuda(ordinal),
-                None => Err(Error::unknown("device", name, ["auto", "host", "host-checked", "cuda", "cuda:0"])),
+                None => Err(Error::unknown("device", name, ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"])),
             },
         }
     }

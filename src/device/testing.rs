@@ -2,11 +2,12 @@
 
 use super::{Device, Order, cuda};
 
-/// The host; the host in checked mode in three thread orders; and CUDA when there is one. `SADDLE_REQUIRE_CUDA=1` turns its absence into a
+/// The host; the host in checked mode in three thread orders, with its own launch shapes and with CUDA's; and CUDA when there is one. `SADDLE_REQUIRE_CUDA=1` turns its absence into a
 /// failure.
 pub fn devices() -> Vec<(String, Device)> {
     let mut devices = vec![("host".to_owned(), Device::host().unwrap())];
     devices.extend(checked_devices());
+    devices.extend(devices_as_cuda());
     match cuda::status() {
         cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
         cuda::Status::Missing(reason) => {
@@ -15,6 +16,12 @@ pub fn devices() -> Vec<(String, Device)> {
         }
     }
     devices
+}
+
+/// The host in checked mode with the launch shapes of CUDA, in three thread orders.
+pub fn devices_as_cuda() -> Vec<(String, Device)> {
+    let orders = [Order::Forward, Order::Reverse, Order::Shuffled(7)];
+    orders.map(|order| (format!("host as CUDA {order:?}"), Device::host_as_cuda(order).unwrap())).into()
 }
 
 /// The host in checked mode, in three thread orders.

@@ -27,6 +27,8 @@ pub(super) struct Launch {
     pub args: *const [Arg],
     pub grid: Grid,
     pub threads: usize,
+    /// Bytes of dynamic shared memory.
+    pub dynamic: usize,
     pub checked: Option<Order>,
 }
 
@@ -79,7 +81,7 @@ impl Worker {
             started: 0,
             shared_size: arena.size() as u32,
             shared_used: 0,
-            dynamic_size: launch.kernel.dynamic.host as u32,
+            dynamic_size: launch.dynamic as u32,
             order: null(),
             shared: arena.start(),
             slots: [0; SLOTS],

@@ -13,7 +13,7 @@ mod switch;
 pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
 
 use super::kernels::INSTRUCTION_SETS;
-use super::{Arg, Grid, Kernel};
+use super::{Arg, Grid, Kernel, Shapes};
 use crate::error::{Error, Result};
 use std::alloc::Layout;
 use std::ffi::c_void;
@@ -31,8 +31,9 @@ pub enum Order {
 
 /// The CPU as a device.
 pub(super) struct Host {
-    /// The index of the instruction set in [`INSTRUCTION_SETS`].
+    /// The index of the instruction set in [`INSTRUCTION_SETS`], or the one behind the last for CUDA's launch shapes.
     isa: usize,
+    pub shapes: Shapes,
     /// Checked mode and its order.
     checked: Option<Order>,
     capturing: AtomicBool,
@@ -47,8 +48,9 @@ pub(super) enum Recorded {
 }
 
 impl Host {
-    pub fn new(checked: Option<Order>) -> Result<Host> {
+    pub fn new(checked: Option<Order>, shapes: Shapes) -> Result<Host> {
         let isa = match std::env::var("SADDLE_HOST_ISA") {
+            _ if shapes == Shapes::Cuda => INSTRUCTION_SETS.len(),
             Ok(name) => {
                 let known = INSTRUCTION_SETS.iter().position(|n| *n == name);
                 let isa = known.ok_or_else(|| Error::unknown("instruction set (SADDLE_HOST_ISA)", &name, INSTRUCTION_SETS))?;
@@ -62,12 +64,12 @@ impl Host {
             }
             Err(_) => best_instruction_set(),
         };
-        Ok(Host { isa, checked, capturing: AtomicBool::new(false), recording: Mutex::default() })
+        Ok(Host { isa, shapes, checked, capturing: AtomicBool::new(false), recording: Mutex::default() })
     }
 
     pub fn describe(&self) -> String {
         let checked = if self.checked.is_some() { ", checked" } else { "" };
-        format!("host ({} threads, {}{checked})", rayon::current_num_threads(), INSTRUCTION_SETS[self.isa])
+        format!("host ({} threads, {}{checked})", rayon::current_num_threads(), INSTRUCTION_SETS.get(self.isa).unwrap_or(&"launch shapes of CUDA"))
     }
 
     pub fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
@@ -80,7 +82,8 @@ impl Host {
             enter: kernel.host[self.isa],
             args,
             grid,
-            threads: kernel.threads.host,
+            threads: kernel.threads.in_shapes(self.shapes),
+            dynamic: kernel.dynamic.in_shapes(self.shapes),
             checked: self.checked,
         })
     }
