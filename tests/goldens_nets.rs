@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Golden, assert_close, devices};
+use common::{Golden, assert_close, devices_and_cuda_shapes};
 use saddle::device::{Buffer, Device};
 use saddle::nn::{BnMode, Family, Net, Role, Shape, Spec, Stage};
 use saddle::ops::cross_entropy::cross_entropy;
@@ -64,7 +64,7 @@ fn file_layout(role: Role, tensor: &Tensor) -> Vec<f32> {
 
 fn check(name: &str) {
     let golden = Golden::read(name);
-    for (label, device) in devices() {
+    for (label, device) in devices_and_cuda_shapes() {
         let labels: Vec<i32> = golden.integers("y").iter().map(|y| *y as i32).collect();
         let y = Buffer::from_slice(&device, &labels).unwrap();
         let x = image(&device, &golden, "x");

@@ -1,61 +1,43 @@
 //! Loss operations against PyTorch: values and gradients of `tests/goldens/ops.safetensors`, on the host and, where there is one, on CUDA.
 
-use saddle::device::{Buffer, Device, cuda};
+mod common;
+
+use common::{Golden, devices_and_cuda_shapes};
+use saddle::device::{Buffer, Device};
 use saddle::ops::reduce::Reduction;
 use saddle::ops::{cross_entropy::cross_entropy, js::js, kl::kl, margin::margin, mse::mse, predict};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
-use safetensors::SafeTensors;
 
 const CASES: [&str; 3] = ["7x10", "5x3", "4x6"];
 
 /// What `with_goldens` hands to a test: the file and one device.
 struct Bench<'a> {
-    file: &'a SafeTensors<'a>,
+    file: &'a Golden,
     device: &'a Device,
     label: &'a str,
 }
 
 fn with_goldens(test: impl Fn(&Bench)) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/ops.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    for (label, device) in devices() {
+    let file = Golden::read("ops");
+    for (label, device) in devices_and_cuda_shapes() {
         test(&Bench { file: &file, device: &device, label: &label });
     }
 }
 
-fn devices() -> Vec<(String, Device)> {
-    let mut devices = vec![("host".to_owned(), Device::host().unwrap())];
-    match cuda::status() {
-        cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
-        cuda::Status::Missing(reason) => {
-            assert!(std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"), "SADDLE_REQUIRE_CUDA=1, but {reason}");
-            eprintln!("CUDA not checked: {reason}");
-        }
-    }
-    devices
-}
-
 impl Bench<'_> {
-    fn values(&self, name: &str) -> Vec<f32> {
-        let bytes = self.file.tensor(name).unwrap().data().to_vec();
-        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-    }
-
     fn tensor(&self, name: &str) -> Tensor {
-        Tensor::from_slice(self.device, self.file.tensor(name).unwrap().shape(), &self.values(name)).unwrap()
+        Tensor::from_slice(self.device, &self.file.shape(name), &self.file.floats(name)).unwrap()
     }
 
     fn labels(&self, name: &str) -> Vec<i32> {
-        let bytes = self.file.tensor(name).unwrap().data().to_vec();
-        bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as i32).collect()
+        self.file.integers(name).into_iter().map(|label| label as i32).collect()
     }
 
     /// Fails unless `got` is the golden `name` up to 1e-5 of the golden's largest value (at least 1e-7: steep logits have gradients that are
     /// the small difference of numbers of order 1).
     fn check(&self, name: &str, got: &Tensor) {
-        let (got, want) = (got.to_vec().unwrap(), self.values(name));
+        let (got, want) = (got.to_vec().unwrap(), self.file.floats(name));
         assert_eq!(got.len(), want.len(), "{}: {name}", self.label);
         let largest = want.iter().fold(1e-2f32, |m, w| m.max(w.abs()));
         for (at, (g, w)) in got.iter().zip(&want).enumerate() {

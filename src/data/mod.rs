@@ -11,6 +11,7 @@ use std::path::Path;
 pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
 
 use crate::error::{Error, Result};
+use crate::rng::Stream;
 
 /// A data set that can be loaded by name.
 pub struct Source {
@@ -123,16 +124,17 @@ impl Dataset {
 
     /// Takes `count` images away for model selection: `(train, held_out)`, both in the original order.
     ///
-    /// Each class gives its share of `count`, rounded by largest remainder, and which of its images go is decided by a key that depends
-    /// on `seed` and the image's index alone. Errors: [`Error::Value`] about `held_out` if no training image would be left.
+    /// Each class gives its share of `count`, rounded by largest remainder; which of its images go follows from `seed`.
+    /// Errors: [`Error::Value`] about `held_out` if no training image would be left.
     pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
         if count >= self.len() && count > 0 {
             let problem = format!("{} has {} training images, and some must be left to train on", self.name, self.len());
             return Err(Error::value("held_out", count, problem));
         }
         let mut held = Vec::with_capacity(count);
+        let mut stream = Stream::new(seed, "held-out images");
         for (mut class, quota) in self.members().into_iter().zip(shares(&self.class_counts(), count)) {
-            class.sort_by_key(|&index| (scramble(seed, index as u64), index));
+            stream.shuffle(&mut class);
             held.extend(class.into_iter().take(quota));
         }
         held.sort_unstable();
@@ -152,17 +154,6 @@ fn shares(sizes: &[usize], count: usize) -> Vec<usize> {
     let rest = count - shares.iter().sum::<usize>();
     order.into_iter().take(rest).for_each(|i| shares[i] += 1);
     shares
-}
-
-/// A counter-based random number: the two rounds of SplitMix64's finaliser over `seed` and `counter`.
-fn scramble(seed: u64, counter: u64) -> u64 {
-    let mix = |mut z: u64| {
-        z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    mix(mix(seed) ^ counter)
 }
 
 /// The registry's entry for `name` (any case; hyphens and underscores do not count).

@@ -53,10 +53,7 @@ pub fn in_order(device: &Device, len: usize, batch: usize) -> Result<Vec<Buffer<
 /// The index buffers of all batches of a training epoch, in an order that follows from seed and epoch.
 pub fn shuffled(device: &Device, len: usize, batch: usize, seed: u64, epoch: usize) -> Result<Vec<Buffer<i32>>> {
     let mut order: Vec<i32> = (0..len as i32).collect();
-    let mut stream = Stream::new(seed, &format!("order of epoch {epoch}"));
-    for i in (1..order.len()).rev() {
-        order.swap(i, stream.below(i + 1));
-    }
+    Stream::new(seed, &format!("order of epoch {epoch}")).shuffle(&mut order);
     batches(device, order, batch)
 }
 

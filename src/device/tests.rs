@@ -238,7 +238,10 @@ fn devices_by_name() {
     let auto = Device::by_name("auto").unwrap();
     assert_eq!(auto.is_host(), matches!(cuda::status(), cuda::Status::Missing(_)));
     let error = Device::by_name("hots").unwrap_err().to_string();
-    assert_eq!(error, "unknown device 'hots' (did you mean 'host'?); known: auto, host, host-checked, host-as-cuda, cuda, cuda:0");
+    assert_eq!(
+        error,
+        "unknown device 'hots' (did you mean 'host'?); known: auto, host, host-checked, host-as-cuda, cuda, cuda:0"
+    );
     for name in ["", "cuda:", "cuda:x", "cuda:-1", "gpu", "Host "] {
         let error = Device::by_name(name).unwrap_err().to_string();
         assert!(error.starts_with(&format!("unknown device '{name}'")), "{error}");

@@ -1,7 +1,7 @@
 //! What integration tests share: golden files, devices, comparison.
 #![allow(dead_code)]
 
-use saddle::device::{Device, cuda};
+use saddle::device::{Device, Order, cuda};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use std::collections::HashMap;
@@ -57,6 +57,13 @@ pub fn devices() -> Vec<(String, Device)> {
             assert!(std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"), "SADDLE_REQUIRE_CUDA=1, but {reason}");
         }
     }
+    devices
+}
+
+/// [`devices`], and the host with the launch shapes of CUDA, in checked mode: for small jobs.
+pub fn devices_and_cuda_shapes() -> Vec<(String, Device)> {
+    let mut devices = devices();
+    devices.push(("host as CUDA".into(), Device::host_as_cuda(Order::Shuffled(3)).unwrap()));
     devices
 }
 

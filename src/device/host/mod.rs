@@ -69,7 +69,11 @@ impl Host {
 
     pub fn describe(&self) -> String {
         let checked = if self.checked.is_some() { ", checked" } else { "" };
-        format!("host ({} threads, {}{checked})", rayon::current_num_threads(), INSTRUCTION_SETS.get(self.isa).unwrap_or(&"launch shapes of CUDA"))
+        format!(
+            "host ({} threads, {}{checked})",
+            rayon::current_num_threads(),
+            INSTRUCTION_SETS.get(self.isa).unwrap_or(&"launch shapes of CUDA")
+        )
     }
 
     pub fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
