@@ -29,7 +29,7 @@ fn bytes(run: &Path, name: &str) -> Vec<u8> {
     std::fs::read(run.join("checkpoints").join(name)).unwrap()
 }
 
-const SHORT: &[(&str, &str)] = &[("epochs", "2"), ("steps", "2"), ("select_steps", "2"), ("eval_steps", "2")];
+const SHORT: &[(&str, &str)] = &[("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
 
 #[test]
 fn the_default_job_reaches_the_reference_on_three_seeds() {

@@ -186,22 +186,15 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
         vec!["training".into(), format!("{} images/s on {}", text::number(summary.images_per_s), summary.device)],
         vec!["time".into(), text::duration(summary.seconds)],
     ];
-    // What stands above already need not come again.
-    let fresh = |label: &String| !rows.iter().chain(&facts).any(|row| row.first() == Some(label));
-    let others: Vec<_> =
-        outcome.lines.iter().filter(|(label, _)| fresh(label)).map(|(label, value)| vec![label.clone(), value.clone()]).collect();
-    facts.extend(others);
     if known && !changed.is_empty() {
         facts.push(vec!["not the recipe's".into(), changed.join(", ")]);
     }
     if let Some(source) = reference.source.as_ref().filter(|_| known) {
         facts.push(vec!["reference".into(), source.clone()]);
     }
-    if let Some(dir) = &outcome.dir {
-        let dir = dir.display().to_string();
-        facts.push(vec!["run directory".into(), dir.clone()]);
-        facts.push(vec!["evaluate with".into(), format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir))]);
-    }
+    let dir = outcome.dir.display().to_string();
+    facts.push(vec!["run directory".into(), dir.clone()]);
+    facts.push(vec!["evaluate with".into(), format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir))]);
     text + &text::table(&facts, &[])
 }
 
@@ -214,7 +207,6 @@ fn json_result(request: &Request, changed: &[&str], outcome: &Outcome) -> Value 
         "changed": changed,
         "summary": outcome.summary,
         "reference": {"clean": reference.clean, "pgd20": reference.pgd20, "aa": reference.aa, "source": reference.source},
-        "facts": outcome.lines.iter().map(|(label, value)| (label.clone(), Value::from(value.as_str()))).collect::<Map<_, _>>(),
         "dir": outcome.dir,
     })
 }

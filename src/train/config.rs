@@ -143,8 +143,6 @@ keys! {
         select_steps: usize = 10;
         /// Epochs from one choice to the next.
         eval_every: usize = 1;
-        /// Attack steps of the final evaluation.
-        eval_steps: usize = 20;
     }
     "Records" {
         /// Epochs from one numbered checkpoint to the next; 0: only best and last.

@@ -41,10 +41,8 @@ pub struct Request {
 /// What came of it.
 pub struct Outcome {
     /// The run directory.
-    pub dir: Option<PathBuf>,
+    pub dir: PathBuf,
     pub summary: Summary,
-    /// Label and value of each line of a report.
-    pub lines: Vec<(String, String)>,
 }
 
 /// Trains, evaluates and records.
@@ -76,8 +74,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
     let mut run = dir.read_run()?;
     run.insert("seconds".into(), json!(summary.seconds));
     dir.write_run(&run)?;
-    let lines = report_lines(&summary, request);
-    Ok(Outcome { dir: Some(dir.root().to_owned()), summary, lines })
+    Ok(Outcome { dir: dir.root().to_owned(), summary })
 }
 
 /// Where the state of a run is kept.
@@ -121,19 +118,6 @@ fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
         PathBuf::from("runs").join(if n == 1 { format!("{stem}-seed{seed}") } else { format!("{stem}-seed{seed}-{n}") })
     };
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
-}
-
-fn report_lines(summary: &Summary, request: &Request) -> Vec<(String, String)> {
-    let beside = |value: f64, reference: &Option<String>| match reference {
-        Some(reference) => format!("{value:.2} %   (recipe: {reference})"),
-        None => format!("{value:.2} %"),
-    };
-    vec![
-        ("clean accuracy".into(), beside(summary.clean_acc, &request.reference.clean)),
-        ("PGD-20 accuracy".into(), beside(summary.pgd20_acc, &request.reference.pgd20)),
-        ("training".into(), format!("{:.0} images/s on {}", summary.images_per_s, summary.device)),
-        ("time".into(), format!("{:.1} s", summary.seconds)),
-    ]
 }
 
 impl From<choice::Norm> for attack::Norm {

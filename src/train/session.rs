@@ -24,6 +24,9 @@ use std::time::Instant;
 /// Steps between two looks at the losses on a GPU, where each look waits for the device.
 const LOOK_EVERY: usize = 32;
 
+/// Steps of the final attack: what `pgd20_acc` is measured with.
+const EVAL_STEPS: usize = 20;
+
 /// Everything that a run holds in memory.
 pub struct Session<'a> {
     device: Device,
@@ -330,7 +333,6 @@ impl<'a> Session<'a> {
                 json!({ "epoch": epoch, "selection_acc": selected, "select": self.config.select.to_string() }),
             );
         }
-        extra.insert("eval_steps".into(), json!(self.config.eval_steps));
         extra.insert("model".into(), json!(self.config.model));
         extra.insert("method".into(), json!(self.config.method));
         extra.insert("dataset".into(), json!(self.dataset));
@@ -349,7 +351,7 @@ impl<'a> Session<'a> {
     }
 
     fn test(&mut self, which: &str, observer: &mut dyn Observer) -> Result<(Accuracy, Accuracy)> {
-        let attack = Pgd { steps: self.config.eval_steps, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
+        let attack = Pgd { steps: EVAL_STEPS, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
         let (batch, seed, test) = (self.config.batch, self.config.seed, &self.test);
         let clean = accuracy(&mut self.net, test, None, batch, seed, |_| {})?;
         let what = format!("{which}, PGD-{}", attack.steps);
