@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::device::cuda::nvrtc::{self, Arch, Resources};
+use crate::device::cuda::check::{self, Row};
+use crate::device::cuda::nvrtc;
 use crate::device::kernels::SOURCES;
 use crate::device::{Kernel, Source};
 use crate::error::{Error, Result};
@@ -89,11 +90,6 @@ fn described(kernel: &Kernel) -> Value {
     })
 }
 
-/// Whether the comment at the head of a source says that nothing spills.
-fn promises_no_spills(source: &Source) -> bool {
-    source.text.lines().take_while(|line| line.starts_with("//")).any(|line| line.contains("No spills"))
-}
-
 /// Compiles the sources of `wanted` for each of `archs` and prints what the assembler said; an error comes after all of them were tried.
 fn compile(wanted: &[Wanted], archs: &[String], json: bool) -> Result<()> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
@@ -101,29 +97,20 @@ fn compile(wanted: &[Wanted], archs: &[String], json: bool) -> Result<()> {
     let mut records = Vec::new();
     let mut problems: Vec<String> = Vec::new();
     for (arch, (source, kernels)) in archs.iter().flat_map(|arch| wanted.iter().map(move |wanted| (arch.trim(), wanted))) {
-        let compiled = match nvrtc::compile(source, &Arch::named(arch)) {
-            Ok(compiled) => compiled,
+        match check::compile(arch, source) {
+            Ok(found) => found.into_iter().filter(|row| kernels.iter().any(|kernel| kernel.name == row.kernel)).for_each(|row| {
+                problems.extend(row.problem());
+                rows.push(cells(&row));
+                records.push(json!({
+                    "arch": row.arch, "file": row.file, "kernel": row.kernel, "registers": row.registers,
+                    "spill_bytes": row.spill_bytes, "shared_bytes": row.shared_bytes, "broken_promise": row.broken_promise,
+                }));
+            }),
             Err(error) => {
                 text::tell(&error.to_string());
                 records.push(json!({"arch": arch, "file": source.file, "error": error.to_string()}));
                 problems.push(format!("{} does not compile for {arch}", source.file));
-                continue;
             }
-        };
-        for kernel in kernels {
-            let Some(found) = compiled.resources.iter().find(|found| found.kernel == kernel.name) else {
-                problems.push(format!("nothing was reported about {} for {arch}", kernel.name));
-                continue;
-            };
-            let broken = found.spill_bytes > 0 && promises_no_spills(source);
-            if broken {
-                problems.push(format!("{} spills {} bytes on {arch}", kernel.name, found.spill_bytes));
-            }
-            rows.push(row(arch, source, found, broken));
-            records.push(json!({
-                "arch": arch, "file": source.file, "kernel": found.kernel, "registers": found.registers,
-                "spill_bytes": found.spill_bytes, "shared_bytes": found.shared_bytes, "broken_promise": broken,
-            }));
         }
     }
     if json {
@@ -134,8 +121,8 @@ fn compile(wanted: &[Wanted], archs: &[String], json: bool) -> Result<()> {
     if problems.is_empty() { Ok(()) } else { Err(Error::file(Path::new("kernels"), problems.join("; "))) }
 }
 
-fn row(arch: &str, source: &Source, found: &Resources, broken: bool) -> Vec<String> {
-    let note = if broken { "its file promises no spills" } else { "" };
-    let numbers = [found.registers, found.spill_bytes, found.shared_bytes].map(|number| number.to_string());
-    [&[arch, source.file, &found.kernel].map(String::from)[..], &numbers, &[note.to_owned()]].concat()
+fn cells(row: &Row) -> Vec<String> {
+    let note = if row.broken_promise { "its file promises no spills" } else { "" };
+    let numbers = [row.registers, row.spill_bytes, row.shared_bytes].map(|number| number.to_string());
+    [&[&row.arch, row.file, row.kernel].map(String::from)[..], &numbers, &[note.to_owned()]].concat()
 }

@@ -19,6 +19,16 @@ pub struct Row {
     pub spill_bytes: u32,
     /// Shared memory of a block, static and dynamic.
     pub shared_bytes: u32,
+    /// Whether it spills although the header of its file promises that nothing does.
+    pub broken_promise: bool,
+}
+
+impl Row {
+    /// The complaint about a broken promise.
+    pub fn problem(&self) -> Option<String> {
+        let Row { file, arch, kernel, spill_bytes, .. } = self;
+        self.broken_promise.then(|| format!("{kernel} spills {spill_bytes} bytes on {arch}, although {file} promises none"))
+    }
 }
 
 /// Compiles all sources for each of `archs` (such as `sm_90a`) and returns a row for each kernel.
@@ -34,7 +44,7 @@ pub fn compile_all(archs: &[&str]) -> Result<Vec<Row>> {
     for (outcome, (arch, source)) in compiled.into_iter().zip(&jobs) {
         match outcome {
             Ok(found) => {
-                problems.extend(found.iter().filter_map(|row| broken_promise(row, source)));
+                problems.extend(found.iter().filter_map(Row::problem));
                 rows.extend(found);
             }
             Err(error) => problems.push(format!("{} for {arch}: {error}", source.file)),
@@ -43,7 +53,10 @@ pub fn compile_all(archs: &[&str]) -> Result<Vec<Row>> {
     if problems.is_empty() { Ok(rows) } else { Err(Error::file("kernels".as_ref(), problems.join("; "))) }
 }
 
-fn compile(arch: &str, source: &'static Source) -> Result<Vec<Row>> {
+/// Compiles one source for one architecture: a row for each of its kernels.
+///
+/// Errors: it does not compile; the assembler says nothing about a kernel.
+pub fn compile(arch: &str, source: &'static Source) -> Result<Vec<Row>> {
     let resources = nvrtc::compile(source, &Arch::named(arch))?.resources;
     let row = |kernel: &'static Kernel| {
         let name = kernel.name;
@@ -52,18 +65,13 @@ fn compile(arch: &str, source: &'static Source) -> Result<Vec<Row>> {
             .ok_or_else(|| Error::Cuda { call: "nvrtcCompileProgram", reason: format!("nothing was reported about {name}") })?;
         let (registers, spill_bytes, shared_bytes) =
             (found.registers, found.spill_bytes, found.shared_bytes + kernel.dynamic.cuda as u32);
-        Ok(Row { file: source.file, arch: arch.into(), kernel: name, registers, spill_bytes, shared_bytes })
+        let broken_promise = spill_bytes > 0 && promises_no_spills(source);
+        Ok(Row { file: source.file, arch: arch.into(), kernel: name, registers, spill_bytes, shared_bytes, broken_promise })
     };
     source.kernels.iter().map(|kernel| row(kernel)).collect()
 }
 
 /// Whether the comment at the head of a source says that nothing spills.
-pub fn promises_no_spills(source: &Source) -> bool {
+fn promises_no_spills(source: &Source) -> bool {
     source.text.lines().take_while(|line| line.starts_with("//")).any(|line| line.contains("No spills"))
-}
-
-fn broken_promise(row: &Row, source: &Source) -> Option<String> {
-    let broken = row.spill_bytes > 0 && promises_no_spills(source);
-    broken
-        .then(|| format!("{} spills {} bytes on {}, although {} promises none", row.kernel, row.spill_bytes, row.arch, row.file))
 }
