@@ -9,7 +9,7 @@
 //   Stages of STAGE channels of one tap are copied to shared memory while the previous stage is multiplied.
 // Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; masks only for channel counts that are multiples of 16.
 // Outputs: `=`, except input gradients with accumulate = 1: `+=`.
-// Accumulation: float32, in the order (ky, kx, channel), one chain per number. Deterministic.
+// Accumulation: float32, in the order (ky, kx, channel), one chain per number. Deterministic. No spills.
 #include "lib/gemm_tile.cuh"
 
 CONFIG(THREADS, 128, 1)

@@ -8,7 +8,7 @@
 //   memory while the previous ones are multiplied; the host multiplies from where they are, one piece of the tile after the other.
 // Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; as many splits as the workspace holds.
 // Outputs: `=`, or `+=` with accumulate = 1.
-// Accumulation: float32, in the order of pixels within a split, then over the splits in order. Deterministic.
+// Accumulation: float32, in the order of pixels within a split, then over the splits in order. Deterministic. No spills.
 #include "lib/gemm_tile.cuh"
 
 CONFIG(WEIGHT_THREADS, 64, 1)

@@ -162,6 +162,77 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint() {
     assert!(!out.join("summary.json").exists());
 }
 
+#[test]
+fn weights_ruined_by_the_last_step_of_an_epoch_replace_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    // One step an epoch: the second ruins the weights, and no loss is computed with them in training.
+    let settings = [
+        ("epochs", "3"),
+        ("steps", "1"),
+        ("batch", "1300"),
+        ("lr", "1e-3"),
+        ("schedule", "multistep"),
+        ("milestones", "2"),
+        ("gamma", "1e38"),
+    ];
+    let message = train(&out, &settings).err().unwrap().to_string();
+    assert!(message.contains("epoch 2, step 1") && message.contains("the checkpoints of epoch 1 are kept"), "{message}");
+    for name in ["last", "best", "state"] {
+        let weights = train::weights::WeightFile::read(&out.join(format!("checkpoints/{name}.safetensors"))).unwrap();
+        let largest = weights.tensors.values().flat_map(|(_, values)| values).fold(0.0f32, |m, v| m.max(v.abs()));
+        assert!(largest < 1e3, "{name}: {largest}");
+    }
+}
+
+#[test]
+fn a_run_that_ended_before_its_first_checkpoint_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, whole) = (folder.path().join("run"), folder.path().join("whole"));
+    train(&whole, SHORT).unwrap();
+    train(&out, SHORT).unwrap();
+    std::fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    std::fs::create_dir(out.join("checkpoints")).unwrap();
+    let mut again = request(&out, SHORT);
+    again.resume = Some(out.clone());
+    run(&again, &mut Silent, &AtomicBool::new(false)).unwrap();
+    assert!(bytes(&out, "last.safetensors") == bytes(&whole, "last.safetensors"));
+    assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines().count(), 2);
+}
+
+/// Stops the run in the n-th report of an evaluation.
+struct StopEvaluation<'a>(usize, &'a AtomicBool);
+
+impl Observer for StopEvaluation<'_> {
+    fn evaluating(&mut self, _: &str, _: usize, _: usize) {
+        self.0 = self.0.saturating_sub(1);
+        if self.0 == 0 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn evaluation_can_be_interrupted_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    train(&whole, SHORT).unwrap();
+    // In the selection of the first epoch, of the second, and in the final evaluation.
+    for report in [1, 3, 6] {
+        let out = folder.path().join(format!("stopped-{report}"));
+        let stop = AtomicBool::new(false);
+        let mut first = request(&out, SHORT);
+        let ended = run(&first, &mut StopEvaluation(report, &stop), &stop);
+        assert!(matches!(ended, Err(Error::Interrupted { .. })), "report {report}");
+        assert!(!out.join("summary.json").exists());
+        first.resume = Some(out.clone());
+        let outcome = run(&first, &mut Silent, &AtomicBool::new(false)).unwrap();
+        assert!(bytes(&out, "last.safetensors") == bytes(&whole, "last.safetensors"), "report {report}");
+        assert_eq!(std::fs::read_to_string(out.join("log.csv")).unwrap().lines().count(), 3);
+        assert!(outcome.dir.join("summary.json").exists());
+    }
+}
+
 /// A CIFAR-10 folder with `n` made-up images in each of two training files and the test file.
 fn made_up_cifar(folder: &Path, n: usize) -> PathBuf {
     for (f, file) in ["data_batch_1.bin", "data_batch_2.bin", "test_batch.bin"].iter().enumerate() {

@@ -12,6 +12,7 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::train::config::{Config, KEYS, Key, key};
 use crate::train::recipe::{self, Recipe, Reference};
+use crate::train::rundir::Summary;
 use crate::train::{self, Outcome, Request};
 
 const EXAMPLES: &str = "\
@@ -189,6 +190,7 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
     if known && !changed.is_empty() {
         facts.push(vec!["not the recipe's".into(), changed.join(", ")]);
     }
+    facts.push(checkpoint_fact(summary));
     if let Some(source) = reference.source.as_ref().filter(|_| known) {
         facts.push(vec!["reference".into(), source.clone()]);
     }
@@ -196,6 +198,23 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
     facts.push(vec!["run directory".into(), dir.clone()]);
     facts.push(vec!["evaluate with".into(), format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir))]);
     text + &text::table(&facts, &[])
+}
+
+/// Which checkpoint the result is of. One that was chosen by test images is labelled so.
+fn checkpoint_fact(summary: &Summary) -> Vec<String> {
+    let text = match summary.extra.get("best") {
+        None => "the last epoch's".to_owned(),
+        Some(best) => {
+            let images = match best["select"].as_str() {
+                Some("test") => "TEST images, the papers' protocol",
+                _ => "held-out images",
+            };
+            let last = summary.extra.get("last").and_then(|last| last["pgd20_acc"].as_f64());
+            let last = last.map(|percent| format!("; the last epoch's has {percent:.2} % PGD-20")).unwrap_or_default();
+            format!("best of epoch {}, chosen by its robust accuracy on {images}{last}", best["epoch"])
+        }
+    };
+    vec!["checkpoint".into(), text]
 }
 
 /// The result for programs.

@@ -21,14 +21,15 @@ pub struct Accuracy {
 }
 
 /// Accuracy in eval mode, on clean images or on those that `attack` makes of them. Random starts depend on the seed and on each image's
-/// index alone, so the batch size changes nothing. `progress` gets the number of images done.
+/// index alone, so the batch size changes nothing. `progress` gets the number of images done, and may
+/// end the evaluation with an error.
 pub fn accuracy(
     net: &mut Net,
     data: &Resident,
     attack: Option<&Pgd>,
     batch: usize,
     seed: u64,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Accuracy> {
     let device = data.device().clone();
     let (mut hits, mut loss, mut done) = (0, 0.0, 0);
@@ -45,7 +46,7 @@ pub fn accuracy(
         hits += correct(&device, &tape.value(z), &y)?.to_vec()?.iter().filter(|hit| **hit != 0).count();
         loss += tape.value(sum).item()? as f64;
         done += indices.len();
-        progress(done);
+        progress(done)?;
     }
     let images = data.len.max(1) as f64;
     Ok(Accuracy { percent: 100.0 * hits as f64 / images, loss: loss / images })

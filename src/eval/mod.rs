@@ -89,6 +89,11 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         }
         test = test.subset(&(0..n.min(test.len())).collect::<Vec<_>>())?;
     }
+    if let Some(out) = &request.out {
+        // An hour of evaluation is not to end at a folder that cannot be written.
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        tempfile::NamedTempFile::new_in(folder).map_err(Error::io(out, "cannot write the report"))?;
+    }
     let path = weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
     let (mut net, file) = checkpoint::open(&device, &path, (test.classes, test.shape.channels, test.shape.height))?;
@@ -99,7 +104,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     {
         let began = Instant::now();
         let found = accuracy(&mut net, &resident, attack, request.batch, request.seed, |done| {
-            observer.evaluating(&name, done, resident.len)
+            observer.evaluating(&name, done, resident.len);
+            Ok(())
         })?;
         rows.push(Row { name, accuracy: found.percent, seconds: began.elapsed().as_secs_f64() });
     }

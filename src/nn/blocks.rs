@@ -74,7 +74,7 @@ impl Block {
         Ok((block, cout))
     }
 
-    pub fn forward(&mut self, pass: &mut Pass, x: Var) -> Result<Var> {
+    pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
         match self {
             Block::Basic { convs, shortcut } => residual(pass, convs, shortcut, x),
             Block::Bottleneck { convs, shortcut } => residual(pass, convs, shortcut, x),
@@ -93,14 +93,14 @@ impl Block {
 }
 
 /// relu(bn_k(conv_k(... relu(bn_1(conv_1(x))))) + shortcut(x)).
-fn residual(pass: &mut Pass, convs: &mut [(Conv, BatchNorm)], shortcut: &mut Option<(Conv, BatchNorm)>, x: Var) -> Result<Var> {
+fn residual(pass: &mut Pass, convs: &[(Conv, BatchNorm)], shortcut: &Option<(Conv, BatchNorm)>, x: Var) -> Result<Var> {
     let kept = match shortcut {
         Some((conv, bn)) => conv.bn(pass, bn, x, None, false)?,
         None => x,
     };
     let last = convs.len() - 1;
     let mut hidden = x;
-    for (i, (conv, bn)) in convs.iter_mut().enumerate() {
+    for (i, (conv, bn)) in convs.iter().enumerate() {
         hidden = conv.bn(pass, bn, hidden, (i == last).then_some(kept), true)?;
     }
     Ok(hidden)

@@ -6,13 +6,12 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode};
-use crate::ops::conv2d::{self, Filter};
-use crate::ops::conv2d_folded::{Folded, conv2d_folded};
+use crate::ops::conv2d;
+use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
-use std::rc::Rc;
 
 /// One forward pass: where it is recorded, how batch norms behave, and whether weights are differentiated.
 pub struct Pass<'a> {
@@ -48,7 +47,7 @@ impl Builder<'_> {
     pub fn conv(&mut self, name: &str, cin: usize, cout: usize, kernel: usize, stride: usize) -> Result<Conv> {
         let init = Init::fan_in(cin * kernel * kernel, self.seed);
         let weight = self.params.add(self.device, format!("{name}.weight"), Role::Filter, &[cout, kernel, kernel, cin], init)?;
-        Ok(Conv { weight, stride, pad: kernel / 2, prepared: Cache::default(), folded: Cache::default() })
+        Ok(Conv { weight, stride, pad: kernel / 2 })
     }
 
     pub fn batch_norm(&mut self, name: &str, channels: usize) -> Result<BatchNorm> {
@@ -71,53 +70,24 @@ impl Builder<'_> {
     }
 }
 
-/// Something derived from parameters, remade when they have changed.
-struct Cache<T>(Option<(u64, T)>);
-
-impl<T> Default for Cache<T> {
-    fn default() -> Cache<T> {
-        Cache(None)
-    }
-}
-
-impl<T: Clone> Cache<T> {
-    fn get(&mut self, version: u64, make: impl FnOnce() -> Result<T>) -> Result<T> {
-        match &self.0 {
-            Some((made, value)) if *made == version => Ok(value.clone()),
-            _ => {
-                let value = make()?;
-                self.0 = Some((version, value.clone()));
-                Ok(value)
-            }
-        }
-    }
-}
-
 /// A convolution without bias; padding kernel / 2.
 pub struct Conv {
     weight: ParamId,
     stride: usize,
     pad: usize,
-    prepared: Cache<Rc<Filter>>,
-    folded: Cache<Rc<Folded>>,
 }
 
 impl Conv {
-    pub fn forward(&mut self, pass: &mut Pass, x: Var) -> Result<Var> {
-        let value = pass.params.value(self.weight);
-        let filter = self.prepared.get(pass.params.weights_version(), || Ok(Rc::new(Filter::new(value))))?;
+    pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad)
     }
 
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
-    pub fn bn(&mut self, pass: &mut Pass, bn: &BatchNorm, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
+    pub fn bn(&self, pass: &mut Pass, bn: &BatchNorm, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
         if pass.folds() {
-            let value = pass.params.value(self.weight);
-            let folded = self.folded.get(pass.params.version(), || {
-                let (scale, shift) = bn.fold(pass.params)?;
-                Ok(Rc::new(Folded { filter: Filter::scaled(value, scale)?, shift }))
-            })?;
+            let folded = pass.params.folded(self.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, self.stride, self.pad);
         }
         let convolved = self.forward(pass, x)?;

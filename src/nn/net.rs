@@ -26,6 +26,8 @@ pub struct Net {
     classifier: Linear,
     channels: usize,
     classes: usize,
+    /// Passes in train mode so far: PyTorch's `num_batches_tracked`.
+    pub train_passes: i64,
 }
 
 /// What a network is built for.
@@ -83,6 +85,7 @@ impl Net {
             classifier,
             channels: shape.channels,
             classes: shape.classes,
+            train_passes: 0,
         })
     }
 
@@ -113,6 +116,9 @@ impl Net {
             let expected = format!("[N,H,W,{}] images", self.channels);
             return Err(Error::Shape { op: "network input", expected, got: shape.to_vec() });
         }
+        if bn == BnMode::Train {
+            self.train_passes += 1;
+        }
         let pass = &mut Pass { tape, params: &mut self.params, bn, leaves };
         let mut hidden = match &self.normalize {
             Some(normalize) => normalize.forward(tape, x)?,
@@ -122,7 +128,7 @@ impl Net {
             Some(bn1) => self.conv1.bn(pass, bn1, hidden, None, true)?,
             None => self.conv1.forward(pass, hidden)?,
         };
-        for block in &mut self.blocks {
+        for block in &self.blocks {
             hidden = block.forward(pass, hidden)?;
         }
         if let Some(last) = &self.last {

@@ -3,8 +3,12 @@
 use super::init::Init;
 use crate::device::Device;
 use crate::error::Result;
+use crate::ops::conv2d::Filter;
+use crate::ops::conv2d_folded::Folded;
 use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 /// What a stored tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,19 +31,21 @@ pub struct Param {
 }
 
 /// The place of a parameter in its [`Params`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(usize);
 
 /// All parameters and buffers of a network.
 pub struct Params {
     list: Vec<Param>,
-    weight_changes: u64,
-    buffer_changes: u64,
+    /// The copies of filters that convolutions read; dropped, and with them their share in the values, when a parameter is to change.
+    filters: HashMap<ParamId, Rc<Filter>>,
+    /// Filters with a batch norm folded in; dropped when a running statistic changes too.
+    folded: HashMap<ParamId, Rc<Folded>>,
 }
 
 impl Params {
     pub(super) fn new() -> Params {
-        Params { list: Vec::new(), weight_changes: 0, buffer_changes: 0 }
+        Params { list: Vec::new(), filters: HashMap::new(), folded: HashMap::new() }
     }
 
     /// Adds a tensor with its initial value; `shape` is the device's.
@@ -56,7 +62,7 @@ impl Params {
 
     /// Two buffers to update in place (the running statistics of one batch norm).
     pub(super) fn pair_mut(&mut self, first: ParamId, second: ParamId) -> Option<(&mut Tensor, &mut Tensor)> {
-        self.buffer_changes += 1;
+        self.folded.clear();
         let (head, tail) = self.list.split_at_mut(second.0);
         Some((&mut head.get_mut(first.0)?.value, &mut tail.first_mut()?.value))
     }
@@ -66,20 +72,32 @@ impl Params {
         self.list.iter()
     }
 
-    /// Everything, to be changed; counts as a change.
+    /// Everything, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
-        self.weight_changes += 1;
+        self.filters.clear();
+        self.folded.clear();
         self.list.iter_mut()
     }
 
-    /// Changes with every change of a trained parameter: what was derived from weights alone (filter copies) is stale then.
-    pub fn weights_version(&self) -> u64 {
-        self.weight_changes
+    /// The copies of a filter for convolutions, made once per change of weights.
+    pub(super) fn filter(&mut self, weight: ParamId) -> Rc<Filter> {
+        let value = self.value(weight);
+        self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value))).clone()
     }
 
-    /// Changes with every change of any value, running statistics included: folded batch norms are stale then.
-    pub fn version(&self) -> u64 {
-        self.weight_changes + self.buffer_changes
+    /// A filter with the batch norm behind it, whose (scale, shift) `fold` computes; made once per change of any value.
+    pub(super) fn folded(
+        &mut self,
+        weight: ParamId,
+        fold: impl FnOnce(&Params) -> Result<(Tensor, Tensor)>,
+    ) -> Result<Rc<Folded>> {
+        if let Some(folded) = self.folded.get(&weight) {
+            return Ok(folded.clone());
+        }
+        let (scale, shift) = fold(self)?;
+        let folded = Rc::new(Folded { filter: Filter::scaled(self.value(weight), scale)?, shift });
+        self.folded.insert(weight, folded.clone());
+        Ok(folded)
     }
 
     /// Number of trained numbers.

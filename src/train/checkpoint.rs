@@ -64,8 +64,7 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
     let mut file = WeightFile::default();
     for (name, shape, values) in net.export()? {
         if let Some(stem) = name.strip_suffix("running_var") {
-            // PyTorch wants the counter; with a fixed momentum its value has no effect.
-            file.ints.insert(format!("{stem}num_batches_tracked"), origin.epoch as i64);
+            file.ints.insert(format!("{stem}num_batches_tracked"), net.train_passes);
         }
         file.tensors.insert(name, (shape, values));
     }
@@ -123,6 +122,7 @@ pub fn load_state(net: &mut Net, device: &Device, path: &Path) -> Result<Progres
 /// Puts the weights of a file into a network. Errors list every key that does not fit; nothing is loaded then.
 pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
     file.check(&net.expected())?;
+    net.train_passes = file.ints.values().copied().max().unwrap_or(0);
     net.import(device, |name| file.tensors.get(name).map(|(_, values)| values.clone()))
 }
 

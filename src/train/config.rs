@@ -208,7 +208,8 @@ impl Config {
     /// Errors: [`Error::Value`] about the first key that is wrong, [`Error::Unknown`] for the data set.
     pub fn validate(&self) -> Result<()> {
         data::find(&self.dataset)?;
-        let moves = self.steps > 0 && self.eps.get() > 0.0;
+        // The final evaluation always takes steps, whatever the training attack does.
+        let moves = self.eps.get() > 0.0;
         let rising = self.milestones.windows(2).all(|pair| pair[0] < pair[1]) && self.milestones.first() != Some(&0);
         let multistep = self.schedule == ScheduleKind::Multistep;
         for (name, good, problem) in [
@@ -230,6 +231,7 @@ impl Config {
                 "select = heldout needs 1 or more; or set select to last",
             ),
             ("eval_every", self.eval_every > 0, "must be 1 or more"),
+            ("select_steps", self.select == Select::Last || self.select_steps > 0, "must be 1 or more; or set select to last"),
         ] {
             if !good {
                 return Err(Error::value(name, key(name)?.text(self), problem));
@@ -315,7 +317,7 @@ mod tests {
             assert_eq!(message(settings), expected);
         }
         assert!(with(&[("eps", "3"), ("norm", "L2")]).is_ok());
-        assert!(with(&[("step", "0"), ("steps", "0")]).is_ok());
+        assert!(with(&[("step", "0"), ("eps", "0")]).is_ok());
         assert_eq!(assignment("lr").unwrap_err().to_string(), "--set = lr: not of the form key=value");
         assert_eq!(assignment(" a = b=c ").unwrap(), ("a".into(), "b=c".into()));
     }

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod choice;
 pub mod config;
+mod judge;
 pub mod observer;
 pub mod recipe;
 pub mod rundir;
@@ -59,7 +60,12 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
     let mut session = Session::new(&device, &config, &recipe)?;
     let (dir, progress) = match &request.resume {
         Some(path) => {
-            let progress = checkpoint::load_state(session.net_mut(), &device, &state_path(path))?;
+            // A run that ended before its first checkpoint begins anew.
+            let state = state_path(path);
+            let progress = match state.exists() {
+                true => checkpoint::load_state(session.net_mut(), &device, &state)?,
+                false => Progress::default(),
+            };
             (RunDir::resume(path, progress.epochs_done)?.0, progress)
         }
         None => {

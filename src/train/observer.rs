@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 /// Someone who watches a run. Every function does nothing unless it is replaced.
 pub trait Observer {
@@ -96,6 +97,27 @@ pub struct EpochInfo {
     pub best: bool,
     /// Training images a second.
     pub images_per_s: f64,
-    /// Seconds it took, evaluation included.
+    /// Seconds of training, evaluation excluded.
     pub seconds: f64,
+}
+
+impl EpochInfo {
+    /// The epoch's object in `metrics.jsonl`.
+    pub fn record(&self, eval_seconds: f64) -> Map<String, Value> {
+        let terms: Map<String, Value> = self.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let object = json!({
+            "epoch": self.epoch,
+            "lr": self.lr,
+            "loss": self.loss,
+            "terms": terms,
+            "train_acc": self.train_acc,
+            "clean_acc": self.clean_acc,
+            "robust_acc": self.robust_acc,
+            "best": self.best,
+            "images_per_s": self.images_per_s,
+            "seconds": self.seconds,
+            "eval_seconds": eval_seconds,
+        });
+        object.as_object().cloned().unwrap_or_default()
+    }
 }

@@ -2,21 +2,25 @@
 
 use super::checkpoint::{Origin, Progress, Totals, save, save_state};
 use super::config::{Augment, Config, Select};
+use super::judge::{Watch, interrupted, judge, not_finite};
 use super::observer::{EpochInfo, Observer, Started, StepInfo};
 use super::rundir::{LogRow, RunDir, Summary};
 use super::schedule::Schedule;
 use super::step::{Batch, Rules, Stepped, Update, train_step};
 use super::weights::WeightFile;
 use crate::attack::{Pgd, Start};
-use crate::data::resident::{Resident, shuffled};
+use crate::data::resident::{Resident, in_order, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::eval::accuracy::{Accuracy, accuracy};
+use crate::eval::accuracy::Accuracy;
 use crate::method::{self, Entry};
 use crate::nn::{Arch, BnMode, Net, Shape};
 use crate::ops::augment::Augmentation;
-use serde_json::{Map, Value, json};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::reduce::Reduction;
+use crate::tape::Tape;
+use serde_json::{Map, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -130,20 +134,24 @@ impl<'a> Session<'a> {
             let finished = self.epoch(dir, epoch, &mut progress, observer, stop);
             progress.seconds = earlier + began.elapsed().as_secs_f64();
             match finished {
-                Err(Error::Interrupted { resume, .. }) => {
+                Err(error @ Error::Interrupted { .. }) => {
                     self.save_state(dir, &progress)?;
-                    let saved = format!("epoch {}, step {} is saved in {}", epoch + 1, progress.steps_done, dir.root().display());
-                    return Err(Error::Interrupted { saved, resume });
+                    return Err(error);
                 }
                 other => other?,
             }
-            let totals = std::mem::take(&mut progress.totals);
-            self.close_epoch(dir, epoch, &mut progress, totals, observer)?;
+            if let Err(error) = self.close_epoch(dir, epoch, &mut progress, observer, stop) {
+                if matches!(error, Error::Interrupted { .. }) {
+                    self.save_state(dir, &progress)?;
+                }
+                return Err(error);
+            }
+            progress.totals = Totals::default();
             progress.epochs_done = epoch + 1;
             progress.steps_done = 0;
             self.save_state(dir, &progress)?;
         }
-        self.conclude(dir, &progress, earlier, began, observer)
+        self.conclude(dir, &progress, earlier, began, observer, stop)
     }
 
     /// The steps of one epoch that are still to do.
@@ -186,8 +194,7 @@ impl<'a> Session<'a> {
                 seconds_left: left as f64 / images_per_s,
             });
             if stop.load(Ordering::Relaxed) {
-                let resume = format!("saddle train --resume {}", dir.root().display());
-                return Err(Error::Interrupted { saved: String::new(), resume });
+                return Err(interrupted(dir, &format!("epoch {}, step {}", epoch + 1, step + 1)));
             }
         }
         Ok(())
@@ -211,17 +218,12 @@ impl<'a> Session<'a> {
     /// Reads the losses of finished steps; the last one is returned. Errors: a loss that is not a number.
     fn look(&self, dir: &RunDir, epoch: usize, pending: &mut Vec<Pending>, progress: &mut Progress) -> Result<f32> {
         let mut last = f32::NAN;
-        let totals = &mut progress.totals;
         for done in pending.drain(..) {
             last = done.stepped.loss.item()?;
             if !last.is_finite() {
-                let kept = match progress.epochs_done {
-                    0 => "no epoch was finished before".to_owned(),
-                    n => format!("the checkpoints of epoch {n} are kept in {}", dir.root().join("checkpoints").display()),
-                };
-                return Err(Error::NotFinite { loss: last, epoch: epoch + 1, step: done.step + 1, kept });
+                return Err(not_finite(last, dir, epoch, done.step + 1, progress));
             }
-            let images = done.images as f64;
+            let (images, totals) = (done.images as f64, &mut progress.totals);
             totals.loss += last as f64 * images;
             for (i, (name, term)) in done.stepped.terms.iter().enumerate() {
                 if totals.terms.len() <= i {
@@ -241,15 +243,17 @@ impl<'a> Session<'a> {
         dir: &RunDir,
         epoch: usize,
         progress: &mut Progress,
-        totals: Totals,
         observer: &mut dyn Observer,
+        stop: &AtomicBool,
     ) -> Result<()> {
-        let (number, config) = (epoch + 1, self.config);
-        let lr = self.schedule.lr(number as f64);
+        let (number, config, totals) = (epoch + 1, self.config, progress.totals.clone());
+        // The rate of the last step.
+        let lr = self.schedule.lr(number as f64 - 1.0 / self.steps_per_epoch() as f64);
+        self.check_weights(dir, epoch, progress)?;
         let images = totals.images.max(1) as f64;
         let evaluated = Instant::now();
         let due = number % config.eval_every.max(1) == 0 || number == config.epochs;
-        let chosen = if due { self.select(observer)? } else { None };
+        let chosen = if due { self.select(dir, observer, stop)? } else { None };
         let test_time = evaluated.elapsed().as_secs_f64();
         let better = chosen.is_some_and(|(_, robust)| progress.best.is_none_or(|(_, best)| robust.percent > best));
         if better && let Some((_, robust)) = chosen {
@@ -274,7 +278,7 @@ impl<'a> Session<'a> {
             images_per_s: images / totals.seconds.max(1e-9),
             seconds: totals.seconds,
         };
-        dir.append_metrics(&metrics(&info, test_time))?;
+        dir.append_metrics(&info.record(test_time))?;
         let attacked = config.method != "standard";
         let (train_loss, train_acc) = (Some(info.loss), Some(totals.hits as f64 / images));
         dir.append_log(&LogRow {
@@ -296,14 +300,38 @@ impl<'a> Session<'a> {
     }
 
     /// Clean and robust accuracy on the images that choose the best epoch.
-    fn select(&mut self, observer: &mut dyn Observer) -> Result<Option<(Accuracy, Accuracy)>> {
+    fn select(&mut self, dir: &RunDir, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Option<(Accuracy, Accuracy)>> {
         let Some(data) = &self.selection else { return Ok(None) };
-        let attack = Pgd { steps: self.config.select_steps, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
-        let (batch, seed) = (self.config.batch, self.config.seed);
-        let clean = accuracy(&mut self.net, data, None, batch, seed, |_| {})?;
-        let robust =
-            accuracy(&mut self.net, data, Some(&attack), batch, seed, |done| observer.evaluating("selection", done, data.len))?;
-        Ok(Some((clean, robust)))
+        let attack = Pgd { steps: self.config.select_steps, ..self.judge_attack() };
+        judge(&mut self.net, data, &attack, self.config, &mut Watch { what: "selection", dir, observer, stop }).map(Some)
+    }
+
+    fn test(
+        &mut self,
+        which: &str,
+        dir: &RunDir,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<(Accuracy, Accuracy)> {
+        let attack = Pgd { steps: EVAL_STEPS, ..self.judge_attack() };
+        let what = &format!("{which}, PGD-{EVAL_STEPS}");
+        judge(&mut self.net, &self.test, &attack, self.config, &mut Watch { what, dir, observer, stop })
+    }
+
+    /// PGD as it judges: the training attack's ball and step, from a random start, with eval-mode batch norm.
+    fn judge_attack(&self) -> Pgd {
+        Pgd { start: Start::Uniform, bn: BnMode::Eval, ..self.attack }
+    }
+
+    /// Errors when the last update ruined the network: its loss on a batch of training images is no number. Nothing is saved then.
+    fn check_weights(&mut self, dir: &RunDir, epoch: usize, progress: &Progress) -> Result<()> {
+        let few = in_order(&self.device, self.train.len.min(self.config.batch), self.config.batch)?;
+        let Some(indices) = few.first() else { return Ok(()) };
+        let (x, y) = self.train.batch(indices, &Augmentation::none())?;
+        let tape = Tape::new(&self.device);
+        let z = self.net.forward(&tape, tape.constant(x), BnMode::Eval, None)?;
+        let loss = tape.value(cross_entropy(&tape, z, &y, Reduction::Mean)?).item()?;
+        if loss.is_finite() { Ok(()) } else { Err(not_finite(loss, dir, epoch, self.steps_per_epoch(), progress)) }
     }
 
     /// The final evaluation on the test images, and the summary.
@@ -314,9 +342,10 @@ impl<'a> Session<'a> {
         earlier: f64,
         began: Instant,
         observer: &mut dyn Observer,
+        stop: &AtomicBool,
     ) -> Result<Summary> {
         let mut extra = Map::new();
-        let last = self.test("last", observer)?;
+        let last = self.test("last", dir, observer, stop)?;
         extra.insert(
             "last".into(),
             json!({ "clean_acc": last.0.percent, "pgd20_acc": last.1.percent, "epoch": progress.epochs_done }),
@@ -326,7 +355,7 @@ impl<'a> Session<'a> {
             if epoch != progress.epochs_done {
                 let best = WeightFile::read(&dir.checkpoint("best"))?;
                 super::checkpoint::load(&mut self.net, &self.device, &best)?;
-                reported = self.test("best", observer)?;
+                reported = self.test("best", dir, observer, stop)?;
             }
             extra.insert(
                 "best".into(),
@@ -350,16 +379,6 @@ impl<'a> Session<'a> {
         Ok(summary)
     }
 
-    fn test(&mut self, which: &str, observer: &mut dyn Observer) -> Result<(Accuracy, Accuracy)> {
-        let attack = Pgd { steps: EVAL_STEPS, start: Start::Uniform, bn: BnMode::Eval, ..self.attack };
-        let (batch, seed, test) = (self.config.batch, self.config.seed, &self.test);
-        let clean = accuracy(&mut self.net, test, None, batch, seed, |_| {})?;
-        let what = format!("{which}, PGD-{}", attack.steps);
-        let robust =
-            accuracy(&mut self.net, test, Some(&attack), batch, seed, |done| observer.evaluating(&what, done, test.len))?;
-        Ok((clean, robust))
-    }
-
     fn save_state(&self, dir: &RunDir, progress: &Progress) -> Result<()> {
         let origin = self.origin(progress.epochs_done, "state".into());
         save_state(&self.net, &origin, progress, &super::state_path(dir.root()))
@@ -369,23 +388,4 @@ impl<'a> Session<'a> {
         let Session { config, recipe, shape, image_width, .. } = self;
         Origin { config, recipe, shape, image_width: *image_width, epoch, selection }
     }
-}
-
-/// An epoch's object in `metrics.jsonl`.
-fn metrics(info: &EpochInfo, test_seconds: f64) -> Map<String, Value> {
-    let terms: Map<String, Value> = info.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-    let object = json!({
-        "epoch": info.epoch,
-        "lr": info.lr,
-        "loss": info.loss,
-        "terms": terms,
-        "train_acc": info.train_acc,
-        "clean_acc": info.clean_acc,
-        "robust_acc": info.robust_acc,
-        "best": info.best,
-        "images_per_s": info.images_per_s,
-        "seconds": info.seconds,
-        "eval_seconds": test_seconds,
-    });
-    object.as_object().cloned().unwrap_or_default()
 }

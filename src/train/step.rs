@@ -48,13 +48,16 @@ pub struct Update {
 impl Update {
     /// Moves a parameter, and its momentum, which begins with the first gradient.
     pub fn apply(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
-        let first = param.momentum.is_none();
-        let velocity = match &mut param.momentum {
-            Some(velocity) => velocity,
-            empty => empty.insert(Tensor::uninit(gradient.device(), gradient.shape())?),
-        };
         let &Update { lr, momentum, weight_decay } = self;
-        sgd(&mut param.value, gradient, velocity, SgdStep { lr, momentum, weight_decay, nesterov: false, first })
+        let first = param.momentum.is_none();
+        let mut velocity = match param.momentum.take() {
+            Some(velocity) => velocity,
+            None => Tensor::uninit(gradient.device(), gradient.shape())?,
+        };
+        sgd(&mut param.value, gradient, &mut velocity, SgdStep { lr, momentum, weight_decay, nesterov: false, first })?;
+        // Without momentum there is nothing to remember: the velocity was not written.
+        param.momentum = (momentum != 0.0).then_some(velocity);
+        Ok(())
     }
 }
 
