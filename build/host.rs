@@ -71,6 +71,9 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], isas: &[InstructionS
             crate::read(file).hash(&mut headers);
         }
     }
+    // Another compiler makes other objects.
+    let version = compiler.to_command().arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    (compiler.path(), version).hash(&mut headers);
     let headers = headers.finish();
 
     let mut jobs: Vec<Job> = Vec::new();

@@ -46,13 +46,12 @@ pub struct Scalar {
     pub rust: &'static str,
 }
 
-const SCALARS: [Scalar; 6] = [
+const SCALARS: [Scalar; 5] = [
     Scalar { c: "float", rust: "f32" },
     Scalar { c: "int", rust: "i32" },
     Scalar { c: "uint8_t", rust: "u8" },
     Scalar { c: "uint32_t", rust: "u32" },
     Scalar { c: "uint64_t", rust: "u64" },
-    Scalar { c: "uint16_t", rust: "u16" },
 ];
 
 const MARK: &str = "extern \"C\" __global__ void __launch_bounds__(";

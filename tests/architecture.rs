@@ -16,10 +16,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("method", &["attack", "nn", "ops", "tape", "tensor", "device"]),
     ("data", &["ops", "tensor", "device"]),
     ("eval", &["data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("train", &["eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("report", &[]),
+    ("train", &["eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
     ("bench", &["train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("cli", &["bench", "train", "eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("cli", &["bench", "train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
 ];
 
 /// Single imports against the direction, each with its reason.
