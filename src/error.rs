@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A kernel source did not compile; `log` is the compiler's own text.
-    #[error("kernel source {file} does not compile for {arch}:\n{log}")]
+    /// A kernel source did not compile; `log` is the compiler's first complaint, and where the others are.
+    #[error("kernel source {file} does not compile for {arch}: {log}")]
     Compile { file: String, arch: String, log: String },
     /// A kernel could not be launched.
     #[error("kernel {kernel} could not be launched with grid {grid:?} and block {block}: {reason}")]

@@ -52,8 +52,8 @@ INLINE void copy_async(float* to, const float* from, bool valid) {
   alignas(64) static const float zeros[COPY] = {};
   if (!valid) from = zeros;
   UNROLL for (int i = 0; i < COPY; i += REG) *reinterpret_cast<Reg*>(to + i) = reg_load(from + i);
-#elif defined(SADDLE_HOST)
-  // As the hardware does, this faults on addresses that are not multiples of 16 bytes.
+#elif defined(SADDLE_HOST) || __CUDA_ARCH__ < 800
+  // GPUs before sm_80 have no asynchronous copies. On the host, as the hardware does, this faults on addresses that are not multiples of 16 bytes.
   *reinterpret_cast<float4*>(to) = valid ? *reinterpret_cast<const float4*>(from) : make_float4(0, 0, 0, 0);
 #else
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from),
@@ -62,7 +62,7 @@ INLINE void copy_async(float* to, const float* from, bool valid) {
 #endif
 }
 INLINE void copies_wait() {
-#ifndef SADDLE_HOST
+#if !defined(SADDLE_HOST) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }

@@ -29,6 +29,8 @@ struct Found {
     driver: Option<String>,
     nvrtc: Result<(i32, i32), String>,
     cuda: Status,
+    /// Why single GPUs cannot be used, when others can.
+    unusable: Vec<String>,
 }
 
 /// Runs the command.
@@ -42,6 +44,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         driver: cuda::driver_version(),
         nvrtc: nvrtc::version(),
         cuda: cuda::status(),
+        unusable: cuda::unusable_gpus(),
     };
     if arguments.json { text::print_json(&found.json()) } else { text::print(&found.text()) }
 }
@@ -63,7 +66,10 @@ impl Found {
         rows.push(vec!["CUDA".to_owned()]);
         let driver = self.driver.as_ref().map_or("not found".into(), |version| format!("for CUDA {version} and older"));
         rows.push(row("driver", driver));
-        rows.push(row("NVRTC", self.nvrtc.as_ref().map_or("not found".into(), |(major, minor)| format!("{major}.{minor}"))));
+        rows.push(row(
+            "NVRTC",
+            self.nvrtc.as_ref().map_or("none that can be used".into(), |(major, minor)| format!("{major}.{minor}")),
+        ));
         if let Status::Usable(gpus) = &self.cuda {
             rows.extend(gpus.iter().map(|gpu| {
                 let (major, minor) = gpu.capability;
@@ -108,8 +114,7 @@ impl Found {
     fn missing(&self) -> Vec<String> {
         let mut reasons = match &self.cuda {
             Status::Missing(reason) => vec![reason.clone()],
-            Status::Usable(gpus) if gpus.is_empty() => vec!["the driver and NVRTC are there, but no GPU answers".into()],
-            Status::Usable(_) => Vec::new(),
+            Status::Usable(_) => self.unusable.clone(),
         };
         // The driver is looked for first; say at once what else will be needed.
         reasons.extend(self.nvrtc.as_ref().err().filter(|reason| !reasons.contains(reason)).cloned());
@@ -117,10 +122,10 @@ impl Found {
     }
 
     /// What `--device auto` takes.
-    fn best(&self) -> &'static str {
+    fn best(&self) -> String {
         match &self.cuda {
-            Status::Usable(gpus) if !gpus.is_empty() => "cuda:0",
-            _ => "host",
+            Status::Usable(gpus) => gpus.first().map_or("host".into(), |gpu| format!("cuda:{}", gpu.ordinal)),
+            Status::Missing(_) => "host".into(),
         }
     }
 }

@@ -188,8 +188,11 @@ impl Device {
     pub fn by_name(name: &str) -> Result<Device> {
         match name {
             "auto" => match cuda::status() {
-                cuda::Status::Usable(_) => Device::cuda(0),
-                _ => Device::host(),
+                cuda::Status::Usable(gpus) => Device::cuda(gpus.first().map_or(0, |gpu| gpu.ordinal)).or_else(|error| {
+                    eprintln!("note: {error}; the host is used instead");
+                    Device::host()
+                }),
+                cuda::Status::Missing(_) => Device::host(),
             },
             "host" | "cpu" => Device::host(),
             "host-checked" => Device::host_checked(Order::Shuffled(1)),

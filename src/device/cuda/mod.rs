@@ -4,9 +4,10 @@ pub mod check;
 pub mod nvrtc;
 
 use super::kernels::SOURCES;
-use super::{Arg, Grid, Kernel};
+use super::{Arg, Grid, Kernel, Source};
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ pub struct Cuda {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
+    /// All its memory in bytes.
+    memory: usize,
     arch: nvrtc::Arch,
     loaded: Mutex<Loaded>,
 }
@@ -46,36 +49,103 @@ pub struct GpuInfo {
     pub memory: usize,
 }
 
-/// Looks for a driver, a GPU and NVRTC, without ever panicking.
+/// Looks for a driver, a GPU and NVRTC, without ever panicking. No GPU is taken into use.
 pub fn status() -> Status {
+    match gpus() {
+        Err(reason) => Status::Missing(reason),
+        Ok(found) => {
+            let (usable, unusable) = sorted(found);
+            if usable.is_empty() { Status::Missing(unusable.join("; ")) } else { Status::Usable(usable) }
+        }
+    }
+}
+
+/// Why some of the GPUs that the driver lists cannot be used, one line for each.
+pub fn unusable_gpus() -> Vec<String> {
+    gpus().map(|found| sorted(found).1).unwrap_or_default()
+}
+
+fn sorted(found: Vec<Result<GpuInfo, String>>) -> (Vec<GpuInfo>, Vec<String>) {
+    let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+    for (ordinal, gpu) in found.into_iter().enumerate() {
+        match gpu {
+            Ok(gpu) => usable.push(gpu),
+            Err(reason) => unusable.push(format!("cuda:{ordinal}: {reason}")),
+        }
+    }
+    (usable, unusable)
+}
+
+/// All GPUs by ordinal, each with the reason when it cannot be used; the error is for what none can be used without.
+fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
+    const NO_GPU: &str = "the NVIDIA driver works but sees no GPU (CUDA_VISIBLE_DEVICES may hide it)";
     // SAFETY: only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
-        return Status::Missing(
+        return Err(
             "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a container start it with GPU access".into(),
         );
     }
-    let missing = |what: &str, e: DriverError| Status::Missing(format!("{what}: {}", explain(&e)));
-    if let Err(e) = result::init() {
-        return missing("the NVIDIA driver is installed but does not start", e);
-    }
-    let count = match result::device::get_count() {
-        Ok(0) => return Status::Missing("the NVIDIA driver works but sees no GPU (CUDA_VISIBLE_DEVICES may hide it)".into()),
-        Ok(count) => count as usize,
-        Err(e) => return missing("the NVIDIA driver cannot list GPUs", e),
+    let missing = |what: &'static str| {
+        move |e: DriverError| match e.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => NO_GPU.to_owned(),
+            _ => format!("{what}: {}", explain(&e)),
+        }
     };
-    if let Err(reason) = nvrtc::version() {
-        return Status::Missing(reason);
+    result::init().map_err(missing("the NVIDIA driver is installed but does not start"))?;
+    let count = result::device::get_count().map_err(missing("the NVIDIA driver cannot list GPUs"))?;
+    if count <= 0 {
+        return Err(NO_GPU.into());
     }
-    let gpus = (0..count).filter_map(|ordinal| {
-        let context = CudaContext::new(ordinal).ok()?;
-        let (_, memory) = context.mem_get_info().ok()?;
-        Some(GpuInfo { ordinal, name: context.name().ok()?, capability: context.compute_capability().ok()?, memory })
-    });
-    Status::Usable(gpus.collect())
+    let compiler = nvrtc::version()?;
+    match driver_number().and_then(|driver| too_new(compiler, driver)) {
+        Some(reason) => Err(reason),
+        None => Ok((0..count as usize).map(gpu).collect()),
+    }
+}
+
+/// What the driver says of a GPU, without a context on it; the error is why it cannot be used.
+fn gpu(ordinal: usize) -> Result<GpuInfo, String> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let asked = || {
+        let device = result::device::get(ordinal as i32)?;
+        // SAFETY: the driver gave this device.
+        let (major, minor, memory) = unsafe {
+            use result::device::{get_attribute, total_mem};
+            (get_attribute(device, MAJOR)?, get_attribute(device, MINOR)?, total_mem(device)?)
+        };
+        Ok(GpuInfo { ordinal, name: result::device::get_name(device)?, capability: (major, minor), memory })
+    };
+    let gpu = asked().map_err(|e: DriverError| format!("the GPU does not answer: {}", explain(&e)))?;
+    nvrtc::Arch::of_device(gpu.capability)?;
+    Ok(gpu)
+}
+
+/// Why an NVRTC version cannot be used with a driver: drivers load no code of a CUDA generation after their own.
+fn too_new((major, minor): (i32, i32), driver: i32) -> Option<String> {
+    let generation = driver / 1000;
+    let remedy = match generation {
+        _ if major <= generation => return None,
+        ..12 => "update the driver".into(),
+        12 => "install an NVRTC of that version (pip install nvidia-cuda-nvrtc-cu12), or update the driver".into(),
+        // From 13 on the package has no number in its name.
+        _ => format!("install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update the driver"),
+    };
+    Some(format!("NVRTC {major}.{minor} is newer than the driver, which supports CUDA {}: {remedy}", dotted(driver)))
+}
+
+/// A driver's version number as it is written: `13.0` for 13000.
+fn dotted(driver: i32) -> String {
+    format!("{}.{}", driver / 1000, driver % 1000 / 10)
 }
 
 /// The version of the installed driver, such as `13.0` for the CUDA version that it supports; `None` without a driver.
 pub fn driver_version() -> Option<String> {
+    driver_number().map(dotted)
+}
+
+fn driver_number() -> Option<i32> {
     // SAFETY: the library is opened only when it is there; the call fills one integer.
     unsafe {
         if !sys::is_culib_present() {
@@ -83,7 +153,7 @@ pub fn driver_version() -> Option<String> {
         }
         let mut version = 0;
         sys::cuDriverGetVersion(&mut version).result().ok()?;
-        Some(format!("{}.{}", version / 1000, version % 1000 / 10))
+        Some(version)
     }
 }
 
@@ -97,21 +167,20 @@ fn failed(call: &'static str) -> impl Fn(DriverError) -> Error {
 
 impl Cuda {
     pub(super) fn new(ordinal: usize) -> Result<Cuda> {
-        let device = format!("cuda:{ordinal}");
-        let gpus = match status() {
-            Status::Missing(reason) => return Err(Error::Device { device, reason }),
-            Status::Usable(gpus) => gpus,
-        };
-        let Some(gpu) = gpus.iter().find(|g| g.ordinal == ordinal) else {
-            return Err(Error::Device { device, reason: format!("there are {} usable GPUs, numbered from 0", gpus.len()) });
-        };
+        let unusable = |reason| Error::Device { device: format!("cuda:{ordinal}"), reason };
+        let mut gpus = gpus().map_err(unusable)?;
+        if ordinal >= gpus.len() {
+            return Err(unusable(format!("the driver sees GPUs up to cuda:{}", gpus.len() - 1)));
+        }
+        let gpu = gpus.swap_remove(ordinal).map_err(unusable)?;
+        let arch = nvrtc::Arch::of_device(gpu.capability).map_err(unusable)?;
         let context = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
         // One stream orders everything: no events are needed, and they would break graph capture.
         // SAFETY: no buffer of cudarc's own is ever shared between streams here.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
-        let arch = nvrtc::Arch::of_device(gpu.capability)?;
-        Ok(Cuda { ordinal, context, stream, name: gpu.name.clone(), arch, loaded: Mutex::default() })
+        let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
+        Ok(Cuda { ordinal, context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -128,15 +197,18 @@ impl Cuda {
 
     pub(super) fn allocate(&self, bytes: usize) -> Result<u64> {
         self.bind()?;
+        let exhausted = || {
+            let (free, total) = self.context.mem_get_info().unwrap_or((0, self.memory));
+            Error::OutOfMemory { device: self.name.clone(), asked: bytes, free, total }
+        };
+        // Drivers answer sizes beyond the memory with various errors.
+        if bytes > self.memory {
+            return Err(exhausted());
+        }
         // SAFETY: plain allocation; freed by `release`.
-        unsafe { result::malloc_sync(bytes) }.map_err(|e| {
-            let (free, total) = self.context.mem_get_info().unwrap_or((0, 0));
-            match e.0 {
-                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                    Error::OutOfMemory { device: self.name.clone(), asked: bytes, free, total }
-                }
-                _ => failed("cuMemAlloc")(e),
-            }
+        unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => exhausted(),
+            _ => failed("cuMemAlloc")(e),
         })
     }
 
@@ -149,18 +221,27 @@ impl Cuda {
     }
 
     pub(super) fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the caller owns `bytes` bytes at `address`.
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemsetD8Async"))
     }
 
     pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the caller owns `bytes` bytes at both addresses.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyDtoDAsync"))
     }
 
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the caller owns as many bytes at `address`; the stream is waited for before `bytes` can go away.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))?;
@@ -168,6 +249,9 @@ impl Cuda {
     }
 
     pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the caller owns as many bytes at `address`; the stream is waited for before `bytes` is used.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }.map_err(failed("cuMemcpyDtoHAsync"))?;
@@ -199,9 +283,7 @@ impl Cuda {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !loaded.functions.contains_key(kernel.name) {
             let source = &SOURCES[kernel.source];
-            let image = nvrtc::compile_cached(source, &self.arch)?;
-            self.bind()?;
-            let module = self.context.load_module(image).map_err(failed("cuModuleLoadData"))?;
+            let module = self.module(source)?;
             for other in source.kernels {
                 let function = module.load_function(other.name).map_err(failed("cuModuleGetFunction"))?;
                 if other.dynamic.cuda > 0 {
@@ -219,6 +301,20 @@ impl Cuda {
                 Err(Error::Cuda { call: "cuModuleGetFunction", reason: format!("{} is not in {}", kernel.name, kernel.file) })
             }
         }
+    }
+
+    /// A source as the driver runs it. A cached image that the driver refuses is compiled anew, once.
+    fn module(&self, source: &Source) -> Result<Arc<CudaModule>> {
+        self.bind()?;
+        let load = |image| self.context.load_module(Ptx::from_binary(image)).map_err(failed("cuModuleLoadData"));
+        if let Some((image, file)) = nvrtc::cached(source, &self.arch)? {
+            if let Ok(module) = load(image) {
+                return Ok(module);
+            }
+            // Where it cannot be deleted it costs time, not correctness.
+            let _ = std::fs::remove_file(file);
+        }
+        load(nvrtc::compile_to_cache(source, &self.arch)?)
     }
 
     pub(super) fn begin_capture(&self) -> Result<()> {
@@ -240,5 +336,31 @@ pub struct CapturedGraph(Option<CudaGraph>);
 impl CapturedGraph {
     pub(super) fn launch(&self) -> Result<()> {
         self.0.as_ref().map_or(Ok(()), |graph| graph.launch().map_err(failed("cuGraphLaunch")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::too_new;
+
+    #[test]
+    fn a_compiler_newer_than_the_driver_is_refused() {
+        for (compiler, driver) in [((12, 0), 12090), ((12, 9), 12000), ((12, 4), 13000), ((13, 5), 13000)] {
+            assert_eq!(too_new(compiler, driver), None);
+        }
+        assert_eq!(
+            too_new((13, 5), 12040).as_deref(),
+            Some(
+                "NVRTC 13.5 is newer than the driver, which supports CUDA 12.4: install an NVRTC of that version \
+                 (pip install nvidia-cuda-nvrtc-cu12), or update the driver"
+            )
+        );
+        let told = too_new((12, 9), 11080).unwrap();
+        assert_eq!(told, "NVRTC 12.9 is newer than the driver, which supports CUDA 11.8: update the driver");
+        assert!(
+            too_new((14, 0), 13020)
+                .unwrap()
+                .contains("CUDA 13.2: install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc==13.*')")
+        );
     }
 }

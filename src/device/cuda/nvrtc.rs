@@ -3,10 +3,11 @@
 use crate::device::Source;
 use crate::device::kernels::HEADERS;
 use crate::error::{Error, Result};
-use cudarc::nvrtc::{Ptx, result, sys};
+use cudarc::nvrtc::{result, sys};
 use std::ffi::{CString, c_char};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// A GPU architecture to compile for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub struct Arch {
 }
 
 impl Arch {
-    /// The exact architecture of a GPU, or the newest that NVRTC knows.
-    pub fn of_device((major, minor): (i32, i32)) -> Result<Arch> {
+    /// The exact architecture of a GPU, or the newest that NVRTC knows; the error says why there is none.
+    pub fn of_device((major, minor): (i32, i32)) -> Result<Arch, String> {
         let wanted = major * 10 + minor;
         let known = supported()?;
         if known.contains(&wanted) {
@@ -27,13 +28,10 @@ impl Arch {
         }
         match known.iter().filter(|a| **a <= wanted).max() {
             Some(newest) => Ok(Arch { name: format!("compute_{newest}") }),
-            None => Err(Error::Device {
-                device: "cuda".into(),
-                reason: format!(
-                    "this NVRTC compiles for sm_{} and newer, the GPU is sm_{wanted}",
-                    known.iter().min().unwrap_or(&0)
-                ),
-            }),
+            None => {
+                let oldest = known.iter().min().unwrap_or(&0);
+                Err(format!("this NVRTC compiles for sm_{oldest} and newer, the GPU is sm_{wanted}"))
+            }
         }
     }
 
@@ -59,7 +57,10 @@ pub struct Compiled {
     pub resources: Vec<Resources>,
 }
 
-/// NVRTC's version; the error says how to get NVRTC.
+/// The oldest NVRTC that can be used: older ones lack functions that are called here.
+const OLDEST: (i32, i32) = (12, 0);
+
+/// NVRTC's version; the error says how to get an NVRTC that can be used.
 pub fn version() -> Result<(i32, i32), String> {
     // SAFETY: only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
@@ -70,17 +71,28 @@ pub fn version() -> Result<(i32, i32), String> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: fills two integers.
     unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().map_err(|e| format!("NVRTC does not answer: {e:?}"))?;
-    Ok((major, minor))
+    new_enough((major, minor))
 }
 
-fn supported() -> Result<Vec<i32>> {
-    present()?;
+fn new_enough((major, minor): (i32, i32)) -> Result<(i32, i32), String> {
+    if (major, minor) >= OLDEST {
+        return Ok((major, minor));
+    }
+    Err(format!(
+        "the run-time compiler NVRTC {major}.{minor} (libnvrtc.so) is too old, {}.{} or newer is needed: get one from PyPI with `pip install \
+         nvidia-cuda-nvrtc-cu12` and put the folder that holds it first on LD_LIBRARY_PATH",
+        OLDEST.0, OLDEST.1
+    ))
+}
+
+fn supported() -> Result<Vec<i32>, String> {
+    version()?;
     let mut count = 0;
-    let failed = |e| Error::Cuda { call: "nvrtcGetSupportedArchs", reason: format!("{e:?}") };
+    let failed = |e| format!("NVRTC does not list its architectures: {e:?}");
     // SAFETY: NVRTC writes `count` integers, the number it reported itself.
     unsafe {
         sys::nvrtcGetNumSupportedArchs(&mut count).result().map_err(failed)?;
-        let mut archs = vec![0; count as usize];
+        let mut archs = vec![0; count.max(0) as usize];
         sys::nvrtcGetSupportedArchs(archs.as_mut_ptr()).result().map_err(failed)?;
         Ok(archs)
     }
@@ -101,35 +113,43 @@ fn options(arch: &Arch) -> Vec<String> {
     options
 }
 
-/// The image of a source for an architecture, from the cache folder when it is there (`SADDLE_CACHE`, else the user's cache folder).
-pub fn compile_cached(source: &Source, arch: &Arch) -> Result<Ptx> {
+/// The image of a source for an architecture and its file, when the cache folder has it (`SADDLE_CACHE`, else the user's cache folder).
+pub fn cached(source: &Source, arch: &Arch) -> Result<Option<(Vec<u8>, PathBuf)>> {
+    let Some(path) = cache_file(source, arch)? else { return Ok(None) };
+    Ok(read(&path).map(|image| (image, path)))
+}
+
+/// What is in a file; an empty one, as a crash of the machine may leave it, counts as none.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    std::fs::read(path).ok().filter(|content| !content.is_empty())
+}
+
+/// Compiles a source for an architecture and leaves the image in the cache folder.
+pub fn compile_to_cache(source: &Source, arch: &Arch) -> Result<Vec<u8>> {
+    let image = compile(source, arch)?.image;
+    if let Some(path) = cache_file(source, arch)? {
+        // A cache that cannot be written costs time, not correctness.
+        let _ = store(&path, &image);
+    }
+    Ok(image)
+}
+
+fn cache_file(source: &Source, arch: &Arch) -> Result<Option<PathBuf>> {
     let version = present()?;
     let mut hasher = DefaultHasher::new();
     (source.text, HEADERS, options(arch), version).hash(&mut hasher);
     let name = format!("{}-{}-{:016x}.bin", source.file.trim_end_matches(".cu"), arch.name, hasher.finish());
-    let path = cache_folder().map(|folder| folder.join(name));
-    if let Some(image) = path.as_ref().and_then(|p| std::fs::read(p).ok()) {
-        return Ok(loadable(image));
-    }
-    let compiled = compile(source, arch)?;
-    if let Some(path) = path {
-        // A cache that cannot be written costs time, not correctness.
-        let _ = store(&path, &compiled.image);
-    }
-    Ok(loadable(compiled.image))
+    Ok(cache_folder().map(|folder| folder.join(name)))
 }
 
-fn store(path: &std::path::Path, image: &[u8]) -> std::io::Result<()> {
+fn store(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     std::fs::create_dir_all(folder)?;
-    let file = tempfile::NamedTempFile::new_in(folder)?;
-    std::fs::write(file.path(), image)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
-}
-
-fn loadable(image: Vec<u8>) -> Ptx {
-    Ptx::from_binary(image)
 }
 
 fn cache_folder() -> Option<PathBuf> {
@@ -168,7 +188,7 @@ pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
         let log = log.replace('\0', "");
         let image = match outcome {
             Ok(()) => image(program, arch).map_err(failed),
-            Err(_) => Err(failed(complaints(&log))),
+            Err(e) => Err(failed(told(source, arch, &complaints(&log)).unwrap_or_else(|| format!("{e:?}")))),
         };
         let _ = result::destroy_program(program);
         Ok(Compiled { image: image?, resources: resources(&log) })
@@ -179,6 +199,28 @@ pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
 fn complaints(log: &str) -> String {
     let lines = log.lines().filter(|line| !line.starts_with("ptxas info") && !line.starts_with("ptxas         ."));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// One line about complaints: the first error, and where the rest is; `None` where there are none. All of them go to a file in the cache folder.
+fn told(source: &Source, arch: &Arch, complaints: &str) -> Option<String> {
+    let (first, further) = first_error(complaints)?;
+    // The name may be what a user typed.
+    let arch = arch.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let name = format!("{}-{arch}.log", source.file.trim_end_matches(".cu"));
+    let path = cache_folder().map(|folder| folder.join(name)).filter(|path| store(path, complaints.as_bytes()).is_ok());
+    let rest = if further == 1 { "1 more line".to_owned() } else { format!("{further} more lines") };
+    Some(match path {
+        Some(path) if further == 0 => format!("{first} (all in {})", path.display()),
+        Some(path) => format!("{first} ({rest}, all in {})", path.display()),
+        None => format!("{first} ({rest})"),
+    })
+}
+
+/// The first line that reports an error, or the first of all, and how many others there are.
+fn first_error(complaints: &str) -> Option<(&str, usize)> {
+    let lines: Vec<&str> = complaints.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let first = lines.iter().find(|line| line.contains("error")).or(lines.first())?;
+    Some((first, lines.len() - 1))
 }
 
 /// # Safety
@@ -247,5 +289,49 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
             complaints(LOG),
             "ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 0xc000 max)"
         );
+    }
+
+    #[test]
+    fn complaints_become_one_line() {
+        let log = "a.cu(2): warning #1: odd\n  int x;\n\na.cu(9): error: identifier \"y\" is undefined\n  y = 1;\n  ^\n1 error detected\n";
+        assert_eq!(first_error(log), Some(("a.cu(9): error: identifier \"y\" is undefined", 5)));
+        assert_eq!(first_error("\nonly this\n"), Some(("only this", 0)));
+        assert_eq!(first_error(" \n"), None);
+    }
+
+    #[test]
+    fn old_compilers_are_refused() {
+        assert_eq!(new_enough((12, 0)), Ok((12, 0)));
+        assert_eq!(new_enough((13, 5)), Ok((13, 5)));
+        let told = new_enough((11, 8)).unwrap_err();
+        assert!(told.starts_with("the run-time compiler NVRTC 11.8 (libnvrtc.so) is too old, 12.0 or newer is needed"), "{told}");
+    }
+
+    #[test]
+    fn a_source_that_does_not_compile_is_reported_in_one_line() {
+        if version().is_err() {
+            return;
+        }
+        let source = Source { file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
+        let told = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
+        let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" is undefined (";
+        assert!(told.starts_with(head) && told.lines().count() == 1, "{told}");
+        if let Some(path) = told.strip_suffix(')').and_then(|told| told.split_once("all in ")).map(|(_, path)| path) {
+            assert!(path.ends_with("wrong-sm_80.log"), "{told}");
+            let log = std::fs::read_to_string(path).unwrap();
+            std::fs::remove_file(path).unwrap();
+            assert!(log.contains("identifier \"b\"") && log.contains("identifier \"d\""), "{log}");
+        }
+    }
+
+    #[test]
+    fn empty_cache_files_are_ignored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("below/image.bin");
+        store(&path, b"image").unwrap();
+        assert_eq!(read(&path).as_deref(), Some(&b"image"[..]));
+        store(&path, b"").unwrap();
+        assert_eq!(read(&path), None);
+        assert_eq!(read(&folder.path().join("none.bin")), None);
     }
 }
