@@ -130,6 +130,10 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Host,
+    /// The CPU in checked mode.
+    HostChecked,
+    /// The CPU in checked mode, with the launch shapes and the code of CUDA.
+    HostAsCuda,
     /// The CUDA device of this number.
     Cuda(usize),
 }
@@ -139,22 +143,26 @@ impl Display for DeviceChoice {
         match self {
             DeviceChoice::Auto => f.write_str("auto"),
             DeviceChoice::Host => f.write_str("host"),
+            DeviceChoice::HostChecked => f.write_str("host-checked"),
+            DeviceChoice::HostAsCuda => f.write_str("host-as-cuda"),
             DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
 }
 
 impl Setting for DeviceChoice {
-    const KIND: &'static str = "auto|host|cuda|cuda:N";
+    const KIND: &'static str = "auto|host|host-checked|host-as-cuda|cuda|cuda:N";
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        let word = text.trim().to_lowercase();
+        let word = text.trim().to_lowercase().replace('_', "-");
         match (word.as_str(), word.strip_prefix("cuda:").map(str::parse)) {
             ("auto", _) => Ok(DeviceChoice::Auto),
             ("host" | "cpu", _) => Ok(DeviceChoice::Host),
+            ("host-checked", _) => Ok(DeviceChoice::HostChecked),
+            ("host-as-cuda", _) => Ok(DeviceChoice::HostAsCuda),
             ("cuda" | "gpu", _) => Ok(DeviceChoice::Cuda(0)),
             (_, Some(Ok(number))) => Ok(DeviceChoice::Cuda(number)),
-            _ => Err(Error::unknown(key, text.trim(), ["auto", "host", "cuda", "cuda:0"])),
+            _ => Err(Error::unknown(key, text.trim(), ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"])),
         }
     }
 
@@ -183,7 +191,9 @@ mod tests {
 
     #[test]
     fn devices() {
-        for (text, name) in [("auto", "auto"), ("CPU", "host"), ("cuda", "cuda:0"), ("cuda:3", "cuda:3")] {
+        for (text, name) in
+            [("auto", "auto"), ("CPU", "host"), ("host_as_cuda", "host-as-cuda"), ("cuda", "cuda:0"), ("cuda:3", "cuda:3")]
+        {
             assert_eq!(DeviceChoice::read("device", text, false).unwrap().to_string(), name);
         }
         assert!(DeviceChoice::read("device", "cuda:x", false).unwrap_err().to_string().starts_with("unknown device 'cuda:x'"));
