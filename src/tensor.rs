@@ -100,11 +100,6 @@ impl Tensor {
             _ => Err(Error::Shape { op: "item", expected: "one element".into(), got: self.shape.clone() }),
         }
     }
-
-    /// Whether both share one buffer.
-    pub fn same_buffer(&self, other: &Tensor) -> bool {
-        Arc::ptr_eq(&self.buffer, &other.buffer)
-    }
 }
 
 impl std::fmt::Debug for Tensor {

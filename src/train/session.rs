@@ -131,21 +131,15 @@ impl<'a> Session<'a> {
     ) -> Result<Summary> {
         let earlier = progress.seconds;
         for epoch in progress.epochs_done..self.config.epochs {
-            let finished = self.epoch(dir, epoch, &mut progress, observer, stop);
+            let finished = match self.epoch(dir, epoch, &mut progress, observer, stop) {
+                Ok(()) => self.close_epoch(dir, epoch, &mut progress, observer, stop),
+                ended => ended,
+            };
             progress.seconds = earlier + began.elapsed().as_secs_f64();
-            match finished {
-                Err(error @ Error::Interrupted { .. }) => {
-                    self.save_state(dir, &progress)?;
-                    return Err(error);
-                }
-                other => other?,
+            if matches!(finished, Err(Error::Interrupted { .. })) {
+                self.save_state(dir, &progress)?;
             }
-            if let Err(error) = self.close_epoch(dir, epoch, &mut progress, observer, stop) {
-                if matches!(error, Error::Interrupted { .. }) {
-                    self.save_state(dir, &progress)?;
-                }
-                return Err(error);
-            }
+            finished?;
             progress.totals = Totals::default();
             progress.epochs_done = epoch + 1;
             progress.steps_done = 0;
