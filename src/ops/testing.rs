@@ -287,7 +287,12 @@ pub fn ugly_shapes() -> Vec<Vec<usize>> {
 
 #[test]
 fn every_operation_on_every_device() {
-    let cases = super::all_cases();
+    let mut cases = super::all_cases();
+    // SADDLE_TEST_OP=conv2d runs the cases of one operation while it is being written.
+    if let Ok(only) = std::env::var("SADDLE_TEST_OP") {
+        cases.retain(|(op, _)| *op == only);
+        assert!(!cases.is_empty(), "SADDLE_TEST_OP={only}: no such operation");
+    }
     let mut failures = Vec::new();
     for (label, device) in devices() {
         let mut count = 0;
