@@ -1,24 +1,11 @@
 //! A point on the line between two tensors of one shape: images or logits.
 
+use super::combine::combine;
 use super::prelude::*;
-use kernels::fill::fill_scaled;
-use kernels::interpolate::*;
 
 /// r * a + (1 - r) * b.
 pub fn interpolate(tape: &Tape, a: Var, b: Var, r: f32) -> Result<Var> {
-    let (left, right) = (tape.value(a), tape.value(b));
-    same_shape("interpolate", &left, &right)?;
-    let (device, n) = (tape.device(), left.len());
-    let mut out = Buffer::uninit(device, n)?;
-    interpolate_forward(device, elementwise(device, n), left.buffer(), right.buffer(), &mut out, r, int(n)?)?;
-    tape.push(Tensor::new(out, left.shape())?, &[a, b], move |grad, sink| {
-        for (side, weight) in [(a, r), (b, 1.0 - r)] {
-            if let Some((into, accumulate)) = sink.slot(side)? {
-                fill_scaled(grad.device(), elementwise(grad.device(), n), grad.buffer(), into, weight, int(n)?, accumulate)?;
-            }
-        }
-        Ok(())
-    })
+    combine(tape, a, r, b, 1.0 - r)
 }
 
 #[cfg(test)]
