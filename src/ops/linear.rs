@@ -13,43 +13,68 @@ pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var
     if let Some(shift) = shift.as_ref().filter(|b| b.shape() != [out]) {
         return Err(Error::Shape { op: "linear", expected: format!("a bias [{out}]"), got: shift.shape().to_vec() });
     }
-    for len in [input.len(), matrix.len(), n * out] {
-        int(len)?;
-    }
-    let (rows, inputs, outputs) = (int(n)?, int(k)?, int(out)?);
-    let tiles = n.div_ceil(TILE_ROWS.on(device)) * out.div_ceil(TILE_OUTPUTS.on(device));
+    let product = Product::new(n, k, out)?;
     let mut result = Buffer::uninit(device, n * out)?;
-    let shift = shift.as_ref().map(Tensor::buffer);
-    linear_forward(
-        device,
-        tiles.div_ceil(GROUPS.on(device)),
-        input.buffer(),
-        matrix.buffer(),
-        shift,
-        &mut result,
-        rows,
-        inputs,
-        outputs,
-    )?;
+    product.forward(input.buffer(), matrix.buffer(), shift.as_ref().map(Tensor::buffer), &mut result)?;
     let parents: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
     tape.push(Tensor::new(result, &[n, out])?, &parents, move |grad, sink| {
         let (device, g) = (grad.device(), grad.buffer());
         if let Some((into, accumulate)) = sink.slot(x)? {
-            linear_backward_input(device, grid(device, n, k), g, matrix.buffer(), into, rows, inputs, outputs, accumulate)?;
+            product.backward_input(g, matrix.buffer(), into, accumulate)?;
         }
         if let Some((into, accumulate)) = sink.slot(weight)? {
-            linear_backward_weight(device, grid(device, out, k), g, input.buffer(), into, rows, inputs, outputs, accumulate)?;
+            product.backward_weight(g, input.buffer(), into, accumulate)?;
         }
         if let Some((into, accumulate)) = bias.map(|b| sink.slot(b)).transpose()?.flatten() {
-            linear_backward_bias(device, (out.div_ceil(COLUMNS.on(device)), 1), g, into, rows, outputs, accumulate)?;
+            linear_backward_bias(device, (out.div_ceil(COLUMNS.on(device)), 1), g, into, int(n)?, int(out)?, accumulate)?;
         }
         Ok(())
     })
 }
 
-/// The grid of a backward kernel that writes `rows` rows of `columns` columns.
-fn grid(device: &Device, rows: usize, columns: usize) -> (usize, usize) {
-    (columns.div_ceil(COLUMNS.on(device)), rows.div_ceil(TILE.on(device) * TILES.on(device)))
+/// The sizes of a product of x `[rows, inputs]` with the transpose of w `[outputs, inputs]`.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Product {
+    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Result<Product> {
+        for len in [rows * inputs, outputs * inputs, rows * outputs] {
+            int(len)?;
+        }
+        Ok(Product { rows, inputs, outputs })
+    }
+
+    fn sizes(self) -> Result<[i32; 3]> {
+        Ok([int(self.rows)?, int(self.inputs)?, int(self.outputs)?])
+    }
+
+    /// out = x * transposed(w) + bias, `[rows, outputs]`.
+    pub fn forward(self, x: &Buffer<f32>, w: &Buffer<f32>, bias: Option<&Buffer<f32>>, out: &mut Buffer<f32>) -> Result<()> {
+        let (device, [rows, inputs, outputs]) = (x.device(), self.sizes()?);
+        let tiles = self.rows.div_ceil(TILE_ROWS.on(device)) * self.outputs.div_ceil(TILE_OUTPUTS.on(device));
+        linear_forward(device, tiles.div_ceil(GROUPS.on(device)), x, w, bias, out, rows, inputs, outputs)
+    }
+
+    /// dx (+)= g * w, `[rows, inputs]`.
+    pub fn backward_input(self, g: &Buffer<f32>, w: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+        let (device, [rows, inputs, outputs]) = (g.device(), self.sizes()?);
+        linear_backward_input(device, self.grid(device, self.rows), g, w, into, rows, inputs, outputs, accumulate)
+    }
+
+    /// dw (+)= transposed(g) * x, `[outputs, inputs]`.
+    pub fn backward_weight(self, g: &Buffer<f32>, x: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+        let (device, [rows, inputs, outputs]) = (g.device(), self.sizes()?);
+        linear_backward_weight(device, self.grid(device, self.outputs), g, x, into, rows, inputs, outputs, accumulate)
+    }
+
+    /// The grid of a backward kernel that writes this many rows of `inputs` columns.
+    fn grid(self, device: &Device, written: usize) -> (usize, usize) {
+        (self.inputs.div_ceil(COLUMNS.on(device)), written.div_ceil(TILE.on(device) * TILES.on(device)))
+    }
 }
 
 #[cfg(test)]

@@ -92,5 +92,13 @@ pub fn cases() -> Vec<super::testing::Case> {
             }));
         }
     }
+    // Decay 0 copies: nothing of what the average held is left, and a value is not rounded.
+    let copied = |_: &Device, t: &[Tensor]| {
+        let mut average = t[0].clone();
+        ema(&mut average, &t[1], 0.0)?;
+        average.to_vec()
+    };
+    let inputs = [Input::filled(&[5], f32::NAN), Input::values(&[5], vec![-0.1, 1e-45, f32::MAX, f32::INFINITY, 3.0])];
+    cases.push(Case::kernel("ema over NaN, decay 0", inputs, copied, |v| v[1].clone()).tolerance(0.0, 0.0));
     cases
 }
