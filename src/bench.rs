@@ -2,7 +2,6 @@
 //!
 //! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least disturbed one.
 
-use crate::attack::Pgd;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::method;
@@ -13,7 +12,8 @@ use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
 use crate::ops::fill::full;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::train::step::{Batch, Rules, Update, train_step};
+use crate::train::config::Config;
+use crate::train::step::{Batch, Nets, Rules, Update, train_step};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -123,26 +123,37 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
     Ok(rows)
 }
 
-/// Whole PGD-10 training steps: the digits net at batch 128, and CIFAR ResNet-18 at batch 32, or at `batch`.
-pub fn step(device: &Device, seconds: f64, batch: Option<usize>) -> Result<Vec<BenchRow>> {
-    let jobs = [("resnet-mini", 8, 1, 128, 0.1), ("resnet18", 32, 3, 32, 8.0 / 255.0)];
+/// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net at batch 128, and CIFAR ResNet-18 at batch
+/// 32, or at `batch`. Images a second count each image once, however many views of it a method takes.
+pub fn step(device: &Device, seconds: f64, batch: Option<usize>, methods: &[String]) -> Result<Vec<BenchRow>> {
+    let jobs = [("resnet-mini", 8, 1, 128, "0.1"), ("resnet18", 32, 3, 32, "8/255")];
+    let usual = ["pgd-at".to_owned(), "raat".to_owned()];
+    let methods = if methods.is_empty() { &usual } else { methods };
     let mut rows = Vec::new();
-    for (model, side, channels, usual, eps) in jobs {
+    for (job, method) in jobs.iter().flat_map(|job| methods.iter().map(move |method| (job, method))) {
+        let &(model, side, channels, usual, eps) = job;
+        let mut config = Config::default();
+        config.apply(&[("method", method.as_str()), ("eps", eps), ("step", eps), ("average_start", "0")])?;
+        let (entry, settings) = (method::find(method)?, config.settings());
+        let views = (entry.views)(&settings);
         let n = batch.unwrap_or(usual);
         let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
-        let mut net = Net::new(device, &Arch::find(model)?.spec(), &shape, 0)?;
-        let pixels: Vec<f32> = (0..n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
-        let x = Tensor::from_slice(device, &[n, side, side, channels], &pixels)?;
+        let new_net = || Net::new(device, &Arch::find(model)?.spec(), &shape, 0);
+        let (mut net, mut wa) = (new_net()?, new_net()?);
+        let pixels: Vec<f32> = (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
+        let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
         let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
-        let attack = Pgd { eps, step: eps / 4.0, ..Pgd::default() };
-        let rules = Rules { method: method::find("pgd-at")?, attack, seed: 0, epoch: 0 };
+        let rules = Rules { method: entry, settings: &settings, awp_gamma: 0.0, seed: 0, epoch: 0 };
+        let average = config.averaging(entry);
         let update = Update { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
         let time = best(device, seconds, || {
-            train_step(&mut net, &Batch { x: &x, y: &y, images: &images }, &rules, &update).map(|_| ())
+            let mut nets = Nets { net: &mut net, wa: average.map(|_| &mut wa) };
+            let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
+            train_step(&mut nets, &batch, &rules, &update, average.as_ref()).map(|_| ())
         })?;
         let detail = format!("{model}, batch {n}, {side}x{side}x{channels}");
-        rows.push(row("PGD-10 training step", &detail, n as f64 / time, "images/s", format!("{:.1} ms a step", time * 1e3)));
+        rows.push(row(&format!("{method} training step"), &detail, n as f64 / time, "images/s", format!("{:.1} ms a step", time * 1e3)));
     }
     Ok(rows)
 }

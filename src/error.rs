@@ -35,7 +35,7 @@ pub enum Error {
     File { path: PathBuf, problem: String },
     /// A name that is not in a registry, or a key that does not exist.
     #[error("unknown {kind} '{name}'{}; {hint}", nearest(.near))]
-    Unknown { kind: &'static str, name: String, near: Option<String>, hint: String },
+    Unknown { kind: String, name: String, near: Option<String>, hint: String },
     /// A value of a setting is out of its range or cannot be read.
     #[error("{key} = {value}: {problem}")]
     Value { key: String, value: String, problem: String },
@@ -72,7 +72,7 @@ impl Error {
     }
 
     /// An [`Error::Unknown`] with the nearest of `known` as a suggestion and the whole list as the hint.
-    pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    pub fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
         let known: Vec<&str> = known.into_iter().collect();
         let near = known
             .iter()
@@ -80,6 +80,6 @@ impl Error {
             .min()
             .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
             .map(|(_, k)| k.to_owned());
-        Error::Unknown { kind, name: name.to_owned(), near, hint: format!("known: {}", known.join(", ")) }
+        Error::Unknown { kind: kind.to_owned(), name: name.to_owned(), near, hint: format!("known: {}", known.join(", ")) }
     }
 }

@@ -16,6 +16,7 @@ pub mod method;
 pub mod nn;
 pub mod ops;
 pub mod rng;
+pub mod study;
 pub mod tape;
 pub mod tensor;
 pub mod train;

@@ -17,8 +17,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("data", &["ops", "tensor", "device"]),
     ("eval", &["data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
     ("train", &["eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("study", &["train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
     ("bench", &["train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("cli", &["bench", "train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    ("cli", &["study", "bench", "train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
 ];
 
 /// Single imports against the direction, each with its reason.

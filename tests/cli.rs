@@ -135,13 +135,12 @@ fn kernels_compile_where_nvrtc_is() {
 }
 
 #[test]
-fn recipes_are_listed_and_printed_as_they_are() {
+fn recipes_are_listed_and_printed() {
     let list = printed("recipes");
     for recipe in json("recipes --json").as_array().unwrap() {
         let name = recipe["name"].as_str().unwrap();
         assert!(list.lines().any(|line| line == name), "{name}");
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(format!("{name}.toml"));
-        assert_eq!(printed(&format!("recipes {name}")), std::fs::read_to_string(path).unwrap());
+        assert!(printed(&format!("recipes {name}")).starts_with("about = "), "{name}");
     }
     assert_eq!(json("recipes digits --json")["config"]["eps"], 0.1);
     begins(error("recipes digist"), "unknown recipe 'digist' (did you mean 'digits'?); known: ");

@@ -13,19 +13,22 @@ use crate::error::Result;
 use crate::nn::{BnMode, Net};
 use crate::ops::attack_step::{l2_step, linf_step};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::random_start::{uniform_l2, uniform_linf};
+use crate::ops::add::add;
+use crate::ops::random_start::{gaussian, uniform_l2, uniform_linf};
 use crate::ops::reduce::Reduction;
 use crate::rng::Key;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// Where an attack starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Start {
     /// At a point drawn uniformly from the eps-ball, clipped to `[0,1]`.
     Uniform,
     /// At the clean image.
     Clean,
+    /// At the clean image plus normal noise of this standard deviation, not clipped.
+    Gaussian(f32),
 }
 
 /// Projected gradient ascent.
@@ -71,6 +74,22 @@ impl Pgd {
             (Start::Clean, _) => Ok(x.clone()),
             (Start::Uniform, Norm::Linf) => uniform_linf(x, self.eps, draws.key, draws.images),
             (Start::Uniform, Norm::L2) => uniform_l2(x, self.eps, draws.key, draws.images),
+            (Start::Gaussian(sigma), _) => gaussian(x, sigma, draws.key, draws.images),
+        }
+    }
+
+    /// The start at `x + noise`, clipped to `[0,1]` where this attack's start is clipped.
+    pub fn start_at(&self, x: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        let tape = Tape::new(x.device());
+        let start = tape.value(add(&tape, tape.constant(x.clone()), tape.constant(noise.clone()))?);
+        match self.start {
+            Start::Gaussian(_) => Ok(start),
+            // A step of length 0 in a ball that holds all images only clips.
+            Start::Uniform | Start::Clean => {
+                let (mut start, still) = (start.clone(), Tensor::zeros(x.device(), x.shape())?);
+                linf_step(&mut start, &still, x, 0.0, f32::INFINITY)?;
+                Ok(start)
+            }
         }
     }
 
@@ -79,15 +98,27 @@ impl Pgd {
         &self,
         net: &mut Net,
         x: &Tensor,
-        mut x_adv: Tensor,
+        x_adv: Tensor,
         loss: impl Fn(&Tape, Var) -> Result<Var>,
+    ) -> Result<Tensor> {
+        self.climb(x, x_adv, |tape, image| {
+            let z = net.forward(tape, image, self.bn, None)?;
+            loss(tape, z)
+        })
+    }
+
+    /// Ascends any `loss(images)` from `x_adv`.
+    pub fn climb(
+        &self,
+        x: &Tensor,
+        mut x_adv: Tensor,
+        mut loss: impl FnMut(&Tape, Var) -> Result<Var>,
     ) -> Result<Tensor> {
         for _ in 0..self.steps {
             let g = {
                 let tape = Tape::new(x.device());
                 let leaf = tape.leaf(x_adv.clone());
-                let z = net.forward(&tape, leaf, self.bn, None)?;
-                let ascended = loss(&tape, z)?;
+                let ascended = loss(&tape, leaf)?;
                 tape.backward(ascended, None)?.take(leaf)
             };
             // A loss that does not depend on the image has no gradient: there is nothing to climb.

@@ -28,6 +28,9 @@ pub struct Arguments {
     /// step: images a step `[default: that of each job]`
     #[arg(long, value_name = "COUNT")]
     batch: Option<usize>,
+    /// step: the methods to measure `[default: pgd-at,raat]`
+    #[arg(long, value_name = "NAME,NAME..", value_delimiter = ',')]
+    method: Vec<String>,
     /// Seconds a measurement
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     seconds: f64,
@@ -57,7 +60,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         rows.extend(bench::kernels(&device, arguments.seconds)?);
     }
     if arguments.what != Some(What::Kernels) {
-        rows.extend(bench::step(&device, arguments.seconds, arguments.batch)?);
+        rows.extend(bench::step(&device, arguments.seconds, arguments.batch, &arguments.method)?);
     }
     if arguments.json {
         return text::print_json(&json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows}));

@@ -163,7 +163,12 @@ impl<O: Offer> FromArgMatches for Given<O> {
 pub struct Set {
     /// Any hyper-parameter by its key, as often as wanted; the last of several settings of a key holds
     #[arg(long = "set", id = "set", value_name = "KEY=VALUE", action = ArgAction::Append, help_heading = "Running")]
-    _set: Vec<String>,
+    given: Vec<String>,
+}
+
+/// The settings of a command that has no other flags for keys.
+pub fn sets(set: &Set) -> Result<Vec<(String, String)>> {
+    set.given.iter().map(|text| assignment(text)).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::flags::shape_and_help;
 use super::text;
 use crate::error::Result;
 use crate::train::config::{KEYS, Key, key};
-use crate::train::recipe::{self, RECIPES, Recipe};
+use crate::train::recipe::{self, Recipe};
 use crate::{attack, data, method, nn};
 
 /// List the recipes, or print one.
@@ -18,7 +18,7 @@ Examples:
   saddle recipes digits > mine.toml
       a copy to change; then: saddle train mine.toml")]
 pub struct RecipesArguments {
-    /// Print this one as it is
+    /// Print this one as TOML
     name: Option<String>,
     /// Print JSON, with the value of every hyper-parameter
     #[arg(long)]
@@ -48,12 +48,9 @@ pub struct ListArguments {
 pub fn recipes(arguments: RecipesArguments) -> Result<()> {
     if let Some(name) = &arguments.name {
         let recipe = recipe::load(name)?;
-        return match RECIPES.iter().find(|(known, _)| *known == recipe.name) {
-            Some((_, text)) if !arguments.json => text::print(text),
-            _ => text::print_json(&described(&recipe)),
-        };
+        return if arguments.json { text::print_json(&described(&recipe)) } else { text::print(&recipe.to_toml()) };
     }
-    let recipes = RECIPES.iter().map(|(name, _)| recipe::load(name)).collect::<Result<Vec<_>>>()?;
+    let recipes = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
     if arguments.json {
         return text::print_json(&recipes.iter().map(described).collect::<Vec<_>>());
     }
@@ -123,9 +120,24 @@ pub fn models(arguments: ListArguments) -> Result<()> {
     list(&arguments, nn::architectures().iter().map(|model| (model.name, model.about)))
 }
 
-/// `saddle methods`.
+/// `saddle methods`: each with its paper and the keys that it reads.
 pub fn methods(arguments: ListArguments) -> Result<()> {
-    list(&arguments, method::methods().into_iter().map(|method| (method.name, method.about)))
+    let all = method::methods();
+    if arguments.json {
+        let record = |m: &&method::Entry| json!({"name": m.name, "about": m.about, "paper": m.paper, "keys": m.keys});
+        return text::print_json(&all.iter().map(record).collect::<Vec<_>>());
+    }
+    let mut lines = String::new();
+    for method in all {
+        lines += &format!("{}\n{}", method.name, text::wrapped(method.about, "    ", "    ", text::WIDTH));
+        if !method.paper.is_empty() {
+            lines += &text::wrapped(method.paper, "    paper: ", "           ", text::WIDTH);
+        }
+        if !method.keys.is_empty() {
+            lines += &text::wrapped(&method.keys.join(", "), "    keys: ", "          ", text::WIDTH);
+        }
+    }
+    text::print(&(lines + "\n'saddle keys NAME' tells what a key means; every method also takes awp_gamma, average and the keys of the attack.\n"))
 }
 
 /// `saddle attacks`.

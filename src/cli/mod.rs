@@ -1,12 +1,14 @@
 //! The command line. A command is one file here, one variant of `Command` and one line of `Command::run`.
 
 mod bench;
+mod compare;
 mod devices;
 mod eval;
 mod flags;
 mod kernels;
 mod lists;
 mod progress;
+mod step;
 mod text;
 mod train;
 
@@ -44,6 +46,8 @@ struct Arguments {
 enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
+    Compare(compare::Arguments),
+    Step(step::Arguments),
     Bench(bench::Arguments),
     Devices(devices::Arguments),
     Kernels(kernels::Arguments),
@@ -64,6 +68,8 @@ impl Command {
         match self {
             Command::Train(arguments) => train::run(arguments, line),
             Command::Eval(arguments) => eval::run(arguments),
+            Command::Compare(arguments) => compare::run(arguments, line),
+            Command::Step(arguments) => step::run(arguments),
             Command::Bench(arguments) => bench::run(arguments),
             Command::Devices(arguments) => devices::run(arguments),
             Command::Kernels(arguments) => kernels::run(arguments),

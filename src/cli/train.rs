@@ -152,7 +152,7 @@ pub fn recorded(dir: &Path) -> Result<Record> {
 }
 
 /// A flag that the first Ctrl-C raises; the second ends the program.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
+pub(super) fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let handler = move || {

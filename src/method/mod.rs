@@ -1,62 +1,57 @@
 //! Training methods, one file each, in the order and with the symbols of the paper's algorithm. `build.rs` lists the files of this folder:
-//! a new method is one new file with a `METHOD` entry.
+//! a new method is one new file with a `METHOD` entry. `common/` is what several methods share.
+//!
+//! A method has two halves, so that adversarial weight perturbation can differentiate the loss twice on the same adversarial images:
+//! `attack` makes them, `loss` is differentiated.
 
-use crate::attack::{Draws, Pgd};
-use crate::device::Buffer;
+pub mod common;
+
+pub use common::loss::{Attacked, Loss};
+pub use common::settings::{self, Settings};
+pub use common::step::{Given, Step};
+
 use crate::error::{Error, Result};
-use crate::nn::{Leaves, Net};
-use crate::rng::{Key, Purpose};
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 include!(concat!(env!("OUT_DIR"), "/method.rs"));
 
 /// What the registry knows of a method.
+#[derive(Clone, Copy)]
 pub struct Entry {
     /// As on the command line and in recipes.
     pub name: &'static str,
     pub about: &'static str,
     /// Authors, venue, arXiv number.
     pub paper: &'static str,
-    /// The loss of one step.
-    pub loss: fn(&mut Step) -> Result<Loss>,
+    /// The keys of the group "Method" that it reads.
+    pub keys: &'static [&'static str],
+    /// How many augmented views of each image a step gets.
+    pub views: fn(&Settings) -> usize,
+    /// Whether it needs the averaged network.
+    pub averaged: bool,
+    /// Epochs before the classifier is trained: the learning-rate schedule begins anew behind them, and no best epoch is among them.
+    pub pretraining: fn(&Settings) -> usize,
+    /// The adversarial images of a step.
+    pub attack: fn(&mut Step) -> Result<Attacked>,
+    /// The loss of a step on them.
+    pub loss: fn(&mut Step, &Attacked) -> Result<Loss>,
+    /// What happens after the update of the weights.
+    pub after: fn(&mut Step) -> Result<()>,
 }
 
-/// What a method gets for one training step.
-pub struct Step<'a> {
-    pub net: &'a mut Net,
-    /// Where the differentiated passes of this step are recorded.
-    pub tape: &'a Tape,
-    /// The network's parameters on that tape.
-    pub leaves: &'a Leaves,
-    /// Clean images `[N,H,W,C]` in `[0,1]`.
-    pub x: &'a Tensor,
-    /// Labels `[N]`.
-    pub y: &'a Buffer<i32>,
-    /// The images' indices in the training set `[N]`.
-    pub images: &'a Buffer<i32>,
-    /// The inner attack.
-    pub attack: Pgd,
-    pub seed: u64,
-    /// 0-based.
-    pub epoch: usize,
-}
-
-impl<'a> Step<'a> {
-    /// The random numbers of the inner attack on view `view` of the images.
-    pub fn draws(&self, view: u32) -> Draws<'a> {
-        Draws { key: Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view), images: self.images }
-    }
-}
-
-/// What a method computes in one step.
-pub struct Loss {
-    /// The scalar to minimise.
-    pub total: Var,
-    /// Its named terms, for the records.
-    pub terms: Vec<(&'static str, Var)>,
-    /// The logits `[N, classes]` by which training accuracy is counted.
-    pub logits: Var,
+impl Entry {
+    /// What most methods have in common: one view, no averaged network, PGD on the cross entropy.
+    const BASE: Entry = Entry {
+        name: "",
+        about: "",
+        paper: "",
+        keys: &[],
+        views: |_| 1,
+        averaged: false,
+        pretraining: |_| 0,
+        attack: common::loss::pgd_on_cross_entropy,
+        loss: pgd_at::loss,
+        after: |_| Ok(()),
+    };
 }
 
 /// Every method.
@@ -67,9 +62,10 @@ pub fn methods() -> Vec<&'static Entry> {
     every!(entries)
 }
 
-/// The method of this name; underscores and hyphens both work. Errors name the nearest.
+/// The method of this name; underscores and hyphens both work, and words for the signs: `rebat-plus-plus`, `raat-sharp`. Errors name the
+/// nearest.
 pub fn find(name: &str) -> Result<&'static Entry> {
-    let wanted = name.trim().to_lowercase().replace('_', "-");
+    let wanted = name.trim().to_lowercase().replace('_', "-").replace("-plus-plus", "++").replace("-pp", "++").replace("-sharp", "#");
     let all = methods();
     let found = all.iter().find(|m| m.name == wanted).copied();
     found.ok_or_else(|| Error::unknown("method", name, all.iter().map(|m| m.name)))

@@ -1,21 +1,24 @@
 //! Standard training: the cross entropy of clean images, loss = CE(z(x)`[train]`, y).
 
-use super::{Entry, Loss, Step};
+use super::{Attacked, Entry, Loss, Step};
 use crate::error::Result;
-use crate::nn::BnMode;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
 
 pub const METHOD: Entry = Entry {
     name: "standard",
     about: "cross entropy on clean images, without any attack",
-    paper: "",
+    attack,
     loss,
+    ..Entry::BASE
 };
 
-fn loss(step: &mut Step) -> Result<Loss> {
-    let x = step.tape.constant(step.x.clone());
-    let z = step.net.forward(step.tape, x, BnMode::Train, Some(step.leaves))?;
+fn attack(step: &mut Step) -> Result<Attacked> {
+    Ok(step.x.clone().into())
+}
+
+fn loss(step: &mut Step, _: &Attacked) -> Result<Loss> {
+    let z = step.train(step.x)?;
     let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    Ok(Loss { total: ce, terms: vec![("ce", ce)], logits: z })
+    Ok(Loss::new(step.tape, z, &[("ce", 1.0, ce)])?.with_clean(z))
 }

@@ -3,7 +3,7 @@
 use super::arch::{Family, Spec};
 use super::blocks::Block;
 use super::layers::{BatchNorm, Builder, Conv, Linear, Pass};
-use super::params::{Leaves, Params, Role};
+use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
@@ -109,6 +109,17 @@ impl Net {
         self.classifier.forward(pass, features)
     }
 
+    /// STUB
+    pub fn forward_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, _rows: &super::Rows) -> Result<Var> {
+        self.forward(tape, x, bn, leaves)
+    }
+
+    /// Logits of penultimate features.
+    pub fn classify(&mut self, tape: &Tape, features: Var, leaves: Option<&Leaves>) -> Result<Var> {
+        let pass = &mut Pass { tape, params: &mut self.params, bn: BnMode::Eval, leaves };
+        self.classifier.forward(pass, features)
+    }
+
     /// The penultimate features `[N, width]`: what the classifier reads.
     pub fn features(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
         let shape = tape.value(x).nhwc("network input")?;
@@ -139,19 +150,13 @@ impl Net {
 
     /// Names, file shapes and values (PyTorch's layout) of all parameters and buffers.
     pub fn export(&self) -> Result<Vec<Exported>> {
-        let file = |p: &super::Param| {
-            let values = p.value.to_vec()?;
-            Ok(match p.role {
-                Role::Filter => (p.name.clone(), file_shape(&p.value), permute(&values, p.value.shape(), [0, 3, 1, 2])),
-                _ => (p.name.clone(), p.value.shape().to_vec(), values),
-            })
-        };
+        let file = |p: &Param| p.in_file(&p.value).map(|(shape, values)| (p.name.clone(), shape, values));
         self.params.iter().map(file).collect()
     }
 
     /// Names and file shapes, as [`Net::import`] wants them.
     pub fn expected(&self) -> Vec<(String, Vec<usize>)> {
-        let shape = |p: &super::Param| if p.role == Role::Filter { file_shape(&p.value) } else { p.value.shape().to_vec() };
+        let shape = |p: &Param| if p.role == Role::Filter { file_shape(&p.value) } else { p.value.shape().to_vec() };
         self.params.iter().map(|p| (p.name.clone(), shape(p))).collect()
     }
 
@@ -167,6 +172,17 @@ impl Net {
             param.value = Tensor::from_slice(device, &shape, &values)?;
         }
         Ok(())
+    }
+}
+
+impl Param {
+    /// Shape and values, in PyTorch's layout, of a tensor of this parameter's shape: its value, its gradient.
+    pub fn in_file(&self, tensor: &Tensor) -> Result<(Vec<usize>, Vec<f32>)> {
+        let values = tensor.to_vec()?;
+        Ok(match self.role {
+            Role::Filter => (file_shape(tensor), permute(&values, tensor.shape(), [0, 3, 1, 2])),
+            _ => (tensor.shape().to_vec(), values),
+        })
     }
 }
 

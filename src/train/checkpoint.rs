@@ -1,6 +1,7 @@
 //! Checkpoints: weights that other programs read, and the whole state of a run to go on from.
 
 use super::config::Config;
+use super::margins::Margins;
 use super::weights::WeightFile;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -9,8 +10,9 @@ use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The prefix of momentum buffers in a state file.
+/// The prefixes of momentum buffers and of the averaged network in a state file.
 const MOMENTUM: &str = "momentum.";
+const AVERAGE: &str = "average.";
 
 /// Where a run stands: everything but the tensors.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -37,8 +39,11 @@ pub struct Totals {
     pub loss: f64,
     /// The named terms, times images.
     pub terms: Vec<(String, f64)>,
-    /// Images classified correctly in the training pass.
+    /// Labels that the training passes were compared with, and how many were right.
+    pub judged: usize,
     pub hits: usize,
+    /// The splits of the samples, of methods that make them.
+    pub margins: Margins,
     pub images: usize,
     pub seconds: f64,
 }
@@ -92,8 +97,12 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
 }
 
 /// Writes weights, momentum and progress: all that a run needs to go on with the same bytes.
-pub fn save_state(net: &Net, origin: &Origin, progress: &Progress, path: &Path) -> Result<()> {
+pub fn save_state(net: &Net, wa: Option<&Net>, origin: &Origin, progress: &Progress, path: &Path) -> Result<()> {
     let mut file = weights(net, origin)?;
+    if let Some(wa) = wa {
+        let exported = wa.export()?.into_iter();
+        file.tensors.extend(exported.map(|(name, shape, values)| (format!("{AVERAGE}{name}"), (shape, values))));
+    }
     for param in net.params.iter() {
         if let Some(momentum) = &param.momentum {
             file.tensors.insert(format!("{MOMENTUM}{}", param.name), (momentum.shape().to_vec(), momentum.to_vec()?));
@@ -105,13 +114,19 @@ pub fn save_state(net: &Net, origin: &Origin, progress: &Progress, path: &Path) 
 }
 
 /// Reads what [`save_state`] wrote into a network of the same architecture.
-pub fn load_state(net: &mut Net, device: &Device, path: &Path) -> Result<Progress> {
+pub fn load_state(net: &mut Net, wa: Option<&mut Net>, device: &Device, path: &Path) -> Result<Progress> {
     let mut file = WeightFile::read(path)?;
     let text = file.metadata.get("progress").ok_or_else(|| Error::file(path, "holds no progress: not the state of a run"))?;
     let progress = serde_json::from_str(text).map_err(|e| Error::file(path, format!("progress cannot be read: {e}")))?;
     let (momenta, tensors) = file.tensors.into_iter().partition(|(name, _)| name.starts_with(MOMENTUM));
+    let (average, tensors) = std::collections::BTreeMap::into_iter(tensors).partition(|(name, _)| name.starts_with(AVERAGE));
     file.tensors = tensors;
     load(net, device, &file)?;
+    if let Some(wa) = wa {
+        let bare = |(name, tensor): (String, _)| (name.trim_start_matches(AVERAGE).to_owned(), tensor);
+        file.tensors = std::collections::BTreeMap::into_iter(average).map(bare).collect();
+        load(wa, device, &file)?;
+    }
     for param in net.params.iter_mut().filter(|p| p.role != Role::Buffer) {
         let saved: Option<&(Vec<usize>, Vec<f32>)> = momenta.get(&format!("{MOMENTUM}{}", param.name));
         param.momentum = saved.map(|(shape, values)| Tensor::from_slice(device, shape, values)).transpose()?;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::setting::{Setting, bare};
 use crate::error::{Error, Result};
+use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
 
 /// `text` without its first character, the separator before the first of a list of words.
 const fn without_first(text: &str) -> &str {
@@ -18,19 +19,13 @@ const fn without_first(text: &str) -> &str {
     }
 }
 
-/// An enumeration whose values are words, each with further spellings; case, hyphens and underscores do not count.
-macro_rules! choice {
-    ($(#[$doc:meta])+ $name:ident { $($(#[$word_doc:meta])+ $word:ident = $text:literal $(| $alias:literal)*,)+ }) => {
-        $(#[$doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$word_doc])+ $word,)+
-        }
-
+/// Words for the values of an enumeration, each with further spellings; case, hyphens and underscores do not count.
+macro_rules! words {
+    ($name:ty { $($word:ident = $text:literal $(| $alias:literal)*,)+ }) => {
         impl Display for $name {
             fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
                 f.write_str(match self {
-                    $($name::$word => $text,)+
+                    $(<$name>::$word => $text,)+
                 })
             }
         }
@@ -41,7 +36,7 @@ macro_rules! choice {
             fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
                 let word = bare(text);
                 $(if [$text $(, $alias)*].iter().any(|known| bare(known) == word) {
-                    return Ok($name::$word);
+                    return Ok(<$name>::$word);
                 })+
                 Err(Error::unknown(key, text.trim(), [$($text),+]))
             }
@@ -52,6 +47,27 @@ macro_rules! choice {
         }
     };
 }
+
+/// An enumeration with its [`words!`].
+macro_rules! choice {
+    ($(#[$doc:meta])+ $name:ident { $($(#[$word_doc:meta])+ $word:ident = $text:literal $(| $alias:literal)*,)+ }) => {
+        $(#[$doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$word_doc])+ $word,)+
+        }
+
+        words! { $name { $($word = $text $(| $alias)*,)+ } }
+    };
+}
+
+words! { Variant { Code = "code", Paper = "paper", } }
+words! { Base { PgdAt = "pgd-at", Trades = "trades", Mart = "mart", ConsistencyAt = "consistency-at" | "consistency", } }
+words! { WaMode { Code = "code", Eval = "eval", } }
+words! { ContrastSet { Clean = "clean", CleanAdv = "clean+adv", } }
+words! { JointAttack { Afa = "afa", Kl = "kl", } }
+words! { Stage { Auto = "auto", Pretrain = "pretrain", Linear = "linear", } }
+words! { LinearOn { Adv = "adv", Clean = "clean", } }
 
 choice! {
     /// How the size of a perturbation is measured.
@@ -66,6 +82,8 @@ choice! {
 choice! {
     /// How batch norm works inside an attack.
     AttackBn {
+        /// As the method says.
+        Method = "method" | "auto",
         /// With running statistics.
         Eval = "eval",
         /// With batch statistics; running ones are left alone.
@@ -78,6 +96,8 @@ choice! {
 choice! {
     /// Where an attack starts.
     Start {
+        /// As the method says.
+        Method = "method" | "auto",
         /// Uniform in the eps-ball, clipped to `[0, 1]`.
         Uniform = "uniform" | "random",
         /// At the clean image.
@@ -106,8 +126,42 @@ choice! {
     Augment {
         /// None.
         None = "none",
+        /// A crop from the padded image.
+        Crop = "crop",
         /// A crop from the padded image and, in half the cases, a horizontal flip.
         CropFlip = "crop-flip",
+    }
+}
+
+choice! {
+    /// What surrounds an image that is cropped after padding.
+    CropFill {
+        /// Black.
+        Zero = "zero",
+        /// The image mirrored at its edge.
+        Reflect = "reflect",
+    }
+}
+
+choice! {
+    /// When in a step the learning-rate schedule is read.
+    LrTime {
+        /// Step i of n in epoch e reads it at e + i/n.
+        Begin = "begin",
+        /// At e + (i+1)/n.
+        End = "end",
+    }
+}
+
+choice! {
+    /// How a second network averages the first.
+    Averaging {
+        /// There is none, but for methods that need one.
+        None = "none",
+        /// Exponentially, at each step.
+        Ema = "ema",
+        /// The mean over the ends of epochs.
+        Swa = "swa",
     }
 }
 
@@ -120,6 +174,13 @@ choice! {
         Test = "test",
         /// On none: the last epoch is taken.
         Last = "last" | "none",
+    }
+}
+
+impl LrTime {
+    /// The part of a step that has passed by then.
+    pub fn part(self) -> f64 {
+        if self == LrTime::End { 1.0 } else { 0.0 }
     }
 }
 

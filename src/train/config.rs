@@ -5,15 +5,19 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-pub use super::choice::{AttackBn, Augment, DeviceChoice, Norm, ScheduleKind, Select, Start};
+pub use super::choice::{AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start};
 pub use super::setting::{Magnitude, Setting, text_of};
 use crate::data;
 use crate::error::{Error, Result};
+use crate::method;
+use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
 
 /// What the table says about one hyper-parameter.
 pub struct Key {
     /// Its name; hyphens may replace underscores wherever it is read.
     pub name: &'static str,
+    /// Other names that are understood.
+    pub aliases: &'static [&'static str],
     /// The heading it belongs under.
     pub group: &'static str,
     /// The papers' symbol for it, or empty.
@@ -40,9 +44,9 @@ impl Key {
     }
 }
 
-/// Writes [`Config`], its defaults and [`KEYS`] from `/// help` lines and `name ["symbol"]: Type = default;` under headings.
+/// Writes [`Config`], its defaults and [`KEYS`] from `/// help` lines and `name ["symbol"] ("alias"): Type = default;` under headings.
 macro_rules! keys {
-    ($($group:literal { $($(#[doc = $help:literal])+ $name:ident $([$symbol:literal])? : $kind:ty = $default:expr;)+ })+) => {
+    ($($group:literal { $($(#[doc = $help:literal])+ $name:ident $([$symbol:literal])? $(($($alias:literal),+))? : $kind:ty = $default:expr;)+ })+) => {
         /// Everything that decides what a run computes and where it leaves it; the defaults are the benchmark recipe's.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config {
@@ -58,6 +62,7 @@ macro_rules! keys {
         /// Every hyper-parameter, in the order of help and records.
         pub static KEYS: &[Key] = &[$($(Key {
             name: stringify!($name),
+            aliases: &[$($($alias),+)?],
             group: $group,
             symbol: concat!("" $(, $symbol)?),
             help: concat!($($help),+).trim_ascii_start(),
@@ -97,12 +102,74 @@ keys! {
         step ["α"]: Magnitude = Magnitude::fraction(2.0, 255.0);
         /// Attack steps in training.
         steps ["K"]: usize = 10;
-        /// Where the attack starts: uniform in the eps-ball, or at the clean image.
-        start: Start = Start::Uniform;
-        /// Batch norm inside the attack: running statistics, batch ones with the running ones frozen, or as in training.
-        attack_bn: AttackBn = AttackBn::Eval;
+        /// Where the attack starts: as the method says, uniform in the eps-ball, or at the clean image.
+        start: Start = Start::Method;
+        /// Batch norm inside the attack: as the method says, running statistics, batch ones with frozen running ones, or as in training.
+        attack_bn ("bn"): AttackBn = AttackBn::Method;
         /// Plain numbers given for eps and step along with this count 1/255: 8 means 8/255.
         pixel_units: bool = false;
+    }
+    "Method" {
+        /// Where a paper and its released code differ: as the code does, or as the paper says.
+        variant: Variant = Variant::Code;
+        /// rpat: the objective that robust perception is added to.
+        base: Base = Base::PgdAt;
+        /// The weight of the divergence between clean and adversarial predictions.
+        beta ["β"]: f64 = 6.0;
+        /// The weight of the method's own regularisation term.
+        lambda ["λ"]: f64 = 1.0;
+        /// rpat on consistency-at: the weight of that base's divergence.
+        base_lambda: f64 = 1.0;
+        /// The temperature of a Jensen-Shannon divergence.
+        temperature ["T"] ("t"): f64 = 0.5;
+        /// The part of its perturbation that a boundary sample keeps.
+        rho ["ρ"]: f64 = 0.1;
+        /// RPAT: the weight of the clean image in the image between.
+        a ["a"] ("alpha"): f64 = 0.5;
+        /// RPAT: the epoch, counted from 0, in which its term begins.
+        rpat_start_epoch: usize = 0;
+        /// TRADES: passes in train mode, 3 as in the benchmark code or 2.
+        trades_passes: usize = 3;
+        /// TRADES and MART: standard deviation of the attack's start.
+        start_sigma: f64 = 0.001;
+        /// DICAR: both parameters of the beta distribution of the mixture.
+        mix_beta: f64 = 0.75;
+        /// The averaged network as a teacher: as in the released code in train mode until its first evaluation, or always in eval mode.
+        wa_mode: WaMode = WaMode::Code;
+        /// rebat++: the epoch, counted from 0, from which the attack is stronger.
+        late_epoch: usize = 100;
+        /// rebat++: eps from then on.
+        late_eps: Magnitude = Magnitude::fraction(10.0, 255.0);
+        /// rebat++: attack steps from then on.
+        late_steps: usize = 12;
+        /// AFA: the temperature of the contrastive loss.
+        tau ["τ"]: f64 = 0.1;
+        /// AFA: whom an anchor is compared with, the clean batch or both batches (our reading).
+        contrast: ContrastSet = ContrastSet::Clean;
+        /// afa-trades: the loss that makes the adversarial images, AFA's or TRADES' (our reading).
+        joint_attack: JointAttack = JointAttack::Afa;
+        /// AFA: what is trained, the features and then the classifier, or one of them.
+        stage: Stage = Stage::Auto;
+        /// AFA: the last epochs, which train the classifier.
+        linear_epochs: usize = 10;
+        /// AFA: the images that the classifier is trained on (our reading).
+        linear_on: LinearOn = LinearOn::Adv;
+        /// boundary-at: the part of their perturbation that boundary samples keep.
+        rho_boundary: f64 = 1.0;
+        /// boundary-at: the part that all others keep.
+        rho_other: f64 = 1.0;
+    }
+    "Weights: perturbation and average" {
+        /// Adversarial weight perturbation: its length as a part of each filter's; 0: none.
+        awp_gamma ["γ"]: f64 = 0.0;
+        /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
+        awp_start: usize = 0;
+        /// A second network that averages the first: exponentially at each step, or over the ends of epochs. It is then what is judged.
+        average: Averaging = Averaging::None;
+        /// The epoch, counted from 0, in which averaging (and in ReBAT's family the teaching) begins; before, the average is a copy.
+        average_start: usize = 105;
+        /// ema: what the average keeps of itself at each step.
+        average_decay: f64 = 0.999;
     }
     "Optimiser" {
         /// Passes over the training images.
@@ -119,6 +186,8 @@ keys! {
         gamma ["γ"]: f64 = 0.1;
         /// cyclic: the part of the run at which the rate is highest.
         cyclic_peak: f64 = 0.4;
+        /// Whether the schedule is read at the beginning of each step or, as ReBAT's code does, at its end.
+        lr_time: LrTime = LrTime::Begin;
         /// Momentum of SGD.
         momentum ["μ"]: f64 = 0.9;
         /// Weight decay of SGD, on every parameter.
@@ -127,8 +196,10 @@ keys! {
     "Images" {
         /// Random changes of training images.
         augment: Augment = Augment::CropFlip;
-        /// crop-flip: zeros added on each side before cropping, in pixels.
+        /// crop and crop-flip: pixels added on each side before cropping.
         crop_padding: usize = 4;
+        /// crop and crop-flip: what is added, black or the mirrored image.
+        crop_fill: CropFill = CropFill::Zero;
         /// Per channel, subtracted inside the network; none: no normalisation.
         mean: Vec<f64> = Vec::new();
         /// Per channel, divided by inside the network.
@@ -152,12 +223,22 @@ keys! {
     }
 }
 
+/// The heading of the keys that only some methods read.
+pub const METHOD_GROUP: &str = "Method";
+
+/// Where settings come from: a person gives what the method reads, a record holds everything.
+#[derive(Clone, Copy, PartialEq)]
+enum Whose {
+    Given,
+    Recorded,
+}
+
 /// The key called `name`; case does not count, and hyphens may replace underscores.
 ///
 /// Errors: [`Error::Unknown`] with the nearest name.
 pub fn key(name: &str) -> Result<&'static Key> {
-    let wanted = name.trim().to_lowercase().replace('-', "_");
-    KEYS.iter().find(|key| key.name == wanted).ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
+    let wanted = name.trim().to_lowercase().replace(['-', '.'], "_");
+    KEYS.iter().find(|key| key.name == wanted || key.aliases.contains(&wanted.as_str())).ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
 }
 
 /// Splits `key=value`, the form of `--set`.
@@ -173,18 +254,40 @@ impl Config {
     ///
     /// `pixel_units` among them holds for all of these settings and, so that records mean the same to every reader, for no others.
     /// Errors: [`Error::Unknown`] for a key or word, [`Error::Value`] for a value.
+    /// A key of a method is refused when the method that comes out does not have it.
     pub fn apply<K: AsRef<str>, V: AsRef<str>>(&mut self, settings: &[(K, V)]) -> Result<()> {
+        self.set_all(settings, Whose::Given)
+    }
+
+    fn set_all<K: AsRef<str>, V: AsRef<str>>(&mut self, settings: &[(K, V)], whose: Whose) -> Result<()> {
         let mut next = self.clone();
         next.pixel_units = false;
         let settings: Vec<(&Key, &str)> =
             settings.iter().map(|(k, v)| Ok((key(k.as_ref())?, v.as_ref()))).collect::<Result<_>>()?;
         let (units, others): (Vec<_>, Vec<_>) = settings.into_iter().partition(|(key, _)| key.name == "pixel_units");
+        let given: Vec<&Key> = others.iter().map(|(key, _)| *key).collect();
         for (key, text) in units.into_iter().chain(others) {
             (key.set)(&mut next, text)?;
+        }
+        if whose == Whose::Given {
+            next.check_method_keys(&given)?;
         }
         next.pixel_units = false;
         *self = next;
         Ok(())
+    }
+
+    /// Errors: a key of the group "Method" that the method does not read, with the nearest that it does.
+    fn check_method_keys(&self, given: &[&Key]) -> Result<()> {
+        // An unknown method is reported where it is looked up.
+        let Ok(method) = method::find(&self.method) else { return Ok(()) };
+        match given.iter().find(|key| key.group == METHOD_GROUP && !method.keys.contains(&key.name)) {
+            Some(key) if method.keys.is_empty() => {
+                Err(Error::value(key.name, key.text(self), format!("{} has no keys of its own; 'saddle methods' lists each one's", method.name)))
+            }
+            Some(key) => Err(Error::unknown(&format!("key of {}", method.name), key.name, method.keys.iter().copied())),
+            None => Ok(()),
+        }
     }
 
     /// Every key and its value, for `run.json`.
@@ -199,8 +302,24 @@ impl Config {
         let text = |name: &String, value: &Value| text_of(value).ok_or_else(|| Error::value(name, value, "a table is no value"));
         let settings: Vec<_> = record.iter().map(|(name, value)| Ok((name, text(name, value)?))).collect::<Result<_>>()?;
         let mut config = Config::default();
-        config.apply(&settings)?;
+        config.set_all(&settings, Whose::Recorded)?;
         Ok(config)
+    }
+
+    /// Checks what a method asks of the other keys.
+    fn validate_for(&self, method: &method::Entry) -> Result<()> {
+        let averaged = self.averaging(method).is_some();
+        let pretrains = method.keys.contains(&"linear_epochs") && self.stage == Stage::Auto;
+        for (name, good, problem) in [
+            ("average", !method.averaged || self.average != Averaging::Swa, "this method's averaged network is an exponential one; leave it out"),
+            ("average_start", !averaged || self.average_start < self.epochs, "the run has ended by then; it counts epochs from 0"),
+            ("linear_epochs", !pretrains || (1..self.epochs).contains(&self.linear_epochs), "must be 1 or more and below epochs"),
+        ] {
+            if !good {
+                return Err(Error::value(name, key(name)?.text(self), problem));
+            }
+        }
+        Ok(())
     }
 
     /// Checks ranges and what must hold between keys; names of methods and models are their registries' to check.
@@ -211,6 +330,7 @@ impl Config {
         // The final evaluation always takes steps, whatever the training attack does.
         let moves = self.eps.get() > 0.0;
         let rising = self.milestones.windows(2).all(|pair| pair[0] < pair[1]) && self.milestones.first() != Some(&0);
+        let part = |value: f64| (0.0..=1.0).contains(&value);
         let multistep = self.schedule == ScheduleKind::Multistep;
         for (name, good, problem) in [
             ("eps", self.norm != Norm::Linf || self.eps.get() <= 1.0, "pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
@@ -231,11 +351,28 @@ impl Config {
                 "select = heldout needs 1 or more; or set select to last",
             ),
             ("eval_every", self.eval_every > 0, "must be 1 or more"),
+            ("rho", part(self.rho), "must lie between 0 and 1"),
+            ("rho_boundary", part(self.rho_boundary), "must lie between 0 and 1"),
+            ("rho_other", part(self.rho_other), "must lie between 0 and 1"),
+            ("a", self.a > 0.0 && self.a < 1.0, "must lie between 0 and 1, both excluded"),
+            ("temperature", self.temperature > 0.0, "must be above 0"),
+            ("tau", self.tau > 0.0, "must be above 0"),
+            ("mix_beta", self.mix_beta > 0.0, "must be above 0"),
+            ("beta", self.beta >= 0.0, "must not be negative"),
+            ("lambda", self.lambda >= 0.0, "must not be negative"),
+            ("base_lambda", self.base_lambda >= 0.0, "must not be negative"),
+            ("start_sigma", self.start_sigma >= 0.0, "must not be negative"),
+            ("trades_passes", matches!(self.trades_passes, 2 | 3), "must be 2 or 3"),
+            ("awp_gamma", self.awp_gamma >= 0.0, "must not be negative"),
+            ("average_decay", (0.0..1.0).contains(&self.average_decay), "must be at least 0 and below 1"),
             ("select_steps", self.select == Select::Last || self.select_steps > 0, "must be 1 or more; or set select to last"),
         ] {
             if !good {
                 return Err(Error::value(name, key(name)?.text(self), problem));
             }
+        }
+        if let Ok(method) = method::find(&self.method) {
+            self.validate_for(method)?;
         }
         Ok(())
     }

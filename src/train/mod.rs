@@ -1,10 +1,13 @@
 //! Training: configuration, schedules, the epoch loop, checkpoints, the run directory.
 
+pub mod average;
 pub mod checkpoint;
 pub mod choice;
 pub mod config;
 mod judge;
+pub mod margins;
 pub mod observer;
+pub mod probe;
 pub mod recipe;
 pub mod rundir;
 pub mod schedule;
@@ -16,7 +19,11 @@ pub mod weights;
 use crate::attack;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::method;
+use crate::method::settings::{Inner, Settings};
 use crate::nn::BnMode;
+use crate::ops::augment::{Augmentation, Padding};
+use average::Average;
 use checkpoint::Progress;
 use config::Config;
 use observer::Observer;
@@ -63,7 +70,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
             // A run that ended before its first checkpoint begins anew.
             let state = state_path(path);
             let progress = match state.exists() {
-                true => checkpoint::load_state(session.net_mut(), &device, &state)?,
+                true => session.load(&state)?,
                 false => Progress::default(),
             };
             (RunDir::resume(path, progress.epochs_done)?.0, progress)
@@ -136,22 +143,82 @@ impl From<choice::Norm> for attack::Norm {
 }
 
 impl Config {
-    /// The inner attack of training.
-    pub fn attack(&self) -> attack::Pgd {
-        attack::Pgd {
+    /// What the method is told.
+    pub fn settings(&self) -> Settings {
+        let inner = Inner {
             norm: self.norm.into(),
             eps: self.eps.get(),
             step: self.step.get(),
             steps: self.steps,
             start: match self.start {
-                choice::Start::Uniform => attack::Start::Uniform,
-                choice::Start::Zero => attack::Start::Clean,
+                choice::Start::Method => None,
+                choice::Start::Uniform => Some(attack::Start::Uniform),
+                choice::Start::Zero => Some(attack::Start::Clean),
             },
             bn: match self.attack_bn {
-                choice::AttackBn::Eval => BnMode::Eval,
-                choice::AttackBn::Batch => BnMode::Batch,
-                choice::AttackBn::Train => BnMode::Train,
+                choice::AttackBn::Method => None,
+                choice::AttackBn::Eval => Some(BnMode::Eval),
+                choice::AttackBn::Batch => Some(BnMode::Batch),
+                choice::AttackBn::Train => Some(BnMode::Train),
             },
+        };
+        Settings {
+            inner,
+            epochs: self.epochs,
+            variant: self.variant,
+            base: self.base,
+            beta: self.beta as f32,
+            lambda: self.lambda as f32,
+            base_lambda: self.base_lambda as f32,
+            temperature: self.temperature as f32,
+            rho: self.rho as f32,
+            a: self.a as f32,
+            rpat_start_epoch: self.rpat_start_epoch,
+            trades_passes: self.trades_passes,
+            start_sigma: self.start_sigma as f32,
+            mix_beta: self.mix_beta,
+            wa_mode: self.wa_mode,
+            average_start: self.average_start,
+            late_epoch: self.late_epoch,
+            late_eps: self.late_eps.get(),
+            late_steps: self.late_steps,
+            tau: self.tau as f32,
+            contrast: self.contrast,
+            joint_attack: self.joint_attack,
+            stage: self.stage,
+            linear_epochs: self.linear_epochs,
+            linear_on: self.linear_on,
+            rho_boundary: self.rho_boundary as f32,
+            rho_other: self.rho_other as f32,
         }
+    }
+
+    /// How the network is averaged, if a key or the method asks for it.
+    pub fn averaging(&self, method: &method::Entry) -> Option<Average> {
+        let kind = match self.average {
+            choice::Averaging::None if method.averaged => choice::Averaging::Ema,
+            kind => kind,
+        };
+        let average = Average { kind, decay: self.average_decay as f32, start: self.average_start };
+        (kind != choice::Averaging::None).then_some(average)
+    }
+
+    /// Adversarial weight perturbation's gamma in an epoch counted from 0.
+    pub fn awp(&self, epoch: usize) -> f32 {
+        if epoch >= self.awp_start { self.awp_gamma as f32 } else { 0.0 }
+    }
+
+    /// What happens to training images on their way into a batch.
+    pub fn augmentation(&self, views: usize, epoch: usize) -> Augmentation {
+        let cropped = Augmentation::crop_flip(self.crop_padding, self.seed, epoch as u32).padded(match self.crop_fill {
+            choice::CropFill::Zero => Padding::Zero,
+            choice::CropFill::Reflect => Padding::Reflect,
+        });
+        let augmentation = match self.augment {
+            choice::Augment::None => Augmentation::none(),
+            choice::Augment::Crop => Augmentation { flip: false, ..cropped },
+            choice::Augment::CropFlip => cropped,
+        };
+        augmentation.views(views)
     }
 }

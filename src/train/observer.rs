@@ -16,6 +16,8 @@ pub trait Observer {
     fn epoch(&mut self, _done: &EpochInfo) {}
     /// `done` of `of` images have been evaluated with `what`, such as `clean` or `pgd20`.
     fn evaluating(&mut self, _what: &str, _done: usize, _of: usize) {}
+    /// Run `number` of `of`, which is `what`, begins: for whoever starts several.
+    fn begins(&mut self, _number: usize, _of: usize, _what: &str) {}
     /// Something worth one line.
     fn note(&mut self, _line: &str) {}
     /// Nothing more will come; the result is what the run returns.
@@ -95,6 +97,9 @@ pub struct EpochInfo {
     pub robust_acc: Option<f64>,
     /// Whether it is the best epoch so far.
     pub best: bool,
+    /// Quantiles of the margins and parts of the samples, of methods that split them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margins: Option<Value>,
     /// Training images a second.
     pub images_per_s: f64,
     /// Seconds of training, evaluation excluded.
@@ -118,6 +123,8 @@ impl EpochInfo {
             "seconds": self.seconds,
             "eval_seconds": eval_seconds,
         });
-        object.as_object().cloned().unwrap_or_default()
+        let mut object = object.as_object().cloned().unwrap_or_default();
+        object.extend(self.margins.clone().map(|margins| ("split".to_owned(), margins)));
+        object
     }
 }

@@ -10,6 +10,8 @@ pub struct Schedule {
     kind: ScheduleKind,
     lr: f64,
     epochs: f64,
+    /// Epochs of pre-training, behind which the schedule begins anew.
+    pretraining: f64,
     milestones: Vec<usize>,
     gamma: f64,
     peak: f64,
@@ -17,11 +19,14 @@ pub struct Schedule {
 
 impl Schedule {
     /// The schedule that `config` describes.
-    pub fn new(config: &Config) -> Schedule {
+    ///
+    /// Behind `pretraining` epochs it begins anew, over what is left of the run.
+    pub fn new(config: &Config, pretraining: usize) -> Schedule {
         Schedule {
             kind: config.schedule,
             lr: config.lr,
             epochs: config.epochs as f64,
+            pretraining: pretraining as f64,
             milestones: config.milestones.clone(),
             gamma: config.gamma,
             peak: config.cyclic_peak,
@@ -34,7 +39,11 @@ impl Schedule {
     /// cosine: `lr/2 * (1 + cos(pi * time/epochs))`; linear: `lr * (1 - time/epochs)`;
     /// cyclic: 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run count as its ends.
     pub fn lr(&self, time: f64) -> f64 {
-        let part = (time / self.epochs).clamp(0.0, 1.0);
+        let (time, epochs) = match self.pretraining {
+            before if time < before => (time, before),
+            before => (time - before, self.epochs - before),
+        };
+        let part = (time / epochs).clamp(0.0, 1.0);
         let factor = match self.kind {
             ScheduleKind::Multistep => {
                 let begun = self.milestones.iter().filter(|&&milestone| time + 1.0 >= milestone as f64).count();
@@ -57,7 +66,7 @@ mod tests {
     fn check(settings: &[(&str, &str)], points: &[(f64, f64)]) {
         let mut config = Config::default();
         config.apply(settings).unwrap();
-        let schedule = Schedule::new(&config);
+        let schedule = Schedule::new(&config, 0);
         for &(time, want) in points {
             let got = schedule.lr(time);
             assert!((got - want).abs() <= 1e-12, "{settings:?} at {time}: got {got}, expected {want}");
@@ -69,6 +78,16 @@ mod tests {
         let points = [(0.0, 0.1), (99.99, 0.1), (100.0, 0.01), (104.999, 0.01), (105.0, 0.001), (110.0, 0.001)];
         check(&[], &points);
         check(&[("milestones", "1,2"), ("gamma", "0.5")], &[(0.0, 0.05), (1.0, 0.025)]);
+    }
+
+    #[test]
+    fn pretraining_has_a_schedule_of_its_own() {
+        let mut config = Config::default();
+        config.apply(&[("schedule", "cosine"), ("epochs", "30"), ("lr", "0.2")]).unwrap();
+        let schedule = Schedule::new(&config, 20);
+        for (time, want) in [(0.0, 0.2), (10.0, 0.1), (20.0, 0.2), (25.0, 0.1), (30.0, 0.0)] {
+            assert!((schedule.lr(time) - want).abs() < 1e-12, "{time}: {}", schedule.lr(time));
+        }
     }
 
     #[test]

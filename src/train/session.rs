@@ -1,12 +1,13 @@
 //! One run: the epoch loop, selection, the final evaluation.
 
-use super::checkpoint::{Origin, Progress, Totals, save, save_state};
-use super::config::{Augment, Config, Select};
+use super::average::Average;
+use super::checkpoint::{Origin, Progress, Totals, load_state, save, save_state};
+use super::config::{Config, Select};
 use super::judge::{Watch, interrupted, judge, not_finite};
 use super::observer::{EpochInfo, Observer, Started, StepInfo};
 use super::rundir::{LogRow, RunDir, Summary};
 use super::schedule::Schedule;
-use super::step::{Batch, Rules, Stepped, Update, train_step};
+use super::step::{Batch, Nets, Rules, Stepped, Update, train_step};
 use super::weights::WeightFile;
 use crate::attack::{Pgd, Start};
 use crate::data::resident::{Resident, in_order, shuffled};
@@ -14,7 +15,7 @@ use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::Accuracy;
-use crate::method::{self, Entry};
+use crate::method::{self, Entry, Settings};
 use crate::nn::{Arch, BnMode, Net, Shape};
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
@@ -37,7 +38,11 @@ pub struct Session<'a> {
     config: &'a Config,
     recipe: &'a str,
     method: &'static Entry,
+    settings: Settings,
     net: Net,
+    /// The average of the network's weights, which is then the one that is judged.
+    wa: Option<Net>,
+    average: Option<Average>,
     shape: Shape,
     image_width: usize,
     dataset: String,
@@ -45,7 +50,6 @@ pub struct Session<'a> {
     /// What the best epoch is chosen by, if it is.
     selection: Option<Resident>,
     test: Resident,
-    attack: Pgd,
     schedule: Schedule,
 }
 
@@ -78,25 +82,30 @@ impl<'a> Session<'a> {
             mean: single(&config.mean),
             std: single(&config.std),
         };
+        let new_net = || Net::new(device, &arch.spec(), &shape, config.seed);
+        let (average, settings) = (config.averaging(method), config.settings());
         Ok(Session {
             device: device.clone(),
             config,
             recipe,
             method,
-            net: Net::new(device, &arch.spec(), &shape, config.seed)?,
+            net: new_net()?,
+            wa: average.map(|_| new_net()).transpose()?,
+            average,
             shape,
             image_width: train.shape.width,
             dataset: train.name.clone(),
             train: Resident::new(device, &train)?,
             selection: selection.map(|s| Resident::new(device, &s)).transpose()?,
             test: Resident::new(device, &split.test)?,
-            attack: config.attack(),
-            schedule: Schedule::new(config),
+            schedule: Schedule::new(config, (method.pretraining)(&settings)),
+            settings,
         })
     }
 
-    pub fn net_mut(&mut self) -> &mut Net {
-        &mut self.net
+    /// Takes up the state of an interrupted run.
+    pub fn load(&mut self, state: &Path) -> Result<Progress> {
+        load_state(&mut self.net, self.wa.as_mut(), &self.device, state)
     }
 
     /// What is about to happen, for whoever watches.
@@ -163,7 +172,7 @@ impl<'a> Session<'a> {
         let mut pending = Vec::new();
         let mut looked = Instant::now();
         for (step, indices) in batches.iter().enumerate().skip(progress.steps_done) {
-            let lr = self.schedule.lr(epoch as f64 + step as f64 / steps as f64);
+            let lr = self.schedule.lr(epoch as f64 + (step as f64 + self.config.lr_time.part()) / steps as f64);
             pending.push(self.step(epoch, step, indices, lr)?);
             if pending.len() < look_every && step + 1 < steps && !stop.load(Ordering::Relaxed) {
                 continue;
@@ -197,15 +206,14 @@ impl<'a> Session<'a> {
     /// One training step: batch, attack, loss, gradients, update.
     fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>, lr: f64) -> Result<Pending> {
         let config = self.config;
-        let augmentation = match config.augment {
-            Augment::None => Augmentation::none(),
-            Augment::CropFlip => Augmentation::crop_flip(config.crop_padding, config.seed, epoch as u32),
-        };
-        let (x, y) = self.train.batch(indices, &augmentation)?;
-        let batch = Batch { x: &x, y: &y, images: indices };
-        let rules = Rules { method: self.method, attack: self.attack, seed: config.seed, epoch };
+        let views = (self.method.views)(&self.settings);
+        let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
+        let batch = Batch { x: &x, y: &y, images: indices, index: step };
+        let (method, settings, awp_gamma) = (self.method, &self.settings, config.awp(epoch));
+        let rules = Rules { method, settings, awp_gamma, seed: config.seed, epoch };
         let update = Update { lr: lr as f32, momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 };
-        let stepped = train_step(&mut self.net, &batch, &rules, &update)?;
+        let mut nets = Nets { net: &mut self.net, wa: self.wa.as_mut() };
+        let stepped = train_step(&mut nets, &batch, &rules, &update, self.average.as_ref())?;
         Ok(Pending { step, images: indices.len(), stepped })
     }
 
@@ -225,7 +233,14 @@ impl<'a> Session<'a> {
                 }
                 totals.terms[i].1 += term.item()? as f64 * images;
             }
-            totals.hits += done.stepped.hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
+            if let Some(hits) = &done.stepped.hits {
+                totals.judged += hits.len();
+                totals.hits += hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
+            }
+            if let Some(split) = &done.stepped.split {
+                let aligned = done.stepped.aligned.as_ref().map(Buffer::to_vec).transpose()?.and_then(|s| s.first().copied());
+                totals.margins.add(split, aligned, done.images)?;
+            }
             totals.images += done.images;
         }
         Ok(last)
@@ -242,39 +257,46 @@ impl<'a> Session<'a> {
     ) -> Result<()> {
         let (number, config, totals) = (epoch + 1, self.config, progress.totals.clone());
         // The rate of the last step.
-        let lr = self.schedule.lr(number as f64 - 1.0 / self.steps_per_epoch() as f64);
+        let lr = self.schedule.lr(number as f64 - (1.0 - config.lr_time.part()) / self.steps_per_epoch() as f64);
+        if let (Some(average), Some(wa)) = (&self.average, &mut self.wa) {
+            average.after_epoch(wa, &self.net, epoch)?;
+        }
         self.check_weights(dir, epoch, progress)?;
         let images = totals.images.max(1) as f64;
         let evaluated = Instant::now();
-        let due = number % config.eval_every.max(1) == 0 || number == config.epochs;
+        // Before there is a classifier there is nothing to choose by.
+        let chooses = epoch >= (self.method.pretraining)(&self.settings);
+        let due = chooses && number % config.eval_every.max(1) == 0 || number == config.epochs;
         let chosen = if due { self.select(dir, observer, stop)? } else { None };
         let test_time = evaluated.elapsed().as_secs_f64();
         let better = chosen.is_some_and(|(_, robust)| progress.best.is_none_or(|(_, best)| robust.percent > best));
         if better && let Some((_, robust)) = chosen {
             progress.best = Some((number, robust.percent));
             let selection = format!("best pgd{} on {}", config.select_steps, config.select);
-            save(&self.net, &self.origin(number, selection), &dir.checkpoint("best"))?;
+            self.save(number, selection, "best", dir)?;
         }
-        save(&self.net, &self.origin(number, "last".into()), &dir.checkpoint("last"))?;
+        self.save(number, "last".into(), "last", dir)?;
         if config.checkpoint_every > 0 && number % config.checkpoint_every == 0 {
-            save(&self.net, &self.origin(number, format!("epoch {number}")), &dir.checkpoint(&format!("epoch-{number}")))?;
+            self.save(number, format!("epoch {number}"), &format!("epoch-{number}"), dir)?;
         }
+        let accuracy = (totals.judged > 0).then(|| totals.hits as f64 / totals.judged as f64);
         let info = EpochInfo {
             epoch: number,
             epochs: config.epochs,
             lr,
             loss: totals.loss / images,
             terms: totals.terms.iter().map(|(name, sum)| (name.clone(), sum / images)).collect(),
-            train_acc: Some(100.0 * totals.hits as f64 / images),
+            train_acc: accuracy.map(|part| 100.0 * part),
             clean_acc: chosen.map(|(clean, _)| clean.percent),
             robust_acc: chosen.map(|(_, robust)| robust.percent),
             best: better,
+            margins: totals.margins.record(),
             images_per_s: images / totals.seconds.max(1e-9),
             seconds: totals.seconds,
         };
         dir.append_metrics(&info.record(test_time))?;
         let attacked = config.method != "standard";
-        let (train_loss, train_acc) = (Some(info.loss), Some(totals.hits as f64 / images));
+        let (train_loss, train_acc) = (Some(info.loss), accuracy);
         dir.append_log(&LogRow {
             epoch: number,
             train_time: totals.seconds,
@@ -297,7 +319,8 @@ impl<'a> Session<'a> {
     fn select(&mut self, dir: &RunDir, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Option<(Accuracy, Accuracy)>> {
         let Some(data) = &self.selection else { return Ok(None) };
         let attack = Pgd { steps: self.config.select_steps, ..self.judge_attack() };
-        judge(&mut self.net, data, &attack, self.config, &mut Watch { what: "selection", dir, observer, stop }).map(Some)
+        let net = self.wa.as_mut().unwrap_or(&mut self.net);
+        judge(net, data, &attack, self.config, &mut Watch { what: "selection", dir, observer, stop }).map(Some)
     }
 
     fn test(
@@ -309,12 +332,13 @@ impl<'a> Session<'a> {
     ) -> Result<(Accuracy, Accuracy)> {
         let attack = Pgd { steps: EVAL_STEPS, ..self.judge_attack() };
         let what = &format!("{which}, PGD-{EVAL_STEPS}");
-        judge(&mut self.net, &self.test, &attack, self.config, &mut Watch { what, dir, observer, stop })
+        let net = self.wa.as_mut().unwrap_or(&mut self.net);
+        judge(net, &self.test, &attack, self.config, &mut Watch { what, dir, observer, stop })
     }
 
     /// PGD as it judges: the training attack's ball and step, from a random start, with eval-mode batch norm.
     fn judge_attack(&self) -> Pgd {
-        Pgd { start: Start::Uniform, bn: BnMode::Eval, ..self.attack }
+        Pgd { start: Start::Uniform, bn: BnMode::Eval, ..self.settings.inner.pgd(Start::Uniform, BnMode::Eval) }
     }
 
     /// Errors when the last update ruined the network: its loss on a batch of training images is no number. Nothing is saved then.
@@ -348,7 +372,7 @@ impl<'a> Session<'a> {
         if let Some((epoch, selected)) = progress.best {
             if epoch != progress.epochs_done {
                 let best = WeightFile::read(&dir.checkpoint("best"))?;
-                super::checkpoint::load(&mut self.net, &self.device, &best)?;
+                super::checkpoint::load(self.wa.as_mut().unwrap_or(&mut self.net), &self.device, &best)?;
                 reported = self.test("best", dir, observer, stop)?;
             }
             extra.insert(
@@ -375,7 +399,12 @@ impl<'a> Session<'a> {
 
     fn save_state(&self, dir: &RunDir, progress: &Progress) -> Result<()> {
         let origin = self.origin(progress.epochs_done, "state".into());
-        save_state(&self.net, &origin, progress, &super::state_path(dir.root()))
+        save_state(&self.net, self.wa.as_ref(), &origin, progress, &super::state_path(dir.root()))
+    }
+
+    /// Writes the weights of the network that is judged.
+    fn save(&self, epoch: usize, selection: String, name: &str, dir: &RunDir) -> Result<()> {
+        save(self.wa.as_ref().unwrap_or(&self.net), &self.origin(epoch, selection), &dir.checkpoint(name))
     }
 
     fn origin(&self, epoch: usize, selection: String) -> Origin<'_> {

@@ -1,0 +1,76 @@
+//! AFA, adversarial feature alignment, arXiv 2402.12187: a min-max over a fully supervised contrastive loss on the penultimate features,
+//! then a linear classifier.
+//!
+//! ```text
+//! pre-training:  x' = PGD from x on sum_i L_i, jointly over the batch       clean features constant, batch norm in eval mode
+//!     u = f / |f|_2;  s_ia = <u(x'_i), u(c_a)> / tau
+//!     L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip) / sum_a exp(s_ia) );  loss = mean L_i      one [train] pass over [x; x']
+//! linear stage:  backbone frozen [eval];  loss = CE(classifier(f(x')), y),  x' = PGD(CE)
+//! ```
+//!
+//! Neither the released code nor the hyper-parameters could be had: tau, the contrast set (`contrast`: the clean batch, or both with the
+//! anchor left out), the lack of a projection head, the images of the linear stage (`linear_on`) and the length of that stage are our reading.
+
+use super::common::loss::pgd_on_cross_entropy;
+use super::settings::{LinearOn, Settings, Stage};
+use super::{Attacked, Entry, Loss, Step};
+use crate::attack::Start;
+use crate::error::Result;
+use crate::nn::BnMode;
+use crate::ops::contrastive::contrastive;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::reduce::Reduction;
+use crate::ops::rows::{join, rows};
+use crate::tape::Tape;
+
+pub const METHOD: Entry = Entry {
+    name: "afa",
+    about: "adversarial supervised contrastive pre-training of the features, then a linear classifier",
+    paper: "arXiv 2402.12187",
+    keys: &["tau", "contrast", "stage", "linear_epochs", "linear_on"],
+    pretraining: |set| if set.stage == Stage::Auto { set.epochs.saturating_sub(set.linear_epochs) } else { 0 },
+    attack,
+    loss,
+    ..Entry::BASE
+};
+
+fn pretrains(set: &Settings, epoch: usize) -> bool {
+    set.stage == Stage::Pretrain || epoch < (METHOD.pretraining)(set)
+}
+
+fn attack(step: &mut Step) -> Result<Attacked> {
+    match (pretrains(step.set, step.epoch), step.set.linear_on) {
+        (true, _) => contrastive_attack(step),
+        (false, LinearOn::Adv) => pgd_on_cross_entropy(step),
+        (false, LinearOn::Clean) => Ok(step.x.clone().into()),
+    }
+}
+
+/// The attack that maximises the contrastive loss of the whole batch.
+pub fn contrastive_attack(step: &mut Step) -> Result<Attacked> {
+    let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Eval);
+    let start = step.start(&pgd, step.x, 0)?;
+    let (net, y, set) = (&mut *step.net, step.y, step.set);
+    let scratch = Tape::new(step.x.device());
+    let clean = net.features(&scratch, scratch.constant(step.x.clone()), BnMode::Eval, None)?;
+    let clean = scratch.value(clean);
+    let x_adv = pgd.climb(step.x, start, |tape, x| {
+        let adv = net.features(tape, x, pgd.bn, None)?;
+        contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+    })?;
+    Ok(x_adv.into())
+}
+
+fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+    let (tape, set, b) = (step.tape, step.set, step.batch());
+    if pretrains(set, step.epoch) {
+        let both = tape.constant(join(step.x, &made.x_adv)?);
+        let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
+        let afa = contrastive(tape, rows(tape, f, 0, b)?, rows(tape, f, b, b)?, step.y, set.tau, set.contrast, Reduction::Mean)?;
+        return Loss::new(tape, None, &[("afa", 1.0, afa)]);
+    }
+    let f = step.net.features(tape, tape.constant(made.x_adv.clone()), BnMode::Eval, None)?;
+    let z = step.net.classify(tape, f, Some(step.leaves))?;
+    let ce = cross_entropy(tape, z, step.y, Reduction::Mean)?;
+    Loss::new(tape, z, &[("ce", 1.0, ce)])
+}

@@ -1,0 +1,48 @@
+//! AFA jointly with TRADES (arXiv 2402.12187, arXiv 1901.08573).
+//!
+//! ```text
+//! x' = AFA's attack (joint_attack = "kl": TRADES');  one [train] pass over [x; x']
+//! loss = CE(z(x), y) + beta KL(p(x) || p(x')) + lambda L_AFA
+//! ```
+//!
+//! That the joint objective uses AFA's attack and one pass over both is our reading, as are AFA's own choices (see `afa`).
+
+use super::settings::JointAttack;
+use super::{Attacked, Entry, Loss, Step, afa, trades};
+use crate::error::Result;
+use crate::nn::BnMode;
+use crate::ops::contrastive::contrastive;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::kl::kl;
+use crate::ops::reduce::Reduction;
+use crate::ops::rows::{join, rows};
+
+pub const METHOD: Entry = Entry {
+    name: "afa-trades",
+    about: "TRADES with AFA's contrastive loss on the features",
+    paper: "arXiv 2402.12187",
+    keys: &["beta", "lambda", "tau", "contrast", "joint_attack", "start_sigma"],
+    attack,
+    loss,
+    ..Entry::BASE
+};
+
+fn attack(step: &mut Step) -> Result<Attacked> {
+    match step.set.joint_attack {
+        JointAttack::Afa => afa::contrastive_attack(step),
+        JointAttack::Kl => trades::attack(step),
+    }
+}
+
+fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+    let (tape, set, b) = (step.tape, step.set, step.batch());
+    let both = tape.constant(join(step.x, &made.x_adv)?);
+    let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
+    let z = step.net.classify(tape, f, Some(step.leaves))?;
+    let (f_clean, f_adv) = (rows(tape, f, 0, b)?, rows(tape, f, b, b)?);
+    let (z_clean, z_adv) = (rows(tape, z, 0, b)?, rows(tape, z, b, b)?);
+    let ce = cross_entropy(tape, z_clean, step.y, Reduction::Mean)?;
+    let kl = kl(tape, z_clean, z_adv, Reduction::Mean)?;
+    let afa = contrastive(tape, f_clean, f_adv, step.y, set.tau, set.contrast, Reduction::Mean)?;
+    Ok(Loss::new(tape, z_adv, &[("ce", 1.0, ce), ("kl", set.beta, kl), ("afa", set.lambda, afa)])?.with_clean(z_clean))
+}

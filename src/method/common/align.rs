@@ -1,0 +1,82 @@
+//! RAAT's two ideas (arXiv 2604.26496): a reduced perturbation for boundary samples, and DICAR, the consistency of an interpolation.
+//!
+//! Counts and flags stay in device memory: the set S is compacted there, and batch norm reads |S| from there.
+
+use super::settings::Variant;
+use super::step::Step;
+use crate::device::Buffer;
+use crate::error::{Error, Result};
+use crate::nn::Rows;
+use crate::ops::dicar::dicar;
+use crate::ops::interpolate::interpolate;
+use crate::ops::split::{Split, select, split};
+use crate::ops::subset::{Subset, mix, subset};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// The split of a batch into boundary samples and others.
+pub struct Align {
+    /// Margins at X, X' and X'', and who is a boundary sample.
+    pub split: Split,
+    /// X'' for boundary samples, X' for all others.
+    pub x_ce: Tensor,
+    /// S, where it is known before the loss.
+    pub subset: Option<Subset>,
+}
+
+/// `x + factor * (x' - x)`.
+pub fn reduced(x: &Tensor, x_adv: &Tensor, factor: f32) -> Result<Tensor> {
+    let tape = Tape::new(x.device());
+    let point = interpolate(&tape, tape.constant(x_adv.clone()), tape.constant(x.clone()), factor)?;
+    Ok(tape.value(point))
+}
+
+/// The boundary split of images X with labels `y`: `z` gives logits without gradient.
+pub fn boundary(
+    step: &mut Step,
+    x: &Tensor,
+    x_adv: &Tensor,
+    y: &Buffer<i32>,
+    mut z: impl FnMut(&mut Step, &Tensor) -> Result<Tensor>,
+) -> Result<Align> {
+    let x_reduced = reduced(x, x_adv, step.set.rho)?;
+    let (clean, adv, near) = (z(step, x)?, z(step, x_adv)?, z(step, &x_reduced)?);
+    let split = split(x.device(), &clean, &adv, &near, y, step.set.variant)?;
+    let x_ce = select(x.device(), &x_reduced, x_adv, &split.boundary)?;
+    Ok(Align { split, x_ce, subset: None })
+}
+
+/// S from the flags of correctly classified images `[2B]`: both views right, or in the paper the first.
+pub fn both_right(step: &Step, right: &Buffer<u8>) -> Result<Subset> {
+    let second = (step.set.variant == Variant::Code).then_some((right, step.batch()));
+    subset(right.device(), (right, 0), second, step.batch())
+}
+
+/// `JS_T(u, v)` averaged over S, 0 when it is empty, where `u = z(r x1'[S] + (1-r) x2'[S])[train]` and v interpolates the clean logits
+/// of both views, which `clean` gives in further `[train]` passes. `x_adv` is X' of both views.
+///
+/// Without an S none of these passes moves a running statistic.
+pub fn consistency(
+    step: &mut Step,
+    x_adv: &Tensor,
+    s: &Subset,
+    clean: impl FnOnce(&mut Step, &Rows) -> Result<[(Var, usize); 2]>,
+) -> Result<Var> {
+    if !(step.set.temperature > 0.0) {
+        return Err(Error::value("temperature", step.set.temperature, "must be above 0"));
+    }
+    let (r, b) = (step.mix(), step.batch());
+    let mixed = mix(x_adv.device(), (x_adv, 0), (x_adv, b), s, r)?;
+    let u = step.train_rows(&mixed, &Rows::First(s.count.clone()))?;
+    let [z1, z2] = clean(step, &Rows::AllIf(s.count.clone()))?;
+    dicar(step.tape, u, z1, z2, s, r, step.set.temperature, step.set.variant)
+}
+
+/// [`consistency`] with both views in one pass over X.
+pub fn dicar_of_both(step: &mut Step, x_adv: &Tensor, s: &Subset) -> Result<Var> {
+    let b = step.batch();
+    consistency(step, x_adv, s, |step, rows| {
+        let z = step.train_rows(&step.x.clone(), rows)?;
+        Ok([(z, 0), (z, b)])
+    })
+}

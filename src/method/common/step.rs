@@ -1,0 +1,134 @@
+//! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the attack, the averaged network.
+
+use super::settings::{Settings, WaMode};
+use crate::attack::{Draws, Pgd};
+use crate::device::Buffer;
+use crate::error::{Error, Result};
+use crate::nn::{BnMode, Leaves, Net, Rows};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::reduce::Reduction;
+use crate::ops::rows::{join, rows_of};
+use crate::rng::{Key, Purpose, Stream};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// Numbers that are given instead of drawn, to compare a step with another implementation.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// For each view: where the attack starts, as the difference to the clean images.
+    pub noise: [Option<Tensor>; 2],
+    /// DICAR's r.
+    pub mix: Option<f32>,
+}
+
+/// What a method gets for one training step.
+pub struct Step<'a> {
+    pub net: &'a mut Net,
+    /// The averaged network, of methods that have one.
+    pub wa: Option<&'a mut Net>,
+    /// Where the differentiated passes of this step are recorded.
+    pub tape: &'a Tape,
+    /// The network's parameters on that tape.
+    pub leaves: &'a Leaves,
+    /// Clean images in `[0,1]`, view after view: `[views * B,H,W,C]`.
+    pub x: &'a Tensor,
+    /// Labels of all views `[views * B]`.
+    pub y: &'a Buffer<i32>,
+    /// Labels of one view `[B]`.
+    pub y1: &'a Buffer<i32>,
+    /// The images' indices in the training set `[B]`.
+    pub images: &'a Buffer<i32>,
+    pub set: &'a Settings,
+    pub given: &'a Given,
+    pub seed: u64,
+    /// 0-based.
+    pub epoch: usize,
+    /// The number of the step in its epoch, 0-based.
+    pub index: usize,
+}
+
+impl Step<'_> {
+    /// B.
+    pub fn batch(&self) -> usize {
+        self.images.len()
+    }
+
+    /// View `view` of the clean images `[B,H,W,C]`.
+    pub fn view(&self, view: usize) -> Result<Tensor> {
+        if self.x.shape()[0] == self.batch() { Ok(self.x.clone()) } else { rows_of(self.x, view * self.batch(), self.batch()) }
+    }
+
+    /// `z(x)[train]`, differentiated.
+    pub fn train(&mut self, x: &Tensor) -> Result<Var> {
+        self.train_rows(x, &Rows::All)
+    }
+
+    /// `z(x)[train]`, differentiated, of images whose number lies in device memory.
+    pub fn train_rows(&mut self, x: &Tensor, rows: &Rows) -> Result<Var> {
+        self.net.forward_rows(self.tape, self.tape.constant(x.clone()), BnMode::Train, Some(self.leaves), rows)
+    }
+
+    /// `z(x)[eval]` without gradient.
+    pub fn eval(&mut self, x: &Tensor) -> Result<Tensor> {
+        logits(self.net, x, BnMode::Eval)
+    }
+
+    /// A pass without gradient whose only effect is on the running statistics, if `bn` moves them.
+    pub fn pass(&mut self, x: &Tensor, bn: BnMode) -> Result<()> {
+        if bn == BnMode::Train { logits(self.net, x, bn).map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Logits of the averaged network, without gradient.
+    pub fn wa(&mut self, x: &Tensor) -> Result<Tensor> {
+        let bn = match self.set.wa_mode {
+            WaMode::Code if self.epoch <= self.set.average_start => BnMode::Train,
+            _ => BnMode::Eval,
+        };
+        let missing = || Error::value("average", "none", "this method needs the averaged network; leave it to the method or set ema");
+        logits(self.wa.as_deref_mut().ok_or_else(missing)?, x, bn)
+    }
+
+    /// Whether averaging, and with it what the averaged network teaches, has started.
+    pub fn averaging(&self) -> bool {
+        self.epoch >= self.set.average_start
+    }
+
+    /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.
+    pub fn attack_ce(&mut self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
+        let start = self.start(pgd, x, view)?;
+        let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
+        pgd.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
+    }
+
+    /// Where an attack on `x` starts; `view` is the first view in it.
+    pub fn start(&self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
+        let noise = match (&self.given.noise, x.shape()[0] == self.batch()) {
+            ([Some(first), Some(second)], false) => Some(join(first, second)?),
+            (noise, true) => noise.get(view).cloned().flatten(),
+            _ => None,
+        };
+        match noise {
+            Some(noise) => pgd.start_at(x, &noise),
+            None => {
+                let key = Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
+                pgd.start(x, Draws { key, images: self.images })
+            }
+        }
+    }
+
+    /// DICAR's r = max(l, 1 - l) with l ~ Beta(mix_beta, mix_beta), one for the batch.
+    pub fn mix(&self) -> f32 {
+        self.given.mix.unwrap_or_else(|| {
+            let name = format!("mix of epoch {}, step {}", self.epoch, self.index);
+            let l = Stream::new(self.seed, &name).beta(self.set.mix_beta, self.set.mix_beta);
+            l.max(1.0 - l) as f32
+        })
+    }
+}
+
+/// Logits without gradient.
+fn logits(net: &mut Net, x: &Tensor, bn: BnMode) -> Result<Tensor> {
+    let tape = Tape::new(x.device());
+    let z = net.forward(&tape, tape.constant(x.clone()), bn, None)?;
+    Ok(tape.value(z))
+}

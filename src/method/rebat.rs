@@ -1,0 +1,62 @@
+//! ReBAT. Wang, Li, Yang, Lin, Wang: Balance, Imbalance, and Rebalance: Understanding Robust Overfitting from a Minimax Game
+//! Perspective, NeurIPS 2023, arXiv 2310.19360: the averaged network `wa` holds the trained one back after the learning rate has decayed.
+//!
+//! ```text
+//! x' = PGD(CE), every pass [train], and one pass more for the loss of each sample
+//! loss = CE(z(x')[train], y) + lambda KL(p_wa(x') || p(x'))      the second from epoch average_start (0-based), gradient through p(x')
+//! update;  z(x)[train] without gradient;  wa <- d wa + (1 - d) net, d = 0 before average_start
+//! ```
+//!
+//! As in the released code: eleven `[train]` passes of the attack and the clean pass after the update only move the running statistics, and
+//! `wa` itself is in train mode until its first evaluation (`wa_mode = "eval"`: never).
+
+use super::{Attacked, Entry, Loss, Step};
+use crate::attack::{Pgd, Start};
+use crate::error::Result;
+use crate::nn::BnMode;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::kl::kl;
+use crate::ops::reduce::Reduction;
+use crate::tensor::Tensor;
+
+pub const METHOD: Entry = Entry {
+    name: "rebat",
+    about: "PGD-AT that the average of its own weights holds back after the learning rate has decayed",
+    paper: "Wang et al., NeurIPS 2023, arXiv 2310.19360",
+    keys: &["lambda", "wa_mode"],
+    averaged: true,
+    attack,
+    loss,
+    after,
+    ..Entry::BASE
+};
+
+/// The attack of the recipe.
+pub fn attack(step: &mut Step) -> Result<Attacked> {
+    let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Train);
+    Ok(attack_in_train_mode(step, &pgd, step.x, 0)?.into())
+}
+
+/// PGD in train mode on one view, and the pass behind it.
+pub fn attack_in_train_mode(step: &mut Step, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
+    let x_adv = step.attack_ce(pgd, x, view)?;
+    step.pass(&x_adv, pgd.bn)?;
+    Ok(x_adv)
+}
+
+pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+    let z = step.train(&made.x_adv)?;
+    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
+    let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce)])?;
+    if !step.averaging() {
+        return Ok(loss);
+    }
+    let teacher = step.wa(&made.x_adv)?;
+    let rebat = kl(step.tape, step.tape.constant(teacher), z, Reduction::Mean)?;
+    loss.plus(step.tape, "rebat", step.set.lambda, rebat)
+}
+
+/// One clean pass of the updated network.
+pub fn after(step: &mut Step) -> Result<()> {
+    step.pass(&step.view(0)?, BnMode::Train)
+}

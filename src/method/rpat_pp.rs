@@ -1,0 +1,39 @@
+//! RPAT++: RPAT (ICCV 2025, arXiv 2508.02186) on the ReBAT recipe, with the averaged network as the one whose perception is followed.
+//!
+//! ```text
+//! loss = CE(z(x')[train], y) + lambda KL( softmax(z_wa(x_a) - a z_wa(x)) || softmax((1 - a) z(x')) ),   x_a = (1 - a) x' + a x
+//! ```
+//!
+//! The second term counts from epoch average_start (0-based), with gradient only through z(x'). Attack, passes and averaging are ReBAT's.
+
+use super::common::align::reduced;
+use super::{Attacked, Entry, Loss, Step, rebat};
+use crate::error::Result;
+use crate::ops::combine::{combine, scaled};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::kl::kl;
+use crate::ops::reduce::Reduction;
+
+pub const METHOD: Entry = Entry {
+    name: "rpat++",
+    about: "robust perception on the ReBAT recipe, with the averaged network as teacher",
+    paper: "ICCV 2025, arXiv 2508.02186",
+    keys: &["lambda", "a", "wa_mode"],
+    loss,
+    ..rebat::METHOD
+};
+
+fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+    let z = step.train(&made.x_adv)?;
+    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
+    let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce)])?;
+    if !step.averaging() {
+        return Ok(loss);
+    }
+    let (a, tape) = (step.set.a, step.tape);
+    let z_a = step.wa(&reduced(step.x, &made.x_adv, 1.0 - a)?)?;
+    let z_clean = step.wa(step.x)?;
+    let teacher = combine(tape, tape.constant(z_a), 1.0, tape.constant(z_clean), -a)?;
+    let rp = kl(tape, teacher, scaled(tape, z, 1.0 - a)?, Reduction::Mean)?;
+    loss.plus(tape, "rp", step.set.lambda, rp)
+}

@@ -1,0 +1,3 @@
+//! Studies over whole runs: comparisons of methods, and what the papers show of a trained network.
+
+pub mod compare;

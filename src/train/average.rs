@@ -1,0 +1,49 @@
+//! Averages of a network's weights over training: an exponential moving one, or a stochastic weight average.
+
+use super::choice::Averaging;
+use crate::error::Result;
+use crate::nn::Net;
+use crate::ops::sgd::ema;
+
+/// How a network is averaged. Running statistics are averaged as the weights are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Average {
+    /// `Ema` or `Swa`.
+    pub kind: Averaging,
+    /// EMA: what the average keeps of itself at each step.
+    pub decay: f32,
+    /// 0-based epoch in which averaging starts; before, the average is a copy.
+    pub start: usize,
+}
+
+impl Average {
+    /// EMA (ReBAT's): `wa <- d wa + (1 - d) net` after every step, d = 0 before the start. SWA: a copy before the start.
+    pub fn after_step(&self, wa: &mut Net, net: &Net, epoch: usize) -> Result<()> {
+        match (epoch >= self.start, self.kind) {
+            (false, _) => follow(wa, net, 0.0),
+            (true, Averaging::Ema) => follow(wa, net, self.decay),
+            (true, _) => Ok(()),
+        }
+    }
+
+    /// SWA (Izmailov et al., UAI 2018, arXiv 1803.05407): the mean of the networks at the ends of the epochs from the start on.
+    pub fn after_epoch(&self, wa: &mut Net, net: &Net, epoch: usize) -> Result<()> {
+        if self.kind != Averaging::Swa || epoch < self.start {
+            return Ok(());
+        }
+        let seen = (epoch - self.start) as f32;
+        follow(wa, net, seen / (seen + 1.0))
+    }
+}
+
+fn follow(wa: &mut Net, net: &Net, decay: f32) -> Result<()> {
+    wa.train_passes = net.train_passes;
+    for (average, param) in wa.params.iter_mut().zip(net.params.iter()) {
+        if decay == 0.0 {
+            average.value = param.value.clone();
+        } else {
+            ema(&mut average.value, &param.value, decay)?;
+        }
+    }
+    Ok(())
+}
