@@ -1,4 +1,6 @@
 // Batch normalisation over the channels of [rows, channels] (NHWC: rows = N H W), optionally followed by ReLU.
+// With `existing` and per_image > 0 only the first *existing images of per_image rows are there: all sums run over their rows, y and dx are 0
+//   behind them. With `existing` and per_image = 0 all rows are there. Either way running statistics stay when *existing is 0.
 // Mathematics: mean and variance per channel; y = (x - mean) k + b with k = w / sqrt(var + eps), then max(y, 0) if asked.
 //   db = sum dy; dw = sum dy (x - mean) / sqrt(var + eps); with batch statistics
 //   dx = k (dy - db / rows - (x - mean) dw / (rows sqrt(var + eps))), with running ones dx = k dy. dy is 0 where ReLU cut y off.
@@ -21,6 +23,11 @@ CONFIG(PAIRS, 256, 256)         // (row, group) pairs of a block of an element p
 CONFIG(FINISH_THREADS, 128, 1)
 
 INLINE int padded(int channels) { return ceil_div(channels, VEC) * VEC; }
+
+// Rows of the images that exist.
+INLINE int existing_rows(const int* existing, int per_image, int rows) {
+  return existing && per_image > 0 ? existing_images(existing, rows / per_image) * per_image : rows;
+}
 
 // The sum of v over threads whose number is the same modulo side, in all of them. scratch has threads * VEC floats.
 template <int threads>
@@ -54,6 +61,7 @@ INLINE Vec lanes_first(Vec v, float* scratch, int side) {
 template <class F>
 INLINE void each_column(int rows, int channels, int side, int rows_per_block, F f) {
   const int first = blockIdx.x * rows_per_block;
+  if (first >= rows) return;
   const int end = rows - first < rows_per_block ? rows : first + rows_per_block;
   const int last = min(ceil_div(channels, VEC), (static_cast<int>(blockIdx.y) + 1) * TILE);
   for (int group = blockIdx.y * TILE; group < last; group += side) {
@@ -78,8 +86,10 @@ INLINE void each_pair(int rows, int channels, F f) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // mean and squared deviation per channel of a chunk of rows
-batch_norm_statistics(const float* x, float* partial, int rows, int channels, int side, int rows_per_block) {
+batch_norm_statistics(const float* x, float* partial, NULLABLE const int* existing, int per_image, int rows, int channels, int side,
+                      int rows_per_block) {
   SHARED(float, scratch, THREADS * VEC);
+  rows = existing_rows(existing, per_image, rows);
   const bool aligned = rows_aligned(channels);
   each_column(rows, channels, side, rows_per_block, [&](int channel, int row, int end, int step) {
     const int count = row_count(channel, channels);
@@ -142,15 +152,19 @@ INLINE Vec inverse_deviation(Vec variance, float eps) {
 extern "C" __global__ void __launch_bounds__(FINISH_THREADS)
 // merges the chunks' statistics; updates the running ones if given (unbiased variance)
 batch_norm_finish(const float* partial, const float* weight, const float* bias, NULLABLE float* running_mean, NULLABLE float* running_var,
-                  float* stats, int rows, int channels, int chunks, int rows_per_block, float eps, float momentum) {
+                  float* stats, NULLABLE const int* existing, int per_image, int rows, int channels, int rows_per_block, float eps,
+                  float momentum) {
   SHARED(float, scratch, FINISH_THREADS * VEC);
   const int channel = blockIdx.x * VEC, count = row_count(channel, channels), row = padded(channels);
   const float* from = partial + channel;
-  const Vec around = vec_load(from);
+  rows = existing_rows(existing, per_image, rows);
+  const int chunks = ceil_div(rows, rows_per_block);
+  const float share = 1.0f / max(rows, 1);
+  const Vec around = rows > 0 ? vec_load(from) : vec_splat(0.0f);
   Vec moved = vec_splat(0.0f), squares = vec_splat(0.0f);
   const auto size = [&](int chunk) { return vec_splat(static_cast<float>(min(rows_per_block, rows - chunk * rows_per_block))); };
   for (int i = threadIdx.x; i < chunks; i += FINISH_THREADS) moved = vec_fma(size(i), vec_load(from + i * 2 * row) - around, moved);
-  moved = (1.0f / rows) * lanes_sum<FINISH_THREADS>(moved, scratch, 1);
+  moved = share * lanes_sum<FINISH_THREADS>(moved, scratch, 1);
   for (int i = threadIdx.x; i < chunks; i += FINISH_THREADS) {
     const Vec apart = vec_load(from + i * 2 * row) - around - moved;
     squares = squares + vec_fma(size(i), apart * apart, vec_load(from + (i * 2 + 1) * row));
@@ -158,8 +172,8 @@ batch_norm_finish(const float* partial, const float* weight, const float* bias, 
   squares = lanes_sum<FINISH_THREADS>(squares, scratch, 1);
   if (threadIdx.x > 0) return;
   const Vec mean = around + moved;
-  store_stats(stats, channel, channels, mean, inverse_deviation((1.0f / rows) * squares, eps), weight, bias);
-  if (running_mean == nullptr || running_var == nullptr) return;
+  store_stats(stats, channel, channels, mean, inverse_deviation(share * squares, eps), weight, bias);
+  if (running_mean == nullptr || running_var == nullptr || (existing && *existing <= 0)) return;
   const Vec unbiased = (1.0f / max(rows - 1, 1)) * squares;
   const Vec old_mean = row_load(running_mean + channel, count, true), old_var = row_load(running_var + channel, count, true);
   row_store(running_mean + channel, (1.0f - momentum) * old_mean + momentum * mean, count, true);
@@ -189,12 +203,16 @@ batch_norm_fold(const float* weight, const float* bias, const float* running_mea
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // y = (x - mean) k + b, then ReLU with a bit mask if asked
-batch_norm_apply(const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, int rows, int channels, int relu) {
+batch_norm_apply(const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, NULLABLE const int* existing, int per_image, int rows,
+                 int channels, int relu) {
   const bool aligned = rows_aligned(channels);
-  const int row = padded(channels);
+  const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
-    const Vec apart = row_load(x + offset, count, aligned) - vec_load(stats + channel);
-    const Vec v = vec_fma(apart, vec_load(stats + 2 * row + channel), vec_load(stats + 3 * row + channel));
+    Vec v = vec_splat(0.0f);
+    if (offset < end) {
+      const Vec apart = row_load(x + offset, count, aligned) - vec_load(stats + channel);
+      v = vec_fma(apart, vec_load(stats + 2 * row + channel), vec_load(stats + 3 * row + channel));
+    }
     row_store(y + offset, relu ? vec_relu(v) : v, count, aligned);
     if (mask) mask_store(mask, offset, vec_positive(v));
   });
@@ -208,9 +226,10 @@ INLINE Vec load_grad(const float* grad_out, const uint8_t* mask, int offset, int
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // sums of dy and of dy (x - mean) per channel over a chunk of rows
-batch_norm_sums(const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats, float* partial, int rows,
-                int channels, int side, int rows_per_block) {
+batch_norm_sums(const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats, float* partial,
+                NULLABLE const int* existing, int per_image, int rows, int channels, int side, int rows_per_block) {
   SHARED(float, scratch, THREADS * VEC);
+  rows = existing_rows(existing, per_image, rows);
   const bool aligned = rows_aligned(channels);
   each_column(rows, channels, side, rows_per_block, [&](int channel, int row, int end, int step) {
     const int count = row_count(channel, channels);
@@ -245,8 +264,11 @@ batch_norm_sums(const float* grad_out, NULLABLE const uint8_t* mask, const float
 extern "C" __global__ void __launch_bounds__(FINISH_THREADS)
 // dw and db from the chunks' sums, and what dx takes from them: factors of x - mean and summands
 batch_norm_sums_finish(const float* partial, const float* stats, NULLABLE float* grad_weight, NULLABLE float* grad_bias,
-                       NULLABLE float* coefficients, int rows, int channels, int chunks) {
+                       NULLABLE float* coefficients, NULLABLE const int* existing, int per_image, int rows, int channels,
+                       int rows_per_block) {
   SHARED(float, scratch, FINISH_THREADS * VEC);
+  rows = existing_rows(existing, per_image, rows);
+  const int chunks = ceil_div(rows, rows_per_block);
   const int channel = blockIdx.x * VEC, count = row_count(channel, channels), row = padded(channels);
   Vec sum = vec_splat(0.0f), product = vec_splat(0.0f);
   for (int i = threadIdx.x; i < chunks; i += FINISH_THREADS) {
@@ -261,18 +283,21 @@ batch_norm_sums_finish(const float* partial, const float* stats, NULLABLE float*
   if (grad_weight) row_store(grad_weight + channel, scaled, count, true);
   if (grad_bias) row_store(grad_bias + channel, sum, count, true);
   if (coefficients) {
-    vec_store(coefficients + channel, (-1.0f / rows) * (k * inverse * scaled));
-    vec_store(coefficients + row + channel, (-1.0f / rows) * (k * sum));
+    const float share = -1.0f / max(rows, 1);
+    vec_store(coefficients + channel, share * (k * inverse * scaled));
+    vec_store(coefficients + row + channel, share * (k * sum));
   }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dx (+)= k dy and, with batch statistics, what flows through them
 batch_norm_backward(const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats,
-                    NULLABLE const float* coefficients, float* grad_in, int rows, int channels, int accumulate) {
+                    NULLABLE const float* coefficients, float* grad_in, NULLABLE const int* existing, int per_image, int rows, int channels,
+                    int accumulate) {
   const bool aligned = rows_aligned(channels);
-  const int row = padded(channels);
+  const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
+    if (offset >= end) return row_put(grad_in + offset, vec_splat(0.0f), count, aligned, accumulate);
     const Vec grad = load_grad(grad_out, mask, offset, count, aligned), k = vec_load(stats + 2 * row + channel);
     Vec v = k * grad;
     if (coefficients) {

@@ -6,6 +6,7 @@
 // Threads: a block owns BLOCK_ROWS output pixels x one panel of channels. Pixels are ordered (phase, chunk, image, pixel of the chunk): a
 //   phase is a residue of the pixel modulo the stride of the input gradient, a chunk is `chunk` neighbouring pixels. With a small chunk a
 //   block holds many images at the same place, so that filter taps in the padding or between the strides are skipped for all of them.
+//   With `existing` only the first *existing images are there: the blocks share what those need, and behind them all sums are 0.
 //   Stages of STAGE channels of one tap are copied to shared memory while the previous stage is multiplied.
 // Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; masks only for channel counts that are multiples of 16.
 // Outputs: `=`, except input gradients with accumulate = 1: `+=`.
@@ -14,7 +15,7 @@
 
 CONFIG(THREADS, 128, 1)
 CONFIG(BLOCK_ROWS, 128, 64)        // output pixels of a block
-CONFIG(MIN_CHUNK_ROWS, 128, 16)    // the chunk is chosen so that chunk * N is at least this
+CONFIG(MIN_CHUNK_ROWS, 128, 16)    // the chunk is chosen so that chunk * images is at least this
 CONFIG(STAGE, 16, 32)              // channels of a stage
 CONFIG(STAGE_STRIDE, 20, 32)       // floats between rows of a stage: 20 keeps CUDA's shared memory free of bank conflicts
 CONFIG(PANEL_STAGES, 2, 0)         // the host reads panels where they are
@@ -27,9 +28,9 @@ CONFIG(NARROW_LANES, 8, 1)         // threads that share a pixel in the narrow i
 CONFIG(NARROW_PIXELS, 32, 128)     // pixels of a block of it
 CONFIG(NARROW_CHANNELS, 4, 4)      // up to so many input channels
 
-// A source of `depth` channels, from which a map of `columns` channels is computed.
+// A source of `depth` channels, from which a map of `columns` channels is computed, for `images` of `all_images`.
 struct Geometry {
-  int images, src_h, src_w, depth, out_h, out_w, columns, kernel_h, kernel_w, stride, pad, chunk;
+  int images, all_images, src_h, src_w, depth, out_h, out_w, columns, kernel_h, kernel_w, stride, pad;
 };
 
 // The stages of a block: taps that touch at least one of its pixels, and channels in pieces of STAGE. `transposed`: input gradient.
@@ -44,10 +45,10 @@ struct Stages {
   bool inside = false;                                                           // stays_inside for this tap
   int count = 0;                                                                 // channels of this stage
 
-  INLINE Stages(const Geometry& g, int phase, int chunk)
+  INLINE Stages(const Geometry& g, int phase, int first, int chunk)
       : g(g), flat(g.depth % 16 != 0), out_step(transposed ? g.stride : 1), src_step(transposed ? 1 : g.stride), phase_y(phase / out_step),
         phase_x(phase % out_step), grid_h((g.out_h - phase_y + out_step - 1) / out_step), grid_w((g.out_w - phase_x + out_step - 1) / out_step),
-        first(chunk * g.chunk), pixels(min(g.chunk, grid_h * grid_w - first)) {
+        first(first), pixels(min(chunk, grid_h * grid_w - first)) {
     if (pixels <= 0) return;
     const int last = first + pixels - 1, y0 = first / grid_w, y1 = last / grid_w;
     low_y = y0 * src_step, high_y = y1 * src_step;
@@ -188,57 +189,72 @@ INLINE void multiply(T& tile, const float* stage, const float* panel, int count)
   }
 }
 
-// The block's share of the gather-GEMM; store(sum, index of the output, column) gets every Vec of the result.
+// The block's share of the gather-GEMM; store(sum, index of the output, column) gets every Vec of the result. A launch has the blocks that all
+// images need; fewer images are put together in other chunks, and never need many more.
 template <int width, bool transposed, class Store>
 INLINE void gather_gemm(const Geometry& g, const Memory& memory, const float* source, const float* panels, Store store) {
   typedef Tile<width, THREADS, BLOCK_ROWS> T;
   const Rows rows = {memory.rows, memory.rows + T::BLOCK_ROWS, memory.rows + 2 * T::BLOCK_ROWS, memory.rows + 3 * T::BLOCK_ROWS};
   float *const stages = memory.source, *const panel_stages = memory.panel;
-  const int out_step = transposed ? g.stride : 1;
-  const int chunks = ceil_div(ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step), g.chunk);
-  const int blocks = ceil_div(g.images * g.chunk, BLOCK_ROWS), block = blockIdx.x % blocks, chunk = blockIdx.x / blocks;
-  Stages<transposed> at(g, chunk / chunks, chunk % chunks);
-  const int end = min((block + 1) * BLOCK_ROWS, g.images * at.pixels);
-  const int panel_rows = round_up(g.kernel_h * g.kernel_w * g.depth, STEP_ROWS);
-  for (int column = 0; column < width; column += T::COLUMNS) {
-    const float* const panel = panels + static_cast<size_t>(blockIdx.y) * panel_rows * width + column;
-    for (int first = block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
-      T tile;
-      tile.clear();
-      __syncthreads();
-      find_rows(at, rows, first, T::BLOCK_ROWS, end);
-      __syncthreads();
-      at.restart();
-      bool more = at.next();
-      int turn = 0;
-      const float* b = panel;
-      if (more) {
-        fetch<T::BLOCK_ROWS>(at, rows, source, stages);
-        b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages, at.count);
-      }
-      while (more) {
-        const float *const a = stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, *const now = b;
-        const int count = at.count;
-        copies_wait();
+  const int out_step = transposed ? g.stride : 1, grid = ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step);
+  const int chunk = min(ceil_div(MIN_CHUNK_ROWS, max(g.images, 1)), grid), chunks = ceil_div(grid, chunk);
+  const int blocks = ceil_div(g.images * chunk, BLOCK_ROWS), panel_rows = round_up(g.kernel_h * g.kernel_w * g.depth, STEP_ROWS);
+  for (int work = blockIdx.x; work < blocks * chunks * out_step * out_step; work += gridDim.x) {
+    const int block = work % blocks, place = work / blocks;
+    Stages<transposed> at(g, place / chunks, place % chunks * chunk, chunk);
+    const int end = min((block + 1) * BLOCK_ROWS, g.images * at.pixels);
+    for (int column = 0; column < width; column += T::COLUMNS) {
+      const float* const panel = panels + static_cast<size_t>(blockIdx.y) * panel_rows * width + column;
+      for (int first = block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
+        T tile;
+        tile.clear();
         __syncthreads();
-        more = at.next();
-        turn ^= 1;
+        find_rows(at, rows, first, T::BLOCK_ROWS, end);
+        __syncthreads();
+        at.restart();
+        bool more = at.next();
+        int turn = 0;
+        const float* b = panel;
         if (more) {
-          fetch<T::BLOCK_ROWS>(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE);
-          b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages + turn * STAGE * width, at.count);
+          fetch<T::BLOCK_ROWS>(at, rows, source, stages);
+          b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages, at.count);
         }
-        multiply<width>(tile, a, now, count);
+        while (more) {
+          const float *const a = stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, *const now = b;
+          const int count = at.count;
+          copies_wait();
+          __syncthreads();
+          more = at.next();
+          turn ^= 1;
+          if (more) {
+            fetch<T::BLOCK_ROWS>(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE);
+            b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages + turn * STAGE * width, at.count);
+          }
+          multiply<width>(tile, a, now, count);
+        }
+        tile.each([&](Vec sum, int r, int v) {
+          const int out = rows.out[T::row_of(r)], at_column = blockIdx.y * width + column + T::column_of(v);
+          if (out >= 0 && at_column < g.columns) store(sum, out + at_column, at_column);
+        });
       }
-      tile.each([&](Vec sum, int r, int v) {
-        const int out = rows.out[T::row_of(r)], at_column = blockIdx.y * width + column + T::column_of(v);
-        if (out >= 0 && at_column < g.columns) store(sum, out + at_column, at_column);
-      });
     }
+  }
+}
+
+// The images behind the existing ones: their sums are 0.
+template <class Store>
+INLINE void store_behind(const Geometry& g, Store store) {
+  const int pixels = g.out_h * g.out_w, all = g.all_images * pixels, width = panel_width(g.columns), vecs = width / VEC;
+  const int share = ceil_div(all - g.images * pixels, gridDim.x), first = g.images * pixels + blockIdx.x * share;
+  for (int i = threadIdx.x; i < (min(first + share, all) - first) * vecs; i += THREADS) {
+    const int column = blockIdx.y * width + i % vecs * VEC;
+    if (column < g.columns) store(vec_splat(0.0f), (first + i / vecs) * g.columns + column, column);
   }
 }
 
 template <bool transposed, class Store>
 INLINE void gather_gemm(const Geometry& g, const float* source, const float* panels, Store store) {
+  if (g.images < g.all_images) store_behind(g, store);
   SHARED(float, source_stages, 2 * BLOCK_ROWS * STAGE_STRIDE);
   SHARED(float, panel_stages, PANEL_STAGES * STAGE * 64);
   SHARED(int, row_data, 4 * BLOCK_ROWS);
@@ -253,9 +269,10 @@ INLINE void gather_gemm(const Geometry& g, const float* source, const float* pan
 extern "C" __global__ void __launch_bounds__(THREADS)
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
 conv2d_forward(const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual, float* y,
-               NULLABLE uint8_t* relu_mask, int relu, int images, int height, int width, int channels, int out_height, int out_width,
-               int out_channels, int kernel_h, int kernel_w, int stride, int pad, int chunk) {
-  const Geometry g = {images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad, chunk};
+               NULLABLE uint8_t* relu_mask, NULLABLE const int* existing, int relu, int images, int height, int width, int channels,
+               int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+  const int present = existing_images(existing, images);
+  const Geometry g = {present, images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad};
   const bool whole = out_channels % VEC == 0;
   gather_gemm<false>(g, x, panels, [=](Vec sum, int index, int column) {
     const int count = out_channels - column;
@@ -271,10 +288,11 @@ conv2d_forward(const float* x, const float* panels, NULLABLE const float* shift,
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x).
-conv2d_input_grad(const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in, int accumulate, int images,
-                  int height, int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
-                  int pad, int chunk) {
-  const Geometry g = {images, out_height, out_width, out_channels, height, width, channels, kernel_h, kernel_w, stride, pad, chunk};
+conv2d_input_grad(const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in,
+                  NULLABLE const int* existing, int accumulate, int images, int height, int width, int channels, int out_height,
+                  int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+  const int present = existing_images(existing, images);
+  const Geometry g = {present, images, out_height, out_width, out_channels, height, width, channels, kernel_h, kernel_w, stride, pad};
   const bool whole = channels % VEC == 0;
   gather_gemm<true>(g, grad_out, panels, [=](Vec sum, int index, int column) {
     const int count = channels - column;
@@ -316,22 +334,28 @@ INLINE void narrow_pixel(const Geometry& g, const float* grad_out, const float* 
     }
     panels += round_up(g.kernel_h * g.kernel_w * channels, STEP_ROWS) * width;
   }
-  UNROLL for (int c = 0; c < channels; c++) store(pixel * channels + c, group_sum<NARROW_LANES>(lane_sum(sum[c])));
+  UNROLL for (int c = 0; c < channels; c++) store(c, group_sum<NARROW_LANES>(lane_sum(sum[c])));
 }
 
 extern "C" __global__ void __launch_bounds__(NARROW_THREADS)
 // dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the forward pass.
-conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad_in, int accumulate, int images, int height, int width,
-                         int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
-  const Geometry g = {images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad, 0};
-  const int lane = threadIdx.x % NARROW_LANES, first = blockIdx.x * NARROW_PIXELS, last = images * height * width - 1;
+conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* existing, int accumulate, int images,
+                         int height, int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w,
+                         int stride, int pad) {
+  const int present = existing_images(existing, images), lane = threadIdx.x % NARROW_LANES, first = blockIdx.x * NARROW_PIXELS;
+  const Geometry g = {present, images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad};
+  const int last = present * height * width - 1, end = images * height * width;
   for (int i = threadIdx.x / NARROW_LANES; i < NARROW_PIXELS; i += NARROW_THREADS / NARROW_LANES) {
+    const auto store = [&](int channel, float value) {
+      const int at = first + i;
+      if (lane == 0 && at < end) put(grad_in + at * channels + channel, at <= last ? value : 0.0f, accumulate);
+    };
+    if (first > last) {
+      for (int channel = 0; channel < channels; channel++) store(channel, 0.0f);
+      continue;
+    }
     // Behind the last pixel it is computed once more, because all lanes of a warp must take part in its sums.
     const int pixel = min(first + i, last);
-    const bool stores = first + i == pixel && lane == 0;
-    const auto store = [&](int index, float value) {
-      if (stores) put(grad_in + index, value, accumulate);
-    };
     switch (channels) {
       case 1: narrow_pixel<1>(g, grad_out, panels, pixel, lane, store); break;
       case 2: narrow_pixel<2>(g, grad_out, panels, pixel, lane, store); break;

@@ -225,9 +225,12 @@ INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, 
 }
 
 extern "C" __global__ void __launch_bounds__(WEIGHT_THREADS)
-// One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out [splits,Cout,kh,kw,Cin].
-conv2d_weight_grad(const float* x, const float* grad_out, float* out, int accumulate, int images, int height, int width, int channels,
-                   int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+// One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out [splits,Cout,kh,kw,Cin]. With `existing`, N is
+// *existing.
+conv2d_weight_grad(const float* x, const float* grad_out, float* out, NULLABLE const int* existing, int accumulate, int images, int height,
+                   int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
+                   int pad) {
+  images = existing_images(existing, images);
   const WeightGeometry g = {height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad};
   const int split = blockIdx.y, splits = gridDim.y, panel = weight_panel(channels, kernel_h * kernel_w);
   const Work work(g, panel, split * images / splits, (split + 1) * images / splits);

@@ -6,7 +6,7 @@
 // Preconditions: u and v have one shape, T > 0; src/ops/js.rs checks. sharpness is 1/T.
 // Outputs: loss `=`; du `=` or `+=` (accumulate).
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax. Deterministic. No spills.
-#include "lib/rows.cuh"
+#include "lib/js.cuh"
 
 CONFIG(LANES, 32, 1)
 CONFIG(ROWS, 8, 16)
@@ -18,11 +18,8 @@ js_forward(const float* u, const float* v, float* loss, float sharpness, float f
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(u + row * k, sharpness, lane, k), log_q(v + row * k, sharpness, lane, k);
-  const float divergence = row_sum<LANES>(lane, k, [&](int i) {
-    const float p = expf(log_p(i)), q = expf(log_q(i)), log_m = logf(fmaxf(0.5f * (p + q), floor));
-    return expect(p, log_p(i) - log_m) + expect(q, log_q(i) - log_m);
-  });
-  if (lane == 0) loss[row] = 0.5f * divergence;
+  const float divergence = js_divergence<LANES>(log_p, log_q, floor, lane, k);
+  if (lane == 0) loss[row] = divergence;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -32,18 +29,6 @@ js_backward(const float* grad_out, const float* own, const float* other, float* 
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(own + row * k, sharpness, lane, k), log_q(other + row * k, sharpness, lane, k);
-  // Twice the derivative of the loss for p_i, up to a constant that softmax's derivative removes.
-  const auto slope = [&](int i, float p) {
-    const float m = 0.5f * (p + expf(log_q(i)));
-    return log_p(i) - logf(fmaxf(m, floor)) + (m < floor ? 1.0f : 0.0f);
-  };
-  const float mean = row_sum<LANES>(lane, k, [&](int i) {
-    const float p = expf(log_p(i));
-    return expect(p, slope(i, p));
-  });
-  const float gradient = 0.5f * sharpness * factor * grad_out[row * stride];
-  for (int i = lane; i < k; i += LANES) {
-    const float p = expf(log_p(i));
-    put(grad_in + row * k + i, gradient * expect(p, slope(i, p) - mean), accumulate);
-  }
+  const float gradient = sharpness * factor * grad_out[row * stride];
+  js_gradient<LANES>(log_p, log_p, log_q, floor, lane, k, [&](int i, float d) { put(grad_in + row * k + i, gradient * d, accumulate); });
 }

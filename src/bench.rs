@@ -7,9 +7,10 @@ use crate::error::Result;
 use crate::method;
 use crate::nn::{Arch, Net, Shape};
 use crate::ops::attack_step::linf_step;
-use crate::ops::batch_norm::{BnMode, batch_norm};
+use crate::ops::batch_norm::{BnMode, Norm, batch_norm};
 use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
 use crate::ops::fill::full;
+use crate::ops::existing::Rows;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::config::Config;
@@ -81,9 +82,9 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
         let detail =
             format!("{}->{} {}x{} s{} @{}", layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height);
         let times = [
-            ("conv2d forward", best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default()).map(|_| ()))?),
-            ("conv2d input gradient", best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, &mut grad_x, 0))?),
-            ("conv2d weight gradient", best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, &mut grad_w, 0))?),
+            ("conv2d forward", best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(|_| ()))?),
+            ("conv2d input gradient", best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0))?),
+            ("conv2d weight gradient", best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, 0))?),
         ];
         for (name, time) in times {
             let rate = flops / time / 1e9;
@@ -102,7 +103,8 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
     let time = best(device, seconds, || {
         let tape = Tape::new(device);
         let [x, w, b] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
-        batch_norm(&tape, x, w, b, &mut mean, &mut var, BnMode::Train).map(|_| ())
+        let norm = Norm { weight: w, bias: b, mean: &mut mean, var: &mut var, mode: BnMode::Train, rows: &Rows::All };
+        batch_norm(&tape, x, norm, false).map(|_| ())
     })?;
     rows.push(row(
         "batch norm forward, train",

@@ -50,6 +50,9 @@ CONFIG(ELEMENTWISE_CHUNK, 2048, 4096)
 
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+// Images of a batch that exist: the first *existing of `images`, or all of them where there is no such pointer.
+INLINE int existing_images(const int* existing, int images) { return existing ? min(max(*existing, 0), images) : images; }
+
 #if HOST_SHAPES
 // One full vector register with AVX-512, two with AVX, four with SSE or NEON: the compiler splits it.
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));

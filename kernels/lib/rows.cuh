@@ -47,13 +47,13 @@ INLINE float row_sum(int lane, int k, F f) {
 }
 
 // log softmax(scale * row), read entry by entry. The maximum is subtracted first, so that logits of any size are safe; a NaN among them
-// makes all entries NaN. All lanes of the group construct it together.
-template <int lanes>
+// makes all entries NaN. All lanes of the group construct it together. The row is a pointer, or something else that row[i] reads.
+template <int lanes, class Row = const float*>
 struct LogSoftmax {
-  const float* row;
+  Row row;
   float scale, max, log_sum;
 
-  INLINE LogSoftmax(const float* logits, float factor, int lane, int k) : row(logits), scale(factor), max(-INFINITY) {
+  INLINE LogSoftmax(Row logits, float factor, int lane, int k) : row(logits), scale(factor), max(-INFINITY) {
     for (int i = lane; i < k; i += lanes) max = fmaxf(max, scale * row[i]);
     max = group_max<lanes>(max);
     const float top = max;

@@ -5,11 +5,12 @@ use super::params::{Leaves, ParamId, Params, Role};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::add::add;
-use crate::ops::batch_norm::{self, BnMode};
+use crate::ops::batch_norm::{self, BnMode, Norm};
 use crate::ops::conv2d;
 use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
+use crate::ops::existing::Rows;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -20,6 +21,8 @@ pub struct Pass<'a> {
     pub bn: BnMode,
     /// `None`: weights are frozen, as inside an attack and in evaluation.
     pub leaves: Option<&'a Leaves>,
+    /// Which images exist. A folded pass, which couples none, works on all of them.
+    pub rows: &'a Rows,
 }
 
 impl Pass<'_> {
@@ -81,7 +84,7 @@ impl Conv {
     pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
         let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
-        conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad)
+        conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
     }
 
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
@@ -111,28 +114,25 @@ pub struct BatchNorm {
     var: ParamId,
 }
 
-/// Batch norm with or without a ReLU behind it.
-type Operation = fn(&Tape, Var, Var, Var, &mut Tensor, &mut Tensor, BnMode) -> Result<Var>;
-
 impl BatchNorm {
     pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
-        self.apply(pass, x, batch_norm::batch_norm)
+        self.apply(pass, x, false)
     }
 
     /// relu(bn(x)).
     pub fn relu(&self, pass: &mut Pass, x: Var) -> Result<Var> {
-        self.apply(pass, x, batch_norm::batch_norm_relu)
+        self.apply(pass, x, true)
     }
 
-    fn apply(&self, pass: &mut Pass, x: Var, operation: Operation) -> Result<Var> {
-        let (weight, bias) = (pass.var(self.weight), pass.var(self.bias));
-        if pass.bn == BnMode::Train
+    fn apply(&self, pass: &mut Pass, x: Var, activate: bool) -> Result<Var> {
+        let (weight, bias, mode, rows) = (pass.var(self.weight), pass.var(self.bias), pass.bn, pass.rows);
+        if mode == BnMode::Train
             && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
         {
-            return operation(pass.tape, x, weight, bias, mean, var, pass.bn);
+            return batch_norm::batch_norm(pass.tape, x, Norm { weight, bias, mean, var, mode, rows }, activate);
         }
-        let (mut mean, mut var) = (pass.params.value(self.mean), pass.params.value(self.var));
-        operation(pass.tape, x, weight, bias, &mut mean, &mut var, pass.bn)
+        let (mean, var) = (&mut pass.params.value(self.mean), &mut pass.params.value(self.var));
+        batch_norm::batch_norm(pass.tape, x, Norm { weight, bias, mean, var, mode, rows }, activate)
     }
 
     /// Scale and shift per channel of this batch norm with its running statistics.

@@ -11,9 +11,7 @@ mod net;
 mod params;
 
 pub use crate::ops::batch_norm::BnMode;
+pub use crate::ops::existing::Rows;
 pub use arch::{Arch, Family, Spec, Stage, architectures};
 pub use net::{Net, Shape};
 pub use params::{Leaves, Param, ParamId, Params, Role};
-
-/// STUB
-pub enum Rows { All, First(std::rc::Rc<crate::device::Buffer<i32>>), AllIf(std::rc::Rc<crate::device::Buffer<i32>>) }

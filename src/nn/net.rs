@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
 use crate::ops::global_avg_pool::global_avg_pool;
 use crate::ops::normalize::Normalize;
+use crate::ops::existing::Rows;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -26,7 +27,7 @@ pub struct Net {
     classifier: Linear,
     channels: usize,
     classes: usize,
-    /// Passes in train mode so far: PyTorch's `num_batches_tracked`.
+    /// Passes in train mode so far, whatever images they had: PyTorch's `num_batches_tracked`.
     pub train_passes: i64,
 }
 
@@ -104,24 +105,29 @@ impl Net {
 
     /// Logits `[N, classes]` of images `[N,H,W,C]`. With `leaves`, weights are differentiated; without, they are frozen.
     pub fn forward(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
-        let features = self.features(tape, x, bn, leaves)?;
-        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves };
-        self.classifier.forward(pass, features)
+        self.forward_rows(tape, x, bn, leaves, &Rows::All)
     }
 
-    /// STUB
-    pub fn forward_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, _rows: &super::Rows) -> Result<Var> {
-        self.forward(tape, x, bn, leaves)
+    /// [`Net::forward`] of the images that `rows` says. With `Rows::First` the logits of the others are those of features 0 (folded passes: of
+    /// what lies there), and give no gradient to a weight when their own is 0.
+    pub fn forward_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<Var> {
+        let features = self.features_rows(tape, x, bn, leaves, rows)?;
+        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves, rows };
+        self.classifier.forward(pass, features)
     }
 
     /// Logits of penultimate features.
     pub fn classify(&mut self, tape: &Tape, features: Var, leaves: Option<&Leaves>) -> Result<Var> {
-        let pass = &mut Pass { tape, params: &mut self.params, bn: BnMode::Eval, leaves };
+        let pass = &mut Pass { tape, params: &mut self.params, bn: BnMode::Eval, leaves, rows: &Rows::All };
         self.classifier.forward(pass, features)
     }
 
     /// The penultimate features `[N, width]`: what the classifier reads.
     pub fn features(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
+        self.features_rows(tape, x, bn, leaves, &Rows::All)
+    }
+
+    fn features_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<Var> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
             let expected = format!("[N,H,W,{}] images", self.channels);
@@ -130,7 +136,7 @@ impl Net {
         if bn == BnMode::Train {
             self.train_passes += 1;
         }
-        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves };
+        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves, rows };
         let mut hidden = match &self.normalize {
             Some(normalize) => normalize.forward(tape, x)?,
             None => x,

@@ -5,6 +5,7 @@
 
 use super::prelude::*;
 use super::relu::relu;
+use super::existing::Rows;
 use kernels::batch_norm::*;
 
 /// Added to the variance.
@@ -23,35 +24,30 @@ pub enum BnMode {
     Eval,
 }
 
-/// (x - mean) / sqrt(var + EPS) * weight + bias per channel, for x of shape `[..., C]` and `weight`, `bias` and running statistics of shape `[C]`.
-///
-/// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch variance; for a batch of one value
-/// per channel, whose variance is 0 and has no unbiased estimate, that is 0.
-pub fn batch_norm(
-    tape: &Tape,
-    x: Var,
-    weight: Var,
-    bias: Var,
-    running_mean: &mut Tensor,
-    running_var: &mut Tensor,
-    mode: BnMode,
-) -> Result<Var> {
-    normalise(tape, [x, weight, bias], running_mean, running_var, mode, false)
+/// What a batch norm has besides its input.
+pub struct Norm<'a> {
+    /// `[C]`.
+    pub weight: Var,
+    /// `[C]`.
+    pub bias: Var,
+    /// The running mean `[C]`.
+    pub mean: &'a mut Tensor,
+    /// The running variance `[C]`.
+    pub var: &'a mut Tensor,
+    pub mode: BnMode,
+    /// Which images the statistics are of.
+    pub rows: &'a Rows,
 }
 
-/// `relu(batch_norm(...))`, in one pass over memory where the channels fill whole vectors.
-pub fn batch_norm_relu(
-    tape: &Tape,
-    x: Var,
-    weight: Var,
-    bias: Var,
-    running_mean: &mut Tensor,
-    running_var: &mut Tensor,
-    mode: BnMode,
-) -> Result<Var> {
+/// (x - mean) / sqrt(var + EPS) * weight + bias per channel, for x of shape `[..., C]`, then ReLU if asked: in one pass over memory where the
+/// channels fill whole vectors.
+///
+/// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch variance; for a batch of one value
+/// per channel, whose variance is 0 and has no unbiased estimate, that is 0. Where images do not exist (`norm.rows`), the result is 0.
+pub fn batch_norm(tape: &Tape, x: Var, norm: Norm, activate: bool) -> Result<Var> {
     let whole = tape.value(x).shape().last().is_some_and(|c| c % kernels::VEC.on(tape.device()) == 0);
-    let out = normalise(tape, [x, weight, bias], running_mean, running_var, mode, whole)?;
-    if whole { Ok(out) } else { relu(tape, out) }
+    let out = normalise(tape, x, norm, activate && whole)?;
+    if activate && !whole { relu(tape, out) } else { Ok(out) }
 }
 
 /// Running statistics as (scale, shift) of shape `[C]`: batch norm in `Eval` mode is x * scale + shift.
@@ -123,22 +119,16 @@ impl Plan {
     }
 }
 
-fn normalise(
-    tape: &Tape,
-    vars: [Var; 3],
-    running_mean: &mut Tensor,
-    running_var: &mut Tensor,
-    mode: BnMode,
-    relu: bool,
-) -> Result<Var> {
-    let [x, weight, bias] = vars;
+fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
+    let Norm { weight, bias, mode, .. } = norm;
+    let vars = [x, weight, bias];
     let (input, w, b) = (tape.value(x), tape.value(weight), tape.value(bias));
     let device = tape.device();
     let channels = input.shape().last().copied().unwrap_or(0);
     if input.is_empty() {
         return Err(Error::Shape { op: "batch_norm", expected: "at least one element".into(), got: input.shape().to_vec() });
     }
-    for tensor in [&w, &b, running_mean, running_var] {
+    for tensor in [&w, &b, &*norm.mean, &*norm.var] {
         if tensor.shape() != [channels] {
             return Err(Error::Shape {
                 op: "batch_norm",
@@ -149,39 +139,44 @@ fn normalise(
     }
     let n = input.len();
     let plan = Plan::new(device, n / channels, channels);
-    let (rows, count) = (int(n / channels)?, int(channels)?);
+    let images = if input.shape().len() > 1 { input.shape()[0] } else { 1 };
+    let (counted, rows, count) = (norm.rows.clone(), int(n / channels)?, int(channels)?);
+    let per_image = n / channels / images;
+    let (existing, of_image) = counted.of_images(per_image)?;
     int(n)?;
     let mut stats = Buffer::uninit(device, 4 * plan.padded(device))?;
     if mode == BnMode::Eval {
         let grid = plan.groups.div_ceil(32);
-        let (mean, var) = (running_mean.buffer(), running_var.buffer());
+        let (mean, var) = (norm.mean.buffer(), norm.var.buffer());
         batch_norm_running(device, grid, mean, var, w.buffer(), b.buffer(), &mut stats, count, EPS)?;
     } else {
         let mut partial = plan.partial(device)?;
         let (side, span) = (int(plan.side)?, int(plan.rows_per_block)?);
-        batch_norm_statistics(device, plan.columns(device), input.buffer(), &mut partial, rows, count, side, span)?;
+        let grid = plan.columns(device);
+        batch_norm_statistics(device, grid, input.buffer(), &mut partial, existing, of_image, rows, count, side, span)?;
         let (mean, var) = match mode {
-            BnMode::Train => (Some(running_mean.make_mut()?), Some(running_var.make_mut()?)),
+            BnMode::Train => (Some(norm.mean.make_mut()?), Some(norm.var.make_mut()?)),
             _ => (None, None),
         };
-        let chunks = int(plan.chunks())?;
-        let (w, b) = (w.buffer(), b.buffer());
-        batch_norm_finish(device, plan.groups, &partial, w, b, mean, var, &mut stats, rows, count, chunks, span, EPS, MOMENTUM)?;
+        let (w, b, groups, to) = (w.buffer(), b.buffer(), plan.groups, &mut stats);
+        batch_norm_finish(device, groups, &partial, w, b, mean, var, to, existing, of_image, rows, count, span, EPS, MOMENTUM)?;
     }
     let mut out = Buffer::uninit(device, n)?;
     let recorded = vars.iter().any(|v| tape.needs(*v));
     let mut mask = (relu && recorded).then(|| Buffer::<u8>::uninit(device, mask_bytes(n))).transpose()?;
-    batch_norm_apply(device, plan.elements(device), input.buffer(), &stats, &mut out, mask.as_mut(), rows, count, relu as i32)?;
+    let (grid, bits) = (plan.elements(device), mask.as_mut());
+    batch_norm_apply(device, grid, input.buffer(), &stats, &mut out, bits, existing, of_image, rows, count, relu as i32)?;
     let shape = input.shape().to_vec();
     tape.push(Tensor::new(out, &shape)?, &vars, move |grad, sink| {
         let device = grad.device();
+        let (existing, of_image) = counted.of_images(per_image)?;
         let through_statistics = mode != BnMode::Eval && sink.wants(x);
         let mut coefficients = through_statistics.then(|| Buffer::uninit(device, 2 * plan.padded(device))).transpose()?;
         let of = |var| sink.wants(var).then(|| Tensor::uninit(device, &[plan.channels])).transpose();
         let (mut grad_weight, mut grad_bias) = (of(weight)?, of(bias)?);
         if through_statistics || grad_weight.is_some() || grad_bias.is_some() {
             let mut partial = plan.partial(device)?;
-            let (side, span, chunks) = (int(plan.side)?, int(plan.rows_per_block)?, int(plan.chunks())?);
+            let (side, span) = (int(plan.side)?, int(plan.rows_per_block)?);
             let grid = plan.columns(device);
             batch_norm_sums(
                 device,
@@ -191,6 +186,8 @@ fn normalise(
                 input.buffer(),
                 &stats,
                 &mut partial,
+                existing,
+                of_image,
                 rows,
                 count,
                 side,
@@ -206,9 +203,11 @@ fn normalise(
                 of_weight,
                 of_bias,
                 coefficients.as_mut(),
+                existing,
+                of_image,
                 rows,
                 count,
-                chunks,
+                span,
             )?;
         }
         if let Some((into, accumulate)) = sink.slot(x)? {
@@ -222,6 +221,8 @@ fn normalise(
                 &stats,
                 through,
                 into,
+                existing,
+                of_image,
                 rows,
                 count,
                 accumulate,
@@ -241,7 +242,7 @@ type Wide = Vec<Vec<f64>>;
 
 /// x, weight, bias, running mean, running variance to what batch norm gives, and the new running statistics.
 #[cfg(test)]
-fn oracle(values: &[Vec<f64>], mode: BnMode) -> (Vec<f64>, Wide) {
+pub(super) fn oracle(values: &[Vec<f64>], mode: BnMode) -> (Vec<f64>, Wide) {
     let [x, w, b, running_mean, running_var] = values else { panic!("five inputs") };
     let (channels, rows) = (w.len(), x.len() / w.len());
     let column = |c: usize| (0..rows).map(move |r| x[r * channels + c]);
@@ -262,7 +263,6 @@ fn oracle(values: &[Vec<f64>], mode: BnMode) -> (Vec<f64>, Wide) {
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    type Function = fn(&Tape, Var, Var, Var, &mut Tensor, &mut Tensor, BnMode) -> Result<Var>;
     let op = |name: &str, x: Input, mode: BnMode, fused: bool, wanted: [bool; 3]| {
         let channels = *x.shape.last().unwrap();
         let [mean, var] = [Input::normal_seeded(&[channels], 4), Input::uniform(&[channels], 0.01, 3.0)];
@@ -273,10 +273,10 @@ pub fn cases() -> Vec<super::testing::Case> {
         let label = format!("{name} {mode:?}{} {:?} {wanted:?}", if fused { " relu" } else { "" }, x.shape);
         let weight = keep(Input::normal_seeded(&[channels], 2), wanted[1]);
         let inputs = [keep(x, wanted[0]), weight, keep(Input::normal_seeded(&[channels], 3), wanted[2])];
-        let function: Function = if fused { batch_norm_relu } else { batch_norm };
         let run = move |tape: &Tape, v: &[Var]| {
             let running = |input: &Input| Tensor::from_slice(tape.device(), &input.shape, &input.values);
-            function(tape, v[0], v[1], v[2], &mut running(&mean)?, &mut running(&var)?, mode)
+            let (mean, var) = (&mut running(&mean)?, &mut running(&var)?);
+            batch_norm(tape, v[0], Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All }, fused)
         };
         let want = move |v: &[Vec<f64>]| {
             let (y, _) = oracle(&[v.to_vec(), running.clone()].concat(), mode);
@@ -329,9 +329,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             let inputs = [x, of(1), of(2), of(3), Input::uniform(&[channels], 0.1, 2.0)];
             let run = move |device: &Device, t: &[Tensor]| {
                 let tape = Tape::new(device);
-                let [x, w, b] = [0, 1, 2].map(|i| tape.constant(t[i].clone()));
+                let [x, weight, bias] = [0, 1, 2].map(|i| tape.constant(t[i].clone()));
                 let (mut mean, mut var) = (t[3].clone(), t[4].clone());
-                batch_norm(&tape, x, w, b, &mut mean, &mut var, mode)?;
+                batch_norm(&tape, x, Norm { weight, bias, mean: &mut mean, var: &mut var, mode, rows: &Rows::All }, false)?;
                 Ok([mean.to_vec()?, var.to_vec()?].concat())
             };
             cases.push(Case::kernel(format!("running statistics {mode:?} {shape:?}"), inputs, run, move |v| {
@@ -362,9 +362,10 @@ mod tests {
         let tape = Tape::new(&device);
         let var = |shape: &[usize]| tape.constant(Tensor::zeros(&device, shape).unwrap());
         let running = || Tensor::zeros(&device, &[4]).unwrap();
-        let (w, b) = (var(&[4]), var(&[4]));
+        let (weight, bias, mode) = (var(&[4]), var(&[4]), BnMode::Train);
         for shape in [&[2, 5][..], &[0, 4], &[]] {
-            assert!(batch_norm(&tape, var(shape), w, b, &mut running(), &mut running(), BnMode::Train).is_err(), "{shape:?}");
+            let norm = Norm { weight, bias, mean: &mut running(), var: &mut running(), mode, rows: &Rows::All };
+            assert!(batch_norm(&tape, var(shape), norm, false).is_err(), "{shape:?}");
         }
     }
 
@@ -376,8 +377,9 @@ mod tests {
         values[23] = f32::NAN;
         let x = tape.constant(Tensor::from_slice(&device, &[6, 20], &values).unwrap());
         let ones = || Tensor::from_slice(&device, &[20], &[1.0; 20]).unwrap();
-        let (w, b) = (tape.constant(ones()), tape.constant(ones()));
-        let out = batch_norm_relu(&tape, x, w, b, &mut ones(), &mut ones(), BnMode::Train).unwrap();
+        let (weight, bias, mode) = (tape.constant(ones()), tape.constant(ones()), BnMode::Train);
+        let norm = Norm { weight, bias, mean: &mut ones(), var: &mut ones(), mode, rows: &Rows::All };
+        let out = batch_norm(&tape, x, norm, true).unwrap();
         for (i, v) in tape.value(out).to_vec().unwrap().iter().enumerate() {
             assert_eq!(v.is_nan(), i % 20 == 3, "{i}: {v}");
         }

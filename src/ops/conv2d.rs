@@ -2,6 +2,7 @@
 //! of, for callers that fuse (attacks, inference): [`Filter`], [`forward`], [`input_grad`], [`weight_grad`].
 
 use super::prelude::*;
+use super::existing::Rows;
 use kernels::{conv2d as kernel, conv2d_weight as weight_kernel};
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -76,12 +77,12 @@ fn panel_width(columns: usize) -> usize {
     if columns > 32 { 64 } else if columns > 16 { 32 } else { 16 }
 }
 
-/// The grid of the gather-GEMM and its chunk, for an output of `pixels` (height, width) by `columns` channels with `phases` per axis.
-fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: usize, phases: usize) -> ((usize, usize), usize) {
+/// The grid of the gather-GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases` per axis.
+fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: usize, phases: usize) -> (usize, usize) {
     let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
     let chunk = kernel::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
     let blocks = (images * chunk).div_ceil(kernel::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases;
-    ((blocks, columns.div_ceil(panel_width(columns))), chunk)
+    (blocks, columns.div_ceil(panel_width(columns)))
 }
 
 /// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a new one when weights change.
@@ -160,8 +161,8 @@ fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     }
 }
 
-/// conv(x, w) with an epilogue.
-pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue) -> Result<Tensor> {
+/// conv(x, w) with an epilogue; behind the first `existing` images, what the epilogue makes of 0.
+pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue, existing: Option<&Buffer<i32>>) -> Result<Tensor> {
     let device = x.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
     expect("conv2d w", filter.weight.shape(), &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels])?;
@@ -173,18 +174,21 @@ pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue) -> 
     }
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
     let mut out = Buffer::uninit(device, conv.out_shape().iter().product())?;
-    let (grid, chunk) = gather_grid(device, conv.images, (conv.out_height, conv.out_width), conv.out_channels, 1);
+    let grid = gather_grid(device, conv.images, (conv.out_height, conv.out_width), conv.out_channels, 1);
     let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
     kernel::conv2d_forward(
         device, grid, x.buffer(), filter.panels(false)?, epilogue.shift.map(|t| t.buffer()), epilogue.residual.map(|t| t.buffer()), &mut out,
-        epilogue.relu_mask, epilogue.relu as i32, n, h, w, ci, oh, ow, co, kh, kw, stride, pad, int(chunk)?,
+        epilogue.relu_mask, existing, epilogue.relu as i32, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
     )?;
     Tensor::new(out, &conv.out_shape())
 }
 
 /// The gradient of x into `into`, written or (`accumulate` = 1) added; with `input_mask`, the sum is then zeroed where the bit is 0, which is
-/// the gradient through the ReLU that made x.
-pub fn input_grad(conv: &Conv, grad: &Tensor, filter: &Filter, input_mask: Option<&Buffer<u8>>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+/// the gradient through the ReLU that made x. Behind the first `existing` images the gradient is 0.
+pub fn input_grad(
+    conv: &Conv, grad: &Tensor, filter: &Filter, input_mask: Option<&Buffer<u8>>, existing: Option<&Buffer<i32>>, into: &mut Buffer<f32>,
+    accumulate: i32,
+) -> Result<()> {
     let device = grad.device();
     expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
     expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
@@ -193,17 +197,21 @@ pub fn input_grad(conv: &Conv, grad: &Tensor, filter: &Filter, input_mask: Optio
     if conv.narrow(device) {
         let grid = (conv.images * conv.height * conv.width).div_ceil(kernel::NARROW_PIXELS.on(device));
         let panels = filter.panels(false)?;
-        return kernel::conv2d_input_grad_narrow(device, grid, grad.buffer(), panels, into, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad);
+        return kernel::conv2d_input_grad_narrow(
+            device, grid, grad.buffer(), panels, into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+        );
     }
-    let (grid, chunk) = gather_grid(device, conv.images, (conv.height, conv.width), conv.in_channels, conv.stride);
+    let grid = gather_grid(device, conv.images, (conv.height, conv.width), conv.in_channels, conv.stride);
     let panels = filter.panels(true)?;
     kernel::conv2d_input_grad(
-        device, grid, grad.buffer(), panels, input_mask, into, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad, int(chunk)?,
+        device, grid, grad.buffer(), panels, input_mask, into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
     )
 }
 
-/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate` = 1) added.
-pub fn weight_grad(conv: &Conv, x: &Tensor, grad: &Tensor, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate` = 1) added; summed over the first `existing` images.
+pub fn weight_grad(
+    conv: &Conv, x: &Tensor, grad: &Tensor, existing: Option<&Buffer<i32>>, into: &mut Buffer<f32>, accumulate: i32,
+) -> Result<()> {
     let device = grad.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
     expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
@@ -220,12 +228,12 @@ pub fn weight_grad(conv: &Conv, x: &Tensor, grad: &Tensor, into: &mut Buffer<f32
     let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
     if splits == 1 {
         return weight_kernel::conv2d_weight_grad(
-            device, (blocks, 1), x.buffer(), grad.buffer(), into, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+            device, (blocks, 1), x.buffer(), grad.buffer(), into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
         );
     }
     let mut parts = Buffer::uninit(device, splits * into.len())?;
     weight_kernel::conv2d_weight_grad(
-        device, (blocks, splits), x.buffer(), grad.buffer(), &mut parts, 0, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+        device, (blocks, splits), x.buffer(), grad.buffer(), &mut parts, existing, 0, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
     )?;
     let elements = into.len();
     weight_kernel::conv2d_weight_reduce(device, elementwise(device, elements), &parts, into, int(splits)?, int(elements)?, accumulate)
@@ -238,21 +246,21 @@ fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
 /// The convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]`, zero padding `pad` on every side: `[N,OH,OW,Cout]`.
 pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<Var> {
     let filter = Rc::new(Filter::new(tape.value(w)));
-    conv2d_prepared(tape, x, w, &filter, stride, pad)
+    conv2d_prepared(tape, x, w, &filter, stride, pad, &Rows::All)
 }
 
-/// The same with a filter made from w before, so that its copies serve many calls.
-pub fn conv2d_prepared(tape: &Tape, x: Var, w: Var, filter: &Rc<Filter>, stride: usize, pad: usize) -> Result<Var> {
-    let (input, filter) = (tape.value(x), filter.clone());
+/// The same with a filter made from w before, so that its copies serve many calls, for the images that `rows` says.
+pub fn conv2d_prepared(tape: &Tape, x: Var, w: Var, filter: &Rc<Filter>, stride: usize, pad: usize, rows: &Rows) -> Result<Var> {
+    let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
     let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
-    let out = forward(&conv, &input, &filter, Epilogue::default())?;
+    let out = forward(&conv, &input, &filter, Epilogue::default(), rows.existing()?)?;
     let input = tape.needs(w).then_some(input);
     tape.push(out, &[x, w], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            input_grad(&conv, grad, &filter, None, into, accumulate)?;
+            input_grad(&conv, grad, &filter, None, rows.existing()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
-            weight_grad(&conv, input, grad, into, accumulate)?;
+            weight_grad(&conv, input, grad, rows.existing()?, into, accumulate)?;
         }
         Ok(())
     })
@@ -303,7 +311,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
             let mut mask = Buffer::<u8>::uninit(device, mask_bytes(conv.out_shape().iter().product()))?;
             let relu_mask = masks_fit(co).then_some(&mut mask);
-            let y = forward(&conv, &t[0], &filter, Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask })?.to_vec()?;
+            let y = forward(&conv, &t[0], &filter, Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask }, None)?.to_vec()?;
             if masks_fit(co) {
                 let bits = mask.to_vec()?;
                 assert!(y.iter().enumerate().all(|(i, v)| (*v > 0.0) == (bits[i / 8] >> (i % 8) & 1 == 1)), "mask and output disagree");
@@ -323,7 +331,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             let padded: Vec<u8> = positive.into_iter().chain([0]).take(mask_bytes(t[0].len())).collect();
             let mask = masks_fit(x[3]).then(|| Buffer::from_slice(device, &padded)).transpose()?;
             let mut into = t[0].buffer().duplicate()?;
-            input_grad(&conv, &t[4], &filter, mask.as_ref(), &mut into, 1)?;
+            input_grad(&conv, &t[4], &filter, mask.as_ref(), None, &mut into, 1)?;
             into.to_vec()
         };
         let want = move |v: &[Vec<f64>]| {
@@ -365,7 +373,7 @@ pub(super) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
 }
 
 #[cfg(test)]
-fn input_oracle(conv: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
+pub(super) fn input_oracle(conv: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
     let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
     let mut dx = vec![0.0; conv.in_shape().iter().product()];
     each_product(conv, |out, tap, input| {

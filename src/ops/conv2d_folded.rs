@@ -26,11 +26,11 @@ pub fn conv2d_folded(tape: &Tape, x: Var, folded: &Rc<Folded>, residual: Option<
         mask = Some(Buffer::<u8>::uninit(tape.device(), mask_bytes(conv.out_shape().iter().product()))?);
     }
     let epilogue = Epilogue { shift: Some(&folded.shift), residual: added.as_ref(), relu, relu_mask: mask.as_mut() };
-    let out = forward(&conv, &input, &folded.filter, epilogue)?;
+    let out = forward(&conv, &input, &folded.filter, epilogue, None)?;
     let folded = folded.clone();
     tape.push_masked(out, mask, &parents, move |grad, sink| {
         if let Some((into, accumulate, mask)) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
-            input_grad(&conv, grad, &folded.filter, mask.as_deref(), into, accumulate)?;
+            input_grad(&conv, grad, &folded.filter, mask.as_deref(), None, into, accumulate)?;
         }
         match residual {
             Some(residual) => sink.pass(residual, grad),

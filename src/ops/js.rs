@@ -5,7 +5,7 @@ use super::reduce::Reduction;
 use kernels::js::*;
 
 /// The mixture's logarithm is taken of at least this (Consistency-AT's definition).
-const MIXTURE_FLOOR: f32 = 1e-8;
+pub(super) const MIXTURE_FLOOR: f32 = 1e-8;
 
 /// JS(softmax(u/T), softmax(v/T)) of logits u and v, both `[N,K]`, with the temperature T > 0.
 pub fn js(tape: &Tape, u: Var, v: Var, temperature: f32, reduction: Reduction) -> Result<Var> {

@@ -128,7 +128,10 @@ pub fn cases() -> Vec<super::testing::Case> {
                 (0..3).flat_map(|v| rows(v).map(margin).collect::<Vec<_>>()).chain(flags).collect()
             };
             let inputs = [z, z_adv, z_reduced];
-            cases.push(Case::kernel(format!("{name} {variant:?}"), inputs, run(test_labels(n, k), variant), oracle).tolerance(1e-4, 1e-5));
+            cases.push(
+                Case::kernel(format!("{name} {variant:?}"), inputs, run(test_labels(n, k), variant), oracle)
+                    .tolerance(1e-4, 1e-5),
+            );
         }
     }
     // By hand, label 1 of 3 but in the last rows: ties at 0, below the label and above it; NaN; labels outside.

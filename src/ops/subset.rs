@@ -145,7 +145,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     }));
 
     let sets: [&'static [usize]; 4] = [&[], &[2], &[0, 3, 4], &[0, 1, 2, 3, 4]];
-    for (members, row) in sets.into_iter().flat_map(|m| [vec![1], vec![7], vec![4, 3], vec![3, 4, 2], vec![33, 31, 3]].map(|r| (m, r))) {
+    for (members, row) in
+        sets.into_iter().flat_map(|m| [vec![1], vec![7], vec![4, 3], vec![3, 4, 2], vec![33, 31, 3]].map(|r| (m, r)))
+    {
         let (size, shape) = (row.iter().product::<usize>(), |n: usize| [vec![n], row.clone()].concat());
         // Rows that are no member's hold NaN.
         let poisoned = |rows: usize, offset: usize, seed: u64| {
@@ -154,9 +156,8 @@ pub fn cases() -> Vec<super::testing::Case> {
             input.values.iter_mut().enumerate().filter(|(at, _)| unused(*at)).for_each(|(_, v)| *v = f32::NAN);
             input
         };
-        let run = move |device: &Device, x: &[Tensor]| {
-            mix(device, (&x[0], 0), (&x[1], 4), &of(device, members, 5)?, 0.7)?.to_vec()
-        };
+        let run =
+            move |device: &Device, x: &[Tensor]| mix(device, (&x[0], 0), (&x[1], 4), &of(device, members, 5)?, 0.7)?.to_vec();
         let want = move |x: &[Vec<f64>]| {
             let value = |at: usize| {
                 let member = |m: &usize| 0.7 * x[0][m * size + at % size] + 0.3 * x[1][(m + 4) * size + at % size];

@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn quantiles_of_margins() {
-        let device = Device::host();
+        let device = Device::host().unwrap();
         let mut histogram = Histogram::default();
         let margins: Vec<f32> = (0..1000).map(|i| (i as f32 + 0.5) * 0.01 - 5.0).chain([f32::INFINITY, -1e9]).collect();
         histogram.count(&Tensor::from_slice(&device, &[1002], &margins).unwrap()).unwrap();
