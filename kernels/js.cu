@@ -19,7 +19,7 @@ js_forward(const float* u, const float* v, float* loss, float sharpness, float f
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(u + row * k, sharpness, lane, k), log_q(v + row * k, sharpness, lane, k);
   const float divergence = row_sum<LANES>(lane, k, [&](int i) {
-    const float p = expf(log_p(i)), q = expf(log_q(i)), log_m = logf(fmaxf(0.5f * (p + q), floor));
+    const Pack p = pack_exp(log_p(i)), q = pack_exp(log_q(i)), log_m = pack_log(pack_max(pack_splat(floor), 0.5f * (p + q)));
     return expect(p, log_p(i) - log_m) + expect(q, log_q(i) - log_m);
   });
   if (lane == 0) loss[row] = 0.5f * divergence;
@@ -33,17 +33,17 @@ js_backward(const float* grad_out, const float* own, const float* other, float* 
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(own + row * k, sharpness, lane, k), log_q(other + row * k, sharpness, lane, k);
   // Twice the derivative of the loss for p_i, up to a constant that softmax's derivative removes.
-  const auto slope = [&](int i, float p) {
-    const float m = 0.5f * (p + expf(log_q(i)));
-    return log_p(i) - logf(fmaxf(m, floor)) + (m < floor ? 1.0f : 0.0f);
+  const auto slope = [&](int i, Pack p) {
+    const Pack m = 0.5f * (p + pack_exp(log_q(i)));
+    return log_p(i) - pack_log(pack_max(pack_splat(floor), m)) + (m < floor ? pack_splat(1.0f) : pack_splat(0.0f));
   };
   const float mean = row_sum<LANES>(lane, k, [&](int i) {
-    const float p = expf(log_p(i));
+    const Pack p = pack_exp(log_p(i));
     return expect(p, slope(i, p));
   });
   const float gradient = 0.5f * sharpness * factor * grad_out[row * stride];
-  for (int i = lane; i < k; i += LANES) {
-    const float p = expf(log_p(i));
-    put(grad_in + row * k + i, gradient * expect(p, slope(i, p) - mean), accumulate);
-  }
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack p = pack_exp(log_p(i));
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * expect(p, slope(i, p) - pack_splat(mean)), k - i, accumulate);
+  });
 }
