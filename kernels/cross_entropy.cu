@@ -18,7 +18,7 @@ cross_entropy_forward(const float* logits, const int* labels, float* loss, int n
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(logits + row * k, 1.0f, lane, k);
   const int label = labels[row];
-  if (lane == 0) loss[row] = label >= 0 && label < k ? -log_p(label) : NAN;
+  if (lane == 0) loss[row] = label >= 0 && label < k ? -log_p.at(label) : NAN;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -30,7 +30,8 @@ cross_entropy_backward(const float* grad_out, const float* logits, const int* la
   const LogSoftmax<LANES> log_p(logits + row * k, 1.0f, lane, k);
   const int label = labels[row];
   const float gradient = label >= 0 && label < k ? factor * grad_out[row * stride] : NAN;
-  for (int i = lane; i < k; i += LANES) {
-    put(grad_in + row * k + i, gradient * (expf(log_p(i)) - (i == label ? 1.0f : 0.0f)), accumulate);
-  }
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack p = pack_exp(log_p(i));
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * pack_pick(i, label, p - pack_splat(1.0f), p), k - i, accumulate);
+  });
 }

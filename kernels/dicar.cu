@@ -17,16 +17,18 @@ CONFIG(THREADS, 256, 16)
 struct MixedRow {
   const float *a, *b;
   float r;
-  INLINE float operator[](int i) const { return fmaf(r, a[i], (1.0f - r) * b[i]); }
+  INLINE Pack pack(int i, int count) const {
+    return pack_fma(pack_splat(r), pack_load(a + i, count), pack_splat(1.0f - r) * pack_load(b + i, count));
+  }
 };
 
 // log(weight_a p_a + weight_b p_b), with the logarithms of all four.
 struct LogMixture {
   LogSoftmax<LANES> a, b;
   float log_weight_a, log_weight_b;
-  INLINE float operator()(int i) const {
-    const float x = a(i) + log_weight_a, y = b(i) + log_weight_b, top = fmaxf(x, y);
-    return top + logf(expf(x - top) + expf(y - top));
+  INLINE Pack operator()(int i) const {
+    const Pack x = a(i) + pack_splat(log_weight_a), y = b(i) + pack_splat(log_weight_b), top = pack_max(x, y);
+    return top + pack_log(pack_exp(x - top) + pack_exp(y - top));
   }
 };
 
@@ -76,7 +78,7 @@ dicar_backward_mixed(const float* grad_out, const float* u, const float* z1, int
   const float gradient = sharpness * *grad_out / *members;
   const LogSoftmax<LANES> log_p(u + row * k, sharpness, lane, k);
   with_target(first, second, r, sharpness, mix_probabilities, lane, k, [&](const auto& log_q, const auto&, const auto&) {
-    js_gradient<LANES>(log_p, log_p, log_q, floor, lane, k, [&](int i, float d) { put(to + i, gradient * d, accumulate); });
+    js_gradient<LANES>(log_p, log_p, log_q, floor, gradient, to, lane, k, accumulate);
   });
 }
 
@@ -98,8 +100,7 @@ dicar_backward_views(const float* grad_out, const float* u, const float* z1, int
     const float gradient = (is_first ? r : 1.0f - r) * sharpness * *grad_out / *members;
     const LogSoftmax<LANES> log_p(u + at * k, sharpness, lane, k);
     with_target(first, second, r, sharpness, mix_probabilities, lane, k, [&](const auto& log_q, const auto& log_a, const auto& log_b) {
-      const auto store = [&](int i, float d) { put(to + i, gradient * d, accumulate); };
-      js_gradient<LANES>(is_first ? log_a : log_b, log_q, log_p, floor, lane, k, store);
+      js_gradient<LANES>(is_first ? log_a : log_b, log_q, log_p, floor, gradient, to, lane, k, accumulate);
     });
     accumulate = 1;
   };

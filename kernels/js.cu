@@ -30,5 +30,5 @@ js_backward(const float* grad_out, const float* own, const float* other, float* 
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(own + row * k, sharpness, lane, k), log_q(other + row * k, sharpness, lane, k);
   const float gradient = sharpness * factor * grad_out[row * stride];
-  js_gradient<LANES>(log_p, log_p, log_q, floor, lane, k, [&](int i, float d) { put(grad_in + row * k + i, gradient * d, accumulate); });
+  js_gradient<LANES>(log_p, log_p, log_q, floor, gradient, grad_in + row * k, lane, k, accumulate);
 }

@@ -17,7 +17,7 @@ struct Pair {
 
   INLINE Pair(const float* u, const float* v, int lane, int k) : log_p(u, 1.0f, lane, k), log_q(v, 1.0f, lane, k) {}
   INLINE float divergence(int lane, int k) const {
-    return row_sum<LANES>(lane, k, [&](int i) { return expect(expf(log_p(i)), log_p(i) - log_q(i)); });
+    return row_sum<LANES>(lane, k, [&](int i) { return expect(pack_exp(log_p(i)), log_p(i) - log_q(i)); });
   }
 };
 
@@ -39,10 +39,10 @@ kl_backward_first(const float* grad_out, const float* u, const float* v, float* 
   if (row >= n) return;
   const Pair pair(u + row * k, v + row * k, lane, k);
   const float divergence = pair.divergence(lane, k), gradient = factor * grad_out[row * stride];
-  for (int i = lane; i < k; i += LANES) {
-    const float log_p = pair.log_p(i);
-    put(grad_in + row * k + i, gradient * expect(expf(log_p), log_p - pair.log_q(i) - divergence), accumulate);
-  }
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack log_p = pair.log_p(i), excess = log_p - pair.log_q(i) - pack_splat(divergence);
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * expect(pack_exp(log_p), excess), k - i, accumulate);
+  });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -53,7 +53,8 @@ kl_backward_second(const float* grad_out, const float* u, const float* v, float*
   if (row >= n) return;
   const Pair pair(u + row * k, v + row * k, lane, k);
   const float gradient = factor * grad_out[row * stride];
-  for (int i = lane; i < k; i += LANES) {
-    put(grad_in + row * k + i, gradient * (expf(pair.log_q(i)) - expf(pair.log_p(i))), accumulate);
-  }
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack excess = pack_exp(pair.log_q(i)) - pack_exp(pair.log_p(i));
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * excess, k - i, accumulate);
+  });
 }

@@ -18,7 +18,7 @@ CONFIG(THREADS, 256, 16)
 
 // 1 - the probability of class `without`.
 INLINE float rest(const LogSoftmax<LANES>& log_p, int without, int lane, int k) {
-  return row_sum<LANES>(lane, k, [&](int i) { return i == without ? 0.0f : expf(log_p(i)); });
+  return row_sum<LANES>(lane, k, [&](int i) { return pack_pick(i, without, pack_splat(0.0f), pack_exp(log_p(i))); });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -30,7 +30,7 @@ mart_bce_forward(const float* logits, const int* labels, float* loss, float marg
   const int label = labels[row];
   const Best rival = row_best<LANES>(logits + row * k, lane, k, label);
   const float others = rest(log_q, rival.at, lane, k);
-  if (lane == 0) loss[row] = label >= 0 && label < k ? -log_q(label) - logf(others + margin) : NAN;
+  if (lane == 0) loss[row] = label >= 0 && label < k ? -log_q.at(label) - logf(others + margin) : NAN;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -42,13 +42,15 @@ mart_bce_backward(const float* grad_out, const float* logits, const int* labels,
   const LogSoftmax<LANES> log_q(logits + row * k, 1.0f, lane, k);
   const int label = labels[row];
   const Best rival = row_best<LANES>(logits + row * k, lane, k, label);
-  const float others = rest(log_q, rival.at, lane, k), pull = expf(log_q(rival.at)) / (others + margin);
+  const float others = rest(log_q, rival.at, lane, k), pull = expf(log_q.at(rival.at)) / (others + margin);
   const float gradient = label >= 0 && label < k ? factor * grad_out[row * stride] : NAN;
-  for (int i = lane; i < k; i += LANES) {
-    const float q = expf(log_q(i));
-    const float towards_label = i == label ? q - 1.0f : q, off_rival = i == rival.at ? others : -q;
-    put(grad_in + row * k + i, gradient * (towards_label + pull * off_rival), accumulate);
-  }
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack q = pack_exp(log_q(i)), zero = pack_splat(0.0f);
+    const Pack towards_label = pack_pick(i, label, q - pack_splat(1.0f), q);
+    const Pack off_rival = pack_pick(i, rival.at, pack_splat(others), zero - q);
+    const Pack slope = pack_fma(pack_splat(pull), off_rival, towards_label);
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * slope, k - i, accumulate);
+  });
 }
 
 // What the three kernels of the weighted divergence need of a row.
@@ -62,9 +64,9 @@ struct Weighted {
     others = rest(log_p, label, lane, k);
     weight = label >= 0 && label < k ? others + margin : NAN;
   }
-  INLINE float surprise(int i) const { return log_p(i) - logf(expf(log_q(i)) + floor); }
+  INLINE Pack surprise(int i) const { return log_p(i) - pack_log(pack_exp(log_q(i)) + pack_splat(floor)); }
   INLINE float divergence(int lane, int k) const {
-    return row_sum<LANES>(lane, k, [&](int i) { return expect(expf(log_p(i)), surprise(i)); });
+    return row_sum<LANES>(lane, k, [&](int i) { return expect(pack_exp(log_p(i)), surprise(i)); });
   }
 };
 
@@ -86,12 +88,13 @@ mart_kl_backward_clean(const float* grad_out, const float* z, const float* z_adv
   if (row >= n) return;
   const Weighted pair(z, z_adv, labels, margin, floor, row, lane, k);
   const float divergence = pair.divergence(lane, k), gradient = factor * grad_out[row * stride];
-  const float sure = pair.weight == pair.weight ? expf(pair.log_p(pair.label)) : NAN;
-  for (int i = lane; i < k; i += LANES) {
-    const float p = expf(pair.log_p(i)), off_label = i == pair.label ? pair.others : -p;
-    const float slope = pair.weight * expect(p, pair.surprise(i) - divergence) - divergence * sure * off_label;
-    put(grad_in + row * k + i, gradient * slope, accumulate);
-  }
+  const float sure = pair.weight == pair.weight ? expf(pair.log_p.at(pair.label)) : NAN;
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack p = pack_exp(pair.log_p(i)), off_label = pack_pick(i, pair.label, pack_splat(pair.others), pack_splat(0.0f) - p);
+    const Pack through_divergence = pack_splat(pair.weight) * expect(p, pair.surprise(i) - pack_splat(divergence));
+    const Pack slope = pack_fma(pack_splat(-divergence * sure), off_label, through_divergence);
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * slope, k - i, accumulate);
+  });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -101,11 +104,11 @@ mart_kl_backward_adv(const float* grad_out, const float* z, const float* z_adv, 
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const Weighted pair(z, z_adv, labels, margin, floor, row, lane, k);
-  const auto share = [&](int i, float q) { return expf(pair.log_p(i)) * (q / (q + floor)); };
-  const float total = row_sum<LANES>(lane, k, [&](int i) { return share(i, expf(pair.log_q(i))); });
+  const auto share = [&](int i, Pack q) { return pack_exp(pair.log_p(i)) * (q / (q + pack_splat(floor))); };
+  const float total = row_sum<LANES>(lane, k, [&](int i) { return share(i, pack_exp(pair.log_q(i))); });
   const float gradient = factor * grad_out[row * stride] * pair.weight;
-  for (int i = lane; i < k; i += LANES) {
-    const float q = expf(pair.log_q(i));
-    put(grad_in + row * k + i, gradient * (q * total - share(i, q)), accumulate);
-  }
+  row_each<LANES>(lane, k, [&](int i) {
+    const Pack q = pack_exp(pair.log_q(i)), slope = q * pack_splat(total) - share(i, q);
+    pack_put(grad_in + row * k + i, pack_splat(gradient) * slope, k - i, accumulate);
+  });
 }

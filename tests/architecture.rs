@@ -181,7 +181,7 @@ fn every_kernel_file_belongs_to_an_operation() {
         // `conv2d_weight.cu` belongs to `conv2d.rs`.
         let mut names = stem.match_indices('_').map(|(at, _)| &stem[..at]).chain([stem]);
         let found = names.any(|name| root().join(format!("src/ops/{name}.rs")).exists());
-        assert!(found || stem == "conformance", "{}: no src/ops/{stem}.rs", file.display());
+        assert!(found || stem.starts_with("conformance"), "{}: no src/ops/{stem}.rs", file.display());
     }
 }
 

@@ -1,4 +1,4 @@
-// The Jensen-Shannon divergence of two distributions that are given by the logarithms of their entries.
+// The Jensen-Shannon divergence of two distributions that are given by the logarithms of their entries, Pack by Pack.
 #pragma once
 #include "lib/rows.cuh"
 
@@ -6,21 +6,25 @@
 template <int lanes, class P, class Q>
 INLINE float js_divergence(const P& log_p, const Q& log_q, float floor, int lane, int k) {
   const float twice = row_sum<lanes>(lane, k, [&](int i) {
-    const float p = expf(log_p(i)), q = expf(log_q(i)), log_m = logf(fmaxf(0.5f * (p + q), floor));
+    const Pack p = pack_exp(log_p(i)), q = pack_exp(log_q(i)), log_m = pack_log(pack_max(pack_splat(floor), 0.5f * (p + q)));
     return expect(p, log_p(i) - log_m) + expect(q, log_q(i) - log_m);
   });
   return 0.5f * twice;
 }
 
-// Calls put(i, d) with the derivative d of the divergence for the i-th logit of the softmax s, where the side `own` is s itself or contains s
-// as a summand; a factor before that summand is the caller's.
-template <int lanes, class S, class P, class Q, class F>
-INLINE void js_gradient(const S& log_s, const P& log_own, const Q& log_other, float floor, int lane, int k, F put) {
+// Puts (accumulate: adds) factor times the derivative of the divergence for the logits of the softmax s, where the side `own` is s itself or
+// contains s as a summand; a factor before that summand is the caller's.
+template <int lanes, class S, class P, class Q>
+INLINE void js_gradient(const S& log_s, const P& log_own, const Q& log_other, float floor, float factor, float* to, int lane, int k,
+                        int accumulate) {
   // Twice the derivative of the divergence for own_i, up to a constant that softmax's derivative removes.
   const auto slope = [&](int i) {
-    const float m = 0.5f * (expf(log_own(i)) + expf(log_other(i)));
-    return log_own(i) - logf(fmaxf(m, floor)) + (m < floor ? 1.0f : 0.0f);
+    const Pack m = 0.5f * (pack_exp(log_own(i)) + pack_exp(log_other(i)));
+    return log_own(i) - pack_log(pack_max(pack_splat(floor), m)) + (m < floor ? pack_splat(1.0f) : pack_splat(0.0f));
   };
-  const float mean = row_sum<lanes>(lane, k, [&](int i) { return expect(expf(log_s(i)), slope(i)); });
-  for (int i = lane; i < k; i += lanes) put(i, 0.5f * expect(expf(log_s(i)), slope(i) - mean));
+  const float mean = row_sum<lanes>(lane, k, [&](int i) { return expect(pack_exp(log_s(i)), slope(i)); });
+  row_each<lanes>(lane, k, [&](int i) {
+    const Pack d = expect(pack_exp(log_s(i)), slope(i) - pack_splat(mean));
+    pack_put(to + i, pack_splat(0.5f * factor) * d, k - i, accumulate);
+  });
 }

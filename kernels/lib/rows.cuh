@@ -6,64 +6,51 @@
 //   CONFIG(THREADS, 256, 16) their product
 // and launches ceil(n / ROWS) blocks. Groups are whole warps, so a group without a row may return early.
 #pragma once
-#include "lib/common.cuh"
+#include "lib/pack.cuh"
 
-// A Pack is what one thread takes of a matrix whose rows are not aligned: one float on CUDA, where neighbouring threads make the access
-// wide, and a Vec on the host. `count` says how many floats are left; a count of zero or less reads zeros and stores nothing.
-CONFIG(PACK, 1, 16)
-#if HOST_SHAPES
-typedef Vec Pack;
-INLINE Pack pack_splat(float value) { return vec_splat(value); }
-INLINE Pack pack_load(const float* from, int count) { return vec_load(from, count); }
-INLINE void pack_put(float* to, Pack v, int count, int accumulate) { vec_put(to, v, count, accumulate); }
-INLINE Pack pack_fma(Pack a, Pack b, Pack c) { return vec_fma(a, b, c); }
-// The sum of the lanes, by halves.
-INLINE float pack_total(Pack v) {
-  typedef float Quarter __attribute__((vector_size(16)));
-  Quarter q[4];
-  memcpy(q, &v, sizeof(v));
-  const Quarter sum = (q[0] + q[2]) + (q[1] + q[3]);
-  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+// Calls f(i) for the first columns i of the Packs of a row of k columns that belong to this lane.
+template <int lanes, class F>
+INLINE void row_each(int lane, int k, F f) {
+  for (int i = lane * PACK; i < k; i += lanes * PACK) f(i);
 }
-INLINE float vec_total(Vec v) { return pack_total(v); }
-#else
-typedef float Pack;
-INLINE Pack pack_splat(float value) { return value; }
-INLINE Pack pack_load(const float* from, int count) { return count > 0 ? *from : 0.0f; }
-INLINE void pack_put(float* to, Pack v, int count, int accumulate) {
-  if (count > 0) put(to, v, accumulate);
-}
-INLINE Pack pack_fma(Pack a, Pack b, Pack c) { return fmaf(a, b, c); }
-INLINE float pack_total(Pack v) { return v; }
-INLINE float vec_total(Vec v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-#endif
-
-// The sum of f(i) over the columns i < k of a row, in every lane.
+// The sum over the columns of a row, in every lane; f(i) is the Pack that starts at column i, and what it has behind the row does not count.
 template <int lanes, class F>
 INLINE float row_sum(int lane, int k, F f) {
-  float sum = 0.0f;
-  for (int i = lane; i < k; i += lanes) sum += f(i);
-  return group_sum<lanes>(sum);
+  Pack sum = pack_splat(0.0f);
+  row_each<lanes>(lane, k, [&](int i) { sum = sum + pack_first(f(i), k - i, 0.0f); });
+  return group_sum<lanes>(pack_total(sum));
 }
 
-// log softmax(scale * row), read entry by entry. The maximum is subtracted first, so that logits of any size are safe; a NaN among them
-// makes all entries NaN. All lanes of the group construct it together. The row is a pointer, or something else that row[i] reads.
+// The Pack of a row that starts at column i; `count` floats are left.
+INLINE Pack row_pack(const float* row, int i, int count) { return pack_load(row + i, count); }
+template <class Row>
+INLINE Pack row_pack(const Row& row, int i, int count) {
+  return row.pack(i, count);
+}
+
+// log softmax(scale * row), read Pack by Pack. The maximum is subtracted first, so that logits of any size are safe; a NaN among them
+// makes all entries NaN. All lanes of the group construct it together. The row is a pointer, or something whose pack(i, count) reads.
 template <int lanes, class Row = const float*>
 struct LogSoftmax {
   Row row;
+  int columns;
   float scale, max, log_sum;
 
-  INLINE LogSoftmax(Row logits, float factor, int lane, int k) : row(logits), scale(factor), max(-INFINITY) {
-    for (int i = lane; i < k; i += lanes) max = fmaxf(max, scale * row[i]);
-    max = group_max<lanes>(max);
-    const float top = max;
-    log_sum = logf(row_sum<lanes>(lane, k, [=](int i) { return expf(factor * logits[i] - top); }));
+  INLINE LogSoftmax(Row logits, float factor, int lane, int k) : row(logits), columns(k), scale(factor) {
+    Pack top = pack_splat(-INFINITY);
+    row_each<lanes>(lane, k, [&](int i) { top = pack_max(top, pack_first(scaled(i), k - i, -INFINITY)); });
+    max = group_max<lanes>(pack_largest(top));
+    log_sum = logf(row_sum<lanes>(lane, k, [&](int i) { return pack_exp(scaled(i) - pack_splat(max)); }));
   }
-  INLINE float operator()(int i) const { return (scale * row[i] - max) - log_sum; }
+  INLINE Pack scaled(int i) const { return pack_splat(scale) * row_pack(row, i, columns - i); }
+  // The Pack that starts at column i.
+  INLINE Pack operator()(int i) const { return (scaled(i) - pack_splat(max)) - pack_splat(log_sum); }
+  // One entry.
+  INLINE float at(int i) const { return (scale * row[i] - max) - log_sum; }
 };
 
 // probability * value, with 0 * infinity = 0: what a class that cannot occur adds to an expectation.
-INLINE float expect(float probability, float value) { return probability == 0.0f ? 0.0f : probability * value; }
+INLINE Pack expect(Pack probability, Pack value) { return probability == 0.0f ? pack_splat(0.0f) : probability * value; }
 
 // A value and its column. NaN ranks above every number and the lower column wins a tie, as in PyTorch.
 struct Best {

@@ -1,6 +1,7 @@
 //! Runs `kernels/conformance.cu`: what every device must do, and the wrong kernels that the host device must refuse, with the exact message.
 
 use super::kernels::conformance::*;
+use super::kernels::conformance_math::conf_exp_log;
 use super::testing::{checked_devices, devices};
 use super::{Buffer, Device, Grid, Order};
 use crate::error::Result;
@@ -404,6 +405,42 @@ fn refuses_writes_between_a_buffer_and_its_guard_page() {
             "{label}"
         );
     }
+}
+
+#[test]
+fn exp_and_log_are_right_to_two_units_in_the_last_place() {
+    // Numbers all over the range of float32, subnormal ones, infinities and NaN among them; and those that losses meet, closer together.
+    let everywhere_in_range = (0..=u32::MAX).step_by(9973).map(f32::from_bits);
+    let usual = (-200_000..20_000).map(|i| i as f32 * 5.1e-4).chain((0..100_000).map(|i| 0.5 + i as f32 * 1.7e-5));
+    let ends = [
+        0.0,
+        -0.0,
+        1.0,
+        f32::NAN,
+        f32::INFINITY,
+        -f32::INFINITY,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        1e-45,
+        88.72283,
+        88.72284,
+        -103.97,
+    ];
+    let x: Vec<f32> = everywhere_in_range.chain(usual).chain(ends).collect();
+    everywhere(|device| {
+        let input = Buffer::from_slice(device, &x).unwrap();
+        let (mut exps, mut logs) = (Buffer::uninit(device, x.len()).unwrap(), Buffer::uninit(device, x.len()).unwrap());
+        conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len() as i32).unwrap();
+        for (name, got, exact) in [("exp", exps, f64::exp as fn(f64) -> f64), ("log", logs, f64::ln)] {
+            for (x, got) in x.iter().zip(got.to_vec().unwrap()) {
+                let want = exact(*x as f64);
+                let nearest = want as f32;
+                let unit = (nearest.abs().next_up() as f64 - nearest.abs() as f64).min(2f64.powi(104));
+                let same = got == nearest || (got.is_nan() && nearest.is_nan());
+                assert!(same || (got as f64 - want).abs() <= 2.0 * unit, "{name}({x:e}) is {got:e}, not {nearest:e}");
+            }
+        }
+    });
 }
 
 /// The name of the variable that tells a child process to run the wrong kernel.
