@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Check the reference in `reference/` by itself: gradients by finite differences, and the bases written a second time, with PyTorch's
-own modules and losses.
+"""Check the reference in `reference/` by itself: gradients by finite differences, and the bases written a second time, with
+PyTorch's own modules and losses.
 
     python3 check_reference.py
 """

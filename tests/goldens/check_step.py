@@ -6,7 +6,8 @@
     python3 check_step.py --reference-only                                        # the reference alone: |S|, boundary, losses
 
 The adversarial images are compared first: pixels that differ are those whose gradient a float32 program sees on the other side of
-zero, and may be few. Loss, gradients and running statistics are then compared with the reference's at the images that saddle attacked to.
+zero, and may be few. Loss, gradients and running statistics are then compared with the reference's at the images that saddle
+attacked to.
 """
 
 import argparse
@@ -32,8 +33,8 @@ KEYS = {"trades_passes": "trades.passes", "awp_gamma": "awp.gamma", "joint_attac
 METHODS = {}
 # Attack sizes of the goldens, replaced for large networks: at 3/16 every image would be misclassified.
 SMALLER = {"3/16": "8/255", "3/32": "4/255", "1/4": "10/255", "12": "4", "1": "128/255", "1/2": "64/255"}
-# The largest part of an adversarial image's pixels that may differ (PyTorch in float32 differs in 0.5 % of those of a large network: a
-# pixel that goes the other way moves the gradients of the next step), and the largest relative errors.
+# The largest part of an adversarial image's pixels that may differ (PyTorch in float32 differs in 0.5 % of those of a large
+# network: a pixel that goes the other way moves the gradients of the next step), and the largest relative errors.
 PIXELS = {"resnet-mini": 2e-3, "resnet18": 2e-2, "preact-resnet18": 2e-2}
 GRADIENT, LOSS, BUFFER, MARGIN = 1e-3, 1e-5, 1e-4, 1e-3
 

@@ -27,8 +27,8 @@ LINF = {"eps": "3/16", "step": "3/32", "steps": "3"}
 L2 = {"norm": "l2", "eps": "1", "step": "1/2", "steps": "3"}
 SPLIT = LINF | {"rho": "3/4"}
 LATE = LINF | {"epoch": "105"}
-# What a float32 run may differ by, and how near to zero may be a gradient whose sign is taken, a ReLU input in the loss, a margin: a
-# seed is refused otherwise.
+# What a float32 run may differ by, and how near to zero may be a gradient whose sign is taken, a ReLU input in the loss, a
+# margin: a seed is refused otherwise.
 LARGEST_FLOAT32_ERROR, SMALLEST_SIGN, SMALLEST_RELU, SMALLEST_MARGIN = 2e-5, 3e-5, 5e-7, 1e-3
 
 
@@ -132,8 +132,8 @@ def run(case, source, dtype=torch.float64):
 
 # --------------------------------------------------------------------------------------------------- a seed
 def float32_differences(single, reference):
-    """Pixels of adversarial images that differ, and the largest error of another output: relative to its L2 norm or, of a term of the
-    loss, to the loss."""
+    """Pixels of adversarial images that differ, and the largest error of another output: relative to its L2 norm or, of a
+    term of the loss, to the loss."""
     pixels, worst = 0, 0.0
     for name, want in reference.items():
         difference = single[name].double() - want.double()
@@ -160,8 +160,8 @@ def measure(case, source):
 
 
 def interesting(source):
-    """Whether the splits and the sets S of RAAT, RAAT++ and RAAT# are neither empty nor full and differ between the variants, and S is
-    empty where it should be."""
+    """Whether the splits and the sets S of RAAT, RAAT++ and RAAT# are neither empty nor full and differ between the
+    variants, and S is empty where it should be."""
     batch, weights, wa = source
     by_name = {case[0]: case for case in cases()}
     if any(run(by_name[f"{name}, S empty"], source)["loss.dicar"] != 0 for name in ("raat", "raat#")):

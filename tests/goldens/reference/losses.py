@@ -49,8 +49,8 @@ def mart_kl(z, z_adv, y):
 
 
 def feature_alignment(f_adv, f_clean, y, tau, contrast):
-    """AFA's supervised contrastive loss of each adversarial anchor. Positives: the images of the set with the anchor's label; the set
-    is the clean batch or, `clean+adv`, both batches without the anchor itself."""
+    """AFA's supervised contrastive loss of each adversarial anchor. Positives: the images of the set with the anchor's
+    label; the set is the clean batch or, `clean+adv`, both batches without the anchor itself."""
     anchors, clean = F.normalize(f_adv, dim=1, eps=0.0), F.normalize(f_clean, dim=1, eps=0.0)
     both = contrast == "clean+adv"
     points, labels = (torch.cat([clean, anchors]), torch.cat([y, y])) if both else (clean, y)

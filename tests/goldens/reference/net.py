@@ -1,7 +1,7 @@
 """Residual networks as functions of a dictionary of tensors under PyTorch's names.
 
-The batch-norm mode is an argument of every pass: `train` (batch statistics; the running ones move), `batch` (batch statistics, the
-running ones stay) or `eval` (running statistics).
+The batch-norm mode is an argument of every pass: `train` (batch statistics; the running ones move), `batch` (batch
+statistics, the running ones stay) or `eval` (running statistics).
 """
 
 import torch

@@ -7,8 +7,8 @@ from .net import Watch
 
 
 class Step:
-    """What the parts of a method share while a step is made. `x`, `y` and `adv` hold both views, one after the other, where a method
-    has two."""
+    """What the parts of a method share while a step is made. `x`, `y` and `adv` hold both views, one after the other, where
+    a method has two."""
 
     def __init__(self, net, batch, s, wa, views):
         dtype = next(iter(net.parameters.values())).dtype
