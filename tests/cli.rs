@@ -163,7 +163,7 @@ fn keys_are_listed() {
 #[test]
 fn registries_are_listed() {
     for (list, name) in [("models", "resnet-mini"), ("methods", "pgd-at"), ("attacks", "fgsm"), ("datasets", "digits")] {
-        assert!(printed(list).lines().any(|line| line.starts_with(&format!("{name} "))), "{list}");
+        assert!(printed(list).lines().any(|line| line == name || line.starts_with(&format!("{name} "))), "{list}");
         assert!(json(&format!("{list} --json")).as_array().unwrap().iter().any(|entry| entry["name"] == name));
     }
 }

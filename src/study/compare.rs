@@ -36,7 +36,7 @@ pub fn contenders(dataset: &str, methods: &[String], model: Option<&str>, settin
     let mut found: Vec<Recipe> = all.into_iter().filter(|r| r.config.dataset == dataset).collect();
     found.sort_by_key(|r| method::methods().iter().position(|m| m.name == r.config.method));
     if let Some(model) = model {
-        let known: Vec<String> = found.iter().map(|r| r.config.model.clone()).collect();
+        let known: std::collections::BTreeSet<String> = found.iter().map(|r| r.config.model.clone()).collect();
         found.retain(|r| r.config.model == model);
         if found.is_empty() {
             return Err(Error::unknown(&format!("model with recipes for {dataset}"), model, known.iter().map(String::as_str)));
@@ -332,6 +332,6 @@ mod tests {
         assert_eq!(every, known, "every method has a digits recipe");
         let unknown = contenders("digits", &["tradez".into()], None, &[]).unwrap_err().to_string();
         assert!(unknown.starts_with("unknown method or recipe for digits 'tradez' (did you mean 'trades'?)"), "{unknown}");
-        assert!(contenders("digits", &[], Some("resnet19"), &[]).unwrap_err().to_string().contains("did you mean"), "model");
+        assert!(contenders("digits", &[], Some("resnet19"), &[]).unwrap_err().to_string().starts_with("unknown model with recipes for digits"), "model");
     }
 }

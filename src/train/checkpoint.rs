@@ -1,7 +1,7 @@
 //! Checkpoints: weights that other programs read, and the whole state of a run to go on from.
 
 use super::config::Config;
-use super::margins::Margins;
+use super::totals::Totals;
 use super::weights::WeightFile;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -29,22 +29,6 @@ pub struct Progress {
     pub train_seconds: f64,
     pub images_trained: usize,
     /// Wall time of earlier sessions.
-    pub seconds: f64,
-}
-
-/// Sums over the steps of an epoch.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Totals {
-    /// Loss times images.
-    pub loss: f64,
-    /// The named terms, times images.
-    pub terms: Vec<(String, f64)>,
-    /// Labels that the training passes were compared with, and how many were right.
-    pub judged: usize,
-    pub hits: usize,
-    /// The splits of the samples, of methods that make them.
-    pub margins: Margins,
-    pub images: usize,
     pub seconds: f64,
 }
 

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod choice;
 pub mod config;
 mod judge;
+pub mod keys;
 pub mod margins;
 pub mod observer;
 pub mod probe;
@@ -14,6 +15,7 @@ pub mod schedule;
 mod session;
 pub mod setting;
 pub mod step;
+pub mod totals;
 pub mod weights;
 
 use crate::attack;

@@ -1,13 +1,14 @@
 //! One run: the epoch loop, selection, the final evaluation.
 
 use super::average::Average;
-use super::checkpoint::{Origin, Progress, Totals, load_state, save, save_state};
+use super::checkpoint::{Origin, Progress, load_state, save, save_state};
 use super::config::{Config, Select};
 use super::judge::{Watch, interrupted, judge, not_finite};
 use super::observer::{EpochInfo, Observer, Started, StepInfo};
 use super::rundir::{LogRow, RunDir, Summary};
 use super::schedule::Schedule;
 use super::step::{Batch, Nets, Rules, Stepped, Update, train_step};
+use super::totals::Totals;
 use super::weights::WeightFile;
 use crate::attack::{Pgd, Start};
 use crate::data::resident::{Resident, in_order, shuffled};
@@ -225,23 +226,7 @@ impl<'a> Session<'a> {
             if !last.is_finite() {
                 return Err(not_finite(last, dir, epoch, done.step + 1, progress));
             }
-            let (images, totals) = (done.images as f64, &mut progress.totals);
-            totals.loss += last as f64 * images;
-            for (i, (name, term)) in done.stepped.terms.iter().enumerate() {
-                if totals.terms.len() <= i {
-                    totals.terms.push(((*name).to_owned(), 0.0));
-                }
-                totals.terms[i].1 += term.item()? as f64 * images;
-            }
-            if let Some(hits) = &done.stepped.hits {
-                totals.judged += hits.len();
-                totals.hits += hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
-            }
-            if let Some(split) = &done.stepped.split {
-                let aligned = done.stepped.aligned.as_ref().map(Buffer::to_vec).transpose()?.and_then(|s| s.first().copied());
-                totals.margins.add(split, aligned, done.images)?;
-            }
-            totals.images += done.images;
+            progress.totals.add(done.images, last, &done.stepped)?;
         }
         Ok(last)
     }
@@ -279,7 +264,7 @@ impl<'a> Session<'a> {
         if config.checkpoint_every > 0 && number % config.checkpoint_every == 0 {
             self.save(number, format!("epoch {number}"), &format!("epoch-{number}"), dir)?;
         }
-        let accuracy = (totals.judged > 0).then(|| totals.hits as f64 / totals.judged as f64);
+        let accuracy = totals.accuracy();
         let info = EpochInfo {
             epoch: number,
             epochs: config.epochs,
