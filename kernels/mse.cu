@@ -1,13 +1,16 @@
-// Squared difference of two tensors.
+// Squared difference of two tensors, in all or row by row.
 // Mathematics: partial_b = sum over the elements of block b of (a - b)^2; reduce.cu adds the n partial sums and divides.
 //   da = factor * dout * (a - b) with factor 2/n; the other side's gradient is the same with a and b swapped.
-// Threads: each takes runs of VEC neighbouring elements (each_vec).
+//   Row by row: out_n = 1/K sum_k (a_nk - b_nk)^2 for a, b [N,K].
+// Threads: each takes runs of VEC neighbouring elements (each_vec); row by row a group of LANES threads a row, ROWS rows a block.
 // Preconditions: a and b have one shape; src/ops/mse.rs checks.
-// Outputs: partial `=`; da `=` or `+=` (accumulate).
+// Outputs: partial and out `=`; da `=` or `+=` (accumulate).
 // Accumulation: float32, a partial sum for each lane of each thread, a fixed tree in the block. Deterministic. No spills.
 #include "lib/rows.cuh"
 
 CONFIG(LANES, 32, 1)
+CONFIG(ROWS, 8, 16)
+CONFIG(ROW_THREADS, 256, 16)
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // partial[block] = the sum of (a - b)^2 over the block's elements
@@ -28,4 +31,14 @@ mse_backward(const float* grad_out, const float* a, const float* b, float* grad_
   each_vec(n, [&](int i, int count) {
     vec_put(grad_in + i, gradient * (vec_load(a + i, count) - vec_load(b + i, count)), count, accumulate);
   });
+}
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
+// out[row] = the mean of (a - b)^2 over the row's columns
+mse_rows(const float* a, const float* b, float* out, int n, int k) {
+  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  if (row >= n) return;
+  a += row * k, b += row * k;
+  const float sum = row_sum<LANES>(lane, k, [=](int i) { return (a[i] - b[i]) * (a[i] - b[i]); });
+  if (lane == 0) out[row] = sum / k;
 }

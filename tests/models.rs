@@ -1,7 +1,9 @@
 //! Parameter counts and names of the named architectures, against the published ones.
 
 use saddle::device::Device;
-use saddle::nn::{Arch, Net, Role, Shape, architectures};
+use saddle::nn::{Arch, BnMode, Net, Role, Shape, architectures};
+use saddle::tape::Tape;
+use saddle::tensor::Tensor;
 use std::collections::BTreeSet;
 
 fn net(name: &str, classes: usize, height: usize) -> Net {
@@ -27,6 +29,28 @@ fn parameter_counts_are_the_published_ones() {
     // The benchmark code's "ResNet-18" of bottleneck blocks is known to have 13.96 million.
     let millions = net("resnet18-bottleneck", 10, 32).params.count() as f64 / 1e6;
     assert!((millions - 13.96).abs() < 0.005, "{millions}");
+}
+
+#[test]
+fn stages_end_where_the_classifier_begins() {
+    for (name, widths) in [
+        ("resnet-mini", &[16, 32, 64, 64][..]),
+        ("resnet18-bottleneck", &[256, 512, 1024, 2048, 2048]),
+        ("preact-resnet18", &[64, 128, 256, 512, 512]),
+    ] {
+        let (mut net, device) = (net(name, 10, 8), Device::host().unwrap());
+        let pixels: Vec<f32> = (0..2 * 8 * 8 * 3).map(|i| (i * 37 % 101) as f32 / 100.0).collect();
+        let tape = Tape::new(&device);
+        let x = tape.constant(Tensor::from_slice(&device, &[2, 8, 8, 3], &pixels).unwrap());
+        let value = |var| tape.value(var).to_vec().unwrap();
+        let features = value(net.features(&tape, x, BnMode::Eval, None).unwrap());
+        let stages = net.stages(&tape, x, BnMode::Eval).unwrap();
+        assert_eq!(stages.iter().map(|s| tape.value(*s).shape()[1]).collect::<Vec<_>>(), widths, "{name}");
+        let [.., stage, last] = stages.as_slice() else { panic!("{name} has no stages") };
+        assert_eq!(value(*last), features, "{name}");
+        // Behind the last stage of a pre-activation network come a batch norm and a ReLU.
+        assert_eq!(value(*stage) == features, !name.starts_with("preact"), "{name}");
+    }
 }
 
 #[test]

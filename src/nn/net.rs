@@ -128,6 +128,19 @@ impl Net {
     }
 
     fn features_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<Var> {
+        let (_, last) = self.maps(tape, x, bn, leaves, rows)?;
+        global_avg_pool(tape, last)
+    }
+
+    /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those of the last stage again, but
+    /// for pre-activation networks behind their last batch norm. Weights are frozen.
+    pub fn stages(&mut self, tape: &Tape, x: Var, bn: BnMode) -> Result<Vec<Var>> {
+        let (stages, last) = self.maps(tape, x, bn, None, &Rows::All)?;
+        stages.into_iter().chain([last]).map(|map| global_avg_pool(tape, map)).collect()
+    }
+
+    /// The feature maps `[N,H,W,C]` at the end of every stage, and those that are pooled for the classifier.
+    fn maps(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<(Vec<Var>, Var)> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
             let expected = format!("[N,H,W,{}] images", self.channels);
@@ -145,13 +158,17 @@ impl Net {
             Some(bn1) => self.conv1.bn(pass, bn1, hidden, None, true)?,
             None => self.conv1.forward(pass, hidden)?,
         };
-        for block in &self.blocks {
-            hidden = block.forward(pass, hidden)?;
+        let (mut stages, mut blocks) = (Vec::with_capacity(self.spec.stages.len()), self.blocks.iter());
+        for stage in &self.spec.stages {
+            for block in blocks.by_ref().take(stage.blocks) {
+                hidden = block.forward(pass, hidden)?;
+            }
+            stages.push(hidden);
         }
         if let Some(last) = &self.last {
             hidden = last.relu(pass, hidden)?;
         }
-        global_avg_pool(tape, hidden)
+        Ok((stages, hidden))
     }
 
     /// Names, file shapes and values (PyTorch's layout) of all parameters and buffers.

@@ -77,6 +77,11 @@ pub fn contrastive(
     })
 }
 
+/// Features `[N,D]`, each divided by its Euclidean norm. Not differentiated.
+pub fn unit_rows(features: &Tensor) -> Result<Tensor> {
+    Tensor::new(Units::new(features)?.units, features.shape())
+}
+
 /// Features divided by their norms, and the norms.
 struct Units {
     units: Buffer<f32>,

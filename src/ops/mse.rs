@@ -1,4 +1,4 @@
-//! Mean squared difference of two tensors of one shape.
+//! Mean squared difference of two tensors of one shape, in all or row by row.
 
 use super::prelude::*;
 use super::reduce::total;
@@ -34,6 +34,19 @@ pub fn mse(tape: &Tape, a: Var, b: Var) -> Result<Var> {
     })
 }
 
+/// The mean of (a - b)^2 over the columns of each row of a and b `[N,K]`, K >= 1: `[N]`. Not differentiated.
+pub fn mse_per_row(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    same_shape("mse_per_row", a, b)?;
+    let (device, [n, k]) = (a.device(), a.matrix("mse_per_row")?);
+    if k == 0 {
+        return Err(Error::Shape { op: "mse_per_row", expected: "at least one column".into(), got: vec![n, k] });
+    }
+    int(a.len())?;
+    let mut out = Buffer::uninit(device, n)?;
+    mse_rows(device, n.div_ceil(ROWS.on(device)), a.buffer(), b.buffer(), &mut out, int(n)?, int(k)?)?;
+    Tensor::new(out, &[n])
+}
+
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
@@ -49,5 +62,13 @@ pub fn cases() -> Vec<super::testing::Case> {
     cases.push(case("first side constant".into(), logits(1).constant(), logits(2)));
     cases.push(case("second side constant".into(), logits(1), logits(2).constant()));
     cases.push(Case::op("one variable on both sides", [logits(1)], |tape, v| mse(tape, v[0], v[0]), |_| vec![0.0]));
+    for shape in [[1, 1], [3, 7], [17, 10], [130, 100], [5, 257]] {
+        let inputs = [Input::normal_seeded(&shape, 1), Input::normal_seeded(&shape, 2)];
+        let rows = move |x: &[Vec<f64>]| {
+            let row = |(a, b): (&[f64], &[f64])| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / shape[1] as f64;
+            x[0].chunks(shape[1]).zip(x[1].chunks(shape[1])).map(row).collect()
+        };
+        cases.push(Case::kernel(format!("rows {shape:?}"), inputs, |_, x| mse_per_row(&x[0], &x[1])?.to_vec(), rows));
+    }
     cases
 }
