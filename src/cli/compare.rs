@@ -93,7 +93,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
 const PART: f64 = 1000.0;
 
 /// One view of the whole comparison: a bar on a terminal, a line a run elsewhere.
-struct Overview {
+pub(super) struct Overview {
     bar: Option<ProgressBar>,
     /// Whether a line is printed for each run.
     plain: bool,
@@ -101,7 +101,7 @@ struct Overview {
 }
 
 impl Overview {
-    fn new(quiet: bool, runs: usize) -> Overview {
+    pub(super) fn new(quiet: bool, runs: usize) -> Overview {
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:24.cyan/dim} {msg}, {eta} left");
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─");

@@ -1,5 +1,6 @@
 //! The command line. A command is one file here, one variant of `Command` and one line of `Command::run`.
 
+mod analyse;
 mod bench;
 mod compare;
 mod devices;
@@ -47,6 +48,7 @@ enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
     Compare(compare::Arguments),
+    Analyse(analyse::Arguments),
     Step(step::Arguments),
     Bench(bench::Arguments),
     Devices(devices::Arguments),
@@ -69,6 +71,7 @@ impl Command {
             Command::Train(arguments) => train::run(arguments, line),
             Command::Eval(arguments) => eval::run(arguments),
             Command::Compare(arguments) => compare::run(arguments, line),
+            Command::Analyse(arguments) => analyse::run(arguments, line),
             Command::Step(arguments) => step::run(arguments),
             Command::Bench(arguments) => bench::run(arguments),
             Command::Devices(arguments) => devices::run(arguments),

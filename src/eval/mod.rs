@@ -127,8 +127,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     Ok(report)
 }
 
-/// The weight file that a path stands for.
-fn weight_file(path: &Path) -> Result<PathBuf> {
+/// The weight file that a path stands for: of a run directory its `best` checkpoint, else `last`.
+pub fn weight_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

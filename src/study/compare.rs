@@ -60,10 +60,13 @@ pub fn contenders(dataset: &str, methods: &[String], model: Option<&str>, settin
     Ok(found)
 }
 
-/// What a contender is called in tables: its method, with what RPAT stands on.
+/// What a contender is called in tables: its method, with what RPAT stands on, or what boundary samples and others keep.
 pub fn label(config: &Config) -> String {
     match method::find(&config.method) {
         Ok(entry) if entry.keys.contains(&"base") => format!("{} on {}", entry.name, config.base),
+        Ok(entry) if entry.keys.contains(&"rho_boundary") => {
+            format!("{} ({}; {})", entry.name, config.rho_boundary, config.rho_other)
+        }
         _ => config.method.clone(),
     }
 }

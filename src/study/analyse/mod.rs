@@ -1,0 +1,195 @@
+//! What the papers show of a trained network: their motivating figures, made from a run, as data and as pictures.
+
+pub mod layers;
+pub mod margins;
+pub mod perception;
+pub mod plot;
+pub mod sweep;
+
+use crate::attack::{Draws, Pgd};
+use crate::data::resident::{Resident, in_order};
+use crate::data::{self, Dataset};
+use crate::device::{Buffer, Device};
+use crate::error::{Error, Result};
+use crate::eval::weight_file;
+use crate::nn::{BnMode, Net};
+use crate::ops::augment::Augmentation;
+use crate::rng::{Key, Purpose};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use crate::train::checkpoint;
+use crate::train::config::{Config, DeviceChoice, Select};
+use crate::train::observer::Observer;
+use crate::train::rundir::write_atomic;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// A figure that is made from a trained network.
+pub struct Figure {
+    /// As on the command line, and the stem of its files.
+    pub name: &'static str,
+    pub about: &'static str,
+    make: fn(&mut Subject) -> Result<Made>,
+}
+
+/// The registry: a new figure is one file and one line here.
+pub static FIGURES: &[Figure] = &[perception::FIGURE, margins::FIGURE, layers::FIGURE];
+
+/// The figure of this name. Errors name the nearest.
+pub fn find(name: &str) -> Result<&'static Figure> {
+    let wanted = name.trim().to_lowercase();
+    FIGURES.iter().find(|f| f.name == wanted).ok_or_else(|| Error::unknown("figure", name, FIGURES.iter().map(|f| f.name)))
+}
+
+/// What came of a figure.
+pub struct Made {
+    /// The data, with a line of headings.
+    pub csv: String,
+    /// The picture.
+    pub svg: String,
+    /// The main numbers: what, and how much.
+    pub facts: Vec<(String, f64)>,
+}
+
+impl Made {
+    /// Writes `NAME.csv` and `NAME.svg`.
+    pub fn write(&self, folder: &Path, name: &str) -> Result<()> {
+        write_atomic(&folder.join(format!("{name}.csv")), self.csv.as_bytes())?;
+        write_atomic(&folder.join(format!("{name}.svg")), self.svg.as_bytes())
+    }
+}
+
+/// Which figures are to be made of which run.
+pub struct Request {
+    pub run: PathBuf,
+    /// The run's settings.
+    pub config: Config,
+    pub figures: Vec<&'static Figure>,
+    /// Only the first n test images.
+    pub n: Option<usize>,
+    /// Training images that nearest neighbours are looked for among, at most.
+    pub gallery: usize,
+    /// Where the files go.
+    pub out: PathBuf,
+    pub device: DeviceChoice,
+    /// The command line, for the record.
+    pub command: String,
+}
+
+/// A trained network and the images that it is shown with.
+pub struct Subject {
+    net: Net,
+    /// The test images, clean and attacked.
+    batches: Vec<Attacked>,
+    /// Training images.
+    gallery: Resident,
+    /// The part of its perturbation that x'' keeps.
+    rho: f32,
+    batch: usize,
+}
+
+/// A batch of test images.
+struct Attacked {
+    x: Tensor,
+    /// x', under the attack that a run's results are measured with: PGD-20.
+    x_adv: Tensor,
+    y: Buffer<i32>,
+}
+
+impl Subject {
+    /// Attacks the test images; `progress` gets the number of images done.
+    fn new(
+        mut net: Net,
+        config: &Config,
+        test: &Resident,
+        gallery: Resident,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Subject> {
+        let attack =
+            Pgd { norm: config.norm.into(), eps: config.eps.get(), step: config.step.get(), steps: 20, ..Pgd::default() };
+        let key = Key::new(config.seed, Purpose::EvalStart, 0, 0);
+        let (mut batches, mut done) = (Vec::new(), 0);
+        for indices in in_order(test.device(), test.len, config.batch)? {
+            let (x, y) = test.batch(&indices, &Augmentation::none())?;
+            let x_adv = attack.cross_entropy(&mut net, &x, &y, Draws { key, images: &indices })?;
+            done += indices.len();
+            batches.push(Attacked { x, x_adv, y });
+            progress(done);
+        }
+        Ok(Subject { net, batches, gallery, rho: config.rho as f32, batch: config.batch })
+    }
+}
+
+/// The logits `[N, classes]` of images, in eval mode.
+fn logits(net: &mut Net, x: &Tensor) -> Result<Tensor> {
+    let tape = Tape::new(x.device());
+    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None)?;
+    Ok(tape.value(z))
+}
+
+/// The images that a run was trained on, at most `most` of them with each class's share.
+fn trained_on(train: Dataset, config: &Config, most: usize) -> Result<Dataset> {
+    let train = match config.select {
+        Select::Heldout => train.hold_out(config.held_out, config.seed)?.0,
+        Select::Test | Select::Last => train,
+    };
+    if most < train.len() { Ok(train.hold_out(most, config.seed)?.1) } else { Ok(train) }
+}
+
+/// Makes the figures and writes them, with a record of how they were made in `analysis.json`.
+///
+/// Errors: no images, no checkpoint or one that does not fit the data; nothing is written then.
+pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Vec<(&'static str, Made)>> {
+    let Request { config, out, .. } = request;
+    for (key, count) in [("n", request.n), ("gallery", Some(request.gallery))] {
+        if count == Some(0) {
+            return Err(Error::value(key, 0, "must be 1 or more"));
+        }
+    }
+    let weights = weight_file(&request.run)?;
+    let data::Split { train, mut test } = data::load(&config.dataset, config.data.as_deref())?;
+    test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
+    let gallery = trained_on(train, config, request.gallery)?;
+    let device = Device::by_name(&request.device.to_string())?;
+    let (net, _) = checkpoint::open(&device, &weights, (test.classes, test.shape.channels, test.shape.height))?;
+    std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
+    let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
+    let mut subject = Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
+    let mut results = Vec::new();
+    for figure in &request.figures {
+        let made = (figure.make)(&mut subject)?;
+        made.write(out, figure.name)?;
+        results.push((figure.name, made));
+    }
+    observer.finished();
+    let facts = |made: &Made| -> Value { made.facts.iter().map(|(what, value)| (what.clone(), json!(value))).collect() };
+    let record = json!({
+        "command": request.command,
+        "commit": env!("SADDLE_COMMIT"),
+        "weights": weights,
+        "dataset": test.name,
+        "test images": test.len(),
+        "gallery images": gallery.len(),
+        "attack": { "name": "PGD-20", "norm": config.norm.to_string(), "eps": config.eps.to_string(), "step": config.step.to_string() },
+        "rho": config.rho,
+        "seed": config.seed,
+        "device": device.describe(),
+        "figures": results.iter().map(|(name, made)| ((*name).to_owned(), facts(made))).collect::<Value>(),
+    });
+    write_atomic(&out.join("analysis.json"), format!("{record:#}\n").as_bytes())?;
+    Ok(results)
+}
+
+/// An untrained network that sees the first `n` digits, which are its gallery, too.
+#[cfg(test)]
+fn untrained(n: usize) -> Subject {
+    use crate::nn::{Arch, Shape};
+    let device = Device::host().unwrap();
+    let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+    let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
+    let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+    let mut config = crate::train::recipe::load("digits").unwrap().config;
+    config.apply(&[("batch", "20")]).unwrap();
+    let resident = || Resident::new(&device, &images).unwrap();
+    Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()
+}

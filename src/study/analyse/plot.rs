@@ -1,0 +1,145 @@
+//! Pictures: lines or bars, with names for the axes and a legend beside them, as SVG.
+
+use crate::error::{Error, Result};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::path::Path;
+
+/// Width and height, and the part of the width that the legend takes.
+const SIZE: (u32, u32) = (760, 420);
+const LEGEND: u32 = 190;
+
+/// Colours that those with any colour vision can tell apart (Okabe and Ito).
+const COLORS: [RGBColor; 4] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+
+const FONT: &str = "sans-serif";
+
+/// What a picture says about itself.
+#[derive(Clone, Copy, Default)]
+pub struct Axes<'a> {
+    pub title: &'a str,
+    pub x: &'a str,
+    pub y: &'a str,
+    /// What x = 0, 1, .. stand for; empty: numbers.
+    pub names: &'a [String],
+    /// The largest y; `None`: by the data.
+    pub top: Option<f64>,
+}
+
+/// What stands for a value.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A corner of a line.
+    Lines,
+    /// A bar from 0 on, those of all series with the same x side by side.
+    Bars,
+}
+
+/// Points with their name in the legend.
+pub struct Series {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// The picture as SVG. Values of y are expected to be 0 or more.
+///
+/// Errors: a value that is not finite.
+pub fn draw(axes: &Axes, kind: Kind, series: &[Series]) -> Result<String> {
+    let failed = |problem: String| Error::file(Path::new(axes.title), format!("the picture cannot be drawn: {problem}"));
+    if series.iter().flat_map(|s| &s.points).any(|(x, y)| !(x.is_finite() && y.is_finite())) {
+        return Err(failed("a value is not finite".into()));
+    }
+    let mut svg = String::new();
+    picture(&mut svg, axes, kind, series).map_err(|error| failed(error.to_string()))?;
+    Ok(svg)
+}
+
+/// A number at an axis.
+fn tick(value: f64) -> String {
+    ((value * 1e6).round() / 1e6).to_string()
+}
+
+fn picture(
+    svg: &mut String,
+    axes: &Axes,
+    kind: Kind,
+    series: &[Series],
+) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'static> as DrawingBackend>::ErrorType>> {
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
+    let points = || series.iter().flat_map(|s| &s.points);
+    let (from, to) = match axes.names.len() {
+        0 => points().fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), (x, _)| (from.min(*x), to.max(*x))),
+        n => (-0.5, n as f64 - 0.5),
+    };
+    let highest = points().map(|(_, y)| *y).fold(0.0, f64::max) * 1.05;
+    let top = axes.top.unwrap_or(if highest > 0.0 { highest } else { 1.0 });
+    let mut chart = ChartBuilder::on(&left)
+        .caption(axes.title, (FONT, 20))
+        .margin(12)
+        .x_label_area_size(46)
+        .y_label_area_size(64)
+        .build_cartesian_2d(if from < to { from..to } else { -0.5..0.5 }, 0.0..top)?;
+    let name = |x: &f64| match axes.names {
+        [] => tick(*x),
+        names if x.fract() == 0.0 => names.get(*x as usize).cloned().unwrap_or_default(),
+        _ => String::new(),
+    };
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(axes.x).y_desc(axes.y).axis_desc_style((FONT, 16)).label_style((FONT, 14));
+    mesh.light_line_style(TRANSPARENT).bold_line_style(BLACK.mix(0.15));
+    mesh.x_labels(if axes.names.is_empty() { 11 } else { 2 * axes.names.len() }).x_label_formatter(&name);
+    let value = |y: &f64| tick(*y);
+    mesh.y_label_formatter(&value);
+    if !axes.names.is_empty() {
+        mesh.disable_x_mesh();
+    }
+    mesh.draw()?;
+    let width = 0.8 / series.len().max(1) as f64;
+    for (i, s) in series.iter().enumerate() {
+        let color = COLORS[i % COLORS.len()];
+        let shift = -0.4 + i as f64 * width;
+        match kind {
+            Kind::Lines => chart.draw_series(LineSeries::new(s.points.iter().copied(), color.stroke_width(2)))?,
+            Kind::Bars => chart.draw_series(
+                s.points.iter().map(|(x, y)| Rectangle::new([(x + shift, 0.0), (x + shift + width, *y)], color.filled())),
+            )?,
+        };
+        let y = 50 + 22 * i as i32;
+        right.draw(&Rectangle::new([(4, y), (20, y + 10)], color.filled()))?;
+        let style = (FONT, 15).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
+        right.draw(&Text::new(s.name.clone(), (26, y + 5), style))?;
+    }
+    root.present()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_names_what_it_shows() {
+        let names = ["first & last".to_owned(), "other".to_owned()];
+        let series = |y: f64| Series { name: format!("series {y}"), points: vec![(0.0, y), (1.0, 2.0)] };
+        let axes = Axes { title: "A title", x: "the x axis", y: "the y axis", names: &names, top: None };
+        for kind in [Kind::Lines, Kind::Bars] {
+            let svg = draw(&axes, kind, &[series(1.0), series(3.0)]).unwrap();
+            for part in ["A title", "the x axis", "the y axis", "first &amp; last", "other", "series 1", "series 3"] {
+                assert!(svg.contains(part), "{part} is not in {svg}");
+            }
+            assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+            // The two series differ in colour; a line is one polyline, a bar one rectangle, and the legend has a rectangle each.
+            for color in ["#0072B2", "#D55E00"] {
+                let shapes = |tag: &str| svg.lines().filter(|line| line.starts_with(tag) && line.contains(color)).count();
+                let expected = if kind == Kind::Lines { (1, 1) } else { (0, 3) };
+                assert_eq!((shapes("<polyline"), shapes("<rect")), expected, "{svg}");
+            }
+        }
+        let error = draw(&axes, Kind::Lines, &[series(f64::NAN)]).unwrap_err().to_string();
+        assert_eq!(error, "A title: the picture cannot be drawn: a value is not finite");
+        for points in [vec![], vec![(1.0, 0.0)]] {
+            draw(&Axes::default(), Kind::Lines, &[Series { name: "nothing".into(), points }]).unwrap();
+        }
+    }
+}

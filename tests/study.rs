@@ -1,0 +1,157 @@
+//! Studies from outside: figures of a trained network.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn saddle(folder: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_saddle")).args(line.split_whitespace()).current_dir(folder).output().unwrap()
+}
+
+fn printed(folder: &Path, line: &str) -> String {
+    let output = saddle(folder, line);
+    assert!(output.status.success(), "saddle {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line that a failing command writes, after `error: `.
+fn error(folder: &Path, line: &str) -> String {
+    let output = saddle(folder, line);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len(), text.lines().count()), (Some(1), 0, 1), "{text}");
+    text.trim_end().strip_prefix("error: ").unwrap().to_owned()
+}
+
+/// One epoch of the default job in `folder/run`.
+fn one_epoch(folder: &Path) {
+    printed(folder, "train --device host --epochs 1 --steps 2 --batch 256 --select-steps 1 --quiet --out run");
+}
+
+/// The columns of a table with headings, by heading.
+fn columns(file: &Path) -> Vec<(String, Vec<f64>)> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut lines = text.lines();
+    let mut columns: Vec<(String, Vec<f64>)> = lines.next().unwrap().split(',').map(|name| (name.into(), vec![])).collect();
+    for line in lines {
+        let cells: Vec<&str> = line.split(',').collect();
+        assert_eq!(cells.len(), columns.len(), "{line}");
+        columns.iter_mut().zip(cells).for_each(|(column, cell)| column.1.push(cell.parse().unwrap_or(f64::NAN)));
+    }
+    columns
+}
+
+/// Checks that a file is well-formed XML, as far as tags go, and contains `parts`.
+fn check_svg(file: &Path, parts: &[&str]) {
+    let svg = std::fs::read_to_string(file).unwrap();
+    assert!(svg.starts_with("<svg ") || svg.starts_with("<?xml "), "{}", &svg[..40]);
+    let mut open = vec![];
+    for tag in svg.split('<').skip(1) {
+        let (tag, text) = tag.split_once('>').unwrap();
+        let name = tag.trim_start_matches('/').split_whitespace().next().unwrap();
+        match (tag.starts_with('/'), tag.ends_with('/')) {
+            (true, _) => assert_eq!(open.pop(), Some(name)),
+            (false, false) => open.push(name),
+            (false, true) => {}
+        }
+        assert!(!text.contains('>') && tag.matches('"').count() % 2 == 0, "{tag}");
+    }
+    assert!(open.is_empty() && svg.matches("<text").count() > 10, "{}: {open:?}", file.display());
+    for part in parts {
+        assert!(svg.contains(part), "{}: no {part}", file.display());
+    }
+}
+
+#[test]
+fn figures_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    one_epoch(here);
+    let out = printed(here, "analyse run --device host --quiet");
+    assert!(out.starts_with("figure ") && out.contains("written to run/analysis: perception.csv, perception.svg, "), "{out}");
+    let analysis = here.join("run/analysis");
+    for (name, x, y) in [
+        ("perception", "t: part of the perturbation", "logit MSE"),
+        ("margins", "margin: z_y", "images"),
+        ("layers", "layer", "1-nn accuracy (%)"),
+    ] {
+        check_svg(&analysis.join(format!("{name}.svg")), &[x, y]);
+        assert!(out.contains(&format!("\n{name} ")), "{out}");
+    }
+    let record: Value = serde_json::from_slice(&std::fs::read(analysis.join("analysis.json")).unwrap()).unwrap();
+    let summary: Value = serde_json::from_slice(&std::fs::read(here.join("run/summary.json")).unwrap()).unwrap();
+    let fact = |figure: &str, start: &str| {
+        let facts = record["figures"][figure].as_object().unwrap();
+        facts
+            .iter()
+            .find(|(what, _)| what.starts_with(start))
+            .unwrap_or_else(|| panic!("{start} is not in {record}"))
+            .1
+            .as_f64()
+            .unwrap()
+    };
+    let perception = columns(&analysis.join("perception.csv"));
+    assert_eq!((perception[0].1.len(), perception[1].1[0], perception[0].1[10]), (11, 0.0, 1.0));
+    assert_eq!(perception[1].1[10], fact("perception", "logit MSE of x and x', all (360 images)"));
+    assert!(perception[1].1.windows(2).all(|pair| pair[0] < pair[1]), "{perception:?}");
+    let margins = columns(&analysis.join("margins.csv"));
+    let total = |column: usize| margins[column].1.iter().sum::<f64>();
+    assert_eq!([2, 3, 4].map(total), [360.0; 3]);
+    // The same attack on the same checkpoint as in the run's own results.
+    for (start, accuracy) in [("margin not above 0 at x (%)", "clean_acc"), ("margin not above 0 at x' (%)", "pgd20_acc")] {
+        let right = 100.0 - fact("margins", start);
+        assert!((right - summary[accuracy].as_f64().unwrap()).abs() < 1e-9, "{start}: {right} {summary}");
+    }
+    let layers = columns(&analysis.join("layers.csv"));
+    assert_eq!(layers[1].1.len(), 4);
+    assert!(layers[1].1[3] > layers[2].1[3] && layers[1].1.iter().all(|a| (20.0..=100.0).contains(a)), "{layers:?}");
+    assert_eq!(record["gallery images"], 1000);
+
+    let out = printed(here, "analyse run --device host --quiet --figures margins --n 7 --out here");
+    assert!(out.ends_with("written to here: margins.csv, margins.svg, analysis.json\n"), "{out}");
+    assert_eq!(columns(&here.join("here/margins.csv"))[2].1.iter().sum::<f64>(), 7.0);
+    assert_eq!(std::fs::read_dir(here.join("here")).unwrap().count(), 3);
+    // A second time the same bytes.
+    let before = std::fs::read(here.join("here/margins.csv")).unwrap();
+    printed(here, "analyse run --device host --quiet --figures margins --n 7 --out here");
+    assert_eq!(std::fs::read(here.join("here/margins.csv")).unwrap(), before);
+
+    for (line, message) in [
+        ("analyse nothing", "nothing: holds no run (there is no run.json in it)"),
+        ("analyse here", "here: holds no run (there is no run.json in it)"),
+        ("analyse run --figures margin --out x", "unknown figure 'margin' (did you mean 'margins'?); known: perception, "),
+        ("analyse run --figures= --out x", "figures = '': a name is needed; 'saddle help analyse' lists them"),
+        ("analyse run --figures sweep --out x", "figures = sweep: this one trains five networks; ask for it with --sweep"),
+        ("analyse run --n 0 --out x", "n = 0: must be 1 or more"),
+        ("analyse run --gallery 0 --out x", "gallery = 0: must be 1 or more"),
+        ("analyse run --sweep --sweep-epochs 0 --out x", "epochs = 0: must be 1 or more"),
+    ] {
+        let found = error(here, line);
+        assert!(found.starts_with(message), "{found}");
+    }
+    std::fs::remove_dir_all(here.join("run/checkpoints")).unwrap();
+    assert!(error(here, "analyse run --out x").starts_with("run: holds no checkpoints/best.safetensors or last.safetensors"));
+    assert!(!here.join("x").exists(), "a mistake leaves nothing behind");
+}
+
+#[test]
+fn the_sweep_trains_five_networks_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    one_epoch(here);
+    let line = "analyse run --device host --quiet --figures margins --n 20 --sweep";
+    let out = printed(here, line);
+    assert!(out.contains("\nsweep ") && out.contains("sweep.csv, sweep.svg"), "{out}");
+    let analysis = here.join("run/analysis");
+    let sweep = columns(&analysis.join("sweep.csv"));
+    assert_eq!((sweep[0].1.as_slice(), sweep[1].1.as_slice()), (&[1.0, 0.1, 0.0, 1.0, 1.0][..], &[1.0, 1.0, 1.0, 0.1, 0.0][..]));
+    assert!(sweep[2].1.iter().chain(&sweep[3].1).all(|accuracy| (0.0..=100.0).contains(accuracy)), "{sweep:?}");
+    check_svg(&analysis.join("sweep.svg"), &["boundary samples | others", "accuracy (%)", "PGD-20", "eps/10 | eps"]);
+    let runs = analysis.join("sweep/runs");
+    assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 5);
+    let written = |name: &str| std::fs::metadata(runs.join(name).join("run.json")).unwrap().modified().unwrap();
+    let before = ["boundary-at-1-1-seed0", "boundary-at-1-0-seed0"].map(written);
+    assert_eq!(printed(here, line), out);
+    assert_eq!(["boundary-at-1-1-seed0", "boundary-at-1-0-seed0"].map(written), before);
+    let other = error(here, &format!("{line} --sweep-epochs 2"));
+    assert!(other.contains("holds a run with epochs = 1, not 2; choose another --out"), "{other}");
+}
