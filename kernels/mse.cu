@@ -39,6 +39,9 @@ mse_rows(const float* a, const float* b, float* out, int n, int k) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   a += row * k, b += row * k;
-  const float sum = row_sum<LANES>(lane, k, [=](int i) { return (a[i] - b[i]) * (a[i] - b[i]); });
+  const float sum = row_sum<LANES>(lane, k, [&](int i) {
+    const Pack d = pack_load(a + i, k - i) - pack_load(b + i, k - i);
+    return d * d;
+  });
   if (lane == 0) out[row] = sum / k;
 }
