@@ -6,7 +6,49 @@ mod pgd;
 pub use fgsm::fgsm;
 pub use pgd::{Draws, Pgd, Start};
 
+use crate::device::Buffer;
 use crate::error::{Error, Result};
+use crate::nn::{BnMode, Net};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// What an attack sees of a classifier: logits that it can differentiate in the image.
+pub trait Model {
+    /// Logits `[N,K]` of images `[N,H,W,C]` in `[0,1]`; weights are not differentiated.
+    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var>;
+
+    /// K.
+    fn classes(&self) -> usize;
+}
+
+impl Model for Net {
+    /// In eval mode.
+    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
+        self.forward(tape, x, BnMode::Eval, None)
+    }
+
+    fn classes(&self) -> usize {
+        Net::classes(self)
+    }
+}
+
+/// What an attack on a batch leaves.
+pub struct Found {
+    /// `[N,H,W,C]`: the adversarial image where the attack succeeded, else the clean one.
+    pub x_adv: Tensor,
+    /// `[N]`: 1 where x_adv is misclassified.
+    pub success: Buffer<i32>,
+}
+
+/// An attack on a batch of images.
+pub trait Attack {
+    /// As in reports: `apgd-ce`, `fab-t`.
+    fn name(&self) -> String;
+
+    /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the data set, which decide, with a
+    /// seed, all random numbers. Images that are misclassified as they are count as successes and stay as they are.
+    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found>;
+}
 
 /// How a perturbation is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
