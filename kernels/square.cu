@@ -8,13 +8,13 @@
 //   start: Linf: clip01(x + eps s), s a sign per image, column and channel; L2: the same normalisation of a grid of pyramids, each with a
 //     sign and a direction per image and channel.
 // Threads: a block per image, one thread on the host.
+//   begin: least <- infinity where an image is classified correctly, else 0.
 // Preconditions: windows lie inside the image, C <= 32 in Linf; src/ops/square.rs checks. Rows with least <= 0 are not changed in `best`.
 // Outputs: `trial` `=`; in Linf only inside the old and the new window. `best` and `least` as said.
 // Accumulation: float32, one sum a thread, then a fixed tree. Deterministic: the numbers drawn depend on key and image alone. No spills.
 #include "lib/hyperplane.cuh"
 #include "lib/philox.cuh"
 
-CONFIG(IMAGE_THREADS, 128, 1)
 constexpr int SCRATCH = 32;
 constexpr float TINY = 1e-12f;
 
@@ -32,7 +32,7 @@ struct Window {
     int row = threadIdx.x / width, column = threadIdx.x % width;
     while (row < height) {
       f(top + row, left + column);
-      column += IMAGE_THREADS;
+      column += SAMPLE_THREADS;
       while (column >= width) column -= width, row++;
     }
   }
@@ -51,7 +51,7 @@ INLINE float clip(float v, float low, float high) { return v < low ? low : v > h
 
 INLINE bool random_bit(uint64_t key, int at, int image) { return philox<1>(key, at, image, 0, RANDOM_NOISE).word[0][0] & 1; }
 
-extern "C" __global__ void __launch_bounds__(IMAGE_THREADS)
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // Linf: judges the trial, which differs from best in the old window, and makes the next one in the new window (height 0: none)
 square_turn_linf(const float* x, float* best, float* trial, float* least, const float* margin, float eps, uint32_t signs, int old_top,
                  int old_left, int old_height, int old_width, int top, int left, int height, int width, int image_width, int channels,
@@ -79,18 +79,18 @@ INLINE void normalise(const float* x, float* trial, float eps, int size, float* 
   // The elements of d were written by other threads.
   __syncthreads();
   Vec squares = vec_splat(0.0f);
-  each_run<IMAGE_THREADS>(size, [&](int i, int count) {
+  each_of_sample(size, [&](int i, int count) {
     const Vec d = row_load(trial + i, count, aligned);
     squares = vec_fma(d, d, squares);
   });
-  const float scale = eps / (TINY + sqrtf(block_sum<IMAGE_THREADS>(vec_sum(squares), scratch)));
-  each_run<IMAGE_THREADS>(size, [&](int i, int count) {
+  const float scale = eps / (TINY + sqrtf(block_sum<SAMPLE_THREADS>(vec_sum(squares), scratch)));
+  each_of_sample(size, [&](int i, int count) {
     const Vec d = row_load(trial + i, count, aligned);
     row_store(trial + i, vec_clip01(vec_fma(vec_splat(scale), d, row_load(x + i, count, aligned))), count, aligned);
   });
 }
 
-extern "C" __global__ void __launch_bounds__(IMAGE_THREADS)
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // L2: judges the trial and makes the next one from a pyramid on window 1 and the mass of window 2 (side 0: none)
 square_turn_l2(const float* x, float* best, float* trial, float* least, const float* margin, const int* images, const float* pyramid,
                uint64_t key, float eps, int transposed, int side, int top, int left, int other_top, int other_left, int image_width,
@@ -100,7 +100,7 @@ square_turn_l2(const float* x, float* best, float* trial, float* least, const fl
   const int image = images[blockIdx.x];
   x += blockIdx.x * size, best += blockIdx.x * size, trial += blockIdx.x * size;
   Vec squares = vec_splat(0.0f);
-  each_run<IMAGE_THREADS>(size, [&](int i, int count) {
+  each_of_sample(size, [&](int i, int count) {
     const Vec point = row_load((better ? trial : best) + i, count, aligned);
     if (better) row_store(best + i, point, count, aligned);
     const Vec d = point - row_load(x + i, count, aligned);
@@ -120,7 +120,7 @@ square_turn_l2(const float* x, float* best, float* trial, float* least, const fl
     if (!one.holds(row, column)) add(row, column);
   });
   float sums[2] = {vec_sum(squares), inside};
-  block_sums<IMAGE_THREADS, 2>(sums, scratch);
+  block_sums<2>(sums, scratch);
   const float mass = sqrtf(fmaxf(eps * eps - sums[0], 0.0f) / static_cast<float>(channels) + sums[1]);
   two.each([&](int row, int column) {
     if (one.holds(row, column)) return;
@@ -133,7 +133,7 @@ square_turn_l2(const float* x, float* best, float* trial, float* least, const fl
       const float d = trial[at(row, column) + c];
       own = fmaf(d, d, own);
     });
-    const float old = 1.0f / (TINY + sqrtf(block_sum<IMAGE_THREADS>(own, scratch))), sign = random_bit(key, c, image) ? 1.0f : -1.0f;
+    const float old = 1.0f / (TINY + sqrtf(block_sum<SAMPLE_THREADS>(own, scratch))), sign = random_bit(key, c, image) ? 1.0f : -1.0f;
     float length = 0.0f;
     one.each([&](int row, int column) {
       const int r = row - top, q = column - left;
@@ -141,24 +141,24 @@ square_turn_l2(const float* x, float* best, float* trial, float* least, const fl
       d = fmaf(sign, pyramid[transposed ? q * side + r : r * side + q], d * old);
       length = fmaf(d, d, length);
     });
-    const float scale = mass / (TINY + sqrtf(block_sum<IMAGE_THREADS>(length, scratch)));
+    const float scale = mass / (TINY + sqrtf(block_sum<SAMPLE_THREADS>(length, scratch)));
     one.each([&](int row, int column) { trial[at(row, column) + c] *= scale; });
   }
   normalise(x, trial, eps, size, scratch);
 }
 
-extern "C" __global__ void __launch_bounds__(IMAGE_THREADS)
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // Linf: trial = clip01(x +- eps), a sign per image, column and channel
 square_start_linf(const float* x, const int* images, float* trial, uint64_t key, float eps, int line, int size) {
   const int image = images[blockIdx.x];
   x += blockIdx.x * size, trial += blockIdx.x * size;
-  for (int place = threadIdx.x; place < line; place += IMAGE_THREADS) {
+  for (int place = threadIdx.x; place < line; place += SAMPLE_THREADS) {
     const float move = random_bit(key, place, image) ? eps : -eps;
     for (int i = place; i < size; i += line) trial[i] = clip(x[i] + move, 0.0f, 1.0f);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(IMAGE_THREADS)
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // L2: a grid of pyramids of this side that begins at (origin, origin), normalised
 square_start_l2(const float* x, const int* images, float* trial, const float* pyramid, uint64_t key, float eps, int side, int origin,
                 int image_height, int image_width, int channels) {
@@ -181,4 +181,12 @@ square_start_l2(const float* x, const int* images, float* trial, const float* py
     }
   });
   normalise(x, trial, eps, size, scratch);
+}
+
+extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+// least[n] = infinity where correct[n], else 0
+square_begin(const int* correct, float* least, int n) {
+  each_vec(n, [&](int i, int count) {
+    for (int j = i; j < i + count; j++) least[j] = correct[j] ? INFINITY : 0.0f;
+  });
 }

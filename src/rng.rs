@@ -13,6 +13,10 @@ pub enum Purpose {
     EvalStart = 2,
     /// Crops and flips.
     Augment = 3,
+    /// Windows, signs and starts of the Square attack.
+    Square = 6,
+    /// Restarts of the FAB attack.
+    Fab = 7,
 }
 
 /// The name of a set of random numbers, one for each place in each image of a data set. Kernels get [`Key::bits`].

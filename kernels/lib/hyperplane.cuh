@@ -9,16 +9,10 @@
 #pragma once
 #include "lib/lanes.cuh"
 
-// Calls f(i, count) for the runs of VEC elements of a row that this thread owns.
-template <int threads, class F>
-INLINE void each_run(int size, F f) {
-  for (int i = threadIdx.x * VEC; i < size; i += threads * VEC) f(i, row_count(i, size));
-}
-
-// The sums of `n` values over the block, in every thread, as fixed trees. scratch has n * threads / 32 floats. All threads call it.
-template <int threads, int n>
+// The sums of `n` values over the block, in every thread, as fixed trees. scratch has n * SAMPLE_THREADS / 32 floats. All threads call it.
+template <int n>
 INLINE void block_sums(float (&values)[n], float* scratch) {
-  if (threads == 1) return;
+  if (SAMPLE_THREADS == 1) return;
   UNROLL for (int j = 0; j < n; j++) {
     values[j] = group_sum<32>(values[j]);
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32 * n + j] = values[j];
@@ -26,20 +20,9 @@ INLINE void block_sums(float (&values)[n], float* scratch) {
   __syncthreads();
   UNROLL for (int j = 0; j < n; j++) {
     values[j] = 0.0f;
-    for (int warp = 0; warp < threads / 32; warp++) values[j] += scratch[warp * n + j];
+    for (int warp = 0; warp < SAMPLE_THREADS / 32; warp++) values[j] += scratch[warp * n + j];
   }
   __syncthreads();
-}
-// The largest of one value a thread; NaN is passed over.
-template <int threads>
-INLINE float block_max(float value, float* scratch) {
-  if (threads == 1) return value;
-  value = group_max<32>(value);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
-  __syncthreads();
-  for (int warp = 0; warp < threads / 32; warp++) value = fmaxf(value, scratch[warp]);
-  __syncthreads();
-  return value;
 }
 INLINE float vec_largest(Vec v) {
   UNROLL for (int step = VEC / 2; step > 0; step /= 2) {
@@ -50,17 +33,17 @@ INLINE float vec_largest(Vec v) {
 INLINE Vec vec_abs(Vec v) { return vec_max(v, vec_splat(0.0f) - v); }
 
 // The length of a row whose runs are f(i, count), in Linf or L2; NaN if one of them is not finite.
-template <int threads, bool euclidean, class F>
+template <bool euclidean, class F>
 INLINE float row_norm(int size, float* scratch, F f) {
   Vec total = vec_splat(0.0f), spoilt = vec_splat(0.0f);
-  each_run<threads>(size, [&](int i, int count) {
+  each_of_sample(size, [&](int i, int count) {
     const Vec v = f(i, count);
     total = euclidean ? vec_fma(v, v, total) : vec_max(vec_abs(v), total);
     spoilt = spoilt + (v - v);
   });
   float sums[2] = {euclidean ? vec_sum(total) : 0.0f, vec_sum(spoilt)};
-  block_sums<threads, 2>(sums, scratch);
-  return (euclidean ? sqrtf(sums[0]) : block_max<threads>(vec_largest(total), scratch)) + sums[1];
+  block_sums<2>(sums, scratch);
+  return (euclidean ? sqrtf(sums[0]) : block_max<SAMPLE_THREADS>(vec_largest(total), scratch)) + sums[1];
 }
 
 constexpr float FARTHEST = 3e38f;  // an l that takes every coordinate to its wall
@@ -69,7 +52,7 @@ constexpr float FARTHEST = 3e38f;  // an l that takes every coordinate to its wa
 INLINE float unit_of(float largest) { return largest > 1.2e-38f ? 1.0f / largest : 0.0f; }
 
 // The step from v onto the hyperplane, as a function of the coordinate. All threads of the block construct it together.
-template <int threads, bool euclidean>
+template <bool euclidean>
 struct Step {
   const float *v, *w;
   int size;
@@ -77,7 +60,7 @@ struct Step {
   float scale;   // unit_of, with the sign of c
   float length;  // l, in units of the scaled weights
 
-  // c = <w, v> - b. scratch has 3 * threads / 32 floats.
+  // c = <w, v> - b. scratch has 3 * SAMPLE_THREADS / 32 floats.
   INLINE Step(const float* point, const float* normal, int n, float c, float unit, float* scratch)
       : v(point), w(normal), size(n), aligned(rows_aligned(n)), scale(c < 0.0f ? -unit : unit), length(0.0f) {
     const float distance = fabsf(c) * unit;
@@ -85,7 +68,7 @@ struct Step {
     while (true) {
       Vec rise = vec_splat(0.0f), reached = vec_splat(0.0f);
       int count_open = 0;
-      each_run<threads>(size, [&](int i, int count) {
+      each_of_sample(size, [&](int i, int count) {
         const Side s(*this, i, count);
         const VecBits moving = vec_positive(s.room - length * s.rate);
         const Vec full = s.weight * s.room;
@@ -94,7 +77,7 @@ struct Step {
         count_open += __popc(moving);
       });
       float sums[3] = {vec_sum(rise), vec_sum(reached), static_cast<float>(count_open)};
-      block_sums<threads, 3>(sums, scratch);
+      block_sums<3>(sums, scratch);
       // No further coordinate has met its wall: l was solved on the right piece.
       if (!(sums[2] < open)) return;
       open = sums[2];

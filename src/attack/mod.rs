@@ -1,10 +1,14 @@
 //! Attacks: how an adversarial image is made from a clean one.
 
+mod fab;
 mod fgsm;
 mod pgd;
+mod square;
 
+pub use fab::{Fab, FabT, Walk};
 pub use fgsm::fgsm;
 pub use pgd::{Draws, Pgd, Start};
+pub use square::Square;
 
 use crate::device::Buffer;
 use crate::error::{Error, Result};

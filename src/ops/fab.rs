@@ -45,6 +45,14 @@ pub fn keep(
     launch(x.device(), rows, walk.make_mut()?, x.buffer(), correct, best, adv.make_mut()?, beta, size)
 }
 
+/// 1 where the distance `best` is above eps or NaN, else 0: who is out of the attack's reach.
+pub fn beyond(best: &Buffer<f32>, eps: f32) -> Result<Buffer<i32>> {
+    let (device, n) = (best.device(), best.len());
+    let mut flags = Buffer::uninit(device, n)?;
+    fab_beyond(device, elementwise(device, n), best, &mut flags, eps, int(n)?)?;
+    Ok(flags)
+}
+
 /// For each row the hyperplane `(h, w)` that is nearest to the point where it was taken.
 pub struct Nearest {
     pub h: Tensor,
@@ -249,5 +257,11 @@ pub fn cases() -> Vec<super::testing::Case> {
             [ws, hs].concat()
         }));
     }
+    cases.push(Case::kernel(
+        "beyond",
+        [Input::values(&[5], vec![0.25, 0.24, 0.26, f32::INFINITY, f32::NAN])],
+        |_, x| Ok(beyond(x[0].buffer(), 0.25)?.to_vec()?.iter().map(|f| *f as f32).collect()),
+        |_| vec![0.0, 0.0, 1.0, 1.0, 1.0],
+    ));
     cases
 }
