@@ -12,19 +12,33 @@
 //! The class t is given in FAB-T; in FAB it is the one whose hyperplane is nearest in each step, for which all K gradients are needed. A
 //! point's result depends on the point and its target alone, bit for bit, so points and targets can be packed into any batches.
 
-use super::{Attack, Found, Model, Norm};
+use super::attempts::{Points, attempts};
+use super::objective::logits;
+use super::{Attack, Entry, Found, Model, Norm, Settings};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::ops::augment::gather_labels;
 use crate::ops::difference::difference;
 use crate::ops::fab::{self, Nearest, Stride};
 use crate::ops::fill::full;
 use crate::ops::predict::{correct, top_class};
 use crate::ops::random_start::{Noise, surface};
-use crate::ops::survivors::{merge, settle, take};
+use crate::ops::survivors::settle;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+
+pub(super) const FAB_T: Entry = Entry {
+    name: "fab-t",
+    about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes one after the other",
+    paper: "Croce and Hein, arXiv 1907.02044",
+    build: |settings| Box::new(FabT::new(settings)),
+};
+pub(super) const FAB: Entry = Entry {
+    name: "fab",
+    about: "FAB towards the nearest class in each step",
+    build: |settings| Box::new(Fab::new(settings)),
+    ..FAB_T
+};
 
 /// The walk that both forms share.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,22 +54,23 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// 100 steps, alpha_max 0.1, eta 1.05, beta 0.9.
-    pub fn new(norm: Norm, eps: f32) -> Walk {
-        Walk { norm, eps, steps: 100, stride: Stride { alpha_max: 0.1, eta: 1.05 }, beta: 0.9 }
+    /// 100 steps if the settings name none; alpha_max 0.1, eta 1.05, beta 0.9.
+    pub fn new(settings: &Settings) -> Walk {
+        let &Settings { norm, eps, steps, .. } = settings;
+        Walk { norm, eps, steps: steps.unwrap_or(100), stride: Stride { alpha_max: 0.1, eta: 1.05 }, beta: 0.9 }
     }
 
-    /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend on the image.
+    /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend on the image. `right` says which
+    /// images are classified correctly.
     fn run(
         &self,
         model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
+        Points { x, y, .. }: Points,
+        right: &Buffer<i32>,
         mut walk: Tensor,
         mut plane: impl FnMut(&mut dyn Model, &Tensor) -> Result<Option<(Tensor, Tensor)>>,
     ) -> Result<Found> {
         let (device, l2) = (x.device(), self.norm == Norm::L2);
-        let right = correct(device, &logits(model, x)?, y)?;
         let mut best = Buffer::from_slice(device, &vec![f32::INFINITY; y.len()])?;
         let mut closest = x.clone();
         for _ in 0..self.steps {
@@ -64,7 +79,7 @@ impl Walk {
             let held = correct(device, &logits(model, &walk)?, y)?;
             fab::keep(l2, &mut walk, x, &held, &mut best, &mut closest, self.beta)?;
         }
-        let (x_adv, success) = settle(x, &closest, &right, &fab::beyond(&best, self.eps)?)?;
+        let (x_adv, success) = settle(x, &closest, right, &fab::beyond(&best, self.eps)?)?;
         Ok(Found { x_adv, success })
     }
 }
@@ -78,19 +93,23 @@ pub struct FabT {
 }
 
 impl FabT {
-    /// Nine targets.
-    pub fn new(norm: Norm, eps: f32) -> FabT {
-        FabT { walk: Walk::new(norm, eps), targets: 9 }
+    /// With these settings.
+    pub fn new(settings: &Settings) -> FabT {
+        FabT { walk: Walk::new(settings), targets: settings.targets }
     }
 
-    /// Walks from each image towards its own target class; `targets` `[N]`. There is nothing random in it.
-    pub fn run_target(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, targets: &Buffer<i32>) -> Result<Found> {
-        let ones = full(x.device(), &[y.len()], 1.0)?;
-        self.walk.run(model, x, y, x.clone(), |model, at| {
-            let tape = Tape::new(at.device());
+    /// One walk from every point towards, row by row, the class of rank `ranks` `[N]` among the logits of the clean image, the predicted one
+    /// being 1. Rows may be the same point with several ranks. There is nothing random in it.
+    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
+        let Points { x, y, .. } = points.checked()?;
+        let (device, clean) = (x.device(), logits(model, x)?);
+        let targets = top_class(device, &clean, ranks)?;
+        let ones = full(device, &[y.len()], 1.0)?;
+        self.walk.run(model, points, &correct(device, &clean, y)?, x.clone(), |model, at| {
+            let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
-            let h = difference(&tape, z, y, targets)?;
+            let h = difference(&tape, z, y, &targets)?;
             let w = tape.backward(h, Some(ones.clone()))?.take(leaf);
             Ok(w.map(|w| (tape.value(h), w)))
         })
@@ -99,16 +118,14 @@ impl FabT {
 
 impl Attack for FabT {
     fn name(&self) -> String {
-        "fab-t".into()
+        FAB_T.name.into()
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        let clean = logits(model, x)?;
         let ranks = 2..=(self.targets + 1).min(model.classes());
-        rounds(model, x, y, images, ranks, |model, x, y, _, rows, rank| {
-            let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; y.len()])?;
-            let targets = top_class(x.device(), &take(&clean, rows)?, &ranks)?;
-            self.run_target(model, x, y, &targets)
+        attempts(Points { x, y, images }, ranks, |rank, points| {
+            let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
+            self.run_ranks(model, points, &ranks)
         })
     }
 }
@@ -123,34 +140,28 @@ pub struct Fab {
 }
 
 impl Fab {
-    /// Five walks.
-    pub fn new(norm: Norm, eps: f32, seed: u64) -> Fab {
-        Fab { walk: Walk::new(norm, eps), restarts: 5, seed }
+    /// With these settings.
+    pub fn new(settings: &Settings) -> Fab {
+        Fab { walk: Walk::new(settings), restarts: settings.restarts, seed: settings.seed }
     }
 
-    /// One walk; all but the first begin at a random point at half the radius.
-    pub fn run_once(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-        restart: usize,
-    ) -> Result<Found> {
+    /// One walk from every point; all but number 0 begin at a random point at half the radius.
+    pub fn run_once(&self, model: &mut dyn Model, points: Points, restart: usize) -> Result<Found> {
+        let Points { x, y, images } = points.checked()?;
         let (device, l2) = (x.device(), self.walk.norm == Norm::L2);
         let start = match restart {
             0 => x.clone(),
             _ => {
-                let key = Key::new(self.seed, Purpose::Fab, 0, restart as u32);
-                let radius = 0.5 * self.walk.eps;
+                let (key, radius) = (Key::new(self.seed, Purpose::Fab, 0, restart as u32), 0.5 * self.walk.eps);
                 let noise = if l2 { Noise::L2(radius) } else { Noise::Linf(radius) };
-                surface(x, noise, key, images, &Buffer::zeros(device, images.len())?)?
+                surface(x, noise, key, images, &Buffer::zeros(device, y.len())?)?
             }
         };
         let ones = full(device, &[y.len()], 1.0)?;
         let every = |k: usize| Buffer::from_slice(device, &vec![k as i32; y.len()]);
         let rivals = (0..model.classes()).map(every).collect::<Result<Vec<_>>>()?;
-        self.walk.run(model, x, y, start, |model, at| {
+        let right = correct(device, &logits(model, x)?, y)?;
+        self.walk.run(model, points, &right, start, |model, at| {
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
@@ -167,46 +178,10 @@ impl Fab {
 
 impl Attack for Fab {
     fn name(&self) -> String {
-        "fab".into()
+        FAB.name.into()
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        rounds(model, x, y, images, 0..self.restarts, |model, x, y, images, _, restart| {
-            self.run_once(model, x, y, images, restart)
-        })
+        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| self.run_once(model, points, restart))
     }
-}
-
-/// Logits of images, not differentiated.
-pub(super) fn logits(model: &mut dyn Model, x: &Tensor) -> Result<Tensor> {
-    let tape = Tape::new(x.device());
-    let x = tape.constant(x.clone());
-    let z = model.logits(&tape, x)?;
-    Ok(tape.value(z))
-}
-
-/// Runs the rounds of an attack one after the other, each on the images that those before have left: `round` gets their images, labels and
-/// indices, their rows in x, and its number.
-fn rounds(
-    model: &mut dyn Model,
-    x: &Tensor,
-    y: &Buffer<i32>,
-    images: &Buffer<i32>,
-    numbers: impl IntoIterator<Item = usize>,
-    mut round: impl FnMut(&mut dyn Model, &Tensor, &Buffer<i32>, &Buffer<i32>, &Buffer<i32>, usize) -> Result<Found>,
-) -> Result<Found> {
-    let device = x.device();
-    let right = correct(device, &logits(model, x)?, y)?;
-    let (mut x_adv, mut success) = settle(x, x, &right, &right)?;
-    for number in numbers {
-        let left: Vec<i32> = (0..).zip(success.to_vec()?).filter(|(_, done)| *done == 0).map(|(row, _)| row).collect();
-        if left.is_empty() {
-            break;
-        }
-        let rows = Buffer::from_slice(device, &left)?;
-        let (labels, indices) = (gather_labels(y, &rows)?, gather_labels(images, &rows)?);
-        let found = round(model, &take(x, &rows)?, &labels, &indices, &rows, number)?;
-        merge(&mut x_adv, &mut success, &rows, &found.x_adv, &found.success)?;
-    }
-    Ok(Found { x_adv, success })
 }

@@ -10,18 +10,26 @@
 //! The window of a query is the same for all images and follows from seed and query alone, signs from seed, query and image: what an image
 //! becomes does not depend on its batch. Images that are broken leave the batch from time to time; nothing else is read back.
 
-use super::fab::logits;
-use super::{Attack, Found, Model, Norm};
+use super::attempts::Points;
+use super::objective::logits;
+use super::{Attack, Entry, Found, Model, Norm, Settings};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::augment::gather_labels;
 use crate::ops::margin::margin;
 use crate::ops::predict::correct;
 use crate::ops::square::{Patch, Pyramid, Search, Transfer, Window, start_l2, start_linf};
-use crate::ops::survivors::{merge, settle, take};
+use crate::ops::survivors::{merge, take};
 use crate::rng::{Key, Purpose, philox};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+
+pub(super) const SQUARE: Entry = Entry {
+    name: "square",
+    about: "random search over windows of falling size with 5000 queries, without a gradient",
+    paper: "Andriushchenko et al., arXiv 1912.00049",
+    build: |settings| Box::new(Square::new(settings)),
+};
 
 /// Random search over windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,9 +51,10 @@ const LOOK_EVERY: usize = 100;
 const WINDOWS: u32 = 3;
 
 impl Square {
-    /// 5000 queries.
-    pub fn new(norm: Norm, eps: f32, seed: u64) -> Square {
-        Square { norm, eps, queries: 5000, seed }
+    /// With these settings, whose steps are the queries; 5000 if they name none.
+    pub fn new(settings: &Settings) -> Square {
+        let &Settings { norm, eps, steps, seed, .. } = settings;
+        Square { norm, eps, queries: steps.unwrap_or(5000), seed }
     }
 
     /// The side of the window of query `query`, counted from 0, in images `[H,W]`.
@@ -145,6 +154,7 @@ impl Attack for Square {
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+        Points { x, y, images }.checked()?;
         let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
         let right = correct(device, &logits(model, x)?, y)?;
         let trial = match self.norm {
@@ -179,9 +189,7 @@ impl Attack for Square {
         }
         play.drop_broken(&mut found, &mut done)?;
         // A margin of exactly 0 ends the search, but the label may still be predicted.
-        let held = correct(device, &logits(model, &found)?, y)?;
-        let (x_adv, success) = settle(x, &found, &right, &held)?;
-        Ok(Found { x_adv, success })
+        Found::of(model, Points { x, y, images }, &found)
     }
 }
 
@@ -189,10 +197,14 @@ impl Attack for Square {
 mod tests {
     use super::*;
 
+    fn square(norm: Norm) -> Square {
+        Square::new(&Settings { norm, ..Settings::default() })
+    }
+
     #[test]
     fn windows_have_the_published_sides() {
         let changes = |norm: Norm, size: [usize; 2]| {
-            let square = Square::new(norm, 0.1, 0);
+            let square = square(norm);
             let last = [0, 10].into_iter().chain([50, 200, 500, 1000, 2000, 4000, 5000]);
             last.map(|query| square.side(query, size)).collect::<Vec<_>>()
         };
@@ -200,11 +212,12 @@ mod tests {
         assert_eq!(changes(Norm::L2, [32, 32]), [29, 29, 21, 15, 11, 7, 5, 5, 3]);
         assert_eq!(changes(Norm::Linf, [8, 8]), [7, 7, 5, 4, 3, 2, 1, 1, 1]);
         assert_eq!(changes(Norm::L2, [8, 8]), [7, 7, 5, 5, 3, 3, 3, 3, 3]);
-        let square = Square::new(Norm::Linf, 0.1, 0);
-        assert_eq!([11, 51, 201, 4001].map(|query| square.side(query, [32, 32])), [20, 14, 10, 3]);
+        let linf = square(Norm::Linf);
+        assert_eq!([11, 51, 201, 4001].map(|query| linf.side(query, [32, 32])), [20, 14, 10, 3]);
         // Long images: never more than the short side.
-        for (norm, size, side) in [(Norm::Linf, [4, 64], 4), (Norm::L2, [4, 64], 3), (Norm::L2, [2, 2], 1), (Norm::L2, [1, 1], 1)] {
-            assert_eq!(Square::new(norm, 0.1, 0).side(0, size), side, "{norm:?} {size:?}");
+        for (norm, size, side) in [(Norm::Linf, [4, 64], 4), (Norm::L2, [4, 64], 3), (Norm::L2, [2, 2], 1), (Norm::L2, [1, 1], 1)]
+        {
+            assert_eq!(square(norm).side(0, size), side, "{norm:?} {size:?}");
         }
     }
 }
