@@ -1,5 +1,6 @@
 // Margin of the labelled class over its strongest rival, per row.
-// Mathematics: logits z [N,K], labels y [N]; m_n = z_n[y] - max_{k != y} z_n[k]; dz[y] = g_n, dz[first largest rival] = -g_n, else 0.
+// Mathematics: logits z [N,K], labels y [N]; m_n = max(z_n[y] - max_{k != y} z_n[k], floor); dz[y] = g_n, dz[first largest rival] = -g_n,
+//   else 0; nothing where the floor is the larger one.
 // Threads: a group of LANES threads a row; ROWS rows a block.
 // Preconditions: labels has N entries and K >= 2; src/ops/margin.rs checks. A label outside 0..K gives a NaN margin and a NaN gradient.
 //   A NaN among the logits gives a NaN margin.
@@ -12,24 +13,27 @@ CONFIG(ROWS, 8, 16)
 CONFIG(THREADS, 256, 16)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-// margin[n] = z[n, label] - the largest other logit
-margin_forward(const float* logits, const int* labels, float* margin, int n, int k) {
+// margin[n] = max(z[n, label] - the largest other logit, floor)
+margin_forward(const float* logits, const int* labels, float* margin, float floor, int n, int k) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const int label = labels[row];
   const Best rival = row_best<LANES>(logits + row * k, lane, k, label);
-  if (lane == 0) margin[row] = label >= 0 && label < k ? logits[row * k + label] - rival.value : NAN;
+  const float value = label >= 0 && label < k ? logits[row * k + label] - rival.value : NAN;
+  if (lane == 0) margin[row] = value < floor ? floor : value;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= dmargin at the label, -dmargin at the first largest rival
-margin_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, int n, int k, int accumulate) {
+margin_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, float floor, int n, int k,
+                int accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const int label = labels[row];
   const Best rival = row_best<LANES>(logits + row * k, lane, k, label);
-  const float gradient = label >= 0 && label < k ? grad_out[row] : NAN;
+  const bool exists = label >= 0 && label < k;
+  const float gradient = !exists ? NAN : logits[row * k + label] - rival.value < floor ? 0.0f : grad_out[row];
   for (int i = lane; i < k; i += LANES) {
-    put(grad_in + row * k + i, i == label ? gradient : i == rival.at || label < 0 || label >= k ? -gradient : 0.0f, accumulate);
+    put(grad_in + row * k + i, i == label ? gradient : i == rival.at || !exists ? -gradient : 0.0f, accumulate);
   }
 }

@@ -1,8 +1,9 @@
-// Predicted classes, whether they are right, and how many are.
-// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n]; total (+)= sum_n correct_n.
+// Predicted classes, whether they are right, and how many are; the class of any rank.
+// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n]; total (+)= sum_n correct_n;
+//   ranked_n = the class in place rank_n, counted from 1, of a stable sort of z_n by falling value.
 // Threads: a group of LANES threads a row, ROWS rows a block; the count is one block.
 // Preconditions: labels has N entries and K >= 1; src/ops/predict.rs checks. A label outside 0..K is never right.
-//   NaN ranks above every number, as in PyTorch: a row with NaN predicts the column of its first NaN.
+//   A rank outside 1..K gives class -1. NaN ranks above every number, as in PyTorch: a row with NaN predicts the column of its first NaN.
 // Outputs: classes and flags `=`; total `=` or `+=` (accumulate).
 // Accumulation: integers. Deterministic. No spills.
 #include "lib/rows.cuh"
@@ -28,6 +29,20 @@ predict_correct(const float* logits, const int* labels, int* correct, int n, int
   if (row >= n) return;
   const Best best = row_best<LANES>(logits + row * k, lane, k, -1);
   if (lane == 0) correct[row] = best.at == labels[row] ? 1 : 0;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+// classes[n] = the column of the logit of rank ranks[n]
+predict_ranked(const float* logits, const int* ranks, int* classes, int n, int k) {
+  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  if (row >= n) return;
+  const int rank = ranks[row];
+  Best best = {INFINITY, -1};
+  if (rank >= 1 && rank <= k) {
+    best = row_best<LANES>(logits + row * k, lane, k, -1);
+    for (int i = 1; i < rank; i++) best = row_next<LANES>(logits + row * k, lane, k, best);
+  }
+  if (lane == 0) classes[row] = best.at;
 }
 
 extern "C" __global__ void __launch_bounds__(COUNT_THREADS)

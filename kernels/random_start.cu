@@ -1,11 +1,13 @@
 // Where attacks start: random points around the images x [samples, size].
 // Mathematics: uniform: x + eps U(-1, 1); gaussian: x + sigma N(0, 1); ball: x + eps U(0, 1)^(1 / size) n / |n| with n normal, uniform in
-//   the L2 ball. Clipped to [0, 1] if asked.
-// Threads: uniform, gaussian: each takes runs of neighbouring elements of a sample, as many as QUADS counters serve. Ball: a block per
-//   sample, one thread on the host.
-// Preconditions: samples = views * per_view, images has per_view entries, samples * size < 2^31; checked by src/ops/random_start.rs.
+//   the L2 ball. Clipped to [0, 1] if asked. Surface: clip01(x + eps t / (|t| + 1e-12)) with t = U(-1, 1) and its largest entry for Linf,
+//   t = N(0, 1) and its length for L2.
+// Threads: uniform, gaussian: each takes runs of neighbouring elements of a sample, as many as QUADS counters serve. Ball, surface: a block
+//   per sample, one thread on the host.
+// Preconditions: samples = views * per_view, images has per_view entries, samples * size < 2^31; surface: images and views have samples
+//   entries; checked by src/ops/random_start.rs.
 // Outputs: `=`.
-// Accumulation: |n|^2 in float32, one sum a thread, then a fixed tree. Deterministic; the numbers depend on key, image and view alone.
+// Accumulation: squares in float32, one sum a thread, then a fixed tree. Deterministic; the numbers depend on key, image and view alone.
 // No spills.
 #include "lib/lanes.cuh"
 #include "lib/philox.cuh"
@@ -13,7 +15,6 @@
 CONFIG(QUADS, 1, 16)       // counters, of four elements each, that a thread works on at once
 CONFIG(RUN_THREADS, 256, 1)
 CONFIG(RUNS, 256, 64)
-CONFIG(BALL_THREADS, 256, 1)
 constexpr int RUN = 4 * QUADS;  // elements of a run
 
 INLINE float clipped(float v, int clip) { return !clip ? v : v < 0.0f ? 0.0f : v > 1.0f ? 1.0f : v; }
@@ -80,26 +81,55 @@ random_start_gaussian(const float* x, const int* images, float* out, uint64_t ke
   });
 }
 
-extern "C" __global__ void __launch_bounds__(BALL_THREADS)
+// Leaves the noise of a sample in `out`, where a thread reads back only what it wrote, and shows each of its numbers to `see`.
+template <class Draw, class See>
+INLINE void draw_sample(float* out, uint64_t key, int image, int view, int size, Draw draw, See see) {
+  for (int place = threadIdx.x * RUN; place < size; place += SAMPLE_THREADS * RUN) {
+    float noise[RUN];
+    draw(philox<QUADS>(key, place / 4, image, view, RANDOM_NOISE), noise);
+    each_of_run(size - place, [&](int i) {
+      out[place + i] = noise[i];
+      see(noise[i]);
+    });
+  }
+}
+// Leaves normal noise in `out` and returns its length.
+INLINE float normal_sample(float* out, uint64_t key, int image, int view, int size, float* scratch) {
+  float squares = 0.0f;
+  draw_sample(out, key, image, view, size, normal_run, [&](float n) { squares = fmaf(n, n, squares); });
+  return sqrtf(block_sum<SAMPLE_THREADS>(squares, scratch));
+}
+
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // out = x + a point of the L2 ball
 random_start_ball(const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int per_view, int size) {
   SHARED(float, scratch, 32);
   const int sample = blockIdx.x, image = images[sample % per_view], view = sample / per_view;
   x += sample * size, out += sample * size;
-  // The direction waits in `out`; a thread reads back only what it wrote.
-  float squares = 0.0f;
-  for (int place = threadIdx.x * RUN; place < size; place += BALL_THREADS * RUN) {
-    float noise[RUN];
-    normal_run(philox<QUADS>(key, place / 4, image, view, RANDOM_NOISE), noise);
-    each_of_run(size - place, [&](int i) {
-      out[place + i] = noise[i];
-      squares = fmaf(noise[i], noise[i], squares);
-    });
-  }
-  const float norm = sqrtf(block_sum<BALL_THREADS>(squares, scratch));
+  const float norm = normal_sample(out, key, image, view, size, scratch);
   const float unit = random_unit(philox<1>(key, 0, image, view, RANDOM_RADIUS).word[0][0]);
   const float length = norm > 0.0f ? eps * powf(unit, 1.0f / size) / norm : 0.0f;
-  for (int place = threadIdx.x * RUN; place < size; place += BALL_THREADS * RUN) {
+  for (int place = threadIdx.x * RUN; place < size; place += SAMPLE_THREADS * RUN) {
     store_run(x + place, out + place, out + place, length, size - place, clip);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
+// out = clip01(x + eps noise / |noise|), a point of the surface of the Linf or (l2) the L2 ball; `views` tells apart draws for one image
+random_start_surface(const float* x, const int* images, const int* views, float* out, uint64_t key, float eps, int l2, int size) {
+  SHARED(float, scratch, 32);
+  const int sample = blockIdx.x, image = images[sample], view = views[sample];
+  x += sample * size, out += sample * size;
+  float norm;
+  if (l2) {
+    norm = normal_sample(out, key, image, view, size, scratch);
+  } else {
+    float largest = 0.0f;
+    draw_sample(out, key, image, view, size, signed_run, [&](float t) { largest = fmaxf(largest, fabsf(t)); });
+    norm = block_max<SAMPLE_THREADS>(largest, scratch);
+  }
+  for (int place = threadIdx.x * RUN; place < size; place += SAMPLE_THREADS * RUN) {
+    // The quotient first: the largest entry moves by eps exactly.
+    each_of_run(size - place, [&](int i) { out[place + i] = clipped(x[place + i] + eps * (out[place + i] / (norm + 1e-12f)), 1); });
   }
 }

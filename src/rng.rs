@@ -13,6 +13,12 @@ pub enum Purpose {
     EvalStart = 2,
     /// Crops and flips.
     Augment = 3,
+    /// Starts of APGD; the epoch is the loss, the view the restart, and the kernel's view the rank of the target.
+    Apgd = 4,
+    /// Windows, signs and starts of the Square attack.
+    Square = 6,
+    /// Restarts of the FAB attack.
+    Fab = 7,
 }
 
 /// The name of a set of random numbers, one for each place in each image of a data set. Kernels get [`Key::bits`].

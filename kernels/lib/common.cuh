@@ -47,6 +47,8 @@ CONFIG(VEC, 8, 16)
 // Element-wise kernels: threads of a block, and elements that one block walks over (a multiple of THREADS * VEC).
 CONFIG(ELEMENTWISE_THREADS, 256, 1)
 CONFIG(ELEMENTWISE_CHUNK, 2048, 4096)
+// Kernels that give a sample to a block: threads of a block.
+CONFIG(SAMPLE_THREADS, 256, 1)
 
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 

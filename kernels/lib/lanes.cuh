@@ -62,6 +62,12 @@ INLINE float vec_sum(Vec v) {
   return v[0];
 }
 
+// Kernels that give a sample to a block of SAMPLE_THREADS: calls f(i, count) for the runs of VEC elements that this thread owns.
+template <class F>
+INLINE void each_of_sample(int size, F f) {
+  for (int i = threadIdx.x * VEC; i < size; i += SAMPLE_THREADS * VEC) f(i, row_count(i, size));
+}
+
 // The sum of a value over a block of `threads` threads, in every thread, as a fixed tree. scratch has threads / 32 floats and may be
 // used again afterwards. All threads call it.
 template <int threads>
@@ -74,4 +80,15 @@ INLINE float block_sum(float value, float* scratch) {
   for (int warp = 0; warp < threads / 32; warp++) total += scratch[warp];
   __syncthreads();
   return total;
+}
+// The same for the largest value.
+template <int threads>
+INLINE float block_max(float value, float* scratch) {
+  if (threads == 1) return value;
+  value = group_max<32>(value);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+  __syncthreads();
+  for (int warp = 0; warp < threads / 32; warp++) value = fmaxf(value, scratch[warp]);
+  __syncthreads();
+  return value;
 }

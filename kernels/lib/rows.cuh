@@ -57,28 +57,42 @@ struct Best {
   float value;
   int at;
 
-  INLINE void offer(float other, int other_at) {
+  // Whether a stable sort by falling value puts the other one first.
+  INLINE bool behind(float other, int other_at) const {
     const bool other_nan = other != other, nan = value != value;
     const bool equal = other == value || (other_nan && nan);
-    if (equal ? other_at < at : (other > value || (other_nan && !nan))) {
+    return equal ? other_at < at : (other > value || (other_nan && !nan));
+  }
+  INLINE void offer(float other, int other_at) {
+    if (behind(other, other_at)) {
       value = other;
       at = other_at;
     }
   }
 };
 
-// The first largest entry of a row, the column `skip` left out (-1: none), in every lane.
-template <int lanes>
-INLINE Best row_best(const float* row, int lane, int k, int skip) {
+// The first largest of the entries of a row that take(value, column) admits, in every lane.
+template <int lanes, class Take>
+INLINE Best row_best_of(const float* row, int lane, int k, Take take) {
   Best best = {-INFINITY, 0x7fffffff};
   for (int i = lane; i < k; i += lanes)
-    if (i != skip) best.offer(row[i], i);
+    if (take(row[i], i)) best.offer(row[i], i);
   UNROLL for (int step = lanes / 2; step > 0; step /= 2) {
     const float value = __shfl_xor_sync(0xffffffffu, best.value, step);
     const int at = __shfl_xor_sync(0xffffffffu, best.at, step);
     best.offer(value, at);
   }
   return best;
+}
+// The first largest entry of a row, the column `skip` left out (-1: none), in every lane.
+template <int lanes>
+INLINE Best row_best(const float* row, int lane, int k, int skip) {
+  return row_best_of<lanes>(row, lane, k, [=](float, int i) { return i != skip; });
+}
+// The entry that follows `before` in the order of falling values, in every lane; behind the last one it is -infinity in no column.
+template <int lanes>
+INLINE Best row_next(const float* row, int lane, int k, Best before) {
+  return row_best_of<lanes>(row, lane, k, [=](float value, int i) { return i != before.at && !before.behind(value, i); });
 }
 
 // The sum of one value a thread over the block, in every thread, in a fixed order. Called at most once by a kernel: nothing waits until all

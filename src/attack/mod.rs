@@ -1,12 +1,68 @@
 //! Attacks: how an adversarial image is made from a clean one.
 
+mod apgd;
+mod attempts;
+mod cw;
+mod fab;
 mod fgsm;
+mod iterated;
+mod mim;
+mod objective;
 mod pgd;
+mod square;
 
+pub use apgd::{Apgd, ApgdLoss};
+pub use attempts::{Points, attempts};
+pub use fab::{Fab, FabT, Walk};
 pub use fgsm::fgsm;
+pub use iterated::{Iterated, usual_step};
+pub use objective::{Objective, Pass, logits};
 pub use pgd::{Draws, Pgd, Start};
+pub use square::Square;
 
+use crate::device::Buffer;
 use crate::error::{Error, Result};
+use crate::nn::{BnMode, Net};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// What an attack sees of a classifier: logits that it can differentiate in the image.
+pub trait Model {
+    /// Logits `[N,K]` of images `[N,H,W,C]` in `[0,1]`; weights are not differentiated.
+    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var>;
+
+    /// K.
+    fn classes(&self) -> usize;
+}
+
+impl Model for Net {
+    /// In eval mode.
+    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
+        self.forward(tape, x, BnMode::Eval, None)
+    }
+
+    fn classes(&self) -> usize {
+        Net::classes(self)
+    }
+}
+
+/// What an attack on a batch leaves.
+pub struct Found {
+    /// `[N,H,W,C]`: the adversarial image where the attack succeeded, else the clean one.
+    pub x_adv: Tensor,
+    /// `[N]`: 1 where x_adv is misclassified.
+    pub success: Buffer<i32>,
+}
+
+/// An attack on a batch of images.
+pub trait Attack {
+    /// As in reports: `apgd-ce`, `fab-t`.
+    fn name(&self) -> String;
+
+    /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the data set, which decide, with a
+    /// seed, all random numbers. Images that are misclassified as they are count as successes and stay as they are.
+    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found>;
+}
 
 /// How a perturbation is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,45 +73,82 @@ pub enum Norm {
     L2,
 }
 
+/// What the registry builds an attack from; each takes what concerns it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    pub norm: Norm,
+    /// Radius of the ball, of pixels in `[0,1]`.
+    pub eps: f32,
+    /// Length of a step, where the attack has one; `None` takes the usual one for the norm.
+    pub step: Option<f32>,
+    /// `None` takes the attack's usual number; a number in the name goes first.
+    pub steps: Option<usize>,
+    /// Random starts, each on the points that withstood the earlier ones.
+    pub restarts: usize,
+    /// Target classes of targeted attacks, from the runner-up of the clean image on.
+    pub targets: usize,
+    /// Passes that each gradient of APGD is averaged over, for networks that are random.
+    pub passes: usize,
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    /// Linf 8/255; one start, nine targets, one pass.
+    fn default() -> Settings {
+        let (norm, eps) = (Norm::Linf, 8.0 / 255.0);
+        Settings { norm, eps, step: None, steps: None, restarts: 1, targets: 9, passes: 1, seed: 0 }
+    }
+}
+
 /// A named attack of the evaluator.
 pub struct Entry {
-    /// `fgsm`, `pgd20`; `K` in the name stands for any number of steps.
+    /// `fgsm`, `apgd-ce`; `K` at the end of the name stands for any number of steps.
     pub name: &'static str,
     pub about: &'static str,
     pub paper: &'static str,
+    /// The attack with these settings.
+    pub build: fn(&Settings) -> Box<dyn Attack>,
 }
+
+static ATTACKS: [Entry; 10] = [
+    fgsm::FGSM,
+    iterated::PGD,
+    cw::CW,
+    mim::MIM,
+    apgd::APGD_CE,
+    apgd::APGD_DLR,
+    apgd::APGD_T,
+    fab::FAB_T,
+    fab::FAB,
+    square::SQUARE,
+];
 
 /// The attacks that `--attack` knows.
 pub fn attacks() -> &'static [Entry] {
-    &[
-        Entry {
-            name: "fgsm",
-            about: "one signed (L2: normalised) gradient step of length eps from the clean image",
-            paper: "Goodfellow et al., arXiv 1412.6572",
-        },
-        Entry {
-            name: "pgdK",
-            about: "K projected gradient steps on the cross entropy from a random start, such as pgd20",
-            paper: "Madry et al., arXiv 1706.06083",
-        },
-    ]
+    &ATTACKS
 }
 
-/// The attack called `name` (`fgsm`, `pgd20`, `pgd-100`) in a ball of radius `eps`. `step` is PGD's step; `None` takes the usual one: a
-/// quarter of eps for Linf (2/255 of 8/255), 15/128 of eps for L2 (15/255 of 128/255).
+/// The attack called `name`: `fgsm`, `pgd20`, `pgd-100`, `cw`, `apgd-t`.
 ///
-/// Errors: an unknown name, with what is known.
-pub fn by_name(name: &str, norm: Norm, eps: f32, step: Option<f32>) -> Result<Pgd> {
+/// Errors: an unknown name, with what is known; no step; a radius that is none; nothing to attempt.
+pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Attack>> {
     let wanted = name.trim().to_lowercase().replace('_', "-");
-    if wanted == "fgsm" {
-        return Ok(fgsm(norm, eps));
-    }
-    let steps = wanted.strip_prefix("pgd").map(|k| k.trim_start_matches('-')).and_then(|k| k.parse().ok());
-    let steps: usize =
-        steps.filter(|k| *k > 0).ok_or_else(|| Error::unknown("attack", name, ["fgsm", "pgd10", "pgd20", "pgd100"]))?;
-    let usual = match norm {
-        Norm::Linf => eps / 4.0,
-        Norm::L2 => eps * 15.0 / 128.0,
+    let stem = wanted.trim_end_matches(|c: char| c.is_ascii_digit());
+    let digits = &wanted[stem.len()..];
+    let stem = if digits.is_empty() { stem } else { stem.trim_end_matches('-') };
+    let known = |entry: &&Entry| entry.name.strip_suffix('K').map_or(digits.is_empty() && entry.name == stem, |own| own == stem);
+    let unknown = || {
+        let examples: Vec<String> = ATTACKS.iter().map(|entry| entry.name.replace('K', "20")).collect();
+        Error::unknown("attack", name, examples.iter().map(String::as_str))
     };
-    Ok(Pgd { norm, eps, step: step.unwrap_or(usual), steps, ..Pgd::default() })
+    let entry = ATTACKS.iter().find(known).ok_or_else(unknown)?;
+    let steps = if digits.is_empty() { settings.steps } else { Some(digits.parse().map_err(|_| unknown())?) };
+    let positive = [("steps", steps.unwrap_or(1)), ("restarts", settings.restarts), ("targets", settings.targets)];
+    if let Some((key, _)) = positive.into_iter().chain([("passes", settings.passes)]).find(|(_, value)| *value == 0) {
+        return Err(Error::value(key, 0, format!("the attack {name} needs at least 1")));
+    }
+    if !settings.eps.is_finite() || settings.eps < 0.0 {
+        return Err(Error::value("eps", settings.eps, "must be a number, 0 or more"));
+    }
+    Ok((entry.build)(&Settings { steps, ..*settings }))
 }

@@ -1,6 +1,6 @@
 //! Accuracy on clean and on attacked images.
 
-use crate::attack::{Draws, Pgd};
+use crate::attack::{Attack, Draws, Pgd};
 use crate::data::resident::{Resident, in_order};
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
@@ -50,4 +50,23 @@ pub fn accuracy(
     }
     let images = data.len.max(1) as f64;
     Ok(Accuracy { percent: 100.0 * hits as f64 / images, loss: loss / images })
+}
+
+/// The percentage of images that are classified correctly and withstand `attack`; `progress` as in [`accuracy`].
+pub fn robust(
+    net: &mut Net,
+    data: &Resident,
+    attack: &dyn Attack,
+    batch: usize,
+    mut progress: impl FnMut(usize) -> Result<()>,
+) -> Result<f64> {
+    let (mut robust, mut done) = (0, 0);
+    for indices in in_order(data.device(), data.len, batch)? {
+        let (x, y) = data.batch(&indices, &Augmentation::none())?;
+        let found = attack.run(net, &x, &y, &indices)?;
+        robust += found.success.to_vec()?.iter().filter(|broken| **broken == 0).count();
+        done += indices.len();
+        progress(done)?;
+    }
+    Ok(100.0 * robust as f64 / data.len.max(1) as f64)
 }

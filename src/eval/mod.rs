@@ -2,7 +2,7 @@
 
 pub mod accuracy;
 
-use crate::attack::{self, Norm};
+use crate::attack::{self, Norm, Settings};
 use crate::data::{self, resident::Resident};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::train::checkpoint;
 use crate::train::config::DeviceChoice;
 use crate::train::observer::Observer;
 use crate::train::rundir::write_atomic;
-use accuracy::accuracy;
+use accuracy::{accuracy, robust};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -80,7 +80,9 @@ impl Report {
 ///
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection; nothing is written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
-    let attack = |name: &String| Ok((name.clone(), attack::by_name(name, request.norm, request.eps, request.step)?));
+    let &Request { norm, eps, step, seed, .. } = request;
+    let settings = Settings { norm, eps, step, seed, ..Settings::default() };
+    let attack = |name: &String| Ok((name.clone(), attack::by_name(name, &settings)?));
     let attacks = request.attacks.iter().map(attack).collect::<Result<Vec<_>>>()?;
     let mut test = data::load(&request.dataset, request.data.as_deref())?.test;
     if let Some(n) = request.n {
@@ -103,11 +105,15 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         [("clean".to_owned(), None)].into_iter().chain(attacks.iter().map(|(name, attack)| (name.clone(), Some(attack))))
     {
         let began = Instant::now();
-        let found = accuracy(&mut net, &resident, attack, request.batch, request.seed, |done| {
+        let progress = |done| {
             observer.evaluating(&name, done, resident.len);
             Ok(())
-        })?;
-        rows.push(Row { name, accuracy: found.percent, seconds: began.elapsed().as_secs_f64() });
+        };
+        let percent = match attack {
+            Some(attack) => robust(&mut net, &resident, &**attack, request.batch, progress)?,
+            None => accuracy(&mut net, &resident, None, request.batch, request.seed, progress)?.percent,
+        };
+        rows.push(Row { name, accuracy: percent, seconds: began.elapsed().as_secs_f64() });
     }
     observer.finished();
     let report = Report {

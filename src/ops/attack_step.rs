@@ -22,6 +22,14 @@ pub fn l2_step(x_adv: &mut Tensor, grad: &Tensor, x: &Tensor, alpha: f32, eps: f
     attack_step_l2(x.device(), samples, x_adv.make_mut()?, grad.buffer(), x.buffer(), alpha, eps, int(x.len() / samples)?)
 }
 
+/// Per sample `momentum <- mu * momentum + grad / |grad|_1`, in place; a gradient of less than 1e-30 adds nothing.
+pub fn add_momentum(momentum: &mut Tensor, grad: &Tensor, mu: f32) -> Result<()> {
+    same_shape("add_momentum", momentum, grad)?;
+    int(grad.len())?;
+    let Some(samples) = grad.shape().first().copied().filter(|_| !grad.is_empty()) else { return Ok(()) };
+    attack_step_momentum(grad.device(), samples, momentum.make_mut()?, grad.buffer(), mu, int(grad.len() / samples)?)
+}
+
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
@@ -71,6 +79,21 @@ pub fn cases() -> Vec<super::testing::Case> {
                     (0..v[0].len() / size).flat_map(sample).collect()
                 }));
             }
+        }
+    }
+    for shape in shapes {
+        let size: usize = shape[1..].iter().product();
+        for (kind, grad) in [("", Input::normal(shape)), (" without a gradient", Input::filled(shape, 0.0))] {
+            let run = |_: &Device, t: &[Tensor]| {
+                let mut momentum = t[0].clone();
+                add_momentum(&mut momentum, &t[1], 0.75)?;
+                momentum.to_vec()
+            };
+            let inputs = [Input::normal_seeded(shape, 3), grad];
+            cases.push(Case::kernel(format!("momentum{kind} {shape:?}"), inputs, run, move |v| {
+                let norm = |at: usize| v[1][at / size * size..][..size].iter().map(|g| g.abs()).sum::<f64>().max(1e-30);
+                (0..v[0].len()).map(|at| 0.75 * v[0][at] + v[1][at] / norm(at)).collect()
+            }));
         }
     }
     cases

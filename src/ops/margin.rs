@@ -7,6 +7,11 @@ use kernels::margin::*;
 /// z_y - max over k != y of z_k for each row of the logits `[N,K]`, K >= 2; shape `[N]`. Positive where the label is predicted. Among tied rivals
 /// the first gets the gradient. A label outside 0..K gives NaN.
 pub fn margin(tape: &Tape, logits: Var, labels: &Buffer<i32>) -> Result<Var> {
+    margin_above(tape, logits, labels, f32::NEG_INFINITY)
+}
+
+/// max(margin, floor), which has no gradient below the floor: with floor = -kappa what the attack of Carlini and Wagner makes small.
+pub fn margin_above(tape: &Tape, logits: Var, labels: &Buffer<i32>, floor: f32) -> Result<Var> {
     let z = tape.value(logits);
     let (device, [n, k]) = (tape.device(), z.matrix("margin")?);
     if k < 2 {
@@ -16,11 +21,11 @@ pub fn margin(tape: &Tape, logits: Var, labels: &Buffer<i32>) -> Result<Var> {
     int(z.len())?;
     let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
     let mut out = Buffer::uninit(device, n)?;
-    margin_forward(device, grid, z.buffer(), labels, &mut out, rows, columns)?;
+    margin_forward(device, grid, z.buffer(), labels, &mut out, floor, rows, columns)?;
     let saved = tape.needs(logits).then(|| labels.duplicate()).transpose()?;
     tape.push(Tensor::new(out, &[n])?, &[logits], move |grad, sink| {
         if let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            margin_backward(grad.device(), grid, grad.buffer(), z.buffer(), labels, into, rows, columns, accumulate)?;
+            margin_backward(grad.device(), grid, grad.buffer(), z.buffer(), labels, into, floor, rows, columns, accumulate)?;
         }
         Ok(())
     })
@@ -48,6 +53,18 @@ pub fn cases() -> Vec<super::testing::Case> {
         .into_iter()
         .map(|(name, logits)| if kink(&name) { case(name, logits.constant()) } else { case(name, logits) })
         .collect();
+    // Floors above, among and below the margins.
+    for floor in [-0.5f32, 3.0, -100.0] {
+        cases.push(Case::op(
+            format!("floor {floor}"),
+            [Input::normal(&[37, 10])],
+            move |tape, v| margin_above(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(37, 10))?, floor),
+            move |x| {
+                let rows = x[0].chunks(10).zip(test_labels(37, 10));
+                rows.map(|(row, y)| (row[y as usize] - rival(row, y as usize)).max(floor as f64)).collect()
+            },
+        ));
+    }
     cases.push(Case::kernel(
         "gradient at ties, a NaN and a label outside",
         [Input::values(&[4, 3], vec![1.0, 1.0, 1.0, 5.0, 2.0, 5.0, 0.0, f32::NAN, 1.0, 0.0, 0.0, 0.0])],

@@ -21,6 +21,16 @@ pub fn correct(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result
     Ok(out)
 }
 
+/// For each row of the logits `[N,K]` the class of rank `ranks[n]`: 1 is the predicted one, 2 the runner-up. Of equal logits the first ranks
+/// first. A rank outside 1..=K gives -1.
+pub fn top_class(device: &Device, logits: &Tensor, ranks: &Buffer<i32>) -> Result<Buffer<i32>> {
+    let [n, k] = classes("top_class", logits)?;
+    labelled("top_class", ranks, n)?;
+    let mut out = Buffer::uninit(device, n)?;
+    predict_ranked(device, n.div_ceil(ROWS.on(device)), logits.buffer(), ranks, &mut out, int(n)?, int(k)?)?;
+    Ok(out)
+}
+
 /// The sum of integers, such as the flags of [`correct`], as one integer on the device.
 pub fn count(device: &Device, flags: &Buffer<i32>) -> Result<Buffer<i32>> {
     let mut total = Buffer::uninit(device, 1)?;
@@ -71,6 +81,22 @@ pub fn cases() -> Vec<super::testing::Case> {
             let flags: Vec<f64> = classes.iter().zip(test_labels(n, k)).map(|(c, y)| (*c as i32 == y) as i32 as f64).collect();
             let total: f64 = flags.iter().sum();
             classes.iter().map(|c| *c as f64).chain(flags).chain([total, 2.0 * total]).collect()
+        }));
+    }
+    for (name, logits) in ugly_logits(2) {
+        let (n, k) = (logits.shape[0], logits.shape[1]);
+        // Every rank from 0, which there is not, to one beyond the last.
+        let ranks = move || (0..n as i32).map(|i| i % (k as i32 + 2)).collect::<Vec<_>>();
+        let run = move |device: &Device, x: &[Tensor]| {
+            floats(&top_class(device, &x[0], &Buffer::from_slice(device, &ranks())?)?)
+        };
+        cases.push(Case::kernel(format!("ranks of {name}"), [logits], run, move |x| {
+            let ranked = |(row, rank): (&[f64], i32)| {
+                let mut order: Vec<usize> = (0..k).collect();
+                order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+                if rank == 0 { -1.0 } else { order.get(rank as usize - 1).map_or(-1.0, |class| *class as f64) }
+            };
+            x[0].chunks(k).zip(ranks()).map(ranked).collect()
         }));
     }
     let (nan, inf) = (f32::NAN, f32::INFINITY);

@@ -53,6 +53,24 @@ pub fn noisy(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, clip: boo
     Tensor::new(out, x.shape())
 }
 
+/// `clip01(x + eps * t / (|t| + 1e-12))`, a random point of the surface of the ball: t is uniform in (-1, 1) and |t| its largest entry for
+/// [`Noise::Linf`], t is normal and |t| its length for [`Noise::L2`]. Every row has an image index and a view of its own.
+pub fn surface(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, views: &Buffer<i32>) -> Result<Tensor> {
+    let Sizes { samples, per_view, size } = Sizes::of(x, images)?;
+    if samples != per_view || views.len() != images.len() {
+        let expected = format!("{} images and {} views", images.len(), views.len());
+        return Err(Error::Shape { op: "random start", expected, got: x.shape().to_vec() });
+    }
+    let (eps, l2) = match noise {
+        Noise::Linf(eps) => (eps, 0),
+        Noise::L2(eps) => (eps, 1),
+        Noise::Gaussian(sigma) => return Err(Error::value("sigma", sigma, "normal noise has no surface to start from")),
+    };
+    let (device, mut out) = (x.device(), Buffer::uninit(x.device(), x.len())?);
+    random_start_surface(device, images.len(), x.buffer(), images, views, &mut out, key.bits(), eps, l2, size)?;
+    Tensor::new(out, x.shape())
+}
+
 struct Sizes {
     samples: i32,
     per_view: i32,
@@ -140,6 +158,32 @@ pub fn cases() -> Vec<super::testing::Case> {
                     want,
                 ));
             }
+        }
+    }
+    for shape in shapes.into_iter().filter(|shape| shape[0] <= images.len()) {
+        for noise in [Noise::Linf(8.0 / 255.0), Noise::L2(0.5), Noise::Linf(0.0)] {
+            let (rows, size) = (shape[0], shape[1..].iter().product());
+            let views = [3, 0, 9, 2];
+            let run = move |device: &Device, t: &[Tensor]| {
+                let of = |values: &[i32]| Buffer::from_slice(device, &values[..rows]);
+                surface(&t[0], noise, key, &of(&images)?, &of(&views)?)?.to_vec()
+            };
+            let want = move |v: &[Vec<f64>]| {
+                let row = |row: usize| {
+                    let draw = |i| match noise {
+                        Noise::Linf(_) => oracle::signed(key.bits(), i, images[row], views[row] as usize),
+                        _ => oracle::normal(key.bits(), i, images[row], views[row] as usize),
+                    };
+                    let t: Vec<f64> = (0..size).map(draw).collect();
+                    let (eps, norm) = match noise {
+                        Noise::L2(eps) => (eps, t.iter().map(|v| v * v).sum::<f64>().sqrt()),
+                        Noise::Linf(eps) | Noise::Gaussian(eps) => (eps, t.iter().fold(0.0, |m: f64, v| m.max(v.abs()))),
+                    };
+                    t.into_iter().map(move |v| eps as f64 * v / (norm + 1e-12))
+                };
+                (0..rows).flat_map(row).zip(&v[0]).map(|(d, x)| (x + d).clamp(0.0, 1.0)).collect()
+            };
+            cases.push(Case::kernel(format!("surface {noise:?} {shape:?}"), [Input::uniform(shape, 0.0, 1.0)], run, want));
         }
     }
     cases

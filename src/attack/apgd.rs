@@ -1,0 +1,211 @@
+//! Auto-PGD (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks, ICML 2020,
+//! arXiv 2003.01690): projected gradient ascent with momentum, whose step halves by itself.
+//!
+//! ```text
+//! x_0 <- a random point of the ball's surface;  x_{-1} <- x_0;  eta <- 2 eps
+//! for k = 0 .. T-1, with a = 1 for k = 0, else 3/4:
+//!     w <- P(x_k + eta sign(g_k))                     (L2: eta g / |g|)
+//!     x_{k+1} <- P(x_k + a (w - x_k) + (1 - a) (x_k - x_{k-1}))
+//!     f_best, x_best, g_best follow f(x_{k+1}) where it is larger
+//!     at a checkpoint, if f rose in at most 3/4 of the window's steps, or if eta was kept at the last checkpoint and f_best stayed since:
+//!         eta <- eta / 2;  x_{k+1} <- x_best;  g_{k+1} <- g_best
+//! ```
+//! Three rules are those of the authors' code, which published accuracies come from: the last misclassified iterate is the result, not the one of
+//! the largest loss; broken points are iterated to the end; in the first window f(x_1) counts as a rise if it is above 0, whatever f(x_0) was. The
+//! random numbers are others: they follow from seed, loss, restart, target and the image's index alone.
+
+use super::attempts::{Points, attempts};
+use super::objective::{Objective, Pass, logits};
+use super::{Attack, Entry, Found, Model, Norm, Settings};
+use crate::device::Buffer;
+use crate::error::Result;
+use crate::ops::add::accumulate;
+use crate::ops::apgd::{Carried, Memory, Moment, step_l2, step_linf};
+use crate::ops::fill::scale;
+use crate::ops::predict::{correct, top_class};
+use crate::ops::random_start::{Noise, surface};
+use crate::rng::{Key, Purpose};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// What APGD ascends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApgdLoss {
+    CrossEntropy,
+    /// Needs three classes.
+    Dlr,
+    /// DLR towards the clean image's runner-up, then towards the class behind it, and so on; needs four classes.
+    DlrTargeted,
+}
+
+/// APGD-CE, APGD-DLR and APGD-T.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Apgd {
+    pub loss: ApgdLoss,
+    pub norm: Norm,
+    /// Radius of the ball, of pixels in `[0,1]`.
+    pub eps: f32,
+    /// T.
+    pub steps: usize,
+    /// Random starts (for each target), each on the points that withstood the earlier ones.
+    pub restarts: usize,
+    /// Targets of APGD-T: the classes of rank 2 to `targets` + 1 on the clean image.
+    pub targets: usize,
+    /// Passes that each gradient is averaged over.
+    pub passes: usize,
+    pub seed: u64,
+}
+
+pub(super) const APGD_CE: Entry = Entry {
+    name: "apgd-ce",
+    about: "Auto-PGD on the cross entropy, 100 steps: momentum, and a step that halves by itself",
+    paper: "Croce and Hein, ICML 2020, arXiv 2003.01690",
+    build: |settings| Box::new(Apgd::new(ApgdLoss::CrossEntropy, settings)),
+};
+pub(super) const APGD_DLR: Entry = Entry {
+    name: "apgd-dlr",
+    about: "Auto-PGD on the difference of logits ratio",
+    build: |settings| Box::new(Apgd::new(ApgdLoss::Dlr, settings)),
+    ..APGD_CE
+};
+pub(super) const APGD_T: Entry = Entry {
+    name: "apgd-t",
+    about: "Auto-PGD on the targeted difference of logits ratio, towards nine classes one after the other",
+    build: |settings| Box::new(Apgd::new(ApgdLoss::DlrTargeted, settings)),
+    ..APGD_CE
+};
+
+impl Apgd {
+    /// With these settings; 100 steps if they name none.
+    pub fn new(loss: ApgdLoss, settings: &Settings) -> Apgd {
+        let &Settings { norm, eps, steps, restarts, targets, passes, seed, .. } = settings;
+        Apgd { loss, norm, eps, steps: steps.unwrap_or(100), restarts, targets, passes, seed }
+    }
+
+    /// One run from one start on every point. `ranks` `[N]` says, row by row, which class APGD-T aims at: that of this rank among the logits of
+    /// the clean image, the predicted one being 1. Rows may be the same point with several ranks. The other losses take no target; the ranks
+    /// still tell starts apart, and are 0 in [`Attack::run`].
+    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>, restart: u32) -> Result<Found> {
+        let Points { x, y, images } = points.checked()?;
+        if y.is_empty() {
+            return Ok(Found { x_adv: x.clone(), success: Buffer::zeros(x.device(), 0)? });
+        }
+        let device = x.device();
+        let clean = logits(model, x)?;
+        let right = correct(device, &clean, y)?;
+        let targets = if self.loss == ApgdLoss::DlrTargeted { Some(top_class(device, &clean, ranks)?) } else { None };
+        let objective = match (self.loss, &targets) {
+            (ApgdLoss::DlrTargeted, Some(targets)) => Objective::DlrTargeted(targets),
+            (ApgdLoss::Dlr, _) => Objective::Dlr,
+            _ => Objective::CrossEntropy,
+        };
+        let noise = match self.norm {
+            Norm::Linf => Noise::Linf(self.eps),
+            Norm::L2 => Noise::L2(self.eps),
+        };
+        let key = Key::new(self.seed, Purpose::Apgd, self.loss as u32, restart);
+        let adv = surface(x, noise, key, images, ranks)?;
+        let mut prev = adv.clone();
+        let mut memory = Memory::new(device, y.len())?;
+        let Pass { logits, losses, grad } = self.pass(model, &objective, &adv, y)?;
+        memory.judge(&losses, &correct(device, &logits, y)?, &right, self.eps, Moment::Start)?;
+        let (best, best_grad) = (Tensor::uninit(device, x.shape())?, Tensor::uninit(device, x.shape())?);
+        let mut carried = Carried { adv, grad, best, best_grad, found: x.clone() };
+        carried.keep(&memory)?;
+        for (k, moment) in moments(self.steps).into_iter().enumerate() {
+            let a = if k == 0 { 1.0 } else { 0.75 };
+            let step = if self.norm == Norm::L2 { step_l2 } else { step_linf };
+            step(&carried.adv, &mut prev, x, &carried.grad, &memory, self.eps, a)?;
+            std::mem::swap(&mut carried.adv, &mut prev);
+            let Pass { logits, losses, grad } = self.pass(model, &objective, &carried.adv, y)?;
+            carried.grad = grad;
+            memory.judge(&losses, &correct(device, &logits, y)?, &right, self.eps, moment)?;
+            carried.keep(&memory)?;
+        }
+        Ok(Found { x_adv: carried.found, success: memory.success })
+    }
+
+    /// Logits and losses of the last of several passes, and the mean of their gradients.
+    fn pass(&self, model: &mut dyn Model, objective: &Objective, x: &Tensor, y: &Buffer<i32>) -> Result<Pass> {
+        let mut last = objective.pass(model, x, y)?;
+        if self.passes <= 1 {
+            return Ok(last);
+        }
+        let mut sum = last.grad.clone();
+        for _ in 1..self.passes {
+            last = objective.pass(model, x, y)?;
+            accumulate(&mut sum, &last.grad)?;
+        }
+        let tape = Tape::new(x.device());
+        let mean = scale(&tape, tape.constant(sum), 1.0 / self.passes as f32)?;
+        Ok(Pass { grad: tape.value(mean), ..last })
+    }
+}
+
+impl Attack for Apgd {
+    fn name(&self) -> String {
+        match self.loss {
+            ApgdLoss::CrossEntropy => APGD_CE.name,
+            ApgdLoss::Dlr => APGD_DLR.name,
+            ApgdLoss::DlrTargeted => APGD_T.name,
+        }
+        .into()
+    }
+
+    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+        let ranks = match self.loss {
+            ApgdLoss::DlrTargeted => 2..=(self.targets + 1).min(model.classes()),
+            _ => 0..=0,
+        };
+        let runs: Vec<(usize, usize)> = ranks.flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart))).collect();
+        attempts(Points { x, y, images }, 0..runs.len(), |number, points| {
+            let (rank, restart) = runs[number];
+            let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
+            self.run_ranks(model, points, &ranks, restart as u32)
+        })
+    }
+}
+
+/// What each of the steps ends: the windows between checkpoints shrink from 0.22 T by 0.03 T to 0.06 T.
+fn moments(steps: usize) -> Vec<Moment> {
+    let share = |part: f64| ((part * steps as f64) as usize).max(1);
+    let (mut window, mut since) = (share(0.22), 0);
+    let after_step = |_| {
+        since += 1;
+        if since < window {
+            return Moment::Step;
+        }
+        let ended = window;
+        window = window.saturating_sub(share(0.03)).max(share(0.06));
+        since = 0;
+        Moment::Checkpoint(ended)
+    };
+    (0..steps).map(after_step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The steps behind which a checkpoint stands, and the windows that end there.
+    fn checkpoints(steps: usize) -> Vec<(usize, usize)> {
+        let ended = |(k, moment): (usize, Moment)| match moment {
+            Moment::Checkpoint(window) => Some((k + 1, window)),
+            _ => None,
+        };
+        moments(steps).into_iter().enumerate().filter_map(ended).collect()
+    }
+
+    #[test]
+    fn checkpoints_stand_where_the_paper_has_them() {
+        let hundred = [(22, 22), (41, 19), (57, 16), (70, 13), (80, 10), (87, 7), (93, 6), (99, 6)];
+        assert_eq!(checkpoints(100), hundred);
+        // 0.22 * 20 = 4.4, 0.03 * 20 = 0.6, which is at least one, 0.06 * 20 = 1.2.
+        assert_eq!(
+            checkpoints(20),
+            [(4, 4), (7, 3), (9, 2), (10, 1)].into_iter().chain((11..=20).map(|k| (k, 1))).collect::<Vec<_>>()
+        );
+        assert_eq!(checkpoints(1), [(1, 1)]);
+        assert_eq!(checkpoints(0), []);
+    }
+}

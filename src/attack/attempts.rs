@@ -1,0 +1,73 @@
+//! Restarts, and targets one after the other: attempts on the points that have withstood the earlier ones.
+
+use super::objective::logits;
+use super::{Found, Model};
+use crate::device::Buffer;
+use crate::error::{Error, Result};
+use crate::ops::augment::gather_labels;
+use crate::ops::predict::correct;
+use crate::ops::survivors::{merge, settle, take};
+use crate::tensor::Tensor;
+
+/// A batch of images x `[N,H,W,C]` in `[0,1]` with labels `[N]` and their indices in the data set `[N]`.
+#[derive(Clone, Copy)]
+pub struct Points<'a> {
+    pub x: &'a Tensor,
+    pub y: &'a Buffer<i32>,
+    pub images: &'a Buffer<i32>,
+}
+
+impl Points<'_> {
+    /// Errors: not one label and one index an image.
+    pub fn checked(self) -> Result<Self> {
+        let [n, ..] = self.x.nhwc("attack")?;
+        if self.y.len() == n && self.images.len() == n {
+            return Ok(self);
+        }
+        let expected = format!("images for {} labels and {} indices", self.y.len(), self.images.len());
+        Err(Error::Shape { op: "attack", expected, got: self.x.shape().to_vec() })
+    }
+}
+
+/// Attempts with these numbers, in order, each on the points that are left: a point keeps the image of the first attempt that broke it. The host
+/// learns once an attempt which they are.
+///
+/// Errors: no attempt at all.
+pub fn attempts(
+    points: Points,
+    numbers: impl IntoIterator<Item = usize>,
+    mut attempt: impl FnMut(usize, Points) -> Result<Found>,
+) -> Result<Found> {
+    let (points, mut numbers) = (points.checked()?, numbers.into_iter());
+    let first = numbers.next().ok_or_else(|| Error::value("restarts and targets", 0, "an attack needs at least one"))?;
+    let mut found = attempt(first, points)?;
+    let device = points.x.device();
+    let mut left: Vec<i32> = (0..points.y.len() as i32).collect();
+    for number in numbers {
+        let broken = found.success.to_vec()?;
+        left.retain(|row| broken[*row as usize] == 0);
+        if left.is_empty() {
+            break;
+        }
+        if left.len() == broken.len() {
+            found = attempt(number, points)?;
+            continue;
+        }
+        let rows = Buffer::from_slice(device, &left)?;
+        let (x, y, images) = (take(points.x, &rows)?, gather_labels(points.y, &rows)?, gather_labels(points.images, &rows)?);
+        let more = attempt(number, Points { x: &x, y: &y, images: &images })?;
+        merge(&mut found.x_adv, &mut found.success, &rows, &more.x_adv, &more.success)?;
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// What candidates are worth: those that are misclassified while their clean images are not, else the clean images.
+    pub fn of(model: &mut dyn Model, points: Points, candidates: &Tensor) -> Result<Found> {
+        let Points { x, y, .. } = points;
+        let mut right = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);
+        let (clean, held) = (right(x)?, right(candidates)?);
+        let (x_adv, success) = settle(x, candidates, &clean, &held)?;
+        Ok(Found { x_adv, success })
+    }
+}

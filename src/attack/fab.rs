@@ -1,0 +1,187 @@
+//! FAB, the fast adaptive boundary attack (Croce and Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack,
+//! arXiv 1907.02044), as in AutoAttack.
+//!
+//! ```text
+//! x_0 = x (restarts: a random point at distance eps/2);  best <- infinity
+//! repeat T times:
+//!     h, w <- z_t - z_y and its gradient at x_k;  d1, d2 <- shortest steps within [0,1] from x_k and from x to where h + <w, . - x_k> = 0
+//!     al <- min(|d1| / (|d1| + |d2|), alpha_max);  x_{k+1} <- clip01((1 - al)(x_k + eta d1) + al (x + eta d2))
+//!     if x_{k+1} is misclassified: keep it if it is the closest to x;  x_{k+1} <- x + beta (x_{k+1} - x)
+//! the closest one counts if its distance is at most eps
+//! ```
+//! The class t is given in FAB-T; in FAB it is the one whose hyperplane is nearest in each step, for which all K gradients are needed. A
+//! point's result depends on the point and its target alone, bit for bit, so points and targets can be packed into any batches.
+
+use super::attempts::{Points, attempts};
+use super::objective::logits;
+use super::{Attack, Entry, Found, Model, Norm, Settings};
+use crate::device::Buffer;
+use crate::error::Result;
+use crate::ops::difference::difference;
+use crate::ops::fab::{self, Nearest, Stride};
+use crate::ops::fill::full;
+use crate::ops::predict::{correct, top_class};
+use crate::ops::random_start::{Noise, surface};
+use crate::ops::survivors::settle;
+use crate::rng::{Key, Purpose};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+pub(super) const FAB_T: Entry = Entry {
+    name: "fab-t",
+    about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes one after the other",
+    paper: "Croce and Hein, arXiv 1907.02044",
+    build: |settings| Box::new(FabT::new(settings)),
+};
+pub(super) const FAB: Entry = Entry {
+    name: "fab",
+    about: "FAB towards the nearest class in each step",
+    build: |settings| Box::new(Fab::new(settings)),
+    ..FAB_T
+};
+
+/// The walk that both forms share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Walk {
+    pub norm: Norm,
+    /// Radius of the ball.
+    pub eps: f32,
+    /// T.
+    pub steps: usize,
+    pub stride: Stride,
+    /// How much of the way from the clean image a misclassified point keeps.
+    pub beta: f32,
+}
+
+impl Walk {
+    /// 100 steps if the settings name none; alpha_max 0.1, eta 1.05, beta 0.9.
+    pub fn new(settings: &Settings) -> Walk {
+        let &Settings { norm, eps, steps, .. } = settings;
+        Walk { norm, eps, steps: steps.unwrap_or(100), stride: Stride { alpha_max: 0.1, eta: 1.05 }, beta: 0.9 }
+    }
+
+    /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend on the image. `right` says which
+    /// images are classified correctly.
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        Points { x, y, .. }: Points,
+        right: &Buffer<i32>,
+        mut walk: Tensor,
+        mut plane: impl FnMut(&mut dyn Model, &Tensor) -> Result<Option<(Tensor, Tensor)>>,
+    ) -> Result<Found> {
+        let (device, l2) = (x.device(), self.norm == Norm::L2);
+        let mut best = Buffer::from_slice(device, &vec![f32::INFINITY; y.len()])?;
+        let mut closest = x.clone();
+        for _ in 0..self.steps {
+            let Some((h, w)) = plane(model, &walk)? else { break };
+            fab::step(l2, &mut walk, x, &w, &h, self.stride)?;
+            let held = correct(device, &logits(model, &walk)?, y)?;
+            fab::keep(l2, &mut walk, x, &held, &mut best, &mut closest, self.beta)?;
+        }
+        let (x_adv, success) = settle(x, &closest, right, &fab::beyond(&best, self.eps)?)?;
+        Ok(Found { x_adv, success })
+    }
+}
+
+/// FAB-T: walks towards each of the classes that rank next for the clean image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FabT {
+    pub walk: Walk,
+    /// The ranks 2 to `targets + 1` are tried.
+    pub targets: usize,
+}
+
+impl FabT {
+    /// With these settings.
+    pub fn new(settings: &Settings) -> FabT {
+        FabT { walk: Walk::new(settings), targets: settings.targets }
+    }
+
+    /// One walk from every point towards, row by row, the class of rank `ranks` `[N]` among the logits of the clean image, the predicted one
+    /// being 1. Rows may be the same point with several ranks. There is nothing random in it.
+    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
+        let Points { x, y, .. } = points.checked()?;
+        let (device, clean) = (x.device(), logits(model, x)?);
+        let targets = top_class(device, &clean, ranks)?;
+        let ones = full(device, &[y.len()], 1.0)?;
+        self.walk.run(model, points, &correct(device, &clean, y)?, x.clone(), |model, at| {
+            let tape = Tape::new(device);
+            let leaf = tape.leaf(at.clone());
+            let z = model.logits(&tape, leaf)?;
+            let h = difference(&tape, z, y, &targets)?;
+            let w = tape.backward(h, Some(ones.clone()))?.take(leaf);
+            Ok(w.map(|w| (tape.value(h), w)))
+        })
+    }
+}
+
+impl Attack for FabT {
+    fn name(&self) -> String {
+        FAB_T.name.into()
+    }
+
+    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+        let ranks = 2..=(self.targets + 1).min(model.classes());
+        attempts(Points { x, y, images }, ranks, |rank, points| {
+            let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
+            self.run_ranks(model, points, &ranks)
+        })
+    }
+}
+
+/// FAB without targets, several times: first from the image, then from random points.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fab {
+    pub walk: Walk,
+    /// How often it walks.
+    pub restarts: usize,
+    pub seed: u64,
+}
+
+impl Fab {
+    /// With these settings.
+    pub fn new(settings: &Settings) -> Fab {
+        Fab { walk: Walk::new(settings), restarts: settings.restarts, seed: settings.seed }
+    }
+
+    /// One walk from every point; all but number 0 begin at a random point at half the radius.
+    pub fn run_once(&self, model: &mut dyn Model, points: Points, restart: usize) -> Result<Found> {
+        let Points { x, y, images } = points.checked()?;
+        let (device, l2) = (x.device(), self.walk.norm == Norm::L2);
+        let start = match restart {
+            0 => x.clone(),
+            _ => {
+                let (key, radius) = (Key::new(self.seed, Purpose::Fab, 0, restart as u32), 0.5 * self.walk.eps);
+                let noise = if l2 { Noise::L2(radius) } else { Noise::Linf(radius) };
+                surface(x, noise, key, images, &Buffer::zeros(device, y.len())?)?
+            }
+        };
+        let ones = full(device, &[y.len()], 1.0)?;
+        let every = |k: usize| Buffer::from_slice(device, &vec![k as i32; y.len()]);
+        let rivals = (0..model.classes()).map(every).collect::<Result<Vec<_>>>()?;
+        let right = correct(device, &logits(model, x)?, y)?;
+        self.walk.run(model, points, &right, start, |model, at| {
+            let tape = Tape::new(device);
+            let leaf = tape.leaf(at.clone());
+            let z = model.logits(&tape, leaf)?;
+            let mut nearest = Nearest::new(at)?;
+            for (k, rival) in rivals.iter().enumerate() {
+                let h = difference(&tape, z, y, rival)?;
+                let Some(w) = tape.backward(h, Some(ones.clone()))?.take(leaf) else { return Ok(None) };
+                nearest.offer(l2, k, &tape.value(h), &w, y)?;
+            }
+            Ok(Some((nearest.h, nearest.w)))
+        })
+    }
+}
+
+impl Attack for Fab {
+    fn name(&self) -> String {
+        FAB.name.into()
+    }
+
+    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| self.run_once(model, points, restart))
+    }
+}

@@ -1,0 +1,223 @@
+//! The Square attack (Andriushchenko et al.: Square attack: a query-efficient black-box adversarial attack via random search,
+//! arXiv 1912.00049), as in AutoAttack: a random search that uses no gradient.
+//!
+//! ```text
+//! x' <- a random start;  least <- margin(x'),  margin(x') = z_y - max_{i != y} z_i
+//! repeat T times, for images with least > 0:
+//!     x'' <- x' changed in a random window, whose side shrinks with the queries
+//!     if margin(x'') < least or margin(x'') <= 0:  x' <- x'',  least <- margin(x'')
+//! ```
+//! The window of a query is the same for all images and follows from seed and query alone, signs from seed, query and image: what an image
+//! becomes does not depend on its batch. Images that are broken leave the batch from time to time; nothing else is read back.
+
+use super::attempts::Points;
+use super::objective::logits;
+use super::{Attack, Entry, Found, Model, Norm, Settings};
+use crate::device::{Buffer, Device};
+use crate::error::Result;
+use crate::ops::augment::gather_labels;
+use crate::ops::margin::margin;
+use crate::ops::predict::correct;
+use crate::ops::square::{Patch, Pyramid, Search, Transfer, Window, start_l2, start_linf};
+use crate::ops::survivors::{merge, take};
+use crate::rng::{Key, Purpose, philox};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+pub(super) const SQUARE: Entry = Entry {
+    name: "square",
+    about: "random search over windows of falling size with 5000 queries, without a gradient",
+    paper: "Andriushchenko et al., arXiv 1912.00049",
+    build: |settings| Box::new(Square::new(settings)),
+};
+
+/// Random search over windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Square {
+    pub norm: Norm,
+    /// Radius of the ball.
+    pub eps: f32,
+    /// T: how often an image is asked about after the start.
+    pub queries: usize,
+    pub seed: u64,
+}
+
+/// The fraction of the image that a window covers at first, and after which queries it is halved.
+const FRACTION: f64 = 0.8;
+const HALVED_AFTER: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
+/// Broken images leave the batch after this many queries, and before the first and the tenth of them already.
+const LOOK_EVERY: usize = 100;
+/// The counter of a query's windows; those of signs are numbered by channel (`kernels/square.cu`) and end in another word.
+const WINDOWS: u32 = 3;
+
+impl Square {
+    /// With these settings, whose steps are the queries; 5000 if they name none.
+    pub fn new(settings: &Settings) -> Square {
+        let &Settings { norm, eps, steps, seed, .. } = settings;
+        Square { norm, eps, queries: steps.unwrap_or(5000), seed }
+    }
+
+    /// The side of the window of query `query`, counted from 0, in images `[H,W]`.
+    pub fn side(&self, query: usize, [h, w]: [usize; 2]) -> usize {
+        let halvings = HALVED_AFTER.iter().filter(|after| query > **after).count() as i32;
+        let side = (FRACTION / 2f64.powi(halvings) * (h * w) as f64).sqrt().round_ties_even() as usize;
+        let (least, most) = (side.max(1), h.min(w));
+        match self.norm {
+            Norm::Linf => least.min(most),
+            // Odd, and at least 3, where the image has room for that.
+            Norm::L2 => (least.max(3) | 1).min(most.saturating_sub(1) | 1),
+        }
+    }
+
+    /// Of all random numbers of a query; the start is number 0.
+    fn key(&self, number: usize) -> Key {
+        Key::new(self.seed, Purpose::Square, number as u32, 0)
+    }
+
+    /// Asks about all trials, keeps what is better, and makes the trials of query `next`, counted from 0.
+    fn turn(&self, play: &mut Play, margin: &Tensor, pyramids: &[Pyramid], next: Option<usize>) -> Result<()> {
+        let [_, h, w, _] = play.search.x.nhwc("square")?;
+        let drawn = next.map(|query| {
+            let words = philox(self.key(query + 1).bits(), [0, 0, 0, WINDOWS]);
+            let spare = philox(self.key(query + 1).bits(), [1, 0, 0, WINDOWS]);
+            let side = self.side(query, [h, w]);
+            // Top and left of a window: floor(U (H - s)) with U of 24 bits.
+            let place = |word: usize, room: usize| (((words[word] >> 8) as usize) * (room - side)) >> 24;
+            (side, [place(0, h), place(1, w)], [place(2, h), place(3, w)], spare[0])
+        });
+        match self.norm {
+            Norm::Linf => {
+                let patch = drawn.map(|(side, [top, left], _, signs)| Patch {
+                    window: Window { top, left, height: side, width: side },
+                    signs,
+                });
+                play.search.turn_linf(margin, self.eps, play.before, patch)?;
+                play.before = patch.map_or(Window::whole(h, w), |patch| patch.window);
+            }
+            Norm::L2 => {
+                let transfer = drawn.zip(next).and_then(|((side, to, from, bits), query)| {
+                    let pyramid = pyramids.iter().find(|pyramid| pyramid.side == side)?;
+                    Some(Transfer { pyramid, to, from, transposed: bits & 1 == 1, key: self.key(query + 1) })
+                });
+                play.search.turn_l2(margin, self.eps, &play.images, transfer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One pyramid for every side that occurs.
+    fn pyramids(&self, device: &Device, size: [usize; 2]) -> Result<Vec<Pyramid>> {
+        let first = [0].into_iter().chain(HALVED_AFTER.map(|after| after + 1));
+        let mut sides: Vec<usize> = first.map(|query| self.side(query, size)).collect();
+        sides.dedup();
+        sides.into_iter().map(|side| Pyramid::new(device, side)).collect()
+    }
+}
+
+/// The images that are still asked about.
+struct Play {
+    search: Search,
+    y: Buffer<i32>,
+    images: Buffer<i32>,
+    /// Their rows in the whole batch.
+    rows: Buffer<i32>,
+    /// Where the last trial may differ from the best.
+    before: Window,
+}
+
+impl Play {
+    /// Moves the best image of every broken row to `found`, and goes on with the others.
+    fn drop_broken(&mut self, found: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
+        let device = self.search.x.device().clone();
+        let least = self.search.least.to_vec()?;
+        let broken: Vec<i32> = least.iter().map(|least| (*least <= 0.0) as i32).collect();
+        if broken.iter().all(|broken| *broken == 0) {
+            return Ok(());
+        }
+        merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
+        let left: Vec<i32> = (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
+        let rows = Buffer::from_slice(&device, &left)?;
+        let kept: Vec<f32> = least.into_iter().filter(|least| !(*least <= 0.0)).collect();
+        let Search { x, best, trial, .. } = &self.search;
+        let (x, best, trial) = (take(x, &rows)?, take(best, &rows)?, take(trial, &rows)?);
+        self.search = Search { x, best, trial, least: Buffer::from_slice(&device, &kept)? };
+        self.y = gather_labels(&self.y, &rows)?;
+        self.images = gather_labels(&self.images, &rows)?;
+        self.rows = gather_labels(&self.rows, &rows)?;
+        Ok(())
+    }
+}
+
+impl Attack for Square {
+    fn name(&self) -> String {
+        "square".into()
+    }
+
+    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+        Points { x, y, images }.checked()?;
+        let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
+        let right = correct(device, &logits(model, x)?, y)?;
+        let trial = match self.norm {
+            Norm::Linf => start_linf(x, self.eps, self.key(0), images)?,
+            Norm::L2 => start_l2(x, self.eps, self.key(0), images)?,
+        };
+        let pyramids = if self.norm == Norm::L2 { self.pyramids(device, [h, w])? } else { vec![] };
+        let rows: Vec<i32> = (0..n as i32).collect();
+        let mut play = Play {
+            search: Search::begin(x.clone(), trial, &right)?,
+            y: y.duplicate()?,
+            images: images.duplicate()?,
+            rows: Buffer::from_slice(device, &rows)?,
+            before: Window::whole(h, w),
+        };
+        let (mut found, mut done) = (x.clone(), Buffer::zeros(device, n)?);
+        for asked in 0..=self.queries {
+            if asked.is_multiple_of(LOOK_EVERY) || asked == 1 || asked == 10 {
+                play.drop_broken(&mut found, &mut done)?;
+            }
+            if play.y.is_empty() {
+                break;
+            }
+            let margin = {
+                let tape = Tape::new(device);
+                let trial = tape.constant(play.search.trial.clone());
+                let z = model.logits(&tape, trial)?;
+                let margin = margin(&tape, z, &play.y)?;
+                tape.value(margin)
+            };
+            self.turn(&mut play, &margin, &pyramids, Some(asked).filter(|asked| *asked < self.queries))?;
+        }
+        play.drop_broken(&mut found, &mut done)?;
+        // A margin of exactly 0 ends the search, but the label may still be predicted.
+        Found::of(model, Points { x, y, images }, &found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn square(norm: Norm) -> Square {
+        Square::new(&Settings { norm, ..Settings::default() })
+    }
+
+    #[test]
+    fn windows_have_the_published_sides() {
+        let changes = |norm: Norm, size: [usize; 2]| {
+            let square = square(norm);
+            let last = [0, 10].into_iter().chain([50, 200, 500, 1000, 2000, 4000, 5000]);
+            last.map(|query| square.side(query, size)).collect::<Vec<_>>()
+        };
+        assert_eq!(changes(Norm::Linf, [32, 32]), [29, 29, 20, 14, 10, 7, 5, 4, 3]);
+        assert_eq!(changes(Norm::L2, [32, 32]), [29, 29, 21, 15, 11, 7, 5, 5, 3]);
+        assert_eq!(changes(Norm::Linf, [8, 8]), [7, 7, 5, 4, 3, 2, 1, 1, 1]);
+        assert_eq!(changes(Norm::L2, [8, 8]), [7, 7, 5, 5, 3, 3, 3, 3, 3]);
+        let linf = square(Norm::Linf);
+        assert_eq!([11, 51, 201, 4001].map(|query| linf.side(query, [32, 32])), [20, 14, 10, 3]);
+        // Long images: never more than the short side.
+        for (norm, size, side) in [(Norm::Linf, [4, 64], 4), (Norm::L2, [4, 64], 3), (Norm::L2, [2, 2], 1), (Norm::L2, [1, 1], 1)]
+        {
+            assert_eq!(square(norm).side(0, size), side, "{norm:?} {size:?}");
+        }
+    }
+}
