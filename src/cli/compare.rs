@@ -69,7 +69,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let mut attacks: Vec<String> = arguments.attack.iter().map(|name| name.trim().to_lowercase()).collect();
     attacks.retain(|name| !name.is_empty() && !matches!(name.as_str(), "pgd20" | "pgd-20" | "clean"));
     for attack in &attacks {
-        crate::attack::by_name(attack, crate::attack::Norm::Linf, 0.0, None)?;
+        crate::attack::by_name(attack, &crate::attack::Settings::default())?;
     }
     let request = Request {
         contenders: contenders(dataset, &arguments.methods, arguments.model.as_deref(), &sets(&arguments.set)?)?,
