@@ -1,59 +1,98 @@
-//! CIFAR-10 and CIFAR-100 in their official binary layouts (A. Krizhevsky, 2009): 32x32 RGB.
+//! CIFAR-10 and CIFAR-100 (A. Krizhevsky, 2009), 32x32 RGB, in their official binary and python versions.
 //!
-//! A file is a whole number of records, each of its label bytes (one for CIFAR-10; coarse, fine for CIFAR-100, of which the fine one is
-//! used) and 3,072 pixels: a red, a green and a blue plane, row-major.
+//! A binary file is a whole number of records, each of its label bytes (one for CIFAR-10; coarse, fine for CIFAR-100, of which the fine
+//! one is used) and 3,072 pixels: a red, a green and a blue plane, row-major. A python file is a pickled dictionary with a list of labels
+//! and a matrix whose rows are such pixels; it is read without running it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, ImageShape, Source, Split};
+use super::pickle::Pickle;
+use super::{Dataset, ImageShape, Source, Split, given, numbers};
 use crate::error::{Error, Result};
 
 const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
 const PLANE: usize = SHAPE.height * SHAPE.width;
 
-/// What tells the two layouts apart.
+/// A data set and the archives it comes in; the first one that is there is read.
 struct Layout {
     name: &'static str,
     classes: usize,
-    /// Label bytes a record; the last one is the class.
-    label_bytes: usize,
+    archives: [Archive; 2],
+}
+
+/// A version of a data set.
+struct Archive {
+    file: &'static str,
+    /// The folder inside the archive, looked for in the folder given.
+    folder: &'static str,
     /// Training files: those that are there are read in this order, at least one.
     train: &'static [&'static str],
     test: &'static str,
-    /// A class name a line; optional.
+    /// The file of class names; optional.
     class_names: &'static str,
-    archive: &'static str,
-    /// The folder inside the archive, looked for in the folder given.
-    folder: &'static str,
+    format: Format,
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    /// Label bytes a record; the last one is the class. Class names stand one a line.
+    Binary { label_bytes: usize },
+    /// The dictionary's key of the labels, and that of the class names in their file.
+    Python { labels: &'static str, class_names: &'static str },
 }
 
 static LAYOUT10: Layout = Layout {
     name: "cifar10",
     classes: 10,
-    label_bytes: 1,
-    train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
-    test: "test_batch.bin",
-    class_names: "batches.meta.txt",
-    archive: "cifar-10-binary.tar.gz",
-    folder: "cifar-10-batches-bin",
+    archives: [
+        Archive {
+            file: "cifar-10-binary.tar.gz",
+            folder: "cifar-10-batches-bin",
+            train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+            test: "test_batch.bin",
+            class_names: "batches.meta.txt",
+            format: Format::Binary { label_bytes: 1 },
+        },
+        Archive {
+            file: "cifar-10-python.tar.gz",
+            folder: "cifar-10-batches-py",
+            train: &["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"],
+            test: "test_batch",
+            class_names: "batches.meta",
+            format: Format::Python { labels: "labels", class_names: "label_names" },
+        },
+    ],
 };
 
 static LAYOUT100: Layout = Layout {
     name: "cifar100",
     classes: 100,
-    label_bytes: 2,
-    train: &["train.bin"],
-    test: "test.bin",
-    class_names: "fine_label_names.txt",
-    archive: "cifar-100-binary.tar.gz",
-    folder: "cifar-100-binary",
+    archives: [
+        Archive {
+            file: "cifar-100-binary.tar.gz",
+            folder: "cifar-100-binary",
+            train: &["train.bin"],
+            test: "test.bin",
+            class_names: "fine_label_names.txt",
+            format: Format::Binary { label_bytes: 2 },
+        },
+        Archive {
+            file: "cifar-100-python.tar.gz",
+            folder: "cifar-100-python",
+            train: &["train"],
+            test: "test",
+            class_names: "meta",
+            format: Format::Python { labels: "fine_labels", class_names: "fine_label_names" },
+        },
+    ],
 };
 
 /// The registry's entry of CIFAR-10.
 pub(super) const CIFAR10: Source = Source {
     name: "cifar10",
     aliases: &["cifar-10"],
-    about: "50,000 + 10,000 photographs, RGB, 32x32, 10 classes; --data DIR with the files of cifar-10-binary.tar.gz",
+    about: "50,000 + 10,000 photographs, RGB, 32x32, 10 classes; --data DIR with the files of cifar-10-binary.tar.gz or -python.tar.gz",
     load: |dir| LAYOUT10.load(dir),
 };
 
@@ -61,26 +100,24 @@ pub(super) const CIFAR10: Source = Source {
 pub(super) const CIFAR100: Source = Source {
     name: "cifar100",
     aliases: &["cifar-100"],
-    about: "50,000 + 10,000 photographs, RGB, 32x32, 100 classes; --data DIR with the files of cifar-100-binary.tar.gz",
+    about: "50,000 + 10,000 photographs, RGB, 32x32, 100 classes; --data DIR with the files of cifar-100-binary.tar.gz or -python.tar.gz",
     load: |dir| LAYOUT100.load(dir),
 };
 
 impl Layout {
     fn load(&self, dir: Option<&Path>) -> Result<Split> {
         let wanted = self.wanted();
-        let dir = dir.ok_or_else(|| {
-            Error::value("data", "none", format!("{} is read from a folder: --data DIR with {wanted}", self.name))
-        })?;
-        let dir = self.locate(dir)?;
-        let test = dir.join(self.test);
-        let train: Vec<PathBuf> = self.train.iter().map(|file| dir.join(file)).filter(|path| path.exists()).collect();
+        let (archive, dir) = self.locate(given(dir, self.name, &format!("a folder: --data DIR with {wanted}"))?)?;
+        let test = dir.join(archive.test);
+        let train: Vec<PathBuf> = archive.train.iter().map(|file| dir.join(file)).filter(|path| path.is_file()).collect();
         if train.is_empty() {
-            return Err(Error::file(&dir.join(self.train[0]), format!("missing, as are all training files; expected {wanted}")));
+            let problem = format!("missing, as are all training files; expected {wanted}");
+            return Err(Error::file(&dir.join(archive.train[0]), problem));
         }
-        if !test.exists() {
+        if !test.is_file() {
             return Err(Error::file(&test, format!("missing; expected {wanted}")));
         }
-        let class_names = self.class_names(&dir)?;
+        let class_names = self.class_names(archive, &dir)?;
         let read = |paths: &[PathBuf]| -> Result<Dataset> {
             let mut set = Dataset {
                 name: self.name.into(),
@@ -91,7 +128,7 @@ impl Layout {
                 class_names: class_names.clone(),
                 byte_scale: 1.0 / 255.0,
             };
-            paths.iter().try_for_each(|path| self.read(path, &mut set))?;
+            paths.iter().try_for_each(|path| archive.read(path, &mut set))?;
             Ok(set)
         };
         Ok(Split { train: read(&train)?, test: read(&[test])? })
@@ -99,85 +136,103 @@ impl Layout {
 
     /// The files asked for, in words.
     fn wanted(&self) -> String {
-        let train = match self.train {
-            [first, .., last] => format!("{first} .. {last}"),
-            files => files.concat(),
-        };
-        format!("{train} and {} from {} (https://www.cs.toronto.edu/~kriz/cifar.html)", self.test, self.archive)
+        let files = self.archives.each_ref().map(|archive| {
+            let train = match archive.train {
+                [first, .., last] => format!("{first} .. {last}"),
+                files => files.concat(),
+            };
+            format!("{train} and {} from {}", archive.test, archive.file)
+        });
+        format!("{} (https://www.cs.toronto.edu/~kriz/cifar.html)", files.join(", or "))
     }
 
-    /// `dir`, or the archive's folder inside it.
-    fn locate(&self, dir: &Path) -> Result<PathBuf> {
-        let has_files = |folder: &Path| self.train.iter().chain([&self.test]).any(|file| folder.join(file).is_file());
-        if !dir.exists() {
-            return Err(Error::file(dir, format!("no such folder; expected one with {}", self.wanted())));
-        }
-        let inside = dir.join(self.folder);
-        match (has_files(dir), has_files(&inside)) {
-            (true, _) => Ok(dir.to_owned()),
-            (_, true) => Ok(inside),
-            _ => {
-                let found = if dir.is_file() {
-                    "is a file, not a folder"
-                } else if dir.join("data_batch_1").exists() || dir.join("cifar-10-batches-py").exists() {
-                    "holds the python version of CIFAR-10"
-                } else {
-                    "holds none of the files"
-                };
-                Err(Error::file(dir, format!("{found}; expected {}", self.wanted())))
-            }
-        }
+    /// The archive whose files are in `dir` or in the archive's folder inside it, and where.
+    fn locate(&self, dir: &Path) -> Result<(&Archive, PathBuf)> {
+        let places = self.archives.iter().flat_map(|archive| [(archive, dir.to_owned()), (archive, dir.join(archive.folder))]);
+        let has_files = |(archive, folder): &(&Archive, PathBuf)| {
+            archive.train.iter().chain([&archive.test]).any(|file| folder.join(file).is_file())
+        };
+        places.into_iter().find(has_files).ok_or_else(|| {
+            let found = match (dir.exists(), dir.is_file()) {
+                (false, _) => "no such folder; expected one with",
+                (_, true) => "is a file, not a folder; expected one with",
+                _ => "holds none of the files; expected",
+            };
+            Error::file(dir, format!("{found} {}", self.wanted()))
+        })
     }
 
     /// A name per class: those of the optional file, or the numbers.
-    fn class_names(&self, dir: &Path) -> Result<Vec<String>> {
-        let path = dir.join(self.class_names);
-        if !path.exists() {
-            return Ok((0..self.classes).map(|class| class.to_string()).collect());
+    fn class_names(&self, archive: &Archive, dir: &Path) -> Result<Vec<String>> {
+        let path = dir.join(archive.class_names);
+        if !path.is_file() {
+            return Ok(numbers(self.classes));
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read"))?;
-        let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+        let bytes = fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
+        let names: Vec<String> = match archive.format {
+            Format::Binary { .. } => {
+                let text = String::from_utf8_lossy(&bytes);
+                text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+            }
+            Format::Python { class_names: key, .. } => Pickle::parse(&bytes)
+                .and_then(|pickle| pickle.strings(key))
+                .map_err(|problem| Error::file(&path, format!("{problem}; the file is not from {}", archive.file)))?,
+        };
         if names.len() != self.classes {
-            return Err(Error::file(&path, format!("expected {} class names, one a line, found {}", self.classes, names.len())));
+            return Err(Error::file(&path, format!("expected {} class names, found {}", self.classes, names.len())));
         }
         Ok(names)
     }
+}
 
-    /// Appends the records of `path` to `set`, planes turned into `[H, W, C]`.
+impl Archive {
+    /// Appends the images of `path` to `set`, planes turned into `[H, W, C]`.
     fn read(&self, path: &Path, set: &mut Dataset) -> Result<()> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read"))?;
-        let record = self.label_bytes + SHAPE.bytes();
-        let rest = bytes.len() % record;
-        if rest != 0 || bytes.is_empty() {
-            let found = format!("{} bytes is not a whole number of {record}-byte records", bytes.len());
-            let problem = if bytes.is_empty() { "the file is empty".into() } else { format!("{found}: {rest} bytes remain") };
-            return Err(Error::file(path, format!("{problem}; the file is incomplete or not from {}", self.archive)));
+        let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
+        let wrong = |problem: String| Error::file(path, format!("{problem}; the file is incomplete or not from {}", self.file));
+        match self.format {
+            _ if bytes.is_empty() => Err("the file is empty".into()),
+            Format::Binary { label_bytes } => binary(&bytes, label_bytes, set),
+            Format::Python { labels, .. } => python(&bytes, labels, set),
         }
-        set.images.reserve(bytes.len() / record * SHAPE.bytes());
-        for (index, record) in bytes.chunks_exact(record).enumerate() {
-            let (labels, planes) = record.split_at(self.label_bytes);
-            let label = usize::from(labels[self.label_bytes - 1]);
-            if label >= self.classes {
-                let problem = format!(
-                    "record {index} has label {label}, expected 0..={}; the file is not from {}",
-                    self.classes - 1,
-                    self.archive
-                );
-                return Err(Error::file(path, problem));
-            }
-            set.labels.push(label as i32);
-            let (red, rest) = planes.split_at(PLANE);
-            let (green, blue) = rest.split_at(PLANE);
-            set.images.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));
-        }
-        Ok(())
+        .map_err(wrong)
     }
+}
+
+fn binary(bytes: &[u8], label_bytes: usize, set: &mut Dataset) -> Result<(), String> {
+    let record = label_bytes + SHAPE.bytes();
+    let rest = bytes.len() % record;
+    if rest != 0 {
+        return Err(format!("{} bytes is not a whole number of {record}-byte records: {rest} bytes remain", bytes.len()));
+    }
+    let mut records = bytes.chunks_exact(record).map(|record| record.split_at(label_bytes));
+    records.try_for_each(|(labels, planes)| append(set, labels[label_bytes - 1].into(), planes))
+}
+
+fn python(bytes: &[u8], labels: &str, set: &mut Dataset) -> Result<(), String> {
+    let pickle = Pickle::parse(bytes)?;
+    let (labels, (shape, images)) = (pickle.integers(labels)?, pickle.array("data")?);
+    if shape != [labels.len(), SHAPE.bytes()] {
+        return Err(format!("'data' has shape {shape:?}, expected {:?}: a row a label", [labels.len(), SHAPE.bytes()]));
+    }
+    labels.into_iter().zip(images.chunks_exact(SHAPE.bytes())).try_for_each(|(label, planes)| append(set, label, planes))
+}
+
+/// Appends the image of three planes.
+fn append(set: &mut Dataset, label: i64, planes: &[u8]) -> Result<(), String> {
+    if !(0..set.classes as i64).contains(&label) {
+        return Err(format!("an image has label {label}, expected 0..={}", set.classes - 1));
+    }
+    set.labels.push(label as i32);
+    let (red, rest) = planes.split_at(PLANE);
+    let (green, blue) = rest.split_at(PLANE);
+    set.images.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
+    use super::super::pickle::tests::{dictionary, integers, matrix, string};
     use super::*;
     use crate::data::load;
 
@@ -244,9 +299,9 @@ mod tests {
         assert!(message("cifar10", dir.path()).contains("data_batch_4.bin: the file is empty"));
         fs::write(&path, [record(&[1], 0), record(&[10], 0)].concat()).unwrap();
         let error = message("cifar10", dir.path());
-        assert!(error.contains("data_batch_4.bin: record 1 has label 10, expected 0..=9"), "{error}");
+        assert!(error.contains("data_batch_4.bin: an image has label 10, expected 0..=9"), "{error}");
         fs::write(dir.path().join("batches.meta.txt"), "a\nb\n").unwrap();
-        assert!(message("cifar10", dir.path()).contains("batches.meta.txt: expected 10 class names, one a line, found 2"));
+        assert!(message("cifar10", dir.path()).contains("batches.meta.txt: expected 10 class names, found 2"));
     }
 
     #[test]
@@ -266,14 +321,61 @@ mod tests {
             message("cifar100", dir.path())
                 .contains("holds none of the files; expected train.bin and test.bin from cifar-100-binary")
         );
-        assert!(message("cifar10", &dir.path().join("test_batch.bin")).contains("is a file, not a folder"));
+        assert!(message("cifar10", &dir.path().join("test_batch.bin")).contains("is a file, not a folder; expected"));
         fs::remove_file(dir.path().join("test_batch.bin")).unwrap();
         assert!(message("cifar10", dir.path()).contains("test_batch.bin: missing; expected data_batch_1.bin"));
         fs::remove_file(dir.path().join("data_batch_1.bin")).unwrap();
-        fs::rename(dir.path().join("data_batch_4.bin"), dir.path().join("data_batch_1")).unwrap();
-        let error = message("cifar10", dir.path());
-        assert!(error.contains("holds the python version of CIFAR-10; expected data_batch_1.bin"), "{error}");
+        fs::remove_file(dir.path().join("data_batch_4.bin")).unwrap();
         fs::write(dir.path().join("test_batch.bin"), record(&[0], 0)).unwrap();
         assert!(message("cifar10", dir.path()).contains("data_batch_1.bin: missing, as are all training files"));
+    }
+
+    /// A python file of one image, that of `record`, by rows or by columns.
+    fn batch(key: &str, label: u8, base: u8, columns: bool) -> Vec<u8> {
+        let data = matrix(&record(&[], base), 3072, columns);
+        dictionary(&[("batch_label", string("a batch")), (key, integers(&[label])), ("data", data)])
+    }
+
+    #[test]
+    fn the_python_version_of_cifar10() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("cifar-10-batches-py");
+        fs::create_dir(&inside).unwrap();
+        fs::write(inside.join("data_batch_2"), batch("labels", 3, 1, false)).unwrap();
+        fs::write(inside.join("data_batch_5"), batch("labels", 9, 2, true)).unwrap();
+        fs::write(inside.join("test_batch"), batch("labels", 5, 4, false)).unwrap();
+        let names: Vec<String> = (0..10).map(|class| format!("class {class}")).collect();
+        let list = [b"](".to_vec(), names.iter().flat_map(|name| string(name)).collect(), b"e".to_vec()].concat();
+        fs::write(inside.join("batches.meta"), dictionary(&[("label_names", list)])).unwrap();
+        let split = load("cifar10", Some(dir.path())).unwrap();
+        let binary = folder10();
+        let same = load("cifar10", Some(binary.path())).unwrap();
+        assert_eq!((split.train.labels.as_slice(), split.test.labels.as_slice()), (&[3, 9][..], &[5][..]));
+        assert_eq!((&split.train.images[..], &split.test.images), (&same.train.images[..2 * 3072], &same.test.images));
+        assert_eq!(split.train.class_names, names);
+        fs::write(inside.join("test_batch"), batch("labels", 10, 4, false)).unwrap();
+        let error = message("cifar10", dir.path());
+        assert!(
+            error.ends_with(
+                "test_batch: an image has label 10, expected 0..=9; the file is incomplete or not from cifar-10-python.tar.gz"
+            ),
+            "{error}"
+        );
+        let data = matrix(&[0; 3072], 1536, false);
+        fs::write(inside.join("test_batch"), dictionary(&[("labels", integers(&[1])), ("data", data)])).unwrap();
+        assert!(message("cifar10", dir.path()).contains("'data' has shape [2, 1536], expected [1, 3072]: a row a label"));
+        fs::write(inside.join("test_batch"), b"\x80\x02cos\nsystem\n").unwrap();
+        assert!(message("cifar10", dir.path()).contains("test_batch: opcode 0x63 'c' at offset 2: it names os.system"));
+    }
+
+    #[test]
+    fn the_python_version_of_cifar100_uses_the_fine_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("train"), batch("fine_labels", 99, 0, false)).unwrap();
+        fs::write(dir.path().join("test"), batch("coarse_labels", 7, 0, false)).unwrap();
+        assert!(message("cifar100", dir.path()).contains("test: the dictionary has no 'fine_labels'"));
+        fs::write(dir.path().join("test"), batch("fine_labels", 7, 0, false)).unwrap();
+        let split = load("cifar100", Some(dir.path())).unwrap();
+        assert_eq!((split.train.labels[0], split.test.labels[0], split.train.class_names[99].as_str()), (99, 7, "99"));
     }
 }

@@ -3,10 +3,15 @@
 //! Decoding to floats, cropping and flipping happen on the device; nothing here depends on one.
 
 mod cifar;
+pub mod corruptions;
 mod digits;
+mod npy;
+mod pickle;
 pub mod resident;
+mod tensors;
+mod tiny_imagenet;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
 
@@ -25,7 +30,7 @@ pub struct Source {
 }
 
 /// The registry: a new data set is one file and one line here.
-pub static SOURCES: &[Source] = &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100];
+pub static SOURCES: &[Source] = &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, tensors::FILE];
 
 /// Height, width and channels of every image of a data set, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +161,21 @@ fn shares(sizes: &[usize], count: usize) -> Vec<usize> {
     shares
 }
 
+/// The path given for the data set `name`, which is read from `wanted`: "a folder: --data DIR with ...".
+fn given<'a>(path: Option<&'a Path>, name: &str, wanted: &str) -> Result<&'a Path> {
+    path.ok_or_else(|| Error::value("data", "none", format!("{name} is read from {wanted}")))
+}
+
+/// `dir`, or the folder called `inside` in it: the first that has the file `file`.
+fn holding(dir: &Path, inside: &str, file: &str) -> Option<PathBuf> {
+    [dir.to_owned(), dir.join(inside)].into_iter().find(|folder| folder.join(file).is_file())
+}
+
+/// The classes' numbers, as names.
+fn numbers(classes: usize) -> Vec<String> {
+    (0..classes).map(|class| class.to_string()).collect()
+}
+
 /// The registry's entry for `name` (any case; hyphens and underscores do not count).
 ///
 /// Errors: [`Error::Unknown`] with the nearest name.
@@ -167,7 +187,7 @@ pub fn find(name: &str) -> Result<&'static Source> {
         .ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
 }
 
-/// Loads the data set called `name`; `dir` is the folder of its files, for those that are not embedded.
+/// Loads the data set called `name`; `dir` is the folder of its files, or its file, for those that are not embedded.
 ///
 /// Errors: [`Error::Unknown`] for the name, [`Error::Value`] about `data` when a folder is needed and not given (or given and not
 /// needed), [`Error::File`] and [`Error::Io`] about its files.
@@ -231,7 +251,13 @@ mod tests {
         for name in ["cifar10", "CIFAR-10", "cifar_10"] {
             assert_eq!(find(name).unwrap().name, "cifar10");
         }
+        for name in ["tiny-imagenet", "TinyImageNet", "tiny_imagenet_200"] {
+            assert_eq!(find(name).unwrap().name, "tiny-imagenet");
+        }
         let error = find("cifar11").err().unwrap().to_string();
-        assert_eq!(error, "unknown data set 'cifar11' (did you mean 'cifar10'?); known: digits, cifar10, cifar100");
+        assert_eq!(
+            error,
+            "unknown data set 'cifar11' (did you mean 'cifar10'?); known: digits, cifar10, cifar100, tiny-imagenet, file"
+        );
     }
 }

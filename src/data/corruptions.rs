@@ -1,0 +1,200 @@
+//! CIFAR-10-C and CIFAR-100-C (D. Hendrycks and T. Dietterich, 2019): the test images under 15 corruptions at 5 severities.
+//!
+//! A corruption is a file `NAME.npy`, bytes `[5n, 32, 32, 3]`: severity `s` is rows `(s-1) n .. s n`. `labels.npy` is `[5n]`; officially
+//! `n` is 10,000. Only the rows asked for are read.
+
+use std::path::{Path, PathBuf};
+
+use super::npy::Npy;
+use super::{Dataset, ImageShape, holding, numbers};
+use crate::error::{Error, Result};
+
+/// The corruptions whose mean accuracy is reported, in the order of the paper.
+pub const STANDARD: [&str; 15] = [
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+];
+
+/// How strong a corruption can be: 1 to this.
+pub const SEVERITIES: usize = 5;
+
+const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
+
+/// A folder of corrupted test images.
+pub struct Corruptions {
+    folder: PathBuf,
+    names: Vec<String>,
+    classes: usize,
+    /// The labels of all severities, `[5n]`.
+    labels: Vec<i32>,
+}
+
+impl Corruptions {
+    /// Opens `folder`, or the folder `CIFAR-10-C` (`CIFAR-100-C`) in it. Files of other corruptions are ignored.
+    ///
+    /// Errors: [`Error::File`] about labels, and about corruptions that are missing or of the wrong shape.
+    pub fn open(folder: &Path, classes: usize) -> Result<Corruptions> {
+        let inside = format!("CIFAR-{classes}-C");
+        let missing = || Error::file(folder, format!("no labels.npy; expected the files of {inside}.tar"));
+        let folder = holding(folder, &inside, "labels.npy").ok_or_else(missing)?;
+        let set = Corruptions {
+            labels: labels(&folder.join("labels.npy"), classes)?,
+            names: STANDARD.map(String::from).into(),
+            classes,
+            folder,
+        };
+        let absent: Vec<&str> = STANDARD.into_iter().filter(|name| !set.path(name).is_file()).collect();
+        if !absent.is_empty() {
+            return Err(Error::file(
+                &set.folder,
+                format!("{} of 15 corruptions are missing: {}", absent.len(), absent.join(", ")),
+            ));
+        }
+        STANDARD.iter().try_for_each(|name| set.array(name).map(|_| ()))?;
+        Ok(set)
+    }
+
+    /// The standard corruptions, in the order of the paper.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The test images under corruption `name` at `severity`, 1 to 5.
+    ///
+    /// Errors: [`Error::Unknown`], [`Error::Value`] about the severity, [`Error::Io`].
+    pub fn load(&self, name: &str, severity: usize) -> Result<Dataset> {
+        if !self.names.iter().any(|known| known == name) {
+            return Err(Error::unknown("corruption", name, STANDARD));
+        }
+        if !(1..=SEVERITIES).contains(&severity) {
+            return Err(Error::value("severity", severity, format!("expected 1 to {SEVERITIES}")));
+        }
+        let images = self.labels.len() / SEVERITIES;
+        let rows = (severity - 1) * images..severity * images;
+        Ok(Dataset {
+            name: format!("cifar{}-c", self.classes),
+            images: self.array(name)?.rows(rows.clone())?,
+            labels: self.labels[rows].to_vec(),
+            shape: SHAPE,
+            classes: self.classes,
+            class_names: numbers(self.classes),
+            byte_scale: 1.0 / 255.0,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.npy"))
+    }
+
+    /// The open file of a corruption.
+    fn array(&self, name: &str) -> Result<Npy> {
+        let path = self.path(name);
+        let array = Npy::open(&path)?;
+        let expected = [self.labels.len(), SHAPE.height, SHAPE.width, SHAPE.channels];
+        if array.shape != expected || array.descr != "|u1" {
+            let found = format!("found {:?} of {}", array.shape, array.descr);
+            return Err(Error::file(
+                &path,
+                format!("expected {expected:?} of |u1, as many images as labels.npy has labels, {found}"),
+            ));
+        }
+        Ok(array)
+    }
+}
+
+/// The labels of all severities.
+fn labels(path: &Path, classes: usize) -> Result<Vec<i32>> {
+    let mut array = Npy::open(path)?;
+    let count = array.shape.iter().product::<usize>();
+    if array.shape.len() != 1 || count == 0 || count % SEVERITIES != 0 {
+        let problem = format!("expected one label an image, in all a multiple of {SEVERITIES}, found shape {:?}", array.shape);
+        return Err(Error::file(path, problem));
+    }
+    let values = array.integers()?;
+    match values.iter().position(|&label| !(0..classes as i64).contains(&label)) {
+        None => Ok(values.into_iter().map(|label| label as i32).collect()),
+        Some(index) => Err(Error::file(
+            path,
+            format!("label {index} is {}, expected 0..={} for {classes} classes", values[index], classes - 1),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::npy::tests::write;
+    use super::*;
+
+    /// Two images a severity; the first pixel of a row is the corruption's number, the others the row's.
+    fn folder(classes: usize) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join(format!("CIFAR-{classes}-C"));
+        fs::create_dir(&inside).unwrap();
+        for (number, name) in STANDARD.iter().chain(&["speckle_noise"]).enumerate() {
+            let row = |row: u8| [vec![number as u8], vec![row; 3071]].concat();
+            write(&inside.join(format!("{name}.npy")), "|u1", "(10, 32, 32, 3)", &(0..10).flat_map(row).collect::<Vec<u8>>());
+        }
+        let labels: Vec<u8> = [3i64, 9].repeat(5).iter().flat_map(|label| label.to_le_bytes()).collect();
+        write(&inside.join("labels.npy"), "<i8", "(10,)", &labels);
+        dir
+    }
+
+    fn message(dir: &Path, classes: usize) -> String {
+        Corruptions::open(dir, classes).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_severity_is_a_fifth_of_the_rows() {
+        let dir = folder(10);
+        let set = Corruptions::open(dir.path(), 10).unwrap();
+        assert_eq!((set.names().len(), set.names()[9].as_str(), set.names()[14].as_str()), (15, "fog", "jpeg_compression"));
+        for severity in 1..=5 {
+            let fog = set.load("fog", severity).unwrap();
+            assert_eq!((fog.name.as_str(), fog.labels.as_slice(), fog.classes), ("cifar10-c", &[3, 9][..], 10));
+            let first = 2 * (severity as u8 - 1);
+            assert_eq!(fog.image(0).unwrap()[..2], [9, first]);
+            assert_eq!((fog.image(1).unwrap()[3071], fog.image(2)), (first + 1, None));
+        }
+        assert!(Corruptions::open(&dir.path().join("CIFAR-10-C"), 10).is_ok());
+        assert_eq!(set.load("fog", 6).unwrap_err().to_string(), "severity = 6: expected 1 to 5");
+        assert!(set.load("fog", 0).is_err());
+        let error = set.load("speckle_noise", 1).unwrap_err().to_string();
+        assert!(error.starts_with("unknown corruption 'speckle_noise'"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let dir = folder(100);
+        let inside = dir.path().join("CIFAR-100-C");
+        assert!(message(dir.path(), 10).ends_with("no labels.npy; expected the files of CIFAR-10-C.tar"));
+        assert!(message(&inside, 9).ends_with("labels.npy: label 1 is 9, expected 0..=8 for 9 classes"));
+        fs::remove_file(inside.join("fog.npy")).unwrap();
+        fs::remove_file(inside.join("contrast.npy")).unwrap();
+        assert!(message(dir.path(), 100).ends_with("CIFAR-100-C: 2 of 15 corruptions are missing: fog, contrast"));
+        let dir = folder(10);
+        let inside = dir.path().join("CIFAR-10-C");
+        write(&inside.join("snow.npy"), "|u1", "(5, 32, 32, 3)", &[0; 5 * 3072]);
+        let error = message(dir.path(), 10);
+        assert!(
+            error.contains("snow.npy: expected [10, 32, 32, 3] of |u1") && error.ends_with("found [5, 32, 32, 3] of |u1"),
+            "{error}"
+        );
+        write(&inside.join("labels.npy"), "|u1", "(4,)", &[0; 4]);
+        assert!(message(dir.path(), 10).ends_with("in all a multiple of 5, found shape [4]"), "{}", message(dir.path(), 10));
+    }
+}

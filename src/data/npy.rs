@@ -1,0 +1,161 @@
+//! Arrays in numpy's `.npy` files, of which single rows can be read.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// An open file whose header has been read and whose length fits it.
+pub(super) struct Npy {
+    path: PathBuf,
+    file: File,
+    /// numpy's name of the element type: `|u1`, `<i8`.
+    pub descr: String,
+    /// The array's shape, row-major.
+    pub shape: Vec<usize>,
+    /// Bytes of a row: of all that one index of the first dimension selects.
+    row: usize,
+    /// Where the first row begins.
+    start: u64,
+}
+
+impl Npy {
+    /// Opens the file at `path`.
+    ///
+    /// Errors: [`Error::Io`]; [`Error::File`] if it is not a row-major array of plain numbers, or not as long as its header says.
+    pub fn open(path: &Path) -> Result<Npy> {
+        let mut file = File::open(path).map_err(Error::io(path, "cannot read"))?;
+        let length = file.metadata().map_err(Error::io(path, "cannot read"))?.len();
+        let (header, start) = header(&mut file).ok_or_else(|| Error::file(path, "not a .npy file of version 1, 2 or 3"))?;
+        let described = describe(&header);
+        let (descr, shape) = described.ok_or_else(|| Error::file(path, format!("expected a row-major array, found {header}")))?;
+        let size =
+            item_size(&descr).ok_or_else(|| Error::file(path, format!("expected an array of numbers, found type {descr}")))?;
+        let row = shape.iter().skip(1).try_fold(size, |all, &size| all.checked_mul(size));
+        let total = row.and_then(|row| row.checked_mul(*shape.first()?)).map(|bytes| bytes as u64 + start);
+        match (row, total) {
+            (Some(row), Some(total)) if total == length => Ok(Npy { path: path.into(), file, descr, shape, row, start }),
+            _ => {
+                let expected = total.map_or("more".into(), |total| total.to_string());
+                Err(Error::file(path, format!("{shape:?} of type {descr} takes {expected} bytes, the file has {length}")))
+            }
+        }
+    }
+
+    /// The bytes of some rows.
+    pub fn rows(&mut self, rows: Range<usize>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; rows.len() * self.row];
+        let at = SeekFrom::Start(self.start + (rows.start * self.row) as u64);
+        let read = self.file.seek(at).and_then(|_| self.file.read_exact(&mut bytes));
+        read.map_err(Error::io(&self.path, "cannot read"))?;
+        Ok(bytes)
+    }
+
+    /// All elements of an array of integers of any width.
+    pub fn integers(&mut self) -> Result<Vec<i64>> {
+        let (signed, size) = match self.descr.as_bytes() {
+            [b'<' | b'|', kind @ (b'i' | b'u'), size] => (*kind == b'i', usize::from(size - b'0')),
+            _ => return Err(Error::file(&self.path, format!("expected little-endian integers, found type {}", self.descr))),
+        };
+        let bytes = self.rows(0..self.shape.first().copied().unwrap_or(0))?;
+        let value = |item: &[u8]| {
+            // The sign fills the bytes that the item lacks.
+            let negative = signed && item.last().is_some_and(|&high| high >= 128);
+            let mut wide = if negative { [255; 8] } else { [0; 8] };
+            wide[..size].copy_from_slice(item);
+            i64::from_le_bytes(wide)
+        };
+        Ok(bytes.chunks_exact(size).map(value).collect())
+    }
+}
+
+/// The header's dictionary as text, and the offset at which the elements begin.
+fn header(file: &mut File) -> Option<(String, u64)> {
+    let mut start = [0; 8];
+    file.read_exact(&mut start).ok()?;
+    let mut length = [0; 4];
+    let width = match start {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _] => 2,
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _] => 4,
+        _ => return None,
+    };
+    file.read_exact(&mut length[..width]).ok()?;
+    let mut text = String::new();
+    let length = u64::from(u32::from_le_bytes(length));
+    file.take(length).read_to_string(&mut text).ok()?;
+    (text.len() as u64 == length).then(|| (text.trim_end().to_owned(), 8 + width as u64 + length))
+}
+
+/// Element type and shape of a header like `{'descr': '|u1', 'fortran_order': False, 'shape': (5, 32, 32, 3), }`.
+fn describe(header: &str) -> Option<(String, Vec<usize>)> {
+    let after = |key: &str| header.split_once(key).map(|(_, rest)| rest.trim_start());
+    let descr = after("'descr':")?.strip_prefix('\'')?.split_once('\'')?.0;
+    let shape = after("'shape':")?.strip_prefix('(')?.split_once(')')?.0;
+    let shape = shape.split(',').map(str::trim).filter(|size| !size.is_empty()).map(|size| size.parse().ok());
+    let shape = shape.collect::<Option<Vec<usize>>>()?;
+    let row_major = after("'fortran_order':")?.starts_with("False") && !shape.is_empty();
+    row_major.then(|| (descr.to_owned(), shape))
+}
+
+/// Bytes an element.
+fn item_size(descr: &str) -> Option<usize> {
+    match descr.as_bytes() {
+        [b'<' | b'>' | b'|' | b'=', b'b' | b'i' | b'u' | b'f', size @ (b'1' | b'2' | b'4' | b'8')] => {
+            Some(usize::from(size - b'0'))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A version 1.0 file.
+    pub fn write(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
+        let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+        let header = format!("{dictionary:<117}\n");
+        let file = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), bytes].concat();
+        fs::write(path, file).unwrap();
+    }
+
+    #[test]
+    fn rows_and_integers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npy");
+        write(&path, "|u1", "(3, 2)", &[1, 2, 3, 4, 5, 6]);
+        let mut array = Npy::open(&path).unwrap();
+        assert_eq!(array.rows(1..3).unwrap(), [3, 4, 5, 6]);
+        assert_eq!(array.shape, [3, 2]);
+        assert_eq!(array.integers().unwrap(), [1, 2, 3, 4, 5, 6]);
+        write(&path, "<i2", "(3,)", &[0xfe, 0xff, 0x01, 0x02, 0x80, 0]);
+        assert_eq!(Npy::open(&path).unwrap().integers().unwrap(), [-2, 513, 128]);
+        write(&path, "|i1", "(2,)", &[0x80, 0x7f]);
+        assert_eq!(Npy::open(&path).unwrap().integers().unwrap(), [-128, 127]);
+    }
+
+    #[test]
+    fn bad_files_are_named_with_what_was_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npy");
+        let message = || Npy::open(&path).err().unwrap().to_string();
+        write(&path, "|u1", "(3, 2)", &[1, 2, 3, 4, 5]);
+        assert!(message().ends_with("a.npy: [3, 2] of type |u1 takes 134 bytes, the file has 133"), "{}", message());
+        write(&path, "|u1", "(99999999999, 99999999999)", &[1]);
+        assert!(message().contains("takes more bytes, the file has 129"), "{}", message());
+        write(&path, "|O", "(1,)", &[1]);
+        assert!(message().ends_with("expected an array of numbers, found type |O"), "{}", message());
+        fs::write(&path, b"PK\x03\x04 not an array").unwrap();
+        assert!(message().ends_with("not a .npy file of version 1, 2 or 3"), "{}", message());
+        let text = "{'descr': '|u1', 'fortran_order': True, 'shape': (1, 1), }";
+        fs::write(&path, [b"\x93NUMPY\x01\x00", [text.len() as u8, 0].as_slice(), text.as_bytes(), &[0]].concat()).unwrap();
+        assert!(message().contains("expected a row-major array, found {'descr'"), "{}", message());
+        write(&path, "<f4", "(1,)", &[0, 0, 0, 0]);
+        let error = Npy::open(&path).unwrap().integers().unwrap_err().to_string();
+        assert!(error.ends_with("expected little-endian integers, found type <f4"), "{error}");
+    }
+}

@@ -1,0 +1,370 @@
+//! A reader of the pickled dictionaries that the python versions of CIFAR consist of. It runs nothing.
+//!
+//! It knows the opcodes of protocols 2 and 3 that such files use: strings, integers, lists, tuples, dictionaries, and numpy arrays of
+//! bytes. The few names that may be called are cases of a `match` here. Any other opcode, name or value is an error.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// A value; containers hold indices of [`Pickle::nodes`], so that a value stored in the memo is never copied.
+enum Node<'a> {
+    /// A string of either kind; text as UTF-8.
+    Bytes(Cow<'a, [u8]>),
+    Integer(i64),
+    Truth(bool),
+    Nothing,
+    List(Vec<usize>),
+    Tuple(Vec<usize>),
+    Dict(Vec<(usize, usize)>),
+    /// One of [`CALLABLES`], by its name.
+    Callable(&'static str),
+    /// numpy's `uint8`.
+    ByteType,
+    /// An array of `uint8`, row-major.
+    Array(Vec<usize>, Cow<'a, [u8]>),
+}
+
+/// What may be named: arrays, and how Python 3 writes bytes in protocol 2, as text of which each character is a byte.
+const CALLABLES: &[(&str, &str)] = &[
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+];
+
+/// A dictionary that was read.
+pub(super) struct Pickle<'a> {
+    nodes: Vec<Node<'a>>,
+    root: usize,
+}
+
+impl<'a> Pickle<'a> {
+    /// Reads the dictionary in `bytes`; an error names the opcode that is not understood and its offset.
+    pub fn parse(bytes: &'a [u8]) -> Result<Pickle<'a>, String> {
+        let mut reader = Reader { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+        loop {
+            let at = reader.at;
+            let opcode = *bytes.get(at).ok_or_else(|| format!("the pickle ends at offset {at} without the opcode '.'"))?;
+            let place = |problem: String| format!("opcode {opcode:#04x} '{}' at offset {at}: {problem}", opcode.escape_ascii());
+            reader.at += 1;
+            if opcode == b'.' {
+                let root = reader.pop().map_err(place)?;
+                return Ok(Pickle { nodes: reader.nodes, root });
+            }
+            reader.execute(opcode).map_err(place)?;
+        }
+    }
+
+    fn get(&self, key: &str) -> Result<&Node<'a>, String> {
+        let Node::Dict(items) = &self.nodes[self.root] else { return Err("expected a pickled dictionary".into()) };
+        let is_key = |&index: &usize| matches!(&self.nodes[index], Node::Bytes(name) if **name == *key.as_bytes());
+        let item = items.iter().rev().find(|(name, _)| is_key(name));
+        item.map(|(_, value)| &self.nodes[*value]).ok_or(format!("the dictionary has no '{key}'"))
+    }
+
+    /// The shape and the row-major bytes of the array called `key`.
+    pub fn array(&self, key: &str) -> Result<(&[usize], &[u8]), String> {
+        match self.get(key)? {
+            Node::Array(shape, bytes) => Ok((shape, bytes)),
+            _ => Err(format!("'{key}' is not an array of uint8")),
+        }
+    }
+
+    /// The list of integers called `key`.
+    pub fn integers(&self, key: &str) -> Result<Vec<i64>, String> {
+        self.list(key, "integers", |node| if let Node::Integer(value) = node { Some(*value) } else { None })
+    }
+
+    /// The list of strings called `key`.
+    pub fn strings(&self, key: &str) -> Result<Vec<String>, String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        self.list(key, "strings", |node| if let Node::Bytes(bytes) = node { Some(text(bytes)) } else { None })
+    }
+
+    fn list<T>(&self, key: &str, what: &str, read: impl Fn(&Node) -> Option<T>) -> Result<Vec<T>, String> {
+        let items = if let Node::List(items) = self.get(key)? { items } else { return Err(format!("'{key}' is not a list")) };
+        let values: Option<Vec<T>> = items.iter().map(|&item| read(&self.nodes[item])).collect();
+        values.ok_or(format!("'{key}' is not a list of {what}"))
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    nodes: Vec<Node<'a>>,
+    stack: Vec<usize>,
+    /// Heights of the stack; what is below the last one is out of reach.
+    marks: Vec<usize>,
+    memo: HashMap<u32, usize>,
+}
+
+impl<'a> Reader<'a> {
+    /// Executes an opcode that pushes a new value, or passes it on.
+    fn execute(&mut self, opcode: u8) -> Result<(), String> {
+        let value = match opcode {
+            b'N' => Node::Nothing,
+            0x88 | 0x89 => Node::Truth(opcode == 0x88),
+            b'K' => Node::Integer(self.number(1)?.into()),
+            b'M' => Node::Integer(self.number(2)?.into()),
+            b'J' => Node::Integer((self.number(4)? as i32).into()),
+            b'U' | b'C' => self.string(1)?,
+            b'T' | b'X' | b'B' => self.string(4)?,
+            b'}' => Node::Dict(Vec::new()),
+            b']' => Node::List(Vec::new()),
+            b't' => Node::Tuple(self.pop_to_mark()?),
+            0x85..=0x87 => Node::Tuple(self.pop_many(usize::from(opcode - 0x84))?),
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                let refused = || format!("it names {module}.{name}, which no CIFAR file does; nothing was run");
+                Node::Callable(CALLABLES.iter().find(|known| **known == (module, name)).ok_or_else(refused)?.1)
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(function, arguments).ok_or("a call that no CIFAR file makes; nothing was run")?
+            }
+            _ => return self.arrange(opcode),
+        };
+        self.stack.push(self.nodes.len());
+        self.nodes.push(value);
+        Ok(())
+    }
+
+    /// Executes an opcode that changes the stack, the memo or the value on top.
+    fn arrange(&mut self, opcode: u8) -> Result<(), String> {
+        match opcode {
+            0x80 => match self.number(1)? {
+                2 | 3 => {}
+                protocol => return Err(format!("expected pickle protocol 2 or 3, found {protocol}")),
+            },
+            b'(' => self.marks.push(self.stack.len()),
+            b'a' | b'e' | b's' | b'u' => {
+                let new = match opcode {
+                    b'a' => self.pop_many(1)?,
+                    b's' => self.pop_many(2)?,
+                    _ => self.pop_to_mark()?,
+                };
+                let target = self.top()?;
+                match &mut self.nodes[target] {
+                    Node::List(items) if matches!(opcode, b'a' | b'e') => items.extend(new),
+                    Node::Dict(items) if matches!(opcode, b's' | b'u') => {
+                        items.extend(new.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+                    }
+                    _ => return Err("it adds to what is not a list or dictionary".into()),
+                }
+            }
+            b'q' | b'r' => {
+                let (index, value) = (self.number(if opcode == b'q' { 1 } else { 4 })?, self.top()?);
+                self.memo.insert(index, value);
+            }
+            b'h' | b'j' => {
+                let index = self.number(if opcode == b'h' { 1 } else { 4 })?;
+                let value = self.memo.get(&index).ok_or_else(|| format!("memo {index} was never stored"))?;
+                self.stack.push(*value);
+            }
+            b'b' => {
+                let (state, object) = (self.pop()?, self.top()?);
+                match self.nodes[object] {
+                    Node::Array(..) => self.nodes[object] = self.fill(state).ok_or("not the state of an array of uint8")?,
+                    // Byte order and alignment, which bytes have none of.
+                    Node::ByteType => {}
+                    _ => return Err("it sets the state of what is no array".into()),
+                }
+            }
+            _ => return Err("not one that CIFAR files use".into()),
+        }
+        Ok(())
+    }
+
+    /// The value of a call, if it is one of those known.
+    fn call(&self, function: usize, arguments: usize) -> Option<Node<'a>> {
+        let (Node::Callable(function), Node::Tuple(arguments)) = (&self.nodes[function], &self.nodes[arguments]) else {
+            return None;
+        };
+        let arguments: Vec<&Node> = arguments.iter().map(|&index| &self.nodes[index]).collect();
+        match (function, arguments.as_slice()) {
+            (&"_reconstruct", [Node::Callable("ndarray"), ..]) => Some(Node::Array(vec![0], Cow::default())),
+            (&"dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => Some(Node::ByteType),
+            (&"encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => {
+                let characters = std::str::from_utf8(text).ok()?.chars();
+                let bytes: Option<Vec<u8>> = characters.map(|c| u8::try_from(u32::from(c)).ok()).collect();
+                Some(Node::Bytes(bytes?.into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The array that the tuple `(version, shape, type, column-major?, bytes)` describes.
+    fn fill(&self, state: usize) -> Option<Node<'a>> {
+        let tuple = |node: &Node| if let Node::Tuple(items) = node { Some(items.clone()) } else { None };
+        let state: Vec<&Node> = tuple(&self.nodes[state])?.iter().map(|&index| &self.nodes[index]).collect();
+        let [Node::Integer(1), shape, Node::ByteType, Node::Truth(columns), Node::Bytes(bytes)] = state[..] else { return None };
+        let size = |&index: &usize| if let Node::Integer(size) = self.nodes[index] { usize::try_from(size).ok() } else { None };
+        let shape = tuple(shape)?.iter().map(size).collect::<Option<Vec<usize>>>()?;
+        if shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size)) != Some(bytes.len()) {
+            return None;
+        }
+        let bytes = match (columns, shape.as_slice()) {
+            (false, _) => bytes.clone(),
+            (true, &[height, width]) => {
+                let row_major = (0..height).flat_map(|row| (0..width).map(move |column| bytes[column * height + row]));
+                row_major.collect::<Vec<u8>>().into()
+            }
+            _ => return None,
+        };
+        Some(Node::Array(shape, bytes))
+    }
+
+    fn top(&self) -> Result<usize, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        self.stack[floor..].last().copied().ok_or_else(|| "the stack is empty".into())
+    }
+
+    fn pop(&mut self) -> Result<usize, String> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    /// The last `count` values, in the order in which they were pushed.
+    fn pop_many(&mut self, count: usize) -> Result<Vec<usize>, String> {
+        let mut values = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
+        values.reverse();
+        Ok(values)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<usize>, String> {
+        let mark = self.marks.pop().ok_or("there is no mark")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let rest = &self.bytes[self.at..];
+        self.at += count;
+        rest.get(..count).ok_or_else(|| format!("{count} bytes are wanted and {} remain; the file is incomplete", rest.len()))
+    }
+
+    /// A string behind its length.
+    fn string(&mut self, width: usize) -> Result<Node<'a>, String> {
+        let length = self.number(width)?;
+        Ok(Node::Bytes(self.take(length as usize)?.into()))
+    }
+
+    /// A little-endian number of at most 4 bytes.
+    fn number(&mut self, bytes: usize) -> Result<u32, String> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte)))
+    }
+
+    /// What stands before the next line break.
+    fn line(&mut self) -> Result<&'a str, String> {
+        let length = self.bytes[self.at..].iter().position(|&byte| byte == b'\n').ok_or("a name without its end")?;
+        let line = self.take(length + 1)?;
+        std::str::from_utf8(&line[..length]).map_err(|_| "a name that is not text".into())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A short string as Python 2 pickles it.
+    pub fn string(text: &str) -> Vec<u8> {
+        [&[b'U', text.len() as u8], text.as_bytes()].concat()
+    }
+
+    /// A list of small integers.
+    pub fn integers(values: &[u8]) -> Vec<u8> {
+        [b"](".to_vec(), values.iter().flat_map(|&value| [b'K', value]).collect(), b"e".to_vec()].concat()
+    }
+
+    /// A matrix of bytes with `width` columns, stored row by row or column by column.
+    pub fn matrix(bytes: &[u8], width: u16, columns: bool) -> Vec<u8> {
+        let height = (bytes.len() / usize::from(width)) as u8;
+        let [low, high] = width.to_le_bytes();
+        let order = if columns { 0x88 } else { 0x89 };
+        [
+            b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01".as_slice(),
+            &[b'K', height, b'M', low, high, 0x86],
+            b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+            &[order, b'T'],
+            &(bytes.len() as u32).to_le_bytes(),
+            bytes,
+            b"tb",
+        ]
+        .concat()
+    }
+
+    /// A dictionary of pickled values.
+    pub fn dictionary(items: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let items = items.iter().flat_map(|(key, value)| [string(key), value.clone()].concat());
+        [b"\x80\x02}q\x01(".to_vec(), items.collect(), b"u.".to_vec()].concat()
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        Pickle::parse(bytes).err().unwrap()
+    }
+
+    #[test]
+    fn what_python_2_wrote() {
+        let names = [b"](".as_slice(), &string("cat"), &string("dog"), b"e"].concat();
+        let data = matrix(&[1, 2, 3, 4, 5, 6], 3, false);
+        let bytes = dictionary(&[("names", names), ("labels", integers(&[7, 200])), ("data", data)]);
+        let pickle = Pickle::parse(&bytes).unwrap();
+        assert_eq!(pickle.strings("names").unwrap(), ["cat", "dog"]);
+        assert_eq!(pickle.integers("labels").unwrap(), [7, 200]);
+        assert_eq!(pickle.array("data").unwrap(), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
+        assert_eq!(pickle.integers("label").unwrap_err(), "the dictionary has no 'label'");
+        assert_eq!(pickle.integers("names").unwrap_err(), "'names' is not a list of integers");
+        assert_eq!(pickle.array("labels").unwrap_err(), "'labels' is not an array of uint8");
+    }
+
+    #[test]
+    fn a_matrix_stored_by_columns() {
+        let bytes = dictionary(&[("data", matrix(&[1, 4, 2, 5, 3, 6], 3, true))]);
+        assert_eq!(Pickle::parse(&bytes).unwrap().array("data").unwrap(), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
+    }
+
+    #[test]
+    fn bytes_as_python_3_writes_them_in_protocol_2() {
+        // {b'a\xe9': [-2, 258]}: an item each by SETITEM and APPEND, and the value of a memo.
+        let bytes = b"\x80\x02}q\x00c_codecs\nencode\nq\x01X\x03\x00\x00\x00a\xc3\xa9X\x06\x00\x00\x00latin1\x86Rr\x02\x00\x00\x00]J\xfe\xff\xff\xffaM\x02\x01as.";
+        let pickle = Pickle::parse(bytes).unwrap();
+        let Node::Dict(items) = &pickle.nodes[pickle.root] else { panic!("not a dictionary") };
+        assert!(matches!(&pickle.nodes[items[0].0], Node::Bytes(key) if **key == *b"a\xe9"));
+        assert!(matches!(&pickle.nodes[items[0].1], Node::List(list) if list.len() == 2));
+    }
+
+    #[test]
+    fn nothing_is_run_and_what_is_unknown_is_named() {
+        let system = error(b"\x80\x02cposix\nsystem\nU\x04true\x85R.");
+        assert_eq!(system, "opcode 0x63 'c' at offset 2: it names posix.system, which no CIFAR file does; nothing was run");
+        let call = error(b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.");
+        assert_eq!(call, "opcode 0x52 'R' at offset 19: a call that no CIFAR file makes; nothing was run");
+        assert_eq!(error(b"\x80\x04\x95"), "opcode 0x80 '\\x80' at offset 0: expected pickle protocol 2 or 3, found 4");
+        assert_eq!(error(b"\x80\x02i"), "opcode 0x69 'i' at offset 2: not one that CIFAR files use");
+        assert_eq!(error(b"\x80\x02}"), "the pickle ends at offset 3 without the opcode '.'");
+        let short = error(b"\x80\x02U\x05abc");
+        assert_eq!(short, "opcode 0x55 'U' at offset 2: 5 bytes are wanted and 3 remain; the file is incomplete");
+        assert_eq!(error(b"h\x07."), "opcode 0x68 'h' at offset 0: memo 7 was never stored");
+        assert_eq!(error(b"K\x01(R"), "opcode 0x52 'R' at offset 3: the stack is empty");
+        assert_eq!(error(b"t"), "opcode 0x74 't' at offset 0: there is no mark");
+        assert_eq!(error(b"K\x01K\x02a"), "opcode 0x61 'a' at offset 4: it adds to what is not a list or dictionary");
+    }
+
+    #[test]
+    fn every_truncation_and_every_changed_byte_gives_an_answer() {
+        let bytes = dictionary(&[("labels", integers(&[1, 2])), ("data", matrix(&[1, 2, 3, 4], 2, true))]);
+        for end in 0..bytes.len() {
+            assert!(Pickle::parse(&bytes[..end]).is_err(), "the first {end} bytes");
+        }
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            for value in 0..=255 {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                refused += usize::from(Pickle::parse(&changed).and_then(|p| p.array("data").map(|_| ())).is_err());
+            }
+        }
+        assert!(refused > bytes.len() * 128, "{refused}");
+    }
+}

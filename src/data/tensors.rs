@@ -1,0 +1,242 @@
+//! Any other images: a safetensors file with images and labels.
+//!
+//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]` that were bytes divided by 255; labels are
+//! integers `[N]`. The tensors are called `x_train`, `y_train`, `x_test` and `y_test`; or `x` and `y`, of which the first 5/6 train and
+//! the rest, in the file's order, is the test part.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::{Dataset, ImageShape, Source, Split, given, numbers};
+use crate::error::{Error, Result};
+
+/// The registry's entry.
+pub(super) const FILE: Source = Source {
+    name: "file",
+    aliases: &["safetensors"],
+    about: "any images: --data X.safetensors with x_train, y_train, x_test, y_test, or x, y: uint8 [N,H,W,C] or floats [N,C,H,W]",
+    load,
+};
+
+const PARTS: [&str; 4] = ["x_train", "y_train", "x_test", "y_test"];
+const WANTED: &str = "x_train, y_train, x_test and y_test, or x and y";
+/// How far a float may be from a byte divided by 255.
+const TOLERANCE: f64 = 1e-4;
+
+/// Images and their labels.
+struct Images {
+    shape: ImageShape,
+    bytes: Vec<u8>,
+    labels: Vec<i32>,
+}
+
+fn load(path: Option<&Path>) -> Result<Split> {
+    let path = given(path, FILE.name, &format!("a file: --data X.safetensors with {WANTED}"))?;
+    let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read"))?;
+    read(&bytes).map_err(|problem| Error::file(path, problem))
+}
+
+fn read(bytes: &[u8]) -> Result<Split, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("expected a safetensors file: {error}"))?;
+    let has = |name: &&str| file.names().contains(name);
+    if PARTS.iter().all(has) {
+        let (train, test) = (images(&file, "x_train", "y_train")?, images(&file, "x_test", "y_test")?);
+        if train.shape != test.shape {
+            return Err(format!("x_train has images of {:?}, x_test of {:?}", train.shape, test.shape));
+        }
+        let classes = classes(train.labels.iter().chain(&test.labels));
+        return Ok(Split { train: train.dataset(classes), test: test.dataset(classes) });
+    }
+    if PARTS.iter().any(has) || !["x", "y"].iter().all(has) {
+        let mut found = file.names();
+        found.sort_unstable();
+        return Err(format!("expected the tensors {WANTED}, found {}", found.join(", ")));
+    }
+    let all = images(&file, "x", "y")?;
+    let classes = classes(all.labels.iter());
+    let all = all.dataset(classes);
+    let train = all.len() * 5 / 6;
+    if train == 0 {
+        return Err(format!("expected at least 2 images to split, found {}", all.len()));
+    }
+    let part = |range: std::ops::Range<usize>| all.subset(&range.collect::<Vec<_>>()).map_err(|error| error.to_string());
+    Ok(Split { train: part(0..train)?, test: part(train..all.len())? })
+}
+
+/// One more than the largest label.
+fn classes<'a>(labels: impl Iterator<Item = &'a i32>) -> usize {
+    labels.max().map_or(0, |&label| label as usize + 1)
+}
+
+fn images(file: &SafeTensors, x: &str, y: &str) -> Result<Images, String> {
+    let tensor = |name: &str| file.tensor(name).map_err(|error| format!("{name}: {error}"));
+    let (shape, bytes) = pixels(&tensor(x)?).map_err(|problem| format!("{x}: {problem}"))?;
+    let labels = labels(&tensor(y)?).map_err(|problem| format!("{y}: {problem}"))?;
+    if labels.len() * shape.bytes() != bytes.len() || labels.is_empty() {
+        return Err(format!(
+            "{x} has {} images, {y} {} labels; expected as many, at least one",
+            bytes.len() / shape.bytes(),
+            labels.len()
+        ));
+    }
+    Ok(Images { shape, bytes, labels })
+}
+
+impl Images {
+    fn dataset(self, classes: usize) -> Dataset {
+        Dataset {
+            name: FILE.name.into(),
+            images: self.bytes,
+            labels: self.labels,
+            shape: self.shape,
+            classes,
+            class_names: numbers(classes),
+            byte_scale: 1.0 / 255.0,
+        }
+    }
+}
+
+/// The bytes of images, `[N, H, W, C]`.
+fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
+    let expected =
+        || format!("expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found {:?} {:?}", x.dtype(), x.shape());
+    let &[_, a, b, c] = x.shape() else { return Err(expected()) };
+    let bytes = x.dtype() == Dtype::U8;
+    let (height, width, channels) = if bytes { (a, b, c) } else { (b, c, a) };
+    let shape = ImageShape { height, width, channels };
+    if !matches!(channels, 1 | 3) || shape.bytes() == 0 {
+        return Err(expected());
+    }
+    let planes = match x.dtype() {
+        Dtype::U8 => return Ok((shape, x.data().to_vec())),
+        Dtype::F32 => quantize(items(x.data()).map(|item| f32::from_le_bytes(item).into()))?,
+        Dtype::F64 => quantize(items(x.data()).map(f64::from_le_bytes))?,
+        _ => return Err(expected()),
+    };
+    let plane = height * width;
+    let pixels = planes.chunks_exact(shape.bytes()).flat_map(|image| {
+        (0..plane).flat_map(move |position| (0..channels).map(move |channel| image[channel * plane + position]))
+    });
+    Ok((shape, pixels.collect()))
+}
+
+/// The elements of a tensor, each as its bytes.
+fn items<const SIZE: usize>(data: &[u8]) -> impl Iterator<Item = [u8; SIZE]> {
+    data.as_chunks().0.iter().copied()
+}
+
+/// The bytes that were divided by 255.
+fn quantize(values: impl Iterator<Item = f64>) -> Result<Vec<u8>, String> {
+    let byte = |(index, value): (usize, f64)| {
+        let byte = (value * 255.0).round();
+        let near = (0.0..=255.0).contains(&byte) && (value - byte / 255.0).abs() <= TOLERANCE;
+        near.then_some(byte as u8).ok_or_else(|| {
+            format!("element {index} is {value}, no multiple of 1/255 in [0, 1]; images are kept as bytes: save uint8 [N,H,W,C]")
+        })
+    };
+    values.enumerate().map(byte).collect()
+}
+
+/// Labels of any integer type.
+fn labels(y: &TensorView) -> Result<Vec<i32>, String> {
+    let data = y.data();
+    let values: Vec<i64> = match (y.shape(), y.dtype()) {
+        ([_], Dtype::U8) => data.iter().map(|&label| label.into()).collect(),
+        ([_], Dtype::I32) => items(data).map(|item| i32::from_le_bytes(item).into()).collect(),
+        ([_], Dtype::I64) => items(data).map(i64::from_le_bytes).collect(),
+        (shape, dtype) => return Err(format!("expected uint8, int32 or int64 [N], found {dtype:?} {shape:?}")),
+    };
+    let label = |(index, value): (usize, i64)| match u16::try_from(value) {
+        Ok(label) => Ok(label.into()),
+        Err(_) => Err(format!("label {index} is {value}, expected a class, counted from 0")),
+    };
+    values.into_iter().enumerate().map(label).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of tensors given as name, type, shape and bytes.
+    fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
+        let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| (*name, view(*dtype, shape, bytes.as_slice())));
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn integers(values: &[i64]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn one_pair_is_split_five_to_one() {
+        let bytes: Vec<u8> = (0..42).collect();
+        let labels = integers(&[0, 1, 2, 0, 1, 2, 4]);
+        let file = file(&[("x", Dtype::U8, &[7, 1, 2, 3], bytes.clone()), ("y", Dtype::I64, &[7], labels)]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        std::fs::write(&path, file).unwrap();
+        let Split { train, test } = crate::data::load("file", Some(&path)).unwrap();
+        assert_eq!((train.labels.as_slice(), test.labels.as_slice()), (&[0, 1, 2, 0, 1][..], &[2, 4][..]));
+        assert_eq!([train.images, test.images].concat(), bytes);
+        assert_eq!((train.classes, test.classes, train.class_names.len()), (5, 5, 5));
+        assert_eq!((test.shape, test.byte_scale), (ImageShape { height: 1, width: 2, channels: 3 }, 1.0 / 255.0));
+    }
+
+    #[test]
+    fn floats_become_bytes_and_planes_pixels() {
+        let train: Vec<f32> = [1u8, 2, 3, 4, 5, 255].iter().map(|&byte| f32::from(byte) / 255.0 + 5e-5).collect();
+        let test: Vec<u8> = [0.0f64, 1.0, 0.2, 0.4, 0.6, 0.8].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let split = read(&file(&[
+            ("x_train", Dtype::F32, &[1, 3, 1, 2], floats(&train)),
+            ("y_train", Dtype::U8, &[1], vec![1]),
+            ("x_test", Dtype::F64, &[1, 3, 1, 2], test),
+            ("y_test", Dtype::I32, &[1], 3i32.to_le_bytes().to_vec()),
+        ]))
+        .unwrap();
+        assert_eq!(split.train.images, [1, 3, 5, 2, 4, 255]);
+        assert_eq!(split.test.images, [0, 51, 153, 255, 102, 204]);
+        assert_eq!((split.train.labels[0], split.test.labels[0], split.train.classes), (1, 3, 4));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let x = ("x", Dtype::U8, &[2usize, 1, 1, 1][..], vec![1, 2]);
+        let message =
+            |x: (&str, Dtype, &[usize], Vec<u8>), y: (&str, Dtype, &[usize], Vec<u8>)| read(&file(&[x, y])).unwrap_err();
+        let y = |labels: &[i64]| integers(labels);
+        assert_eq!(
+            message(x.clone(), ("y", Dtype::I64, &[1], y(&[0]))),
+            "x has 2 images, y 1 labels; expected as many, at least one"
+        );
+        assert_eq!(
+            message(x.clone(), ("y", Dtype::I64, &[2], y(&[0, -1]))),
+            "y: label 1 is -1, expected a class, counted from 0"
+        );
+        assert_eq!(message(x.clone(), ("z", Dtype::I64, &[1], y(&[0]))), format!("expected the tensors {WANTED}, found x, z"));
+        assert_eq!(
+            message(x.clone(), ("y", Dtype::F32, &[2], floats(&[0.0, 1.0]))),
+            "y: expected uint8, int32 or int64 [N], found F32 [2]"
+        );
+        let labels = ("y", Dtype::I64, &[1usize][..], y(&[0]));
+        let planes = message(("x", Dtype::U8, &[1, 3, 1, 2], vec![0; 6]), labels.clone());
+        assert_eq!(planes, "x: expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found U8 [1, 3, 1, 2]");
+        for (value, shown) in [(0.0025f32, "0.0024999"), (-0.1, "-0.1000"), (2.0, "2"), (f32::NAN, "NaN")] {
+            let error = message(("x", Dtype::F32, &[1, 1, 1, 2], floats(&[0.0, value])), labels.clone());
+            assert!(
+                error.starts_with(&format!("x: element 1 is {shown}")) && error.contains("no multiple of 1/255 in [0, 1]"),
+                "{error}"
+            );
+        }
+        let single = message(("x", Dtype::U8, &[1, 1, 1, 1], vec![1]), labels);
+        assert_eq!(single, "expected at least 2 images to split, found 1");
+        assert!(read(b"PK\x03\x04").unwrap_err().starts_with("expected a safetensors file: "));
+        let error = crate::data::load("file", None).unwrap_err().to_string();
+        assert!(error.starts_with("data = none: file is read from a file: --data X.safetensors with x_train"), "{error}");
+    }
+}
