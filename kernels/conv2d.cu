@@ -189,8 +189,8 @@ INLINE void multiply(T& tile, const float* stage, const float* panel, int count)
   }
 }
 
-// The block's share of the gather-GEMM; store(sum, index of the output, column) gets every Vec of the result. A launch has the blocks that all
-// images need; fewer images are put together in other chunks, and never need many more.
+// The block's share of the gather-GEMM; store(sum, index of the output, column) gets every Vec of the result. Images that exist are put
+// together in chunks as if there were no others; a launch has enough blocks for each number of them.
 template <int width, bool transposed, class Store>
 INLINE void gather_gemm(const Geometry& g, const Memory& memory, const float* source, const float* panels, Store store) {
   typedef Tile<width, THREADS, BLOCK_ROWS> T;
@@ -198,45 +198,44 @@ INLINE void gather_gemm(const Geometry& g, const Memory& memory, const float* so
   float *const stages = memory.source, *const panel_stages = memory.panel;
   const int out_step = transposed ? g.stride : 1, grid = ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step);
   const int chunk = min(ceil_div(MIN_CHUNK_ROWS, max(g.images, 1)), grid), chunks = ceil_div(grid, chunk);
-  const int blocks = ceil_div(g.images * chunk, BLOCK_ROWS), panel_rows = round_up(g.kernel_h * g.kernel_w * g.depth, STEP_ROWS);
-  for (int work = blockIdx.x; work < blocks * chunks * out_step * out_step; work += gridDim.x) {
-    const int block = work % blocks, place = work / blocks;
-    Stages<transposed> at(g, place / chunks, place % chunks * chunk, chunk);
-    const int end = min((block + 1) * BLOCK_ROWS, g.images * at.pixels);
-    for (int column = 0; column < width; column += T::COLUMNS) {
-      const float* const panel = panels + static_cast<size_t>(blockIdx.y) * panel_rows * width + column;
-      for (int first = block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
-        T tile;
-        tile.clear();
-        __syncthreads();
-        find_rows(at, rows, first, T::BLOCK_ROWS, end);
-        __syncthreads();
-        at.restart();
-        bool more = at.next();
-        int turn = 0;
-        const float* b = panel;
-        if (more) {
-          fetch<T::BLOCK_ROWS>(at, rows, source, stages);
-          b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages, at.count);
-        }
-        while (more) {
-          const float *const a = stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, *const now = b;
-          const int count = at.count;
-          copies_wait();
-          __syncthreads();
-          more = at.next();
-          turn ^= 1;
-          if (more) {
-            fetch<T::BLOCK_ROWS>(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE);
-            b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages + turn * STAGE * width, at.count);
-          }
-          multiply<width>(tile, a, now, count);
-        }
-        tile.each([&](Vec sum, int r, int v) {
-          const int out = rows.out[T::row_of(r)], at_column = blockIdx.y * width + column + T::column_of(v);
-          if (out >= 0 && at_column < g.columns) store(sum, out + at_column, at_column);
-        });
+  const int blocks = max(1, ceil_div(g.images * chunk, BLOCK_ROWS)), panel_rows = round_up(g.kernel_h * g.kernel_w * g.depth, STEP_ROWS);
+  const int block = blockIdx.x % blocks, place = blockIdx.x / blocks;
+  if (place >= chunks * out_step * out_step) return;
+  Stages<transposed> at(g, place / chunks, place % chunks * chunk, chunk);
+  const int end = min((block + 1) * BLOCK_ROWS, g.images * at.pixels);
+  for (int column = 0; column < width; column += T::COLUMNS) {
+    const float* const panel = panels + static_cast<size_t>(blockIdx.y) * panel_rows * width + column;
+    for (int first = block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
+      T tile;
+      tile.clear();
+      __syncthreads();
+      find_rows(at, rows, first, T::BLOCK_ROWS, end);
+      __syncthreads();
+      at.restart();
+      bool more = at.next();
+      int turn = 0;
+      const float* b = panel;
+      if (more) {
+        fetch<T::BLOCK_ROWS>(at, rows, source, stages);
+        b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages, at.count);
       }
+      while (more) {
+        const float *const a = stages + turn * T::BLOCK_ROWS * STAGE_STRIDE, *const now = b;
+        const int count = at.count;
+        copies_wait();
+        __syncthreads();
+        more = at.next();
+        turn ^= 1;
+        if (more) {
+          fetch<T::BLOCK_ROWS>(at, rows, source, stages + turn * T::BLOCK_ROWS * STAGE_STRIDE);
+          b = fetch_panel<width>(panel + at.panel_row() * width, panel_stages + turn * STAGE * width, at.count);
+        }
+        multiply<width>(tile, a, now, count);
+      }
+      tile.each([&](Vec sum, int r, int v) {
+        const int out = rows.out[T::row_of(r)], at_column = blockIdx.y * width + column + T::column_of(v);
+        if (out >= 0 && at_column < g.columns) store(sum, out + at_column, at_column);
+      });
     }
   }
 }

@@ -2,8 +2,8 @@
 // Mathematics: z, z', z'' [N,K], labels y [N]; margin m_n = z_n[y] - max_{k != y} z_n[k] of each; correct: the first largest logit is at y;
 //   boundary (strict): z is correct, z' and z'' are not; boundary (otherwise): z'' is not. out_n = flag_n ? a_n : b_n.
 // Threads: a group of LANES threads a row, ROWS rows a block; the choice takes runs of VEC neighbouring elements (each_vec).
-// Preconditions: one shape, N labels and flags, K >= 2; src/ops/split.rs checks. A label outside 0..K gives NaN margins and is never correct.
-//   NaN ranks above every number, as in predict.cu.
+// Preconditions: one shape, N labels and flags, K >= 2; src/ops/split.rs checks. A label outside 0..K gives NaN margins and is never
+//   correct. NaN ranks above every number, as in predict.cu.
 // Outputs: `=`.
 // Accumulation: none. Deterministic. No spills.
 #include "lib/rows.cuh"

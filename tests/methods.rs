@@ -52,9 +52,9 @@ impl Inputs {
         tensors.push(("mix".into(), safetensors::Dtype::F32, vec![], mix));
         let y = self.golden.integers(&source("y"))[..n].iter().flat_map(|v| v.to_le_bytes()).collect();
         tensors.push(("y".into(), safetensors::Dtype::I64, vec![n], y));
-        let views = tensors
-            .iter()
-            .map(|(name, dtype, shape, bytes)| (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
         let path = self.path("batch");
         std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
         path

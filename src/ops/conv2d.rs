@@ -77,12 +77,16 @@ fn panel_width(columns: usize) -> usize {
     if columns > 32 { 64 } else if columns > 16 { 32 } else { 16 }
 }
 
-/// The grid of the gather-GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases` per axis.
-fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: usize, phases: usize) -> (usize, usize) {
+/// The grid of the gather-GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases` per axis. When only some of the
+/// images may exist (`counted`), it has enough blocks for each number of them: fewer images lie in larger chunks, which may fit less well.
+fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: usize, phases: usize, counted: bool) -> (usize, usize) {
     let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
-    let chunk = kernel::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
-    let blocks = (images * chunk).div_ceil(kernel::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases;
-    (blocks, columns.div_ceil(panel_width(columns)))
+    let blocks = |images: usize| {
+        let chunk = kernel::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
+        (images * chunk).div_ceil(kernel::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases
+    };
+    let most = if counted { (1..=images).map(blocks).max() } else { None };
+    (most.unwrap_or_else(|| blocks(images)), columns.div_ceil(panel_width(columns)))
 }
 
 /// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a new one when weights change.
@@ -174,7 +178,7 @@ pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue, exi
     }
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
     let mut out = Buffer::uninit(device, conv.out_shape().iter().product())?;
-    let grid = gather_grid(device, conv.images, (conv.out_height, conv.out_width), conv.out_channels, 1);
+    let grid = gather_grid(device, conv.images, (conv.out_height, conv.out_width), conv.out_channels, 1, existing.is_some());
     let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
     kernel::conv2d_forward(
         device, grid, x.buffer(), filter.panels(false)?, epilogue.shift.map(|t| t.buffer()), epilogue.residual.map(|t| t.buffer()), &mut out,
@@ -201,7 +205,7 @@ pub fn input_grad(
             device, grid, grad.buffer(), panels, into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
         );
     }
-    let grid = gather_grid(device, conv.images, (conv.height, conv.width), conv.in_channels, conv.stride);
+    let grid = gather_grid(device, conv.images, (conv.height, conv.width), conv.in_channels, conv.stride, existing.is_some());
     let panels = filter.panels(true)?;
     kernel::conv2d_input_grad(
         device, grid, grad.buffer(), panels, input_mask, into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,

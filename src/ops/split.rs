@@ -29,8 +29,8 @@ pub struct Split {
 
 /// Margins and split by the logits `[N,K]`, K >= 2, of X, of X' and of X'' = X + rho (X' - X).
 ///
-/// `Code`: boundary is h(X) = y, h(X') != y and h(X'') != y; `Paper`: h(X'') != y. The first largest logit decides, NaN before all numbers: with a
-/// margin of 0 the lower class. A label outside 0..K gives NaN margins and is never right.
+/// `Code`: boundary is h(X) = y, h(X') != y and h(X'') != y; `Paper`: h(X'') != y. The first largest logit decides, NaN before all
+/// numbers: with a margin of 0 the lower class. A label outside 0..K gives NaN margins and is never right.
 pub fn split(
     device: &Device,
     z: &Tensor,

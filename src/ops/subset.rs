@@ -43,8 +43,8 @@ pub fn subset(
     Ok(Subset { count: Rc::new(count), index: Rc::new(index), position: Rc::new(position) })
 }
 
-/// `[B,...]`: row j is r a\[S_j + offset] + (1 - r) b\[S_j + offset] for the members of S, zeros behind them. a and b come with the offset of
-/// their first row, so that both may lie in one tensor. Not differentiated.
+/// `[B,...]`: row j is r a\[S_j + offset] + (1 - r) b\[S_j + offset] for the members of S, zeros behind them. a and b come with the
+/// offset of their first row, so that both may lie in one tensor. Not differentiated.
 pub fn mix(device: &Device, a: (&Tensor, usize), b: (&Tensor, usize), subset: &Subset, r: f32) -> Result<Tensor> {
     let images = subset.images();
     let size = row_size("mix", a, images, None)?;
@@ -71,8 +71,8 @@ pub fn mix(device: &Device, a: (&Tensor, usize), b: (&Tensor, usize), subset: &S
     Tensor::new(out, &shape)
 }
 
-/// Elements of a row of a tensor that has `images` rows behind its offset; an error that names `op` when it has not, or has rows of another size
-/// than `wanted`.
+/// Elements of a row of a tensor that has `images` rows behind its offset; an error that names `op` when it has not, or has rows of
+/// another size than `wanted`.
 pub(super) fn row_size(
     op: &'static str,
     (tensor, offset): (&Tensor, usize),

@@ -80,7 +80,7 @@ keys! {
         method: String = "pgd-at".into();
         /// What it is trained and tested on.
         dataset: String = "digits".into();
-        /// The folder of the data set's files; embedded data sets need none.
+        /// The folder (or file) of the data set; embedded data sets need none.
         data: Option<PathBuf> = None;
         /// The network's architecture.
         model: String = "resnet-mini".into();
@@ -229,7 +229,9 @@ pub const METHOD_GROUP: &str = "Method";
 /// Errors: [`Error::Unknown`] with the nearest name.
 pub fn key(name: &str) -> Result<&'static Key> {
     let wanted = name.trim().to_lowercase().replace(['-', '.'], "_");
-    KEYS.iter().find(|key| key.name == wanted || key.aliases.contains(&wanted.as_str())).ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
+    KEYS.iter()
+        .find(|key| key.name == wanted || key.aliases.contains(&wanted.as_str()))
+        .ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
 }
 
 /// Splits `key=value`, the form of `--set`.

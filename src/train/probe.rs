@@ -80,7 +80,10 @@ impl Given32 {
             return Err(Error::file(&self.path, format!("{name} is {shape:?}; expected [N,C,H,W]")));
         };
         if n != self.y.len() || self.tensors.get("x").is_some_and(|(x, _)| x != shape) {
-            return Err(Error::file(&self.path, format!("{name} is {shape:?}, which does not fit {} labels and x", self.y.len())));
+            return Err(Error::file(
+                &self.path,
+                format!("{name} is {shape:?}, which does not fit {} labels and x", self.y.len()),
+            ));
         }
         let pixels = name.starts_with('x');
         if let Some(bad) = values.iter().find(|v| !v.is_finite() || pixels && !(0.0..=1.0).contains(*v)) {
@@ -205,7 +208,8 @@ pub fn write(tensors: &BTreeMap<String, Values>, path: &Path) -> Result<()> {
         Ok((name.clone(), dtype, shape.clone(), bytes))
     };
     let owned: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors.iter().map(view).collect::<Result<_>>()?;
-    let views = owned.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)));
+    let views =
+        owned.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)));
     let bytes = serialize(views.collect::<Result<Vec<_>>>()?, None).map_err(wrong)?;
     write_atomic(path, &bytes)
 }

@@ -5,7 +5,7 @@
 use super::settings::Variant;
 use super::step::Step;
 use crate::device::Buffer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::Rows;
 use crate::ops::dicar::dicar;
 use crate::ops::interpolate::interpolate;
@@ -62,9 +62,6 @@ pub fn consistency(
     s: &Subset,
     clean: impl FnOnce(&mut Step, &Rows) -> Result<[(Var, usize); 2]>,
 ) -> Result<Var> {
-    if !(step.set.temperature > 0.0) {
-        return Err(Error::value("temperature", step.set.temperature, "must be above 0"));
-    }
     let (r, b) = (step.mix(), step.batch());
     let mixed = mix(x_adv.device(), (x_adv, 0), (x_adv, b), s, r)?;
     let u = step.train_rows(&mixed, &Rows::First(s.count.clone()))?;
