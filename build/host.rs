@@ -143,9 +143,15 @@ impl Job {
     }
 }
 
-/// The `.cu` file with kernel names of their own per instruction set, and a trampoline for each kernel.
+/// The `.cu` file with kernel names of their own per instruction set, and a trampoline for each kernel. All of it lies in a namespace of its own:
+/// what the compiler does not inline from a shared header (a lambda, a template) is otherwise one function to the linker, whichever
+/// instruction set it was compiled for, though Vec is not even passed in the same way.
 fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
-    let mut unit = format!("// Written by build.rs from {}.cu.\n#include \"lib/common.cuh\"\n", source.stem);
+    let mut unit = format!(
+        "// Written by build.rs from {0}.cu.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n#ifdef __x86_64__\n\
+         #include <immintrin.h>\n#endif\nnamespace saddle_{0}_{1} {{\n#include \"lib/common.cuh\"\n",
+        source.stem, isa.name
+    );
     for kernel in &source.kernels {
         unit += &format!("#define {0} {0}_{1}\n", kernel.name, isa.name);
     }
@@ -153,7 +159,7 @@ fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
     for kernel in &source.kernels {
         unit += &trampoline(kernel, isa);
     }
-    unit
+    unit + "}\n"
 }
 
 fn trampoline(kernel: &Kernel, isa: &InstructionSet) -> String {

@@ -29,8 +29,8 @@ from reference.step import step
 HERE = Path(__file__).resolve().parent
 BATCH, TRAINING = 8, 10
 # What a setting is called by `--set`, and a method by `--method`, where it is not its name here.
-KEYS = {"trades_passes": "trades.passes", "awp_gamma": "awp.gamma", "joint_attack": "afa.attack", "contrast": "afa.contrast"}
-METHODS = {}
+KEYS = {"trades_passes": "trades.passes", "start_epoch": "average_start"}
+METHODS = {"afa-linear": ("afa", ["stage=linear"])}
 # Attack sizes of the goldens, replaced for large networks: at 3/16 every image would be misclassified.
 SMALLER = {"3/16": "8/255", "3/32": "4/255", "1/4": "10/255", "12": "4", "1": "128/255", "1/2": "64/255"}
 # The largest part of an adversarial image's pixels that may differ (PyTorch in float32 differs in 0.5 % of those of a large

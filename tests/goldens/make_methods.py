@@ -51,7 +51,7 @@ def cases():
         yield f"{name}, epoch 105", name, LATE, {}
         yield f"{name}, epoch 106", name, LATE | {"epoch": "106"}, {}
         yield f"{name}, epoch 105, wa eval", name, LATE | {"wa_mode": "eval"}, {}
-    yield "rebat++, epoch 105", "rebat++", LATE | {"late_eps": "1/4", "late_steps": "12"}, {}
+    yield "rebat++, epoch 105", "rebat++", LATE | {"late_eps": "1/4", "late_steps": "5"}, {}
     for name in ("raat", "raat++"):
         for variant in ("code", "paper"):
             yield f"{name}, {variant}", name, SPLIT | {"variant": variant}, {}
