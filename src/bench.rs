@@ -3,7 +3,7 @@
 //! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least disturbed one.
 
 use crate::device::{Buffer, Device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::method;
 use crate::nn::{Arch, Net, Shape};
 use crate::ops::attack_step::linf_step;
@@ -132,13 +132,23 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
 }
 
 /// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net at batch 128, and CIFAR ResNet-18 at batch
-/// 32, or at `batch`. Images a second count each image once, however many views of it a method takes.
-pub fn step(device: &Device, seconds: f64, batch: Option<usize>, methods: &[String]) -> Result<Vec<BenchRow>> {
+/// 32, or at `batch`; or `model` of the two alone. Images a second count each image once, however many views of it a method takes.
+pub fn step(
+    device: &Device,
+    seconds: f64,
+    batch: Option<usize>,
+    methods: &[String],
+    model: Option<&str>,
+) -> Result<Vec<BenchRow>> {
     let jobs = [("resnet-mini", 8, 1, 128, "0.1"), ("resnet18", 32, 3, 32, "8/255")];
     let usual = ["pgd-at".to_owned(), "raat".to_owned()];
     let methods = if methods.is_empty() { &usual } else { methods };
+    if let Some(other) = model.filter(|wanted| jobs.iter().all(|job| job.0 != *wanted)) {
+        return Err(Error::unknown("job", other, jobs.map(|job| job.0)));
+    }
+    let jobs = jobs.iter().filter(|job| model.is_none_or(|wanted| job.0 == wanted));
     let mut rows = Vec::new();
-    for (job, method) in jobs.iter().flat_map(|job| methods.iter().map(move |method| (job, method))) {
+    for (job, method) in jobs.flat_map(|job| methods.iter().map(move |method| (job, method))) {
         let &(model, side, channels, usual, eps) = job;
         let mut config = Config::default();
         config.apply(&[("method", method.as_str()), ("eps", eps), ("step", eps), ("average_start", "0")])?;

@@ -31,6 +31,9 @@ pub struct Arguments {
     /// step: the methods to measure `[default: pgd-at,raat]`
     #[arg(long, value_name = "NAME,NAME..", value_delimiter = ',')]
     method: Vec<String>,
+    /// step: only the job with this network, resnet-mini or resnet18
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
     /// Seconds a measurement
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     seconds: f64,
@@ -60,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         rows.extend(bench::kernels(&device, arguments.seconds)?);
     }
     if arguments.what != Some(What::Kernels) {
-        rows.extend(bench::step(&device, arguments.seconds, arguments.batch, &arguments.method)?);
+        rows.extend(bench::step(&device, arguments.seconds, arguments.batch, &arguments.method, arguments.model.as_deref())?);
     }
     if arguments.json {
         return text::print_json(&json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows}));

@@ -30,7 +30,8 @@ HERE = Path(__file__).resolve().parent
 BATCH, TRAINING = 8, 10
 # What a setting is called by `--set`, and a method by `--method`, where it is not its name here.
 KEYS = {"trades_passes": "trades.passes", "start_epoch": "average_start"}
-METHODS = {"afa-linear": ("afa", ["stage=linear"])}
+METHODS = {"afa-linear": "afa"}
+MORE = {"afa-linear": {"stage": "linear"}}
 # Attack sizes of the goldens, replaced for large networks: at 3/16 every image would be misclassified.
 SMALLER = {"3/16": "8/255", "3/32": "4/255", "1/4": "10/255", "12": "4", "1": "128/255", "1/2": "64/255"}
 # The largest part of an adversarial image's pixels that may differ (PyTorch in float32 differs in 0.5 % of those of a large
@@ -111,7 +112,7 @@ def run_saddle(binary, extra, method, model, settings, batch, weights, wa, folde
     Path(paths["out"]).unlink(missing_ok=True)
     command = [binary, "step", "--method", METHODS.get(method, method), "--model", model, "--weights", paths["weights"]]
     command += ["--batch", paths["batch"], "--out", paths["out"], "--wa-weights", paths["wa"], *extra]
-    for key, value in settings.items():
+    for key, value in (settings | MORE.get(method, {})).items():
         command += ["--set", f"{KEYS.get(key, key)}={value}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:

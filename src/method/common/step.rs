@@ -95,7 +95,14 @@ impl Step<'_> {
     }
 
     /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.
+    ///
+    /// With batch norms in eval mode images do not meet, and the host takes one view after the other: half the activations stay in its caches.
     pub fn attack_ce(&mut self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
+        let b = self.batch();
+        if x.shape()[0] > b && pgd.bn == BnMode::Eval && x.device().is_host() {
+            let first = self.attack_ce(pgd, &rows_of(x, 0, b)?, view)?;
+            return join(&first, &self.attack_ce(pgd, &rows_of(x, b, b)?, view + 1)?);
+        }
         let start = self.start(pgd, x, view)?;
         let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
         pgd.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
@@ -103,13 +110,13 @@ impl Step<'_> {
 
     /// Where an attack on `x` starts; `view` is the first view in it.
     pub fn start(&self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
-        let noise = match (&self.given.noise, x.shape()[0] == self.batch()) {
-            ([Some(first), Some(second)], false) => Some(join(first, second)?),
-            (noise, true) => noise.get(view).cloned().flatten(),
-            _ => None,
-        };
-        match noise {
-            Some(noise) => pgd.start_at(x, &noise),
+        let b = self.batch();
+        if x.shape()[0] > b {
+            let first = self.start(pgd, &rows_of(x, 0, b)?, view)?;
+            return join(&first, &self.start(pgd, &rows_of(x, b, b)?, view + 1)?);
+        }
+        match self.given.noise.get(view).and_then(Option::as_ref) {
+            Some(noise) => pgd.start_at(x, noise),
             None => {
                 let key = Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
                 pgd.start(x, Draws { key, images: self.images })
