@@ -142,7 +142,7 @@ impl Play {
         merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
         let left: Vec<i32> = (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
-        let kept: Vec<f32> = least.into_iter().filter(|least| !(*least <= 0.0)).collect();
+        let kept: Vec<f32> = left.iter().map(|row| least[*row as usize]).collect();
         let Search { x, best, trial, .. } = &self.search;
         let (x, best, trial) = (take(x, &rows)?, take(best, &rows)?, take(trial, &rows)?);
         self.search = Search { x, best, trial, least: Buffer::from_slice(&device, &kept)? };
