@@ -527,7 +527,7 @@ fn names_and_errors() {
     assert_eq!(error, "attack: expected images for 3 labels and 2 indices, got shape [2, 1, 1, 4]");
     let none = Tensor::zeros(&device, &[0, 1, 1, 4]).unwrap();
     let empty = Buffer::from_slice(&device, &[]).unwrap();
-    for name in ["apgd-ce", "apgd-t"] {
+    for name in ["fgsm", "pgd20", "apgd-ce", "apgd-t"] {
         let found = by_name(name, &settings).unwrap().run(&mut model, &none, &empty, &empty).unwrap();
         assert!(found.x_adv.is_empty() && found.success.is_empty(), "{name}");
     }

@@ -40,8 +40,11 @@ pub fn attempts(
 ) -> Result<Found> {
     let (points, mut numbers) = (points.checked()?, numbers.into_iter());
     let first = numbers.next().ok_or_else(|| Error::value("restarts and targets", 0, "an attack needs at least one"))?;
-    let mut found = attempt(first, points)?;
     let device = points.x.device();
+    if points.y.is_empty() {
+        return Ok(Found { x_adv: points.x.clone(), success: Buffer::zeros(device, 0)? });
+    }
+    let mut found = attempt(first, points)?;
     let mut left: Vec<i32> = (0..points.y.len() as i32).collect();
     for number in numbers {
         let broken = found.success.to_vec()?;

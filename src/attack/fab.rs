@@ -11,6 +11,9 @@
 //! ```
 //! The class t is given in FAB-T; in FAB it is the one whose hyperplane is nearest in each step, for which all K gradients are needed. A
 //! point's result depends on the point and its target alone, bit for bit, so points and targets can be packed into any batches.
+//!
+//! One pass does not serve both as check of x_{k+1} and as gradient of the next step: eta > 1 aims beyond the boundary, and a point that got
+//! there is moved before its next gradient. The only difference from AutoAttack's code is in the random numbers of restarts, which are keyed by image.
 
 use super::attempts::{Points, attempts};
 use super::objective::logits;

@@ -9,6 +9,11 @@
 //! ```
 //! The window of a query is the same for all images and follows from seed and query alone, signs from seed, query and image: what an image
 //! becomes does not depend on its batch. Images that are broken leave the batch from time to time; nothing else is read back.
+//!
+//! Kept from AutoAttack's code, where it differs from the paper: in Linf the signs of a window are shared by the batch; the last row and column
+//! are out of a window's reach unless its side is theirs, since positions are floor(U (H - s)); in L2 the mass of both windows is summed over
+//! the channels before it is given to each. Different from it: the random numbers, which are keyed as said; windows are never larger than the
+//! image; in the L2 start each tile of each image and channel has a direction of its own, where there a tile's is shared by the batch.
 
 use super::attempts::Points;
 use super::objective::logits;
@@ -137,7 +142,7 @@ impl Play {
         merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
         let left: Vec<i32> = (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
-        let kept: Vec<f32> = least.into_iter().filter(|least| !(*least <= 0.0)).collect();
+        let kept: Vec<f32> = left.iter().map(|row| least[*row as usize]).collect();
         let Search { x, best, trial, .. } = &self.search;
         let (x, best, trial) = (take(x, &rows)?, take(best, &rows)?, take(trial, &rows)?);
         self.search = Search { x, best, trial, least: Buffer::from_slice(&device, &kept)? };

@@ -95,48 +95,6 @@ fn rows_of(op: &'static str, x: &Tensor, values: usize) -> Result<(usize, i32)> 
 }
 
 #[cfg(test)]
-mod oracle {
-    /// The shortest step within the box from v to where h + <w, . - v> is 0, by sorting the walls.
-    pub fn shortest(l2: bool, v: &[f64], w: &[f64], h: f64) -> Vec<f64> {
-        let slope: Vec<f64> = w.iter().map(|w| if h < 0.0 { -w } else { *w }).collect();
-        let rate = |i: usize| if l2 { slope[i].abs() } else { 1.0 };
-        let room = |i: usize| if slope[i] > 0.0 { v[i] } else { 1.0 - v[i] };
-        let mut moving: Vec<usize> = (0..v.len()).filter(|i| slope[*i] != 0.0).collect();
-        moving.sort_by(|a, b| (room(*a) / rate(*a)).total_cmp(&(room(*b) / rate(*b))));
-        // What is gained at each wall, in order: the first piece that gains enough holds the root.
-        let mut rise: f64 = moving.iter().map(|i| slope[*i].abs() * rate(*i)).sum();
-        let (mut fixed, mut l) = (0.0, f64::INFINITY);
-        for i in moving.iter().copied() {
-            if fixed + rise * (room(i) / rate(i)) >= h.abs() {
-                l = (h.abs() - fixed) / rise;
-                break;
-            }
-            fixed += slope[i].abs() * room(i);
-            rise -= slope[i].abs() * rate(i);
-        }
-        let mut d = vec![0.0; v.len()];
-        for i in moving {
-            let far = if l.is_finite() { (l * rate(i)).min(room(i)) } else { room(i) };
-            d[i] = -slope[i].signum() * far;
-        }
-        d
-    }
-
-    pub fn norm(l2: bool, d: &[f64]) -> f64 {
-        if l2 { d.iter().map(|d| d * d).sum::<f64>().sqrt() } else { d.iter().fold(0.0, |m, d| m.max(d.abs())) }
-    }
-
-    pub fn step(l2: bool, walk: &[f64], x: &[f64], w: &[f64], h: f64, alpha_max: f64, eta: f64) -> Vec<f64> {
-        let there = h + w.iter().zip(x.iter().zip(walk)).map(|(w, (x, v))| w * (x - v)).sum::<f64>();
-        let (d1, d2) = (shortest(l2, walk, w, h), shortest(l2, x, w, there));
-        let (a1, a2) = (norm(l2, &d1).max(1e-8), norm(l2, &d2).max(1e-8));
-        let al = (a1 / (a1 + a2)).min(alpha_max);
-        let point = |i: usize| (1.0 - al) * (walk[i] + eta * d1[i]) + al * (x[i] + eta * d2[i]);
-        (0..x.len()).map(|i| point(i).clamp(0.0, 1.0)).collect()
-    }
-}
-
-#[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = Vec::new();
@@ -264,4 +222,46 @@ pub fn cases() -> Vec<super::testing::Case> {
         |_| vec![0.0, 0.0, 1.0, 1.0, 1.0],
     ));
     cases
+}
+
+#[cfg(test)]
+mod oracle {
+    /// The shortest step within the box from v to where h + <w, . - v> is 0, by sorting the walls.
+    pub fn shortest(l2: bool, v: &[f64], w: &[f64], h: f64) -> Vec<f64> {
+        let slope: Vec<f64> = w.iter().map(|w| if h < 0.0 { -w } else { *w }).collect();
+        let rate = |i: usize| if l2 { slope[i].abs() } else { 1.0 };
+        let room = |i: usize| if slope[i] > 0.0 { v[i] } else { 1.0 - v[i] };
+        let mut moving: Vec<usize> = (0..v.len()).filter(|i| slope[*i] != 0.0).collect();
+        moving.sort_by(|a, b| (room(*a) / rate(*a)).total_cmp(&(room(*b) / rate(*b))));
+        // What is gained at each wall, in order: the first piece that gains enough holds the root.
+        let mut rise: f64 = moving.iter().map(|i| slope[*i].abs() * rate(*i)).sum();
+        let (mut fixed, mut l) = (0.0, f64::INFINITY);
+        for i in moving.iter().copied() {
+            if fixed + rise * (room(i) / rate(i)) >= h.abs() {
+                l = (h.abs() - fixed) / rise;
+                break;
+            }
+            fixed += slope[i].abs() * room(i);
+            rise -= slope[i].abs() * rate(i);
+        }
+        let mut d = vec![0.0; v.len()];
+        for i in moving {
+            let far = if l.is_finite() { (l * rate(i)).min(room(i)) } else { room(i) };
+            d[i] = -slope[i].signum() * far;
+        }
+        d
+    }
+
+    pub fn norm(l2: bool, d: &[f64]) -> f64 {
+        if l2 { d.iter().map(|d| d * d).sum::<f64>().sqrt() } else { d.iter().fold(0.0, |m, d| m.max(d.abs())) }
+    }
+
+    pub fn step(l2: bool, walk: &[f64], x: &[f64], w: &[f64], h: f64, alpha_max: f64, eta: f64) -> Vec<f64> {
+        let there = h + w.iter().zip(x.iter().zip(walk)).map(|(w, (x, v))| w * (x - v)).sum::<f64>();
+        let (d1, d2) = (shortest(l2, walk, w, h), shortest(l2, x, w, there));
+        let (a1, a2) = (norm(l2, &d1).max(1e-8), norm(l2, &d2).max(1e-8));
+        let al = (a1 / (a1 + a2)).min(alpha_max);
+        let point = |i: usize| (1.0 - al) * (walk[i] + eta * d1[i]) + al * (x[i] + eta * d2[i]);
+        (0..x.len()).map(|i| point(i).clamp(0.0, 1.0)).collect()
+    }
 }

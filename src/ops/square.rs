@@ -186,6 +186,99 @@ fn unit(values: Vec<f64>) -> Vec<f64> {
 }
 
 #[cfg(test)]
+pub fn cases() -> Vec<super::testing::Case> {
+    use super::testing::*;
+    use crate::rng::Purpose;
+    const EPS: f32 = 0.3;
+    let key = Key::new(7, Purpose::Square, 3, 1);
+    let mut cases = Vec::new();
+    // Windows on a corner, apart, overlapping, the same, and of the whole height.
+    let shapes = [([4, 8, 8, 1], 3, [0, 0], [5, 5]), ([4, 7, 5, 3], 3, [2, 1], [3, 2]), ([4, 32, 32, 3], 21, [11, 0], [2, 11])];
+    let more = [([4, 3, 4, 2], 3, [0, 1], [0, 1]), ([4, 2, 3, 1], 2, [0, 1], [0, 0]), ([4, 64, 48, 3], 7, [3, 40], [57, 2])];
+    for (shape, side, to, from) in shapes.into_iter().chain(more) {
+        let [n, h, w, c] = shape;
+        let images = move || oracle::Images { shape, indices: vec![3, 0, 49_999, 17] };
+        let index = move |device: &Device| Buffer::from_slice(device, &images().indices);
+        let clean = || Input::uniform(&shape, 0.0, 1.0);
+        let moved = |seed| {
+            let mut v = Input::normal_seeded(&shape, seed).scaled(0.02);
+            v.values.iter_mut().zip(&clean().values).for_each(|(d, x)| *d = (*d + x).clamp(0.0, 1.0));
+            v
+        };
+        // Better, worse, broken just now although not better, and broken before.
+        let least = |device: &Device| Buffer::from_slice(device, &[1.0, 1.0, 0.5, 0.0]);
+        let margins = [0.5f32, 2.0, 0.0, -1.0];
+        let keeps = [true, false, true, false];
+        let after = [0.5, 1.0, 0.0, 0.0];
+        let size = h * w * c;
+        let pick = move |v: &[Vec<f64>]| -> Vec<f64> {
+            (0..n * size).map(|i| if keeps[i / size] { v[2][i] } else { v[1][i] }).collect()
+        };
+        let result = |search: Search| Ok([search.best.to_vec()?, search.trial.to_vec()?, search.least.to_vec()?].concat());
+        let patch = Patch { window: Window { top: to[0], left: to[1], height: side.min(2), width: side }, signs: 0b101 };
+        for next in [Some(patch), None] {
+            let turn = move |device: &Device, t: &[Tensor]| {
+                let mut search = Search { x: t[0].clone(), best: t[1].clone(), trial: t[2].clone(), least: least(device)? };
+                search.turn_linf(&Tensor::from_slice(device, &[n], &margins)?, EPS, Window::whole(h, w), next)?;
+                result(search)
+            };
+            cases.push(Case::kernel(format!("turn linf {shape:?}"), [clean(), moved(5), moved(6)], turn, move |v| {
+                let (best, eps) = (pick(v), EPS as f64);
+                let one = |(x, b): (&[f64], &[f64])| next.map_or(b.to_vec(), |next| images().patched(x, b, eps, next));
+                let trial = v[0].chunks(size).zip(best.chunks(size)).flat_map(one).collect();
+                [best.clone(), trial, after.to_vec()].concat()
+            }));
+        }
+        for transposed in [Some(false), Some(true), None] {
+            let turn = move |device: &Device, t: &[Tensor]| {
+                let mut search = Search { x: t[0].clone(), best: t[1].clone(), trial: t[2].clone(), least: least(device)? };
+                let pyramid = Pyramid::new(device, side)?;
+                let next = transposed.map(|transposed| Transfer { pyramid: &pyramid, to, from, transposed, key });
+                search.turn_l2(&Tensor::from_slice(device, &[n], &margins)?, EPS, &index(device)?, next)?;
+                result(search)
+            };
+            cases.push(Case::kernel(format!("turn l2 {shape:?}"), [clean(), moved(5), moved(6)], turn, move |v| {
+                let (best, eps) = (pick(v), EPS as f64);
+                let pyramid = Pyramid::new(&Device::host().unwrap(), side).unwrap();
+                let row = |v: &[f64], row: usize| v[row * size..][..size].to_vec();
+                let one = |n: usize| match transposed {
+                    Some(transposed) => {
+                        let (image, next) = (images().indices[n], Transfer { pyramid: &pyramid, to, from, transposed, key });
+                        images().transferred(image, &row(&v[0], n), &row(&best, n), eps, next)
+                    }
+                    // Without a next trial the last one stays.
+                    None => row(&v[2], n),
+                };
+                [best.clone(), (0..n).flat_map(one).collect(), after.to_vec()].concat()
+            }));
+        }
+        let start = move |device: &Device, t: &[Tensor]| {
+            Ok([start_linf(&t[0], EPS, key, &index(device)?)?.to_vec()?, start_l2(&t[0], EPS, key, &index(device)?)?.to_vec()?]
+                .concat())
+        };
+        cases.push(Case::kernel(format!("start {shape:?}"), [clean()], start, move |v| {
+            let eps = EPS as f64;
+            let sign = |i: usize, image| if oracle::bits(key, i % (w * c), image) & 1 == 1 { eps } else { -eps };
+            let stripes = images().each(&v[0], |image, x| {
+                x.iter().enumerate().map(|(i, x)| (x + sign(i, image)).clamp(0.0, 1.0)).collect()
+            });
+            let tiles = images().each(&v[0], |image, x| oracle::normalised(x, &images().grid(image, key), eps));
+            [stripes, tiles].concat()
+        }));
+    }
+    cases.push(Case::kernel(
+        "begin",
+        [Input::filled(&[3, 2, 2, 1], 0.5), Input::filled(&[3, 2, 2, 1], 0.25)],
+        |device, t| {
+            let search = Search::begin(t[0].clone(), t[1].clone(), &Buffer::from_slice(device, &[1, 0, 1])?)?;
+            search.least.to_vec()
+        },
+        |_| vec![f64::INFINITY, 0.0, f64::INFINITY],
+    ));
+    cases
+}
+
+#[cfg(test)]
 mod oracle {
     use super::*;
     use crate::rng::philox;
@@ -283,96 +376,4 @@ mod oracle {
     fn within(window: Window, row: usize, column: usize) -> bool {
         (window.top..window.top + window.height).contains(&row) && (window.left..window.left + window.width).contains(&column)
     }
-}
-
-#[cfg(test)]
-pub fn cases() -> Vec<super::testing::Case> {
-    use super::testing::*;
-    use crate::rng::Purpose;
-    const EPS: f32 = 0.3;
-    let key = Key::new(7, Purpose::Square, 3, 1);
-    let mut cases = Vec::new();
-    // Windows on a corner, apart, overlapping, the same, and of the whole height.
-    let shapes = [([4, 8, 8, 1], 3, [0, 0], [5, 5]), ([4, 7, 5, 3], 3, [2, 1], [3, 2]), ([4, 32, 32, 3], 21, [11, 0], [2, 11])];
-    let more = [([4, 3, 4, 2], 3, [0, 1], [0, 1]), ([4, 2, 3, 1], 2, [0, 1], [0, 0]), ([4, 64, 48, 3], 7, [3, 40], [57, 2])];
-    for (shape, side, to, from) in shapes.into_iter().chain(more) {
-        let [n, h, w, c] = shape;
-        let images = move || oracle::Images { shape, indices: vec![3, 0, 49_999, 17] };
-        let index = move |device: &Device| Buffer::from_slice(device, &images().indices);
-        let clean = || Input::uniform(&shape, 0.0, 1.0);
-        let moved = |seed| {
-            let mut v = Input::normal_seeded(&shape, seed).scaled(0.02);
-            v.values.iter_mut().zip(&clean().values).for_each(|(d, x)| *d = (*d + x).clamp(0.0, 1.0));
-            v
-        };
-        // Better, worse, broken just now although not better, and broken before.
-        let least = |device: &Device| Buffer::from_slice(device, &[1.0, 1.0, 0.5, 0.0]);
-        let margins = [0.5f32, 2.0, 0.0, -1.0];
-        let keeps = [true, false, true, false];
-        let after = [0.5, 1.0, 0.0, 0.0];
-        let size = h * w * c;
-        let pick = move |v: &[Vec<f64>]| -> Vec<f64> {
-            (0..n * size).map(|i| if keeps[i / size] { v[2][i] } else { v[1][i] }).collect()
-        };
-        let result = |search: Search| Ok([search.best.to_vec()?, search.trial.to_vec()?, search.least.to_vec()?].concat());
-        let patch = Patch { window: Window { top: to[0], left: to[1], height: side.min(2), width: side }, signs: 0b101 };
-        for next in [Some(patch), None] {
-            let turn = move |device: &Device, t: &[Tensor]| {
-                let mut search = Search { x: t[0].clone(), best: t[1].clone(), trial: t[2].clone(), least: least(device)? };
-                search.turn_linf(&Tensor::from_slice(device, &[n], &margins)?, EPS, Window::whole(h, w), next)?;
-                result(search)
-            };
-            cases.push(Case::kernel(format!("turn linf {shape:?}"), [clean(), moved(5), moved(6)], turn, move |v| {
-                let (best, eps) = (pick(v), EPS as f64);
-                let one = |(x, b): (&[f64], &[f64])| next.map_or(b.to_vec(), |next| images().patched(x, b, eps, next));
-                let trial = v[0].chunks(size).zip(best.chunks(size)).flat_map(one).collect();
-                [best.clone(), trial, after.to_vec()].concat()
-            }));
-        }
-        for transposed in [Some(false), Some(true), None] {
-            let turn = move |device: &Device, t: &[Tensor]| {
-                let mut search = Search { x: t[0].clone(), best: t[1].clone(), trial: t[2].clone(), least: least(device)? };
-                let pyramid = Pyramid::new(device, side)?;
-                let next = transposed.map(|transposed| Transfer { pyramid: &pyramid, to, from, transposed, key });
-                search.turn_l2(&Tensor::from_slice(device, &[n], &margins)?, EPS, &index(device)?, next)?;
-                result(search)
-            };
-            cases.push(Case::kernel(format!("turn l2 {shape:?}"), [clean(), moved(5), moved(6)], turn, move |v| {
-                let (best, eps) = (pick(v), EPS as f64);
-                let pyramid = Pyramid::new(&Device::host().unwrap(), side).unwrap();
-                let rows = v[0].chunks(size).zip(best.chunks(size)).zip(images().indices).enumerate();
-                let one = |(row, ((x, b), image)): (usize, ((&[f64], &[f64]), i32))| match transposed {
-                    Some(transposed) => {
-                        images().transferred(image, x, b, eps, Transfer { pyramid: &pyramid, to, from, transposed, key })
-                    }
-                    // Without a next trial the last one stays.
-                    None => v[2][row * size..][..size].to_vec(),
-                };
-                [best.clone(), rows.flat_map(one).collect(), after.to_vec()].concat()
-            }));
-        }
-        let start = move |device: &Device, t: &[Tensor]| {
-            Ok([start_linf(&t[0], EPS, key, &index(device)?)?.to_vec()?, start_l2(&t[0], EPS, key, &index(device)?)?.to_vec()?]
-                .concat())
-        };
-        cases.push(Case::kernel(format!("start {shape:?}"), [clean()], start, move |v| {
-            let eps = EPS as f64;
-            let sign = |i: usize, image| if oracle::bits(key, i % (w * c), image) & 1 == 1 { eps } else { -eps };
-            let stripes = images().each(&v[0], |image, x| {
-                x.iter().enumerate().map(|(i, x)| (x + sign(i, image)).clamp(0.0, 1.0)).collect()
-            });
-            let tiles = images().each(&v[0], |image, x| oracle::normalised(x, &images().grid(image, key), eps));
-            [stripes, tiles].concat()
-        }));
-    }
-    cases.push(Case::kernel(
-        "begin",
-        [Input::filled(&[3, 2, 2, 1], 0.5), Input::filled(&[3, 2, 2, 1], 0.25)],
-        |device, t| {
-            let search = Search::begin(t[0].clone(), t[1].clone(), &Buffer::from_slice(device, &[1, 0, 1])?)?;
-            search.least.to_vec()
-        },
-        |_| vec![f64::INFINITY, 0.0, f64::INFINITY],
-    ));
-    cases
 }
