@@ -116,7 +116,8 @@ fn differences(out: &BTreeMap<String, Values>, case: &Value) -> Vec<String> {
     let loss = case["scalars"]["loss"].as_f64().unwrap();
     for (name, want) in case["scalars"].as_object().unwrap() {
         let (got, want) = (floats(out, name)[0] as f64, want.as_f64().unwrap());
-        if !((got - want).abs() <= LOSS * want.abs().max(1e-2 * loss.abs())) {
+        let near = (got - want).abs() <= LOSS * want.abs().max(1e-2 * loss.abs());
+        if !near {
             wrong.push(format!("{name} is {got}, not {want}"));
         }
     }
