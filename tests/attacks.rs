@@ -289,7 +289,8 @@ fn apgd_follows_the_specification() {
                 assert_eq!(success[i] == 1, wrong, "{loss:?} {ball:?}: point {i}");
                 let moved: Vec<f64> = row(&x_adv).iter().zip(&found).map(|(a, b)| a - b).collect();
                 let apart = norm(&moved, Norm::Linf);
-                assert!(plateau || apart < 1e-5, "{loss:?} {ball:?}: point {i} is {apart} away, {halved} halvings");
+                // A hundred steps in float32; another halving or restart would be a hundred times as far.
+                assert!(plateau || apart < 1e-4, "{loss:?} {ball:?}: point {i} is {apart} away, {halved} halvings");
                 plateaus += plateau as usize;
                 broken += wrong as usize;
                 halvings.push(halved);
