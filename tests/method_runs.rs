@@ -1,0 +1,173 @@
+//! Short runs of every method: that they train, that a run interrupted in the middle of an epoch goes on to the same bytes, and what averaging,
+//! weight perturbation and the stages of AFA do to a run.
+
+mod common;
+
+use saddle::error::Error;
+use saddle::train::observer::{Observer, Silent, StepInfo};
+use saddle::train::{Outcome, Request, recipe, run};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Two short epochs of a digits recipe.
+const SHORT: &[(&str, &str)] = &[
+    ("device", "host"),
+    ("epochs", "2"),
+    ("steps", "2"),
+    ("select_steps", "2"),
+    ("batch", "100"),
+    ("held_out", "1137"),
+    ("average_start", "1"),
+];
+
+fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> Request {
+    let recipe = recipe::load(name).unwrap();
+    let mut config = recipe.config;
+    let out = out.display().to_string();
+    let mut all: Vec<(&str, &str)> = SHORT.iter().chain(settings).copied().chain([("out", out.as_str())]).collect();
+    if name == "afa-digits" {
+        all.push(("linear_epochs", "1"));
+    }
+    config.apply(&all).unwrap();
+    Request { config, recipe: recipe.name, reference: recipe.reference, command: "test".into(), resume: None }
+}
+
+fn train(name: &str, out: &Path, settings: &[(&str, &str)]) -> Result<Outcome, Error> {
+    run(&request(name, out, settings), &mut Silent, &AtomicBool::new(false))
+}
+
+fn weights(run: &Path) -> Vec<u8> {
+    std::fs::read(run.join("checkpoints/last.safetensors")).unwrap()
+}
+
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Asks the run to stop at a step.
+struct StopAt<'a>(&'a AtomicBool, usize, usize);
+
+impl Observer for StopAt<'_> {
+    fn step(&mut self, at: &StepInfo) {
+        if (at.epoch, at.step) == (self.1, self.2) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn digits_recipes() -> Vec<String> {
+    let names = recipe::names().unwrap();
+    names.into_iter().filter(|name| recipe::load(name).unwrap().config.dataset == "digits").collect()
+}
+
+#[test]
+fn every_digits_recipe_is_repeatable_and_resumes_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = digits_recipes();
+    assert!(names.len() >= 17, "{names:?}");
+    for name in names {
+        let [whole, parts] = ["whole", "parts"].map(|part| folder.path().join(format!("{name}-{part}")));
+        let outcome = train(&name, &whole, &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(outcome.summary.clean_acc > 5.0, "{name}: {:?}", outcome.summary);
+        // Stopped in the second epoch, where averages have begun.
+        let (stop, mut first) = (AtomicBool::new(false), request(&name, &parts, &[]));
+        let ended = run(&first, &mut StopAt(&stop, 2, 2), &stop);
+        assert!(matches!(ended, Err(Error::Interrupted { .. })), "{name}: {:?}", ended.map(|o| o.summary));
+        first.resume = Some(parts.clone());
+        run(&first, &mut Silent, &AtomicBool::new(false)).unwrap_or_else(|error| panic!("{name} resumed: {error}"));
+        assert!(weights(&whole) == weights(&parts), "{name}: a resumed run has other weights");
+        let losses = |run: &Path| metrics(run).iter().map(|epoch| epoch["terms"].clone()).collect::<Vec<_>>();
+        assert_eq!(losses(&whole), losses(&parts), "{name}");
+    }
+}
+
+#[test]
+fn splits_and_margins_are_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    train("raat-digits", &folder.path().join("run"), &[]).unwrap();
+    for epoch in metrics(&folder.path().join("run")) {
+        let split = &epoch["split"];
+        let part = |name: &str| split[name].as_f64().unwrap_or_else(|| panic!("{name}: {split}"));
+        assert!((0.0..=1.0).contains(&part("boundary")) && (0.0..=1.0).contains(&part("aligned")), "{split}");
+        let median = |name: &str| split[name]["q50"].as_f64().unwrap();
+        assert!(
+            median("margin.adv") <= median("margin.reduced") && median("margin.reduced") <= median("margin.clean"),
+            "{split}"
+        );
+    }
+}
+
+#[test]
+fn averages_and_perturbed_weights_are_options_of_every_method() {
+    let folder = tempfile::tempdir().unwrap();
+    let last = |name: &str, settings: &[(&str, &str)]| {
+        let out = folder.path().join(name);
+        train("trades-digits", &out, settings).unwrap();
+        weights(&out)
+    };
+    let plain = last("plain", &[]);
+    let (ema, swa) = (last("ema", &[("average", "ema")]), last("swa", &[("average", "swa")]));
+    let awp = last("awp", &[("awp_gamma", "0.01")]);
+    assert!(plain != ema && plain != awp && ema != swa);
+    // SWA from the last epoch on is the network at its end: the same but for what the metadata says.
+    let tensors = |bytes: &[u8]| {
+        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let mut all: Vec<_> = file.tensors().into_iter().map(|(name, t)| (name, t.data().to_vec())).collect();
+        all.sort();
+        all
+    };
+    assert!(tensors(&plain) == tensors(&swa));
+    // Perturbed weights from a later epoch on change nothing before.
+    assert!(tensors(&last("late", &[("awp_gamma", "0.01"), ("awp_start", "2")])) == tensors(&plain));
+}
+
+#[test]
+fn afa_trains_features_then_the_classifier() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = |run: &str| {
+        let bytes = weights(&folder.path().join(run));
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let data = |name: &str| file.tensor(name).unwrap().data().to_vec();
+        (data("conv1.weight"), data("bn1.running_mean"), data("linear.weight"))
+    };
+    train("afa-digits", &folder.path().join("both"), &[]).unwrap();
+    train("afa-digits", &folder.path().join("features"), &[("stage", "pretrain")]).unwrap();
+    train("afa-digits", &folder.path().join("classifier"), &[("stage", "linear")]).unwrap();
+    let [both, features, classifier] = ["both", "features", "classifier"].map(tensors);
+    // The classifier is where it began after pretraining alone, the features after the linear stage alone.
+    assert!(features.2 != both.2 && features.2 != classifier.2);
+    assert!(classifier.0 != both.0 && classifier.0 != features.0);
+    let untrained = folder.path().join("untrained");
+    train("afa-digits", &untrained, &[("stage", "linear"), ("lr", "0")]).unwrap();
+    let untrained = tensors("untrained");
+    assert_eq!((&untrained.0, &untrained.1), (&classifier.0, &classifier.1), "the backbone is frozen, its statistics too");
+    assert_eq!(untrained.2, features.2, "pretraining leaves the classifier alone");
+    // The best epoch is one that trained a classifier.
+    let chosen: Vec<bool> = metrics(&folder.path().join("both")).iter().map(|epoch| !epoch["robust_acc"].is_null()).collect();
+    assert_eq!(chosen, [false, true]);
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, settings, expected) in [
+        (
+            "rebat-digits",
+            [("average_start", "2"), ("seed", "0")],
+            "average_start = 2: the run has ended by then; it counts epochs from 0",
+        ),
+        (
+            "rebat-digits",
+            [("average", "swa"), ("seed", "0")],
+            "average = swa: this method's averaged network is an exponential one; leave it out",
+        ),
+        ("afa-digits", [("epochs", "1"), ("average_start", "0")], "linear_epochs = 1: must be 1 or more and below epochs"),
+        ("raat-digits", [("rho", "-0.1"), ("seed", "0")], "rho = -0.1: must lie between 0 and 1"),
+        ("trades-digits", [("trades.passes", "4"), ("seed", "0")], "trades_passes = 4: must be 2 or 3"),
+    ] {
+        let out = folder.path().join("run");
+        assert_eq!(train(name, &out, &settings).err().map(|error| error.to_string()).as_deref(), Some(expected));
+        assert!(!out.exists());
+    }
+}
