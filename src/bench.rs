@@ -9,8 +9,8 @@ use crate::nn::{Arch, Net, Shape};
 use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::{BnMode, Norm, batch_norm};
 use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
-use crate::ops::fill::full;
 use crate::ops::existing::Rows;
+use crate::ops::fill::full;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::config::Config;
@@ -82,8 +82,14 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
         let detail =
             format!("{}->{} {}x{} s{} @{}", layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height);
         let times = [
-            ("conv2d forward", best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(|_| ()))?),
-            ("conv2d input gradient", best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0))?),
+            (
+                "conv2d forward",
+                best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(|_| ()))?,
+            ),
+            (
+                "conv2d input gradient",
+                best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0))?,
+            ),
             ("conv2d weight gradient", best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, 0))?),
         ];
         for (name, time) in times {
@@ -142,7 +148,8 @@ pub fn step(device: &Device, seconds: f64, batch: Option<usize>, methods: &[Stri
         let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
         let new_net = || Net::new(device, &Arch::find(model)?.spec(), &shape, 0);
         let (mut net, mut wa) = (new_net()?, new_net()?);
-        let pixels: Vec<f32> = (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
+        let pixels: Vec<f32> =
+            (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
         let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
         let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
@@ -155,7 +162,13 @@ pub fn step(device: &Device, seconds: f64, batch: Option<usize>, methods: &[Stri
             train_step(&mut nets, &batch, &rules, &update, average.as_ref()).map(|_| ())
         })?;
         let detail = format!("{model}, batch {n}, {side}x{side}x{channels}");
-        rows.push(row(&format!("{method} training step"), &detail, n as f64 / time, "images/s", format!("{:.1} ms a step", time * 1e3)));
+        rows.push(row(
+            &format!("{method} training step"),
+            &detail,
+            n as f64 / time,
+            "images/s",
+            format!("{:.1} ms a step", time * 1e3),
+        ));
     }
     Ok(rows)
 }

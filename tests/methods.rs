@@ -4,7 +4,8 @@ mod common;
 
 use common::{Golden, devices};
 use saddle::train::config::{Config, DeviceChoice};
-use saddle::train::probe::{self, Request, Values};
+use saddle::train::probe::{self, Request};
+use saddle::train::tensors::{self, Values};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ impl Inputs {
                 let values = Values::F32(inputs.golden.shape(&name), inputs.golden.floats(&name));
                 (name[prefix.len()..].to_owned(), values)
             };
-            probe::write(&names.map(tensor).collect(), &inputs.path(file)).unwrap();
+            tensors::write(&names.map(tensor).collect(), &inputs.path(file)).unwrap();
         }
         inputs
     }
@@ -52,9 +53,9 @@ impl Inputs {
         tensors.push(("mix".into(), safetensors::Dtype::F32, vec![], mix));
         let y = self.golden.integers(&source("y"))[..n].iter().flat_map(|v| v.to_le_bytes()).collect();
         tensors.push(("y".into(), safetensors::Dtype::I64, vec![n], y));
-        let views = tensors
-            .iter()
-            .map(|(name, dtype, shape, bytes)| (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
         let path = self.path("batch");
         std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
         path

@@ -11,9 +11,9 @@ use super::Norm;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
+use crate::ops::add::add;
 use crate::ops::attack_step::{l2_step, linf_step};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::add::add;
 use crate::ops::random_start::{gaussian, uniform_l2, uniform_linf};
 use crate::ops::reduce::Reduction;
 use crate::rng::Key;
@@ -94,13 +94,7 @@ impl Pgd {
     }
 
     /// Ascends `loss(logits)` from `x_adv`. No weight gradient is computed.
-    pub fn ascend(
-        &self,
-        net: &mut Net,
-        x: &Tensor,
-        x_adv: Tensor,
-        loss: impl Fn(&Tape, Var) -> Result<Var>,
-    ) -> Result<Tensor> {
+    pub fn ascend(&self, net: &mut Net, x: &Tensor, x_adv: Tensor, loss: impl Fn(&Tape, Var) -> Result<Var>) -> Result<Tensor> {
         self.climb(x, x_adv, |tape, image| {
             let z = net.forward(tape, image, self.bn, None)?;
             loss(tape, z)
@@ -108,12 +102,7 @@ impl Pgd {
     }
 
     /// Ascends any `loss(images)` from `x_adv`.
-    pub fn climb(
-        &self,
-        x: &Tensor,
-        mut x_adv: Tensor,
-        mut loss: impl FnMut(&Tape, Var) -> Result<Var>,
-    ) -> Result<Tensor> {
+    pub fn climb(&self, x: &Tensor, mut x_adv: Tensor, mut loss: impl FnMut(&Tape, Var) -> Result<Var>) -> Result<Tensor> {
         for _ in 0..self.steps {
             let g = {
                 let tape = Tape::new(x.device());

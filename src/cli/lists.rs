@@ -137,7 +137,10 @@ pub fn methods(arguments: ListArguments) -> Result<()> {
             lines += &text::wrapped(&method.keys.join(", "), "    keys: ", "          ", text::WIDTH);
         }
     }
-    text::print(&(lines + "\n'saddle keys NAME' tells what a key means; every method also takes awp_gamma, average and the keys of the attack.\n"))
+    text::print(
+        &(lines
+            + "\n'saddle keys NAME' tells what a key means; every method also takes awp_gamma, average and the keys of the attack.\n"),
+    )
 }
 
 /// `saddle attacks`.

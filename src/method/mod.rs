@@ -65,7 +65,8 @@ pub fn methods() -> Vec<&'static Entry> {
 /// The method of this name; underscores and hyphens both work, and words for the signs: `rebat-plus-plus`, `raat-sharp`. Errors name the
 /// nearest.
 pub fn find(name: &str) -> Result<&'static Entry> {
-    let wanted = name.trim().to_lowercase().replace('_', "-").replace("-plus-plus", "++").replace("-pp", "++").replace("-sharp", "#");
+    let wanted =
+        name.trim().to_lowercase().replace('_', "-").replace("-plus-plus", "++").replace("-pp", "++").replace("-sharp", "#");
     let all = methods();
     let found = all.iter().find(|m| m.name == wanted).copied();
     found.ok_or_else(|| Error::unknown("method", name, all.iter().map(|m| m.name)))

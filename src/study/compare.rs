@@ -3,11 +3,11 @@
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::method;
+use crate::train;
 use crate::train::config::{Config, DeviceChoice, KEYS, METHOD_GROUP};
 use crate::train::observer::Observer;
 use crate::train::recipe::{self, Recipe};
 use crate::train::rundir::{Summary, write_atomic};
-use crate::train;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -154,10 +154,15 @@ impl Table {
 
     pub fn to_json(&self, command: &str) -> Value {
         let row = |row: &Row| {
-            let figures: serde_json::Map<String, Value> = self.headings().into_iter().zip(row.figures()).map(|(name, values)| {
-                let (mean, sd) = mean_and_deviation(&values);
-                (name, json!({ "mean": mean, "sd": sd, "values": values }))
-            }).collect();
+            let figures: serde_json::Map<String, Value> = self
+                .headings()
+                .into_iter()
+                .zip(row.figures())
+                .map(|(name, values)| {
+                    let (mean, sd) = mean_and_deviation(&values);
+                    (name, json!({ "mean": mean, "sd": sd, "values": values }))
+                })
+                .collect();
             json!({ "method": row.label, "recipe": row.recipe, "model": row.model, "seconds": row.seconds, "figures": figures })
         };
         json!({
@@ -215,7 +220,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
 }
 
 /// One run: read if it is there, resumed if it was interrupted, else trained.
-fn one(request: &Request, recipe: &Recipe, seed: u64, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<(PathBuf, Summary)> {
+fn one(
+    request: &Request,
+    recipe: &Recipe,
+    seed: u64,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<(PathBuf, Summary)> {
     let dir = request.out.join("runs").join(format!("{}-seed{seed}", recipe.name));
     let mut config = recipe.config.clone();
     (config.seed, config.out, config.device) = (seed, Some(dir.clone()), request.device);
@@ -251,7 +262,8 @@ fn same_settings(dir: &Path, config: &Config) -> Result<()> {
     let settings = record["config"].as_object().ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
     let there = Config::from_json(settings).map_err(|e| Error::file(&path, e.to_string()))?;
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
-    let matters = |key: &&train::config::Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));
+    let matters =
+        |key: &&train::config::Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));
     match KEYS.iter().filter(matters).find(|key| (key.get)(&there) != (key.get)(config)) {
         Some(key) => {
             let (name, had, wants) = (key.name, key.text(&there), key.text(config));
@@ -335,6 +347,12 @@ mod tests {
         assert_eq!(every, known, "every method has a digits recipe");
         let unknown = contenders("digits", &["tradez".into()], None, &[]).unwrap_err().to_string();
         assert!(unknown.starts_with("unknown method or recipe for digits 'tradez' (did you mean 'trades'?)"), "{unknown}");
-        assert!(contenders("digits", &[], Some("resnet19"), &[]).unwrap_err().to_string().starts_with("unknown model with recipes for digits"), "model");
+        assert!(
+            contenders("digits", &[], Some("resnet19"), &[])
+                .unwrap_err()
+                .to_string()
+                .starts_with("unknown model with recipes for digits"),
+            "model"
+        );
     }
 }

@@ -50,9 +50,11 @@ impl Config {
         // An unknown method is reported where it is looked up.
         let Ok(method) = method::find(&self.method) else { return Ok(()) };
         match given.iter().find(|key| key.group == METHOD_GROUP && !method.keys.contains(&key.name)) {
-            Some(key) if method.keys.is_empty() => {
-                Err(Error::value(key.name, key.text(self), format!("{} has no keys of its own; 'saddle methods' lists each one's", method.name)))
-            }
+            Some(key) if method.keys.is_empty() => Err(Error::value(
+                key.name,
+                key.text(self),
+                format!("{} has no keys of its own; 'saddle methods' lists each one's", method.name),
+            )),
             Some(key) => Err(Error::unknown(&format!("key of {}", method.name), key.name, method.keys.iter().copied())),
             None => Ok(()),
         }
@@ -79,8 +81,16 @@ impl Config {
         let averaged = self.averaging(method).is_some();
         let pretrains = method.keys.contains(&"linear_epochs") && self.stage == Stage::Auto;
         for (name, good, problem) in [
-            ("average", !method.averaged || self.average != Averaging::Swa, "this method's averaged network is an exponential one; leave it out"),
-            ("average_start", !averaged || self.average_start < self.epochs, "the run has ended by then; it counts epochs from 0"),
+            (
+                "average",
+                !method.averaged || self.average != Averaging::Swa,
+                "this method's averaged network is an exponential one; leave it out",
+            ),
+            (
+                "average_start",
+                !averaged || self.average_start < self.epochs,
+                "the run has ended by then; it counts epochs from 0",
+            ),
             ("linear_epochs", !pretrains || (1..self.epochs).contains(&self.linear_epochs), "must be 1 or more and below epochs"),
         ] {
             if !good {

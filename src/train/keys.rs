@@ -229,7 +229,9 @@ pub const METHOD_GROUP: &str = "Method";
 /// Errors: [`Error::Unknown`] with the nearest name.
 pub fn key(name: &str) -> Result<&'static Key> {
     let wanted = name.trim().to_lowercase().replace(['-', '.'], "_");
-    KEYS.iter().find(|key| key.name == wanted || key.aliases.contains(&wanted.as_str())).ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
+    KEYS.iter()
+        .find(|key| key.name == wanted || key.aliases.contains(&wanted.as_str()))
+        .ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
 }
 
 /// Splits `key=value`, the form of `--set`.

@@ -246,7 +246,10 @@ mod tests {
     fn messages() {
         let error = |text: &str| parse(Path::new("a/b.toml"), text).unwrap_err().to_string();
         assert!(error("epoch = 3").starts_with("a/b.toml: unknown key 'epoch' (did you mean 'epochs'?)"));
-        assert!(error("method = 'trades'\ntrades.pass = 2").starts_with("a/b.toml: unknown key 'trades.pass' (did you mean 'trades_passes'?)"));
+        assert!(
+            error("method = 'trades'\ntrades.pass = 2")
+                .starts_with("a/b.toml: unknown key 'trades.pass' (did you mean 'trades_passes'?)")
+        );
         assert_eq!(error("eps = -1"), "a/b.toml: eps = -1: must not be negative");
         assert_eq!(error("lr = nan"), "a/b.toml: lr = NaN: not a number");
         assert!(error("lr = 1\nepochs = \n").starts_with("a/b.toml: line 2: "), "{}", error("lr = 1\nepochs = \n"));

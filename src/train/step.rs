@@ -142,7 +142,11 @@ fn labels(batch: &Batch) -> Result<Option<Buffer<i32>>> {
     match batch.x.shape().first().map(|rows| rows / batch.images.len().max(1)) {
         Some(1) => Ok(None),
         Some(2) => repeat_labels(batch.y).map(Some),
-        _ => Err(Error::Shape { op: "training step", expected: "one or two views of each image".into(), got: batch.x.shape().to_vec() }),
+        _ => Err(Error::Shape {
+            op: "training step",
+            expected: "one or two views of each image".into(),
+            got: batch.x.shape().to_vec(),
+        }),
     }
 }
 

@@ -84,7 +84,8 @@ impl Step<'_> {
             WaMode::Code if self.epoch <= self.set.average_start => BnMode::Train,
             _ => BnMode::Eval,
         };
-        let missing = || Error::value("average", "none", "this method needs the averaged network; leave it to the method or set ema");
+        let missing =
+            || Error::value("average", "none", "this method needs the averaged network; leave it to the method or set ema");
         logits(self.wa.as_deref_mut().ok_or_else(missing)?, x, bn)
     }
 
