@@ -15,6 +15,7 @@ pub mod eval;
 pub mod method;
 pub mod nn;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod study;
 pub mod tape;

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Golden, devices};
 use saddle::train::config::{Config, DeviceChoice};
-use saddle::train::probe::{self, Request, Values};
+use saddle::train::probe::{self, Request};
+use saddle::train::tensors::{self, Values};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ impl Inputs {
                 let values = Values::F32(inputs.golden.shape(&name), inputs.golden.floats(&name));
                 (name[prefix.len()..].to_owned(), values)
             };
-            probe::write(&names.map(tensor).collect(), &inputs.path(file)).unwrap();
+            tensors::write(&names.map(tensor).collect(), &inputs.path(file)).unwrap();
         }
         inputs
     }

@@ -60,6 +60,23 @@ impl Offer for ForEvaluation {
     }
 }
 
+/// The keys of `saddle attack`.
+pub struct ForCrafting;
+
+impl Offer for ForCrafting {
+    fn shown(key: &'static Key) -> Option<Shown> {
+        let default = match key.name {
+            "norm" | "eps" => "what the weights were trained for".into(),
+            "step" => "1/4 of eps; l2: 15/128".into(),
+            "seed" | "batch" | "device" => key.default_text(),
+            "pixel_units" => return Some(Shown { heading: "What and how", help: key.help, default: None }),
+            _ => return None,
+        };
+        let help = if key.name == "batch" { "Images at once." } else { key.help };
+        Some(Shown { heading: "What and how", help, default: Some(default) })
+    }
+}
+
 /// What a value of `key` looks like, in a word, and `help`, which lists the words that do not fit there.
 pub fn shape_and_help(key: &Key, help: &str) -> (&'static str, String) {
     let help = help.trim_end_matches('.');

@@ -1,8 +1,10 @@
 //! The command line. A command is one file here, one variant of `Command` and one line of `Command::run`.
 
 mod analyse;
+mod attack;
 mod bench;
 mod compare;
+mod corruptions;
 mod devices;
 mod eval;
 mod flags;
@@ -47,6 +49,8 @@ struct Arguments {
 enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
+    Attack(attack::Arguments),
+    Corruptions(corruptions::Arguments),
     Compare(compare::Arguments),
     Analyse(analyse::Arguments),
     Step(step::Arguments),
@@ -70,6 +74,8 @@ impl Command {
         match self {
             Command::Train(arguments) => train::run(arguments, line),
             Command::Eval(arguments) => eval::run(arguments),
+            Command::Attack(arguments) => attack::run(arguments),
+            Command::Corruptions(arguments) => corruptions::run(arguments),
             Command::Compare(arguments) => compare::run(arguments, line),
             Command::Analyse(arguments) => analyse::run(arguments, line),
             Command::Step(arguments) => step::run(arguments),

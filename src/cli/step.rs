@@ -6,7 +6,8 @@ use super::flags::{Set, sets};
 use super::text;
 use crate::error::{Error, Result};
 use crate::train::config::Config;
-use crate::train::probe::{self, Request, Values};
+use crate::train::probe::{self, Request};
+use crate::train::tensors::Values;
 
 const EXAMPLES: &str = "\
 The batch file holds x f32 [N,C,H,W] in [0,1] and y i64 [N], and may hold x2 (the second

@@ -31,7 +31,8 @@ pub const STANDARD: [&str; 15] = [
 /// How strong a corruption can be: 1 to this.
 pub const SEVERITIES: usize = 5;
 
-const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
+/// Of every image.
+pub const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
 
 /// A folder of corrupted test images.
 pub struct Corruptions {

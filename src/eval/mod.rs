@@ -1,6 +1,9 @@
 //! Evaluation of saved weights: clean accuracy and accuracy under attacks.
 
 pub mod accuracy;
+pub mod corruptions;
+pub mod craft;
+pub mod page;
 
 use crate::attack::{self, Norm, Settings};
 use crate::data::{self, resident::Resident};

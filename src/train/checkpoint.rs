@@ -136,10 +136,6 @@ pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result
             .map(String::as_str)
             .ok_or_else(|| Error::file(path, format!("its metadata does not say '{key}'; expected a checkpoint of saddle train")))
     };
-    let list = |key: &str| -> Result<Vec<f32>> {
-        let words = fact(key)?.split(',').filter(|w| !w.is_empty());
-        words.map(|w| w.parse().map_err(|_| Error::file(path, format!("{key} in its metadata is no list of numbers")))).collect()
-    };
     let arch = Arch::find(fact("arch")?)?;
     let (classes, channels, height) = data;
     let found = (fact("num_classes")?.to_owned(), fact("input")?.to_owned());
@@ -151,8 +147,36 @@ pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result
         );
         return Err(Error::file(path, problem));
     }
+    (fact("mean")?, fact("std")?);
+    Ok((network(device, &file, arch, (classes, channels, height))?, file))
+}
+
+/// The network of a weight file whose metadata may be missing: `model`, if given, says the architecture, and the classifier how many classes
+/// there are. Images are normalised as the metadata says, and not at all if it says nothing.
+///
+/// Errors: neither says the architecture; keys that do not fit it.
+pub fn open_as(device: &Device, file: &WeightFile, model: Option<&str>, (channels, height): (usize, usize)) -> Result<Net> {
+    let name = model.or(file.metadata.get("arch").map(String::as_str));
+    let lacks = || Error::file(&file.path, "its metadata does not say what network these weights are for; add --model NAME");
+    let arch = Arch::find(name.ok_or_else(lacks)?)?;
+    if let Some((&[_, wanted, ..], _)) = file.tensors.get("conv1.weight").map(|(shape, values)| (shape.as_slice(), values))
+        && wanted != channels
+    {
+        let problem = format!("the network is for images of {wanted} channels, these have {channels}");
+        return Err(Error::file(&file.path, problem));
+    }
+    network(device, file, arch, (file.classes()?, channels, height))
+}
+
+/// A network with the weights of `file`, normalised as its metadata says; `classes`, `channels` and `height` are the data's.
+fn network(device: &Device, file: &WeightFile, arch: &Arch, (classes, channels, height): (usize, usize, usize)) -> Result<Net> {
+    let list = |key: &str| -> Result<Vec<f32>> {
+        let wrong = |_| Error::file(&file.path, format!("{key} in its metadata is no list of numbers"));
+        let words = file.metadata.get(key).into_iter().flat_map(|text| text.split(',')).filter(|word| !word.is_empty());
+        words.map(|word| word.parse().map_err(wrong)).collect()
+    };
     let shape = Shape { channels, height, classes, mean: list("mean")?, std: list("std")? };
     let mut net = Net::new(device, &arch.spec(), &shape, 0)?;
-    load(&mut net, device, &file)?;
-    Ok((net, file))
+    load(&mut net, device, file)?;
+    Ok(net)
 }

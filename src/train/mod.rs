@@ -15,6 +15,7 @@ pub mod schedule;
 mod session;
 pub mod setting;
 pub mod step;
+pub mod tensors;
 pub mod totals;
 pub mod weights;
 

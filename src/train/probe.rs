@@ -2,8 +2,8 @@
 
 use super::checkpoint;
 use super::config::Config;
-use super::rundir::write_atomic;
 use super::step::{Batch, Nets, Rules, differentiate};
+use super::tensors::{Images, TensorFile, Values, write};
 use super::weights::WeightFile;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -11,7 +11,6 @@ use crate::method::{self, Given};
 use crate::nn::{Arch, Net, Role, Shape};
 use crate::ops::rows::{join, rows_of};
 use crate::tensor::Tensor;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -29,82 +28,43 @@ pub struct Request {
     pub out: PathBuf,
 }
 
-/// A tensor of the result, in PyTorch's layout.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Values {
-    F32(Vec<usize>, Vec<f32>),
-    U8(Vec<usize>, Vec<u8>),
-}
+/// What a batch file may hold.
+const BATCH: [&str; 6] = ["x", "y", "x2", "noise", "noise2", "mix"];
 
-/// The tensors of a batch file.
-struct Given32 {
-    path: PathBuf,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+/// The batch file, and how many images it must hold in what shape.
+struct BatchFile {
+    file: TensorFile,
     y: Vec<i32>,
+    /// `[N,H,W,C]`
+    shape: [usize; 4],
 }
 
-impl Given32 {
-    fn read(path: &Path) -> Result<Given32> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the batch"))?;
-        let wrong = |problem: String| Error::file(path, problem);
-        let content = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
-        let (mut tensors, mut y) = (BTreeMap::new(), None);
-        for (name, tensor) in content.iter() {
-            let bytes = tensor.data();
-            let found = || wrong(format!("{name} is {:?} {:?}", tensor.dtype(), tensor.shape()));
-            match (name, tensor.dtype()) {
-                ("y", Dtype::I64) => y = Some(bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c) as i32).collect()),
-                ("y", Dtype::I32) => y = Some(bytes.as_chunks().0.iter().map(|c| i32::from_le_bytes(*c)).collect()),
-                ("x" | "x2" | "noise" | "noise2" | "mix", Dtype::F32) => {
-                    let values = bytes.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-                    tensors.insert(name.to_owned(), (tensor.shape().to_vec(), values));
-                }
-                ("x" | "x2" | "noise" | "noise2" | "mix", Dtype::F64) => {
-                    let values = bytes.as_chunks().0.iter().map(|c| f64::from_le_bytes(*c) as f32).collect();
-                    tensors.insert(name.to_owned(), (tensor.shape().to_vec(), values));
-                }
-                ("x" | "x2" | "noise" | "noise2" | "mix" | "y", _) => {
-                    return Err(Error::file(path, format!("{}; expected F32, and I64 for y", found())));
-                }
-                _ => return Err(Error::unknown("tensor of a batch", name, ["x", "y", "x2", "noise", "noise2", "mix"])),
-            }
+impl BatchFile {
+    fn read(path: &Path) -> Result<BatchFile> {
+        let file = TensorFile::read(path, &BATCH)?;
+        if let Some(other) = file.others.first() {
+            return Err(Error::unknown("tensor of a batch", other, BATCH));
         }
-        let y = y.ok_or_else(|| wrong("has no y; expected x f32 [N,C,H,W] and y i64 [N]".into()))?;
-        Ok(Given32 { path: path.to_owned(), tensors, y })
+        let y = file.labels()?;
+        let x = file.images("x")?.ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
+        Ok(BatchFile { file, y, shape: x.shape })
     }
 
-    /// Images `[N,H,W,C]`; `None` when they are not there.
+    /// Images or noise `[N,H,W,C]`; `None` when they are not there.
     fn images(&self, device: &Device, name: &str) -> Result<Option<Tensor>> {
-        let Some((shape, values)) = self.tensors.get(name) else { return Ok(None) };
-        let &[n, c, h, w] = shape.as_slice() else {
-            return Err(Error::file(&self.path, format!("{name} is {shape:?}; expected [N,C,H,W]")));
-        };
-        if n != self.y.len() || self.tensors.get("x").is_some_and(|(x, _)| x != shape) {
-            return Err(Error::file(
-                &self.path,
-                format!("{name} is {shape:?}, which does not fit {} labels and x", self.y.len()),
-            ));
+        let found = if name.starts_with('x') { self.file.images(name)? } else { self.file.changes(name)? };
+        let Some(Images { shape, pixels }) = found else { return Ok(None) };
+        if shape[0] != self.y.len() || shape != self.shape {
+            let problem = format!("{name} has {shape:?} as [N,H,W,C], which does not fit {} labels and x", self.y.len());
+            return Err(self.file.wrong(problem));
         }
-        let pixels = name.starts_with('x');
-        if let Some(bad) = values.iter().find(|v| !v.is_finite() || pixels && !(0.0..=1.0).contains(*v)) {
-            let expected = if pixels { "a number in [0,1]" } else { "a finite number" };
-            return Err(Error::file(&self.path, format!("{name} holds {bad}; expected {expected}")));
-        }
-        Tensor::from_slice(device, &[n, h, w, c], &transposed(values, n, c, h * w)).map(Some)
+        Tensor::from_slice(device, &shape, &pixels).map(Some)
     }
-}
-
-/// `[n, rows, columns]` to `[n, columns, rows]`.
-fn transposed(values: &[f32], n: usize, rows: usize, columns: usize) -> Vec<f32> {
-    let at = |i: usize, column: usize, row: usize| values[(i * rows + row) * columns + column];
-    let matrix = |i| (0..columns).flat_map(move |column| (0..rows).map(move |row| at(i, column, row)));
-    (0..n).flat_map(matrix).collect()
 }
 
 /// Images back in `[N,C,H,W]`.
 fn nchw(images: &Tensor) -> Result<Values> {
-    let [n, h, w, c] = images.nhwc("images")?;
-    Ok(Values::F32(vec![n, c, h, w], transposed(&images.to_vec()?, n, h * w, c)))
+    Ok(Values::images(&images.nhwc("images")?, &images.to_vec()?))
 }
 
 fn floats(tensor: &Tensor) -> Result<Values> {
@@ -121,7 +81,7 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     config.validate()?;
     let method = method::find(&config.method)?;
     let device = Device::by_name(&config.device.to_string())?;
-    let given = Given32::read(&request.batch)?;
+    let given = BatchFile::read(&request.batch)?;
     let lacks = |name: &str, why: &str| Error::file(&request.batch, format!("has no {name}; {why}"));
     let settings = config.settings();
     let x = given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
@@ -132,14 +92,16 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     };
     let file = WeightFile::read(&request.weights)?;
     let mut net = network(&device, config, &file, x.nhwc("x")?)?;
-    if let Some(bad) = given.y.iter().find(|y| !(0..net.classes() as i32).contains(*y)) {
-        return Err(Error::file(&request.batch, format!("y holds {bad}; the network has classes 0 to {}", net.classes() - 1)));
-    }
+    given.file.within(&given.y, net.classes())?;
     let mut wa = match &request.wa_weights {
         Some(path) => network(&device, config, &WeightFile::read(path)?, x.nhwc("x")?)?,
         None => network(&device, config, &file, x.nhwc("x")?)?,
     };
-    let mix = given.tensors.get("mix").and_then(|(_, values)| values.first().copied());
+    let mix = match given.file.get("mix") {
+        Some(Values::F32(_, values)) => values.first().copied(),
+        Some(_) => return Err(given.file.wrong("mix is no F32")),
+        None => None,
+    };
     if let Some(r) = mix.filter(|r| !(0.0..=1.0).contains(r)) {
         return Err(Error::file(&request.batch, format!("mix is {r}; expected a number in [0,1]")));
     }
@@ -185,31 +147,11 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     Ok(out)
 }
 
-/// The network of the file's weights; how many classes it has, its classifier says.
+/// The network of the file's weights, with the model and the normalisation of `config`.
 fn network(device: &Device, config: &Config, file: &WeightFile, [_, height, _, channels]: [usize; 4]) -> Result<Net> {
-    let classifier = ["linear.bias", "fc.bias"].iter().find_map(|name| file.tensors.get(*name));
-    let classes = classifier.map(|(shape, _)| shape.iter().product());
-    let classes = classes.ok_or_else(|| Error::file(&file.path, "has no classifier (linear.bias or fc.bias)"))?;
     let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
-    let shape = Shape { channels, height, classes, mean: single(&config.mean), std: single(&config.std) };
+    let shape = Shape { channels, height, classes: file.classes()?, mean: single(&config.mean), std: single(&config.std) };
     let mut net = Net::new(device, &Arch::find(&config.model)?.spec(), &shape, 0)?;
     checkpoint::load(&mut net, device, file)?;
     Ok(net)
-}
-
-/// Writes tensors as safetensors, whole or not at all.
-pub fn write(tensors: &BTreeMap<String, Values>, path: &Path) -> Result<()> {
-    let wrong = |e: safetensors::SafeTensorError| Error::file(path, e.to_string());
-    let view = |(name, values): (&String, &Values)| -> Result<_> {
-        let (dtype, shape, bytes) = match values {
-            Values::F32(shape, values) => (Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Values::U8(shape, values) => (Dtype::U8, shape, values.clone()),
-        };
-        Ok((name.clone(), dtype, shape.clone(), bytes))
-    };
-    let owned: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors.iter().map(view).collect::<Result<_>>()?;
-    let views =
-        owned.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)));
-    let bytes = serialize(views.collect::<Result<Vec<_>>>()?, None).map_err(wrong)?;
-    write_atomic(path, &bytes)
 }

@@ -38,6 +38,14 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut io::BufWriter<&Fil
     replace().map_err(Error::io(path, "cannot write"))
 }
 
+/// Refuses a path at which no file can be written, so that hours of work do not end there.
+///
+/// Errors: [`Error::Io`] about `path`.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path, "cannot write the result")).map(|_| ())
+}
+
 /// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; what was not measured stays empty.
 #[derive(Clone, Debug, Default)]
 pub struct LogRow {

@@ -59,6 +59,13 @@ impl WeightFile {
         Ok(file)
     }
 
+    /// How many classes its classifier tells apart.
+    pub fn classes(&self) -> Result<usize> {
+        let bias = ["linear.bias", "fc.bias"].iter().find_map(|name| self.tensors.get(*name));
+        let classes = bias.map(|(shape, _)| shape.iter().product());
+        classes.ok_or_else(|| Error::file(&self.path, "has no classifier (linear.bias or fc.bias)"))
+    }
+
     /// Writes a safetensors file, whole or not at all; the same content gives the same bytes.
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] when a tensor's values do not fill its shape.

@@ -6,7 +6,6 @@
 //!
 //! |u - u_a|^2 = 2 - 2 <u, u_a>: the nearest has the largest inner product, which is the linear layer with the gallery as its weight.
 
-use super::plot::{Axes, Kind, Series, draw};
 use super::{Attacked, Figure, Made, Subject};
 use crate::data::resident::in_order;
 use crate::device::Buffer;
@@ -17,6 +16,7 @@ use crate::ops::contrastive::unit_rows;
 use crate::ops::linear::linear;
 use crate::ops::predict::argmax;
 use crate::ops::rows::join;
+use crate::report::plot::{Axes, Kind, Series, draw};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 

@@ -3,7 +3,6 @@
 pub mod layers;
 pub mod margins;
 pub mod perception;
-pub mod plot;
 pub mod sweep;
 
 use crate::attack::{Draws, Pgd};

@@ -6,12 +6,12 @@
 //!
 //! For all images, and for those that are classified correctly when clean: where the attack succeeds (x' is wrong), and where it fails.
 
-use super::plot::{Axes, Kind, Series, draw};
 use super::{Attacked, Figure, Made, Subject, logits};
 use crate::error::Result;
 use crate::method::common::align::reduced;
 use crate::ops::mse::mse_per_row;
 use crate::ops::predict::correct;
+use crate::report::plot::{Axes, Kind, Series, draw};
 
 pub const FIGURE: Figure =
     Figure { name: "perception", about: "logit MSE between clean and perturbed images, on the way to the attack's result", make };

@@ -2,8 +2,8 @@
 //! perturbation. Five trainings, by the method `boundary-at`, with the settings of a run.
 
 use super::Made;
-use super::plot::{Axes, Kind, Series, draw};
 use crate::error::{Error, Result};
+use crate::report::plot::{Axes, Kind, Series, draw};
 use crate::study::compare::{self, Table};
 use crate::train::config::{Config, DeviceChoice};
 use crate::train::observer::Observer;

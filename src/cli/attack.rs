@@ -1,0 +1,112 @@
+//! `saddle attack`: adversarial images as a file.
+
+use std::path::PathBuf;
+
+use super::flags::{ForCrafting, Given};
+use super::{progress, text};
+use crate::attack::Settings;
+use crate::error::{Error, Result};
+use crate::eval::craft::{self, Request};
+use crate::eval::weight_file;
+use crate::train::config::Config;
+use crate::train::weights::WeightFile;
+
+const EXAMPLES: &str = "\
+The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64 or i32 [N].
+The result holds x_adv f32 [N,C,H,W], the clean image where the attack failed, and for each
+image y, pred (the class predicted at x_adv), success (1 where that is not y) and loss (the
+cross entropy at x_adv).
+
+Examples:
+  saddle attack --data X.safetensors --weights runs/NAME --attack pgd20 --out A.safetensors
+  saddle attack --data X.safetensors --weights net.safetensors --model resnet18
+      --attack apgd-t --norm l2 --eps 0.5 --out A.safetensors
+
+'saddle attacks' lists the attacks.";
+
+/// Make adversarial images of any images, and write them to a file.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The images and their labels: safetensors
+    #[arg(long, value_name = "FILE", help_heading = "What and how")]
+    data: PathBuf,
+    /// A safetensors file, or a run directory, whose best checkpoint is taken
+    #[arg(long, short, value_name = "FILE|RUN", help_heading = "What and how")]
+    weights: PathBuf,
+    /// The network's architecture [default: as the weights' metadata says]
+    #[arg(long, value_name = "NAME", help_heading = "What and how")]
+    model: Option<String>,
+    /// The attack
+    #[arg(long, short, value_name = "NAME", help_heading = "What and how")]
+    attack: String,
+    /// Where the result is written
+    #[arg(long, value_name = "FILE", help_heading = "What and how")]
+    out: PathBuf,
+    /// Steps, or queries of square [default: the attack's]
+    #[arg(long, value_name = "COUNT", help_heading = "What and how")]
+    steps: Option<usize>,
+    /// Random starts, each on the images that withstood the earlier ones
+    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "What and how")]
+    restarts: usize,
+    /// Target classes of targeted attacks, from the runner-up on
+    #[arg(long, value_name = "COUNT", default_value_t = 9, help_heading = "What and how")]
+    targets: usize,
+    #[command(flatten)]
+    given: Given<ForCrafting>,
+    /// Print nothing but the result
+    #[arg(long, short, help_heading = "Running")]
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let given = arguments.given.settings()?;
+    let named = |name: &str| given.iter().any(|(key, _)| key == name);
+    let weights = WeightFile::read(&weight_file(&arguments.weights)?)?;
+    let mut config = Config::default();
+    // What the network was trained for, unless it is said otherwise.
+    let recorded = ["norm", "eps"].into_iter().filter_map(|key| Some((key, weights.metadata.get(key)?.as_str())));
+    config.apply(&recorded.collect::<Vec<_>>())?;
+    let trained_for = config.norm;
+    config.apply(&given)?;
+    config.validate()?;
+    if config.norm != trained_for && !named("eps") {
+        let problem = format!("--eps is needed, too; the default is for {trained_for}");
+        return Err(Error::value("norm", config.norm, problem));
+    }
+    let settings = Settings {
+        norm: config.norm.into(),
+        eps: config.eps.get(),
+        step: named("step").then_some(config.step.get()),
+        steps: arguments.steps,
+        restarts: arguments.restarts,
+        targets: arguments.targets,
+        seed: config.seed,
+        ..Settings::default()
+    };
+    let request = Request {
+        weights,
+        model: arguments.model,
+        data: arguments.data,
+        attack: arguments.attack,
+        settings,
+        batch: config.batch,
+        device: config.device.to_string(),
+        out: arguments.out,
+    };
+    let mut observer = progress::observer(arguments.quiet, false, 0);
+    let made = craft::run(&request, &mut *observer)?;
+    drop(observer);
+    let percent = |value: f64| format!("{value:.2} %");
+    let rows = [
+        ("attack", format!("{}, {} with eps {}", made.attack, config.norm, config.eps)),
+        ("images", text::thousands(made.images as i64)),
+        ("clean accuracy", percent(made.clean)),
+        ("robust accuracy", percent(made.robust)),
+        ("mean loss", format!("{:.4}", made.loss)),
+        ("longest perturbation", format!("{:.6}", made.longest)),
+        ("written to", request.out.display().to_string()),
+    ];
+    text::print(&text::table(&rows.map(|(name, value)| vec![name.to_owned(), value]), &[]))
+}

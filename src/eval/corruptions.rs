@@ -1,0 +1,127 @@
+//! Accuracy under common corruptions: CIFAR-10-C and CIFAR-100-C.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::accuracy::accuracy;
+use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
+use crate::data::resident::Resident;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::train::checkpoint;
+use crate::train::observer::Observer;
+use crate::train::rundir::{check_writable, write_atomic};
+use crate::train::weights::WeightFile;
+
+/// What is to be measured.
+pub struct Request {
+    pub weights: WeightFile,
+    /// `None`: as the weights' metadata says.
+    pub model: Option<String>,
+    /// The folder of `NAME.npy` and `labels.npy`.
+    pub data: PathBuf,
+    /// 1 to 5, in the order of the result; empty: all.
+    pub severities: Vec<usize>,
+    /// Only the first n images of each corruption and severity.
+    pub n: Option<usize>,
+    pub batch: usize,
+    /// As [`Device::by_name`] takes it.
+    pub device: String,
+    /// Where the report is written as JSON.
+    pub out: Option<PathBuf>,
+}
+
+/// The accuracy under every corruption, in percent.
+pub struct Report {
+    pub weights: PathBuf,
+    pub dataset: String,
+    /// Of each corruption and severity.
+    pub images: usize,
+    pub severities: Vec<usize>,
+    /// The corruptions in the paper's order, each with its accuracy by severity.
+    pub rows: Vec<(String, Vec<f64>)>,
+    pub device: String,
+}
+
+/// The mean of accuracies.
+pub fn mean(accuracies: &[f64]) -> f64 {
+    accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64
+}
+
+impl Report {
+    /// The mean over all corruptions and severities.
+    pub fn mean(&self) -> f64 {
+        mean(&self.rows.iter().flat_map(|(_, row)| row.iter().copied()).collect::<Vec<_>>())
+    }
+
+    /// The report as it is written to a file.
+    pub fn to_json(&self) -> Value {
+        let row = |(name, row): &(String, Vec<f64>)| {
+            let cells = self.severities.iter().zip(row).map(|(severity, accuracy)| (severity.to_string(), json!(accuracy)));
+            (name.clone(), json!({ "mean": mean(row), "severities": cells.collect::<Value>() }))
+        };
+        json!({
+            "weights": self.weights,
+            "dataset": self.dataset,
+            "images": self.images,
+            "severities": self.severities,
+            "device": self.device,
+            "corruptions_acc": self.mean(),
+            "corruptions": self.rows.iter().map(row).collect::<Value>(),
+        })
+    }
+}
+
+/// Measures the accuracy under the 15 standard corruptions; the report is written to `out` if that is given.
+///
+/// Errors: files that are missing or of the wrong content, weights that do not fit them; nothing is written then.
+pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
+    if request.n == Some(0) {
+        return Err(Error::value("n", 0, "must be 1 or more"));
+    }
+    let severities = if request.severities.is_empty() { (1..=SEVERITIES).collect() } else { request.severities.clone() };
+    if let Some(severity) = severities.iter().find(|severity| !(1..=SEVERITIES).contains(*severity)) {
+        return Err(Error::value("severity", severity, format!("expected 1 to {SEVERITIES}")));
+    }
+    if request.batch == 0 {
+        return Err(Error::value("batch", 0, "must be 1 or more"));
+    }
+    let set = Corruptions::open(&request.data, request.weights.classes()?)?;
+    request.out.as_deref().map_or(Ok(()), check_writable)?;
+    let device = Device::by_name(&request.device)?;
+    let shape = (SHAPE.channels, SHAPE.height);
+    let mut net = checkpoint::open_as(&device, &request.weights, request.model.as_deref(), shape)?;
+    let mut report = Report {
+        weights: request.weights.path.clone(),
+        dataset: String::new(),
+        images: 0,
+        severities,
+        rows: vec![],
+        device: device.describe(),
+    };
+    let cells = set.names().len() * report.severities.len();
+    for (number, name) in set.names().iter().enumerate() {
+        let mut row = Vec::new();
+        for (place, &severity) in report.severities.iter().enumerate() {
+            let mut cell = set.load(name, severity)?;
+            if let Some(n) = request.n.filter(|n| *n < cell.len()) {
+                cell = cell.subset(&(0..n).collect::<Vec<_>>())?;
+            }
+            let (before, images) = ((number * report.severities.len() + place) * cell.len(), cells * cell.len());
+            let what = format!("{name} {severity}");
+            let progress = |done| {
+                observer.evaluating(&what, before + done, images);
+                Ok(())
+            };
+            row.push(accuracy(&mut net, &Resident::new(&device, &cell)?, None, request.batch, 0, progress)?.percent);
+            (report.images, report.dataset) = (cell.len(), cell.name);
+        }
+        report.rows.push((name.clone(), row));
+    }
+    observer.finished();
+    if let Some(out) = &request.out {
+        write_atomic(out, format!("{:#}\n", report.to_json()).as_bytes())?;
+    }
+    Ok(report)
+}

@@ -1,0 +1,119 @@
+//! Adversarial images as a file: any images, any attack.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::attack::{self, Norm, Settings, logits};
+use crate::device::{Buffer, Device};
+use crate::error::Result;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::predict::argmax;
+use crate::ops::reduce::Reduction;
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use crate::train::checkpoint;
+use crate::train::observer::Observer;
+use crate::train::rundir::check_writable;
+use crate::train::tensors::{Images, TensorFile, Values, write};
+use crate::train::weights::WeightFile;
+
+/// What is to be attacked, and how.
+pub struct Request {
+    pub weights: WeightFile,
+    /// `None`: as the weights' metadata says.
+    pub model: Option<String>,
+    /// safetensors: `x` f32 `[N,C,H,W]` in `[0,1]` or u8 `[N,H,W,C]`, `y` i64 or i32 `[N]`.
+    pub data: PathBuf,
+    /// A name that [`attack::by_name`] knows.
+    pub attack: String,
+    pub settings: Settings,
+    pub batch: usize,
+    /// As [`Device::by_name`] takes it.
+    pub device: String,
+    pub out: PathBuf,
+}
+
+/// What became of the images.
+pub struct Crafted {
+    pub attack: String,
+    pub images: usize,
+    /// Images classified correctly, clean and attacked, in percent.
+    pub clean: f64,
+    pub robust: f64,
+    /// Mean cross entropy at the adversarial images.
+    pub loss: f64,
+    /// Length of the longest perturbation, in the attack's norm.
+    pub longest: f64,
+}
+
+/// Attacks the images and writes `x_adv` f32 `[N,C,H,W]` (the clean image where the attack failed), and for each image `y` i64, `pred` i64,
+/// the class predicted at x_adv, `success` u8, whether that is another one than y, and `loss` f32, the cross entropy at x_adv.
+///
+/// Errors: files of the wrong content, an unknown attack; nothing is written then.
+pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
+    let Request { settings, batch, .. } = request;
+    let attack = attack::by_name(&request.attack, settings)?;
+    let file = TensorFile::read(&request.data, &["x", "y"])?;
+    let y = file.labels()?;
+    let x = file.images("x")?.ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
+    let Images { shape: [n, h, w, c], pixels } = &x;
+    if *n != y.len() || *n == 0 || h * w * c == 0 {
+        return Err(file.wrong(format!("x has {n} images of {h}x{w}x{c}, y {} labels; expected as many, at least one", y.len())));
+    }
+    file.within(&y, request.weights.classes()?)?;
+    check_writable(&request.out)?;
+    let device = Device::by_name(&request.device)?;
+    let mut net = checkpoint::open_as(&device, &request.weights, request.model.as_deref(), (*c, *h))?;
+
+    let (mut x_adv, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
+    let (mut clean, size) = (0, h * w * c);
+    for (start, labels) in (0..).step_by((*batch).max(1)).zip(y.chunks((*batch).max(1))) {
+        let count = labels.len();
+        let clean_images = Tensor::from_slice(&device, &[count, *h, *w, *c], &pixels[start * size..(start + count) * size])?;
+        let on_device = Buffer::from_slice(&device, labels)?;
+        let indices = Buffer::from_slice(&device, &(start as i32..(start + count) as i32).collect::<Vec<_>>())?;
+        let before = argmax(&device, &logits(&mut net, &clean_images)?)?.to_vec()?;
+        clean += before.iter().zip(labels).filter(|(p, y)| p == y).count();
+        let found = attack.run(&mut net, &clean_images, &on_device, &indices)?;
+        let z = logits(&mut net, &found.x_adv)?;
+        predicted.extend(argmax(&device, &z)?.to_vec()?);
+        let tape = Tape::new(&device);
+        let loss = cross_entropy(&tape, tape.constant(z), &on_device, Reduction::PerSample)?;
+        losses.extend(tape.value(loss).to_vec()?);
+        x_adv.extend(found.x_adv.to_vec()?);
+        observer.evaluating(&attack.name(), start + count, *n);
+    }
+    observer.finished();
+
+    let success: Vec<u8> = predicted.iter().zip(&y).map(|(p, y)| (p != y) as u8).collect();
+    let percent = |right: usize| 100.0 * right as f64 / *n as f64;
+    let crafted = Crafted {
+        attack: attack.name(),
+        images: *n,
+        clean: percent(clean),
+        robust: percent(success.iter().filter(|s| **s == 0).count()),
+        loss: losses.iter().map(|l| f64::from(*l)).sum::<f64>() / *n as f64,
+        longest: longest(settings.norm, pixels, &x_adv, size),
+    };
+    let tensors = [
+        ("x_adv", Values::images(&x.shape, &x_adv)),
+        ("y", Values::integers(y.iter().map(|y| (*y).into()))),
+        ("pred", Values::integers(predicted.iter().map(|p| (*p).into()))),
+        ("success", Values::U8(vec![*n], success)),
+        ("loss", Values::F32(vec![*n], losses)),
+    ];
+    write(&BTreeMap::from(tensors.map(|(name, values)| (name.to_owned(), values))), &request.out)?;
+    Ok(crafted)
+}
+
+/// The length of the longest difference of two images of so many numbers.
+fn longest(norm: Norm, x: &[f32], x_adv: &[f32], size: usize) -> f64 {
+    let length = |(x, x_adv): (&[f32], &[f32])| {
+        let differences = x.iter().zip(x_adv).map(|(x, x_adv)| f64::from(x_adv - x).abs());
+        match norm {
+            Norm::Linf => differences.fold(0.0, f64::max),
+            Norm::L2 => differences.map(|d| d * d).sum::<f64>().sqrt(),
+        }
+    };
+    x.chunks(size).zip(x_adv.chunks(size)).map(length).fold(0.0, f64::max)
+}

@@ -1,0 +1,227 @@
+//! What the page of an evaluation shows of a network: margins, examples, classes, and how accuracy falls with eps.
+
+use super::accuracy::{accuracy, robust};
+use crate::attack::{self, Settings};
+use crate::data::Dataset;
+use crate::data::resident::{Resident, in_order};
+use crate::error::{Error, Result};
+use crate::nn::Net;
+use crate::ops::augment::Augmentation;
+use crate::ops::margin::margin;
+use crate::ops::predict::argmax;
+use crate::report::{Class, EvalPage, Example, Stage};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// How many examples a page shows: that the attack broke, and that withstood it.
+const BROKEN: usize = 9;
+const WITHSTOOD: usize = 3;
+
+/// What the evaluation itself knows.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub title: String,
+    pub facts: Vec<(String, String)>,
+    /// The accuracy left after each attack, clean first.
+    pub path: Vec<Stage>,
+    pub warnings: Vec<String>,
+}
+
+/// How accuracy against eps is measured.
+pub struct Sweep {
+    /// A name that [`attack::by_name`] knows.
+    pub attack: String,
+    /// Its eps is what the factors multiply; its step, if it has one, grows with it.
+    pub settings: Settings,
+    pub factors: Vec<f32>,
+    /// Only the first so many images.
+    pub images: usize,
+}
+
+impl Sweep {
+    /// APGD-CE on at most 500 images with 0 to 2 times eps.
+    pub fn usual(settings: Settings) -> Sweep {
+        let factors = vec![0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
+        Sweep { attack: "apgd-ce".into(), settings, factors, images: 500 }
+    }
+}
+
+/// The network, and the images that it is shown with.
+pub struct Subject<'a> {
+    pub net: &'a mut Net,
+    pub test: &'a Dataset,
+    /// The same images on the network's device.
+    pub data: &'a Resident,
+    /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where every attack failed.
+    pub x_adv: &'a [f32],
+    /// Images at once.
+    pub batch: usize,
+}
+
+/// The page as HTML: [`collect`], rendered.
+pub fn report(subject: Subject, told: Told, sweep: &Sweep, progress: impl FnMut(&str, usize, usize)) -> Result<String> {
+    collect(subject, told, sweep, progress)?.to_html()
+}
+
+/// Everything that the page shows. `progress` gets what is being done, and the number of images done of how many.
+///
+/// Errors: not one adversarial image for each test image, an unknown attack.
+pub fn collect(subject: Subject, told: Told, sweep: &Sweep, mut progress: impl FnMut(&str, usize, usize)) -> Result<EvalPage> {
+    let Subject { net, test, data, x_adv, batch } = subject;
+    let (device, size) = (data.device(), test.shape.bytes());
+    if x_adv.len() != test.len() * size || data.len != test.len() {
+        let expected = format!("{} adversarial images of {size} numbers", test.len());
+        return Err(Error::Shape { op: "report", expected, got: vec![x_adv.len()] });
+    }
+    let (mut before, mut after, mut done) = (Seen::default(), Seen::default(), 0);
+    for indices in in_order(device, data.len, batch)? {
+        let (x, y) = data.batch(&indices, &Augmentation::none())?;
+        let range = done * size..(done + indices.len()) * size;
+        let adversarial = Tensor::from_slice(device, x.shape(), &x_adv[range])?;
+        for (seen, images) in [(&mut before, &x), (&mut after, &adversarial)] {
+            let tape = Tape::new(device);
+            let z = tape.constant(attack::logits(net, images)?);
+            let margins = margin(&tape, z, &y)?;
+            seen.margins.extend(tape.value(margins).to_vec()?);
+            seen.classes.extend(argmax(device, &tape.value(z))?.to_vec()?);
+        }
+        done += indices.len();
+        progress("margins", done, data.len);
+    }
+    let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
+    let curve = curve(net, &Resident::new(device, &first)?, sweep, batch, progress)?;
+    let Told { title, facts, path, warnings } = told;
+    Ok(EvalPage {
+        title,
+        facts,
+        warnings,
+        path,
+        curve,
+        curve_note: format!("Under {} alone, on the first {} images, anew for each eps.", sweep.attack, first.len()),
+        grid: grid(test, x_adv, &before.classes, &after.classes),
+        per_class: per_class(test, &before.classes, &after.classes),
+        margins_before: before.margins,
+        margins_after: after.margins,
+    })
+}
+
+/// What the network says to images.
+#[derive(Default)]
+struct Seen {
+    margins: Vec<f32>,
+    classes: Vec<i32>,
+}
+
+/// eps and accuracy for every factor. With eps = 0 that is the clean accuracy.
+fn curve(
+    net: &mut Net,
+    data: &Resident,
+    sweep: &Sweep,
+    batch: usize,
+    mut progress: impl FnMut(&str, usize, usize),
+) -> Result<Vec<(f64, f64)>> {
+    let mut curve = Vec::new();
+    for factor in &sweep.factors {
+        let Settings { eps, step, .. } = sweep.settings;
+        let settings = Settings { eps: factor * eps, step: step.map(|step| factor * step), ..sweep.settings };
+        let what = format!("{} with eps {:.4}", sweep.attack, settings.eps);
+        let told = |done| {
+            progress(&what, done, data.len);
+            Ok(())
+        };
+        let percent = if settings.eps == 0.0 {
+            accuracy(net, data, None, batch, settings.seed, told)?.percent
+        } else {
+            robust(net, data, &*attack::by_name(&sweep.attack, &settings)?, batch, told)?
+        };
+        curve.push((settings.eps.into(), percent));
+    }
+    Ok(curve)
+}
+
+/// The first images that the attack broke, then the first that withstood it.
+fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Example> {
+    let right = |index: &usize| before[*index] == test.labels[*index];
+    let broken = |index: &usize| right(index) && after[*index] != test.labels[*index];
+    let withstood = |index: &usize| right(index) && !broken(index);
+    let name = |class: i32| test.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
+    let (shape, size) = (test.shape, test.shape.bytes());
+    let example = |index: usize| Example {
+        height: shape.height,
+        width: shape.width,
+        channels: shape.channels,
+        clean: test.images[index * size..(index + 1) * size].iter().map(|byte| f32::from(*byte) * test.byte_scale).collect(),
+        adversarial: x_adv[index * size..(index + 1) * size].to_vec(),
+        label: name(test.labels[index]),
+        predicted_clean: name(before[index]),
+        predicted_adversarial: name(after[index]),
+    };
+    let broken = (0..test.len()).filter(broken).take(BROKEN);
+    broken.chain((0..test.len()).filter(withstood).take(WITHSTOOD)).map(example).collect()
+}
+
+/// The accuracy on each class that has images. An image is robust where it is right before and after.
+fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<Class> {
+    let of = |(class, count): (usize, usize)| {
+        let label = class as i32;
+        let members = || (0..test.len()).filter(|index| test.labels[*index] == label);
+        let clean = members().filter(|index| before[*index] == label).count();
+        let robust = members().filter(|index| before[*index] == label && after[*index] == label).count();
+        let percent = |right: usize| 100.0 * right as f64 / count as f64;
+        let name = test.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
+        Class { name, clean: percent(clean), robust: percent(robust), count }
+    };
+    test.class_counts().into_iter().enumerate().filter(|(_, count)| *count > 0).map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Buffer, Device};
+    use crate::nn::{Arch, Shape};
+
+    #[test]
+    fn the_page_says_what_the_network_says() {
+        let device = Device::host().unwrap();
+        let test = crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
+        let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
+        let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+        let data = Resident::new(&device, &test).unwrap();
+        let settings = Settings { eps: 0.2, step: Some(0.1), ..Settings::default() };
+        let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();
+        let (x, y) = data.batch(&all, &Augmentation::none()).unwrap();
+        let found = attack::by_name("pgd5", &settings).unwrap().run(&mut net, &x, &y, &all).unwrap();
+        let (x_adv, broken) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
+
+        let sweep = Sweep { attack: "pgd5".into(), settings, factors: vec![0.0, 1.0, 2.0], images: 50 };
+        let told = Told { title: "digits".into(), warnings: vec!["untrained".into()], ..Told::default() };
+        let mut seen = Vec::new();
+        let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv, batch: 32 };
+        let page = collect(subject, told, &sweep, |what, done, of| seen.push((what.to_owned(), done, of))).unwrap();
+        assert_eq!(seen.first(), Some(&("margins".to_owned(), 32, 60)));
+        assert_eq!(seen.last(), Some(&("pgd5 with eps 0.4000".to_owned(), 50, 50)));
+
+        let right = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
+        let (clean, robust) = (right(&page.margins_before), right(&page.margins_after));
+        assert_eq!(robust, broken.iter().filter(|broken| **broken == 0).count());
+        let images = |of: fn(&Class) -> f64| page.per_class.iter().map(|c| of(c) * c.count as f64 / 100.0).sum::<f64>();
+        assert!((images(|c| c.clean) - clean as f64).abs() < 1e-9 && (images(|c| c.robust) - robust as f64).abs() < 1e-9);
+        assert_eq!(page.per_class.iter().map(|c| c.count).sum::<usize>(), 60);
+        assert_eq!(page.curve.iter().map(|(eps, _)| *eps as f32).collect::<Vec<_>>(), [0.0, 0.2, 0.4]);
+        assert_eq!(page.curve[0].1, 2.0 * right(&page.margins_before[..50]) as f64);
+        assert!(page.curve[1].1 <= page.curve[0].1);
+        assert!(clean > robust, "the attack does something: {clean}, {robust}");
+        for (number, example) in page.grid.iter().enumerate() {
+            let (label, after) = (&example.label, &example.predicted_adversarial);
+            assert!(example.predicted_clean == *label && (after == label) == (number >= (clean - robust).min(BROKEN)));
+            let index = (0..60).find(|i| x.to_vec().unwrap()[i * 64..(i + 1) * 64] == example.clean[..]).unwrap();
+            assert_eq!(example.adversarial, x_adv[index * 64..(index + 1) * 64]);
+            assert_eq!(*label, test.class_names[test.labels[index] as usize]);
+        }
+        assert_eq!(page.grid.len(), (clean - robust).min(BROKEN) + robust.min(WITHSTOOD));
+        assert!(page.to_html().unwrap().contains("untrained"));
+        let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv[1..], batch: 32 };
+        let error = report(subject, Told::default(), &sweep, |_, _, _| ()).unwrap_err().to_string();
+        assert!(error.starts_with("report: expected 60 adversarial images of 64 numbers"), "{error}");
+    }
+}

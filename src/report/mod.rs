@@ -1,0 +1,260 @@
+//! Results for readers: pictures, and the page of an evaluation. Data goes in, text comes out; nothing here computes with a network.
+
+pub mod histogram;
+pub mod picture;
+pub mod plot;
+
+use std::path::Path;
+
+use minijinja::{Environment, context};
+
+use crate::error::{Error, Result};
+use histogram::{histograms, outline};
+use picture::Picture;
+use plot::{Axes, Kind, Series, draw};
+
+/// How far the most perturbed pixel of the examples is from grey in the pictures of perturbations.
+const CONTRAST: f32 = 0.5;
+
+/// What the page of an evaluation shows. Accuracies are in percent.
+#[derive(Clone, Debug, Default)]
+pub struct EvalPage {
+    pub title: String,
+    /// What was evaluated and how: name and value.
+    pub facts: Vec<(String, String)>,
+    /// What may be wrong with the evaluation.
+    pub warnings: Vec<String>,
+    /// The accuracy that is left after each attack, clean first.
+    pub path: Vec<Stage>,
+    /// eps, and the accuracy under an attack of that radius.
+    pub curve: Vec<(f64, f64)>,
+    /// How the curve was measured, in a sentence.
+    pub curve_note: String,
+    /// The margins of all images, clean and attacked.
+    pub margins_before: Vec<f32>,
+    pub margins_after: Vec<f32>,
+    pub grid: Vec<Example>,
+    pub per_class: Vec<Class>,
+}
+
+/// An attack of an evaluation.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub attack: String,
+    /// Of the images that withstood this attack and all before.
+    pub accuracy: f64,
+    pub seconds: f64,
+}
+
+/// An image before and after the attack, `[H,W,C]` in `[0,1]`, and what the network says to it.
+#[derive(Clone, Debug)]
+pub struct Example {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub clean: Vec<f32>,
+    pub adversarial: Vec<f32>,
+    pub label: String,
+    pub predicted_clean: String,
+    pub predicted_adversarial: String,
+}
+
+/// The accuracy on the images of a class.
+#[derive(Clone, Debug)]
+pub struct Class {
+    pub name: String,
+    pub clean: f64,
+    pub robust: f64,
+    /// How many images it has.
+    pub count: usize,
+}
+
+impl EvalPage {
+    /// The page as HTML that needs no other file, no network and no script.
+    ///
+    /// Errors: a number that is not finite, an image of another shape than it says.
+    pub fn to_html(&self) -> Result<String> {
+        let factor = amplification(&self.grid);
+        let examples = self.grid.iter().map(|example| example.shown(factor)).collect::<Result<Vec<_>>>()?;
+        let stage = |stage: &Stage| vec![stage.attack.clone(), percent(stage.accuracy), format!("{:.1}", stage.seconds)];
+        let class =
+            |class: &Class| vec![class.name.clone(), percent(class.clean), percent(class.robust), class.count.to_string()];
+        let facts: Vec<_> = self.facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+        let page = context! {
+            title => self.title.as_str(),
+            facts,
+            warnings => self.warnings.clone(),
+            path => self.path.iter().map(stage).collect::<Vec<_>>(),
+            path_plot => self.path_plot()?,
+            curve => self.curve.iter().map(|(eps, accuracy)| vec![format!("{eps:.4}"), percent(*accuracy)]).collect::<Vec<_>>(),
+            curve_note => self.curve_note.as_str(),
+            curve_plot => self.curve_plot()?,
+            margin_plot => self.margin_plot()?,
+            examples,
+            factor,
+            classes => self.per_class.iter().map(class).collect::<Vec<_>>(),
+        };
+        let environment = Environment::new();
+        let html = environment.render_named_str("eval.html", include_str!("eval.html"), page);
+        html.map_err(|error| Error::file(Path::new("eval.html"), format!("the page cannot be made: {error}")))
+    }
+
+    fn path_plot(&self) -> Result<String> {
+        let names: Vec<String> = self.path.iter().map(|stage| stage.attack.clone()).collect();
+        let points = (0..).zip(&self.path).map(|(i, stage)| (f64::from(i), stage.accuracy)).collect();
+        let axes = Axes { title: "Attack by attack", x: "after", y: "robust accuracy (%)", names: &names, top: Some(100.0) };
+        draw(&axes, Kind::Bars, &[Series { name: "robust".into(), points }]).map(inline)
+    }
+
+    fn curve_plot(&self) -> Result<String> {
+        let axes = Axes { title: "Accuracy against eps", x: "eps", y: "accuracy (%)", top: Some(100.0), ..Axes::default() };
+        draw(&axes, Kind::Lines, &[Series { name: "under attack".into(), points: self.curve.clone() }]).map(inline)
+    }
+
+    fn margin_plot(&self) -> Result<String> {
+        let found = histograms(&[&self.margins_before, &self.margins_after])?;
+        let series: Vec<Series> = ["clean", "attacked"]
+            .into_iter()
+            .zip(&found.counts)
+            .map(|(name, counts)| Series { name: name.into(), points: outline(&found.edges, counts) })
+            .collect();
+        let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
+        draw(&axes, Kind::Lines, &series).map(inline)
+    }
+}
+
+impl Example {
+    fn perturbation(&self) -> impl Iterator<Item = f32> {
+        self.adversarial.iter().zip(&self.clean).map(|(adversarial, clean)| adversarial - clean)
+    }
+
+    /// What the template shows of it.
+    fn shown(&self, factor: f32) -> Result<minijinja::Value> {
+        let uri = |pixels: &[f32]| Picture { height: self.height, width: self.width, channels: self.channels, pixels }.data_uri();
+        let perturbation: Vec<f32> = self.perturbation().map(|d| 0.5 + factor * d).collect();
+        Ok(context! {
+            clean => uri(&self.clean)?,
+            perturbation => uri(&perturbation)?,
+            adversarial => uri(&self.adversarial)?,
+            label => self.label.as_str(),
+            before => self.predicted_clean.as_str(),
+            after => self.predicted_adversarial.as_str(),
+            right_before => self.predicted_clean == self.label,
+            right_after => self.predicted_adversarial == self.label,
+        })
+    }
+}
+
+/// The whole number that all perturbations of the examples are multiplied by, so that the largest is well visible and none is clipped.
+fn amplification(grid: &[Example]) -> f32 {
+    let largest = grid.iter().flat_map(Example::perturbation).fold(0.0, |most, d| f32::max(most, d.abs()));
+    if largest > 0.0 { (CONTRAST / largest).floor().max(1.0) } else { 1.0 }
+}
+
+fn percent(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+/// An SVG file as a part of a page, where it needs no name space.
+fn inline(svg: String) -> String {
+    svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page with something in every section.
+    fn page() -> EvalPage {
+        let stage = |attack: &str, accuracy| Stage { attack: attack.into(), accuracy, seconds: 1.25 };
+        let example = |adversarial: f32, after: &str| Example {
+            height: 2,
+            width: 2,
+            channels: 1,
+            clean: vec![0.5; 4],
+            adversarial: vec![adversarial; 4],
+            label: "seven".into(),
+            predicted_clean: "seven".into(),
+            predicted_adversarial: after.into(),
+        };
+        EvalPage {
+            title: "A <net> & its attacks".into(),
+            facts: vec![("eps".into(), "8/255".into())],
+            warnings: vec!["a gradient of \"zero\"".into()],
+            path: vec![stage("clean", 90.0), stage("apgd-ce", 51.5), stage("square", 48.25)],
+            curve: vec![(0.0, 90.0), (0.015, 70.0), (0.03, 51.5)],
+            curve_note: "Under apgd-ce alone.".into(),
+            margins_before: vec![1.0, 2.0, -0.5],
+            margins_after: vec![-1.0, 0.5, -2.0],
+            grid: vec![example(0.52, "one"), example(0.46, "seven")],
+            per_class: vec![Class { name: "seven".into(), clean: 95.0, robust: 40.125, count: 12 }],
+        }
+    }
+
+    /// The base64 digits of `text` as bytes.
+    fn decoded(text: &str) -> Vec<u8> {
+        let value =
+            |letter: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|l| *l == letter);
+        let bits = text.bytes().filter_map(value).flat_map(|v| (0..6).rev().map(move |bit| v >> bit & 1)).collect::<Vec<_>>();
+        bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | *bit as u8)).collect()
+    }
+
+    #[test]
+    fn the_page_shows_everything_and_loads_nothing() {
+        let html = page().to_html().unwrap();
+        for section in ["warnings", "path", "curve", "margins", "examples", "classes"] {
+            assert!(html.contains(&format!("<h2 id=\"{section}\">")), "{section}");
+        }
+        for text in [
+            "<h1>A &lt;net&gt; &amp; its attacks</h1>",
+            "<th scope=\"row\">eps</th><td>8&#x2f;255</td>",
+            "a gradient of &quot;zero&quot;",
+            "<td>apgd-ce</td><td class=\"number\">51.50</td><td class=\"number\">1.2</td>",
+            "<td class=\"number\">0.0150</td><td class=\"number\">70.00</td>",
+            "<td>seven</td><td class=\"number\">95.00</td><td class=\"number\">40.12</td><td class=\"number\">12</td>",
+            "<span class=\"wrong\">one</span>",
+            "amplified 12 times",
+            "prefers-color-scheme: dark",
+        ] {
+            assert!(html.contains(text), "{text} is not in:\n{html}");
+        }
+        for load in ["http:", "https:", "<script", "<link", "@import", "url(", "src=\"/"] {
+            assert!(!html.contains(load), "{load}");
+        }
+        assert_eq!((html.matches("<svg").count(), html.matches("</svg>").count()), (3, 3));
+    }
+
+    #[test]
+    fn images_and_perturbations_are_valid_png() {
+        let html = page().to_html().unwrap();
+        let greys: Vec<u8> = html
+            .split("src=\"data:image/png;base64,")
+            .skip(1)
+            .map(|rest| {
+                let file = decoded(rest.split('"').next().unwrap());
+                let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
+                let mut pixels = vec![0; 4];
+                let info = reader.next_frame(&mut pixels).unwrap();
+                assert_eq!((info.width, info.height, info.color_type), (2, 2, png::ColorType::Grayscale));
+                assert!(pixels.iter().all(|pixel| *pixel == pixels[0]));
+                pixels[0]
+            })
+            .collect();
+        // Clean, perturbation and perturbed image of both examples; 12 is the largest factor that keeps 0.04 within 0.5.
+        assert_eq!(greys, [128, 189, 133, 128, 5, 117]);
+        assert_eq!(amplification(&[]), 1.0);
+    }
+
+    #[test]
+    fn what_is_missing_is_left_out_and_what_is_wrong_refused() {
+        let html = EvalPage { margins_before: vec![1.0], ..EvalPage::default() }.to_html().unwrap();
+        for section in ["warnings", "path", "curve", "examples"] {
+            assert!(!html.contains(&format!("<h2 id=\"{section}\">")), "{section}");
+        }
+        let mut wrong = page();
+        wrong.grid[0].clean.pop();
+        assert_eq!(wrong.to_html().unwrap_err().to_string(), "picture: 3 numbers for 2x2x1 pixels");
+        let wrong = EvalPage { margins_after: vec![f32::NAN], ..page() };
+        assert!(wrong.to_html().unwrap_err().to_string().ends_with("logits are not all finite numbers"));
+    }
+}
