@@ -33,6 +33,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("eval", "train::config"),
     ("eval", "train::observer"),
     ("eval", "train::rundir"),
+    ("eval", "train::weights"),
 ];
 
 /// Files of tests inside `src`.

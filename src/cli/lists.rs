@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::flags::shape_and_help;
 use super::text;
 use crate::error::Result;
+use crate::eval::plan::VERSIONS;
 use crate::train::config::{KEYS, Key, key};
 use crate::train::recipe::{self, Recipe};
 use crate::{attack, data, method, nn};
@@ -137,12 +138,15 @@ pub fn methods(arguments: ListArguments) -> Result<()> {
             lines += &text::wrapped(&method.keys.join(", "), "    keys: ", "          ", text::WIDTH);
         }
     }
-    text::print(&(lines + "\n'saddle keys NAME' tells what a key means; every method also takes awp_gamma, average and the keys of the attack.\n"))
+    text::print(
+        &(lines
+            + "\n'saddle keys NAME' tells what a key means; every method also takes awp_gamma, average and the keys of the attack.\n"),
+    )
 }
 
 /// `saddle attacks`.
 pub fn attacks(arguments: ListArguments) -> Result<()> {
-    list(&arguments, attack::attacks().iter().map(|attack| (attack.name, attack.about)))
+    list(&arguments, attack::attacks().iter().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
 }
 
 /// `saddle datasets`.

@@ -27,7 +27,10 @@ pub fn checks(model: &mut dyn Model, data: &Resident, range: Range<usize>, plan:
         outside += rows(&x)?.iter().filter(|image| !image.iter().all(|v| (0.0..=1.0).contains(v))).count();
     }
     if outside > 0 {
-        lines.push(format!("{outside} of {} images have pixels outside of [0,1]: attacks and radius assume that range", range.len()));
+        lines.push(format!(
+            "{outside} of {} images have pixels outside of [0,1]: attacks and radius assume that range",
+            range.len()
+        ));
     }
     let (x, y) = batch(range.start..range.end.min(range.start + LOOKED_AT))?;
     let first = rows(&logits(model, &x)?)?;
@@ -37,7 +40,9 @@ pub fn checks(model: &mut dyn Model, data: &Resident, range: Range<usize>, plan:
         random |= bits(&rows(&logits(model, &x)?)?) != bits(&first);
     }
     if random && plan.version != "rand" {
-        lines.push(format!("the logits of {PASSES} passes over the same images differ: use autoattack-rand for a network that is random"));
+        lines.push(format!(
+            "the logits of {PASSES} passes over the same images differ: use autoattack-rand for a network that is random"
+        ));
     }
     let probabilities = |row: &Vec<f32>| {
         row.iter().all(|p| (-1e-3..=1.001).contains(p)) && (row.iter().map(|p| *p as f64).sum::<f64>() - 1.0).abs() < 1e-3
@@ -48,7 +53,10 @@ pub fn checks(model: &mut dyn Model, data: &Resident, range: Range<usize>, plan:
     let grad = rows(&Objective::CrossEntropy.pass(model, &x, &y)?.grad)?;
     let flat = grad.iter().filter(|image| image.iter().all(|g| *g == 0.0)).count();
     if flat > 0 {
-        lines.push(format!("{flat} of {} images have an input gradient of zero at the start: attacks by gradients may fail there", grad.len()));
+        lines.push(format!(
+            "{flat} of {} images have an input gradient of zero at the start: attacks by gradients may fail there",
+            grad.len()
+        ));
     }
     lines.extend(plan.stages.iter().filter_map(|stage| few_classes(stage, model.classes())));
     Ok(lines)

@@ -18,6 +18,7 @@ use crate::train::checkpoint::{self, Described};
 use crate::train::config::DeviceChoice;
 use crate::train::observer::Observer;
 use crate::train::rundir::write_atomic;
+use crate::train::weights::WeightFile;
 use accuracy::{accuracy, robust};
 use plan::Plan;
 use protocol::{Conduct, judge};
@@ -141,7 +142,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let settings = Settings { norm, eps, step, seed, ..Settings::default() };
     let plan = Plan::named(&request.attacks, &settings)?;
     if plan.is_none() {
-        let given = [("state", extras.state.is_some()), ("shard", extras.shard.is_some()), ("save-adv", extras.save_adv.is_some())];
+        let given =
+            [("state", extras.state.is_some()), ("shard", extras.shard.is_some()), ("save-adv", extras.save_adv.is_some())];
         if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
             let names = request.attacks.join(",");
             return Err(Error::value("attack", &names, format!("--{flag} needs --attack autoattack, or autoattack:{names}")));
@@ -171,7 +173,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     };
     let resident = Resident::new(&device, &test)?;
     if let Some(plan) = plan {
-        by_protocol(request, &plan, (&test, &resident), &mut net, &mut report, observer)?;
+        let weights = identity(&net, &file)?;
+        by_protocol(request, &plan, (&test, &resident), (&mut net, &weights), &mut report, observer)?;
     }
     let clean = report.rows.is_empty().then(|| ("clean", None));
     for (name, attack) in clean.into_iter().chain(names.iter().map(String::as_str).zip(attacks.iter().map(Some))) {
@@ -214,13 +217,13 @@ fn by_protocol(
     request: &Request,
     plan: &Plan,
     (test, resident): (&Dataset, &Resident),
-    net: &mut Net,
+    (net, weights): (&mut Net, &str),
     report: &mut Report,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let Extras { state, shard, save_adv, stop, .. } = &request.extras;
     let range = shard.map_or(Ok(0..test.len()), |shard| shard.range(test.len()))?;
-    let evaluation = evaluation(plan, report, test, &weights_bytes(net)?);
+    let evaluation = evaluation(plan, report, test, weights);
     let mut identity = evaluation.clone();
     identity.insert("shard".into(), json!(shard.map(|shard| format!("{}/{}", shard.number, shard.of))));
     let state = state.as_ref().map(|folder| State::open(folder, identity)).transpose()?;
@@ -243,10 +246,10 @@ fn by_protocol(
 }
 
 /// Everything that decides what a protocol finds, but for the shard.
-fn evaluation(plan: &Plan, report: &Report, test: &Dataset, weights: &[u8]) -> Map<String, Value> {
+fn evaluation(plan: &Plan, report: &Report, test: &Dataset, weights: &str) -> Map<String, Value> {
     let labels: Vec<u8> = test.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
     let facts = [
-        ("weights", json!(fingerprint(&[weights]))),
+        ("weights", json!(weights)),
         ("data", json!(format!("{} {}", test.name, fingerprint(&[&test.images, &labels])))),
         ("images", json!(test.len())),
         ("norm", json!(word(plan.norm))),
@@ -259,14 +262,15 @@ fn evaluation(plan: &Plan, report: &Report, test: &Dataset, weights: &[u8]) -> M
     facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }
 
-/// What a network computes with, as bytes: other metadata in the same file is no other network, other normalisation is.
-fn weights_bytes(net: &Net) -> Result<Vec<u8>> {
+/// A fingerprint of what a network computes with: weights, normalisation and architecture. Other facts in the file make no other network.
+fn identity(net: &Net, file: &WeightFile) -> Result<String> {
     let mut bytes = Vec::new();
     for (name, _, values) in net.export()? {
         bytes.extend(name.bytes());
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
-    Ok(bytes)
+    let facts = ["arch", "mean", "std"].map(|key| file.metadata.get(key).map_or("", String::as_str).as_bytes());
+    Ok(fingerprint(&[&bytes, facts[0], b";", facts[1], b";", facts[2]]))
 }
 
 /// An hour of evaluation is not to end at a folder that cannot be written.

@@ -144,11 +144,7 @@ mod tests {
         };
         let is = |list: &str, version: &str, stages: &str| assert_eq!(about(list), (version.into(), stages.into()), "{list}");
         is("autoattack", "standard", "apgd-ce; apgd-t; fab-t; square");
-        is(
-            "autoattack-plus",
-            "plus",
-            "apgd-ce, 5 restarts; apgd-dlr, 5 restarts; fab, 5 restarts; square; apgd-t; fab-t",
-        );
+        is("autoattack-plus", "plus", "apgd-ce, 5 restarts; apgd-dlr, 5 restarts; fab, 5 restarts; square; apgd-t; fab-t");
         is("autoattack_rand", "rand", "apgd-ce, 20 passes a gradient; apgd-dlr, 20 passes a gradient");
         is("autoattack:apgd-ce,square", "custom", "apgd-ce, 3 steps; square, 3 steps");
         assert!(named("pgd20,fgsm").unwrap().is_none());

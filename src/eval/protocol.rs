@@ -96,8 +96,7 @@ pub fn judge(
     }
     let Judge { standing: Standing { outcomes, rows, passes, warnings, .. }, images, .. } = judge;
     let (range, ball) = (conduct.range.clone(), (plan.norm, plan.eps));
-    let (verification, predictions): (Verification, _) =
-        verify(model, data, range, ball, (&images, &outcomes), conduct.batch)?;
+    let (verification, predictions): (Verification, _) = verify(model, data, range, ball, (&images, &outcomes), conduct.batch)?;
     let known = warnings.len();
     let mut verdict = Verdict { version: plan.version.clone(), rows, outcomes, warnings, verification, passes };
     verdict.count();
@@ -191,7 +190,8 @@ impl Judge<'_> {
             told = Some(Instant::now());
             let part = pairs.len() as f64 * (calls as f64 / expected.max(calls).max(1) as f64);
             let (done, seconds) = (pace.done as f64 + part, pace.seconds + began.elapsed().as_secs_f64());
-            at.seconds_left = if part < 1.0 && pace.done == 0 { f64::NAN } else { seconds / done * (pace.left as f64 - part).max(0.0) };
+            at.seconds_left =
+                if part < 1.0 && pace.done == 0 { f64::NAN } else { seconds / done * (pace.left as f64 - part).max(0.0) };
             observer.judging(&at);
         };
         let passes = &mut self.standing.passes;

@@ -1,7 +1,7 @@
 //! The result file of an evaluation by the protocol, and the merging of shards.
 
-use super::state::{differences, write_tensors};
 use super::protocol::Images;
+use super::state::{differences, write_tensors};
 use super::verdict::Verdict;
 use crate::data::Dataset;
 use crate::error::{Error, Result};

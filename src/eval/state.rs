@@ -118,7 +118,8 @@ fn read_images(path: &Path) -> Result<Images> {
     let wrong = |error: safetensors::SafeTensorError| Error::file(path, format!("not the images of an evaluation: {error}"));
     let content = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let (points, images) = (content.tensor("point").map_err(wrong)?, content.tensor("image").map_err(wrong)?);
-    let numbers = |bytes: &[u8]| bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | *b as usize)).collect::<Vec<_>>();
+    let numbers =
+        |bytes: &[u8]| bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | *b as usize)).collect::<Vec<_>>();
     let pixels: Vec<f32> = images.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     let size = images.shape().last().copied().unwrap_or(0).max(1);
     Ok(numbers(points.data()).into_iter().zip(pixels.chunks(size).map(<[f32]>::to_vec)).collect())

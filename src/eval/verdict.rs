@@ -126,7 +126,11 @@ impl Verdict {
         for part in parts {
             let names = |verdict: &Verdict| verdict.rows.iter().map(|row| row.attack.clone()).collect::<Vec<_>>();
             if names(&part) != names(&whole) {
-                return Err(Error::value("merge", names(&part).join(","), format!("other shards ran {}", names(&whole).join(","))));
+                return Err(Error::value(
+                    "merge",
+                    names(&part).join(","),
+                    format!("other shards ran {}", names(&whole).join(",")),
+                ));
             }
             for (row, more) in whole.rows.iter_mut().zip(&part.rows) {
                 row.attacked += more.attacked;
@@ -195,11 +199,10 @@ mod tests {
         let mut parts = [verdict(".0", &rows), verdict("12", &rows)];
         parts[1].warnings.push("a warning".into());
         let whole = Verdict::joined(parts.to_vec()).unwrap();
-        assert_eq!(whole.rows.iter().map(|row| (row.robust, row.attacked, row.seconds)).collect::<Vec<_>>(), [
-            (3, 2, 1.0),
-            (2, 2, 1.0),
-            (1, 2, 1.0)
-        ]);
+        assert_eq!(
+            whole.rows.iter().map(|row| (row.robust, row.attacked, row.seconds)).collect::<Vec<_>>(),
+            [(3, 2, 1.0), (2, 2, 1.0), (1, 2, 1.0)]
+        );
         assert_eq!(whole.warnings.len(), 2, "{:?}", whole.warnings);
         assert!(Verdict::joined(vec![verdict(".", &rows), verdict(".", &rows[..2])]).is_err());
         assert!(Verdict::joined(vec![]).is_err());

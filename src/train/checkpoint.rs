@@ -153,7 +153,11 @@ pub fn open_as(
     let mut file = WeightFile::read(path)?;
     if let Some(model) = &described.model {
         file.metadata.insert("arch".into(), Arch::find(model)?.name.into());
-        let facts = [("num_classes", size(&file, &["linear.weight", "fc.weight"], 0)), ("mean", Some(String::new())), ("std", Some(String::new()))];
+        let facts = [
+            ("num_classes", size(&file, &["linear.weight", "fc.weight"], 0)),
+            ("mean", Some(String::new())),
+            ("std", Some(String::new())),
+        ];
         for (key, fact) in facts {
             file.metadata.entry(key.into()).or_insert(fact.unwrap_or_else(|| classes.to_string()));
         }
