@@ -133,6 +133,7 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
             seed: 0,
             device: DeviceChoice::Host,
             out: Some(folder.path().join("eval.json")),
+            extras: eval::Extras::default(),
         };
         eval::run(&request, &mut Silent).unwrap()
     };

@@ -16,7 +16,7 @@
 
 use super::attempts::{Points, attempts};
 use super::objective::{Objective, Pass, logits};
-use super::{Attack, Entry, Found, Model, Norm, Settings};
+use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::add::accumulate;
@@ -151,7 +151,7 @@ impl Attack for Apgd {
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
         let ranks = match self.loss {
-            ApgdLoss::DlrTargeted => 2..=(self.targets + 1).min(model.classes()),
+            ApgdLoss::DlrTargeted => self.ranks(model.classes()),
             _ => 0..=0,
         };
         let runs: Vec<(usize, usize)> = ranks.flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart))).collect();
@@ -160,6 +160,32 @@ impl Attack for Apgd {
             let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
             self.run_ranks(model, points, &ranks, restart as u32)
         })
+    }
+
+    fn least_classes(&self) -> usize {
+        match self.loss {
+            ApgdLoss::CrossEntropy => 2,
+            ApgdLoss::Dlr => 3,
+            ApgdLoss::DlrTargeted => 4,
+        }
+    }
+
+    fn passes(&self) -> usize {
+        1 + (self.steps + 1) * self.passes
+    }
+
+    fn ranked(&self) -> Option<&dyn Ranked> {
+        (self.loss == ApgdLoss::DlrTargeted && self.restarts == 1).then_some(self)
+    }
+}
+
+impl Ranked for Apgd {
+    fn targets(&self) -> usize {
+        self.targets
+    }
+
+    fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
+        self.run_ranks(model, points, ranks, 0)
     }
 }
 

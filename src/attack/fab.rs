@@ -17,7 +17,7 @@
 
 use super::attempts::{Points, attempts};
 use super::objective::logits;
-use super::{Attack, Entry, Found, Model, Norm, Settings};
+use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::difference::difference;
@@ -125,11 +125,29 @@ impl Attack for FabT {
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        let ranks = 2..=(self.targets + 1).min(model.classes());
+        let ranks = self.ranks(model.classes());
         attempts(Points { x, y, images }, ranks, |rank, points| {
             let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
             self.run_ranks(model, points, &ranks)
         })
+    }
+
+    fn passes(&self) -> usize {
+        1 + 2 * self.walk.steps
+    }
+
+    fn ranked(&self) -> Option<&dyn Ranked> {
+        Some(self)
+    }
+}
+
+impl Ranked for FabT {
+    fn targets(&self) -> usize {
+        self.targets
+    }
+
+    fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
+        self.run_ranks(model, points, ranks)
     }
 }
 
@@ -186,5 +204,9 @@ impl Attack for Fab {
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
         attempts(Points { x, y, images }, 0..self.restarts, |restart, points| self.run_once(model, points, restart))
+    }
+
+    fn passes(&self) -> usize {
+        self.restarts * (1 + 2 * self.walk.steps)
     }
 }

@@ -62,6 +62,36 @@ pub trait Attack {
     /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the data set, which decide, with a
     /// seed, all random numbers. Images that are misclassified as they are count as successes and stay as they are.
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found>;
+
+    /// The fewest classes that its loss is defined for.
+    fn least_classes(&self) -> usize {
+        2
+    }
+
+    /// How many batches of logits one attempt asks for, about; 0 where that is not known.
+    fn passes(&self) -> usize {
+        0
+    }
+
+    /// The attack as attempts at one class after the other, if that is what it is made of.
+    fn ranked(&self) -> Option<&dyn Ranked> {
+        None
+    }
+}
+
+/// An attack on one target class after the other. Points and targets can be packed into any batches.
+pub trait Ranked {
+    /// How many targets are asked for.
+    fn targets(&self) -> usize;
+
+    /// One attempt on every row, at the class of rank `ranks` `[N]` on the clean image, the predicted one being 1. Rows may be the same point with
+    /// several ranks.
+    fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found>;
+
+    /// The ranks that K classes have: 2, which is the runner-up, and the following ones.
+    fn ranks(&self, classes: usize) -> std::ops::RangeInclusive<usize> {
+        2..=(self.targets() + 1).min(classes)
+    }
 }
 
 /// How a perturbation is measured.

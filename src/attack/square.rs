@@ -196,6 +196,10 @@ impl Attack for Square {
         // A margin of exactly 0 ends the search, but the label may still be predicted.
         Found::of(model, Points { x, y, images }, &found)
     }
+
+    fn passes(&self) -> usize {
+        self.queries + 4
+    }
 }
 
 #[cfg(test)]

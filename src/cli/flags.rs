@@ -54,6 +54,8 @@ impl Offer for ForEvaluation {
             "batch" => ("Images at once.", Some(key.default_text())),
             "device" => (key.help, Some(key.default_text())),
             "pixel_units" => (key.help, None),
+            "model" => ("The architecture, of weights that do not say it.", None),
+            "mean" | "std" => (key.help, Some("the weights', else none".into())),
             _ => return None,
         };
         Some(Shown { heading: "What and how", help, default })

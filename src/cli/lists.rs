@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::flags::shape_and_help;
 use super::text;
 use crate::error::Result;
+use crate::eval::plan::VERSIONS;
 use crate::train::config::{KEYS, Key, key};
 use crate::train::recipe::{self, Recipe};
 use crate::{attack, data, method, nn};
@@ -145,7 +146,7 @@ pub fn methods(arguments: ListArguments) -> Result<()> {
 
 /// `saddle attacks`.
 pub fn attacks(arguments: ListArguments) -> Result<()> {
-    list(&arguments, attack::attacks().iter().map(|attack| (attack.name, attack.about)))
+    list(&arguments, attack::attacks().iter().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
 }
 
 /// `saddle datasets`.

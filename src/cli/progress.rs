@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::train::observer::{EpochInfo, Observer, Silent, Started, StepInfo};
+use crate::train::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
 
 /// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step line to the next, 0 for none.
 pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> {
@@ -55,6 +55,13 @@ fn epoch_line(done: &EpochInfo) -> String {
     line + &format!("  {} images/s  {}{best}", text::number(done.images_per_s), text::duration(done.seconds))
 }
 
+/// An attack of an evaluation in one line.
+fn judged_line(done: &Judged) -> String {
+    let attacked = text::thousands(done.attacked as i64);
+    let (name, time) = (&done.attack, text::duration(done.seconds));
+    format!("{name:<10} robust {:5.2} %  {attacked} points attacked  {time}", done.robust_acc)
+}
+
 /// A bar over the whole run, with a line above it for every epoch.
 struct Bar {
     bar: ProgressBar,
@@ -95,6 +102,17 @@ impl Observer for Bar {
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
         self.bar.set_message(format!("evaluating {what}: {done} of {of} images"));
+    }
+
+    fn judging(&mut self, at: &Judging) {
+        let Judging { attack, number, of, left, robust_acc, .. } = at;
+        let time = text::duration(at.seconds_left);
+        let left = text::thousands(*left as i64);
+        self.bar.set_message(format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left"));
+    }
+
+    fn judged(&mut self, done: &Judged) {
+        self.bar.println(judged_line(done));
     }
 
     fn note(&mut self, line: &str) {
@@ -144,6 +162,10 @@ impl Observer for Plain {
         text::tell(&epoch_line(done));
     }
 
+    fn judged(&mut self, done: &Judged) {
+        text::tell(&judged_line(done));
+    }
+
     fn note(&mut self, line: &str) {
         text::tell(line);
     }
@@ -185,6 +207,14 @@ impl Observer for Json {
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
         self.event("evaluating", &json!({"what": what, "done": done, "of": of}));
+    }
+
+    fn judging(&mut self, at: &Judging) {
+        self.event("judging", at);
+    }
+
+    fn judged(&mut self, done: &Judged) {
+        self.event("judged", done);
     }
 
     fn note(&mut self, line: &str) {

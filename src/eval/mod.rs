@@ -1,21 +1,36 @@
-//! Evaluation of saved weights: clean accuracy and accuracy under attacks.
+//! Evaluation of saved weights: clean accuracy, accuracy under single attacks, and the protocol of AutoAttack.
 
 pub mod accuracy;
+mod checks;
 pub mod corruptions;
 pub mod craft;
 pub mod page;
+pub mod plan;
+pub mod protocol;
+pub mod record;
+pub mod state;
+pub mod verdict;
+pub mod verify;
 
 use crate::attack::{self, Norm, Settings};
-use crate::data::{self, resident::Resident};
+use crate::data::{self, Dataset, resident::Resident};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::train::checkpoint;
+use crate::nn::Net;
+use crate::train::checkpoint::{self, Described};
 use crate::train::config::DeviceChoice;
 use crate::train::observer::Observer;
 use crate::train::rundir::write_atomic;
+use crate::train::weights::WeightFile;
 use accuracy::{accuracy, robust};
-use serde_json::{Value, json};
+use plan::Plan;
+use protocol::{Conduct, judge};
+use record::{Record, Shard, fingerprint, save_adversarial};
+use serde_json::{Map, Value, json};
+use state::State;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What is to be evaluated.
@@ -24,7 +39,8 @@ pub struct Request {
     pub weights: PathBuf,
     pub dataset: String,
     pub data: Option<PathBuf>,
-    /// Names that [`attack::by_name`] knows; clean accuracy always comes first.
+    /// Names that [`attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean accuracy always
+    /// comes first.
     pub attacks: Vec<String>,
     pub norm: Norm,
     pub eps: f32,
@@ -37,15 +53,35 @@ pub struct Request {
     pub device: DeviceChoice,
     /// Where the report is written as JSON.
     pub out: Option<PathBuf>,
+    pub extras: Extras,
+}
+
+/// What most evaluations do without.
+#[derive(Clone, Default)]
+pub struct Extras {
+    /// The radius as it was written, such as 8/255, for the report.
+    pub eps_text: Option<String>,
+    /// What weights without metadata do not say.
+    pub described: Described,
+    /// Of a protocol: the folder where progress is kept.
+    pub state: Option<PathBuf>,
+    /// Of a protocol: only this part of the images.
+    pub shard: Option<Shard>,
+    /// Of a protocol: where the adversarial images go.
+    pub save_adv: Option<PathBuf>,
+    /// Raised by whoever wants an end.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// One line of a report.
 pub struct Row {
     /// `clean`, or the attack.
     pub name: String,
-    /// In percent.
+    /// In percent; in a protocol of the points that withstood this attack and all before it.
     pub accuracy: f64,
     pub seconds: f64,
+    /// Images that it was given.
+    pub attacked: usize,
 }
 
 /// What an evaluation found.
@@ -56,84 +92,199 @@ pub struct Report {
     pub dataset: String,
     pub images: usize,
     pub norm: Norm,
-    pub eps: f32,
+    /// As it was given.
+    pub eps: String,
     pub seed: u64,
     pub device: String,
+    /// Of a protocol: the content of the result file.
+    pub record: Option<Record>,
 }
 
 impl Report {
     /// The report as it is written to a file.
     pub fn to_json(&self) -> Value {
+        if let Some(record) = &self.record {
+            return record.to_json();
+        }
         let rows = self.rows.iter().map(|r| json!({ "attack": r.name, "accuracy": r.accuracy, "seconds": r.seconds }));
-        json!({
-            "architecture": self.arch,
-            "weights": self.weights,
-            "dataset": self.dataset,
-            "images": self.images,
-            "norm": match self.norm { Norm::Linf => "linf", Norm::L2 => "l2" },
-            "eps": self.eps,
-            "seed": self.seed,
-            "device": self.device,
-            "results": rows.collect::<Vec<_>>(),
-        })
+        let mut object = self.facts();
+        object.insert("results".into(), rows.collect());
+        Value::Object(object)
+    }
+
+    /// What was evaluated.
+    fn facts(&self) -> Map<String, Value> {
+        let facts = [
+            ("architecture", json!(self.arch)),
+            ("weights", json!(self.weights)),
+            ("dataset", json!(self.dataset)),
+            ("images", json!(self.images)),
+            ("norm", json!(word(self.norm))),
+            ("eps", json!(self.eps)),
+            ("seed", json!(self.seed)),
+            ("device", json!(self.device)),
+        ];
+        facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+    }
+}
+
+/// The norm's name in records.
+fn word(norm: Norm) -> &'static str {
+    match norm {
+        Norm::Linf => "linf",
+        Norm::L2 => "l2",
     }
 }
 
 /// Evaluates; the report is written to `out` if that is given.
 ///
-/// Errors: unknown attacks, weights that do not fit the data, an empty selection; nothing is written then.
+/// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another evaluation, an interruption; no report is
+/// written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
-    let &Request { norm, eps, step, seed, .. } = request;
+    let &Request { norm, eps, step, seed, batch, ref extras, .. } = request;
     let settings = Settings { norm, eps, step, seed, ..Settings::default() };
-    let attack = |name: &String| Ok((name.clone(), attack::by_name(name, &settings)?));
-    let attacks = request.attacks.iter().map(attack).collect::<Result<Vec<_>>>()?;
-    let mut test = data::load(&request.dataset, request.data.as_deref())?.test;
-    if let Some(n) = request.n {
-        if n == 0 {
-            return Err(Error::value("--n", n, "no image would be evaluated; expected at least 1"));
+    let plan = Plan::named(&request.attacks, &settings)?;
+    if plan.is_none() {
+        let given =
+            [("state", extras.state.is_some()), ("shard", extras.shard.is_some()), ("save-adv", extras.save_adv.is_some())];
+        if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
+            let names = request.attacks.join(",");
+            return Err(Error::value("attack", &names, format!("--{flag} needs --attack autoattack, or autoattack:{names}")));
         }
-        test = test.subset(&(0..n.min(test.len())).collect::<Vec<_>>())?;
     }
-    if let Some(out) = &request.out {
-        // An hour of evaluation is not to end at a folder that cannot be written.
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        tempfile::NamedTempFile::new_in(folder).map_err(Error::io(out, "cannot write the report"))?;
+    let names: &[String] = if plan.is_some() { &[] } else { &request.attacks };
+    let attacks = names.iter().map(|name| attack::by_name(name, &settings)).collect::<Result<Vec<_>>>()?;
+    let test = selection(request)?;
+    for path in [&request.out, &extras.save_adv].into_iter().flatten() {
+        check_writable(path)?;
     }
     let path = weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
-    let (mut net, file) = checkpoint::open(&device, &path, (test.classes, test.shape.channels, test.shape.height))?;
-    let resident = Resident::new(&device, &test)?;
-    let mut rows = Vec::new();
-    for (name, attack) in
-        [("clean".to_owned(), None)].into_iter().chain(attacks.iter().map(|(name, attack)| (name.clone(), Some(attack))))
-    {
-        let began = Instant::now();
-        let progress = |done| {
-            observer.evaluating(&name, done, resident.len);
-            Ok(())
-        };
-        let percent = match attack {
-            Some(attack) => robust(&mut net, &resident, &**attack, request.batch, progress)?,
-            None => accuracy(&mut net, &resident, None, request.batch, request.seed, progress)?.percent,
-        };
-        rows.push(Row { name, accuracy: percent, seconds: began.elapsed().as_secs_f64() });
-    }
-    observer.finished();
-    let report = Report {
-        rows,
+    let shape = (test.classes, test.shape.channels, test.shape.height);
+    let (mut net, file) = checkpoint::open_as(&device, &path, shape, &extras.described)?;
+    let mut report = Report {
+        rows: Vec::new(),
         weights: path,
         arch: file.metadata.get("arch").cloned().unwrap_or_default(),
         dataset: test.name.clone(),
-        images: resident.len,
-        norm: request.norm,
-        eps: request.eps,
-        seed: request.seed,
+        images: test.len(),
+        norm,
+        eps: extras.eps_text.clone().unwrap_or_else(|| eps.to_string()),
+        seed,
         device: device.describe(),
+        record: None,
     };
+    let resident = Resident::new(&device, &test)?;
+    if let Some(plan) = plan {
+        let weights = identity(&net, &file)?;
+        by_protocol(request, &plan, (&test, &resident), (&mut net, &weights), &mut report, observer)?;
+    }
+    let clean = report.rows.is_empty().then(|| ("clean", None));
+    for (name, attack) in clean.into_iter().chain(names.iter().map(String::as_str).zip(attacks.iter().map(Some))) {
+        let began = Instant::now();
+        let progress = |done| {
+            observer.evaluating(name, done, resident.len);
+            if extras.stop.load(Ordering::SeqCst) {
+                let resume = "the same command, which begins again".into();
+                return Err(Error::Interrupted { saved: "nothing is kept".into(), resume });
+            }
+            Ok(())
+        };
+        let accuracy = match attack {
+            Some(attack) => robust(&mut net, &resident, &**attack, batch, progress)?,
+            None => accuracy(&mut net, &resident, None, batch, seed, progress)?.percent,
+        };
+        let (name, seconds) = (name.to_owned(), began.elapsed().as_secs_f64());
+        report.rows.push(Row { name, accuracy, seconds, attacked: resident.len });
+    }
+    observer.finished();
     if let Some(out) = &request.out {
-        write_atomic(out, format!("{:#}\n", report.to_json()).as_bytes())?;
+        write_result(out, &report.to_json())?;
     }
     Ok(report)
+}
+
+/// The test images that are asked for.
+fn selection(request: &Request) -> Result<Dataset> {
+    let test = data::load(&request.dataset, request.data.as_deref())?.test;
+    match request.n {
+        None if test.is_empty() => Err(Error::value("dataset", &test.name, "has no test images")),
+        None => Ok(test),
+        Some(0) => Err(Error::value("--n", 0, "no image would be evaluated; expected at least 1")),
+        Some(n) => test.subset(&(0..n.min(test.len())).collect::<Vec<_>>()),
+    }
+}
+
+/// Judges by the protocol, and puts rows and record into the report.
+fn by_protocol(
+    request: &Request,
+    plan: &Plan,
+    (test, resident): (&Dataset, &Resident),
+    (net, weights): (&mut Net, &str),
+    report: &mut Report,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let Extras { state, shard, save_adv, stop, .. } = &request.extras;
+    let range = shard.map_or(Ok(0..test.len()), |shard| shard.range(test.len()))?;
+    let evaluation = evaluation(plan, report, test, weights);
+    let mut identity = evaluation.clone();
+    identity.insert("shard".into(), json!(shard.map(|shard| format!("{}/{}", shard.number, shard.of))));
+    let state = state.as_ref().map(|folder| State::open(folder, identity)).transpose()?;
+    let conduct = Conduct { range: range.clone(), batch: request.batch, state: state.as_ref(), stop };
+    let judgement = judge(net, resident, plan, &conduct, observer)?;
+    if let Some(path) = save_adv {
+        save_adversarial(path, test, range, &judgement.images, &judgement.predictions)?;
+    }
+    let verdict = judgement.verdict;
+    report.rows = verdict
+        .rows
+        .iter()
+        .map(|row| Row { name: row.attack.clone(), accuracy: row.accuracy, seconds: row.seconds, attacked: row.attacked })
+        .collect();
+    let mut about = report.facts();
+    about.insert("additional_data".into(), false.into());
+    about.insert("number_forward_passes".into(), "1".into());
+    report.record = Some(Record { about, evaluation, shard: *shard, verdict });
+    Ok(())
+}
+
+/// Everything that decides what a protocol finds, but for the shard.
+fn evaluation(plan: &Plan, report: &Report, test: &Dataset, weights: &str) -> Map<String, Value> {
+    let labels: Vec<u8> = test.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+    let facts = [
+        ("weights", json!(weights)),
+        ("data", json!(format!("{} {}", test.name, fingerprint(&[&test.images, &labels])))),
+        ("images", json!(test.len())),
+        ("norm", json!(word(plan.norm))),
+        ("eps", json!(plan.eps)),
+        ("seed", json!(plan.seed)),
+        ("version", json!(plan.version)),
+        ("attacks", json!(plan.stages.iter().map(|stage| stage.about.as_str()).collect::<Vec<_>>().join("; "))),
+        ("architecture", json!(report.arch)),
+    ];
+    facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+}
+
+/// A fingerprint of what a network computes with: weights, normalisation and architecture. Other facts in the file make no other network.
+fn identity(net: &Net, file: &WeightFile) -> Result<String> {
+    let mut bytes = Vec::new();
+    for (name, _, values) in net.export()? {
+        bytes.extend(name.bytes());
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    let facts = ["arch", "mean", "std"].map(|key| file.metadata.get(key).map_or("", String::as_str).as_bytes());
+    Ok(fingerprint(&[&bytes, facts[0], b";", facts[1], b";", facts[2]]))
+}
+
+/// An hour of evaluation is not to end at a folder that cannot be written.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path, "cannot write the report")).map(drop)
+}
+
+/// Writes a result, indented.
+pub fn write_result(path: &Path, result: &Value) -> Result<()> {
+    write_atomic(path, format!("{result:#}\n").as_bytes())
 }
 
 /// The weight file that a path stands for: of a run directory its `best` checkpoint, else `last`.

@@ -296,6 +296,7 @@ fn judged(request: &Request, recipe: &Recipe, dir: &Path, attack: &str, observer
                 seed: 0,
                 device: request.device,
                 out: Some(out.clone()),
+                extras: eval::Extras::default(),
             },
             observer,
         )?;

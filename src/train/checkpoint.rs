@@ -125,25 +125,62 @@ pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
     net.import(device, |name| file.tensors.get(name).map(|(_, values)| values.clone()))
 }
 
+/// What is said about a weight file besides its metadata, and goes before it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Described {
+    /// The architecture.
+    pub model: Option<String>,
+    /// What images are normalised with.
+    pub mean: Option<Vec<f32>>,
+    pub std: Option<Vec<f32>>,
+}
+
 /// The network that a weight file's metadata describes, with its weights; `classes`, `channels` and `height` are the data's.
 ///
 /// Errors: metadata that is missing or does not fit the data; keys that do not fit the architecture.
 pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result<(Net, WeightFile)> {
-    let file = WeightFile::read(path)?;
+    open_as(device, path, data, &Described::default())
+}
+
+/// [`open`] for a file that may lack metadata. A file for which the architecture is given and that says no more is taken for one without
+/// normalisation, with the classes and channels of its own first and last layer.
+pub fn open_as(
+    device: &Device,
+    path: &Path,
+    (classes, channels, height): (usize, usize, usize),
+    described: &Described,
+) -> Result<(Net, WeightFile)> {
+    let mut file = WeightFile::read(path)?;
+    if let Some(model) = &described.model {
+        file.metadata.insert("arch".into(), Arch::find(model)?.name.into());
+        let facts = [
+            ("num_classes", size(&file, &["linear.weight", "fc.weight"], 0)),
+            ("mean", Some(String::new())),
+            ("std", Some(String::new())),
+        ];
+        for (key, fact) in facts {
+            file.metadata.entry(key.into()).or_insert(fact.unwrap_or_else(|| classes.to_string()));
+        }
+        // The images' height and width cannot be told from the weights.
+        let found = size(&file, &["conv1.weight"], 1).unwrap_or_else(|| channels.to_string());
+        file.metadata.entry("input".into()).or_insert(format!("{height}x{height}x{found}"));
+    }
+    for (key, list) in [("mean", &described.mean), ("std", &described.std)] {
+        let text = list.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+        file.metadata.extend(text.map(|text| (key.to_owned(), text)));
+    }
     let fact = |key: &str| {
-        file.metadata
-            .get(key)
-            .map(String::as_str)
-            .ok_or_else(|| Error::file(path, format!("its metadata does not say '{key}'; expected a checkpoint of saddle train")))
+        let problem = || format!("its metadata does not say '{key}'; expected a checkpoint of saddle train, or --model NAME");
+        file.metadata.get(key).map(String::as_str).ok_or_else(|| Error::file(path, problem()))
     };
     let arch = Arch::find(fact("arch")?)?;
-    let (classes, channels, height) = data;
-    let found = (fact("num_classes")?.to_owned(), fact("input")?.to_owned());
-    let input_channels = found.1.rsplit('x').next().unwrap_or_default();
-    if found.0 != classes.to_string() || input_channels != channels.to_string() {
+    let input: Vec<&str> = fact("input")?.split('x').collect();
+    let (found, wanted) = (fact("num_classes")?, classes.to_string());
+    let (own_channels, own_height) = (input.last().copied().unwrap_or_default(), input.first().copied().unwrap_or_default());
+    if found != wanted || own_channels != channels.to_string() || own_height != height.to_string() {
         let problem = format!(
-            "the network is for {} classes and {input_channels}-channel images, the data set has {classes} classes and {channels} channels",
-            found.0
+            "the network is for {found} classes and {own_channels}-channel images of height {own_height}, the data set has {classes} classes, \
+             {channels} channels and height {height}"
         );
         return Err(Error::file(path, problem));
     }
@@ -179,4 +216,10 @@ fn network(device: &Device, file: &WeightFile, arch: &Arch, (classes, channels, 
     let mut net = Net::new(device, &arch.spec(), &shape, 0)?;
     load(&mut net, device, file)?;
     Ok(net)
+}
+
+/// A dimension of the first of these tensors that a file has.
+fn size(file: &WeightFile, names: &[&str], dimension: usize) -> Option<String> {
+    let (shape, _) = names.iter().find_map(|name| file.tensors.get(*name))?;
+    shape.get(dimension).map(ToString::to_string)
 }

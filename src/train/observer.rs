@@ -16,6 +16,10 @@ pub trait Observer {
     fn epoch(&mut self, _done: &EpochInfo) {}
     /// `done` of `of` images have been evaluated with `what`, such as `clean` or `pgd20`.
     fn evaluating(&mut self, _what: &str, _done: usize, _of: usize) {}
+    /// An attack of an evaluation is on its way.
+    fn judging(&mut self, _at: &Judging) {}
+    /// An attack of an evaluation is done.
+    fn judged(&mut self, _done: &Judged) {}
     /// Run `number` of `of`, which is `what`, begins: for whoever starts several.
     fn begins(&mut self, _number: usize, _of: usize, _what: &str) {}
     /// Something worth one line.
@@ -29,6 +33,35 @@ pub trait Observer {
 pub struct Silent;
 
 impl Observer for Silent {}
+
+/// Where an attack of an evaluation stands.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Judging {
+    /// The attack.
+    pub attack: String,
+    /// Its number, counted from 1, and how many there are.
+    pub number: usize,
+    pub of: usize,
+    /// Points that it still has to do with.
+    pub left: usize,
+    /// Points that have withstood everything so far, in percent of all.
+    pub robust_acc: f64,
+    /// Seconds until this attack is done, by what it took so far, if every point withstands it.
+    pub seconds_left: f64,
+}
+
+/// An attack of an evaluation that is done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Judged {
+    /// The attack.
+    pub attack: String,
+    /// Points that have withstood it and all before it, in percent of all.
+    pub robust_acc: f64,
+    /// How many points it was given.
+    pub attacked: usize,
+    /// How long it took.
+    pub seconds: f64,
+}
 
 /// What a run is about to do.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -1,0 +1,162 @@
+//! Which attacks are run one after the other: the versions of AutoAttack, and any other list.
+
+use crate::attack::{self, Attack, Norm, Settings};
+use crate::error::{Error, Result};
+
+/// Attacks in order, each on the points that withstood the earlier ones.
+pub struct Plan {
+    /// `standard`, `plus`, `rand` or `custom`.
+    pub version: String,
+    pub stages: Vec<Stage>,
+    pub norm: Norm,
+    pub eps: f32,
+    pub seed: u64,
+}
+
+/// One attack of a plan.
+pub struct Stage {
+    /// `apgd-ce`.
+    pub name: String,
+    /// The name with everything that is not usual: two stages of the same text do the same.
+    pub about: String,
+    pub attack: Box<dyn Attack>,
+}
+
+impl Stage {
+    /// The attack that the registry knows by this name.
+    pub fn new(name: &str, settings: &Settings) -> Result<Stage> {
+        let attack = attack::by_name(name, settings)?;
+        let name = attack.name();
+        let usual = Settings::default();
+        let mut about = name.clone();
+        for (what, value, usual) in [
+            ("restarts", settings.restarts, usual.restarts),
+            ("targets", settings.targets, usual.targets),
+            ("passes a gradient", settings.passes, usual.passes),
+        ] {
+            if value != usual {
+                about += &format!(", {value} {what}");
+            }
+        }
+        about.extend(settings.steps.map(|steps| format!(", {steps} steps")));
+        about.extend(settings.step.map(|step| format!(", steps of {step}")));
+        Ok(Stage { name, about, attack })
+    }
+}
+
+/// The name of the protocol, and what separates it from a list of attacks.
+const NAME: &str = "autoattack";
+/// More attacks than an outcome's one letter can tell apart are refused.
+const MOST_STAGES: usize = 35;
+
+/// What `--attack` knows besides the single attacks, each with a line about it.
+pub const VERSIONS: [(&str, &str); 4] = [
+    (NAME, "AutoAttack, version standard: apgd-ce, apgd-t, fab-t, square, each on the points that withstood the earlier ones"),
+    ("autoattack-plus", "version plus: apgd-ce, apgd-dlr and fab with 5 restarts, then square, apgd-t and fab-t"),
+    ("autoattack-rand", "version rand, for networks that are random: apgd-ce and apgd-dlr, gradients averaged over 20 passes"),
+    ("autoattack:A,B", "any attacks in the same protocol, such as autoattack:apgd-ce,square"),
+];
+
+impl Plan {
+    /// These stages, in the ball and with the seed of `settings`.
+    pub fn new(version: &str, stages: Vec<Stage>, settings: &Settings) -> Result<Plan> {
+        if stages.is_empty() || stages.len() > MOST_STAGES {
+            return Err(Error::value("attack", stages.len(), format!("a protocol has 1 to {MOST_STAGES} attacks")));
+        }
+        let &Settings { norm, eps, seed, .. } = settings;
+        Ok(Plan { version: version.into(), stages, norm, eps, seed })
+    }
+
+    /// apgd-ce, apgd-t, fab-t and square with their usual numbers of steps, targets and queries.
+    pub fn standard(settings: &Settings) -> Result<Plan> {
+        let settings = &usual(settings);
+        Plan::new("standard", stages(&["apgd-ce", "apgd-t", "fab-t", "square"], settings)?, settings)
+    }
+
+    /// Five restarts of apgd-ce, apgd-dlr and fab, then square and the targeted attacks.
+    pub fn plus(settings: &Settings) -> Result<Plan> {
+        let settings = &usual(settings);
+        let mut list = stages(&["apgd-ce", "apgd-dlr", "fab"], &Settings { restarts: 5, ..*settings })?;
+        list.extend(stages(&["square", "apgd-t", "fab-t"], settings)?);
+        Plan::new("plus", list, settings)
+    }
+
+    /// apgd-ce and apgd-dlr with gradients that are means of 20 passes.
+    pub fn rand(settings: &Settings) -> Result<Plan> {
+        let settings = &Settings { passes: 20, ..usual(settings) };
+        Plan::new("rand", stages(&["apgd-ce", "apgd-dlr"], settings)?, settings)
+    }
+
+    /// Any list of attacks.
+    pub fn custom(names: &[&str], settings: &Settings) -> Result<Plan> {
+        Plan::new("custom", stages(names, settings)?, settings)
+    }
+
+    /// The plan that a list of names asks for, whose first one is `autoattack`, `autoattack-plus`, `autoattack-rand`, or begins with `autoattack:`;
+    /// `None` for a list of attacks that are to be judged each alone.
+    ///
+    /// Errors: attacks beside a version; unknown ones.
+    pub fn named(names: &[String], settings: &Settings) -> Result<Option<Plan>> {
+        let Some(at) = names.iter().position(|name| name.starts_with(NAME)) else { return Ok(None) };
+        let alone = |problem: &str| Err(Error::value("attack", names.join(","), problem));
+        if at > 0 {
+            return alone("autoattack stands alone; evaluate other attacks in a call of their own");
+        }
+        if let Some(first) = names[0].strip_prefix("autoattack:") {
+            let list = std::iter::once(first).chain(names[1..].iter().map(String::as_str)).filter(|name| !name.is_empty());
+            return Plan::custom(&list.collect::<Vec<_>>(), settings).map(Some);
+        }
+        if names.len() > 1 {
+            return alone("autoattack stands alone; for a list of your own write autoattack:A,B");
+        }
+        match names[0].replace('_', "-").as_str() {
+            NAME | "autoattack-standard" => Plan::standard(settings),
+            "autoattack-plus" => Plan::plus(settings),
+            "autoattack-rand" => Plan::rand(settings),
+            _ => Err(Error::unknown("attack", &names[0], VERSIONS.iter().map(|(name, _)| *name))),
+        }
+        .map(Some)
+    }
+}
+
+/// The settings of a version: norm, radius and seed are free.
+fn usual(&Settings { norm, eps, seed, .. }: &Settings) -> Settings {
+    Settings { norm, eps, seed, ..Settings::default() }
+}
+
+fn stages(names: &[&str], settings: &Settings) -> Result<Vec<Stage>> {
+    names.iter().map(|name| Stage::new(name, settings)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(list: &str) -> Result<Option<Plan>> {
+        Plan::named(&list.split(',').map(str::to_owned).collect::<Vec<_>>(), &Settings { steps: Some(3), ..Settings::default() })
+    }
+
+    #[test]
+    fn versions_are_those_of_autoattack() {
+        let about = |list: &str| {
+            let plan = named(list).unwrap().unwrap();
+            (plan.version, plan.stages.into_iter().map(|stage| stage.about).collect::<Vec<_>>().join("; "))
+        };
+        let is = |list: &str, version: &str, stages: &str| assert_eq!(about(list), (version.into(), stages.into()), "{list}");
+        is("autoattack", "standard", "apgd-ce; apgd-t; fab-t; square");
+        is("autoattack-plus", "plus", "apgd-ce, 5 restarts; apgd-dlr, 5 restarts; fab, 5 restarts; square; apgd-t; fab-t");
+        is("autoattack_rand", "rand", "apgd-ce, 20 passes a gradient; apgd-dlr, 20 passes a gradient");
+        is("autoattack:apgd-ce,square", "custom", "apgd-ce, 3 steps; square, 3 steps");
+        assert!(named("pgd20,fgsm").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_version_stands_alone() {
+        let message = |list: &str| named(list).err().unwrap().to_string();
+        assert!(message("pgd20,autoattack").contains("stands alone"));
+        assert!(message("autoattack,pgd20").contains("write autoattack:A,B"));
+        assert!(message("autoattack-fast").starts_with("unknown attack 'autoattack-fast'"));
+        assert!(message("autoattack:").contains("1 to 35 attacks"));
+        assert!(message("autoattack:apgd-cd").starts_with("unknown attack 'apgd-cd' (did you mean 'apgd-ce'?)"));
+    }
+}

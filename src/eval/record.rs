@@ -1,0 +1,185 @@
+//! The result file of an evaluation by the protocol, and the merging of shards.
+
+use super::protocol::Images;
+use super::state::{differences, write_tensors};
+use super::verdict::Verdict;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use safetensors::tensor::Dtype;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// One of several parts of an evaluation: consecutive images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Counted from 1.
+    pub number: usize,
+    pub of: usize,
+}
+
+impl Shard {
+    /// Reads `2/5`.
+    pub fn read(text: &str) -> Result<Shard> {
+        let wrong = || Error::value("shard", text, "expected a part and the number of parts, such as 1/4");
+        let (number, of) = text.split_once('/').ok_or_else(wrong)?;
+        let shard = Shard { number: number.trim().parse().map_err(|_| wrong())?, of: of.trim().parse().map_err(|_| wrong())? };
+        if (1..=shard.of).contains(&shard.number) { Ok(shard) } else { Err(wrong()) }
+    }
+
+    /// Its images of n. Errors: there are none.
+    pub fn range(&self, n: usize) -> Result<Range<usize>> {
+        let range = (self.number - 1) * n / self.of..self.number * n / self.of;
+        if range.is_empty() {
+            let problem = format!("no image would be evaluated; there are {n}");
+            return Err(Error::value("shard", format!("{}/{}", self.number, self.of), problem));
+        }
+        Ok(range)
+    }
+}
+
+/// The content of a result file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The facts that leaderboards ask for, the device, the weight file.
+    pub about: Map<String, Value>,
+    /// All that decides the result: two files that agree here and differ in their shards belong together.
+    pub evaluation: Map<String, Value>,
+    pub shard: Option<Shard>,
+    pub verdict: Verdict,
+}
+
+impl Record {
+    /// The file's object. Accuracies under RobustBench's names are percentages as text; only what ran as AutoAttack is called so.
+    pub fn to_json(&self) -> Value {
+        let mut object = self.about.clone();
+        let verdict = &self.verdict;
+        let percent = |value: f64| Value::from(format!("{value:.2}"));
+        object.insert("clean_acc".into(), percent(verdict.clean()));
+        let is_autoattack = verdict.version != "custom";
+        object.insert("autoattack_acc".into(), if is_autoattack { percent(verdict.robust()) } else { Value::Null });
+        object.insert("robust_acc".into(), percent(verdict.robust()));
+        object.insert("shard".into(), json!(self.shard));
+        object.insert("evaluation".into(), Value::Object(self.evaluation.clone()));
+        if let Ok(Value::Object(verdict)) = serde_json::to_value(verdict) {
+            object.extend(verdict);
+        }
+        Value::Object(object)
+    }
+
+    /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] for anything else than the result of a protocol.
+    pub fn read(path: &Path) -> Result<Record> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read the result"))?;
+        let wrong = |problem: String| Error::file(path, format!("not the result of saddle eval --attack autoattack: {problem}"));
+        let mut about: Map<String, Value> = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let verdict: Verdict = serde_json::from_value(Value::Object(about.clone())).map_err(|error| wrong(error.to_string()))?;
+        let mut taken = |key: &str| about.remove(key).ok_or_else(|| wrong(format!("there is no '{key}'")));
+        let Value::Object(evaluation) = taken("evaluation")? else { return Err(wrong("'evaluation' is no object".into())) };
+        let shard = serde_json::from_value(taken("shard")?).map_err(|error| wrong(format!("shard: {error}")))?;
+        for key in ["version", "results", "outcomes", "warnings", "verification", "passes"] {
+            about.remove(key);
+        }
+        Ok(Record { about, evaluation, shard, verdict })
+    }
+}
+
+/// The result of a whole evaluation from the result files of all its shards, in any order.
+///
+/// Errors: [`Error::File`] for a file that is no shard, or one of another evaluation; [`Error::Value`] for shards that are missing, given twice,
+/// or cut in another way.
+pub fn merge(files: &[PathBuf]) -> Result<Record> {
+    let mut records = files.iter().map(|path| Ok((path, Record::read(path)?))).collect::<Result<Vec<_>>>()?;
+    let Some((first, reference)) = records.first().cloned() else {
+        return Err(Error::value("merge", 0, "there is nothing to merge; give the result files of all shards"));
+    };
+    let mut seen: Vec<Option<&PathBuf>> = Vec::new();
+    for (path, record) in &records {
+        let Some(shard) = record.shard else {
+            return Err(Error::file(path, "is the result of a whole evaluation, not of a shard"));
+        };
+        let differ = differences(&reference.evaluation, &record.evaluation);
+        if !differ.is_empty() {
+            let problem = format!("belongs to another evaluation than {}: {}", first.display(), differ.join(", "));
+            return Err(Error::file(path, problem));
+        }
+        seen.resize(seen.len().max(shard.of), None);
+        let images = record.evaluation.get("images").and_then(Value::as_u64).unwrap_or(0) as usize;
+        if seen.len() != shard.of || shard.number == 0 || shard.number > shard.of {
+            let problem = format!("is shard {} of {}, other files are of {}: they overlap", shard.number, shard.of, seen.len());
+            return Err(Error::file(path, problem));
+        }
+        if shard.range(images)?.len() != record.verdict.outcomes.0.len() {
+            return Err(Error::file(path, format!("holds {} points, not its shard's", record.verdict.outcomes.0.len())));
+        }
+        if let Some(other) = seen[shard.number - 1].replace(path) {
+            return Err(Error::file(path, format!("is shard {} of {}, like {}", shard.number, shard.of, other.display())));
+        }
+    }
+    let missing: Vec<String> =
+        (1..).zip(&seen).filter(|(_, path)| path.is_none()).map(|(number, _)| format!("{number}/{}", seen.len())).collect();
+    if !missing.is_empty() {
+        return Err(Error::value("merge", files.len(), format!("a shard is missing: {}", missing.join(", "))));
+    }
+    records.sort_by_key(|(_, record)| record.shard.map_or(0, |shard| shard.number));
+    let verdict = Verdict::joined(records.into_iter().map(|(_, record)| record.verdict).collect())?;
+    Ok(Record { verdict, shard: None, ..reference })
+}
+
+/// Writes the images behind a verdict: x_adv `[N,C,H,W]`, which is the clean image of points that were not broken, y, pred and success `[N]`.
+pub fn save_adversarial(path: &Path, data: &Dataset, range: Range<usize>, images: &Images, predictions: &[i32]) -> Result<()> {
+    let [h, w, c] = [data.shape.height, data.shape.width, data.shape.channels];
+    let labels = &data.labels[range.clone()];
+    let mut pixels = Vec::with_capacity(labels.len() * data.shape.bytes() * 4);
+    for (point, index) in range.enumerate() {
+        let clean = || data.image(index).unwrap_or_default().iter().map(|byte| *byte as f32 * data.byte_scale).collect();
+        let image = images.get(&point).cloned().unwrap_or_else(clean);
+        let planes = (0..c).flat_map(|channel| image.iter().skip(channel).step_by(c));
+        pixels.extend(planes.flat_map(|v| v.to_le_bytes()));
+    }
+    let n = labels.len();
+    let long = |values: &[i32]| values.iter().flat_map(|v| (*v as i64).to_le_bytes()).collect::<Vec<u8>>();
+    let success = labels.iter().zip(predictions).map(|(label, class)| (label != class) as u8).collect();
+    write_tensors(
+        path,
+        &[
+            ("x_adv", Dtype::F32, vec![n, c, h, w], pixels),
+            ("y", Dtype::I64, vec![n], long(labels)),
+            ("pred", Dtype::I64, vec![n], long(predictions)),
+            ("success", Dtype::BOOL, vec![n], success),
+        ],
+    )
+}
+
+/// A number that tells contents apart (FNV-1a), as it stands in records.
+pub fn fingerprint(parts: &[&[u8]]) -> String {
+    let step = |hash: u64, byte: &u8| (hash ^ *byte as u64).wrapping_mul(0x100_0000_01b3);
+    format!("{:016x}", parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_cover_everything_once() {
+        for (n, of) in [(10, 3), (360, 7), (5, 5)] {
+            let ranges: Vec<usize> = (1..=of).flat_map(|number| Shard { number, of }.range(n).unwrap()).collect();
+            assert_eq!(ranges, (0..n).collect::<Vec<_>>());
+        }
+        assert_eq!(Shard::read("2/5").unwrap(), Shard { number: 2, of: 5 });
+        for wrong in ["2", "0/3", "4/3", "a/3", "1/0", "-1/3"] {
+            let message = Shard::read(wrong).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("shard = {wrong}: expected a part")), "{message}");
+        }
+        let message = Shard { number: 1, of: 400 }.range(360).unwrap_err().to_string();
+        assert_eq!(message, "shard = 1/400: no image would be evaluated; there are 360");
+    }
+
+    #[test]
+    fn fingerprints_differ() {
+        assert_eq!(fingerprint(&[b"a", b"b"]), fingerprint(&[b"ab"]));
+        assert_eq!(fingerprint(&[]), "cbf29ce484222325");
+        assert_eq!(fingerprint(&[b"a"]), "af63dc4c8601ec8c");
+    }
+}

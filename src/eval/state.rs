@@ -1,0 +1,126 @@
+//! Progress of an evaluation in a folder: an interrupted one goes on as if nothing had happened.
+
+use super::protocol::{Images, Standing};
+use crate::error::{Error, Result};
+use crate::train::rundir::write_atomic;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+/// A folder with the progress of one evaluation: `progress.json`, and one file for the images of every batch that broke points.
+pub struct State {
+    folder: PathBuf,
+    identity: Map<String, Value>,
+    /// Files of images that `progress.json` counts.
+    files: Cell<usize>,
+}
+
+/// `progress.json`.
+#[derive(Serialize, Deserialize)]
+struct Progress {
+    evaluation: Map<String, Value>,
+    files: usize,
+    standing: Standing,
+}
+
+impl State {
+    /// Takes the folder, which is made if it is not there, for the evaluation that `identity` describes.
+    ///
+    /// Errors: [`Error::File`] when it holds the progress of another evaluation, with what differs; [`Error::Io`].
+    pub fn open(folder: &Path, identity: Map<String, Value>) -> Result<State> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder for --state"))?;
+        let state = State { folder: folder.to_owned(), identity, files: Cell::new(0) };
+        if let Some(progress) = state.read()? {
+            let differ = differences(&progress.evaluation, &state.identity);
+            if !differ.is_empty() {
+                let problem = format!("holds the progress of another evaluation: {}; choose another --state", differ.join(", "));
+                return Err(Error::file(folder, problem));
+            }
+        }
+        Ok(state)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn read(&self) -> Result<Option<Progress>> {
+        let path = self.folder.join("progress.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the progress of an evaluation"))?;
+        let wrong = |error: serde_json::Error| Error::file(&path, format!("not the progress of an evaluation: {error}"));
+        serde_json::from_str(&text).map(Some).map_err(wrong)
+    }
+
+    /// What was saved last.
+    pub fn load(&self) -> Result<Option<(Standing, Images)>> {
+        let Some(progress) = self.read()? else { return Ok(None) };
+        let mut images = Images::new();
+        for number in 0..progress.files {
+            images.extend(read_images(&self.images(number))?);
+        }
+        self.files.set(progress.files);
+        Ok(Some((progress.standing, images)))
+    }
+
+    /// Saves the standing, and the images that are new in it. A batch that was cut off by a crash is made again, and its file replaced.
+    pub fn save(&self, standing: &Standing, fresh: &Images) -> Result<()> {
+        if !fresh.is_empty() {
+            write_images(&self.images(self.files.get()), fresh)?;
+            self.files.set(self.files.get() + 1);
+        }
+        let (path, evaluation) = (self.folder.join("progress.json"), self.identity.clone());
+        let progress = Progress { evaluation, files: self.files.get(), standing: standing.clone() };
+        let text = serde_json::to_string(&progress).map_err(|error| Error::file(&path, error.to_string()))?;
+        write_atomic(&path, (text + "\n").as_bytes())
+    }
+
+    fn images(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("images-{number:06}.safetensors"))
+    }
+}
+
+/// What differs between two descriptions of evaluations: `eps is 0.1 there, not 0.2`.
+pub fn differences(there: &Map<String, Value>, here: &Map<String, Value>) -> Vec<String> {
+    let text = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => "none".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    let keys = here.keys().chain(there.keys().filter(|key| !here.contains_key(*key)));
+    let differ = keys.filter(|key| there.get(*key) != here.get(*key));
+    differ.map(|key| format!("{key} is {} there, not {}", text(there.get(key)), text(here.get(key)))).collect()
+}
+
+fn write_images(path: &Path, images: &Images) -> Result<()> {
+    let points: Vec<u8> = images.keys().flat_map(|point| (*point as u64).to_le_bytes()).collect();
+    let pixels: Vec<u8> = images.values().flatten().flat_map(|v| v.to_le_bytes()).collect();
+    let shape = vec![images.len(), images.values().next().map_or(0, Vec::len)];
+    write_tensors(path, &[("point", Dtype::U64, vec![images.len()], points), ("image", Dtype::F32, shape, pixels)])
+}
+
+/// Writes a safetensors file, whole or not at all: name, type, shape and bytes of each tensor.
+pub fn write_tensors(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<()> {
+    let wrong = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write_atomic(path, &safetensors::serialize(views, None).map_err(wrong)?)
+}
+
+fn read_images(path: &Path) -> Result<Images> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
+    let wrong = |error: safetensors::SafeTensorError| Error::file(path, format!("not the images of an evaluation: {error}"));
+    let content = SafeTensors::deserialize(&bytes).map_err(wrong)?;
+    let (points, images) = (content.tensor("point").map_err(wrong)?, content.tensor("image").map_err(wrong)?);
+    let numbers =
+        |bytes: &[u8]| bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | *b as usize)).collect::<Vec<_>>();
+    let pixels: Vec<f32> = images.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let size = images.shape().last().copied().unwrap_or(0).max(1);
+    Ok(numbers(points.data()).into_iter().zip(pixels.chunks(size).map(<[f32]>::to_vec)).collect())
+}

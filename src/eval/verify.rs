@@ -1,0 +1,143 @@
+//! The last word on stored adversarial images: are they in the ball, are they images, and does the network still say what was reported?
+
+use super::protocol::Images;
+use super::verdict::Outcomes;
+use crate::attack::{Model, Norm, logits};
+use crate::data::resident::Resident;
+use crate::device::Buffer;
+use crate::error::Result;
+use crate::ops::augment::Augmentation;
+use crate::ops::predict::argmax;
+use crate::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// What became of the checks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Whether all of them hold.
+    pub passed: bool,
+    /// The largest distance of an image from its clean one, in the norm.
+    pub largest_distance: f64,
+    /// Images that are farther away than eps and the rounding of one float32 operation a pixel.
+    pub outside_ball: usize,
+    /// Images with a pixel below 0, above 1 or not a number.
+    pub outside_box: usize,
+    /// Points whose fresh prediction is not what was reported.
+    pub other_outcome: usize,
+}
+
+impl Default for Verification {
+    fn default() -> Verification {
+        Verification { passed: true, largest_distance: 0.0, outside_ball: 0, outside_box: 0, other_outcome: 0 }
+    }
+}
+
+impl Verification {
+    /// Adds the outcome for other points.
+    pub fn join(&mut self, other: &Verification) {
+        self.largest_distance = self.largest_distance.max(other.largest_distance);
+        self.outside_ball += other.outside_ball;
+        self.outside_box += other.outside_box;
+        self.other_outcome += other.other_outcome;
+        self.passed = self.outside_ball + self.outside_box + self.other_outcome == 0;
+    }
+
+    /// What failed, in one line.
+    pub fn complaint(&self) -> Option<String> {
+        let Verification { largest_distance, outside_ball, outside_box, other_outcome, .. } = self;
+        (!self.passed).then(|| {
+            format!(
+                "verification failed: {outside_ball} images are outside of the ball (largest distance {largest_distance}), {outside_box} outside \
+                 of [0,1], {other_outcome} are classified otherwise than reported"
+            )
+        })
+    }
+}
+
+/// Checks all images of `range`: the stored ones, and the clean ones of points that no attack broke. Also the fresh predictions.
+pub fn verify(
+    model: &mut dyn Model,
+    data: &Resident,
+    range: Range<usize>,
+    ball: (Norm, f32),
+    (images, outcomes): (&Images, &Outcomes),
+    batch: usize,
+) -> Result<(Verification, Vec<i32>)> {
+    let (mut found, mut predictions) = (Verification::default(), Vec::with_capacity(range.len()));
+    let points: Vec<usize> = (0..range.len()).collect();
+    for points in points.chunks(batch.max(1)) {
+        let indices: Vec<i32> = points.iter().map(|point| (range.start + point) as i32).collect();
+        let (x, y) = data.batch(&Buffer::from_slice(data.device(), &indices)?, &Augmentation::none())?;
+        let clean = x.to_vec()?;
+        let size = clean.len() / points.len();
+        let mut adv = clean.clone();
+        for (row, point) in points.iter().enumerate() {
+            if let Some(image) = images.get(point) {
+                adv[row * size..][..size].copy_from_slice(image);
+            }
+        }
+        let fresh = argmax(data.device(), &logits(model, &Tensor::from_slice(data.device(), x.shape(), &adv)?)?)?.to_vec()?;
+        let rows = clean.chunks(size).zip(adv.chunks(size));
+        for (((clean, adv), point), (class, label)) in rows.zip(points).zip(fresh.iter().zip(y.to_vec()?)) {
+            let (distance, allowed) = distance(ball, clean, adv);
+            found.join(&Verification {
+                passed: true,
+                largest_distance: if distance.is_nan() { f64::MAX } else { distance },
+                outside_ball: !(distance <= allowed) as usize,
+                outside_box: !adv.iter().all(|v| (0.0..=1.0).contains(v)) as usize,
+                other_outcome: ((*class == label) != outcomes.0[*point].is_none()) as usize,
+            });
+        }
+        predictions.extend(fresh);
+    }
+    Ok((found, predictions))
+}
+
+/// How far two images are apart, and how far they may be: eps and one unit in the last place of each pixel; in L2 also what float32 sums
+/// of that length lose.
+fn distance((norm, eps): (Norm, f32), clean: &[f32], adv: &[f32]) -> (f64, f64) {
+    let changes = || clean.iter().zip(adv).map(|(a, b)| (*b as f64 - *a as f64, ulp(a.abs().max(b.abs()).max(eps))));
+    let eps = eps as f64;
+    match norm {
+        // The one change that exceeds what is allowed decides; NaN is no number that max knows.
+        Norm::Linf => changes().fold((0.0, eps), |(most, allowed), (d, ulp)| match d.abs() {
+            d if d.is_nan() => (f64::NAN, allowed),
+            d if d - ulp > most - (allowed - eps) => (d, eps + ulp),
+            _ => (most, allowed),
+        }),
+        Norm::L2 => {
+            let (squares, ulps) = changes().fold((0.0, 0.0), |(s, u), (d, ulp)| (s + d * d, u + ulp * ulp));
+            (squares.sqrt(), eps * (1.0 + 1e-6) + ulps.sqrt())
+        }
+    }
+}
+
+/// The distance from a positive float to the next.
+fn ulp(value: f32) -> f64 {
+    (f32::from_bits(value.to_bits() + 1) - value) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_know_rounding_from_too_far() {
+        let eps = 8.0 / 255.0;
+        let within = |norm, clean: &[f32], adv: &[f32]| {
+            let (distance, allowed) = distance((norm, eps), clean, adv);
+            distance <= allowed
+        };
+        for x in (0..=255).map(|byte| byte as f32 / 255.0) {
+            assert!(within(Norm::Linf, &[0.5, x], &[0.5, x + eps]) && within(Norm::Linf, &[x], &[x - eps]), "{x}");
+            assert!(!within(Norm::Linf, &[0.5, x], &[0.5, x + eps + 3e-7]), "{x}");
+            assert!(within(Norm::L2, &[0.5, x], &[0.5 - 0.6 * eps, x + 0.8 * eps]), "{x}");
+            assert!(!within(Norm::L2, &[0.5, x], &[0.5 - 0.6 * eps, x + 0.8 * eps + 1e-6]), "{x}");
+        }
+        for norm in [Norm::Linf, Norm::L2] {
+            assert!(!within(norm, &[0.5, 0.5], &[f32::NAN, 0.5]) && !within(norm, &[0.5, 0.5], &[0.5, f32::NAN]));
+        }
+        assert_eq!(distance((Norm::Linf, eps), &[0.0, 0.25], &[0.0, 0.75]).0, 0.5);
+    }
+}
