@@ -92,7 +92,7 @@ impl Job {
     fn loaded(&self) -> (Net, Tensor, Buffer<i32>, Buffer<i32>) {
         let device = Device::host().unwrap();
         let file = WeightFile::read(&self.here().join("run/checkpoints/best.safetensors")).unwrap();
-        let net = checkpoint::open_as(&device, &file, None, (1, 8)).unwrap();
+        let net = checkpoint::network_for(&device, &file, None, (1, 8)).unwrap();
         let x = Tensor::from_slice(&device, &[IMAGES, 8, 8, 1], &self.pixels).unwrap();
         let indices = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
         (net, x, Buffer::from_slice(&device, &self.labels).unwrap(), indices)

@@ -63,7 +63,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     file.within(&y, request.weights.classes()?)?;
     check_writable(&request.out)?;
     let device = Device::by_name(&request.device)?;
-    let mut net = checkpoint::open_as(&device, &request.weights, request.model.as_deref(), (*c, *h))?;
+    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), (*c, *h))?;
 
     let (mut x_adv, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
     let (mut clean, size) = (0, h * w * c);

@@ -192,7 +192,7 @@ pub fn open_as(
 /// there are. Images are normalised as the metadata says, and not at all if it says nothing.
 ///
 /// Errors: neither says the architecture; keys that do not fit it.
-pub fn open_as(device: &Device, file: &WeightFile, model: Option<&str>, (channels, height): (usize, usize)) -> Result<Net> {
+pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, (channels, height): (usize, usize)) -> Result<Net> {
     let name = model.or(file.metadata.get("arch").map(String::as_str));
     let lacks = || Error::file(&file.path, "its metadata does not say what network these weights are for; add --model NAME");
     let arch = Arch::find(name.ok_or_else(lacks)?)?;
