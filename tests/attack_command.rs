@@ -185,7 +185,7 @@ fn mistakes_get_one_clear_line() {
         ("--data flat.safetensors", "flat.safetensors: x is F32 [1, 64]; expected F32 [N,C,H,W], or U8 [N,H,W,C]"),
         ("--data text.safetensors", "text.safetensors: not a safetensors file: "),
         ("--data nothing.safetensors", "nothing.safetensors: cannot read the tensors: "),
-        ("--data x.safetensors --attack pdg", "unknown attack 'pdg' (did you mean"),
+        ("--data x.safetensors --attack pdg", "unknown attack 'pdg'; known: fgsm, pgd20, "),
         ("--data x.safetensors --norm l2", "norm = l2: --eps is needed, too; the default is for linf"),
         ("--data x.safetensors --restarts 0", "restarts = 0: the attack fgsm needs at least 1"),
         ("--data x.safetensors --model resnet18", "run/checkpoints/best.safetensors: "),

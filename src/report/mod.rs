@@ -91,7 +91,7 @@ impl EvalPage {
             curve_plot => self.curve_plot()?,
             margin_plot => self.margin_plot()?,
             examples,
-            factor,
+            factor => factor as u32,
             classes => self.per_class.iter().map(class).collect::<Vec<_>>(),
         };
         let environment = Environment::new();
