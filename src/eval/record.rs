@@ -77,7 +77,8 @@ impl Record {
         let mut taken = |key: &str| about.remove(key).ok_or_else(|| wrong(format!("there is no '{key}'")));
         let Value::Object(evaluation) = taken("evaluation")? else { return Err(wrong("'evaluation' is no object".into())) };
         let shard = serde_json::from_value(taken("shard")?).map_err(|error| wrong(format!("shard: {error}")))?;
-        for key in ["version", "results", "outcomes", "warnings", "verification", "passes"] {
+        let derived = ["clean_acc", "autoattack_acc", "robust_acc"];
+        for key in derived.into_iter().chain(["version", "results", "outcomes", "warnings", "verification", "passes"]) {
             about.remove(key);
         }
         Ok(Record { about, evaluation, shard, verdict })

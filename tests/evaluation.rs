@@ -1,0 +1,535 @@
+//! The protocol of AutoAttack: that its result depends on nothing but what it should, is kept, merged and verified, and when it warns.
+
+use saddle::attack::{Attack, Model, Norm, Settings, by_name};
+use saddle::data::{self, Dataset, ImageShape, resident::Resident};
+use saddle::device::{Buffer, Device};
+use saddle::error::Error;
+use saddle::eval::plan::{Plan, Stage};
+use saddle::eval::protocol::{Conduct, Images, Judgement, judge};
+use saddle::eval::record::{Record, Shard, merge};
+use saddle::eval::state::State;
+use saddle::eval::verdict::{Outcomes, Verdict};
+use saddle::eval::verify::verify;
+use saddle::eval::{self, Extras, Request};
+use saddle::ops::augment::Augmentation;
+use saddle::ops::fill::scale;
+use saddle::ops::linear::linear;
+use saddle::rng::Stream;
+use saddle::tape::{Tape, Var};
+use saddle::tensor::Tensor;
+use saddle::train::config::DeviceChoice;
+use saddle::train::observer::{Judging, Observer, Silent};
+use saddle::train::weights::WeightFile;
+use saddle::train::{checkpoint, recipe};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A run of a small net on digits, trained once for all tests; its best checkpoint is the first epoch's or the second's.
+fn trained() -> &'static Path {
+    static RUN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, run) = RUN.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let mut job = recipe::load(recipe::DEFAULT).unwrap();
+        let text = out.display().to_string();
+        let settings = [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
+        job.config.apply(&settings).unwrap();
+        let (config, recipe) = (job.config, job.name);
+        let request =
+            saddle::train::Request { config, recipe, reference: job.reference, command: "test".into(), resume: None };
+        saddle::train::run(&request, &mut Silent, &AtomicBool::new(false)).unwrap();
+        (folder, out)
+    });
+    run
+}
+
+fn weights() -> PathBuf {
+    trained().join("checkpoints/last.safetensors")
+}
+
+const EPS: f32 = 0.1;
+
+fn settings(steps: usize) -> Settings {
+    Settings { eps: EPS, steps: Some(steps), ..Settings::default() }
+}
+
+/// The standard attacks, shortened.
+fn short(norm: Norm, eps: f32) -> Plan {
+    let stage = |name, steps| Stage::new(name, &Settings { norm, eps, ..settings(steps) }).unwrap();
+    let stages = vec![stage("apgd-ce", 3), stage("apgd-t", 4), stage("fab-t", 4), stage("square", 40)];
+    Plan::new("custom", stages, &Settings { norm, eps, ..settings(1) }).unwrap()
+}
+
+/// The net and the first n test images.
+fn digits(n: usize) -> (saddle::nn::Net, Resident) {
+    let device = Device::host().unwrap();
+    let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+    let (net, _) = checkpoint::open(&device, &weights(), (10, 1, 8)).unwrap();
+    (net, Resident::new(&device, &test).unwrap())
+}
+
+fn judged(model: &mut dyn Model, data: &Resident, plan: &Plan, range: Range<usize>, batch: usize) -> Judgement {
+    let conduct = Conduct { range, batch, state: None, stop: &AtomicBool::new(false) };
+    judge(model, data, plan, &conduct, &mut Silent).unwrap()
+}
+
+fn bits(images: &Images) -> Vec<(usize, Vec<u32>)> {
+    images.iter().map(|(point, image)| (*point, image.iter().map(|v| v.to_bits()).collect())).collect()
+}
+
+/// The protocol as it is written down: one batch, every attack as a whole.
+fn by_hand(model: &mut dyn Model, data: &Resident, plan: &Plan) -> (Vec<Option<usize>>, Images) {
+    let (mut outcomes, mut images) = (vec![None; data.len], Images::new());
+    for number in 0..=plan.stages.len() {
+        let left: Vec<i32> = (0..data.len as i32).filter(|point| outcomes[*point as usize].is_none()).collect();
+        if left.is_empty() {
+            break;
+        }
+        let rows = Buffer::from_slice(data.device(), &left).unwrap();
+        let (x, y) = data.batch(&rows, &Augmentation::none()).unwrap();
+        if number == 0 {
+            let z = saddle::attack::logits(model, &x).unwrap();
+            let right = saddle::ops::predict::correct(data.device(), &z, &y).unwrap().to_vec().unwrap();
+            left.iter().zip(right).filter(|(_, right)| *right == 0).for_each(|(point, _)| outcomes[*point as usize] = Some(0));
+            continue;
+        }
+        let found = plan.stages[number - 1].attack.run(model, &x, &y, &rows).unwrap();
+        let (adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
+        for ((point, image), _) in left.iter().zip(adv.chunks(adv.len() / left.len())).zip(success).filter(|(_, s)| *s == 1) {
+            outcomes[*point as usize] = Some(number);
+            images.insert(*point as usize, image.to_vec());
+        }
+    }
+    (outcomes, images)
+}
+
+#[test]
+fn batches_packing_and_shards_change_no_bit() {
+    for (norm, eps) in [(Norm::Linf, EPS), (Norm::L2, 0.7)] {
+        let (mut net, data) = digits(24);
+        let plan = short(norm, eps);
+        let (outcomes, images) = by_hand(&mut net, &data, &plan);
+        assert!(outcomes.iter().flatten().max() >= Some(&1) && outcomes.contains(&None), "too easy or too hard: {outcomes:?}");
+        // 5: many batches; 24: the last attempts are packed; 200: nine attempts of a point at once.
+        for batch in [5, 24, 200] {
+            let whole = judged(&mut net, &data, &plan, 0..24, batch);
+            assert_eq!(whole.verdict.outcomes.0, outcomes, "batch {batch}");
+            assert_eq!(bits(&whole.images), bits(&images), "batch {batch}");
+            assert!(whole.verdict.verification.passed, "{:?}", whole.verdict.verification);
+            assert!(whole.verdict.verification.largest_distance > 0.5 * eps as f64);
+        }
+        let parts = [judged(&mut net, &data, &plan, 0..9, 8), judged(&mut net, &data, &plan, 9..24, 8)];
+        let second: Images = parts[1].images.iter().map(|(point, image)| (point + 9, image.clone())).collect();
+        assert_eq!(bits(&parts[0].images.clone().into_iter().chain(second).collect()), bits(&images));
+        let joined = Verdict::joined(parts.into_iter().map(|part| part.verdict).collect()).unwrap();
+        assert_eq!(joined.outcomes.0, outcomes);
+        let robust = outcomes.iter().filter(|by| by.is_none()).count();
+        assert_eq!((joined.rows[4].robust, joined.robust()), (robust, 100.0 * robust as f64 / 24.0));
+        assert_eq!(joined.rows[1].attacked, joined.rows[0].robust);
+    }
+}
+
+/// Asks for an end when the second batch of a session begins.
+struct StopAtSecond<'a> {
+    batches: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Observer for StopAtSecond<'_> {
+    fn judging(&mut self, _at: &Judging) {
+        self.batches += 1;
+        self.stop.store(self.batches >= 2, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn an_interrupted_evaluation_goes_on_without_loss() {
+    let (mut net, data) = digits(20);
+    let plan = short(Norm::Linf, EPS);
+    let whole = judged(&mut net, &data, &plan, 0..20, 20);
+    let folder = tempfile::tempdir().unwrap();
+    let mut interruptions = 0;
+    let resumed = loop {
+        let state = State::open(&folder.path().join("state"), serde_json::Map::new()).unwrap();
+        let stop = AtomicBool::new(false);
+        // Another batch size in every session.
+        let conduct = Conduct { range: 0..20, batch: 7 + interruptions, state: Some(&state), stop: &stop };
+        match judge(&mut net, &data, &plan, &conduct, &mut StopAtSecond { batches: 0, stop: &stop }) {
+            Ok(judgement) => break judgement,
+            Err(error @ Error::Interrupted { .. }) => assert!(error.to_string().contains("progress is kept in"), "{error}"),
+            Err(error) => panic!("{error}"),
+        }
+        interruptions += 1;
+        assert!(interruptions < 200, "no progress");
+    };
+    assert!(interruptions > 5, "{interruptions} interruptions");
+    assert_eq!(resumed.verdict.outcomes, whole.verdict.outcomes);
+    assert_eq!(bits(&resumed.images), bits(&whole.images));
+    let figures = |judgement: &Judgement| {
+        judgement.verdict.rows.iter().map(|row| (row.attack.clone(), row.robust, row.attacked)).collect::<Vec<_>>()
+    };
+    assert_eq!(figures(&resumed), figures(&whole));
+    // A finished state answers at once.
+    let state = State::open(&folder.path().join("state"), serde_json::Map::new()).unwrap();
+    let conduct = Conduct { range: 0..20, batch: 20, state: Some(&state), stop: &AtomicBool::new(true) };
+    let again = judge(&mut net, &data, &plan, &conduct, &mut Silent).unwrap();
+    assert_eq!((again.verdict.outcomes, again.verdict.passes), (resumed.verdict.outcomes, resumed.verdict.passes));
+}
+
+fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
+    Request {
+        weights,
+        dataset: "digits".into(),
+        data: None,
+        attacks: attack.split(',').map(str::to_owned).collect(),
+        norm: Norm::Linf,
+        eps: EPS,
+        step: None,
+        n: Some(30),
+        batch: 16,
+        seed: 0,
+        device: DeviceChoice::Host,
+        out: None,
+        extras,
+    }
+}
+
+#[test]
+fn the_state_of_another_evaluation_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |change: &dyn Fn(&mut Request)| {
+        let extras = Extras { state: Some(folder.path().join("state")), ..Extras::default() };
+        let mut request = request(weights(), "autoattack:fgsm,pgd2", extras);
+        change(&mut request);
+        eval::run(&request, &mut Silent).map(|report| report.rows.last().unwrap().accuracy)
+    };
+    let accuracy = with(&|_| {}).unwrap();
+    assert_eq!(with(&|request| request.batch = 3).unwrap(), accuracy, "another batch size is the same evaluation");
+    let other = folder.path().join("other.safetensors");
+    let mut file = WeightFile::read(&weights()).unwrap();
+    file.tensors.get_mut("linear.bias").unwrap().1[0] += 1.0;
+    file.write(&other).unwrap();
+    for (change, expected) in [
+        (&(|request: &mut Request| request.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
+        (&|request| request.norm = Norm::L2, "norm is linf there, not l2"),
+        (&|request| request.seed = 1, "seed is 0 there, not 1"),
+        (&|request| request.n = Some(29), "images is 30 there, not 29"),
+        (&|request| request.attacks = vec!["autoattack:fgsm".into()], "attacks is fgsm; pgd2 there, not fgsm"),
+        (&|request| request.extras.shard = Some(Shard { number: 1, of: 2 }), "shard is none there, not 1/2"),
+        (&|request| request.weights = other.clone(), "weights is "),
+    ] {
+        let message = with(change).unwrap_err().to_string();
+        assert!(message.contains("holds the progress of another evaluation: ") && message.contains(expected), "{message}");
+    }
+    assert_eq!(with(&|_| {}).unwrap(), accuracy, "a refusal changes nothing");
+}
+
+#[test]
+fn shards_merge_to_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(format!("{name}.json"));
+    let evaluate = |name: &str, shard: Option<Shard>, eps: f32| {
+        let extras = Extras { shard, eps_text: Some("1/10".into()), ..Extras::default() };
+        let request = Request { eps, out: Some(file(name)), ..request(weights(), "autoattack:pgd3,fgsm", extras) };
+        eval::run(&request, &mut Silent).unwrap();
+    };
+    evaluate("whole", None, EPS);
+    for number in 1..=3 {
+        evaluate(&number.to_string(), Some(Shard { number, of: 3 }), EPS);
+    }
+    evaluate("half", Some(Shard { number: 1, of: 2 }), EPS);
+    evaluate("foreign", Some(Shard { number: 2, of: 3 }), 0.05);
+    let files = |names: &[&str]| names.iter().map(|name| file(name)).collect::<Vec<_>>();
+    let merged = merge(&files(&["2", "3", "1"])).unwrap();
+    let whole = Record::read(&file("whole")).unwrap();
+    assert_eq!(merged.verdict.outcomes, whole.verdict.outcomes);
+    assert_eq!((merged.shard, &merged.evaluation, &merged.about), (None, &whole.evaluation, &whole.about));
+    let (merged, whole) = (merged.to_json(), whole.to_json());
+    for key in ["clean_acc", "robust_acc", "eps", "warnings", "verification", "outcomes"] {
+        assert_eq!(merged[key], whole[key], "{key}");
+    }
+    assert_eq!((whole["eps"].as_str(), &whole["autoattack_acc"]), (Some("1/10"), &serde_json::Value::Null));
+    for (names, expected) in [
+        (&["1", "3"][..], "a shard is missing: 2/3"),
+        (&["1", "2", "2"], "2.json: is shard 2 of 3, like "),
+        (&["1", "half"], "half.json: is shard 1 of 2, other files are of 3: they overlap"),
+        (&["1", "foreign", "3"], "foreign.json: belongs to another evaluation than "),
+        (&["1", "whole"], "whole.json: is the result of a whole evaluation"),
+        (&[], "there is nothing to merge"),
+    ] {
+        let message = merge(&files(names)).unwrap_err().to_string();
+        assert!(message.contains(expected), "{names:?}: {message}");
+    }
+    std::fs::write(file("plain"), r#"{"architecture": "resnet-mini"}"#).unwrap();
+    assert!(merge(&files(&["plain"])).unwrap_err().to_string().contains("not the result of saddle eval --attack autoattack"));
+}
+
+/// A linear model of 4x4 images, with faults.
+struct Toy {
+    weight: Tensor,
+    /// The logits do not pass gradients on.
+    masked: bool,
+    /// The logits grow by this share from call to call.
+    drift: f32,
+    /// What it says about every image, whatever is in it.
+    constant: Option<Vec<f32>>,
+}
+
+impl Model for Toy {
+    fn logits(&mut self, tape: &Tape, x: Var) -> saddle::Result<Var> {
+        let images = tape.value(x);
+        let n = images.shape()[0];
+        if let Some(row) = &self.constant {
+            return Ok(tape.constant(Tensor::from_slice(tape.device(), &[n, row.len()], &row.repeat(n))?));
+        }
+        let rows = images.reshape(&[n, 16])?;
+        let flat = if self.masked { tape.constant(rows) } else { tape.push(rows, &[x], move |grad, sink| sink.pass(x, grad))? };
+        let z = linear(tape, flat, tape.constant(self.weight.clone()), None)?;
+        self.drift *= 1.5;
+        scale(tape, z, 1.0 + self.drift)
+    }
+
+    fn classes(&self) -> usize {
+        self.weight.shape()[0]
+    }
+}
+
+/// A toy without faults, and 40 images that it classifies correctly.
+fn toy(classes: usize) -> (Toy, Dataset) {
+    let mut random = Stream::new(5, "toy");
+    let weight: Vec<f32> = (0..classes * 16).map(|_| random.normal() as f32).collect();
+    let images: Vec<u8> = (0..40 * 16).map(|_| random.below(256) as u8).collect();
+    let logit = |image: &[u8], k: usize| image.iter().zip(&weight[k * 16..]).map(|(x, w)| *x as f32 * w).sum::<f32>();
+    let best = |image: &[u8]| (0..classes).max_by(|a, b| logit(image, *a).total_cmp(&logit(image, *b))).unwrap() as i32;
+    let dataset = Dataset {
+        name: "toy".into(),
+        labels: images.chunks(16).map(best).collect(),
+        images,
+        shape: ImageShape { height: 4, width: 4, channels: 1 },
+        classes,
+        class_names: vec![],
+        byte_scale: 1.0 / 255.0,
+    };
+    let weight = Tensor::from_slice(&Device::host().unwrap(), &[classes, 16], &weight).unwrap();
+    (Toy { weight, masked: false, drift: 0.0, constant: None }, dataset)
+}
+
+/// Verdict of the shortened attacks, with warnings that an observer must have been told, too.
+fn verdict(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Verdict {
+    struct Notes(Vec<String>);
+    impl Observer for Notes {
+        fn note(&mut self, line: &str) {
+            self.0.push(line.to_owned());
+        }
+    }
+    let data = Resident::new(&Device::host().unwrap(), data).unwrap();
+    let mut notes = Notes(vec![]);
+    let conduct = Conduct { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
+    let verdict = judge(toy, &data, plan, &conduct, &mut notes).unwrap().verdict;
+    assert_eq!(notes.0, verdict.warnings.iter().map(|line| format!("warning: {line}")).collect::<Vec<_>>());
+    verdict
+}
+
+#[track_caller]
+fn warns(verdict: &Verdict, expected: &[&str]) {
+    let matches = verdict.warnings.iter().zip(expected).all(|(line, part)| line.contains(part));
+    assert!(matches && verdict.warnings.len() == expected.len(), "expected {expected:?}, found {:#?}", verdict.warnings);
+}
+
+#[test]
+fn sound_models_get_no_warning_and_faults_get_theirs() {
+    let plan = short(Norm::Linf, 0.05);
+    let (mut sound, data) = toy(10);
+    let clean = verdict(&mut sound, &data, &plan);
+    warns(&clean, &[]);
+    assert_eq!(clean.clean(), 100.0);
+    assert!(clean.robust() < 100.0 && clean.robust() > 0.0, "{}", clean.robust());
+
+    // Gradients that are not there: only Square finds anything, and far more than the start of APGD.
+    let long = Plan::new("custom", vec![plan.stages.into_iter().next().unwrap(), Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap()], &Settings { eps: 0.05, ..settings(1) }).unwrap();
+    let mut masked = Toy { masked: true, ..toy(10).0 };
+    let found = verdict(&mut masked, &data, &long);
+    warns(&found, &["40 of 40 images have an input gradient of zero", "square lowers the robust accuracy from"]);
+
+    let mut drifting = Toy { drift: 1e-6, ..toy(10).0 };
+    let pgd = Plan::custom(&["pgd2"], &settings(2)).unwrap();
+    warns(&verdict(&mut drifting, &data, &pgd), &["the logits of 5 passes over the same images differ"]);
+    let rand = Plan::new("rand", Plan::custom(&["pgd2"], &settings(2)).unwrap().stages, &settings(2)).unwrap();
+    warns(&verdict(&mut Toy { drift: 1e-6, ..toy(10).0 }, &data, &rand), &[]);
+
+    let mut constant = Toy { constant: Some([vec![0.91], vec![0.01; 9]].concat()), ..toy(10).0 };
+    warns(&verdict(&mut constant, &data, &pgd), &["look like probabilities", "40 of 40 images have an input gradient of zero"]);
+
+    let bright = Dataset { byte_scale: 1.0 / 128.0, ..data };
+    let found = verdict(&mut toy(10).0, &bright, &pgd);
+    assert!(found.warnings[0].contains("of 40 images have pixels outside of [0,1]"), "{:?}", found.warnings);
+    assert!(found.warnings.last().unwrap().starts_with("verification failed: "), "{:?}", found.warnings);
+}
+
+#[test]
+fn few_classes_skip_attacks_or_have_fewer_targets() {
+    let (mut three, data) = toy(3);
+    let found = verdict(&mut three, &data, &short(Norm::Linf, 0.05));
+    let lines = ["apgd-t, 4 steps is skipped: its loss needs 4 classes, and there are 3", "fab-t, 4 steps has 2 targets instead of 9"];
+    warns(&found, &lines);
+    assert!(found.rows[2].skipped && found.rows[2].attacked == 0 && !found.rows[3].skipped);
+    assert_eq!(found.rows[2].robust, found.rows[1].robust);
+    let dlr = Plan::custom(&["apgd-dlr"], &Settings { eps: 0.05, ..settings(2) }).unwrap();
+    let (mut two, data) = toy(2);
+    warns(&verdict(&mut two, &data, &dlr), &["apgd-dlr, 2 steps is skipped: its loss needs 3 classes, and there are 2"]);
+}
+
+#[test]
+fn verification_finds_what_is_wrong() {
+    let (mut sound, set) = toy(10);
+    let data = Resident::new(&Device::host().unwrap(), &set).unwrap();
+    let mut check = |images: &Images, outcomes: Vec<Option<usize>>| {
+        verify(&mut sound, &data, 0..40, (Norm::Linf, 0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
+    };
+    let clean = |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
+    let robust = vec![None; 40];
+    assert!(check(&Images::new(), robust.clone()).passed);
+    let mut broken = robust.clone();
+    broken[3] = Some(1);
+    let found = check(&Images::new(), broken);
+    assert_eq!((found.passed, found.other_outcome, found.outside_ball), (false, 1, 0));
+    let mut changed = |value: f32| {
+        let mut image = clean(30);
+        image[5] = value;
+        check(&[(30, image)].into(), robust.clone())
+    };
+    let far = changed(if clean(30)[5] > 0.5 { clean(30)[5] - 0.1001 } else { clean(30)[5] + 0.1001 });
+    assert_eq!((far.passed, far.outside_ball, far.outside_box), (false, 1, 0));
+    assert!(far.complaint().unwrap().starts_with("verification failed: 1 images are outside of the ball"));
+    let outside = changed(-0.001);
+    assert_eq!((outside.passed, outside.outside_box), (false, 1));
+    let nan = changed(f32::NAN);
+    assert_eq!((nan.passed, nan.outside_ball, nan.outside_box), (false, 1, 1));
+}
+
+#[test]
+fn adversarial_images_are_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adv.safetensors");
+    let report = eval::run(&request(weights(), "autoattack:pgd5", Extras { save_adv: Some(path.clone()), ..Extras::default() }), &mut Silent);
+    let record = report.unwrap().record.unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("x_adv").unwrap().shape(), [30, 1, 8, 8]);
+    let longs = |name: &str| {
+        let tensor = file.tensor(name).unwrap();
+        tensor.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let (y, pred) = (longs("y"), longs("pred"));
+    let success: Vec<bool> = file.tensor("success").unwrap().data().iter().map(|b| *b == 1).collect();
+    assert_eq!(success, y.iter().zip(&pred).map(|(y, pred)| y != pred).collect::<Vec<_>>());
+    assert_eq!(success, record.verdict.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
+    // The stored images alone reproduce the accuracy.
+    let (mut net, data) = digits(30);
+    let adv: Vec<f32> = file.tensor("x_adv").unwrap().data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let z = saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap()).unwrap();
+    let classes = saddle::ops::predict::argmax(data.device(), &z).unwrap().to_vec().unwrap();
+    assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
+    let single: Box<dyn Attack> = by_name("pgd5", &Settings { eps: EPS, ..Settings::default() }).unwrap();
+    let robust = eval::accuracy::robust(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
+    assert_eq!(record.verdict.robust(), robust, "a cascade of one attack is that attack");
+}
+
+/// Runs the program; its standard output, or the error line.
+fn saddle(folder: &Path, line: &str, threads: usize) -> Result<String, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_saddle"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .env("RAYON_NUM_THREADS", threads.to_string())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[test]
+fn the_command_line_evaluates_runs_files_and_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained().display();
+    let command = |line: &str, threads| saddle(folder.path(), &format!("eval -q --device host {line}"), threads);
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join(name)).unwrap()).unwrap()
+    };
+    // Both checkpoints of a run, best first; one of them; and one that is the same twice.
+    let best = trained().join("checkpoints/best.safetensors");
+    let differ = WeightFile::read(&best).unwrap().tensors != WeightFile::read(&weights()).unwrap().tensors;
+    let table = command(&format!("-w {run} -a fgsm -n 10 --out both.json"), 2).unwrap();
+    assert_eq!(table.matches("fgsm").count(), if differ { 2 } else { 1 }, "{table}");
+    let copy = folder.path().join("copy");
+    std::fs::create_dir_all(copy.join("checkpoints")).unwrap();
+    std::fs::copy(trained().join("run.json"), copy.join("run.json")).unwrap();
+    std::fs::copy(weights(), copy.join("checkpoints/last.safetensors")).unwrap();
+    let mut file = WeightFile::read(&weights()).unwrap();
+    file.tensors.get_mut("linear.bias").unwrap().1[0] += 9.0;
+    file.write(&copy.join("checkpoints/best.safetensors")).unwrap();
+    let table = command("-w copy -a fgsm -n 10 --out both.json", 2).unwrap();
+    let places = ["best.safetensors", "last.safetensors"].map(|name| table.find(name).unwrap());
+    assert!(places[0] < places[1] && table.matches("fgsm").count() == 2, "{table}");
+    assert_eq!(read("both.json")["checkpoints"].as_array().unwrap().len(), 2);
+    let message = command("-w copy -a autoattack:fgsm --state s", 2).unwrap_err();
+    assert!(message.contains("--state is for one network") && message.contains("--checkpoint best"), "{message}");
+    assert_eq!(command("-w copy --checkpoint last -a fgsm -n 10", 2).unwrap().matches("fgsm").count(), 1);
+
+    // Shards with other thread counts and batches, merged.
+    let of = "-w copy --checkpoint last -a autoattack:pgd3,fgsm -n 20 --eps 1/10";
+    let whole = command(&format!("{of} --out whole.json"), 2).unwrap();
+    assert!(whole.contains("robust under these attacks (custom, linf, eps 1/10)") && whole.contains("verified: "), "{whole}");
+    command(&format!("{of} --shard 1/2 --out 1.json --batch 3"), 1).unwrap();
+    command(&format!("{of} --shard 2/2 --out 2.json --save-adv adv"), 3).unwrap();
+    command("--merge 1.json 2.json --out merged.json", 2).unwrap();
+    let (merged, whole) = (read("merged.json"), read("whole.json"));
+    for key in ["clean_acc", "robust_acc", "autoattack_acc", "eps", "architecture", "additional_data", "number_forward_passes", "outcomes", "seed"] {
+        assert!(merged.get(key).is_some() && merged[key] == whole[key], "{key}: {} and {}", merged[key], whole[key]);
+    }
+    for (line, expected) in [
+        ("--merge 1.json", "merge = 1: a shard is missing: 2/2"),
+        (&format!("{of} --shard 1/50"), "shard = 1/50: no image would be evaluated; there are 20"),
+        ("-w copy --checkpoint last -a fgsm --shard 1/2", "attack = fgsm: --shard needs --attack autoattack, or autoattack:fgsm"),
+        ("-w copy --checkpoint last -a pgd20,autoattack", "attack = pgd20,autoattack: autoattack stands alone"),
+        ("-w copy --eps 8", "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
+        ("-w copy --shard 3/2 -a autoattack", "shard = 3/2: expected a part"),
+    ] {
+        let message = command(line, 2).unwrap_err();
+        assert!(message.starts_with(&format!("error: {expected}")) && message.lines().count() == 1, "{message}");
+    }
+
+    // Weights from elsewhere, without metadata.
+    let mut bare = WeightFile::read(&weights()).unwrap();
+    let normalised: Vec<String> = ["mean", "std"].map(|key| bare.metadata[key].clone()).into();
+    bare.metadata.clear();
+    bare.write(&folder.path().join("bare.safetensors")).unwrap();
+    let message = command("-w bare.safetensors --dataset digits -a fgsm", 2).unwrap_err();
+    assert!(message.contains("does not say 'arch'") && message.contains("--model NAME"), "{message}");
+    let flags = if normalised[0].is_empty() { String::new() } else { format!("--mean {} --std {}", normalised[0], normalised[1]) };
+    let accuracies = |line: &str| {
+        command(line, 2).unwrap();
+        read("out.json")["results"].as_array().unwrap().iter().map(|row| row["accuracy"].clone()).collect::<Vec<_>>()
+    };
+    let tail = "--dataset digits -a fgsm --eps 0.1 --out out.json";
+    let own = accuracies(&format!("-w {} {tail}", weights().display()));
+    assert_eq!(accuracies(&format!("-w bare.safetensors --model resnet-mini {flags} {tail}")), own);
+    for (tensor, shape, expected) in [
+        ("linear.weight", vec![7, 64], "the network is for 7 classes and 1-channel images"),
+        ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and 3-channel images"),
+    ] {
+        let mut other = bare.clone();
+        let size = shape.iter().product();
+        other.tensors.insert(tensor.into(), (shape, vec![0.0; size]));
+        other.write(&folder.path().join("other.safetensors")).unwrap();
+        let message = command("-w other.safetensors --model resnet-mini --dataset digits", 2).unwrap_err();
+        assert!(message.contains(expected) && message.lines().count() == 1, "{message}");
+    }
+    let mut large = WeightFile::read(&weights()).unwrap();
+    large.metadata.insert("input".into(), "32x32x1".into());
+    large.write(&folder.path().join("large.safetensors")).unwrap();
+    let message = command("-w large.safetensors --dataset digits", 2).unwrap_err();
+    assert!(message.contains("images of height 32") && message.contains("height 8"), "{message}");
+}
