@@ -38,8 +38,7 @@ fn trained() -> &'static Path {
         let settings = [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
         job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
-        let request =
-            saddle::train::Request { config, recipe, reference: job.reference, command: "test".into(), resume: None };
+        let request = saddle::train::Request { config, recipe, reference: job.reference, command: "test".into(), resume: None };
         saddle::train::run(&request, &mut Silent, &AtomicBool::new(false)).unwrap();
         (folder, out)
     });
@@ -349,7 +348,12 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
     assert!(clean.robust() < 100.0 && clean.robust() > 0.0, "{}", clean.robust());
 
     // Gradients that are not there: only Square finds anything, and far more than the start of APGD.
-    let long = Plan::new("custom", vec![plan.stages.into_iter().next().unwrap(), Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap()], &Settings { eps: 0.05, ..settings(1) }).unwrap();
+    let long = Plan::new(
+        "custom",
+        vec![plan.stages.into_iter().next().unwrap(), Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap()],
+        &Settings { eps: 0.05, ..settings(1) },
+    )
+    .unwrap();
     let mut masked = Toy { masked: true, ..toy(10).0 };
     let found = verdict(&mut masked, &data, &long);
     warns(&found, &["40 of 40 images have an input gradient of zero", "square lowers the robust accuracy from"]);
@@ -373,7 +377,8 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
 fn few_classes_skip_attacks_or_have_fewer_targets() {
     let (mut three, data) = toy(3);
     let found = verdict(&mut three, &data, &short(Norm::Linf, 0.05));
-    let lines = ["apgd-t, 4 steps is skipped: its loss needs 4 classes, and there are 3", "fab-t, 4 steps has 2 targets instead of 9"];
+    let lines =
+        ["apgd-t, 4 steps is skipped: its loss needs 4 classes, and there are 3", "fab-t, 4 steps has 2 targets instead of 9"];
     warns(&found, &lines);
     assert!(found.rows[2].skipped && found.rows[2].attacked == 0 && !found.rows[3].skipped);
     assert_eq!(found.rows[2].robust, found.rows[1].robust);
@@ -414,7 +419,10 @@ fn verification_finds_what_is_wrong() {
 fn adversarial_images_are_saved() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adv.safetensors");
-    let report = eval::run(&request(weights(), "autoattack:pgd5", Extras { save_adv: Some(path.clone()), ..Extras::default() }), &mut Silent);
+    let report = eval::run(
+        &request(weights(), "autoattack:pgd5", Extras { save_adv: Some(path.clone()), ..Extras::default() }),
+        &mut Silent,
+    );
     let record = report.unwrap().record.unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -429,7 +437,8 @@ fn adversarial_images_are_saved() {
     assert_eq!(success, record.verdict.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
     // The stored images alone reproduce the accuracy.
     let (mut net, data) = digits(30);
-    let adv: Vec<f32> = file.tensor("x_adv").unwrap().data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let adv: Vec<f32> =
+        file.tensor("x_adv").unwrap().data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let z = saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap()).unwrap();
     let classes = saddle::ops::predict::argmax(data.device(), &z).unwrap().to_vec().unwrap();
     assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
@@ -486,7 +495,17 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     command(&format!("{of} --shard 2/2 --out 2.json --save-adv adv"), 3).unwrap();
     command("--merge 1.json 2.json --out merged.json", 2).unwrap();
     let (merged, whole) = (read("merged.json"), read("whole.json"));
-    for key in ["clean_acc", "robust_acc", "autoattack_acc", "eps", "architecture", "additional_data", "number_forward_passes", "outcomes", "seed"] {
+    for key in [
+        "clean_acc",
+        "robust_acc",
+        "autoattack_acc",
+        "eps",
+        "architecture",
+        "additional_data",
+        "number_forward_passes",
+        "outcomes",
+        "seed",
+    ] {
         assert!(merged.get(key).is_some() && merged[key] == whole[key], "{key}: {} and {}", merged[key], whole[key]);
     }
     for (line, expected) in [
@@ -508,7 +527,8 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     bare.write(&folder.path().join("bare.safetensors")).unwrap();
     let message = command("-w bare.safetensors --dataset digits -a fgsm", 2).unwrap_err();
     assert!(message.contains("does not say 'arch'") && message.contains("--model NAME"), "{message}");
-    let flags = if normalised[0].is_empty() { String::new() } else { format!("--mean {} --std {}", normalised[0], normalised[1]) };
+    let flags =
+        if normalised[0].is_empty() { String::new() } else { format!("--mean {} --std {}", normalised[0], normalised[1]) };
     let accuracies = |line: &str| {
         command(line, 2).unwrap();
         read("out.json")["results"].as_array().unwrap().iter().map(|row| row["accuracy"].clone()).collect::<Vec<_>>()

@@ -179,7 +179,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         let weights = identity(&net, &file)?;
         by_protocol(request, &plan, (&test, &resident), (&mut net, &weights), &mut report, observer)?;
     }
-    let clean = report.rows.is_empty().then(|| ("clean", None));
+    let clean = report.rows.is_empty().then_some(("clean", None));
     for (name, attack) in clean.into_iter().chain(names.iter().map(String::as_str).zip(attacks.iter().map(Some))) {
         let began = Instant::now();
         let progress = |done| {

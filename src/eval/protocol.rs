@@ -130,8 +130,9 @@ impl Judge<'_> {
         }
         let ranks = stage.and_then(|stage| Some(stage.attack.ranked()?.ranks(self.model.classes())));
         let (first, attempts) = ranks.map_or((0, 1), |ranks| (*ranks.start(), ranks.count()));
+        let attempts = if skipped { 0 } else { attempts };
         let mut pace = Pace::default();
-        while !skipped {
+        loop {
             let pairs = next_batch(&self.standing, attempts, self.conduct.batch);
             if pairs.is_empty() {
                 break;

@@ -81,10 +81,11 @@ pub fn verify(
         let rows = clean.chunks(size).zip(adv.chunks(size));
         for (((clean, adv), point), (class, label)) in rows.zip(points).zip(fresh.iter().zip(y.to_vec()?)) {
             let (distance, allowed) = distance(ball, clean, adv);
+            let inside = distance <= allowed;
             found.join(&Verification {
                 passed: true,
                 largest_distance: if distance.is_nan() { f64::MAX } else { distance },
-                outside_ball: !(distance <= allowed) as usize,
+                outside_ball: !inside as usize,
                 outside_box: !adv.iter().all(|v| (0.0..=1.0).contains(v)) as usize,
                 other_outcome: ((*class == label) != outcomes.0[*point].is_none()) as usize,
             });

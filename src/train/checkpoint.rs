@@ -184,7 +184,8 @@ pub fn open_as(
         );
         return Err(Error::file(path, problem));
     }
-    (fact("mean")?, fact("std")?);
+    fact("mean")?;
+    fact("std")?;
     Ok((network(device, &file, arch, (classes, channels, height))?, file))
 }
 
