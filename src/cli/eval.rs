@@ -73,6 +73,9 @@ pub struct Arguments {
     /// Write the adversarial images to this safetensors file: x_adv [N,C,H,W], y, pred, success
     #[arg(long, value_name = "FILE", help_heading = PROTOCOL)]
     save_adv: Option<PathBuf>,
+    /// Write a page with pictures to this file: HTML that needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = PROTOCOL)]
+    report: Option<PathBuf>,
     /// Make one result of the result files of all shards; nothing is evaluated
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "weights", help_heading = PROTOCOL)]
     merge: Vec<PathBuf>,
@@ -209,7 +212,12 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         return Err(Error::value("attack", "''", "a name is needed; 'saddle attacks' lists them"));
     }
     let shard = arguments.shard.as_deref().map(Shard::read).transpose()?;
-    let of_one = [("state", arguments.state.is_some()), ("shard", shard.is_some()), ("save-adv", arguments.save_adv.is_some())];
+    let of_one = [
+        ("state", arguments.state.is_some()),
+        ("shard", shard.is_some()),
+        ("save-adv", arguments.save_adv.is_some()),
+        ("report", arguments.report.is_some()),
+    ];
     if let (2.., Some((flag, _))) = (files.len(), of_one.into_iter().find(|(_, given)| *given)) {
         let problem =
             format!("--{flag} is for one network, and best and last differ; add --checkpoint best or --checkpoint last");
@@ -227,6 +235,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         state: arguments.state,
         shard,
         save_adv: arguments.save_adv,
+        page: arguments.report,
         ..Extras::default()
     };
     let request = |weights: PathBuf| Request {

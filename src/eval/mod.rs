@@ -17,15 +17,17 @@ use crate::data::{self, Dataset, resident::Resident};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::Net;
+use crate::report::Stage;
 use crate::train::checkpoint::{self, Described};
 use crate::train::config::DeviceChoice;
 use crate::train::observer::Observer;
 use crate::train::rundir::write_atomic;
 use crate::train::weights::WeightFile;
 use accuracy::{accuracy, robust};
+use page::{Subject, Sweep, Told};
 use plan::Plan;
 use protocol::{Conduct, judge};
-use record::{Record, Shard, fingerprint, save_adversarial};
+use record::{Record, Shard, fingerprint, save_adversarial, stored};
 use serde_json::{Map, Value, json};
 use state::State;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,8 @@ pub struct Extras {
     pub shard: Option<Shard>,
     /// Of a protocol: where the adversarial images go.
     pub save_adv: Option<PathBuf>,
+    /// Of a protocol over all images: where the page goes, HTML.
+    pub page: Option<PathBuf>,
     /// Raised by whoever wants an end.
     pub stop: Arc<AtomicBool>,
 }
@@ -98,6 +102,14 @@ pub struct Report {
     pub device: String,
     /// Of a protocol: the content of the result file.
     pub record: Option<Record>,
+}
+
+impl Request {
+    /// What attacks are built from.
+    fn settings(&self) -> Settings {
+        let &Request { norm, eps, step, seed, .. } = self;
+        Settings { norm, eps, step, seed, ..Settings::default() }
+    }
 }
 
 impl Report {
@@ -141,12 +153,16 @@ fn word(norm: Norm) -> &'static str {
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another evaluation, an interruption; no report is
 /// written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
-    let &Request { norm, eps, step, seed, batch, ref extras, .. } = request;
-    let settings = Settings { norm, eps, step, seed, ..Settings::default() };
+    let &Request { norm, eps, seed, batch, ref extras, .. } = request;
+    let settings = request.settings();
     let plan = Plan::named(&request.attacks, &settings)?;
     if plan.is_none() {
-        let given =
-            [("state", extras.state.is_some()), ("shard", extras.shard.is_some()), ("save-adv", extras.save_adv.is_some())];
+        let given = [
+            ("state", extras.state.is_some()),
+            ("shard", extras.shard.is_some()),
+            ("save-adv", extras.save_adv.is_some()),
+            ("report", extras.page.is_some()),
+        ];
         if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
             let names = request.attacks.join(",");
             return Err(Error::value("attack", &names, format!("--{flag} needs --attack autoattack, or autoattack:{names}")));
@@ -155,7 +171,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let names: &[String] = if plan.is_some() { &[] } else { &request.attacks };
     let attacks = names.iter().map(|name| attack::by_name(name, &settings)).collect::<Result<Vec<_>>>()?;
     let test = selection(request)?;
-    for path in [&request.out, &extras.save_adv].into_iter().flatten() {
+    for path in [&request.out, &extras.save_adv, &extras.page].into_iter().flatten() {
         check_writable(path)?;
     }
     let path = weight_file(&request.weights)?;
@@ -224,7 +240,10 @@ fn by_protocol(
     report: &mut Report,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let Extras { state, shard, save_adv, stop, .. } = &request.extras;
+    let Extras { state, shard, save_adv, page, stop, .. } = &request.extras;
+    if let (Some(path), Some(_)) = (page, shard) {
+        return Err(Error::value("report", path.display(), "a page shows all images, not a shard of them"));
+    }
     let range = shard.map_or(Ok(0..test.len()), |shard| shard.range(test.len()))?;
     let evaluation = evaluation(plan, report, test, weights);
     let mut identity = evaluation.clone();
@@ -233,7 +252,7 @@ fn by_protocol(
     let conduct = Conduct { range: range.clone(), batch: request.batch, state: state.as_ref(), stop };
     let judgement = judge(net, resident, plan, &conduct, observer)?;
     if let Some(path) = save_adv {
-        save_adversarial(path, test, range, &judgement.images, &judgement.predictions)?;
+        save_adversarial(path, test, range.clone(), &judgement.images, &judgement.predictions)?;
     }
     let verdict = judgement.verdict;
     report.rows = verdict
@@ -241,11 +260,32 @@ fn by_protocol(
         .iter()
         .map(|row| Row { name: row.attack.clone(), accuracy: row.accuracy, seconds: row.seconds, attacked: row.attacked })
         .collect();
+    if let Some(path) = page {
+        let (batch, settings) = (request.batch, request.settings());
+        let x_adv: Vec<f32> =
+            range.enumerate().flat_map(|(point, index)| stored(test, index, judgement.images.get(&point))).collect();
+        let subject = Subject { net, test, data: resident, x_adv: &x_adv, batch };
+        let progress = |what: &str, done, of| observer.evaluating(what, done, of);
+        let html = page::report(subject, told(report, &verdict.warnings), &Sweep::usual(settings), progress)?;
+        write_atomic(path, html.as_bytes())?;
+    }
     let mut about = report.facts();
     about.insert("additional_data".into(), false.into());
     about.insert("number_forward_passes".into(), "1".into());
     report.record = Some(Record { about, evaluation, shard: *shard, verdict });
     Ok(())
+}
+
+/// What the page says of an evaluation besides its pictures.
+fn told(report: &Report, warnings: &[String]) -> Told {
+    let facts = report.facts().into_iter().map(|(name, value)| (name, value.as_str().map_or(value.to_string(), str::to_owned)));
+    let stage = |row: &Row| Stage { attack: row.name.clone(), accuracy: row.accuracy, seconds: row.seconds };
+    Told {
+        title: format!("{} on {} under AutoAttack's protocol", report.arch, report.dataset),
+        facts: facts.collect(),
+        path: report.rows.iter().map(stage).collect(),
+        warnings: warnings.to_vec(),
+    }
 }
 
 /// Everything that decides what a protocol finds, but for the shard.

@@ -133,8 +133,7 @@ pub fn save_adversarial(path: &Path, data: &Dataset, range: Range<usize>, images
     let labels = &data.labels[range.clone()];
     let mut pixels = Vec::with_capacity(labels.len() * data.shape.bytes() * 4);
     for (point, index) in range.enumerate() {
-        let clean = || data.image(index).unwrap_or_default().iter().map(|byte| *byte as f32 * data.byte_scale).collect();
-        let image = images.get(&point).cloned().unwrap_or_else(clean);
+        let image = stored(data, index, images.get(&point));
         let planes = (0..c).flat_map(|channel| image.iter().skip(channel).step_by(c));
         pixels.extend(planes.flat_map(|v| v.to_le_bytes()));
     }
@@ -150,6 +149,12 @@ pub fn save_adversarial(path: &Path, data: &Dataset, range: Range<usize>, images
             ("success", Dtype::BOOL, vec![n], success),
         ],
     )
+}
+
+/// The image of a point `[H,W,C]`: what broke it, or the clean image.
+pub fn stored(data: &Dataset, index: usize, broken: Option<&Vec<f32>>) -> Vec<f32> {
+    let clean = || data.image(index).unwrap_or_default().iter().map(|byte| f32::from(*byte) * data.byte_scale).collect();
+    broken.cloned().unwrap_or_else(clean)
 }
 
 /// A number that tells contents apart (FNV-1a), as it stands in records.
