@@ -131,6 +131,39 @@ struct Play {
 }
 
 impl Play {
+    /// The margin `[M]` of every trial. On the host, trials that are the best image itself are not asked about: theirs is infinite, which like the
+    /// margin they have is no improvement. (Small windows often draw the signs that are there already; a GPU would have to wait to know.)
+    fn margins(&self, model: &mut dyn Model, first: bool) -> Result<Tensor> {
+        let ask = |model: &mut dyn Model, trial: Tensor, y: &Buffer<i32>| {
+            let tape = Tape::new(trial.device());
+            let trial = tape.constant(trial);
+            let z = model.logits(&tape, trial)?;
+            let margin = margin(&tape, z, y)?;
+            Ok(tape.value(margin))
+        };
+        let Search { best, trial, .. } = &self.search;
+        let (device, n) = (trial.device(), self.y.len());
+        if first || !device.is_host() {
+            return ask(model, trial.clone(), &self.y);
+        }
+        let (old, new, size) = (best.to_vec()?, trial.to_vec()?, trial.len() / n);
+        let differs = |row: &i32| {
+            let row = *row as usize * size..(*row as usize + 1) * size;
+            old[row.clone()] != new[row]
+        };
+        let rows: Vec<i32> = (0..n as i32).filter(differs).collect();
+        if rows.len() == n {
+            return ask(model, trial.clone(), &self.y);
+        }
+        let mut margins = vec![f32::INFINITY; n];
+        if !rows.is_empty() {
+            let asked = Buffer::from_slice(device, &rows)?;
+            let found = ask(model, take(trial, &asked)?, &gather_labels(&self.y, &asked)?)?.to_vec()?;
+            rows.iter().zip(found).for_each(|(row, margin)| margins[*row as usize] = margin);
+        }
+        Tensor::from_slice(device, &[n], &margins)
+    }
+
     /// Moves the best image of every broken row to `found`, and goes on with the others.
     fn drop_broken(&mut self, found: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
         let device = self.search.x.device().clone();
@@ -183,13 +216,7 @@ impl Attack for Square {
             if play.y.is_empty() {
                 break;
             }
-            let margin = {
-                let tape = Tape::new(device);
-                let trial = tape.constant(play.search.trial.clone());
-                let z = model.logits(&tape, trial)?;
-                let margin = margin(&tape, z, &play.y)?;
-                tape.value(margin)
-            };
+            let margin = play.margins(model, asked == 0)?;
             self.turn(&mut play, &margin, &pyramids, Some(asked).filter(|asked| *asked < self.queries))?;
         }
         play.drop_broken(&mut found, &mut done)?;
