@@ -47,6 +47,10 @@ pub enum Error {
     Interrupted { saved: String, resume: String },
 }
 
+/// The longest list of known names that a message repeats, and how many it names of a longer one.
+const LISTED: usize = 80;
+const NEAREST: usize = 10;
+
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -80,6 +84,14 @@ impl Error {
             .min()
             .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
             .map(|(_, k)| k.to_owned());
-        Error::Unknown { kind: kind.to_owned(), name: name.to_owned(), near, hint: format!("known: {}", known.join(", ")) }
+        // Of a long list, those that resemble the name.
+        let mut listed = known.clone();
+        let mut rest = String::new();
+        if known.len() > LISTED {
+            listed.sort_by_key(|k| strsim::damerau_levenshtein(&name.to_lowercase(), k));
+            listed.truncate(NEAREST);
+            rest = format!(" and {} more", known.len() - NEAREST);
+        }
+        Error::Unknown { kind: kind.to_owned(), name: name.to_owned(), near, hint: format!("known: {}{rest}", listed.join(", ")) }
     }
 }

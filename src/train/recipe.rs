@@ -257,7 +257,7 @@ mod tests {
         assert!(error("[reference]\ncleann = 1").contains("unknown key of [reference] 'cleann' (did you mean 'clean'?)"));
         assert!(error("lr = 1979-05-27").contains("lr = 1979-05-27: expected a number, text or a list"));
         let unknown = load("digit").unwrap_err().to_string();
-        assert!(unknown.starts_with("unknown recipe 'digit' (did you mean 'digits'?); known: afa"), "{unknown}");
+        assert!(unknown.starts_with("unknown recipe 'digit' (did you mean 'digits'?); known: digits, "), "{unknown}");
         assert!(load("no/such.toml").unwrap_err().to_string().starts_with("no/such.toml: cannot read the recipe: "));
     }
 }

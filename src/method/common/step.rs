@@ -68,8 +68,13 @@ impl Step<'_> {
         self.net.forward_rows(self.tape, self.tape.constant(x.clone()), BnMode::Train, Some(self.leaves), rows)
     }
 
-    /// `z(x)[eval]` without gradient.
+    /// `z(x)[eval]` without gradient; on the host view by view, as in [`Step::attack_ce`].
     pub fn eval(&mut self, x: &Tensor) -> Result<Tensor> {
+        let b = self.batch();
+        if x.shape()[0] > b && x.device().is_host() {
+            let first = self.eval(&rows_of(x, 0, b)?)?;
+            return join(&first, &self.eval(&rows_of(x, b, b)?)?);
+        }
         logits(self.net, x, BnMode::Eval)
     }
 
