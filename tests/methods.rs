@@ -51,7 +51,9 @@ impl Inputs {
         }
         let mix = self.golden.floats("mix").iter().flat_map(|v| v.to_le_bytes()).collect();
         tensors.push(("mix".into(), safetensors::Dtype::F32, vec![], mix));
-        let y = self.golden.integers(&source("y"))[..n].iter().flat_map(|v| v.to_le_bytes()).collect();
+        // `same` is not among the goldens: all images are of one class.
+        let y = if source("y") == "same" { vec![3; n] } else { self.golden.integers(&source("y"))[..n].to_vec() };
+        let y = y.iter().flat_map(|v| v.to_le_bytes()).collect();
         tensors.push(("y".into(), safetensors::Dtype::I64, vec![n], y));
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
             (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
@@ -217,6 +219,15 @@ fn small_and_one_sided_batches() {
         assert!(floats(&one, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&one, "loss"));
         assert!(one.iter().all(|(_, v)| !matches!(v, Values::F32(_, v) if v.iter().any(|v| !v.is_finite()))), "{}", method.name);
     }
+    // One class only: every image of the batch is a positive of every anchor, and there is nothing to tell apart but the images.
+    let one_class = BTreeMap::from([("y".to_owned(), "same".to_owned())]);
+    for method in saddle::method::methods() {
+        let same = inputs.step(method.name, &BALL, inputs.batch(&one_class, 8)).unwrap();
+        assert!(floats(&same, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&same, "loss"));
+    }
+    let same = inputs.step("afa", &BALL, inputs.batch(&one_class, 8)).unwrap();
+    // The mean over positives of -log softmax is least, log 8, where all similarities are equal.
+    assert!(floats(&same, "loss.afa")[0] >= 8f32.ln() - 1e-4, "{:?}", floats(&same, "loss.afa"));
     // One image, whose own clean image is all there is: nothing to tell apart.
     let alone = inputs.step("afa", &BALL, inputs.batch(&BTreeMap::new(), 1)).unwrap();
     assert!(floats(&alone, "loss.afa")[0].abs() < 1e-6);

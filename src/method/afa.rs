@@ -1,4 +1,5 @@
-//! AFA, adversarial feature alignment, arXiv 2402.12187: a min-max over a fully supervised contrastive loss on the penultimate features,
+//! AFA. Park, Kim, Oh, Park, Kwon: Adversarial Feature Alignment: Balancing Robustness and Accuracy in Deep Learning via Adversarial
+//! Training, arXiv 2402.12187: a min-max over a fully supervised contrastive loss on the penultimate features,
 //! then a linear classifier.
 //!
 //! ```text
@@ -26,7 +27,7 @@ use crate::tape::Tape;
 pub const METHOD: Entry = Entry {
     name: "afa",
     about: "adversarial supervised contrastive pre-training of the features, then a linear classifier",
-    paper: "arXiv 2402.12187",
+    paper: "Park et al., arXiv 2402.12187",
     keys: &["tau", "contrast", "stage", "linear_epochs", "linear_on"],
     pretraining: |set| if set.stage == Stage::Auto { set.epochs.saturating_sub(set.linear_epochs) } else { 0 },
     attack,

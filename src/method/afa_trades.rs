@@ -1,4 +1,4 @@
-//! AFA jointly with TRADES (arXiv 2402.12187, arXiv 1901.08573).
+//! AFA (Park, Kim, Oh, Park, Kwon, arXiv 2402.12187) jointly with TRADES (Zhang et al., arXiv 1901.08573).
 //!
 //! ```text
 //! x' = AFA's attack (joint_attack = "kl": TRADES');  one [train] pass over [x; x']
@@ -20,7 +20,7 @@ use crate::ops::rows::{join, rows};
 pub const METHOD: Entry = Entry {
     name: "afa-trades",
     about: "TRADES with AFA's contrastive loss on the features",
-    paper: "arXiv 2402.12187",
+    paper: "Park et al., arXiv 2402.12187",
     keys: &["beta", "lambda", "tau", "contrast", "joint_attack", "start_sigma"],
     attack,
     loss,

@@ -17,7 +17,7 @@ use crate::ops::split::select;
 pub const METHOD: Entry = Entry {
     name: "boundary-at",
     about: "PGD-AT whose boundary samples, or others, keep a part of their perturbation: the study behind RAAT",
-    paper: "CVPR 2026 Findings, arXiv 2604.26496, figure 1",
+    paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496, figure 1",
     keys: &["rho", "variant", "rho_boundary", "rho_other"],
     attack,
     loss,

@@ -1,5 +1,6 @@
-//! RAAT, robust alignment. CVPR 2026 Findings, arXiv 2604.26496: boundary samples are trained on with a reduced perturbation, and the
-//! prediction of an interpolated image is aligned with the interpolated predictions of two views (DICAR).
+//! RAAT. Wang, Ye, Liu, Liang, Hu: Robust Alignment: Harmonizing Clean Accuracy and Adversarial Robustness in Adversarial Training, CVPR 2026
+//! Findings, arXiv 2604.26496: boundary samples are trained on with a reduced perturbation, and the prediction of an interpolated image is
+//! aligned with the interpolated predictions of two views (DICAR).
 //!
 //! ```text
 //! X = [x1; x2];  X' = PGD(CE) from X;  X'' = X + rho (X' - X)
@@ -23,7 +24,7 @@ use crate::tensor::Tensor;
 pub const METHOD: Entry = Entry {
     name: "raat",
     about: "a reduced perturbation for boundary samples, and consistency of interpolated images and predictions",
-    paper: "CVPR 2026 Findings, arXiv 2604.26496",
+    paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["lambda", "rho", "temperature", "variant", "mix_beta"],
     views: |_| 2,
     attack,

@@ -1,4 +1,4 @@
-//! RAAT++: RAAT (CVPR 2026 Findings, arXiv 2604.26496) on MART (ICLR 2020).
+//! RAAT++: RAAT (Wang, Ye, Liu, Liang, Hu, CVPR 2026 Findings, arXiv 2604.26496) on MART (ICLR 2020).
 //!
 //! ```text
 //! X' = PGD(CE) as MART attacks, from X + 0.001 N(0,1);  x_ce as in RAAT
@@ -19,7 +19,7 @@ use crate::ops::split::correct;
 pub const METHOD: Entry = Entry {
     name: "raat++",
     about: "RAAT on MART",
-    paper: "CVPR 2026 Findings, arXiv 2604.26496",
+    paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["beta", "lambda", "rho", "temperature", "variant", "mix_beta", "start_sigma"],
     attack: |step| {
         let x_adv = mart::attack(step)?.x_adv;

@@ -1,4 +1,4 @@
-//! RAAT#: RAAT (CVPR 2026 Findings, arXiv 2604.26496) on the ReBAT recipe; the averaged network `wa` makes the split and S.
+//! RAAT#: RAAT (Wang, Ye, Liu, Liang, Hu, CVPR 2026 Findings, arXiv 2604.26496) on the ReBAT recipe; the averaged network `wa` makes the split and S.
 //!
 //! ```text
 //! x1', x2' = PGD(CE), view by view, every pass [train], and one pass more each
@@ -24,7 +24,7 @@ use crate::ops::subset::subset;
 pub const METHOD: Entry = Entry {
     name: "raat#",
     about: "RAAT on the ReBAT recipe: the averaged network tells boundary samples and correctly classified images",
-    paper: "CVPR 2026 Findings, arXiv 2604.26496",
+    paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["lambda", "rho", "temperature", "variant", "mix_beta", "wa_mode"],
     views: |_| 2,
     attack,

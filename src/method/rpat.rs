@@ -1,4 +1,4 @@
-//! RPAT. "Failure Cases Are Better Learned But Boundary Says Sorry: Facilitating Smooth Perception Change for Accuracy-Robustness
+//! RPAT. Wang, Liu: "Failure Cases Are Better Learned But Boundary Says Sorry: Facilitating Smooth Perception Change for Accuracy-Robustness
 //! Trade-Off in Adversarial Training", ICCV 2025, arXiv 2508.02186: on top of PGD-AT, TRADES, MART or Consistency-AT (`base`),
 //! perception is to change evenly on the way from x to x'.
 //!
@@ -22,7 +22,7 @@ use crate::ops::mse::mse;
 pub const METHOD: Entry = Entry {
     name: "rpat",
     about: "robust perception on top of a base method: logits change evenly from the clean to the adversarial image",
-    paper: "ICCV 2025, arXiv 2508.02186",
+    paper: "Wang and Liu, ICCV 2025, arXiv 2508.02186",
     keys: &["base", "base_lambda", "lambda", "a", "variant", "rpat_start_epoch", "beta", "trades_passes", "start_sigma", "temperature"],
     views: |settings| (base(settings).views)(settings),
     attack: |step| (base(step.set).attack)(step),

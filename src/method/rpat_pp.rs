@@ -1,4 +1,4 @@
-//! RPAT++: RPAT (ICCV 2025, arXiv 2508.02186) on the ReBAT recipe, with the averaged network as the one whose perception is followed.
+//! RPAT++: RPAT (Wang, Liu, ICCV 2025, arXiv 2508.02186) on the ReBAT recipe, with the averaged network as the one whose perception is followed.
 //!
 //! ```text
 //! loss = CE(z(x')[train], y) + lambda KL( softmax(z_wa(x_a) - a z_wa(x)) || softmax((1 - a) z(x')) ),   x_a = (1 - a) x' + a x
@@ -17,7 +17,7 @@ use crate::ops::reduce::Reduction;
 pub const METHOD: Entry = Entry {
     name: "rpat++",
     about: "robust perception on the ReBAT recipe, with the averaged network as teacher",
-    paper: "ICCV 2025, arXiv 2508.02186",
+    paper: "Wang and Liu, ICCV 2025, arXiv 2508.02186",
     keys: &["lambda", "a", "wa_mode"],
     loss,
     ..rebat::METHOD
