@@ -47,7 +47,7 @@ pub fn rows_of(x: &Tensor, first: usize, count: usize) -> Result<Tensor> {
     Tensor::new(out, &[&[count], &shape[1..]].concat())
 }
 
-/// [`concat`] of tensors that are not on a tape.
+/// [`concat()`] of tensors that are not on a tape.
 pub fn join(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let shape = match (a.shape(), b.shape()) {
         ([n, own @ ..], [m, other @ ..]) if own == other => [&[n + m], own].concat(),

@@ -1,6 +1,6 @@
 //! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, each with the numbers it should reach.
 //!
-//! A recipe is TOML: the keys of [`KEYS`](super::config::KEYS) at the top, `about` (one line) and a table `[reference]`. `extends = "NAME"`
+//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and a table `[reference]`. `extends = "NAME"`
 //! begins with another recipe instead of the defaults. A file with tables `[variants.NAME]` holds one recipe for each, called `FILE-NAME`:
 //! what stands at the top, and then what stands in the table.
 
