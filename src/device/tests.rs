@@ -171,7 +171,8 @@ fn freed_memory_is_used_again() {
         let used = device.memory_in_use();
         assert_eq!(used.0, 0, "{label}: everything was dropped");
         assert_eq!(first.2, second.2, "{label}: the peak does not grow");
-        if !label.contains("checked") {
+        // Checked devices map every buffer anew, wherever the system has room.
+        if !device.0.memory.checked {
             assert_eq!((first.0, first.1), (second.0, second.1), "{label}: nothing new was allocated");
             assert!((52_000..56_000).contains(&used.1), "{label}: {used:?}");
         }
