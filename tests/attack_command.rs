@@ -1,8 +1,10 @@
 //! `saddle attack` and `saddle corruptions` from outside: adversarial images as a file, accuracy under common corruptions.
 
+mod common;
+
+use common::{error, printed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use saddle::attack::{self, Settings, logits};
 use saddle::data;
@@ -13,24 +15,6 @@ use saddle::tensor::Tensor;
 use saddle::train::checkpoint;
 use saddle::train::tensors::{TensorFile, Values, write};
 use saddle::train::weights::WeightFile;
-
-fn saddle(folder: &Path, line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_saddle")).args(line.split_whitespace()).current_dir(folder).output().unwrap()
-}
-
-fn printed(folder: &Path, line: &str) -> String {
-    let output = saddle(folder, line);
-    assert!(output.status.success(), "saddle {line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The one line that a failing command writes, after `error: `.
-fn error(folder: &Path, line: &str) -> String {
-    let output = saddle(folder, line);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len(), text.lines().count()), (Some(1), 0, 1), "{text}");
-    text.trim_end().strip_prefix("error: ").unwrap().to_owned()
-}
 
 const IMAGES: usize = 50;
 

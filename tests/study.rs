@@ -1,26 +1,10 @@
 //! Studies from outside: figures of a trained network.
 
+mod common;
+
+use common::{error, printed};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn saddle(folder: &Path, line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_saddle")).args(line.split_whitespace()).current_dir(folder).output().unwrap()
-}
-
-fn printed(folder: &Path, line: &str) -> String {
-    let output = saddle(folder, line);
-    assert!(output.status.success(), "saddle {line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The one line that a failing command writes, after `error: `.
-fn error(folder: &Path, line: &str) -> String {
-    let output = saddle(folder, line);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len(), text.lines().count()), (Some(1), 0, 1), "{text}");
-    text.trim_end().strip_prefix("error: ").unwrap().to_owned()
-}
 
 /// One epoch of the default job in `folder/run`.
 fn one_epoch(folder: &Path) {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Cursor, Read, Write};
+use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
 use image::codecs::jpeg::JpegDecoder;
@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::{Dataset, ImageShape, Source, Split, given, holding};
 use crate::error::{Error, Result};
+use crate::files::write_atomic_with;
 
 /// The registry's entry.
 pub(super) const TINY_IMAGENET: Source = Source {
@@ -156,7 +157,7 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
         return Err(error);
     }
     // Without the cache, the next run decodes again: that is no reason to stop this one.
-    store(root, listing.as_bytes(), &pixels).ok();
+    write_atomic_with(&root.join(CACHE), |file| file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))).ok();
     Ok(pixels)
 }
 
@@ -171,20 +172,6 @@ fn stored(path: &Path, listing: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut pixels = if found == listing { vec![0; size] } else { return None };
     file.read_exact(&mut pixels).ok()?;
     Some(pixels)
-}
-
-/// Writes the cache, whole or not at all.
-fn store(root: &Path, listing: &[u8], pixels: &[u8]) -> io::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(CACHE);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(root)?;
-    file.write_all(listing)?;
-    file.write_all(pixels)?;
-    file.as_file().sync_all()?;
-    file.persist(root.join(CACHE))?;
-    Ok(())
 }
 
 /// Fills `pixels` with the image at `path`; grey becomes RGB.

@@ -9,9 +9,9 @@ use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
 use crate::data::resident::Resident;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::files::{check_writable, write_atomic};
 use crate::train::checkpoint;
 use crate::train::observer::Observer;
-use crate::train::rundir::{check_writable, write_atomic};
 use crate::train::weights::WeightFile;
 
 /// What is to be measured.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::attack::{self, Norm, Settings, logits};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
+use crate::files::check_writable;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;
 use crate::ops::reduce::Reduction;
@@ -13,7 +14,6 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::checkpoint;
 use crate::train::observer::Observer;
-use crate::train::rundir::check_writable;
 use crate::train::tensors::{Images, TensorFile, Values, write};
 use crate::train::weights::WeightFile;
 

@@ -16,12 +16,12 @@ use crate::attack::{self, Norm, Settings};
 use crate::data::{self, Dataset, resident::Resident};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
 use crate::report::Stage;
 use crate::train::checkpoint::{self, Described};
 use crate::train::config::DeviceChoice;
 use crate::train::observer::Observer;
-use crate::train::rundir::write_atomic;
 use crate::train::weights::WeightFile;
 use accuracy::{accuracy, robust};
 use page::{Subject, Sweep, Told};
@@ -314,12 +314,6 @@ fn identity(net: &Net, file: &WeightFile) -> Result<String> {
     }
     let facts = ["arch", "mean", "std"].map(|key| file.metadata.get(key).map_or("", String::as_str).as_bytes());
     Ok(fingerprint(&[&bytes, facts[0], b";", facts[1], b";", facts[2]]))
-}
-
-/// An hour of evaluation is not to end at a folder that cannot be written.
-pub fn check_writable(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path, "cannot write the report")).map(drop)
 }
 
 /// Writes a result, indented.

@@ -1,10 +1,11 @@
 //! The result file of an evaluation by the protocol, and the merging of shards.
 
 use super::protocol::Images;
-use super::state::{differences, write_tensors};
+use super::state::differences;
 use super::verdict::Verdict;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::train::tensors::write_raw;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -140,7 +141,7 @@ pub fn save_adversarial(path: &Path, data: &Dataset, range: Range<usize>, images
     let n = labels.len();
     let long = |values: &[i32]| values.iter().flat_map(|v| (*v as i64).to_le_bytes()).collect::<Vec<u8>>();
     let success = labels.iter().zip(predictions).map(|(label, class)| (label != class) as u8).collect();
-    write_tensors(
+    write_raw(
         path,
         &[
             ("x_adv", Dtype::F32, vec![n, c, h, w], pixels),

@@ -2,8 +2,9 @@
 
 use super::protocol::{Images, Standing};
 use crate::error::{Error, Result};
-use crate::train::rundir::write_atomic;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use crate::files::write_atomic;
+use crate::train::tensors::write_raw;
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -100,17 +101,7 @@ fn write_images(path: &Path, images: &Images) -> Result<()> {
     let points: Vec<u8> = images.keys().flat_map(|point| (*point as u64).to_le_bytes()).collect();
     let pixels: Vec<u8> = images.values().flatten().flat_map(|v| v.to_le_bytes()).collect();
     let shape = vec![images.len(), images.values().next().map_or(0, Vec::len)];
-    write_tensors(path, &[("point", Dtype::U64, vec![images.len()], points), ("image", Dtype::F32, shape, pixels)])
-}
-
-/// Writes a safetensors file, whole or not at all: name, type, shape and bytes of each tensor.
-pub fn write_tensors(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<()> {
-    let wrong = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
-    let views = tensors
-        .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)))
-        .collect::<Result<Vec<_>>>()?;
-    write_atomic(path, &safetensors::serialize(views, None).map_err(wrong)?)
+    write_raw(path, &[("point", Dtype::U64, vec![images.len()], points), ("image", Dtype::F32, shape, pixels)])
 }
 
 fn read_images(path: &Path) -> Result<Images> {

@@ -8,10 +8,8 @@
 
 use super::common::align::{boundary, reduced};
 use super::common::loss::pgd_on_cross_entropy;
-use super::{Attacked, Entry, Loss, Step};
+use super::{Attacked, Entry, Loss, Step, pgd_at};
 use crate::error::Result;
-use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::reduce::Reduction;
 use crate::ops::split::select;
 
 pub const METHOD: Entry = Entry {
@@ -34,8 +32,5 @@ fn attack(step: &mut Step) -> Result<Attacked> {
 }
 
 fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let x_ce = made.align.as_ref().map_or(&made.x_adv, |align| &align.x_ce);
-    let z = step.train(x_ce)?;
-    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    Loss::new(step.tape, z, &[("ce", 1.0, ce)])
+    pgd_at::loss_on(step, made.align.as_ref().map_or(&made.x_adv, |align| &align.x_ce))
 }

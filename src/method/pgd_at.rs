@@ -10,6 +10,7 @@ use super::{Attacked, Entry, Loss, Step};
 use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
+use crate::tensor::Tensor;
 
 pub const METHOD: Entry = Entry {
     name: "pgd-at",
@@ -19,8 +20,14 @@ pub const METHOD: Entry = Entry {
     ..Entry::BASE
 };
 
+/// The loss, on X'.
 pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let z = step.train(&made.x_adv)?;
+    loss_on(step, &made.x_adv)
+}
+
+/// CE(z(x)`[train]`, y) for any images of all views.
+pub fn loss_on(step: &mut Step, x: &Tensor) -> Result<Loss> {
+    let z = step.train(x)?;
     let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
     Loss::new(step.tape, z, &[("ce", 1.0, ce)])
 }

@@ -10,11 +10,10 @@
 //! As in the released code: eleven `[train]` passes of the attack and the clean pass after the update only move the running statistics, and
 //! `wa` itself is in train mode until its first evaluation (`wa_mode = "eval"`: never).
 
-use super::{Attacked, Entry, Loss, Step};
+use super::{Attacked, Entry, Loss, Step, pgd_at};
 use crate::attack::{Pgd, Start};
 use crate::error::Result;
 use crate::nn::BnMode;
-use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
 use crate::tensor::Tensor;
@@ -45,12 +44,8 @@ pub fn attack_in_train_mode(step: &mut Step, pgd: &Pgd, x: &Tensor, view: usize)
 }
 
 pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let z = step.train(&made.x_adv)?;
-    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce)])?;
-    if !step.averaging() {
-        return Ok(loss);
-    }
+    let loss = pgd_at::loss(step, made)?;
+    let (Some(z), true) = (loss.logits, step.averaging()) else { return Ok(loss) };
     let teacher = step.wa(&made.x_adv)?;
     let rebat = kl(step.tape, step.tape.constant(teacher), z, Reduction::Mean)?;
     loss.plus(step.tape, "rebat", step.set.lambda, rebat)

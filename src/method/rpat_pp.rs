@@ -7,10 +7,9 @@
 //! The second term counts from epoch average_start (0-based), with gradient only through z(x'). Attack, passes and averaging are ReBAT's.
 
 use super::common::align::reduced;
-use super::{Attacked, Entry, Loss, Step, rebat};
+use super::{Attacked, Entry, Loss, Step, pgd_at, rebat};
 use crate::error::Result;
 use crate::ops::combine::{combine, scaled};
-use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
 
@@ -24,12 +23,8 @@ pub const METHOD: Entry = Entry {
 };
 
 fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let z = step.train(&made.x_adv)?;
-    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce)])?;
-    if !step.averaging() {
-        return Ok(loss);
-    }
+    let loss = pgd_at::loss(step, made)?;
+    let (Some(z), true) = (loss.logits, step.averaging()) else { return Ok(loss) };
     let (a, tape) = (step.set.a, step.tape);
     let z_a = step.wa(&reduced(step.x, &made.x_adv, 1.0 - a)?)?;
     let z_clean = step.wa(step.x)?;

@@ -1,9 +1,7 @@
 //! Standard training: the cross entropy of clean images, loss = CE(z(x)`[train]`, y).
 
-use super::{Attacked, Entry, Loss, Step};
+use super::{Attacked, Entry, Loss, Step, pgd_at};
 use crate::error::Result;
-use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::reduce::Reduction;
 
 pub const METHOD: Entry = Entry {
     name: "standard",
@@ -18,7 +16,6 @@ fn attack(step: &mut Step) -> Result<Attacked> {
 }
 
 fn loss(step: &mut Step, _: &Attacked) -> Result<Loss> {
-    let z = step.train(step.x)?;
-    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    Ok(Loss::new(step.tape, z, &[("ce", 1.0, ce)])?.with_clean(z))
+    let loss = pgd_at::loss_on(step, step.x)?;
+    Ok(Loss { clean: loss.logits, ..loss })
 }

@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::eval;
+use crate::files::write_atomic;
 use crate::method;
 use crate::train;
 use crate::train::config::{Config, DeviceChoice, KEYS, METHOD_GROUP};
 use crate::train::observer::Observer;
 use crate::train::recipe::{self, Recipe};
-use crate::train::rundir::{Summary, write_atomic};
+use crate::train::rundir::Summary;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -256,11 +257,7 @@ fn one(
 
 /// Errors: a run directory whose settings are others, with the first that differs.
 fn same_settings(dir: &Path, config: &Config) -> Result<()> {
-    let path = dir.join("run.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
-    let record: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not the record of a run: {e}")))?;
-    let settings = record["config"].as_object().ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
-    let there = Config::from_json(settings).map_err(|e| Error::file(&path, e.to_string()))?;
+    let (there, _) = train::recorded(dir)?;
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
     let matters =
         |key: &&train::config::Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));

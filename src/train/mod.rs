@@ -62,7 +62,10 @@ pub struct Outcome {
 pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
     let began = Instant::now();
     let (config, recipe) = match &request.resume {
-        Some(dir) => recorded(dir, &request.config)?,
+        Some(dir) => {
+            let (config, recipe) = recorded(dir)?;
+            (Config { device: request.config.device, ..config }, recipe)
+        }
         None => (request.config.clone(), request.recipe.clone()),
     };
     config.validate()?;
@@ -99,14 +102,12 @@ fn state_path(dir: &Path) -> PathBuf {
 }
 
 /// The configuration and recipe name of an earlier run.
-fn recorded(dir: &Path, given: &Config) -> Result<(Config, String)> {
-    let path = dir.join("run.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of the run to resume"))?;
-    let run: Map<String, Value> =
-        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not a JSON object: {e}")))?;
-    let settings = run.get("config").and_then(Value::as_object).ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
-    let mut config = Config::from_json(settings)?;
-    config.device = given.device;
+///
+/// Errors: no record, or one that holds no configuration.
+pub fn recorded(dir: &Path) -> Result<(Config, String)> {
+    let run = rundir::read_run(dir)?;
+    let lacks = || Error::file(&dir.join("run.json"), "holds no 'config'");
+    let config = Config::from_json(run.get("config").and_then(Value::as_object).ok_or_else(lacks)?)?;
     let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok((config, recipe))
 }

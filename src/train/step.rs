@@ -12,6 +12,7 @@ use crate::ops::sgd::{SgdStep, sgd};
 use crate::ops::split::Split;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+use std::rc::Rc;
 
 /// What stays the same over an epoch.
 pub struct Rules<'a> {
@@ -52,6 +53,8 @@ pub struct Differentiated {
     pub gradients: Vec<Option<Tensor>>,
     /// The logits of the training pass.
     pub logits: Option<Tensor>,
+    /// The labels of all views, where there are several.
+    labels: Option<Buffer<i32>>,
     pub attacked: Attacked,
 }
 
@@ -63,7 +66,7 @@ pub struct Stepped {
     pub hits: Option<Buffer<i32>>,
     /// The split of the samples, and |S|, of methods that have them.
     pub split: Option<Split>,
-    pub aligned: Option<Buffer<i32>>,
+    pub aligned: Option<Rc<Buffer<i32>>>,
 }
 
 /// The numbers of SGD.
@@ -115,11 +118,11 @@ pub fn differentiate(nets: &mut Nets, batch: &Batch, rules: &Rules, given: &Give
     let labels = labels(batch)?;
     let attacked = in_step(nets, batch, &labels, rules, given, |step| (rules.method.attack)(step))?;
     if rules.awp_gamma == 0.0 {
-        return pass(nets, batch, &labels, rules, given, attacked);
+        return pass(nets, batch, labels, rules, given, attacked);
     }
     let weights = Snapshot::of(nets.net);
     let teacher = nets.wa.as_deref().map(Snapshot::of);
-    let first = pass(nets, batch, &labels, rules, given, attacked)?;
+    let first = pass(nets, batch, labels, rules, given, attacked)?;
     // The first pass only finds the direction: running statistics are as before.
     weights.restore(nets.net, |_| true);
     nets.net.train_passes = weights.train_passes;
@@ -132,7 +135,7 @@ pub fn differentiate(nets: &mut Nets, batch: &Batch, rules: &Rules, given: &Give
             param.value = perturb(&param.value, gradient, rules.awp_gamma)?;
         }
     }
-    let second = pass(nets, batch, &labels, rules, given, first.attacked)?;
+    let second = pass(nets, batch, first.labels, rules, given, first.attacked)?;
     weights.restore(nets.net, |role| role != Role::Buffer);
     Ok(second)
 }
@@ -154,19 +157,19 @@ fn labels(batch: &Batch) -> Result<Option<Buffer<i32>>> {
 fn pass(
     nets: &mut Nets,
     batch: &Batch,
-    labels: &Option<Buffer<i32>>,
+    labels: Option<Buffer<i32>>,
     rules: &Rules,
     given: &Given,
     attacked: Attacked,
 ) -> Result<Differentiated> {
-    let (loss, gradients, tape) = in_step(nets, batch, labels, rules, given, |step| {
+    let (loss, terms, gradients, logits) = in_step(nets, batch, &labels, rules, given, |step| {
         let loss: Loss = (rules.method.loss)(step, &attacked)?;
         let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
         let value = |var| step.tape.value(var);
         let terms: Vec<_> = loss.terms.iter().map(|(name, term)| (*name, value(*term))).collect();
-        Ok(((value(loss.total), terms), gradients, loss.logits.map(value)))
+        Ok((value(loss.total), terms, gradients, loss.logits.map(value)))
     })?;
-    Ok(Differentiated { loss: loss.0, terms: loss.1, gradients, logits: tape, attacked })
+    Ok(Differentiated { loss, terms, gradients, logits, labels, attacked })
 }
 
 /// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update is in place.
@@ -201,15 +204,13 @@ fn in_step<T>(
 /// Attacks, differentiates, updates, and lets the average follow.
 pub fn train_step(nets: &mut Nets, batch: &Batch, rules: &Rules, update: &Update, average: Option<&Average>) -> Result<Stepped> {
     let given = Given::default();
-    let Differentiated { loss, terms, gradients, logits, attacked } = differentiate(nets, batch, rules, &given)?;
-    let labels = labels(batch)?;
+    let Differentiated { loss, terms, gradients, logits, labels, attacked } = differentiate(nets, batch, rules, &given)?;
     let y = labels.as_ref().unwrap_or(batch.y);
     // A loss on one view of several has the labels of one.
     let right = |z: &Tensor| correct(batch.x.device(), z, if z.shape()[0] == batch.y.len() { batch.y } else { y });
     let hits = logits.as_ref().map(right).transpose()?;
     let Attacked { align, .. } = attacked;
     let (split, subset) = align.map_or((None, None), |align| (Some(align.split), align.subset));
-    let aligned = subset.map(|s| s.count.duplicate()).transpose()?;
     for (param, gradient) in nets.net.params.iter_mut().zip(gradients) {
         if let (true, Some(gradient)) = (param.role != Role::Buffer, gradient) {
             update.apply(param, &gradient)?;
@@ -219,5 +220,5 @@ pub fn train_step(nets: &mut Nets, batch: &Batch, rules: &Rules, update: &Update
     if let (Some(average), Some(wa)) = (average, nets.wa.as_deref_mut()) {
         average.after_step(wa, nets.net, rules.epoch)?;
     }
-    Ok(Stepped { loss, terms, hits, split, aligned })
+    Ok(Stepped { loss, terms, hits, split, aligned: subset.map(|s| s.count) })
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
-use super::rundir::write_atomic;
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 
 /// A tensor of a file: its shape and its values.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,20 +157,26 @@ fn transposed(values: &[f32], n: usize, rows: usize, columns: usize) -> Vec<f32>
 
 /// Writes tensors as safetensors, whole or not at all.
 pub fn write(tensors: &BTreeMap<String, Values>, path: &Path) -> Result<()> {
-    let wrong = |e: safetensors::SafeTensorError| Error::file(path, e.to_string());
-    let owned: Vec<(&String, Dtype, &Vec<usize>, Vec<u8>)> = tensors
+    let mut raw = Vec::with_capacity(tensors.len());
+    for (name, values) in tensors {
+        let (dtype, shape, bytes) = match values {
+            Values::F32(shape, values) => (Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Values::I64(shape, values) => (Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Values::U8(shape, values) => (Dtype::U8, shape, values.clone()),
+        };
+        raw.push((name.as_str(), dtype, shape.clone(), bytes));
+    }
+    write_raw(path, &raw)
+}
+
+/// [`write`] for tensors of any type: name, type, shape and bytes of each.
+pub fn write_raw(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<()> {
+    let wrong = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
+    let views = tensors
         .iter()
-        .map(|(name, values)| match values {
-            Values::F32(shape, values) => (name, Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Values::I64(shape, values) => (name, Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Values::U8(shape, values) => (name, Dtype::U8, shape, values.clone()),
-        })
-        .collect();
-    let views = owned
-        .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.to_vec(), bytes).map_err(wrong)?)));
-    let bytes = serialize(views.collect::<Result<Vec<_>>>()?, None).map_err(wrong)?;
-    write_atomic(path, &bytes)
+        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write_atomic(path, &serialize(views, None).map_err(wrong)?)
 }
 
 #[cfg(test)]

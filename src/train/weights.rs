@@ -8,8 +8,8 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::rundir::write_atomic_with;
 use crate::error::{Error, Result};
+use crate::files::write_atomic_with;
 
 /// How many wrong keys a message lists before it counts the rest.
 const LISTED: usize = 12;

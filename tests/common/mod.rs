@@ -5,6 +5,8 @@ use saddle::device::{Device, Order, cuda};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, Output};
 
 /// A file of tests/goldens.
 pub struct Golden {
@@ -75,4 +77,24 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32], relative: f64) {
         let difference = (*g as f64 - *w as f64).abs();
         assert!(difference <= relative * largest + 1e-12, "{what}: entry {i} is {g}, want {w} (largest {largest})");
     }
+}
+
+/// Runs the command line in a folder.
+pub fn saddle_in(folder: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_saddle")).args(line.split_whitespace()).current_dir(folder).output().unwrap()
+}
+
+/// What a command that must succeed prints.
+pub fn printed(folder: &Path, line: &str) -> String {
+    let output = saddle_in(folder, line);
+    assert!(output.status.success(), "saddle {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line that a failing command writes, after `error: `.
+pub fn error(folder: &Path, line: &str) -> String {
+    let output = saddle_in(folder, line);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len(), text.lines().count()), (Some(1), 0, 1), "{text}");
+    text.trim_end().strip_prefix("error: ").unwrap().to_owned()
 }

@@ -11,6 +11,7 @@ use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::eval::weight_file;
+use crate::files::write_atomic;
 use crate::nn::{BnMode, Net};
 use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
@@ -19,7 +20,6 @@ use crate::tensor::Tensor;
 use crate::train::checkpoint;
 use crate::train::config::{Config, DeviceChoice, Select};
 use crate::train::observer::Observer;
-use crate::train::rundir::write_atomic;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
