@@ -139,3 +139,27 @@ fn the_sweep_trains_five_networks_once() {
     let other = error(here, &format!("{line} --sweep-epochs 2"));
     assert!(other.contains("holds a run with epochs = 1, not 2; choose another --out"), "{other}");
 }
+
+#[test]
+fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm --set epochs=1 --set steps=1 \
+                --set batch=256 --set select_steps=1 --quiet --out c";
+    let first = printed(folder.path(), line);
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("c").join(name)).unwrap();
+    let comparison: Value = serde_json::from_str(&read("compare.json")).unwrap();
+    for row in comparison["rows"].as_array().unwrap() {
+        let mean = |figure: &str| row["figures"][figure]["mean"].as_f64().unwrap();
+        let (clean, robust) = (mean("clean"), mean("autoattack:fgsm"));
+        assert!(mean("apgd-ce") <= clean && robust <= clean, "{row}");
+        assert!((mean("Mean") - (clean + robust) / 2.0).abs() < 1e-9, "Mean is of the last attack: {row}");
+    }
+    // What is there is read, not run again.
+    let runs = |what: &str| std::fs::metadata(folder.path().join("c/runs/digits-seed1").join(what)).unwrap().modified().unwrap();
+    let before = (runs("summary.json"), runs("eval-apgd-ce.json"));
+    assert_eq!(printed(folder.path(), line), first);
+    assert_eq!((runs("summary.json"), runs("eval-apgd-ce.json")), before);
+    let other = error(folder.path(), &line.replace("epochs=1", "epochs=2"));
+    assert!(other.contains("holds a run with epochs = 1, not 2; choose another --out"), "{other}");
+    assert!(error(folder.path(), "compare --attack apgd").starts_with("unknown attack 'apgd'"));
+}

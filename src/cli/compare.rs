@@ -10,6 +10,7 @@ use super::text;
 use super::train::stop_on_interrupt;
 use crate::data;
 use crate::error::{Error, Result};
+use crate::eval::plan::Plan;
 use crate::study::compare::{Request, contenders, run as compare};
 use crate::train::config::{DeviceChoice, Setting};
 use crate::train::observer::{Observer, StepInfo};
@@ -69,7 +70,10 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let mut attacks: Vec<String> = arguments.attack.iter().map(|name| name.trim().to_lowercase()).collect();
     attacks.retain(|name| !name.is_empty() && !matches!(name.as_str(), "pgd20" | "pgd-20" | "clean"));
     for attack in &attacks {
-        crate::attack::by_name(attack, &crate::attack::Settings::default())?;
+        let settings = crate::attack::Settings::default();
+        if Plan::named(std::slice::from_ref(attack), &settings)?.is_none() {
+            crate::attack::by_name(attack, &settings)?;
+        }
     }
     let request = Request {
         contenders: contenders(dataset, &arguments.methods, arguments.model.as_deref(), &sets(&arguments.set)?)?,

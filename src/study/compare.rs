@@ -273,10 +273,6 @@ fn same_settings(dir: &Path, config: &Config) -> Result<()> {
 /// A run's accuracy under one more attack, measured once and kept in its directory.
 fn judged(request: &Request, recipe: &Recipe, dir: &Path, attack: &str, observer: &mut dyn Observer) -> Result<f64> {
     let out = dir.join(format!("eval-{attack}.json"));
-    let accuracy = |report: &Value| {
-        let rows = report["results"].as_array()?;
-        rows.iter().find(|row| row["attack"] == attack)?["accuracy"].as_f64()
-    };
     if !out.is_file() {
         let config = &recipe.config;
         eval::run(
@@ -300,7 +296,9 @@ fn judged(request: &Request, recipe: &Recipe, dir: &Path, attack: &str, observer
     }
     let text = std::fs::read_to_string(&out).map_err(Error::io(&out, "cannot read the evaluation"))?;
     let report: Value = serde_json::from_str(&text).map_err(|e| Error::file(&out, format!("not an evaluation: {e}")))?;
-    accuracy(&report).ok_or_else(|| Error::file(&out, format!("holds no accuracy under {attack}")))
+    // The last row is the attack's, or what AutoAttack's last attack left.
+    let accuracy = report["results"].as_array().and_then(|rows| rows.last()?["accuracy"].as_f64());
+    accuracy.ok_or_else(|| Error::file(&out, format!("holds no accuracy under {attack}")))
 }
 
 #[cfg(test)]
