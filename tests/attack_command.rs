@@ -129,6 +129,9 @@ fn every_attack_and_its_parameters() {
     for (words, settings) in [
         ("fgsm --eps 0.2", Settings { eps: 0.2, ..Settings::default() }),
         ("mim --steps 3 --step 0.05", Settings { eps: 0.1, steps: Some(3), step: Some(0.05), ..Settings::default() }),
+        ("mim4 --momentum 0.25", Settings { eps: 0.1, momentum: 0.25, ..Settings::default() }),
+        ("cw6 --kappa 0.5", Settings { eps: 0.1, kappa: 0.5, ..Settings::default() }),
+        ("apgd-ce --steps 6 --passes 2", Settings { eps: 0.1, steps: Some(6), passes: 2, ..Settings::default() }),
         ("apgd-dlr --steps 6 --restarts 2", Settings { eps: 0.1, steps: Some(6), restarts: 2, ..Settings::default() }),
         ("apgd-t --steps 6 --targets 2", Settings { eps: 0.1, steps: Some(6), targets: 2, ..Settings::default() }),
         ("fab-t --steps 2 --targets 1", Settings { eps: 0.1, steps: Some(2), targets: 1, ..Settings::default() }),
@@ -140,6 +143,11 @@ fn every_attack_and_its_parameters() {
         let found = attack::by_name(name, &settings).unwrap().run(&mut net, &x, &y, &indices).unwrap();
         let made = job.attack(&format!("--data x.safetensors --attack {words}"));
         assert_eq!(made.x_adv, found.x_adv.to_vec().unwrap(), "{words}");
+    }
+    // Both numbers matter.
+    for words in ["mim4 --momentum", "cw20 --kappa"] {
+        let [none, much] = ["0", "1"].map(|value| job.attack(&format!("--data x.safetensors --attack {words} {value}")).x_adv);
+        assert_ne!(none, much, "{words}");
     }
 }
 
@@ -172,6 +180,7 @@ fn mistakes_get_one_clear_line() {
         ("--data x.safetensors --attack pdg", "unknown attack 'pdg'; known: fgsm, pgd20, "),
         ("--data x.safetensors --norm l2", "norm = l2: --eps is needed, too; the default is for linf"),
         ("--data x.safetensors --restarts 0", "restarts = 0: the attack fgsm needs at least 1"),
+        ("--data x.safetensors --kappa=-1", "kappa = -1: must be a number, 0 or more"),
         ("--data x.safetensors --model resnet18", "run/checkpoints/best.safetensors: "),
         ("--data x.safetensors --eps 8", "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
         ("--data x.safetensors --batch 0", "batch = 0: must be 1 or more"),

@@ -1,5 +1,5 @@
 //! MIM, the momentum iterative method (Dong et al.: Boosting Adversarial Attacks with Momentum, arXiv 1710.06081): from the clean image, with
-//! mu = 1 and alpha = eps / T,
+//! mu = 1 and alpha = eps / T if nothing else is said,
 //!
 //! ```text
 //! repeat T times:  m <- mu m + g / |g|_1;  x' <- the step of length alpha along m, as in PGD
@@ -21,7 +21,7 @@ pub(super) const MIM: Entry = Entry {
             name: format!("mim{steps}"),
             pgd: Pgd { steps, step, start: Start::Clean, ..ball(settings) },
             objective: Objective::CrossEntropy,
-            momentum: Some(1.0),
+            momentum: Some(settings.momentum),
             restarts: 1,
             seed: settings.seed,
             stream: 0,

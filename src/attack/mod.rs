@@ -119,14 +119,19 @@ pub struct Settings {
     pub targets: usize,
     /// Passes that each gradient of APGD is averaged over, for networks that are random.
     pub passes: usize,
+    /// Confidence of CW: its margin counts down to -kappa.
+    pub kappa: f32,
+    /// mu of MIM.
+    pub momentum: f32,
     pub seed: u64,
 }
 
 impl Default for Settings {
-    /// Linf 8/255; one start, nine targets, one pass.
+    /// Linf 8/255; one start, nine targets, one pass. CW's confidence is the one that reports on adversarial training use: a margin so far
+    /// below 0 that the attack does not stop when it has succeeded.
     fn default() -> Settings {
         let (norm, eps) = (Norm::Linf, 8.0 / 255.0);
-        Settings { norm, eps, step: None, steps: None, restarts: 1, targets: 9, passes: 1, seed: 0 }
+        Settings { norm, eps, step: None, steps: None, restarts: 1, targets: 9, passes: 1, kappa: 50.0, momentum: 1.0, seed: 0 }
     }
 }
 
@@ -177,8 +182,9 @@ pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Attack>> {
     if let Some((key, _)) = positive.into_iter().chain([("passes", settings.passes)]).find(|(_, value)| *value == 0) {
         return Err(Error::value(key, 0, format!("the attack {name} needs at least 1")));
     }
-    if !settings.eps.is_finite() || settings.eps < 0.0 {
-        return Err(Error::value("eps", settings.eps, "must be a number, 0 or more"));
+    let numbers = [("eps", settings.eps), ("kappa", settings.kappa), ("momentum", settings.momentum)];
+    if let Some((key, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+        return Err(Error::value(key, value, "must be a number, 0 or more"));
     }
     Ok((entry.build)(&Settings { steps, ..*settings }))
 }

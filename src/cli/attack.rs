@@ -52,6 +52,15 @@ pub struct Arguments {
     /// Target classes of targeted attacks, from the runner-up on
     #[arg(long, value_name = "COUNT", default_value_t = 9, help_heading = "What and how")]
     targets: usize,
+    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over (EOT), for networks that are random
+    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "What and how")]
+    passes: usize,
+    /// Confidence of cw: its margin counts down to -kappa
+    #[arg(long, value_name = "MARGIN", default_value_t = 50.0, help_heading = "What and how")]
+    kappa: f32,
+    /// Part of the accumulated gradient that mim keeps in each step
+    #[arg(long, value_name = "MU", default_value_t = 1.0, help_heading = "What and how")]
+    momentum: f32,
     #[command(flatten)]
     given: Given<ForCrafting>,
     /// Print nothing but the result
@@ -82,8 +91,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         steps: arguments.steps,
         restarts: arguments.restarts,
         targets: arguments.targets,
+        passes: arguments.passes,
+        kappa: arguments.kappa,
+        momentum: arguments.momentum,
         seed: config.seed,
-        ..Settings::default()
     };
     let request = Request {
         weights,

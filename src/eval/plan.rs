@@ -38,6 +38,11 @@ impl Stage {
                 about += &format!(", {value} {what}");
             }
         }
+        for (what, value, usual) in [("kappa", settings.kappa, usual.kappa), ("momentum", settings.momentum, usual.momentum)] {
+            if value != usual {
+                about += &format!(", {what} {value}");
+            }
+        }
         about.extend(settings.steps.map(|steps| format!(", {steps} steps")));
         about.extend(settings.step.map(|step| format!(", steps of {step}")));
         Ok(Stage { name, about, attack })

@@ -169,7 +169,7 @@ pub fn write(tensors: &BTreeMap<String, Values>, path: &Path) -> Result<()> {
     write_raw(path, &raw)
 }
 
-/// [`write`] for tensors of any type: name, type, shape and bytes of each.
+/// [`write()`] for tensors of any type: name, type, shape and bytes of each.
 pub fn write_raw(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<()> {
     let wrong = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
     let views = tensors
