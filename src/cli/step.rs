@@ -37,7 +37,7 @@ pub struct Arguments {
     /// The averaged network's weights, for methods that have one [default: the same]
     #[arg(long, value_name = "FILE")]
     wa_weights: Option<PathBuf>,
-    /// The images: safetensors
+    /// The images: safetensors or .npz
     #[arg(long, value_name = "FILE")]
     batch: PathBuf,
     /// Where the result is written

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::npy::Npy;
 use super::{Dataset, ImageShape, holding, numbers};
 use crate::error::{Error, Result};
+use crate::files::npy::Npy;
 
 /// The corruptions whose mean accuracy is reported, in the order of the paper.
 pub const STANDARD: [&str; 15] = [
@@ -30,6 +30,8 @@ pub const STANDARD: [&str; 15] = [
 
 /// How strong a corruption can be: 1 to this.
 pub const SEVERITIES: usize = 5;
+/// The labels of the official files.
+const FULL: usize = SEVERITIES * 10_000;
 
 /// Of every image.
 pub const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
@@ -105,8 +107,8 @@ impl Corruptions {
         let path = self.path(name);
         let array = Npy::open(&path)?;
         let expected = [self.labels.len(), SHAPE.height, SHAPE.width, SHAPE.channels];
-        if array.shape != expected || array.descr != "|u1" {
-            let found = format!("found {:?} of {}", array.shape, array.descr);
+        if array.header.shape != expected || array.header.descr != "|u1" {
+            let found = format!("found {:?} of {}", array.header.shape, array.header.descr);
             return Err(Error::file(
                 &path,
                 format!("expected {expected:?} of |u1, as many images as labels.npy has labels, {found}"),
@@ -119,12 +121,18 @@ impl Corruptions {
 /// The labels of all severities.
 fn labels(path: &Path, classes: usize) -> Result<Vec<i32>> {
     let mut array = Npy::open(path)?;
-    let count = array.shape.iter().product::<usize>();
-    if array.shape.len() != 1 || count == 0 || count % SEVERITIES != 0 {
-        let problem = format!("expected one label an image, in all a multiple of {SEVERITIES}, found shape {:?}", array.shape);
+    let count = array.header.shape.iter().product::<usize>();
+    if array.header.shape.len() != 1 || count == 0 || count % SEVERITIES != 0 {
+        let problem =
+            format!("expected one label an image, in all a multiple of {SEVERITIES}, found shape {:?}", array.header.shape);
         return Err(Error::file(path, problem));
     }
     let values = array.integers()?;
+    // All images of the test set show how many classes it has.
+    let highest = values.iter().max().copied().unwrap_or(0);
+    if count == FULL && highest + 1 != classes as i64 {
+        return Err(Error::file(path, format!("has {} classes, the network {classes}", highest + 1)));
+    }
     match values.iter().position(|&label| !(0..classes as i64).contains(&label)) {
         None => Ok(values.into_iter().map(|label| label as i32).collect()),
         Some(index) => Err(Error::file(
@@ -138,8 +146,8 @@ fn labels(path: &Path, classes: usize) -> Result<Vec<i32>> {
 mod tests {
     use std::fs;
 
-    use super::super::npy::tests::write;
     use super::*;
+    use crate::files::npy::tests::write;
 
     /// Two images a severity; the first pixel of a row is the corruption's number, the others the row's.
     fn folder(classes: usize) -> tempfile::TempDir {

@@ -5,7 +5,6 @@
 mod cifar;
 pub mod corruptions;
 mod digits;
-mod npy;
 mod pickle;
 pub mod resident;
 mod tensors;
@@ -28,6 +27,9 @@ pub struct Source {
     pub about: &'static str,
     load: fn(Option<&Path>) -> Result<Split>,
 }
+
+/// The name of data sets that are a file of any images.
+pub const FILE: &str = tensors::FILE.name;
 
 /// The registry: a new data set is one file and one line here.
 pub static SOURCES: &[Source] = &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, tensors::FILE];

@@ -1,4 +1,4 @@
-//! Any other images: a safetensors file with images and labels.
+//! Any other images: a safetensors or `.npz` file with images and labels.
 //!
 //! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]` that were bytes divided by 255; labels are
 //! integers `[N]`. The tensors are called `x_train`, `y_train`, `x_test` and `y_test`; or `x` and `y`, of which the first 5/6 train and
@@ -10,12 +10,13 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::{Dataset, ImageShape, Source, Split, given, numbers};
 use crate::error::{Error, Result};
+use crate::files::npz::read_tensors;
 
 /// The registry's entry.
 pub(super) const FILE: Source = Source {
     name: "file",
-    aliases: &["safetensors"],
-    about: "any images: --data X.safetensors with x_train, y_train, x_test, y_test, or x, y: uint8 [N,H,W,C] or floats [N,C,H,W]",
+    aliases: &["safetensors", "npz"],
+    about: "any images: --data X.safetensors or X.npz with x_train, y_train, x_test, y_test, or x, y: uint8 [N,H,W,C] or floats [N,C,H,W]",
     load,
 };
 
@@ -32,13 +33,12 @@ struct Images {
 }
 
 fn load(path: Option<&Path>) -> Result<Split> {
-    let path = given(path, FILE.name, &format!("a file: --data X.safetensors with {WANTED}"))?;
-    let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read"))?;
-    read(&bytes).map_err(|problem| Error::file(path, problem))
+    let path = given(path, FILE.name, &format!("a file: --data X.safetensors or X.npz with {WANTED}"))?;
+    read(&read_tensors(path)?).map_err(|problem| Error::file(path, problem))
 }
 
 fn read(bytes: &[u8]) -> Result<Split, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("expected a safetensors file: {error}"))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("expected a safetensors or .npz file: {error}"))?;
     let has = |name: &&str| file.names().contains(name);
     if PARTS.iter().all(has) {
         let (train, test) = (images(&file, "x_train", "y_train")?, images(&file, "x_test", "y_test")?);
@@ -235,8 +235,11 @@ mod tests {
         }
         let single = message(("x", Dtype::U8, &[1, 1, 1, 1], vec![1]), labels);
         assert_eq!(single, "expected at least 2 images to split, found 1");
-        assert!(read(b"PK\x03\x04").unwrap_err().starts_with("expected a safetensors file: "));
+        assert!(read(b"PK\x03\x04").unwrap_err().starts_with("expected a safetensors or .npz file: "));
         let error = crate::data::load("file", None).unwrap_err().to_string();
-        assert!(error.starts_with("data = none: file is read from a file: --data X.safetensors with x_train"), "{error}");
+        assert!(
+            error.starts_with("data = none: file is read from a file: --data X.safetensors or X.npz with x_train"),
+            "{error}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
 use crate::error::{Error, Result};
+use crate::files::npz::read_tensors;
 use crate::files::write_atomic;
 
 /// A tensor of a file: its shape and its values.
@@ -53,13 +54,13 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Reads those tensors of the file at `path` that are `wanted`. F64 becomes F32, I32 becomes I64.
+    /// Reads those tensors of the safetensors or `.npz` file at `path` that are `wanted`. F64 becomes F32, I32 becomes I64.
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] for a file of another kind or a wanted tensor of another type.
     pub fn read(path: &Path, wanted: &[&str]) -> Result<TensorFile> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the tensors"))?;
-        let content =
-            SafeTensors::deserialize(&bytes).map_err(|error| Error::file(path, format!("not a safetensors file: {error}")))?;
+        let bytes = read_tensors(path)?;
+        let content = SafeTensors::deserialize(&bytes)
+            .map_err(|error| Error::file(path, format!("not a safetensors or .npz file: {error}")))?;
         let mut file = TensorFile { path: path.to_owned(), tensors: BTreeMap::new(), others: vec![] };
         for (name, tensor) in content.iter() {
             if wanted.contains(&name) {
@@ -89,6 +90,7 @@ impl TensorFile {
         let label = |y: &i64| i32::try_from(*y).map_err(|_| self.wrong(format!("y holds {y}, which is no class")));
         match self.get("y") {
             Some(Values::I64(shape, values)) if shape.len() == 1 => values.iter().map(label).collect(),
+            Some(Values::U8(shape, values)) if shape.len() == 1 => Ok(values.iter().map(|y| i32::from(*y)).collect()),
             Some(other) => Err(self.wrong(format!("y is {}; expected I64 [N]", other.describe()))),
             None => Err(self.wrong("has no y; expected x f32 [N,C,H,W] and y i64 [N]")),
         }
@@ -229,6 +231,6 @@ mod tests {
         assert!(flat.ends_with("x is F32 [2]; expected F32 [N,C,H,W], or U8 [N,H,W,C]"), "{flat}");
         std::fs::write(&path, b"nothing").unwrap();
         let error = TensorFile::read(&path, &[]).err().unwrap().to_string();
-        assert!(error.contains("t.safetensors: not a safetensors file: "), "{error}");
+        assert!(error.contains("t.safetensors: not a safetensors or .npz file: "), "{error}");
     }
 }

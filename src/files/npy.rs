@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// An open file whose header has been read and whose length fits it.
-pub(super) struct Npy {
-    path: PathBuf,
-    file: File,
+/// What stands before the elements of an array.
+pub struct Header {
     /// numpy's name of the element type: `|u1`, `<i8`.
     pub descr: String,
     /// The array's shape, row-major.
@@ -18,7 +16,34 @@ pub(super) struct Npy {
     /// Bytes of a row: of all that one index of the first dimension selects.
     row: usize,
     /// Where the first row begins.
-    start: u64,
+    pub start: u64,
+}
+
+impl Header {
+    /// The header of a file of `length` bytes, which `file` is at the beginning of.
+    ///
+    /// Errors: what else was found: no row-major array of plain numbers, or another length than the header says.
+    pub fn read(file: &mut impl Read, length: u64) -> Result<Header, String> {
+        let (header, start) = header(file).ok_or("not a .npy file of version 1, 2 or 3")?;
+        let (descr, shape) = describe(&header).ok_or_else(|| format!("expected a row-major array, found {header}"))?;
+        let size = item_size(&descr).ok_or_else(|| format!("expected an array of numbers, found type {descr}"))?;
+        let row = shape.iter().skip(1).try_fold(size, |all, &size| all.checked_mul(size));
+        let total = row.and_then(|row| row.checked_mul(*shape.first()?)).map(|bytes| bytes as u64 + start);
+        match (row, total) {
+            (Some(row), Some(total)) if total == length => Ok(Header { descr, shape, row, start }),
+            _ => {
+                let expected = total.map_or("more".into(), |total| total.to_string());
+                Err(format!("{shape:?} of type {descr} takes {expected} bytes, the file has {length}"))
+            }
+        }
+    }
+}
+
+/// An open file whose header has been read and whose length fits it.
+pub struct Npy {
+    path: PathBuf,
+    file: File,
+    pub header: Header,
 }
 
 impl Npy {
@@ -28,26 +53,15 @@ impl Npy {
     pub fn open(path: &Path) -> Result<Npy> {
         let mut file = File::open(path).map_err(Error::io(path, "cannot read"))?;
         let length = file.metadata().map_err(Error::io(path, "cannot read"))?.len();
-        let (header, start) = header(&mut file).ok_or_else(|| Error::file(path, "not a .npy file of version 1, 2 or 3"))?;
-        let described = describe(&header);
-        let (descr, shape) = described.ok_or_else(|| Error::file(path, format!("expected a row-major array, found {header}")))?;
-        let size =
-            item_size(&descr).ok_or_else(|| Error::file(path, format!("expected an array of numbers, found type {descr}")))?;
-        let row = shape.iter().skip(1).try_fold(size, |all, &size| all.checked_mul(size));
-        let total = row.and_then(|row| row.checked_mul(*shape.first()?)).map(|bytes| bytes as u64 + start);
-        match (row, total) {
-            (Some(row), Some(total)) if total == length => Ok(Npy { path: path.into(), file, descr, shape, row, start }),
-            _ => {
-                let expected = total.map_or("more".into(), |total| total.to_string());
-                Err(Error::file(path, format!("{shape:?} of type {descr} takes {expected} bytes, the file has {length}")))
-            }
-        }
+        let header = Header::read(&mut file, length).map_err(|problem| Error::file(path, problem))?;
+        Ok(Npy { path: path.into(), file, header })
     }
 
     /// The bytes of some rows.
     pub fn rows(&mut self, rows: Range<usize>) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; rows.len() * self.row];
-        let at = SeekFrom::Start(self.start + (rows.start * self.row) as u64);
+        let Header { row, start, .. } = self.header;
+        let mut bytes = vec![0; rows.len() * row];
+        let at = SeekFrom::Start(start + (rows.start * row) as u64);
         let read = self.file.seek(at).and_then(|_| self.file.read_exact(&mut bytes));
         read.map_err(Error::io(&self.path, "cannot read"))?;
         Ok(bytes)
@@ -55,11 +69,12 @@ impl Npy {
 
     /// All elements of an array of integers of any width.
     pub fn integers(&mut self) -> Result<Vec<i64>> {
-        let (signed, size) = match self.descr.as_bytes() {
+        let Header { descr, shape, .. } = &self.header;
+        let (signed, size) = match descr.as_bytes() {
             [b'<' | b'|', kind @ (b'i' | b'u'), size] => (*kind == b'i', usize::from(size - b'0')),
-            _ => return Err(Error::file(&self.path, format!("expected little-endian integers, found type {}", self.descr))),
+            _ => return Err(Error::file(&self.path, format!("expected little-endian integers, found type {descr}"))),
         };
-        let bytes = self.rows(0..self.shape.first().copied().unwrap_or(0))?;
+        let bytes = self.rows(0..shape.first().copied().unwrap_or(0))?;
         let value = |item: &[u8]| {
             // The sign fills the bytes that the item lacks.
             let negative = signed && item.last().is_some_and(|&high| high >= 128);
@@ -72,7 +87,7 @@ impl Npy {
 }
 
 /// The header's dictionary as text, and the offset at which the elements begin.
-fn header(file: &mut File) -> Option<(String, u64)> {
+fn header(file: &mut impl Read) -> Option<(String, u64)> {
     let mut start = [0; 8];
     file.read_exact(&mut start).ok()?;
     let mut length = [0; 4];
@@ -110,17 +125,21 @@ fn item_size(descr: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
     use std::fs;
 
     use super::*;
 
-    /// A version 1.0 file.
-    pub fn write(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
+    /// The bytes of a version 1.0 file.
+    pub fn array(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
         let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
         let header = format!("{dictionary:<117}\n");
-        let file = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), bytes].concat();
-        fs::write(path, file).unwrap();
+        [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), bytes].concat()
+    }
+
+    /// A version 1.0 file.
+    pub fn write(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
+        fs::write(path, array(descr, shape, bytes)).unwrap();
     }
 
     #[test]
@@ -130,7 +149,7 @@ pub(super) mod tests {
         write(&path, "|u1", "(3, 2)", &[1, 2, 3, 4, 5, 6]);
         let mut array = Npy::open(&path).unwrap();
         assert_eq!(array.rows(1..3).unwrap(), [3, 4, 5, 6]);
-        assert_eq!(array.shape, [3, 2]);
+        assert_eq!(array.header.shape, [3, 2]);
         assert_eq!(array.integers().unwrap(), [1, 2, 3, 4, 5, 6]);
         write(&path, "<i2", "(3,)", &[0xfe, 0xff, 0x01, 0x02, 0x80, 0]);
         assert_eq!(Npy::open(&path).unwrap().integers().unwrap(), [-2, 513, 128]);

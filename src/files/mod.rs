@@ -1,4 +1,7 @@
-//! Files that are written whole or not at all.
+//! Files: written whole or not at all; arrays of numpy, and named tensors.
+
+pub mod npy;
+pub mod npz;
 
 use std::fs::File;
 use std::io::{self, Write};
