@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use saddle::attack::{self, Settings, logits};
-use saddle::data;
+use saddle::data::{self, ImageShape};
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, Net, Shape};
 use saddle::ops::predict::argmax;
@@ -76,7 +76,7 @@ impl Job {
     fn loaded(&self) -> (Net, Tensor, Buffer<i32>, Buffer<i32>) {
         let device = Device::host().unwrap();
         let file = WeightFile::read(&self.here().join("run/checkpoints/best.safetensors")).unwrap();
-        let net = checkpoint::network_for(&device, &file, None, (1, 8)).unwrap();
+        let net = checkpoint::network_for(&device, &file, None, ImageShape { height: 8, width: 8, channels: 1 }).unwrap();
         let x = Tensor::from_slice(&device, &[IMAGES, 8, 8, 1], &self.pixels).unwrap();
         let indices = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
         (net, x, Buffer::from_slice(&device, &self.labels).unwrap(), indices)
@@ -164,6 +164,7 @@ fn mistakes_get_one_clear_line() {
     job.write("bright", [("x", image(1, 1.5)), ("y", y(&[1]))]);
     job.write("class", [("x", image(1, 0.5)), ("y", y(&[10]))]);
     job.write("color", [("x", Values::images(&[1, 8, 8, 3], &[0.5; 192])), ("y", y(&[1]))]);
+    job.write("wide", [("x", Values::images(&[1, 8, 16, 1], &[0.5; 128])), ("y", y(&[1]))]);
     job.write("flat", [("x", Values::F32(vec![1, 64], vec![0.5; 64])), ("y", y(&[1]))]);
     std::fs::write(job.path("text"), "no tensors").unwrap();
     for (words, message) in [
@@ -174,11 +175,12 @@ fn mistakes_get_one_clear_line() {
         ("--data bright.safetensors", "bright.safetensors: x holds 1.5; expected a number in [0,1]"),
         ("--data class.safetensors", "class.safetensors: y holds 10; the network has classes 0 to 9"),
         ("--data color.safetensors", "run/checkpoints/best.safetensors: the network is for images of 1 channels, these have 3"),
+        ("--data wide.safetensors", "run/checkpoints/best.safetensors: the network is for images of 8x8x1, these are 8x16x1"),
         ("--data flat.safetensors", "flat.safetensors: x is F32 [1, 64]; expected F32 [N,C,H,W], or U8 [N,H,W,C]"),
-        ("--data text.safetensors", "text.safetensors: not a safetensors file: "),
+        ("--data text.safetensors", "text.safetensors: not a safetensors or .npz file: "),
         ("--data nothing.safetensors", "nothing.safetensors: cannot read the tensors: "),
         ("--data x.safetensors --attack pdg", "unknown attack 'pdg'; known: fgsm, pgd20, "),
-        ("--data x.safetensors --norm l2", "norm = l2: --eps is needed, too; the default is for linf"),
+        ("--data x.safetensors --norm l2", "norm = l2: eps is needed, too: 0.1 is for linf"),
         ("--data x.safetensors --restarts 0", "restarts = 0: the attack fgsm needs at least 1"),
         ("--data x.safetensors --kappa=-1", "kappa = -1: must be a number, 0 or more"),
         ("--data x.safetensors --model resnet18", "run/checkpoints/best.safetensors: "),

@@ -480,14 +480,15 @@ fn restarts_add_and_several_passes_are_averaged() {
     let mut broken =
         |name: &str, settings: Settings| bits(&by_name(name, &settings).unwrap().run(&mut model, &x, &y, &images).unwrap());
     let settings = Settings { eps: 0.06, steps: Some(1), ..Settings::default() };
-    for name in ["pgd", "apgd-ce", "apgd-dlr"] {
+    for name in ["pgd", "apgd-ce", "apgd-dlr", "square", "fab-t"] {
         let (first, once) = broken(name, settings);
         let (kept, often) = broken(name, Settings { restarts: 8, ..settings });
         assert!(once.iter().sum::<i32>() < often.iter().sum::<i32>(), "{name}: {once:?} {often:?}");
         for i in (0..n).filter(|i| once[*i] == 1) {
             assert!(often[i] == 1 && kept[i * d..(i + 1) * d] == first[i * d..(i + 1) * d], "{name}: point {i}");
         }
-        assert!(broken(name, Settings { seed: 1, ..settings }).0 != first, "{name}: the seed decides the start");
+        let reseeded = broken(name, Settings { seed: 1, ..settings }).0;
+        assert!((reseeded == first) == (name == "fab-t"), "{name}: the seed decides the start, if that is random");
     }
     // The mean over passes that are equal is the gradient of one: its signs are the same.
     let settings = Settings { steps: Some(20), ..settings };

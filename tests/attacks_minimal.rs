@@ -260,7 +260,7 @@ fn a_point_does_not_depend_on_its_batch() {
     let mut run = |rows: &[usize], ranks: &[i32]| {
         let of = |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
         let points = Points { x: &batch(rows), y: &of(&|row| y[row]), images: &of(&|row| row as i32) };
-        let found = targeted.run_ranks(&mut net, points, &ints(&device, ranks)).unwrap();
+        let found = targeted.run_ranks(&mut net, points, &ints(&device, ranks), 0).unwrap();
         (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap())
     };
     let pairs = [(6, 2), (6, 3), (8, 2), (6, 9), (8, 5)];

@@ -5,7 +5,7 @@ use saddle::data::{self, Dataset, ImageShape, resident::Resident};
 use saddle::device::{Buffer, Device};
 use saddle::error::Error;
 use saddle::eval::plan::{Plan, Stage};
-use saddle::eval::protocol::{Conduct, Images, Judgement, judge};
+use saddle::eval::protocol::{Conduct, Images, Judgement, Standing, judge};
 use saddle::eval::record::{Record, Shard, merge};
 use saddle::eval::state::State;
 use saddle::eval::verdict::{Outcomes, Verdict};
@@ -19,6 +19,7 @@ use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
 use saddle::train::config::DeviceChoice;
 use saddle::train::observer::{Judging, Observer, Silent};
+use saddle::train::tensors::{Values, write};
 use saddle::train::weights::WeightFile;
 use saddle::train::{checkpoint, recipe};
 use std::ops::Range;
@@ -66,7 +67,7 @@ fn short(norm: Norm, eps: f32) -> Plan {
 fn digits(n: usize) -> (saddle::nn::Net, Resident) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-    let (net, _) = checkpoint::open(&device, &weights(), (10, 1, 8)).unwrap();
+    let (net, _) = checkpoint::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
     (net, Resident::new(&device, &test).unwrap())
 }
 
@@ -184,12 +185,9 @@ fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
         dataset: "digits".into(),
         data: None,
         attacks: attack.split(',').map(str::to_owned).collect(),
-        norm: Norm::Linf,
-        eps: EPS,
-        step: None,
+        settings: Settings { eps: EPS, ..Settings::default() },
         n: Some(30),
         batch: 16,
-        seed: 0,
         device: DeviceChoice::Host,
         out: None,
         extras,
@@ -212,9 +210,9 @@ fn the_state_of_another_evaluation_is_refused() {
     file.tensors.get_mut("linear.bias").unwrap().1[0] += 1.0;
     file.write(&other).unwrap();
     for (change, expected) in [
-        (&(|request: &mut Request| request.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
-        (&|request| request.norm = Norm::L2, "norm is linf there, not l2"),
-        (&|request| request.seed = 1, "seed is 0 there, not 1"),
+        (&(|request: &mut Request| request.settings.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
+        (&|request| request.settings.norm = Norm::L2, "norm is linf there, not l2"),
+        (&|request| request.settings.seed = 1, "seed is 0 there, not 1"),
         (&|request| request.n = Some(29), "images is 30 there, not 29"),
         (&|request| request.attacks = vec!["autoattack:fgsm".into()], "attacks is fgsm; pgd2 there, not fgsm"),
         (&|request| request.extras.shard = Some(Shard { number: 1, of: 2 }), "shard is none there, not 1/2"),
@@ -232,7 +230,8 @@ fn shards_merge_to_the_whole() {
     let file = |name: &str| folder.path().join(format!("{name}.json"));
     let evaluate = |name: &str, shard: Option<Shard>, eps: f32| {
         let extras = Extras { shard, eps_text: Some("1/10".into()), ..Extras::default() };
-        let request = Request { eps, out: Some(file(name)), ..request(weights(), "autoattack:pgd3,fgsm", extras) };
+        let mut request = request(weights(), "autoattack:pgd3,fgsm", extras);
+        (request.settings.eps, request.out) = (eps, Some(file(name)));
         eval::run(&request, &mut Silent).unwrap();
     };
     evaluate("whole", None, EPS);
@@ -255,6 +254,7 @@ fn shards_merge_to_the_whole() {
         (&["1", "3"][..], "a shard is missing: 2/3"),
         (&["1", "2", "2"], "2.json: is shard 2 of 3, like "),
         (&["1", "half"], "half.json: is shard 1 of 2, other files are of 3: they overlap"),
+        (&["half", "2", "3"], "2.json: is shard 2 of 3, other files are of 2: they overlap"),
         (&["1", "foreign", "3"], "foreign.json: belongs to another evaluation than "),
         (&["1", "whole"], "whole.json: is the result of a whole evaluation"),
         (&[], "there is nothing to merge"),
@@ -412,7 +412,73 @@ fn verification_finds_what_is_wrong() {
     let outside = changed(-0.001);
     assert_eq!((outside.passed, outside.outside_box), (false, 1));
     let nan = changed(f32::NAN);
-    assert_eq!((nan.passed, nan.outside_ball, nan.outside_box), (false, 1, 1));
+    assert_eq!((nan.passed, nan.outside_ball, nan.outside_box, nan.no_logits), (false, 1, 1, 1));
+    assert!(nan.complaint().unwrap().contains("(largest distance not a number)"), "{nan:?}");
+}
+
+#[test]
+fn every_radius_finds_its_own_state_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let standing = Standing { outcomes: Outcomes(vec![None]), ..Standing::default() };
+    let radii = (1..=64).map(|k| k as f32 / 255.0).chain((1..=300).map(|k| k as f32 / 100.0));
+    for (number, eps) in radii.enumerate() {
+        let identity = || [("eps".to_owned(), serde_json::json!(eps))].into_iter().collect();
+        let path = folder.path().join(number.to_string());
+        State::open(&path, identity()).unwrap().save(&standing, &Images::new()).unwrap();
+        State::open(&path, identity()).unwrap();
+    }
+}
+
+#[test]
+fn a_network_without_finite_logits_is_not_called_robust() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut file = WeightFile::read(&weights()).unwrap();
+    file.tensors.get_mut("linear.bias").unwrap().1[3] = f32::NAN;
+    file.write(&path("nan.safetensors")).unwrap();
+    let extras = Extras { page: Some(path("page.html")), save_adv: Some(path("adv")), ..Extras::default() };
+    let mut request = request(path("nan.safetensors"), "autoattack:fgsm", extras);
+    request.out = Some(path("out.json"));
+    let verdict = eval::run(&request, &mut Silent).unwrap().record.unwrap().verdict;
+    assert_eq!((verdict.verification.passed, verdict.verification.no_logits), (false, 30));
+    assert!(
+        verdict.warnings.iter().any(|line| line.ends_with("30 have logits that are not finite numbers")),
+        "{:?}",
+        verdict.warnings
+    );
+    assert!(["out.json", "page.html", "adv"].iter().all(|name| path(name).is_file()));
+}
+
+#[test]
+fn autoattack_with_an_attack_missing_is_not_called_so() {
+    let (mut three, data) = toy(3);
+    let standard = Plan { version: "standard".into(), ..short(Norm::Linf, 0.05) };
+    let record = |verdict: Verdict| {
+        let record = Record { about: Default::default(), evaluation: Default::default(), shard: None, verdict };
+        record.to_json()["autoattack_acc"].clone()
+    };
+    assert!(record(verdict(&mut three, &data, &standard)).is_null());
+    let (mut ten, data) = toy(10);
+    assert!(record(verdict(&mut ten, &data, &standard)).is_string());
+}
+
+#[test]
+fn a_file_may_lack_the_last_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let file = |height: usize, label: i64| {
+        let tensors =
+            [("x", Values::U8(vec![6, height, 8, 1], vec![51; 6 * height * 8])), ("y", Values::integers([0, 1, 2, 0, 1, label]))];
+        write(&tensors.map(|(name, values)| (name.to_owned(), values)).into(), &path).unwrap();
+        let mut request = request(weights(), "fgsm", Extras::default());
+        (request.dataset, request.data, request.n) = ("file".into(), Some(path.clone()), None);
+        eval::run(&request, &mut Silent).map(|report| report.images)
+    };
+    assert_eq!(file(8, 2).unwrap(), 1);
+    let message = file(8, 10).unwrap_err().to_string();
+    assert!(message.contains("the network is for 10 classes") && message.contains("the data set has 11 classes"), "{message}");
+    let message = file(16, 2).unwrap_err().to_string();
+    assert!(message.contains("images of 8x8, ") && message.ends_with("images of 16x8"), "{message}");
 }
 
 #[test]
@@ -483,8 +549,17 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     let places = ["best.safetensors", "last.safetensors"].map(|name| table.find(name).unwrap());
     assert!(places[0] < places[1] && table.matches("fgsm").count() == 2, "{table}");
     assert_eq!(read("both.json")["checkpoints"].as_array().unwrap().len(), 2);
-    let message = command("-w copy -a autoattack:fgsm --state s", 2).unwrap_err();
-    assert!(message.contains("--state is for one network") && message.contains("--checkpoint best"), "{message}");
+    let message = command("-w copy -a autoattack:fgsm --save-adv s", 2).unwrap_err();
+    assert!(message.contains("--save-adv is for one network") && message.contains("--checkpoint best"), "{message}");
+    // Progress of each; nothing is judged twice.
+    let two = "-w copy -a autoattack:fgsm,pgd2 -n 10 --state s --out both.json";
+    let table = command(two, 2).unwrap();
+    let times = || {
+        ["best", "last"]
+            .map(|name| std::fs::metadata(folder.path().join("s").join(name).join("progress.json")).unwrap().modified().unwrap())
+    };
+    let (before, both) = (times(), read("both.json"));
+    assert_eq!((command(two, 2).unwrap(), read("both.json"), times()), (table, both, before));
     assert_eq!(command("-w copy --checkpoint last -a fgsm -n 10", 2).unwrap().matches("fgsm").count(), 1);
 
     // Shards with other thread counts and batches, merged.
@@ -515,6 +590,13 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         ("-w copy --checkpoint last -a pgd20,autoattack", "attack = pgd20,autoattack: autoattack stands alone"),
         ("-w copy --eps 8", "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
         ("-w copy --shard 3/2 -a autoattack", "shard = 3/2: expected a part"),
+        ("-w copy --norm l2", "norm = l2: eps is needed, too: 0.1 is for linf"),
+        (
+            "-w copy --checkpoint last -a autoattack --restarts 2",
+            "attack = autoattack: the attacks of autoattack have parameters of their own",
+        ),
+        ("--merge 1.json 2.json --eps 0.1", "eps = 0.1: the shards have been evaluated with settings of their own"),
+        ("--merge 1.json 2.json --restarts 2", "restarts = 2: the shards have been evaluated with settings of their own"),
     ] {
         let message = command(line, 2).unwrap_err();
         assert!(message.starts_with(&format!("error: {expected}")) && message.lines().count() == 1, "{message}");
@@ -537,7 +619,7 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     let own = accuracies(&format!("-w {} {tail}", weights().display()));
     assert_eq!(accuracies(&format!("-w bare.safetensors --model resnet-mini {flags} {tail}")), own);
     for (tensor, shape, expected) in [
-        ("linear.weight", vec![7, 64], "the network is for 7 classes and 1-channel images"),
+        ("linear.weight", vec![7, 64], "the network is for 7 classes and 1-channel images of 8x8, the data set has 10 classes"),
         ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and 3-channel images"),
     ] {
         let mut other = bare.clone();
@@ -551,5 +633,5 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     large.metadata.insert("input".into(), "32x32x1".into());
     large.write(&folder.path().join("large.safetensors")).unwrap();
     let message = command("-w large.safetensors --dataset digits", 2).unwrap_err();
-    assert!(message.contains("images of height 32") && message.contains("height 8"), "{message}");
+    assert!(message.contains("images of 32x32, ") && message.contains("images of 8x8"), "{message}");
 }

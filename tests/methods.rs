@@ -251,7 +251,7 @@ fn bad_input_is_one_line() {
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
     let told = inputs.step("raat", &[], path.clone()).unwrap_err().to_string();
-    assert!(told.contains("batch.safetensors: not a safetensors file"), "{told}");
+    assert!(told.contains("batch.safetensors: not a safetensors or .npz file"), "{told}");
     let told = inputs.step("raat", &[], inputs.path("weights")).unwrap_err().to_string();
     assert!(told.contains("unknown tensor of a batch"), "{told}");
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use saddle::data::ImageShape;
 use saddle::error::Error;
 use saddle::train::config::DeviceChoice;
 use saddle::train::observer::{Observer, Silent, StepInfo};
@@ -125,12 +126,9 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
             dataset: "digits".into(),
             data: None,
             attacks: vec!["pgd20".into(), "fgsm".into()],
-            norm: saddle::attack::Norm::Linf,
-            eps: 0.1,
-            step: None,
+            settings: saddle::attack::Settings { eps: 0.1, ..Default::default() },
             n: None,
             batch,
-            seed: 0,
             device: DeviceChoice::Host,
             out: Some(folder.path().join("eval.json")),
             extras: eval::Extras::default(),
@@ -306,12 +304,16 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     file.metadata.insert("arch".into(), "resnet18".into());
     file.write(&path).unwrap();
     let device = saddle::device::Device::host().unwrap();
-    let message = train::checkpoint::open(&device, &path, (10, 1, 8)).err().unwrap().to_string();
+    let message =
+        train::checkpoint::open(&device, &path, (10, ImageShape { height: 8, width: 8, channels: 1 })).err().unwrap().to_string();
     assert!(
         message.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]") && !message.contains('\n'),
         "{message}"
     );
-    let message = train::checkpoint::open(&device, &path, (100, 3, 32)).err().unwrap().to_string();
+    let message = train::checkpoint::open(&device, &path, (100, ImageShape { height: 32, width: 32, channels: 3 }))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(message.contains("10 classes"), "{message}");
 }
 

@@ -154,9 +154,8 @@ impl Attack for Apgd {
             ApgdLoss::DlrTargeted => self.ranks(model.classes()),
             _ => 0..=0,
         };
-        let runs: Vec<(usize, usize)> = ranks.flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart))).collect();
-        attempts(Points { x, y, images }, 0..runs.len(), |number, points| {
-            let (rank, restart) = runs[number];
+        let runs = ranks.flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart)));
+        attempts(Points { x, y, images }, runs, |(rank, restart), points| {
             let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
             self.run_ranks(model, points, &ranks, restart as u32)
         })

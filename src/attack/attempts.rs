@@ -29,14 +29,14 @@ impl Points<'_> {
     }
 }
 
-/// Attempts with these numbers, in order, each on the points that are left: a point keeps the image of the first attempt that broke it. The host
+/// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left: a point keeps the image of the first attempt that broke it. The host
 /// learns once an attempt which they are.
 ///
 /// Errors: no attempt at all.
-pub fn attempts(
+pub fn attempts<T>(
     points: Points,
-    numbers: impl IntoIterator<Item = usize>,
-    mut attempt: impl FnMut(usize, Points) -> Result<Found>,
+    numbers: impl IntoIterator<Item = T>,
+    mut attempt: impl FnMut(T, Points) -> Result<Found>,
 ) -> Result<Found> {
     let (points, mut numbers) = (points.checked()?, numbers.into_iter());
     let first = numbers.next().ok_or_else(|| Error::value("restarts and targets", 0, "an attack needs at least one"))?;

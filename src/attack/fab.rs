@@ -13,7 +13,8 @@
 //! point's result depends on the point and its target alone, bit for bit, so points and targets can be packed into any batches.
 //!
 //! One pass does not serve both as check of x_{k+1} and as gradient of the next step: eta > 1 aims beyond the boundary, and a point that got
-//! there is moved before its next gradient. The only difference from AutoAttack's code is in the random numbers of restarts, which are keyed by image.
+//! there is moved before its next gradient. Different from AutoAttack's code: the random numbers of restarts, which are keyed by image; and in
+//! L2 its projection leaves pixels alone whose |w_i| is below 1e-8, where this one is exact: it moves them in proportion to w_i.
 
 use super::attempts::{Points, attempts};
 use super::objective::logits;
@@ -63,6 +64,16 @@ impl Walk {
         Walk { norm, eps, steps: steps.unwrap_or(100), stride: Stride { alpha_max: 0.1, eta: 1.05 }, beta: 0.9 }
     }
 
+    /// Where a walk begins: number 0 at the image, the others at a random point at half the radius.
+    fn start(&self, Points { x, y, images }: Points, seed: u64, restart: usize) -> Result<Tensor> {
+        if restart == 0 {
+            return Ok(x.clone());
+        }
+        let (key, radius) = (Key::new(seed, Purpose::Fab, 0, restart as u32), 0.5 * self.eps);
+        let noise = if self.norm == Norm::L2 { Noise::L2(radius) } else { Noise::Linf(radius) };
+        surface(x, noise, key, images, &Buffer::zeros(x.device(), y.len())?)
+    }
+
     /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend on the image. `right` says which
     /// images are classified correctly.
     fn run(
@@ -93,22 +104,27 @@ pub struct FabT {
     pub walk: Walk,
     /// The ranks 2 to `targets + 1` are tried.
     pub targets: usize,
+    /// How often it walks towards each.
+    pub restarts: usize,
+    pub seed: u64,
 }
 
 impl FabT {
     /// With these settings.
     pub fn new(settings: &Settings) -> FabT {
-        FabT { walk: Walk::new(settings), targets: settings.targets }
+        let &Settings { targets, restarts, seed, .. } = settings;
+        FabT { walk: Walk::new(settings), targets, restarts, seed }
     }
 
     /// One walk from every point towards, row by row, the class of rank `ranks` `[N]` among the logits of the clean image, the predicted one
-    /// being 1. Rows may be the same point with several ranks. There is nothing random in it.
-    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
+    /// being 1. Rows may be the same point with several ranks. There is nothing random in restart 0; the others begin as those of [`Fab`].
+    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>, restart: usize) -> Result<Found> {
         let Points { x, y, .. } = points.checked()?;
         let (device, clean) = (x.device(), logits(model, x)?);
+        let start = self.walk.start(points, self.seed, restart)?;
         let targets = top_class(device, &clean, ranks)?;
         let ones = full(device, &[y.len()], 1.0)?;
-        self.walk.run(model, points, &correct(device, &clean, y)?, x.clone(), |model, at| {
+        self.walk.run(model, points, &correct(device, &clean, y)?, start, |model, at| {
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
@@ -125,10 +141,10 @@ impl Attack for FabT {
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        let ranks = self.ranks(model.classes());
-        attempts(Points { x, y, images }, ranks, |rank, points| {
+        let runs = self.ranks(model.classes()).flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart)));
+        attempts(Points { x, y, images }, runs, |(rank, restart), points| {
             let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
-            self.run_ranks(model, points, &ranks)
+            self.run_ranks(model, points, &ranks, restart)
         })
     }
 
@@ -137,7 +153,7 @@ impl Attack for FabT {
     }
 
     fn ranked(&self) -> Option<&dyn Ranked> {
-        Some(self)
+        (self.restarts == 1).then_some(self)
     }
 }
 
@@ -147,7 +163,7 @@ impl Ranked for FabT {
     }
 
     fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
-        self.run_ranks(model, points, ranks)
+        self.run_ranks(model, points, ranks, 0)
     }
 }
 
@@ -168,16 +184,9 @@ impl Fab {
 
     /// One walk from every point; all but number 0 begin at a random point at half the radius.
     pub fn run_once(&self, model: &mut dyn Model, points: Points, restart: usize) -> Result<Found> {
-        let Points { x, y, images } = points.checked()?;
+        let Points { x, y, .. } = points.checked()?;
         let (device, l2) = (x.device(), self.walk.norm == Norm::L2);
-        let start = match restart {
-            0 => x.clone(),
-            _ => {
-                let (key, radius) = (Key::new(self.seed, Purpose::Fab, 0, restart as u32), 0.5 * self.walk.eps);
-                let noise = if l2 { Noise::L2(radius) } else { Noise::Linf(radius) };
-                surface(x, noise, key, images, &Buffer::zeros(device, y.len())?)?
-            }
-        };
+        let start = self.walk.start(points, self.seed, restart)?;
         let ones = full(device, &[y.len()], 1.0)?;
         let every = |k: usize| Buffer::from_slice(device, &vec![k as i32; y.len()]);
         let rivals = (0..model.classes()).map(every).collect::<Result<Vec<_>>>()?;

@@ -15,7 +15,7 @@
 //! the channels before it is given to each. Different from it: the random numbers, which are keyed as said; windows are never larger than the
 //! image; in the L2 start each tile of each image and channel has a direction of its own, where there a tile's is shared by the batch.
 
-use super::attempts::Points;
+use super::attempts::{Points, attempts};
 use super::objective::logits;
 use super::{Attack, Entry, Found, Model, Norm, Settings};
 use crate::device::{Buffer, Device};
@@ -44,6 +44,8 @@ pub struct Square {
     pub eps: f32,
     /// T: how often an image is asked about after the start.
     pub queries: usize,
+    /// Searches, each of the images that withstood the earlier ones.
+    pub restarts: usize,
     pub seed: u64,
 }
 
@@ -58,8 +60,8 @@ const WINDOWS: u32 = 3;
 impl Square {
     /// With these settings, whose steps are the queries; 5000 if they name none.
     pub fn new(settings: &Settings) -> Square {
-        let &Settings { norm, eps, steps, seed, .. } = settings;
-        Square { norm, eps, queries: steps.unwrap_or(5000), seed }
+        let &Settings { norm, eps, steps, restarts, seed, .. } = settings;
+        Square { norm, eps, queries: steps.unwrap_or(5000), restarts, seed }
     }
 
     /// The side of the window of query `query`, counted from 0, in images `[H,W]`.
@@ -74,17 +76,48 @@ impl Square {
         }
     }
 
-    /// Of all random numbers of a query; the start is number 0.
-    fn key(&self, number: usize) -> Key {
-        Key::new(self.seed, Purpose::Square, number as u32, 0)
+    /// One search. Margins of exactly 0 count as found here, though the label may still be predicted.
+    fn search(&self, model: &mut dyn Model, points: Points, restart: u32) -> Result<Tensor> {
+        let Points { x, y, images } = points;
+        let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
+        let key = |number: usize| Key::new(self.seed, Purpose::Square, number as u32, restart);
+        let right = correct(device, &logits(model, x)?, y)?;
+        let trial = match self.norm {
+            Norm::Linf => start_linf(x, self.eps, key(0), images)?,
+            Norm::L2 => start_l2(x, self.eps, key(0), images)?,
+        };
+        let pyramids = if self.norm == Norm::L2 { self.pyramids(device, [h, w])? } else { vec![] };
+        let rows: Vec<i32> = (0..n as i32).collect();
+        let mut play = Play {
+            search: Search::begin(x.clone(), trial, &right)?,
+            y: y.duplicate()?,
+            images: images.duplicate()?,
+            rows: Buffer::from_slice(device, &rows)?,
+            before: Window::whole(h, w),
+        };
+        let (mut found, mut done) = (x.clone(), Buffer::zeros(device, n)?);
+        for asked in 0..=self.queries {
+            if asked.is_multiple_of(LOOK_EVERY) || asked == 1 || asked == 10 {
+                play.drop_broken(&mut found, &mut done)?;
+            }
+            if play.y.is_empty() {
+                break;
+            }
+            let margin = play.margins(model, asked == 0)?;
+            // The start has key 0.
+            let next = Some(asked).filter(|asked| *asked < self.queries).map(|query| (query, key(query + 1)));
+            self.turn(&mut play, &margin, &pyramids, next)?;
+        }
+        play.drop_broken(&mut found, &mut done)?;
+        Ok(found)
     }
 
-    /// Asks about all trials, keeps what is better, and makes the trials of query `next`, counted from 0.
-    fn turn(&self, play: &mut Play, margin: &Tensor, pyramids: &[Pyramid], next: Option<usize>) -> Result<()> {
+    /// Takes the margins of all trials, keeps what is better, and makes the trials of query `next`, counted from 0, with its key.
+    fn turn(&self, play: &mut Play, margin: &Tensor, pyramids: &[Pyramid], next: Option<(usize, Key)>) -> Result<()> {
         let [_, h, w, _] = play.search.x.nhwc("square")?;
-        let drawn = next.map(|query| {
-            let words = philox(self.key(query + 1).bits(), [0, 0, 0, WINDOWS]);
-            let spare = philox(self.key(query + 1).bits(), [1, 0, 0, WINDOWS]);
+        let drawn = next.map(|(query, key)| {
+            let words = philox(key.bits(), [0, 0, 0, WINDOWS]);
+            let spare = philox(key.bits(), [1, 0, 0, WINDOWS]);
             let side = self.side(query, [h, w]);
             // Top and left of a window: floor(U (H - s)) with U of 24 bits.
             let place = |word: usize, room: usize| (((words[word] >> 8) as usize) * (room - side)) >> 24;
@@ -100,9 +133,9 @@ impl Square {
                 play.before = patch.map_or(Window::whole(h, w), |patch| patch.window);
             }
             Norm::L2 => {
-                let transfer = drawn.zip(next).and_then(|((side, to, from, bits), query)| {
+                let transfer = drawn.zip(next).and_then(|((side, to, from, bits), (_, key))| {
                     let pyramid = pyramids.iter().find(|pyramid| pyramid.side == side)?;
-                    Some(Transfer { pyramid, to, from, transposed: bits & 1 == 1, key: self.key(query + 1) })
+                    Some(Transfer { pyramid, to, from, transposed: bits & 1 == 1, key })
                 });
                 play.search.turn_l2(margin, self.eps, &play.images, transfer)?;
             }
@@ -192,40 +225,14 @@ impl Attack for Square {
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        Points { x, y, images }.checked()?;
-        let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
-        let right = correct(device, &logits(model, x)?, y)?;
-        let trial = match self.norm {
-            Norm::Linf => start_linf(x, self.eps, self.key(0), images)?,
-            Norm::L2 => start_l2(x, self.eps, self.key(0), images)?,
-        };
-        let pyramids = if self.norm == Norm::L2 { self.pyramids(device, [h, w])? } else { vec![] };
-        let rows: Vec<i32> = (0..n as i32).collect();
-        let mut play = Play {
-            search: Search::begin(x.clone(), trial, &right)?,
-            y: y.duplicate()?,
-            images: images.duplicate()?,
-            rows: Buffer::from_slice(device, &rows)?,
-            before: Window::whole(h, w),
-        };
-        let (mut found, mut done) = (x.clone(), Buffer::zeros(device, n)?);
-        for asked in 0..=self.queries {
-            if asked.is_multiple_of(LOOK_EVERY) || asked == 1 || asked == 10 {
-                play.drop_broken(&mut found, &mut done)?;
-            }
-            if play.y.is_empty() {
-                break;
-            }
-            let margin = play.margins(model, asked == 0)?;
-            self.turn(&mut play, &margin, &pyramids, Some(asked).filter(|asked| *asked < self.queries))?;
-        }
-        play.drop_broken(&mut found, &mut done)?;
-        // A margin of exactly 0 ends the search, but the label may still be predicted.
-        Found::of(model, Points { x, y, images }, &found)
+        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
+            let found = self.search(model, points, restart as u32)?;
+            Found::of(model, points, &found)
+        })
     }
 
     fn passes(&self) -> usize {
-        self.queries + 4
+        self.restarts * (self.queries + 4)
     }
 }
 

@@ -80,7 +80,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let mut made = analyse::run(&request, &mut *observer)?;
     drop(observer);
     if let Some(five) = five {
-        let stop = stop_on_interrupt();
+        let stop = stop_on_interrupt("without a result of what is running");
         let mut overview = Overview::new(arguments.quiet, five.len());
         made.push(("sweep", sweep::run(five, &request.out, device, &request.command, &mut overview, &stop)?));
     }

@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 
 use super::flags::{ForCrafting, Given};
+use super::parameters::Parameters;
 use super::{progress, text};
 use crate::attack::Settings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::craft::{self, Request};
 use crate::eval::weight_file;
 use crate::train::config::Config;
 use crate::train::weights::WeightFile;
 
 const EXAMPLES: &str = "\
-The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64 or i32 [N].
+The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].
 The result holds x_adv f32 [N,C,H,W], the clean image where the attack failed, and for each
 image y, pred (the class predicted at x_adv), success (1 where that is not y) and loss (the
 cross entropy at x_adv).
@@ -28,7 +29,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The images and their labels: safetensors
+    /// The images and their labels: safetensors or .npz
     #[arg(long, value_name = "FILE", help_heading = "What and how")]
     data: PathBuf,
     /// A safetensors file, or a run directory, whose best checkpoint is taken
@@ -43,26 +44,10 @@ pub struct Arguments {
     /// Where the result is written
     #[arg(long, value_name = "FILE", help_heading = "What and how")]
     out: PathBuf,
-    /// Steps, or queries of square [default: the attack's]
-    #[arg(long, value_name = "COUNT", help_heading = "What and how")]
-    steps: Option<usize>,
-    /// Random starts, each on the images that withstood the earlier ones
-    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "What and how")]
-    restarts: usize,
-    /// Target classes of targeted attacks, from the runner-up on
-    #[arg(long, value_name = "COUNT", default_value_t = 9, help_heading = "What and how")]
-    targets: usize,
-    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over (EOT), for networks that are random
-    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "What and how")]
-    passes: usize,
-    /// Confidence of cw: its margin counts down to -kappa
-    #[arg(long, value_name = "MARGIN", default_value_t = 50.0, help_heading = "What and how")]
-    kappa: f32,
-    /// Part of the accumulated gradient that mim keeps in each step
-    #[arg(long, value_name = "MU", default_value_t = 1.0, help_heading = "What and how")]
-    momentum: f32,
     #[command(flatten)]
     given: Given<ForCrafting>,
+    #[command(flatten)]
+    parameters: Parameters,
     /// Print nothing but the result
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
@@ -75,27 +60,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let weights = WeightFile::read(&weight_file(&arguments.weights)?)?;
     let mut config = Config::default();
     // What the network was trained for, unless it is said otherwise.
-    let recorded = ["norm", "eps"].into_iter().filter_map(|key| Some((key, weights.metadata.get(key)?.as_str())));
-    config.apply(&recorded.collect::<Vec<_>>())?;
-    let trained_for = config.norm;
+    config.apply(&weights.trained_for())?;
     config.apply(&given)?;
     config.validate()?;
-    if config.norm != trained_for && !named("eps") {
-        let problem = format!("--eps is needed, too; the default is for {trained_for}");
-        return Err(Error::value("norm", config.norm, problem));
-    }
-    let settings = Settings {
+    let settings = arguments.parameters.over(Settings {
         norm: config.norm.into(),
         eps: config.eps.get(),
         step: named("step").then_some(config.step.get()),
-        steps: arguments.steps,
-        restarts: arguments.restarts,
-        targets: arguments.targets,
-        passes: arguments.passes,
-        kappa: arguments.kappa,
-        momentum: arguments.momentum,
         seed: config.seed,
-    };
+        ..Settings::default()
+    });
     let request = Request {
         weights,
         model: arguments.model,

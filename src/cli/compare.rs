@@ -83,7 +83,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
         device: DeviceChoice::read("device", &arguments.device, false)?,
         command: line,
     };
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("without a result of what is running");
     let mut overview = Overview::new(arguments.quiet, request.contenders.len() * request.seeds.len());
     let table = compare(&request, &mut overview, &stop)?;
     drop(overview);

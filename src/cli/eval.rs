@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::flags::{ForEvaluation, Given};
+use super::parameters::Parameters;
 use super::train::{Record, recorded, stop_on_interrupt};
 use super::{progress, text};
+use crate::attack::Settings;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
@@ -37,6 +39,8 @@ Examples:
 
 const GROUP: &str = "What and how";
 const PROTOCOL: &str = "AutoAttack and other protocols";
+/// What makes no sense beside `--merge`.
+const ALONE: [&str; 8] = ["weights", "attack", "checkpoint", "n", "state", "shard", "save_adv", "report"];
 
 /// Which checkpoints of a run are evaluated.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -78,10 +82,12 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", help_heading = PROTOCOL)]
     report: Option<PathBuf>,
     /// Make one result of the result files of all shards; nothing is evaluated
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "weights", help_heading = PROTOCOL)]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ALONE, help_heading = PROTOCOL)]
     merge: Vec<PathBuf>,
     #[command(flatten)]
     given: Given<ForEvaluation>,
+    #[command(flatten)]
+    parameters: Parameters,
     /// Print nothing but the result
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
@@ -97,29 +103,34 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let (quiet, json, out) = (arguments.quiet, arguments.json, arguments.out.clone());
     let mut requests = requests(arguments)?;
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("without a result");
     let several = requests.len() > 1;
     if let Some(out) = out.as_ref().filter(|_| several) {
         check_writable(out)?;
     }
     let mut observer = progress::observer(quiet, json, 0);
     let mut reports = Vec::new();
+    let whole = |reports: &[Report]| match reports {
+        [report] if !several => report.to_json(),
+        reports => json!({"checkpoints": reports.iter().map(Report::to_json).collect::<Vec<_>>()}),
+    };
     for request in &mut requests {
         request.extras.stop = stop.clone();
         if several {
             request.out = None;
+            // Each checkpoint has progress of its own.
+            let name = request.weights.file_stem().unwrap_or_default();
+            request.extras.state = request.extras.state.take().map(|folder| folder.join(name));
             observer.note(&request.weights.display().to_string());
         }
         reports.push(eval::run(request, &mut *observer)?);
+        if let Some(out) = out.as_ref().filter(|_| several) {
+            // An interruption of the next one leaves this one's result.
+            write_result(out, &whole(&reports))?;
+        }
     }
     drop(observer);
-    let whole = match reports.as_slice() {
-        [report] => report.to_json(),
-        reports => json!({"checkpoints": reports.iter().map(Report::to_json).collect::<Vec<_>>()}),
-    };
-    if let Some(out) = out.as_ref().filter(|_| several) {
-        write_result(out, &whole)?;
-    }
+    let whole = whole(&reports);
     if json {
         return text::print(&(text::to_json(&json!({"event": "result", "report": whole}), false)? + "\n"));
     }
@@ -135,6 +146,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 /// `--merge`.
 fn merged(arguments: &Arguments) -> Result<()> {
+    // Where and in how large batches it runs decides nothing.
+    let given = arguments.given.settings()?.into_iter().find(|(key, _)| !["device", "batch"].contains(&key.as_str()));
+    if let Some((key, value)) = given.or_else(|| arguments.parameters.given().next().map(|(key, value)| (key.into(), value))) {
+        return Err(Error::value(key, value, "the shards have been evaluated with settings of their own; --merge takes none"));
+    }
     let whole = merge(&arguments.merge)?.to_json();
     if let Some(out) = &arguments.out {
         write_result(out, &whole)?;
@@ -188,6 +204,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let settings = arguments.given.settings()?;
     let (files, record) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
     let named = |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let alone = record.is_none();
     let mut config = match (record, named("dataset")) {
         (Some(record), _) => record.config,
         (None, Some(name)) if data::find(name)?.name == "digits" => recipe::load(recipe::DEFAULT)?.config,
@@ -197,6 +214,10 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
             return Err(Error::file(&files[0], problem));
         }
     };
+    // A file outside of a run directory says itself what it was made for; one that cannot be read is reported where it is opened.
+    if let (true, Ok(file)) = (alone, WeightFile::read(&files[0])) {
+        config.apply(&file.trained_for())?;
+    }
     let before = config.dataset.clone();
     config.apply(&settings)?;
     if config.dataset != before && named("data").is_none() {
@@ -213,12 +234,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         return Err(Error::value("attack", "''", "a name is needed; 'saddle attacks' lists them"));
     }
     let shard = arguments.shard.as_deref().map(Shard::read).transpose()?;
-    let of_one = [
-        ("state", arguments.state.is_some()),
-        ("shard", shard.is_some()),
-        ("save-adv", arguments.save_adv.is_some()),
-        ("report", arguments.report.is_some()),
-    ];
+    let of_one = [("shard", shard.is_some()), ("save-adv", arguments.save_adv.is_some()), ("report", arguments.report.is_some())];
     if let (2.., Some((flag, _))) = (files.len(), of_one.into_iter().find(|(_, given)| *given)) {
         let problem =
             format!("--{flag} is for one network, and best and last differ; add --checkpoint best or --checkpoint last");
@@ -232,6 +248,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
             model: given("model").then(|| config.model.clone()),
             mean: given("mean").then(|| narrow(&config.mean)),
             std: given("std").then(|| narrow(&config.std)),
+            ..Described::default()
         },
         state: arguments.state,
         shard,
@@ -244,12 +261,15 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         dataset: config.dataset.clone(),
         data: config.data.clone(),
         attacks: attacks.clone(),
-        norm: config.norm.into(),
-        eps: config.eps.get(),
-        step: given("step").then_some(config.step.get()),
+        settings: arguments.parameters.over(Settings {
+            norm: config.norm.into(),
+            eps: config.eps.get(),
+            step: given("step").then_some(config.step.get()),
+            seed: config.seed,
+            ..Settings::default()
+        }),
         n: arguments.n,
         batch: if given("batch") { config.batch } else { Config::default().batch },
-        seed: config.seed,
         device: if given("device") { config.device } else { Config::default().device },
         out: arguments.out.clone(),
         extras: extras.clone(),

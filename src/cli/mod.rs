@@ -10,6 +10,7 @@ mod eval;
 mod flags;
 mod kernels;
 mod lists;
+mod parameters;
 mod progress;
 mod step;
 mod text;

@@ -1,6 +1,7 @@
 //! Who watches a run: a bar on a terminal, plain lines elsewhere, JSON lines for programs, or nobody.
 
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -15,7 +16,7 @@ pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> 
         (true, _) => Box::new(Silent),
         (_, true) => Box::new(Json { log_every }),
         _ if io::stderr().is_terminal() => Box::new(Bar::new()),
-        _ => Box::new(Plain { log_every, steps_per_epoch: 0 }),
+        _ => Box::new(Plain { log_every, steps_per_epoch: 0, told: Instant::now() }),
     }
 }
 
@@ -53,6 +54,17 @@ fn epoch_line(done: &EpochInfo) -> String {
     }
     let best = if done.best { "  best" } else { "" };
     line + &format!("  {} images/s  {}{best}", text::number(done.images_per_s), text::duration(done.seconds))
+}
+
+fn evaluating_line(what: &str, done: usize, of: usize) -> String {
+    format!("evaluating {what}: {done} of {of} images")
+}
+
+/// Where an attack of an evaluation stands.
+fn judging_line(at: &Judging) -> String {
+    let Judging { attack, number, of, left, robust_acc, .. } = at;
+    let (left, time) = (text::thousands(*left as i64), text::duration(at.seconds_left));
+    format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left")
 }
 
 /// An attack of an evaluation in one line.
@@ -101,14 +113,11 @@ impl Observer for Bar {
     }
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
-        self.bar.set_message(format!("evaluating {what}: {done} of {of} images"));
+        self.bar.set_message(evaluating_line(what, done, of));
     }
 
     fn judging(&mut self, at: &Judging) {
-        let Judging { attack, number, of, left, robust_acc, .. } = at;
-        let time = text::duration(at.seconds_left);
-        let left = text::thousands(*left as i64);
-        self.bar.set_message(format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left"));
+        self.bar.set_message(judging_line(at));
     }
 
     fn judged(&mut self, done: &Judged) {
@@ -131,10 +140,28 @@ impl Drop for Bar {
     }
 }
 
-/// A line on standard error for every epoch.
+/// How long an evaluation may be silent where nobody watches a bar.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A line on standard error for every epoch, and one now and then in long evaluations.
 struct Plain {
     log_every: usize,
     steps_per_epoch: usize,
+    told: Instant,
+}
+
+impl Plain {
+    /// Tells what an evaluation does, if nothing was told for a while.
+    fn now_and_then(&mut self, line: impl FnOnce() -> String) {
+        if self.told.elapsed() >= SILENCE {
+            self.tell(&line());
+        }
+    }
+
+    fn tell(&mut self, line: &str) {
+        self.told = Instant::now();
+        text::tell(line);
+    }
 }
 
 /// Whether step `step` of epoch `epoch` is one of those that get a line.
@@ -145,13 +172,13 @@ fn is_logged(log_every: usize, at: &StepInfo) -> bool {
 impl Observer for Plain {
     fn started(&mut self, info: &Started) {
         self.steps_per_epoch = info.steps_per_epoch;
-        introduction(info).iter().for_each(|line| text::tell(line));
+        introduction(info).iter().for_each(|line| self.tell(line));
     }
 
     fn step(&mut self, at: &StepInfo) {
         if is_logged(self.log_every, at) {
             let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
-            text::tell(&format!(
+            self.tell(&format!(
                 "epoch {}/{}  step {}/{}  loss {:.4}  {speed} images/s  {left} left",
                 at.epoch, at.epochs, at.step, at.steps, at.loss
             ));
@@ -159,15 +186,23 @@ impl Observer for Plain {
     }
 
     fn epoch(&mut self, done: &EpochInfo) {
-        text::tell(&epoch_line(done));
+        self.tell(&epoch_line(done));
+    }
+
+    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+        self.now_and_then(|| evaluating_line(what, done, of));
+    }
+
+    fn judging(&mut self, at: &Judging) {
+        self.now_and_then(|| judging_line(at));
     }
 
     fn judged(&mut self, done: &Judged) {
-        text::tell(&judged_line(done));
+        self.tell(&judged_line(done));
     }
 
     fn note(&mut self, line: &str) {
-        text::tell(line);
+        self.tell(line);
     }
 }
 

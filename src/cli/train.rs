@@ -67,7 +67,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
         Some(dir) => resumed(dir, &settings, line)?,
         None => fresh(arguments.recipe.as_deref(), &settings, line)?,
     };
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("without a checkpoint");
     let mut observer = progress::observer(arguments.quiet, arguments.json, request.config.log_every);
     let outcome = train::run(&request, &mut *observer, &stop)?;
     drop(observer);
@@ -152,17 +152,17 @@ pub fn recorded(dir: &Path) -> Result<Record> {
 }
 
 /// A flag that the first Ctrl-C raises; the second ends the program.
-pub(super) fn stop_on_interrupt() -> Arc<AtomicBool> {
+pub(super) fn stop_on_interrupt(at_once: &'static str) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let handler = move || {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        text::tell("\nstopping; Ctrl-C again stops at once, without a checkpoint");
+        text::tell(&format!("\nstopping; Ctrl-C again stops at once, {at_once}"));
     };
     if let Err(error) = ctrlc::set_handler(handler) {
-        text::tell(&format!("note: Ctrl-C will not leave a checkpoint: {error}"));
+        text::tell(&format!("note: Ctrl-C stops at once, {at_once}: {error}"));
     }
     stop
 }

@@ -90,8 +90,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let set = Corruptions::open(&request.data, request.weights.classes()?)?;
     request.out.as_deref().map_or(Ok(()), check_writable)?;
     let device = Device::by_name(&request.device)?;
-    let shape = (SHAPE.channels, SHAPE.height);
-    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), shape)?;
+    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), SHAPE)?;
     let mut report = Report {
         weights: request.weights.path.clone(),
         dataset: String::new(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::attack::{self, Norm, Settings, logits};
+use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::files::check_writable;
@@ -63,7 +64,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     file.within(&y, request.weights.classes()?)?;
     check_writable(&request.out)?;
     let device = Device::by_name(&request.device)?;
-    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), (*c, *h))?;
+    let shape = ImageShape { height: *h, width: *w, channels: *c };
+    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), shape)?;
 
     let (mut x_adv, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
     let (mut clean, size) = (0, h * w * c);

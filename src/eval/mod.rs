@@ -26,10 +26,11 @@ use crate::train::weights::WeightFile;
 use accuracy::{accuracy, robust};
 use page::{Subject, Sweep, Told};
 use plan::Plan;
-use protocol::{Conduct, judge};
+use protocol::{Conduct, Judgement, judge};
 use record::{Record, Shard, fingerprint, save_adversarial, stored};
 use serde_json::{Map, Value, json};
 use state::State;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,14 +45,11 @@ pub struct Request {
     /// Names that [`attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean accuracy always
     /// comes first.
     pub attacks: Vec<String>,
-    pub norm: Norm,
-    pub eps: f32,
-    /// `None`: the usual step for the norm.
-    pub step: Option<f32>,
+    /// Ball, seed and parameters of all attacks.
+    pub settings: Settings,
     /// Only the first n test images.
     pub n: Option<usize>,
     pub batch: usize,
-    pub seed: u64,
     pub device: DeviceChoice,
     /// Where the report is written as JSON.
     pub out: Option<PathBuf>,
@@ -104,14 +102,6 @@ pub struct Report {
     pub record: Option<Record>,
 }
 
-impl Request {
-    /// What attacks are built from.
-    fn settings(&self) -> Settings {
-        let &Request { norm, eps, step, seed, .. } = self;
-        Settings { norm, eps, step, seed, ..Settings::default() }
-    }
-}
-
 impl Report {
     /// The report as it is written to a file.
     pub fn to_json(&self) -> Value {
@@ -153,8 +143,8 @@ fn word(norm: Norm) -> &'static str {
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another evaluation, an interruption; no report is
 /// written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
-    let &Request { norm, eps, seed, batch, ref extras, .. } = request;
-    let settings = request.settings();
+    let &Request { settings, batch, ref extras, .. } = request;
+    let Settings { norm, eps, seed, .. } = settings;
     let plan = Plan::named(&request.attacks, &settings)?;
     if plan.is_none() {
         let given = [
@@ -176,8 +166,9 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     }
     let path = weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
-    let shape = (test.classes, test.shape.channels, test.shape.height);
-    let (mut net, file) = checkpoint::open_as(&device, &path, shape, &extras.described)?;
+    // The labels of a file do not tell whether there are more classes.
+    let described = Described { more_classes: test.name == data::FILE, ..extras.described.clone() };
+    let (mut net, file) = checkpoint::open_as(&device, &path, (test.classes, test.shape), &described)?;
     let mut report = Report {
         rows: Vec::new(),
         weights: path,
@@ -191,10 +182,11 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         record: None,
     };
     let resident = Resident::new(&device, &test)?;
-    if let Some(plan) = plan {
+    let judged = plan.map(|plan| {
         let weights = identity(&net, &file)?;
-        by_protocol(request, &plan, (&test, &resident), (&mut net, &weights), &mut report, observer)?;
-    }
+        by_protocol(request, &plan, (&test, &resident), (&mut net, &weights), &mut report, observer)
+    });
+    let judged = judged.transpose()?;
     let clean = report.rows.is_empty().then_some(("clean", None));
     for (name, attack) in clean.into_iter().chain(names.iter().map(String::as_str).zip(attacks.iter().map(Some))) {
         let began = Instant::now();
@@ -213,10 +205,22 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         let (name, seconds) = (name.to_owned(), began.elapsed().as_secs_f64());
         report.rows.push(Row { name, accuracy, seconds, attacked: resident.len });
     }
-    observer.finished();
     if let Some(out) = &request.out {
         write_result(out, &report.to_json())?;
     }
+    // Whatever becomes of the images and the page, the result is there.
+    if let (Some(path), Some((images, range))) = (&extras.save_adv, &judged) {
+        save_adversarial(path, &test, range.clone(), &images.images, &images.predictions)?;
+    }
+    if let (Some(path), Some((images, range))) = (&extras.page, &judged) {
+        let stored = |(point, index)| stored(&test, index, images.images.get(&point));
+        let x_adv: Vec<f32> = range.clone().enumerate().flat_map(stored).collect();
+        let subject = Subject { net: &mut net, test: &test, data: &resident, x_adv: &x_adv, batch };
+        let progress = |what: &str, done, of| observer.evaluating(what, done, of);
+        let html = page::report(subject, told(&report, &images.verdict.warnings), &Sweep::usual(settings), progress)?;
+        write_atomic(path, html.as_bytes())?;
+    }
+    observer.finished();
     Ok(report)
 }
 
@@ -231,7 +235,7 @@ fn selection(request: &Request) -> Result<Dataset> {
     }
 }
 
-/// Judges by the protocol, and puts rows and record into the report.
+/// Judges these images by the protocol, and puts rows and record into the report.
 fn by_protocol(
     request: &Request,
     plan: &Plan,
@@ -239,8 +243,8 @@ fn by_protocol(
     (net, weights): (&mut Net, &str),
     report: &mut Report,
     observer: &mut dyn Observer,
-) -> Result<()> {
-    let Extras { state, shard, save_adv, page, stop, .. } = &request.extras;
+) -> Result<(Judgement, Range<usize>)> {
+    let Extras { state, shard, page, stop, .. } = &request.extras;
     if let (Some(path), Some(_)) = (page, shard) {
         return Err(Error::value("report", path.display(), "a page shows all images, not a shard of them"));
     }
@@ -251,29 +255,17 @@ fn by_protocol(
     let state = state.as_ref().map(|folder| State::open(folder, identity)).transpose()?;
     let conduct = Conduct { range: range.clone(), batch: request.batch, state: state.as_ref(), stop };
     let judgement = judge(net, resident, plan, &conduct, observer)?;
-    if let Some(path) = save_adv {
-        save_adversarial(path, test, range.clone(), &judgement.images, &judgement.predictions)?;
-    }
-    let verdict = judgement.verdict;
-    report.rows = verdict
+    report.rows = judgement
+        .verdict
         .rows
         .iter()
         .map(|row| Row { name: row.attack.clone(), accuracy: row.accuracy, seconds: row.seconds, attacked: row.attacked })
         .collect();
-    if let Some(path) = page {
-        let (batch, settings) = (request.batch, request.settings());
-        let x_adv: Vec<f32> =
-            range.enumerate().flat_map(|(point, index)| stored(test, index, judgement.images.get(&point))).collect();
-        let subject = Subject { net, test, data: resident, x_adv: &x_adv, batch };
-        let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-        let html = page::report(subject, told(report, &verdict.warnings), &Sweep::usual(settings), progress)?;
-        write_atomic(path, html.as_bytes())?;
-    }
     let mut about = report.facts();
     about.insert("additional_data".into(), false.into());
     about.insert("number_forward_passes".into(), "1".into());
-    report.record = Some(Record { about, evaluation, shard: *shard, verdict });
-    Ok(())
+    report.record = Some(Record { about, evaluation, shard: *shard, verdict: judgement.verdict.clone() });
+    Ok((judgement, range))
 }
 
 /// What the page says of an evaluation besides its pictures.

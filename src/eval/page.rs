@@ -82,7 +82,8 @@ pub fn collect(subject: Subject, told: Told, sweep: &Sweep, mut progress: impl F
             let tape = Tape::new(device);
             let z = tape.constant(attack::logits(net, images)?);
             let margins = margin(&tape, z, &y)?;
-            seen.margins.extend(tape.value(margins).to_vec()?);
+            // The verification counts the images that have none.
+            seen.margins.extend(tape.value(margins).to_vec()?.iter().filter(|margin| margin.is_finite()));
             seen.classes.extend(argmax(device, &tape.value(z))?.to_vec()?);
         }
         done += indices.len();

@@ -114,6 +114,9 @@ impl Plan {
         if names.len() > 1 {
             return alone("autoattack stands alone; for a list of your own write autoattack:A,B");
         }
+        if *settings != usual(settings) {
+            return alone("the attacks of autoattack have parameters of their own; for others write autoattack:A,B");
+        }
         match names[0].replace('_', "-").as_str() {
             NAME | "autoattack-standard" => Plan::standard(settings),
             "autoattack-plus" => Plan::plus(settings),
@@ -137,8 +140,12 @@ fn stages(names: &[&str], settings: &Settings) -> Result<Vec<Stage>> {
 mod tests {
     use super::*;
 
+    fn named_with(list: &str, settings: &Settings) -> Result<Option<Plan>> {
+        Plan::named(&list.split(',').map(str::to_owned).collect::<Vec<_>>(), settings)
+    }
+
     fn named(list: &str) -> Result<Option<Plan>> {
-        Plan::named(&list.split(',').map(str::to_owned).collect::<Vec<_>>(), &Settings { steps: Some(3), ..Settings::default() })
+        named_with(list, &Settings::default())
     }
 
     #[test]
@@ -151,7 +158,13 @@ mod tests {
         is("autoattack", "standard", "apgd-ce; apgd-t; fab-t; square");
         is("autoattack-plus", "plus", "apgd-ce, 5 restarts; apgd-dlr, 5 restarts; fab, 5 restarts; square; apgd-t; fab-t");
         is("autoattack_rand", "rand", "apgd-ce, 20 passes a gradient; apgd-dlr, 20 passes a gradient");
-        is("autoattack:apgd-ce,square", "custom", "apgd-ce, 3 steps; square, 3 steps");
+        is("autoattack:apgd-ce,square", "custom", "apgd-ce; square");
+        let short = Settings { steps: Some(3), kappa: 1.0, restarts: 2, ..Settings::default() };
+        let own = named_with("autoattack:apgd-ce,cw", &short).unwrap().unwrap();
+        let about: Vec<&str> = own.stages.iter().map(|stage| stage.about.as_str()).collect();
+        assert_eq!(about, ["apgd-ce, 2 restarts, kappa 1, 3 steps", "cw3, 2 restarts, kappa 1, 3 steps"]);
+        let error = named_with("autoattack", &short).err().unwrap().to_string();
+        assert!(error.starts_with("attack = autoattack: the attacks of autoattack have parameters of their own"), "{error}");
         assert!(named("pgd20,fgsm").unwrap().is_none());
     }
 

@@ -58,7 +58,8 @@ impl Record {
         let verdict = &self.verdict;
         let percent = |value: f64| Value::from(format!("{value:.2}"));
         object.insert("clean_acc".into(), percent(verdict.clean()));
-        let is_autoattack = verdict.version != "custom";
+        // A weaker set is never called AutoAttack.
+        let is_autoattack = verdict.version != "custom" && !verdict.rows.iter().any(|row| row.skipped);
         object.insert("autoattack_acc".into(), if is_autoattack { percent(verdict.robust()) } else { Value::Null });
         object.insert("robust_acc".into(), percent(verdict.robust()));
         object.insert("shard".into(), json!(self.shard));
@@ -95,7 +96,8 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
     let Some((first, reference)) = records.first().cloned() else {
         return Err(Error::value("merge", 0, "there is nothing to merge; give the result files of all shards"));
     };
-    let mut seen: Vec<Option<&PathBuf>> = Vec::new();
+    let of = reference.shard.map_or(0, |shard| shard.of);
+    let mut seen: Vec<Option<&PathBuf>> = vec![None; of];
     for (path, record) in &records {
         let Some(shard) = record.shard else {
             return Err(Error::file(path, "is the result of a whole evaluation, not of a shard"));
@@ -105,10 +107,9 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
             let problem = format!("belongs to another evaluation than {}: {}", first.display(), differ.join(", "));
             return Err(Error::file(path, problem));
         }
-        seen.resize(seen.len().max(shard.of), None);
         let images = record.evaluation.get("images").and_then(Value::as_u64).unwrap_or(0) as usize;
-        if seen.len() != shard.of || shard.number == 0 || shard.number > shard.of {
-            let problem = format!("is shard {} of {}, other files are of {}: they overlap", shard.number, shard.of, seen.len());
+        if of != shard.of || shard.number == 0 || shard.number > shard.of {
+            let problem = format!("is shard {} of {}, other files are of {of}: they overlap", shard.number, shard.of);
             return Err(Error::file(path, problem));
         }
         if shard.range(images)?.len() != record.verdict.outcomes.0.len() {

@@ -17,7 +17,7 @@ use std::ops::Range;
 pub struct Verification {
     /// Whether all of them hold.
     pub passed: bool,
-    /// The largest distance of an image from its clean one, in the norm.
+    /// The largest distance of an image from its clean one, in the norm; the largest float where one is not a number.
     pub largest_distance: f64,
     /// Images that are farther away than eps and the rounding of one float32 operation a pixel.
     pub outside_ball: usize,
@@ -25,11 +25,14 @@ pub struct Verification {
     pub outside_box: usize,
     /// Points whose fresh prediction is not what was reported.
     pub other_outcome: usize,
+    /// Points with a logit that is infinite or not a number: what the network says of them means nothing.
+    #[serde(default)]
+    pub no_logits: usize,
 }
 
 impl Default for Verification {
     fn default() -> Verification {
-        Verification { passed: true, largest_distance: 0.0, outside_ball: 0, outside_box: 0, other_outcome: 0 }
+        Verification { passed: true, largest_distance: 0.0, outside_ball: 0, outside_box: 0, other_outcome: 0, no_logits: 0 }
     }
 }
 
@@ -40,16 +43,18 @@ impl Verification {
         self.outside_ball += other.outside_ball;
         self.outside_box += other.outside_box;
         self.other_outcome += other.other_outcome;
-        self.passed = self.outside_ball + self.outside_box + self.other_outcome == 0;
+        self.no_logits += other.no_logits;
+        self.passed = self.outside_ball + self.outside_box + self.other_outcome + self.no_logits == 0;
     }
 
     /// What failed, in one line.
     pub fn complaint(&self) -> Option<String> {
-        let Verification { largest_distance, outside_ball, outside_box, other_outcome, .. } = self;
+        let Verification { largest_distance, outside_ball, outside_box, other_outcome, no_logits, .. } = self;
+        let largest = if *largest_distance == f64::MAX { "not a number".into() } else { largest_distance.to_string() };
         (!self.passed).then(|| {
             format!(
-                "verification failed: {outside_ball} images are outside of the ball (largest distance {largest_distance}), {outside_box} outside \
-                 of [0,1], {other_outcome} are classified otherwise than reported"
+                "verification failed: {outside_ball} images are outside of the ball (largest distance {largest}), {outside_box} outside of \
+                 [0,1], {other_outcome} are classified otherwise than reported, {no_logits} have logits that are not finite numbers"
             )
         })
     }
@@ -77,9 +82,12 @@ pub fn verify(
                 adv[row * size..][..size].copy_from_slice(image);
             }
         }
-        let fresh = argmax(data.device(), &logits(model, &Tensor::from_slice(data.device(), x.shape(), &adv)?)?)?.to_vec()?;
+        let z = logits(model, &Tensor::from_slice(data.device(), x.shape(), &adv)?)?;
+        let fresh = argmax(data.device(), &z)?.to_vec()?;
+        let finite: Vec<bool> = z.to_vec()?.chunks(z.len() / points.len()).map(|row| row.iter().all(|v| v.is_finite())).collect();
         let rows = clean.chunks(size).zip(adv.chunks(size));
-        for (((clean, adv), point), (class, label)) in rows.zip(points).zip(fresh.iter().zip(y.to_vec()?)) {
+        let answers = fresh.iter().zip(&finite).zip(y.to_vec()?);
+        for (((clean, adv), point), ((class, finite), label)) in rows.zip(points).zip(answers) {
             let (distance, allowed) = distance(ball, clean, adv);
             let inside = distance <= allowed;
             found.join(&Verification {
@@ -88,6 +96,7 @@ pub fn verify(
                 outside_ball: !inside as usize,
                 outside_box: !adv.iter().all(|v| (0.0..=1.0).contains(v)) as usize,
                 other_outcome: ((*class == label) != outcomes.0[*point].is_none()) as usize,
+                no_logits: !finite as usize,
             });
         }
         predictions.extend(fresh);

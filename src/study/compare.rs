@@ -1,5 +1,6 @@
 //! Methods times seeds on one data set: every run in a directory of its own, so that an interrupted comparison goes on where it was.
 
+use crate::attack::Settings;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::files::write_atomic;
@@ -281,12 +282,9 @@ fn judged(request: &Request, recipe: &Recipe, dir: &Path, attack: &str, observer
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                norm: config.norm.into(),
-                eps: config.eps.get(),
-                step: None,
+                settings: Settings { norm: config.norm.into(), eps: config.eps.get(), ..Settings::default() },
                 n: None,
                 batch: Config::default().batch,
-                seed: 0,
                 device: request.device,
                 out: Some(out.clone()),
                 extras: eval::Extras::default(),

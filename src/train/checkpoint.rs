@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::totals::Totals;
 use super::weights::WeightFile;
+use crate::data::ImageShape;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Arch, Net, Role, Shape};
@@ -133,12 +134,14 @@ pub struct Described {
     /// What images are normalised with.
     pub mean: Option<Vec<f32>>,
     pub std: Option<Vec<f32>>,
+    /// The data may lack classes that the network has.
+    pub more_classes: bool,
 }
 
-/// The network that a weight file's metadata describes, with its weights; `classes`, `channels` and `height` are the data's.
+/// The network that a weight file's metadata describes, with its weights, for data of so many classes and such images.
 ///
 /// Errors: metadata that is missing or does not fit the data; keys that do not fit the architecture.
-pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result<(Net, WeightFile)> {
+pub fn open(device: &Device, path: &Path, data: (usize, ImageShape)) -> Result<(Net, WeightFile)> {
     open_as(device, path, data, &Described::default())
 }
 
@@ -147,7 +150,7 @@ pub fn open(device: &Device, path: &Path, data: (usize, usize, usize)) -> Result
 pub fn open_as(
     device: &Device,
     path: &Path,
-    (classes, channels, height): (usize, usize, usize),
+    (classes, ImageShape { height, width, channels }): (usize, ImageShape),
     described: &Described,
 ) -> Result<(Net, WeightFile)> {
     let mut file = WeightFile::read(path)?;
@@ -163,7 +166,7 @@ pub fn open_as(
         }
         // The images' height and width cannot be told from the weights.
         let found = size(&file, &["conv1.weight"], 1).unwrap_or_else(|| channels.to_string());
-        file.metadata.entry("input".into()).or_insert(format!("{height}x{height}x{found}"));
+        file.metadata.entry("input".into()).or_insert(format!("{height}x{width}x{found}"));
     }
     for (key, list) in [("mean", &described.mean), ("std", &described.std)] {
         let text = list.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
@@ -175,25 +178,29 @@ pub fn open_as(
     };
     let arch = Arch::find(fact("arch")?)?;
     let input: Vec<&str> = fact("input")?.split('x').collect();
-    let (found, wanted) = (fact("num_classes")?, classes.to_string());
-    let (own_channels, own_height) = (input.last().copied().unwrap_or_default(), input.first().copied().unwrap_or_default());
-    if found != wanted || own_channels != channels.to_string() || own_height != height.to_string() {
+    let own = |place: usize| input.get(place).copied().unwrap_or_default();
+    let found = fact("num_classes")?;
+    let own_classes: usize = found.parse().unwrap_or(0);
+    let classes_fit = own_classes == classes || described.more_classes && own_classes > classes;
+    if !classes_fit || input != [height.to_string(), width.to_string(), channels.to_string()] {
+        let (own_height, own_width, own_channels) = (own(0), own(1), own(2));
         let problem = format!(
-            "the network is for {found} classes and {own_channels}-channel images of height {own_height}, the data set has {classes} classes, \
-             {channels} channels and height {height}"
+            "the network is for {found} classes and {own_channels}-channel images of {own_height}x{own_width}, the data set has {classes} \
+             classes, {channels} channels and images of {height}x{width}"
         );
         return Err(Error::file(path, problem));
     }
     fact("mean")?;
     fact("std")?;
-    Ok((network(device, &file, arch, (classes, channels, height))?, file))
+    Ok((network(device, &file, arch, (own_classes, channels, height))?, file))
 }
 
 /// The network of a weight file whose metadata may be missing: `model`, if given, says the architecture, and the classifier how many classes
 /// there are. Images are normalised as the metadata says, and not at all if it says nothing.
 ///
 /// Errors: neither says the architecture; keys that do not fit it.
-pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, (channels, height): (usize, usize)) -> Result<Net> {
+pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, shape: ImageShape) -> Result<Net> {
+    let ImageShape { height, width, channels } = shape;
     let name = model.or(file.metadata.get("arch").map(String::as_str));
     let lacks = || Error::file(&file.path, "its metadata does not say what network these weights are for; add --model NAME");
     let arch = Arch::find(name.ok_or_else(lacks)?)?;
@@ -201,6 +208,12 @@ pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, (cha
         && wanted != channels
     {
         let problem = format!("the network is for images of {wanted} channels, these have {channels}");
+        return Err(Error::file(&file.path, problem));
+    }
+    if let Some(own) = file.metadata.get("input")
+        && *own != format!("{height}x{width}x{channels}")
+    {
+        let problem = format!("the network is for images of {own}, these are {height}x{width}x{channels}");
         return Err(Error::file(&file.path, problem));
     }
     network(device, file, arch, (file.classes()?, channels, height))

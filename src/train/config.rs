@@ -5,10 +5,19 @@ use serde_json::{Map, Value};
 pub use super::choice::{AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start};
 pub use super::keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
 pub use super::setting::{Magnitude, Setting, text_of};
+use crate::attack::usual_step;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::method;
 use crate::method::settings::Stage;
+
+/// The radius that a norm has where nothing else is said.
+const fn usual_eps(norm: Norm) -> Magnitude {
+    match norm {
+        Norm::Linf => Magnitude::fraction(8.0, 255.0),
+        Norm::L2 => Magnitude::fraction(128.0, 255.0),
+    }
+}
 
 /// Where settings come from: a person gives what the method reads, a record holds everything.
 #[derive(Clone, Copy, PartialEq)]
@@ -39,9 +48,32 @@ impl Config {
         }
         if whose == Whose::Given {
             next.check_method_keys(&given)?;
+            let named = |name: &str| given.iter().any(|key| key.name == name);
+            next.follow_norm(self, named("eps"), named("step"))?;
         }
         next.pixel_units = false;
         *self = next;
+        Ok(())
+    }
+
+    /// A radius means nothing in another norm: with a norm that is not the one `before`, eps and step become its usual ones, unless they are
+    /// given.
+    ///
+    /// Errors: a norm without its eps where the one before was not the usual one.
+    fn follow_norm(&mut self, before: &Config, eps_given: bool, step_given: bool) -> Result<()> {
+        if self.norm == before.norm {
+            return Ok(());
+        }
+        if !eps_given && before.eps != usual_eps(before.norm) {
+            let problem = format!("eps is needed, too: {} is for {}", before.eps, before.norm);
+            return Err(Error::value("norm", self.norm, problem));
+        }
+        if !eps_given {
+            self.eps = usual_eps(self.norm);
+        }
+        if !step_given {
+            self.step = self.eps.times(usual_step(self.norm.into(), 1.0).into());
+        }
         Ok(())
     }
 
@@ -204,6 +236,29 @@ mod tests {
         assert_eq!(Config::from_json(&serde_json::from_str(&text).unwrap()).unwrap(), config);
         let bad = serde_json::json!({"eps": {"a": 1}});
         assert_eq!(Config::from_json(bad.as_object().unwrap()).unwrap_err().to_string(), "eps = {\"a\":1}: a table is no value");
+    }
+
+    #[test]
+    fn a_norm_brings_its_radius() {
+        let ball = |config: &Config| (config.norm.to_string(), config.eps.to_string(), config.step.to_string());
+        let is = |norm: &str, eps: &str, step: &str| (norm.to_owned(), eps.to_owned(), step.to_owned());
+        let after = |settings: &[(&str, &str)]| {
+            let mut config = Config::default();
+            config.apply(settings).map(|()| config)
+        };
+        assert_eq!(ball(&Config::default()), is("linf", "8/255", "2/255"));
+        let l2 = after(&[("norm", "l2")]).unwrap();
+        assert_eq!(ball(&l2), is("l2", "128/255", "15/255"));
+        assert_eq!(ball(&after(&[("norm", "l2"), ("eps", "64/255")]).unwrap()), is("l2", "64/255", "7.5/255"));
+        assert_eq!(ball(&after(&[("step", "0.1"), ("eps", "1"), ("norm", "l2")]).unwrap()), is("l2", "1", "0.1"));
+        let mut back = l2.clone();
+        back.apply(&[("norm", "linf")]).unwrap();
+        assert_eq!(ball(&back), ball(&Config::default()));
+        let mut digits = after(&[("eps", "0.1"), ("step", "0.025")]).unwrap();
+        let error = digits.apply(&[("norm", "l2")]).unwrap_err().to_string();
+        assert_eq!(error, "norm = l2: eps is needed, too: 0.1 is for linf");
+        digits.apply(&[("norm", "linf")]).unwrap();
+        assert_eq!(ball(&digits), is("linf", "0.1", "0.025"));
     }
 
     #[test]

@@ -82,6 +82,11 @@ impl Magnitude {
         Magnitude { value, fraction: None }
     }
 
+    /// So many times the length; of a fraction a fraction.
+    pub fn times(self, factor: f64) -> Magnitude {
+        Magnitude { value: self.value * factor, fraction: self.fraction.map(|(over, under)| (over * factor, under)) }
+    }
+
     /// The length as the kernels take it.
     pub fn get(self) -> f32 {
         self.value as f32

@@ -66,6 +66,12 @@ impl WeightFile {
         classes.ok_or_else(|| Error::file(&self.path, "has no classifier (linear.bias or fc.bias)"))
     }
 
+    /// The settings of the ball that the network was trained for, if the metadata says them.
+    pub fn trained_for(&self) -> Vec<(&'static str, &str)> {
+        let fact = |key: &'static str| Some((key, self.metadata.get(key)?.as_str()));
+        ["norm", "eps"].into_iter().map(fact).collect::<Option<_>>().unwrap_or_default()
+    }
+
     /// Writes a safetensors file, whole or not at all; the same content gives the same bytes.
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] when a tensor's values do not fill its shape.

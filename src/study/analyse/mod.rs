@@ -150,7 +150,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Vec<(&'stat
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = trained_on(train, config, request.gallery)?;
     let device = Device::by_name(&request.device.to_string())?;
-    let (net, _) = checkpoint::open(&device, &weights, (test.classes, test.shape.channels, test.shape.height))?;
+    let (net, _) = checkpoint::open(&device, &weights, (test.classes, test.shape))?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
     let mut subject = Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;

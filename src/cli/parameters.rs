@@ -1,0 +1,54 @@
+//! Flags for what an attack can be told besides its ball and the length of its steps.
+
+use crate::attack::Settings;
+
+const GROUP: &str = "Parameters of attacks";
+
+/// The parameters that were given; the others are the attack's.
+#[derive(clap::Args)]
+pub struct Parameters {
+    /// Steps, or queries of square; a number in the attack's name goes first `[default: the attack's]`
+    #[arg(long, value_name = "COUNT", help_heading = GROUP)]
+    steps: Option<usize>,
+    /// Random starts, each on the images that withstood the earlier ones `[default: 1]`
+    #[arg(long, value_name = "COUNT", help_heading = GROUP)]
+    restarts: Option<usize>,
+    /// Target classes of apgd-t and fab-t, from the runner-up on `[default: 9]`
+    #[arg(long, value_name = "COUNT", help_heading = GROUP)]
+    targets: Option<usize>,
+    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for networks that are random `[default: 1]`
+    #[arg(long, value_name = "COUNT", help_heading = GROUP)]
+    passes: Option<usize>,
+    /// Confidence of cw: its margin counts down to -kappa (κ) `[default: 50]`
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
+    kappa: Option<f32>,
+    /// Part of the accumulated gradient that mim keeps in each step (μ) `[default: 1]`
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
+    momentum: Option<f32>,
+}
+
+impl Parameters {
+    /// Name and value of what was given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let text = |value: Option<String>, name| Some((name, value?));
+        let count = |value: Option<usize>, name| text(value.map(|value| value.to_string()), name);
+        let number = |value: Option<f32>, name| text(value.map(|value| value.to_string()), name);
+        let counts = [(self.steps, "steps"), (self.restarts, "restarts"), (self.targets, "targets"), (self.passes, "passes")];
+        let numbers = [(self.kappa, "kappa"), (self.momentum, "momentum")];
+        let counts = counts.map(|(value, name)| count(value, name)).into_iter();
+        counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()
+    }
+
+    /// `settings` with what was given.
+    pub fn over(&self, settings: Settings) -> Settings {
+        Settings {
+            steps: self.steps.or(settings.steps),
+            restarts: self.restarts.unwrap_or(settings.restarts),
+            targets: self.targets.unwrap_or(settings.targets),
+            passes: self.passes.unwrap_or(settings.passes),
+            kappa: self.kappa.unwrap_or(settings.kappa),
+            momentum: self.momentum.unwrap_or(settings.momentum),
+            ..settings
+        }
+    }
+}
