@@ -3,8 +3,13 @@
 mod common;
 
 use common::{error, printed};
+use saddle::study::compare;
+use saddle::train::config::{DeviceChoice, Select};
+use saddle::train::observer::Silent;
 use serde_json::Value;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// One epoch of the default job in `folder/run`.
 fn one_epoch(folder: &Path) {
@@ -130,6 +135,10 @@ fn the_sweep_trains_five_networks_once() {
     assert_eq!((sweep[0].1.as_slice(), sweep[1].1.as_slice()), (&[1.0, 0.1, 0.0, 1.0, 1.0][..], &[1.0, 1.0, 1.0, 0.1, 0.0][..]));
     assert!(sweep[2].1.iter().chain(&sweep[3].1).all(|accuracy| (0.0..=100.0).contains(accuracy)), "{sweep:?}");
     check_svg(&analysis.join("sweep.svg"), &["boundary samples | others", "accuracy (%)", "PGD-20", "eps/10 | eps"]);
+    let record: Value = serde_json::from_slice(&std::fs::read(analysis.join("analysis.json")).unwrap()).unwrap();
+    let figures = record["figures"].as_object().unwrap();
+    assert_eq!(figures.keys().collect::<Vec<_>>(), ["margins", "sweep"]);
+    assert_eq!(figures["sweep"]["PGD-20 accuracy, boundary eps/10, others eps (%)"], sweep[3].1[1]);
     let runs = analysis.join("sweep/runs");
     assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 5);
     let written = |name: &str| std::fs::metadata(runs.join(name).join("run.json")).unwrap().modified().unwrap();
@@ -162,4 +171,26 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     let other = error(folder.path(), &line.replace("epochs=1", "epochs=2"));
     assert!(other.contains("holds a run with epochs = 1, not 2; choose another --out"), "{other}");
     assert!(error(folder.path(), "compare --attack apgd").starts_with("unknown attack 'apgd'"));
+
+    // An evaluation that is cut off is made again; what chose the checkpoints is said.
+    std::fs::remove_file(folder.path().join("c/runs/digits-seed1/eval-apgd-ce.json")).unwrap();
+    let mut found = compare::contenders("digits", &["pgd-at".into()], None, &[]).unwrap();
+    let quick = [("epochs", "1"), ("steps", "1"), ("batch", "256"), ("select_steps", "1")];
+    found[0].config.apply(&quick).unwrap();
+    let request = compare::Request {
+        contenders: found,
+        seeds: vec![0, 1],
+        attacks: vec!["apgd-ce".into(), "autoattack:fgsm".into()],
+        out: folder.path().join("c"),
+        device: DeviceChoice::Host,
+        command: "the same command".into(),
+    };
+    let with = |stop: bool| compare::run(&request, &mut Silent, &Arc::new(AtomicBool::new(stop)));
+    assert!(with(true).unwrap_err().to_string().ends_with("go on with: the same command"));
+    let note = "selected on the test set";
+    let mut table = with(false).unwrap();
+    assert!(first.lines().any(|line| table.cells()[1].iter().all(|cell| line.contains(cell.as_str()))), "{first}");
+    assert!(!first.contains(note) && !table.markdown().contains(note) && table.csv().contains(",heldout,PGD-20,"));
+    table.rows[0].select = Select::Test;
+    assert!(table.markdown().ends_with("(select = test): the figures are too good.\n") && table.csv().contains(",test,PGD-20,"));
 }

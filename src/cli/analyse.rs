@@ -77,18 +77,18 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let (n, gallery) = (arguments.n, arguments.gallery);
     let request = Request { run: arguments.run, config, figures, n, gallery, out, device, command: line };
     let mut observer = progress::observer(arguments.quiet, false, 0);
-    let mut made = analyse::run(&request, &mut *observer)?;
+    let mut analysis = analyse::run(&request, &mut *observer)?;
     drop(observer);
     if let Some(five) = five {
         let stop = stop_on_interrupt("without a result of what is running");
         let mut overview = Overview::new(arguments.quiet, five.len());
-        made.push(("sweep", sweep::run(five, &request.out, device, &request.command, &mut overview, &stop)?));
+        analysis.add("sweep", sweep::run(five, &request.out, device, &request.command, &mut overview, &stop)?)?;
     }
     let mut rows = vec![["figure", "what", "value"].map(String::from).to_vec()];
-    for (name, made) in &made {
+    for (name, made) in &analysis.made {
         let fact = |(what, value): &(String, f64)| vec![(*name).to_owned(), what.clone(), text::number(*value)];
         rows.extend(made.facts.iter().map(fact));
     }
-    let files: String = made.iter().map(|(name, _)| format!("{name}.csv, {name}.svg, ")).collect();
+    let files: String = analysis.made.iter().map(|(name, _)| format!("{name}.csv, {name}.svg, ")).collect();
     text::print(&format!("{}written to {}: {files}analysis.json\n", text::table(&rows, &[2]), request.out.display()))
 }

@@ -90,7 +90,8 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let cells = table.cells();
     let right: Vec<usize> = (1..cells.first().map_or(0, Vec::len)).collect();
     let out = request.out.display();
-    text::print(&format!("{}written to {out}/compare.md, compare.csv and compare.json\n", text::table(&cells, &right)))
+    let note = table.note().map(|note| format!("{note}\n")).unwrap_or_default();
+    text::print(&format!("{}{note}written to {out}/compare.md, compare.csv and compare.json\n", text::table(&cells, &right)))
 }
 
 /// Thousandths of a run are what the bar counts.

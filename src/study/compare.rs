@@ -6,12 +6,13 @@ use crate::eval;
 use crate::files::write_atomic;
 use crate::method;
 use crate::train;
-use crate::train::config::{Config, DeviceChoice, KEYS, METHOD_GROUP};
+use crate::train::config::{Config, DeviceChoice, KEYS, METHOD_GROUP, Select};
 use crate::train::observer::Observer;
 use crate::train::recipe::{self, Recipe};
 use crate::train::rundir::Summary;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Keys that two runs of one experiment may differ in.
@@ -79,6 +80,8 @@ pub struct Row {
     pub label: String,
     pub recipe: String,
     pub model: String,
+    /// What chose the checkpoint.
+    pub select: Select,
     pub columns: Vec<Vec<f64>>,
     /// Seconds of all its runs.
     pub seconds: f64,
@@ -136,19 +139,27 @@ impl Table {
         let line = |cells: &Vec<String>| format!("| {} |\n", cells.join(" | "));
         let cells = self.cells();
         let rule = format!("|---|{}\n", "---:|".repeat(self.headings().len()));
-        cells.first().map(line).unwrap_or_default() + &rule + &cells.iter().skip(1).map(line).collect::<String>()
+        let note = self.note().map(|note| format!("\n{note}\n")).unwrap_or_default();
+        cells.first().map(line).unwrap_or_default() + &rule + &cells.iter().skip(1).map(line).collect::<String>() + &note
+    }
+
+    /// What must be said of the figures.
+    pub fn note(&self) -> Option<&'static str> {
+        let on_test = self.rows.iter().any(|row| row.select == Select::Test);
+        on_test.then_some("Checkpoints were selected on the test set (select = test): the figures are too good.")
     }
 
     /// A line for each contender and figure: mean, standard deviation, then every seed's value.
     pub fn csv(&self) -> String {
         let seeds: String = self.seeds.iter().map(|seed| format!(",seed {seed}")).collect();
-        let mut text = format!("method,recipe,model,figure,mean,sd{seeds}\n");
+        let mut text = format!("method,recipe,model,select,figure,mean,sd{seeds}\n");
         for row in &self.rows {
             for (figure, values) in self.headings().iter().zip(row.figures()) {
                 let (mean, deviation) = mean_and_deviation(&values);
                 let deviation = deviation.map(|d| d.to_string()).unwrap_or_default();
                 let values: String = values.iter().map(|v| format!(",{v}")).collect();
-                text += &format!("{},{},{},{figure},{mean},{deviation}{values}\n", row.label, row.recipe, row.model);
+                let of = format!("{},{},{},{}", row.label, row.recipe, row.model, row.select);
+                text += &format!("{of},{figure},{mean},{deviation}{values}\n");
             }
         }
         text
@@ -165,7 +176,14 @@ impl Table {
                     (name, json!({ "mean": mean, "sd": sd, "values": values }))
                 })
                 .collect();
-            json!({ "method": row.label, "recipe": row.recipe, "model": row.model, "seconds": row.seconds, "figures": figures })
+            json!({
+                "method": row.label,
+                "recipe": row.recipe,
+                "model": row.model,
+                "select": row.select.to_string(),
+                "seconds": row.seconds,
+                "figures": figures,
+            })
         };
         json!({
             "command": command,
@@ -186,7 +204,7 @@ impl Table {
 }
 
 /// Runs what is missing, evaluates, and writes the tables, which are up to date after every contender.
-pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Table> {
+pub fn run(request: &Request, observer: &mut dyn Observer, stop: &Arc<AtomicBool>) -> Result<Table> {
     let Request { contenders, seeds, attacks, out, .. } = request;
     let mut columns = vec!["clean".to_owned(), "PGD-20".to_owned()];
     columns.extend(attacks.iter().cloned());
@@ -199,6 +217,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
             label: label(&recipe.config),
             recipe: recipe.name.clone(),
             model: recipe.config.model.clone(),
+            select: recipe.config.select,
             columns: vec![vec![]; table.columns.len()],
             seconds: 0.0,
         };
@@ -208,7 +227,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
             let (dir, summary) = one(request, recipe, *seed, observer, stop)?;
             let mut values = vec![summary.clean_acc, summary.pgd20_acc];
             for attack in attacks {
-                values.push(judged(request, recipe, &dir, attack, observer)?);
+                values.push(judged(request, recipe, &dir, attack, observer, stop)?);
             }
             row.columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
             row.seconds += summary.seconds;
@@ -249,11 +268,16 @@ fn one(
         command: request.command.clone(),
         resume: begun.then(|| dir.clone()),
     };
-    let outcome = train::run(&request, observer, stop).map_err(|error| match error {
-        Error::Interrupted { saved, .. } => Error::Interrupted { saved, resume: request.command.clone() },
-        other => other,
-    })?;
+    let outcome = train::run(&request, observer, stop).map_err(|error| interrupted(error, &request.command))?;
     Ok((outcome.dir, outcome.summary))
+}
+
+/// It is the comparison that goes on, not the run.
+fn interrupted(error: Error, command: &str) -> Error {
+    match error {
+        Error::Interrupted { saved, .. } => Error::Interrupted { saved, resume: command.to_owned() },
+        other => other,
+    }
 }
 
 /// Errors: a run directory whose settings are others, with the first that differs.
@@ -271,9 +295,17 @@ fn same_settings(dir: &Path, config: &Config) -> Result<()> {
     }
 }
 
-/// A run's accuracy under one more attack, measured once and kept in its directory.
-fn judged(request: &Request, recipe: &Recipe, dir: &Path, attack: &str, observer: &mut dyn Observer) -> Result<f64> {
+/// A run's accuracy under one more attack, measured once and kept in its directory; also the progress of AutoAttack.
+fn judged(
+    request: &Request,
+    recipe: &Recipe,
+    dir: &Path,
+    attack: &str,
+    observer: &mut dyn Observer,
+    stop: &Arc<AtomicBool>,
+) -> Result<f64> {
     let out = dir.join(format!("eval-{attack}.json"));
+    let state = attack.starts_with("autoattack").then(|| dir.join(format!("eval-{attack}.state")));
     if !out.is_file() {
         let config = &recipe.config;
         eval::run(
@@ -287,10 +319,11 @@ fn judged(request: &Request, recipe: &Recipe, dir: &Path, attack: &str, observer
                 batch: Config::default().batch,
                 device: request.device,
                 out: Some(out.clone()),
-                extras: eval::Extras::default(),
+                extras: eval::Extras { state, stop: stop.clone(), ..eval::Extras::default() },
             },
             observer,
-        )?;
+        )
+        .map_err(|error| interrupted(error, &request.command))?;
     }
     let text = std::fs::read_to_string(&out).map_err(Error::io(&out, "cannot read the evaluation"))?;
     let report: Value = serde_json::from_str(&text).map_err(|e| Error::file(&out, format!("not an evaluation: {e}")))?;
@@ -309,6 +342,7 @@ mod tests {
             label: label.into(),
             recipe: label.into(),
             model: "resnet-mini".into(),
+            select: Select::Heldout,
             columns: vec![clean.to_vec(), pgd.to_vec()],
             seconds: 1.0,
         };
@@ -322,7 +356,7 @@ mod tests {
         let text = "| method | clean | PGD-20 | Mean | NRR |\n|---|---:|---:|---:|---:|\n\
                     | pgd-at | 85.00 ± 7.07 | 50.00 ± 14.14 | 67.50 ± 10.61 | 62.67 ± 13.20 |\n";
         assert_eq!(table.markdown(), text);
-        assert!(table.csv().contains("pgd-at,pgd-at,resnet-mini,NRR,62.66666666666667,"), "{}", table.csv());
+        assert!(table.csv().contains("pgd-at,pgd-at,resnet-mini,heldout,NRR,62.66666666666667,"), "{}", table.csv());
         assert_eq!(table.to_json("x")["rows"][0]["figures"]["clean"]["mean"], 85.0);
         assert_eq!(mean_and_deviation(&[3.0]), (3.0, None));
     }

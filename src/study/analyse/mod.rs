@@ -52,9 +52,33 @@ pub struct Made {
 
 impl Made {
     /// Writes `NAME.csv` and `NAME.svg`.
+    fn record(&self) -> Value {
+        self.facts.iter().map(|(what, value)| (what.clone(), json!(value))).collect()
+    }
+
     pub fn write(&self, folder: &Path, name: &str) -> Result<()> {
         write_atomic(&folder.join(format!("{name}.csv")), self.csv.as_bytes())?;
         write_atomic(&folder.join(format!("{name}.svg")), self.svg.as_bytes())
+    }
+}
+
+/// The figures of a run, and the record of how they were made, `analysis.json`.
+pub struct Analysis {
+    pub made: Vec<(&'static str, Made)>,
+    record: Value,
+    out: PathBuf,
+}
+
+impl Analysis {
+    /// One more figure in the record.
+    pub fn add(&mut self, name: &'static str, made: Made) -> Result<()> {
+        self.record["figures"][name] = made.record();
+        self.made.push((name, made));
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        write_atomic(&self.out.join("analysis.json"), format!("{:#}\n", self.record).as_bytes())
     }
 }
 
@@ -138,7 +162,7 @@ fn trained_on(train: Dataset, config: &Config, most: usize) -> Result<Dataset> {
 /// Makes the figures and writes them, with a record of how they were made in `analysis.json`.
 ///
 /// Errors: no images, no checkpoint or one that does not fit the data; nothing is written then.
-pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Vec<(&'static str, Made)>> {
+pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     let Request { config, out, .. } = request;
     for (key, count) in [("n", request.n), ("gallery", Some(request.gallery))] {
         if count == Some(0) {
@@ -154,14 +178,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Vec<(&'stat
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
     let mut subject = Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
-    let mut results = Vec::new();
+    let mut made = Vec::new();
     for figure in &request.figures {
-        let made = (figure.make)(&mut subject)?;
-        made.write(out, figure.name)?;
-        results.push((figure.name, made));
+        let figure_made = (figure.make)(&mut subject)?;
+        figure_made.write(out, figure.name)?;
+        made.push((figure.name, figure_made));
     }
     observer.finished();
-    let facts = |made: &Made| -> Value { made.facts.iter().map(|(what, value)| (what.clone(), json!(value))).collect() };
     let record = json!({
         "command": request.command,
         "commit": env!("SADDLE_COMMIT"),
@@ -173,10 +196,11 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Vec<(&'stat
         "rho": config.rho,
         "seed": config.seed,
         "device": device.describe(),
-        "figures": results.iter().map(|(name, made)| ((*name).to_owned(), facts(made))).collect::<Value>(),
+        "figures": made.iter().map(|(name, made)| ((*name).to_owned(), made.record())).collect::<Value>(),
     });
-    write_atomic(&out.join("analysis.json"), format!("{record:#}\n").as_bytes())?;
-    Ok(results)
+    let analysis = Analysis { made, record, out: out.clone() };
+    analysis.write()?;
+    Ok(analysis)
 }
 
 /// An untrained network that sees the first `n` digits, which are its gallery, too.

@@ -9,6 +9,7 @@ use crate::train::config::{Config, DeviceChoice};
 use crate::train::observer::Observer;
 use crate::train::recipe::{Recipe, Reference};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// The parts of their perturbation that boundary samples and others keep.
@@ -35,7 +36,7 @@ pub fn run(
     device: DeviceChoice,
     command: &str,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<Made> {
     let seeds = contenders.first().map(|c| c.config.seed).into_iter().collect();
     let (folder, command): (PathBuf, String) = (out.join("sweep"), command.into());
@@ -78,6 +79,7 @@ fn made(table: &Table) -> Result<Made> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::config::Select;
     use crate::train::recipe;
 
     #[test]
@@ -93,6 +95,7 @@ mod tests {
             label: labels[i].clone(),
             recipe: recipe.name.clone(),
             model: "resnet-mini".into(),
+            select: Select::Last,
             columns: vec![vec![90.0 + i as f64], vec![50.0 + i as f64]],
             seconds: 1.0,
         };
