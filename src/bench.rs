@@ -2,15 +2,19 @@
 //!
 //! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least disturbed one.
 
+use crate::attack::{Draws, Pgd, logits};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::method;
-use crate::nn::{Arch, Net, Shape};
+use crate::nn::{Arch, Net, Role, Shape};
 use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::{BnMode, Norm, batch_norm};
 use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
+use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::existing::Rows;
 use crate::ops::fill::full;
+use crate::ops::reduce::Reduction;
+use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::config::Config;
@@ -140,16 +144,12 @@ pub fn step(
     methods: &[String],
     model: Option<&str>,
 ) -> Result<Vec<BenchRow>> {
-    let jobs = [("resnet-mini", 8, 1, 128, "0.1"), ("resnet18", 32, 3, 32, "8/255")];
     let usual = ["pgd-at".to_owned(), "raat".to_owned()];
     let methods = if methods.is_empty() { &usual } else { methods };
-    if let Some(other) = model.filter(|wanted| jobs.iter().all(|job| job.0 != *wanted)) {
-        return Err(Error::unknown("job", other, jobs.map(|job| job.0)));
-    }
-    let jobs = jobs.iter().filter(|job| model.is_none_or(|wanted| job.0 == wanted));
+    let jobs = jobs(model)?;
     let mut rows = Vec::new();
-    for (job, method) in jobs.flat_map(|job| methods.iter().map(move |method| (job, method))) {
-        let &(model, side, channels, usual, eps) = job;
+    for (job, method) in jobs.iter().flat_map(|job| methods.iter().map(move |method| (job, method))) {
+        let &Job { model, side, channels, batch: usual, eps } = *job;
         let mut config = Config::default();
         config.apply(&[("method", method.as_str()), ("eps", eps), ("step", eps), ("average_start", "0")])?;
         let (entry, settings) = (method::find(method)?, config.settings());
@@ -181,6 +181,79 @@ pub fn step(
         ));
     }
     Ok(rows)
+}
+
+/// What steps are made of, in milliseconds: an attack step, an evaluation, a training pass over one view and over two, an update; each with
+/// how often a step of PGD-AT and of RAAT has it when all images are in S. What a step takes beyond that is its own kernels.
+pub fn parts(device: &Device, seconds: f64, batch: Option<usize>, model: Option<&str>) -> Result<Vec<BenchRow>> {
+    const STEPS: usize = 10;
+    let mut rows = Vec::new();
+    for &Job { model, side, channels, batch: usual, .. } in jobs(model)? {
+        let n = batch.unwrap_or(usual);
+        let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
+        let mut net = Net::new(device, &Arch::find(model)?.spec(), &shape, 0)?;
+        let input = |n: usize| -> Result<(Tensor, Buffer<i32>)> {
+            let y: Vec<i32> = (0..n as i32).map(|i| i % 10).collect();
+            Ok((full(device, &[n, side, side, channels], 0.5)?, Buffer::from_slice(device, &y)?))
+        };
+        let ((x, y), (both, of_both)) = (input(n)?, input(2 * n)?);
+        let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
+        let pgd = Pgd { steps: STEPS, ..Pgd::default() };
+        let key = Key::new(0, Purpose::AttackStart, 0, 0);
+        let attack = best(device, seconds, || pgd.cross_entropy(&mut net, &x, &y, Draws { key, images: &images }).map(|_| ()))?;
+        let evaluation = best(device, seconds, || logits(&mut net, &x).map(|_| ()))?;
+        let mut pass = |x: &Tensor, y: &Buffer<i32>| {
+            best(device, seconds, || {
+                let tape = Tape::new(device);
+                let leaves = net.leaves(&tape);
+                let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Train, Some(&leaves))?;
+                let loss = cross_entropy(&tape, z, y, Reduction::Mean)?;
+                leaves.gradients(&mut tape.backward(loss, None)?);
+                Ok(())
+            })
+        };
+        let (one, two) = (pass(&x, &y)?, pass(&both, &of_both)?);
+        let update = Update { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
+        let update = best(device, seconds, || {
+            let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
+            learned.map(|param| (param.value.clone(), param)).try_for_each(|(gradient, param)| update.apply(param, &gradient))
+        })?;
+        let detail = format!("{model}, {n} images");
+        for (name, time, counts) in [
+            ("attack step", attack / STEPS as f64, [10, 20]),
+            ("evaluation", evaluation, [0, 6]),
+            ("training pass", one, [1, 1]),
+            ("training pass, two views", two, [0, 2]),
+            ("update", update, [1, 1]),
+        ] {
+            let note = format!("{} in a step of PGD-AT, {} of RAAT", counts[0], counts[1]);
+            rows.push(row(name, &detail, time * 1e3, "ms", note));
+        }
+    }
+    Ok(rows)
+}
+
+/// A network and the images that steps are measured on.
+struct Job {
+    model: &'static str,
+    side: usize,
+    channels: usize,
+    batch: usize,
+    eps: &'static str,
+}
+
+static JOBS: [Job; 2] = [
+    Job { model: "resnet-mini", side: 8, channels: 1, batch: 128, eps: "0.1" },
+    Job { model: "resnet18", side: 32, channels: 3, batch: 32, eps: "8/255" },
+];
+
+/// The job with this network, or all. Errors: there is none.
+fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
+    let found: Vec<&Job> = JOBS.iter().filter(|job| model.is_none_or(|wanted| job.model == wanted)).collect();
+    match model {
+        Some(wanted) if found.is_empty() => Err(Error::unknown("job", wanted, JOBS.iter().map(|job| job.model))),
+        _ => Ok(found),
+    }
 }
 
 fn row(name: &str, detail: &str, value: f64, unit: &'static str, note: String) -> BenchRow {

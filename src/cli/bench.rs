@@ -20,18 +20,18 @@ Examples:
 
 Nothing else should run meanwhile.")]
 pub struct Arguments {
-    /// What to measure: kernels on typical sizes, or training steps of whole jobs `[default: both]`
+    /// What to measure: kernels on typical sizes, training steps of whole jobs, or the parts of those `[default: all]`
     what: Option<What>,
     /// Where to measure
     #[arg(long, value_name = "auto|host|cuda|cuda:N", default_value = "auto")]
     device: String,
-    /// step: images a step `[default: that of each job]`
+    /// step, parts: images a step `[default: that of each job]`
     #[arg(long, value_name = "COUNT")]
     batch: Option<usize>,
     /// step: the methods to measure `[default: pgd-at,raat]`
     #[arg(long, value_name = "NAME,NAME..", value_delimiter = ',')]
     method: Vec<String>,
-    /// step: only the job with this network, resnet-mini or resnet18
+    /// step, parts: only the job with this network, resnet-mini or resnet18
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Seconds a measurement
@@ -47,6 +47,7 @@ pub struct Arguments {
 enum What {
     Kernels,
     Step,
+    Parts,
 }
 
 /// Runs the command.
@@ -59,11 +60,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let device = Device::by_name(&arguments.device)?;
     let mut rows = Vec::new();
-    if arguments.what != Some(What::Step) {
+    let wanted = |what| arguments.what.is_none_or(|chosen| chosen == what);
+    if wanted(What::Kernels) {
         rows.extend(bench::kernels(&device, arguments.seconds)?);
     }
-    if arguments.what != Some(What::Kernels) {
-        rows.extend(bench::step(&device, arguments.seconds, arguments.batch, &arguments.method, arguments.model.as_deref())?);
+    let model = arguments.model.as_deref();
+    if wanted(What::Step) {
+        rows.extend(bench::step(&device, arguments.seconds, arguments.batch, &arguments.method, model)?);
+    }
+    if wanted(What::Parts) {
+        rows.extend(bench::parts(&device, arguments.seconds, arguments.batch, model)?);
     }
     if arguments.json {
         return text::print_json(&json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows}));
