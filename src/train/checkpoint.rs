@@ -21,6 +21,9 @@ pub struct Progress {
     pub epochs_done: usize,
     /// Steps of the next epoch that are done.
     pub steps_done: usize,
+    /// Whether the average has taken up the epoch of those steps, all of which are done then.
+    #[serde(default)]
+    pub averaged: bool,
     /// What those steps added up so far.
     pub totals: Totals,
     /// 1-based epoch and robust accuracy (percent) of the best checkpoint.

@@ -150,9 +150,8 @@ impl<'a> Session<'a> {
                 self.save_state(dir, &progress)?;
             }
             finished?;
+            (progress.epochs_done, progress.steps_done, progress.averaged) = (epoch + 1, 0, false);
             progress.totals = Totals::default();
-            progress.epochs_done = epoch + 1;
-            progress.steps_done = 0;
             self.save_state(dir, &progress)?;
         }
         self.conclude(dir, &progress, earlier, began, observer, stop)
@@ -243,8 +242,10 @@ impl<'a> Session<'a> {
         let (number, config, totals) = (epoch + 1, self.config, progress.totals.clone());
         // The rate of the last step.
         let lr = self.schedule.lr(number as f64 - (1.0 - config.lr_time.part()) / self.steps_per_epoch() as f64);
-        if let (Some(average), Some(wa)) = (&self.average, &mut self.wa) {
+        // A run that was stopped in the selection comes here a second time.
+        if let (Some(average), Some(wa), false) = (&self.average, &mut self.wa, progress.averaged) {
             average.after_epoch(wa, &self.net, epoch)?;
+            progress.averaged = true;
         }
         self.check_weights(dir, epoch, progress)?;
         let images = totals.images.max(1) as f64;
