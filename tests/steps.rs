@@ -1,5 +1,5 @@
 //! What a training step leaves behind, against float64 and against passes put together by hand: the updated weights, the running statistics,
-//! and the averaged network.
+//! the averaged network, and the |S| that is recorded.
 
 mod common;
 
@@ -178,5 +178,69 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             }
             assert_eq!((wa.train_passes, before.train_passes), (online.train_passes, online.train_passes), "{case}");
         }
+    }
+}
+
+/// How many images have both views right, by a network in eval mode.
+fn both_right(net: &mut Net, x: &Tensor, y: &[i32]) -> usize {
+    let tape = Tape::new(x.device());
+    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None).unwrap();
+    let z = tape.value(z).to_vec().unwrap();
+    let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as i32;
+    let right: Vec<bool> = z.chunks(10).enumerate().map(|(i, row)| best(row) == y[i % y.len()]).collect();
+    (0..y.len()).filter(|&i| right[i] && right[i + y.len()]).count()
+}
+
+#[test]
+fn the_recorded_s_is_the_one_that_the_loss_used() {
+    let golden = Golden::read("methods_input");
+    for (label, device) in devices() {
+        // Running statistics that are off, and that the passes of the loss put right by a good part.
+        let spoilt = || {
+            let mut net = net(&device, &golden, "weights.");
+            for param in net.params.iter_mut().filter(|param| param.role == Role::Buffer) {
+                let values: Vec<f32> =
+                    param.value.to_vec().unwrap().iter().map(|v| v * 0.5 - 0.15).map(|v| v.max(-0.2)).collect();
+                let values =
+                    if param.name.ends_with("running_var") { values.iter().map(|v| v.abs() + 0.02).collect() } else { values };
+                param.value = Tensor::from_slice(&device, param.value.shape(), &values).unwrap();
+            }
+            net
+        };
+        let x = images(&device, &[golden.floats("x"), golden.floats("x2")].concat());
+        let y: Vec<i32> = golden.integers("y_all").iter().map(|y| *y as i32).collect();
+        let labels = Buffer::from_slice(&device, &y).unwrap();
+        let numbers = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
+        let mut counts = Vec::new();
+        for name in ["raat", "raat++"] {
+            let entry = method::find(name).unwrap();
+            let mut config = Config::default();
+            config.apply(&[("method", name), ("eps", "0.02"), ("step", "0.01"), ("steps", "2")]).unwrap();
+            let settings = config.settings();
+            let batch = Batch { x: &x, y: &labels, images: &numbers, index: 0 };
+            let rules = Rules { method: entry, settings: &settings, awp_gamma: 0.0, seed: 5, epoch: 0 };
+            let mut trained = spoilt();
+            let nets = &mut Nets { net: &mut trained, wa: None };
+            let stepped = train_step(nets, &batch, &rules, &UPDATE, None).unwrap();
+            let recorded = stepped.aligned.unwrap().to_vec().unwrap()[0] as usize;
+
+            let mut plain = spoilt();
+            let at_first = both_right(&mut plain, &x, &y);
+            if name == "raat++" {
+                let nets = &mut Nets { net: &mut spoilt(), wa: None };
+                let made = differentiate(nets, &batch, &rules, &Default::default()).unwrap().attacked;
+                for images in [&made.x_adv, &x, &made.align.unwrap().x_ce] {
+                    let tape = Tape::new(&device);
+                    plain.forward(&tape, tape.constant(images.clone()), BnMode::Train, None).unwrap();
+                }
+                let then = both_right(&mut plain, &x, &y);
+                assert!(at_first != then, "{label}: the passes of {name} do not change S, {then} images: nothing is tested");
+                assert_eq!(recorded, then, "{label}: {name}; {at_first} before the passes");
+            } else {
+                assert_eq!(recorded, at_first, "{label}: {name}");
+            }
+            counts.push(recorded);
+        }
+        assert!(counts.iter().any(|count| *count > 0), "{label}: {counts:?}");
     }
 }
