@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::totals::Totals;
-use super::weights::WeightFile;
+use super::weights::{Normalisation, WeightFile};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Arch, Net, Role, Shape};
@@ -61,14 +61,11 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
         file.tensors.insert(name, (shape, values));
     }
     let Origin { config, shape, .. } = origin;
-    let list = |values: &[f32]| values.iter().map(|v| v.to_string()).collect::<Vec<_>>().join(",");
     let facts = [
         ("arch", config.model.clone()),
         ("variant", "default".into()),
         ("num_classes", shape.classes.to_string()),
         ("input", format!("{}x{}x{}", shape.height, origin.image_width, shape.channels)),
-        ("mean", list(&shape.mean)),
-        ("std", list(&shape.std)),
         ("norm", config.norm.to_string()),
         ("eps", config.eps.to_string()),
         ("method", config.method.clone()),
@@ -80,6 +77,7 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
         ("commit", env!("SADDLE_COMMIT").into()),
     ];
     file.metadata.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+    file.set_normalisation(&Normalisation { mean: shape.mean.clone(), std: shape.std.clone() });
     Ok(file)
 }
 
@@ -211,12 +209,8 @@ pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, (cha
 
 /// A network with the weights of `file`, normalised as its metadata says; `classes`, `channels` and `height` are the data's.
 fn network(device: &Device, file: &WeightFile, arch: &Arch, (classes, channels, height): (usize, usize, usize)) -> Result<Net> {
-    let list = |key: &str| -> Result<Vec<f32>> {
-        let wrong = |_| Error::file(&file.path, format!("{key} in its metadata is no list of numbers"));
-        let words = file.metadata.get(key).into_iter().flat_map(|text| text.split(',')).filter(|word| !word.is_empty());
-        words.map(|word| word.parse().map_err(wrong)).collect()
-    };
-    let shape = Shape { channels, height, classes, mean: list("mean")?, std: list("std")? };
+    let Normalisation { mean, std } = file.normalisation()?.unwrap_or_default();
+    let shape = Shape { channels, height, classes, mean, std };
     let mut net = Net::new(device, &arch.spec(), &shape, 0)?;
     load(&mut net, device, file)?;
     Ok(net)
