@@ -29,7 +29,11 @@ pub const METHOD: Entry = Entry {
     about: "adversarial supervised contrastive pre-training of the features, then a linear classifier",
     paper: "Park et al., arXiv 2402.12187",
     keys: &["tau", "contrast", "stage", "linear_epochs", "linear_on"],
-    pretraining: |set| if set.stage == Stage::Auto { set.epochs.saturating_sub(set.linear_epochs) } else { 0 },
+    pretraining: |set| match set.stage {
+        Stage::Auto => set.epochs.saturating_sub(set.linear_epochs),
+        Stage::Pretrain => set.epochs,
+        Stage::Linear => 0,
+    },
     attack,
     loss,
     ..Entry::BASE

@@ -5,6 +5,7 @@ use super::totals::Totals;
 use super::weights::{Normalisation, WeightFile};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::weight_file;
 use crate::nn::{Arch, Net, Role, Shape};
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,18 @@ pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
     file.check(&net.expected())?;
     net.train_passes = file.ints.values().copied().max().unwrap_or(0);
     net.import(device, |name| file.tensors.get(name).map(|(_, values)| values.clone()))
+}
+
+/// The weights that a run starts from: a file's, or those of a run directory's best or last checkpoint.
+///
+/// Errors: as [`WeightFile::read`]; weights of a network that normalises images otherwise than `shape` says.
+pub fn beginning(path: &Path, shape: &Shape) -> Result<WeightFile> {
+    let file = WeightFile::read(&weight_file(path)?)?;
+    let own = Normalisation { mean: shape.mean.clone(), std: shape.std.clone() };
+    match file.normalisation()? {
+        Some(said) if said != own => Err(Error::file(&file.path, format!("its network {said}, this one {own}"))),
+        _ => Ok(file),
+    }
 }
 
 /// What is said about a weight file besides its metadata, and goes before it.

@@ -79,7 +79,8 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
 pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
-    let Request { config, epoch, .. } = request;
+    let Request { epoch, .. } = request;
+    let config = &Config { init: Some(request.weights.clone()), ..request.config.clone() };
     config.validate()?;
     let method = method::find(&config.method)?;
     let device = Device::by_name(&config.device.to_string())?;
