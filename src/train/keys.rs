@@ -160,7 +160,7 @@ keys! {
         rho_other: f64 = 1.0;
     }
     "Weights: perturbation and average" {
-        /// Adversarial weight perturbation: its length as a part of each filter's; 0: none.
+        /// Adversarial weight perturbation: its length as a part of that of each layer's weights; 0: none.
         awp_gamma ["γ"]: f64 = 0.0;
         /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
         awp_start: usize = 0;
