@@ -131,21 +131,79 @@ fn afa_trains_features_then_the_classifier() {
         let data = |name: &str| file.tensor(name).unwrap().data().to_vec();
         (data("conv1.weight"), data("bn1.running_mean"), data("linear.weight"))
     };
+    let features = folder.path().join("features").display().to_string();
     train("afa-digits", &folder.path().join("both"), &[]).unwrap();
-    train("afa-digits", &folder.path().join("features"), &[("stage", "pretrain")]).unwrap();
-    train("afa-digits", &folder.path().join("classifier"), &[("stage", "linear")]).unwrap();
+    let pretrained = train("afa-digits", &folder.path().join("features"), &[("stage", "pretrain")]).unwrap();
+    let linear = [("stage", "linear"), ("init", features.as_str())];
+    train("afa-digits", &folder.path().join("classifier"), &linear).unwrap();
     let [both, features, classifier] = ["both", "features", "classifier"].map(tensors);
     // The classifier is where it began after pretraining alone, the features after the linear stage alone.
     assert!(features.2 != both.2 && features.2 != classifier.2);
-    assert!(classifier.0 != both.0 && classifier.0 != features.0);
-    let untrained = folder.path().join("untrained");
-    train("afa-digits", &untrained, &[("stage", "linear"), ("lr", "0")]).unwrap();
-    let untrained = tensors("untrained");
-    assert_eq!((&untrained.0, &untrained.1), (&classifier.0, &classifier.1), "the backbone is frozen, its statistics too");
-    assert_eq!(untrained.2, features.2, "pretraining leaves the classifier alone");
-    // The best epoch is one that trained a classifier.
-    let chosen: Vec<bool> = metrics(&folder.path().join("both")).iter().map(|epoch| !epoch["robust_acc"].is_null()).collect();
-    assert_eq!(chosen, [false, true]);
+    assert!(features.0 != both.0, "two epochs of pre-training, not one");
+    assert_eq!((&features.0, &features.1), (&classifier.0, &classifier.1), "the backbone is frozen, its statistics too");
+    train("afa-digits", &folder.path().join("untrained"), &[&linear[..], &[("lr", "0")]].concat()).unwrap();
+    assert_eq!(tensors("untrained"), features, "the classifier comes from the file too");
+    // The best epoch is one that trained a classifier; without one there is no best epoch.
+    let chosen = |run: &str| -> Vec<bool> {
+        metrics(&folder.path().join(run)).iter().map(|epoch| !epoch["robust_acc"].is_null()).collect()
+    };
+    assert_eq!([chosen("both"), chosen("features"), chosen("classifier")], [[false, true], [false, false], [true, true]]);
+    assert!(!folder.path().join("features/checkpoints/best.safetensors").exists());
+    assert!(!pretrained.summary.extra.contains_key("best"));
+    // The learning rate falls over all of the run, down to its end.
+    let rates: Vec<f64> = metrics(&folder.path().join("features")).iter().map(|epoch| epoch["lr"].as_f64().unwrap()).collect();
+    assert!(rates[0] > rates[1] && rates[1] > 0.0, "{rates:?}");
+    let at_end = [("stage", "pretrain"), ("lr_time", "end")];
+    train("afa-digits", &folder.path().join("at-end"), &at_end).unwrap();
+}
+
+#[test]
+fn a_run_starts_from_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let file = |name: &str| saddle::train::weights::WeightFile::read(&folder.path().join(name)).unwrap();
+    train("digits", Path::new(&path("first")), &[]).unwrap();
+    let first = path("first");
+    // Without a step that moves them, and with none of another seed's weights: what the run leaves is what it began with.
+    let still = [("lr", "0"), ("select", "last"), ("seed", "3"), ("init", first.as_str())];
+    for (name, more) in [("standard-digits", &[][..]), ("rebat-digits", &[]), ("trades-digits", &[("average", "swa")])] {
+        train(name, Path::new(&path(name)), &[&still[..], more].concat()).unwrap();
+        let (began, left) = (file("first/checkpoints/best.safetensors"), file(&format!("{name}/checkpoints/last.safetensors")));
+        let learned = |file: &saddle::train::weights::WeightFile| -> Vec<(String, Vec<f32>)> {
+            let all = file.tensors.iter().filter(|(name, _)| !name.contains("running"));
+            all.map(|(name, (_, values))| (name.clone(), values.clone())).collect()
+        };
+        assert_eq!(learned(&began), learned(&left), "{name}");
+    }
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("rebat-digits/run.json")).unwrap()).unwrap();
+    assert_eq!(record["config"]["init"], first);
+
+    // A resumed run does not read it again: it is gone by then.
+    let moved = path("moved.safetensors");
+    std::fs::copy(folder.path().join("first/checkpoints/last.safetensors"), &moved).unwrap();
+    let fine = [("init", moved.as_str()), ("average", "ema")];
+    train("digits", Path::new(&path("whole")), &fine).unwrap();
+    let (stop, mut begun) = (AtomicBool::new(false), request("digits", Path::new(&path("parts")), &fine));
+    assert!(matches!(run(&begun, &mut StopAt(&stop, 1, 2), &stop), Err(Error::Interrupted { .. })));
+    std::fs::remove_file(&moved).unwrap();
+    begun.resume = Some(folder.path().join("parts"));
+    run(&begun, &mut Silent, &AtomicBool::new(false)).unwrap();
+    assert!(weights(&folder.path().join("whole")) == weights(&folder.path().join("parts")));
+
+    // What does not fit is one line, and nothing is written.
+    let refused = |settings: &[(&str, &str)]| {
+        let out = folder.path().join("refused");
+        let message = train("digits", &out, settings).err().unwrap().to_string();
+        assert!(!out.exists() && !message.contains('\n'), "{message}");
+        message
+    };
+    let missing = path("nothing.safetensors");
+    assert!(refused(&[("init", &missing)]).contains("nothing.safetensors: cannot read the weights"));
+    let other = refused(&[("init", &first), ("model", "resnet18")]);
+    assert!(other.contains("the weights do not fit the network (the file is for resnet-mini)"), "{other}");
+    let scaled = refused(&[("init", &first), ("mean", "0.5"), ("std", "0.25")]);
+    assert!(scaled.ends_with("its network does not normalise images, this one takes mean 0.5 and std 0.25"), "{scaled}");
 }
 
 #[test]
@@ -165,6 +223,7 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
         ("afa-digits", [("epochs", "1"), ("average_start", "0")], "linear_epochs = 1: must be 1 or more and below epochs"),
         ("raat-digits", [("rho", "-0.1"), ("seed", "0")], "rho = -0.1: must lie between 0 and 1"),
         ("trades-digits", [("trades.passes", "4"), ("seed", "0")], "trades_passes = 4: must be 2 or 3"),
+        ("afa-digits", [("stage", "linear"), ("seed", "0")], "stage = linear: needs a pre-trained backbone; give --init RUN"),
     ] {
         let out = folder.path().join("run");
         assert_eq!(train(name, &out, &settings).err().map(|error| error.to_string()).as_deref(), Some(expected));

@@ -6,6 +6,7 @@ use common::{Golden, devices};
 use saddle::train::config::{Config, DeviceChoice};
 use saddle::train::probe::{self, Request};
 use saddle::train::tensors::{self, Values};
+use saddle::train::weights::WeightFile;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,7 +88,8 @@ impl Inputs {
         config.apply(&all)?;
         config.device = if device == "host" { DeviceChoice::Host } else { DeviceChoice::Cuda(0) };
         let out = self.path("out");
-        probe::run(&Request { config, epoch, weights: self.path("weights"), wa_weights: Some(self.path("wa")), batch, out })
+        let (weights, wa_weights) = (self.path("weights"), Some(self.path("wa")));
+        probe::run(&Request { config, normalised: false, epoch, weights, wa_weights, batch, out })
     }
 }
 
@@ -232,6 +234,49 @@ fn small_and_one_sided_batches() {
     let alone = inputs.step("afa", &BALL, inputs.batch(&BTreeMap::new(), 1)).unwrap();
     assert!(floats(&alone, "loss.afa")[0].abs() < 1e-6);
     assert!(floats(&alone, "grad.conv1.weight").iter().all(|g| g.abs() < 1e-6));
+}
+
+#[test]
+fn a_step_normalises_as_its_weights_say() {
+    let inputs = Inputs::new();
+    let batch = inputs.batch(&BTreeMap::new(), 8);
+    let stamp = |from: &str, to: &str, mean: &str| {
+        let mut file = WeightFile::read(&inputs.path(from)).unwrap();
+        file.metadata.extend([("mean".to_owned(), mean.to_owned()), ("std".to_owned(), "0.25".to_owned())]);
+        file.write(&inputs.path(to)).unwrap();
+    };
+    stamp("weights", "scaled", "0.5");
+    stamp("wa", "wa-scaled", "0.5");
+    stamp("wa", "wa-other", "0.4");
+    // The loss of ReBAT, which reads both networks, or what `saddle step` complains about.
+    let loss = |weights: &str, wa: &str, sets: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_saddle"));
+        command.args(["step", "--method", "rebat", "--model", "resnet-mini", "--device", "host", "--set", "epoch=105"]);
+        let out = inputs.path("out");
+        for (flag, path) in
+            [("--weights", &inputs.path(weights)), ("--wa-weights", &inputs.path(wa)), ("--batch", &batch), ("--out", &out)]
+        {
+            command.arg(flag).arg(path);
+        }
+        let done = command.args(sets.iter().flat_map(|set| ["--set", *set])).output().unwrap();
+        if done.status.success() {
+            let file = tensors::TensorFile::read(&out, &["loss"]).unwrap();
+            let Some(Values::F32(_, values)) = file.get("loss") else { panic!("no loss") };
+            return Ok(values[0]);
+        }
+        Err(String::from_utf8(done.stderr).unwrap())
+    };
+    let (plain, scaled) = (loss("weights", "wa", &[]).unwrap(), loss("scaled", "wa-scaled", &[]).unwrap());
+    assert!(plain != scaled, "{plain}");
+    assert_eq!(loss("weights", "wa", &["mean=0.5", "std=0.25"]), Ok(scaled));
+    assert_eq!(loss("scaled", "wa", &[]), Ok(scaled), "an average that says nothing is as the network");
+    assert_eq!(loss("scaled", "wa-other", &["mean=none", "std=none"]), Ok(plain), "what is given goes before");
+    let told = loss("scaled", "wa-other", &[]).unwrap_err();
+    let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes mean 0.5 and std 0.25; \
+                    --set mean and --set std hold for both";
+    assert!(told.starts_with("error: ") && told.trim_end().ends_with(expected) && told.trim_end().lines().count() == 1, "{told}");
+    let told = loss("weights", "wa-other", &[]).unwrap_err();
+    assert!(told.contains("that of --weights does not normalise images"), "{told}");
 }
 
 #[test]

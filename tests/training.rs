@@ -211,24 +211,49 @@ impl Observer for StopEvaluation<'_> {
     }
 }
 
+/// What the epochs' lines of `metrics.jsonl` say, but for times.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let timeless = |line: &str| {
+        let mut epoch: serde_json::Value = serde_json::from_str(line).unwrap();
+        epoch.as_object_mut().unwrap().retain(|key, _| !["seconds", "eval_seconds", "images_per_s"].contains(&key.as_str()));
+        epoch
+    };
+    text.lines().map(timeless).collect()
+}
+
 #[test]
 fn evaluation_can_be_interrupted_too() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = folder.path().join("whole");
-    train(&whole, SHORT).unwrap();
-    // In the selection of the first epoch, of the second, and in the final evaluation.
-    for report in [1, 3, 6] {
-        let out = folder.path().join(format!("stopped-{report}"));
-        let stop = AtomicBool::new(false);
-        let mut first = request(&out, SHORT);
-        let ended = run(&first, &mut StopEvaluation(report, &stop), &stop);
-        assert!(matches!(ended, Err(Error::Interrupted { .. })), "report {report}");
-        assert!(!out.join("summary.json").exists());
-        first.resume = Some(out.clone());
-        let outcome = run(&first, &mut Silent, &AtomicBool::new(false)).unwrap();
-        assert!(bytes(&out, "last.safetensors") == bytes(&whole, "last.safetensors"), "report {report}");
-        assert_eq!(std::fs::read_to_string(out.join("log.csv")).unwrap().lines().count(), 3);
-        assert!(outcome.dir.join("summary.json").exists());
+    let averaged: [&[(&str, &str)]; 5] = [
+        &[],
+        &[("average", "swa"), ("average_start", "0")],
+        &[("average", "ema"), ("average_start", "0"), ("average_decay", "0.9")],
+        &[("method", "rebat"), ("average_start", "1")],
+        &[("method", "raat#"), ("average_start", "0"), ("steps", "1")],
+    ];
+    for (number, settings) in averaged.iter().enumerate() {
+        let settings = [SHORT, settings].concat();
+        let whole = folder.path().join(format!("whole-{number}"));
+        train(&whole, &settings).unwrap();
+        // In the selection of the first epoch, of the second, and in the final evaluation.
+        for report in [1, 3, 6] {
+            let case = format!("{settings:?}, report {report}");
+            let out = folder.path().join(format!("stopped-{number}-{report}"));
+            let stop = AtomicBool::new(false);
+            let mut first = request(&out, &settings);
+            let ended = run(&first, &mut StopEvaluation(report, &stop), &stop);
+            assert!(matches!(ended, Err(Error::Interrupted { .. })), "{case}");
+            assert!(!out.join("summary.json").exists());
+            first.resume = Some(out.clone());
+            let outcome = run(&first, &mut Silent, &AtomicBool::new(false)).unwrap();
+            for file in ["last.safetensors", "best.safetensors"] {
+                assert!(bytes(&out, file) == bytes(&whole, file), "{case}: {file}");
+            }
+            assert_eq!(metrics(&out), metrics(&whole), "{case}");
+            assert_eq!(std::fs::read_to_string(out.join("log.csv")).unwrap().lines().count(), 3);
+            assert!(outcome.dir.join("summary.json").exists());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::flags::{Set, sets};
 use super::text;
 use crate::error::{Error, Result};
-use crate::train::config::Config;
+use crate::train::config::{Config, key};
 use crate::train::probe::{self, Request};
 use crate::train::tensors::Values;
 
@@ -13,7 +13,8 @@ const EXAMPLES: &str = "\
 The batch file holds x f32 [N,C,H,W] in [0,1] and y i64 [N], and may hold x2 (the second
 view), noise and noise2 (the attack begins at x + noise) and mix (DICAR's r). The result
 holds loss, loss.TERM, x_adv, x_adv2, margin.clean, margin.adv, margin.reduced, boundary,
-grad.PARAMETER and buffer.NAME, as far as the method has them.
+grad.PARAMETER and buffer.NAME, as far as the method has them. Images are normalised as
+the weights' metadata say, unless --set mean=... and --set std=... say it.
 
 Examples:
   saddle step --method trades --model resnet-mini --weights W.safetensors
@@ -57,13 +58,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     settings.extend(sets(&set)?);
     // The epoch is no key: a run counts it.
     let mut epoch = 0;
-    for (_, text) in settings.iter().filter(|(key, _)| key == "epoch") {
+    for (_, text) in settings.iter().filter(|(name, _)| name == "epoch") {
         epoch = text.parse().map_err(|_| Error::value("epoch", text, "not a whole number of 0 or more"))?;
     }
-    settings.retain(|(key, _)| key != "epoch");
+    settings.retain(|(name, _)| name != "epoch");
+    let normalised = settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
     let mut config = Config::default();
     config.apply(&settings)?;
-    let tensors = probe::run(&Request { config, epoch, weights, wa_weights, batch, out: out.clone() })?;
+    let tensors = probe::run(&Request { config, normalised, epoch, weights, wa_weights, batch, out: out.clone() })?;
     let mut rows = Vec::new();
     for (name, values) in tensors.iter().filter(|(name, _)| name.starts_with("loss")) {
         if let Values::F32(_, values) = values {

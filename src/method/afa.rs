@@ -9,8 +9,13 @@
 //! linear stage:  backbone frozen [eval];  loss = CE(classifier(f(x')), y),  x' = PGD(CE)
 //! ```
 //!
-//! Neither the released code nor the hyper-parameters could be had: tau, the contrast set (`contrast`: the clean batch, or both with the
-//! anchor left out), the lack of a projection head, the images of the linear stage (`linear_on`) and the length of that stage are our reading.
+//! Neither the released code nor the hyper-parameters could be had. Our reading, with a key: tau; the contrast set (`contrast`: the clean
+//! batch, or both with the anchor left out); the images of the linear stage (`linear_on`) and its length (`linear_epochs`); and, as of every
+//! attack, a uniform start, ten steps and batch norm in eval mode (`start`, `steps`, `attack_bn`).
+//! Our reading, without a key: no projection head; one `[train]` pass over clean and adversarial images together; a gradient through the
+//! set as well as the anchors in training, but not through the clean features in the attack; a backbone in eval mode in the linear stage.
+//!
+//! `stage = "pretrain"` ends with the features, and no best epoch is chosen; `stage = "linear"` takes them, and the classifier, from `init`.
 
 use super::common::loss::pgd_on_cross_entropy;
 use super::settings::{LinearOn, Settings, Stage};
@@ -29,7 +34,11 @@ pub const METHOD: Entry = Entry {
     about: "adversarial supervised contrastive pre-training of the features, then a linear classifier",
     paper: "Park et al., arXiv 2402.12187",
     keys: &["tau", "contrast", "stage", "linear_epochs", "linear_on"],
-    pretraining: |set| if set.stage == Stage::Auto { set.epochs.saturating_sub(set.linear_epochs) } else { 0 },
+    pretraining: |set| match set.stage {
+        Stage::Auto => set.epochs.saturating_sub(set.linear_epochs),
+        Stage::Pretrain => set.epochs,
+        Stage::Linear => 0,
+    },
     attack,
     loss,
     ..Entry::BASE

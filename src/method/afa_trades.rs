@@ -5,7 +5,10 @@
 //! loss = CE(z(x), y) + beta KL(p(x) || p(x')) + lambda L_AFA
 //! ```
 //!
-//! That the joint objective uses AFA's attack and one pass over both is our reading, as are AFA's own choices (see `afa`).
+//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and what `afa` says of tau, the contrast set and the attack.
+//! Our reading, without one: one `[train]` pass over clean and adversarial images together, from which all three terms take their features
+//! or logits; the contrastive loss on the features that the classifier reads, without a projection head; a gradient through both
+//! sides of the divergence, and through the set as well as the anchors.
 
 use super::settings::JointAttack;
 use super::{Attacked, Entry, Loss, Step, afa, trades};

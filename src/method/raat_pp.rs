@@ -38,10 +38,11 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let kl = weighted_kl(step.tape, z_clean, z_adv, step.y, Reduction::Mean)?;
     // The three passes have moved the running statistics: S is made again.
     let right = correct(step.x.device(), &step.eval(step.x)?, step.y)?;
-    let dicar = dicar_of_both(step, &made.x_adv, &both_right(step, &right)?)?;
+    let s = both_right(step, &right)?;
+    let dicar = dicar_of_both(step, &made.x_adv, &s)?;
     let (beta, lambda) = match step.set.variant {
         Variant::Code => (step.set.beta, step.set.lambda),
         Variant::Paper => (step.set.lambda, step.set.lambda),
     };
-    Loss::new(step.tape, z, &[("bce", 1.0, bce), ("kl", beta, kl), ("dicar", lambda, dicar)])
+    Ok(Loss::new(step.tape, z, &[("bce", 1.0, bce), ("kl", beta, kl), ("dicar", lambda, dicar)])?.with_subset(&s))
 }

@@ -1,5 +1,11 @@
-//! ReBAT++, the stronger form of ReBAT (arXiv 2310.19360): from epoch `late_epoch` (0-based) the attack uses `late_eps` = 10/255 and
-//! `late_steps` = 12, and the learning rate decays by 1.7 instead of 1.5 (the recipes' `gamma`). All else is ReBAT.
+//! ReBAT++, the stronger form of ReBAT. Wang, Li, Yang, Lin, Wang: Balance, Imbalance, and Rebalance: Understanding Robust Overfitting from a
+//! Minimax Game Perspective, NeurIPS 2023, arXiv 2310.19360.
+//!
+//! ```text
+//! from epoch late_epoch (0-based):  x' = PGD(CE) with eps = late_eps = 10/255 and late_steps = 12 steps;  before, and all else: ReBAT
+//! ```
+//!
+//! The learning rate decays by 1.7 instead of 1.5: the recipes' `gamma`.
 
 use super::{Attacked, Entry, Step, rebat};
 use crate::attack::Start;

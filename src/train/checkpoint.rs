@@ -2,10 +2,11 @@
 
 use super::config::Config;
 use super::totals::Totals;
-use super::weights::WeightFile;
+use super::weights::{Normalisation, WeightFile};
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::weight_file;
 use crate::nn::{Arch, Net, Role, Shape};
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub struct Progress {
     pub epochs_done: usize,
     /// Steps of the next epoch that are done.
     pub steps_done: usize,
+    /// Whether the average has taken up the epoch of those steps, all of which are done then.
+    #[serde(default)]
+    pub averaged: bool,
     /// What those steps added up so far.
     pub totals: Totals,
     /// 1-based epoch and robust accuracy (percent) of the best checkpoint.
@@ -59,14 +63,11 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
         file.tensors.insert(name, (shape, values));
     }
     let Origin { config, shape, .. } = origin;
-    let list = |values: &[f32]| values.iter().map(|v| v.to_string()).collect::<Vec<_>>().join(",");
     let facts = [
         ("arch", config.model.clone()),
         ("variant", "default".into()),
         ("num_classes", shape.classes.to_string()),
         ("input", format!("{}x{}x{}", shape.height, origin.image_width, shape.channels)),
-        ("mean", list(&shape.mean)),
-        ("std", list(&shape.std)),
         ("norm", config.norm.to_string()),
         ("eps", config.eps.to_string()),
         ("method", config.method.clone()),
@@ -78,6 +79,7 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
         ("commit", env!("SADDLE_COMMIT").into()),
     ];
     file.metadata.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+    file.set_normalisation(&Normalisation { mean: shape.mean.clone(), std: shape.std.clone() });
     Ok(file)
 }
 
@@ -124,6 +126,18 @@ pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
     file.check(&net.expected())?;
     net.train_passes = file.ints.values().copied().max().unwrap_or(0);
     net.import(device, |name| file.tensors.get(name).map(|(_, values)| values.clone()))
+}
+
+/// The weights that a run starts from: a file's, or those of a run directory's best or last checkpoint.
+///
+/// Errors: as [`WeightFile::read`]; weights of a network that normalises images otherwise than `shape` says.
+pub fn beginning(path: &Path, shape: &Shape) -> Result<WeightFile> {
+    let file = WeightFile::read(&weight_file(path)?)?;
+    let own = Normalisation { mean: shape.mean.clone(), std: shape.std.clone() };
+    match file.normalisation()? {
+        Some(said) if said != own => Err(Error::file(&file.path, format!("its network {said}, this one {own}"))),
+        _ => Ok(file),
+    }
 }
 
 /// What is said about a weight file besides its metadata, and goes before it.
@@ -221,12 +235,8 @@ pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, shap
 
 /// A network with the weights of `file`, normalised as its metadata says; `classes`, `channels` and `height` are the data's.
 fn network(device: &Device, file: &WeightFile, arch: &Arch, (classes, channels, height): (usize, usize, usize)) -> Result<Net> {
-    let list = |key: &str| -> Result<Vec<f32>> {
-        let wrong = |_| Error::file(&file.path, format!("{key} in its metadata is no list of numbers"));
-        let words = file.metadata.get(key).into_iter().flat_map(|text| text.split(',')).filter(|word| !word.is_empty());
-        words.map(|word| word.parse().map_err(wrong)).collect()
-    };
-    let shape = Shape { channels, height, classes, mean: list("mean")?, std: list("std")? };
+    let Normalisation { mean, std } = file.normalisation()?.unwrap_or_default();
+    let shape = Shape { channels, height, classes, mean, std };
     let mut net = Net::new(device, &arch.spec(), &shape, 0)?;
     load(&mut net, device, file)?;
     Ok(net)

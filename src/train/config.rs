@@ -111,7 +111,7 @@ impl Config {
     /// Checks what a method asks of the other keys.
     fn validate_for(&self, method: &method::Entry) -> Result<()> {
         let averaged = self.averaging(method).is_some();
-        let pretrains = method.keys.contains(&"linear_epochs") && self.stage == Stage::Auto;
+        let staged = |stage| method.keys.contains(&"stage") && self.stage == stage;
         for (name, good, problem) in [
             (
                 "average",
@@ -123,7 +123,12 @@ impl Config {
                 !averaged || self.average_start < self.epochs,
                 "the run has ended by then; it counts epochs from 0",
             ),
-            ("linear_epochs", !pretrains || (1..self.epochs).contains(&self.linear_epochs), "must be 1 or more and below epochs"),
+            (
+                "linear_epochs",
+                !staged(Stage::Auto) || (1..self.epochs).contains(&self.linear_epochs),
+                "must be 1 or more and below epochs",
+            ),
+            ("stage", !staged(Stage::Linear) || self.init.is_some(), "needs a pre-trained backbone; give --init RUN"),
         ] {
             if !good {
                 return Err(Error::value(name, key(name)?.text(self), problem));

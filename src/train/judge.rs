@@ -5,10 +5,14 @@ use super::config::Config;
 use super::observer::Observer;
 use super::rundir::RunDir;
 use crate::attack::Pgd;
-use crate::data::resident::Resident;
+use crate::data::resident::{Resident, in_order};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::{Accuracy, accuracy};
-use crate::nn::Net;
+use crate::nn::{BnMode, Net};
+use crate::ops::augment::Augmentation;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::reduce::Reduction;
+use crate::tape::Tape;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Who watches an evaluation, and may stop it.
@@ -38,6 +42,16 @@ pub(super) fn judge(
     let clean = accuracy(net, data, None, config.batch, config.seed, |_| Ok(()))?;
     let robust = accuracy(net, data, Some(attack), config.batch, config.seed, |done| watch.progress(done, data.len))?;
     Ok((clean, robust))
+}
+
+/// The loss of a network on the first batch of images, as they are; 0 where there are none.
+pub(super) fn loss_on_first(net: &mut Net, data: &Resident, batch: usize) -> Result<f32> {
+    let few = in_order(data.device(), data.len.min(batch), batch)?;
+    let Some(indices) = few.first() else { return Ok(0.0) };
+    let (x, y) = data.batch(indices, &Augmentation::none())?;
+    let tape = Tape::new(x.device());
+    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None)?;
+    tape.value(cross_entropy(&tape, z, &y, Reduction::Mean)?).item()
 }
 
 /// The error of a run that was asked to stop.

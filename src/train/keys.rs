@@ -82,6 +82,8 @@ keys! {
         dataset: String = "digits".into();
         /// The folder (or file) of the data set; embedded data sets need none.
         data: Option<PathBuf> = None;
+        /// The weights that the run starts from: a file or a run directory; random ones unless given.
+        init: Option<PathBuf> = None;
         /// The network's architecture.
         model: String = "resnet-mini".into();
         /// Where it runs; auto takes a GPU that can be used, else the CPU.
@@ -146,7 +148,7 @@ keys! {
         contrast: ContrastSet = ContrastSet::Clean;
         /// afa-trades: the loss that makes the adversarial images, AFA's or TRADES' (our reading).
         joint_attack: JointAttack = JointAttack::Afa;
-        /// AFA: what is trained, the features and then the classifier, or one of them.
+        /// AFA: what is trained, the features and then the classifier, or one of them; linear needs a backbone, from init.
         stage: Stage = Stage::Auto;
         /// AFA: the last epochs, which train the classifier.
         linear_epochs: usize = 10;
@@ -158,7 +160,7 @@ keys! {
         rho_other: f64 = 1.0;
     }
     "Weights: perturbation and average" {
-        /// Adversarial weight perturbation: its length as a part of each filter's; 0: none.
+        /// Adversarial weight perturbation: its length as a part of that of each layer's weights; 0: none.
         awp_gamma ["γ"]: f64 = 0.0;
         /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
         awp_start: usize = 0;

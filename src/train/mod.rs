@@ -27,7 +27,6 @@ use crate::method::settings::{Inner, Settings};
 use crate::nn::BnMode;
 use crate::ops::augment::{Augmentation, Padding};
 use average::Average;
-use checkpoint::Progress;
 use config::Config;
 use observer::Observer;
 use rundir::{RunDir, Summary};
@@ -75,16 +74,14 @@ pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) ->
         Some(path) => {
             // A run that ended before its first checkpoint begins anew.
             let state = state_path(path);
-            let progress = match state.exists() {
-                true => session.load(&state)?,
-                false => Progress::default(),
-            };
+            let progress = if state.exists() { session.load(&state)? } else { session.begin()? };
             (RunDir::resume(path, progress.epochs_done)?.0, progress)
         }
         None => {
             let root = config.out.clone().unwrap_or_else(|| fresh_folder(&recipe, config.seed));
             let record = record(request, &config, &recipe, &device);
-            (RunDir::create(&root, &record)?, Progress::default())
+            let progress = session.begin()?;
+            (RunDir::create(&root, &record)?, progress)
         }
     };
     observer.started(&session.started(dir.root()));

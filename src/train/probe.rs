@@ -4,11 +4,12 @@ use super::checkpoint;
 use super::config::Config;
 use super::step::{Batch, Nets, Rules, differentiate};
 use super::tensors::{Images, TensorFile, Values, write};
-use super::weights::WeightFile;
+use super::weights::{Normalisation, WeightFile};
+use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::method::{self, Given};
-use crate::nn::{Arch, Net, Role, Shape};
+use crate::nn::Role;
 use crate::ops::rows::{join, rows_of};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub struct Request {
     /// Method, model, keys and device.
     pub config: Config,
+    /// Whether `mean` and `std` of `config` were given; else the metadata of `weights` says how images are normalised.
+    pub normalised: bool,
     /// 0-based epoch that the step belongs to.
     pub epoch: usize,
     pub weights: PathBuf,
@@ -77,7 +80,8 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
 pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
-    let Request { config, epoch, .. } = request;
+    let Request { epoch, .. } = request;
+    let config = &Config { init: Some(request.weights.clone()), ..request.config.clone() };
     config.validate()?;
     let method = method::find(&config.method)?;
     let device = Device::by_name(&config.device.to_string())?;
@@ -90,13 +94,12 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
         (_, Some(x2)) => Some(x2),
         (_, None) => return Err(lacks("x2", &format!("{} takes two views of each image", config.method))),
     };
-    let file = WeightFile::read(&request.weights)?;
-    let mut net = network(&device, config, &file, x.nhwc("x")?)?;
+    let [file, wa_file] = weights(request)?;
+    let [_, height, width, channels] = x.nhwc("x")?;
+    let shape = ImageShape { height, width, channels };
+    let network = |file| checkpoint::network_for(&device, file, Some(&config.model), shape);
+    let (mut net, mut wa) = (network(&file)?, network(&wa_file)?);
     given.file.within(&given.y, net.classes())?;
-    let mut wa = match &request.wa_weights {
-        Some(path) => network(&device, config, &WeightFile::read(path)?, x.nhwc("x")?)?,
-        None => network(&device, config, &file, x.nhwc("x")?)?,
-    };
     let mix = match given.file.get("mix") {
         Some(Values::F32(_, values)) => values.first().copied(),
         Some(_) => return Err(given.file.wrong("mix is no F32")),
@@ -147,11 +150,30 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     Ok(out)
 }
 
-/// The network of the file's weights, with the model and the normalisation of `config`.
-fn network(device: &Device, config: &Config, file: &WeightFile, [_, height, _, channels]: [usize; 4]) -> Result<Net> {
+/// The weights of the network and of its average, whose metadata say how images are normalised: for both as is given, or else as the
+/// network's own metadata say.
+///
+/// Errors: the average's metadata say something else.
+fn weights(request: &Request) -> Result<[WeightFile; 2]> {
     let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
-    let shape = Shape { channels, height, classes: file.classes()?, mean: single(&config.mean), std: single(&config.std) };
-    let mut net = Net::new(device, &Arch::find(&config.model)?.spec(), &shape, 0)?;
-    checkpoint::load(&mut net, device, file)?;
-    Ok(net)
+    let Config { mean, std, .. } = &request.config;
+    let given = request.normalised.then(|| Normalisation { mean: single(mean), std: single(std) });
+    let mut file = WeightFile::read(&request.weights)?;
+    let both = match &given {
+        Some(given) => given.clone(),
+        None => file.normalisation()?.unwrap_or_default(),
+    };
+    let mut average = match &request.wa_weights {
+        Some(path) => WeightFile::read(path)?,
+        None => file.clone(),
+    };
+    if let (None, Some(said)) = (&given, average.normalisation()?)
+        && said != both
+    {
+        let problem = format!("its network {said}, that of --weights {both}; --set mean and --set std hold for both");
+        return Err(Error::file(&average.path, problem));
+    }
+    file.set_normalisation(&both);
+    average.set_normalisation(&both);
+    Ok([file, average])
 }

@@ -40,7 +40,7 @@ impl Schedule {
     /// cyclic: 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run count as its ends.
     pub fn lr(&self, time: f64) -> f64 {
         let (time, epochs) = match self.pretraining {
-            before if time < before => (time, before),
+            before if time < before || before >= self.epochs => (time, self.epochs.min(before)),
             before => (time - before, self.epochs - before),
         };
         let part = (time / epochs).clamp(0.0, 1.0);
@@ -86,6 +86,16 @@ mod tests {
         config.apply(&[("schedule", "cosine"), ("epochs", "30"), ("lr", "0.2")]).unwrap();
         let schedule = Schedule::new(&config, 20);
         for (time, want) in [(0.0, 0.2), (10.0, 0.1), (20.0, 0.2), (25.0, 0.1), (30.0, 0.0)] {
+            assert!((schedule.lr(time) - want).abs() < 1e-12, "{time}: {}", schedule.lr(time));
+        }
+    }
+
+    #[test]
+    fn a_run_may_be_pretraining_to_its_end() {
+        let mut config = Config::default();
+        config.apply(&[("schedule", "cosine"), ("epochs", "20"), ("lr", "0.2")]).unwrap();
+        let schedule = Schedule::new(&config, 20);
+        for (time, want) in [(0.0, 0.2), (10.0, 0.1), (20.0, 0.0)] {
             assert!((schedule.lr(time) - want).abs() < 1e-12, "{time}: {}", schedule.lr(time));
         }
     }

@@ -1,9 +1,9 @@
 //! One run: the epoch loop, selection, the final evaluation.
 
 use super::average::Average;
-use super::checkpoint::{Origin, Progress, load_state, save, save_state};
+use super::checkpoint::{Origin, Progress, beginning, load, load_state, save, save_state};
 use super::config::{Config, Select};
-use super::judge::{Watch, interrupted, judge, not_finite};
+use super::judge::{Watch, interrupted, judge, loss_on_first, not_finite};
 use super::observer::{EpochInfo, Observer, Started, StepInfo};
 use super::rundir::{LogRow, RunDir, Summary};
 use super::schedule::Schedule;
@@ -11,17 +11,13 @@ use super::step::{Batch, Nets, Rules, Stepped, Update, train_step};
 use super::totals::Totals;
 use super::weights::WeightFile;
 use crate::attack::{Pgd, Start};
-use crate::data::resident::{Resident, in_order, shuffled};
+use crate::data::resident::{Resident, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::Accuracy;
 use crate::method::{self, Entry, Settings};
 use crate::nn::{Arch, BnMode, Net, Shape};
-use crate::ops::augment::Augmentation;
-use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::reduce::Reduction;
-use crate::tape::Tape;
 use serde_json::{Map, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,6 +100,17 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The beginning of a run, from the weights that `init` names.
+    pub fn begin(&mut self) -> Result<Progress> {
+        if let Some(path) = &self.config.init {
+            let file = beginning(path, &self.shape)?;
+            for net in [Some(&mut self.net), self.wa.as_mut()].into_iter().flatten() {
+                load(net, &self.device, &file)?;
+            }
+        }
+        Ok(Progress::default())
+    }
+
     /// Takes up the state of an interrupted run.
     pub fn load(&mut self, state: &Path) -> Result<Progress> {
         load_state(&mut self.net, self.wa.as_mut(), &self.device, state)
@@ -150,9 +157,8 @@ impl<'a> Session<'a> {
                 self.save_state(dir, &progress)?;
             }
             finished?;
+            (progress.epochs_done, progress.steps_done, progress.averaged) = (epoch + 1, 0, false);
             progress.totals = Totals::default();
-            progress.epochs_done = epoch + 1;
-            progress.steps_done = 0;
             self.save_state(dir, &progress)?;
         }
         self.conclude(dir, &progress, earlier, began, observer, stop)
@@ -243,15 +249,17 @@ impl<'a> Session<'a> {
         let (number, config, totals) = (epoch + 1, self.config, progress.totals.clone());
         // The rate of the last step.
         let lr = self.schedule.lr(number as f64 - (1.0 - config.lr_time.part()) / self.steps_per_epoch() as f64);
-        if let (Some(average), Some(wa)) = (&self.average, &mut self.wa) {
+        // A run that was stopped in the selection comes here a second time.
+        if let (Some(average), Some(wa), false) = (&self.average, &mut self.wa, progress.averaged) {
             average.after_epoch(wa, &self.net, epoch)?;
+            progress.averaged = true;
         }
         self.check_weights(dir, epoch, progress)?;
         let images = totals.images.max(1) as f64;
         let evaluated = Instant::now();
         // Before there is a classifier there is nothing to choose by.
         let chooses = epoch >= (self.method.pretraining)(&self.settings);
-        let due = chooses && number % config.eval_every.max(1) == 0 || number == config.epochs;
+        let due = chooses && (number % config.eval_every.max(1) == 0 || number == config.epochs);
         let chosen = if due { self.select(dir, observer, stop)? } else { None };
         let test_time = evaluated.elapsed().as_secs_f64();
         let better = chosen.is_some_and(|(_, robust)| progress.best.is_none_or(|(_, best)| robust.percent > best));
@@ -281,16 +289,15 @@ impl<'a> Session<'a> {
         };
         dir.append_metrics(&info.record(test_time))?;
         let attacked = config.method != "standard";
-        let (train_loss, train_acc) = (Some(info.loss), accuracy);
         dir.append_log(&LogRow {
             epoch: number,
             train_time: totals.seconds,
             test_time: chosen.map(|_| test_time),
             lr,
-            train_loss: train_loss.filter(|_| !attacked),
-            train_acc: train_acc.filter(|_| !attacked),
-            train_robust_loss: train_loss.filter(|_| attacked),
-            train_robust_acc: train_acc.filter(|_| attacked),
+            train_loss: Some(info.loss).filter(|_| !attacked),
+            train_acc: accuracy.filter(|_| !attacked),
+            train_robust_loss: Some(info.loss).filter(|_| attacked),
+            train_robust_acc: accuracy.filter(|_| attacked),
             test_loss: chosen.map(|(clean, _)| clean.loss),
             test_acc: chosen.map(|(clean, _)| clean.percent / 100.0),
             test_robust_loss: chosen.map(|(_, robust)| robust.loss),
@@ -328,12 +335,7 @@ impl<'a> Session<'a> {
 
     /// Errors when the last update ruined the network: its loss on a batch of training images is no number. Nothing is saved then.
     fn check_weights(&mut self, dir: &RunDir, epoch: usize, progress: &Progress) -> Result<()> {
-        let few = in_order(&self.device, self.train.len.min(self.config.batch), self.config.batch)?;
-        let Some(indices) = few.first() else { return Ok(()) };
-        let (x, y) = self.train.batch(indices, &Augmentation::none())?;
-        let tape = Tape::new(&self.device);
-        let z = self.net.forward(&tape, tape.constant(x), BnMode::Eval, None)?;
-        let loss = tape.value(cross_entropy(&tape, z, &y, Reduction::Mean)?).item()?;
+        let loss = loss_on_first(&mut self.net, &self.train, self.config.batch)?;
         if loss.is_finite() { Ok(()) } else { Err(not_finite(loss, dir, epoch, self.steps_per_epoch(), progress)) }
     }
 
@@ -357,7 +359,7 @@ impl<'a> Session<'a> {
         if let Some((epoch, selected)) = progress.best {
             if epoch != progress.epochs_done {
                 let best = WeightFile::read(&dir.checkpoint("best"))?;
-                super::checkpoint::load(self.wa.as_mut().unwrap_or(&mut self.net), &self.device, &best)?;
+                load(self.wa.as_mut().unwrap_or(&mut self.net), &self.device, &best)?;
                 reported = self.test("best", dir, observer, stop)?;
             }
             extra.insert(
@@ -365,9 +367,8 @@ impl<'a> Session<'a> {
                 json!({ "epoch": epoch, "selection_acc": selected, "select": self.config.select.to_string() }),
             );
         }
-        extra.insert("model".into(), json!(self.config.model));
-        extra.insert("method".into(), json!(self.config.method));
-        extra.insert("dataset".into(), json!(self.dataset));
+        let job = [("model", &self.config.model), ("method", &self.config.method), ("dataset", &self.dataset)];
+        extra.extend(job.map(|(key, name)| (key.to_owned(), json!(name))));
         extra.insert("peak_memory_bytes".into(), json!(self.device.memory_in_use().1));
         let summary = Summary {
             clean_acc: reported.0.percent,

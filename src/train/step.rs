@@ -56,6 +56,8 @@ pub struct Differentiated {
     /// The labels of all views, where there are several.
     labels: Option<Buffer<i32>>,
     pub attacked: Attacked,
+    /// |S|, of methods that have one: of the S that the loss used.
+    pub aligned: Option<Rc<Buffer<i32>>>,
 }
 
 /// What a step leaves to be looked at; nothing of it has been read from the device yet.
@@ -162,14 +164,16 @@ fn pass(
     given: &Given,
     attacked: Attacked,
 ) -> Result<Differentiated> {
-    let (loss, terms, gradients, logits) = in_step(nets, batch, &labels, rules, given, |step| {
+    let (loss, terms, gradients, logits, aligned) = in_step(nets, batch, &labels, rules, given, |step| {
         let loss: Loss = (rules.method.loss)(step, &attacked)?;
         let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
         let value = |var| step.tape.value(var);
         let terms: Vec<_> = loss.terms.iter().map(|(name, term)| (*name, value(*term))).collect();
-        Ok((value(loss.total), terms, gradients, loss.logits.map(value)))
+        Ok((value(loss.total), terms, gradients, loss.logits.map(value), loss.aligned))
     })?;
-    Ok(Differentiated { loss, terms, gradients, logits, labels, attacked })
+    let of_attack = || attacked.align.as_ref()?.subset.as_ref().map(|s| s.count.clone());
+    let aligned = aligned.or_else(of_attack);
+    Ok(Differentiated { loss, terms, gradients, logits, labels, attacked, aligned })
 }
 
 /// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update is in place.
@@ -204,13 +208,12 @@ fn in_step<T>(
 /// Attacks, differentiates, updates, and lets the average follow.
 pub fn train_step(nets: &mut Nets, batch: &Batch, rules: &Rules, update: &Update, average: Option<&Average>) -> Result<Stepped> {
     let given = Given::default();
-    let Differentiated { loss, terms, gradients, logits, labels, attacked } = differentiate(nets, batch, rules, &given)?;
+    let Differentiated { loss, terms, gradients, logits, labels, attacked, aligned } = differentiate(nets, batch, rules, &given)?;
     let y = labels.as_ref().unwrap_or(batch.y);
     // A loss on one view of several has the labels of one.
     let right = |z: &Tensor| correct(batch.x.device(), z, if z.shape()[0] == batch.y.len() { batch.y } else { y });
     let hits = logits.as_ref().map(right).transpose()?;
-    let Attacked { align, .. } = attacked;
-    let (split, subset) = align.map_or((None, None), |align| (Some(align.split), align.subset));
+    let split = attacked.align.map(|align| align.split);
     for (param, gradient) in nets.net.params.iter_mut().zip(gradients) {
         if let (true, Some(gradient)) = (param.role != Role::Buffer, gradient) {
             update.apply(param, &gradient)?;
@@ -220,5 +223,5 @@ pub fn train_step(nets: &mut Nets, batch: &Batch, rules: &Rules, update: &Update
     if let (Some(average), Some(wa)) = (average, nets.wa.as_deref_mut()) {
         average.after_step(wa, nets.net, rules.epoch)?;
     }
-    Ok(Stepped { loss, terms, hits, split, aligned: subset.map(|s| s.count) })
+    Ok(Stepped { loss, terms, hits, split, aligned })
 }

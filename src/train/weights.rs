@@ -1,6 +1,7 @@
 //! Weight files: safetensors with PyTorch's names and layouts, independent of any device.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,44 @@ pub struct WeightFile {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What a network normalises images with, for each channel; empty: not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Normalisation {
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+}
+
+/// Numbers as metadata has them: `0.5,0.25`.
+fn listed(values: &[f32]) -> String {
+    values.iter().map(f32::to_string).collect::<Vec<_>>().join(",")
+}
+
+impl Display for Normalisation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.mean.is_empty() {
+            true => f.write_str("does not normalise images"),
+            false => write!(f, "takes mean {} and std {}", listed(&self.mean), listed(&self.std)),
+        }
+    }
+}
+
 impl WeightFile {
+    /// How images are normalised, as the metadata says; `None` where it says nothing.
+    pub fn normalisation(&self) -> Result<Option<Normalisation>> {
+        let list = |key: &str| -> Result<Vec<f32>> {
+            let wrong = |_| Error::file(&self.path, format!("{key} in its metadata is no list of numbers"));
+            let words = self.metadata.get(key).into_iter().flat_map(|text| text.split(',')).filter(|word| !word.is_empty());
+            words.map(|word| word.parse().map_err(wrong)).collect()
+        };
+        let says = self.metadata.contains_key("mean") || self.metadata.contains_key("std");
+        if says { Ok(Some(Normalisation { mean: list("mean")?, std: list("std")? })) } else { Ok(None) }
+    }
+
+    /// Writes into the metadata how images are normalised.
+    pub fn set_normalisation(&mut self, with: &Normalisation) {
+        self.metadata.extend([("mean", &with.mean), ("std", &with.std)].map(|(key, values)| (key.to_owned(), listed(values))));
+    }
+
     /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32; the prefixes that wrappers put before every key (`module.`,
     /// `model.`, and a leading `0.` or `1.`) go, and so do the parts of `attacker.` and `sub_block1.`, which no network computes with.
     ///

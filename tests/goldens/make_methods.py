@@ -61,6 +61,7 @@ def cases():
     yield "raat#, epoch 0", "raat#", SPLIT, {}
     yield "raat#, epoch 105", "raat#", SPLIT | LATE, {}
     yield "raat#, epoch 105, wa eval", "raat#", SPLIT | LATE | {"wa_mode": "eval"}, {}
+    yield "raat#, epoch 105, paper", "raat#", SPLIT | LATE | {"variant": "paper"}, {}
     yield "raat#, S empty", "raat#", SPLIT | LATE, {"y": "y_none"}
     yield "afa, clean+adv", "afa", LINF | {"contrast": "clean+adv"}, {}
     for attack in ("afa", "kl"):

@@ -3,12 +3,14 @@
 use super::align::Align;
 use super::step::Step;
 use crate::attack::Start;
+use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::BnMode;
 use crate::ops::combine::{combine, scaled};
 use crate::ops::subset::Subset;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+use std::rc::Rc;
 
 /// What the first half of a step leaves for the second.
 pub struct Attacked {
@@ -42,6 +44,8 @@ pub struct Loss {
     pub logits: Option<Var>,
     /// The logits of the clean images, where the loss has them: an objective on top of this one reads them.
     pub clean: Option<Var>,
+    /// |S|, where the loss made an S of its own instead of the attack's.
+    pub aligned: Option<Rc<Buffer<i32>>>,
 }
 
 impl Loss {
@@ -62,12 +66,17 @@ impl Loss {
             (None, None) => tape.constant(Tensor::zeros(tape.device(), &[1])?),
         };
         let terms = terms.iter().map(|&(name, _, term)| (name, term)).collect();
-        Ok(Loss { total, terms, logits: logits.into(), clean: None })
+        Ok(Loss { total, terms, logits: logits.into(), clean: None, aligned: None })
     }
 
     /// The same with the logits of the clean images.
     pub fn with_clean(self, z: Var) -> Loss {
         Loss { clean: Some(z), ..self }
+    }
+
+    /// The same, which used this S instead of the attack's.
+    pub fn with_subset(self, s: &Subset) -> Loss {
+        Loss { aligned: Some(s.count.clone()), ..self }
     }
 
     /// `self + weight * term`.

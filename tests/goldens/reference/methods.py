@@ -132,7 +132,8 @@ def rpat_plus(c):
     z = c.train(c.adv)
     terms = [("ce", cross_entropy(z, c.y).mean(), 1)]
     if c.s.epoch >= c.s.start_epoch:
-        step = teacher(c, c.x + (1 - a) * (c.adv - c.x)) - a * teacher(c, c.x)
+        clean = teacher(c, c.x)
+        step = teacher(c, c.x + (1 - a) * (c.adv - c.x)) - a * clean
         terms.append(("rp", kl_logits(step, (1 - a) * z).mean(), c.s.lam))
     return terms
 
