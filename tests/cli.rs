@@ -176,7 +176,7 @@ fn wrong_arguments_get_one_line_with_the_nearest_name() {
         ("train --eps", "a value is required for '--eps <8/255|NUMBER>' but none was supplied; see saddle train --help"),
         ("train digits --resume x", "the argument '[RECIPE]' cannot be used with '--resume <DIR>'; see saddle train --help"),
         ("eval", "the following required arguments were not provided: --weights <FILE|RUN>; see saddle eval --help"),
-        ("bench kernel", "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step] (did you mean 'kernels'?)"),
+        ("bench kernel", "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] (did you mean 'kernels'?)"),
     ] {
         begins(usage_error(line), expected);
     }

@@ -176,6 +176,8 @@ impl Observer for Plain {
     }
 
     fn step(&mut self, at: &StepInfo) {
+        // Silence is counted from the end of training on.
+        self.told = Instant::now();
         if is_logged(self.log_every, at) {
             let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
             self.tell(&format!(
