@@ -57,6 +57,7 @@ for suite in "$binaries"/*; do
 done
 step bench_kernels "$binaries/saddle" bench kernels --device cuda --json
 step bench_step "$binaries/saddle" bench step --device cuda --json
+step bench_parts "$binaries/saddle" bench parts --device cuda --json
 run=$(mktemp -d)
 step train "$binaries/saddle" train --seed 0 --device cuda --out "$run/run" --json
 cp "$run/run/summary.json" "$run/run/run.json" "$results/" 2>/dev/null

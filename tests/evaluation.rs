@@ -602,6 +602,11 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         assert!(message.starts_with(&format!("error: {expected}")) && message.lines().count() == 1, "{message}");
     }
 
+    // Parameters of attacks, in the result.
+    command("-w copy --checkpoint last -a cw3,pgd2 -n 10 --restarts 2 --kappa 1 --out out.json", 2).unwrap();
+    let abouts: Vec<_> = read("out.json")["results"].as_array().unwrap().iter().map(|row| row["about"].clone()).collect();
+    assert_eq!(abouts, ["clean", "cw3, 2 restarts, kappa 1", "pgd2, 2 restarts, kappa 1"]);
+
     // Weights from elsewhere, without metadata.
     let mut bare = WeightFile::read(&weights()).unwrap();
     let normalised: Vec<String> = ["mean", "std"].map(|key| bare.metadata[key].clone()).into();

@@ -12,20 +12,20 @@ pub mod state;
 pub mod verdict;
 pub mod verify;
 
-use crate::attack::{self, Norm, Settings};
+use crate::attack::{Norm, Settings};
 use crate::data::{self, Dataset, resident::Resident};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
-use crate::report::Stage;
+use crate::report::Stage as Shown;
 use crate::train::checkpoint::{self, Described};
 use crate::train::config::DeviceChoice;
 use crate::train::observer::Observer;
 use crate::train::weights::WeightFile;
 use accuracy::{accuracy, robust};
 use page::{Subject, Sweep, Told};
-use plan::Plan;
+use plan::{Plan, Stage};
 use protocol::{Conduct, Judgement, judge};
 use record::{Record, Shard, fingerprint, save_adversarial, stored};
 use serde_json::{Map, Value, json};
@@ -42,7 +42,7 @@ pub struct Request {
     pub weights: PathBuf,
     pub dataset: String,
     pub data: Option<PathBuf>,
-    /// Names that [`attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean accuracy always
+    /// Names that [`crate::attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean accuracy always
     /// comes first.
     pub attacks: Vec<String>,
     /// Ball, seed and parameters of all attacks.
@@ -79,6 +79,8 @@ pub struct Extras {
 pub struct Row {
     /// `clean`, or the attack.
     pub name: String,
+    /// The same with everything that is not usual.
+    pub about: String,
     /// In percent; in a protocol of the points that withstood this attack and all before it.
     pub accuracy: f64,
     pub seconds: f64,
@@ -108,7 +110,8 @@ impl Report {
         if let Some(record) = &self.record {
             return record.to_json();
         }
-        let rows = self.rows.iter().map(|r| json!({ "attack": r.name, "accuracy": r.accuracy, "seconds": r.seconds }));
+        let row = |r: &Row| json!({ "attack": r.name, "about": r.about, "accuracy": r.accuracy, "seconds": r.seconds });
+        let rows = self.rows.iter().map(row);
         let mut object = self.facts();
         object.insert("results".into(), rows.collect());
         Value::Object(object)
@@ -138,28 +141,18 @@ fn word(norm: Norm) -> &'static str {
     }
 }
 
-/// Evaluates; the report is written to `out` if that is given.
+/// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it.
 ///
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another evaluation, an interruption; no report is
 /// written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
-    let &Request { settings, batch, ref extras, .. } = request;
-    let Settings { norm, eps, seed, .. } = settings;
-    let plan = Plan::named(&request.attacks, &settings)?;
+    let Request { settings, extras, .. } = request;
+    let plan = Plan::named(&request.attacks, settings)?;
     if plan.is_none() {
-        let given = [
-            ("state", extras.state.is_some()),
-            ("shard", extras.shard.is_some()),
-            ("save-adv", extras.save_adv.is_some()),
-            ("report", extras.page.is_some()),
-        ];
-        if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
-            let names = request.attacks.join(",");
-            return Err(Error::value("attack", &names, format!("--{flag} needs --attack autoattack, or autoattack:{names}")));
-        }
+        needs_protocol(request)?;
     }
-    let names: &[String] = if plan.is_some() { &[] } else { &request.attacks };
-    let attacks = names.iter().map(|name| attack::by_name(name, &settings)).collect::<Result<Vec<_>>>()?;
+    let alone = if plan.is_some() { &[] } else { request.attacks.as_slice() };
+    let alone = alone.iter().map(|name| Stage::new(name, settings)).collect::<Result<Vec<_>>>()?;
     let test = selection(request)?;
     for path in [&request.out, &extras.save_adv, &extras.page].into_iter().flatten() {
         check_writable(path)?;
@@ -175,53 +168,100 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         arch: file.metadata.get("arch").cloned().unwrap_or_default(),
         dataset: test.name.clone(),
         images: test.len(),
-        norm,
-        eps: extras.eps_text.clone().unwrap_or_else(|| eps.to_string()),
-        seed,
+        norm: settings.norm,
+        eps: extras.eps_text.clone().unwrap_or_else(|| settings.eps.to_string()),
+        seed: settings.seed,
         device: device.describe(),
         record: None,
     };
-    let resident = Resident::new(&device, &test)?;
-    let judged = plan.map(|plan| {
-        let weights = identity(&net, &file)?;
-        by_protocol(request, &plan, (&test, &resident), (&mut net, &weights), &mut report, observer)
-    });
-    let judged = judged.transpose()?;
-    let clean = report.rows.is_empty().then_some(("clean", None));
-    for (name, attack) in clean.into_iter().chain(names.iter().map(String::as_str).zip(attacks.iter().map(Some))) {
+    let data = Resident::new(&device, &test)?;
+    let judged = match &plan {
+        Some(plan) => {
+            let weights = identity(&net, &file)?;
+            Some(by_protocol(request, plan, (&test, &data), (&mut net, &weights), &mut report, observer)?)
+        }
+        None => {
+            report.rows = one_by_one(request, &alone, &mut net, &data, observer)?;
+            None
+        }
+    };
+    if let Some(out) = &request.out {
+        write_result(out, &report.to_json())?;
+    }
+    // Whatever becomes of the images and the page, the result is there.
+    if let Some((judgement, range)) = judged {
+        illustrate(request, &report, &judgement, range, (&test, &data, &mut net), observer)?;
+    }
+    observer.finished();
+    Ok(report)
+}
+
+/// Errors: something is asked for that only a protocol gives.
+fn needs_protocol(Request { attacks, extras, .. }: &Request) -> Result<()> {
+    let given = [
+        ("state", extras.state.is_some()),
+        ("shard", extras.shard.is_some()),
+        ("save-adv", extras.save_adv.is_some()),
+        ("report", extras.page.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            let names = attacks.join(",");
+            Err(Error::value("attack", &names, format!("--{flag} needs --attack autoattack, or autoattack:{names}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Clean accuracy, and that under each attack on all images.
+fn one_by_one(
+    request: &Request,
+    attacks: &[Stage],
+    net: &mut Net,
+    data: &Resident,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Row>> {
+    let &Request { batch, settings: Settings { seed, .. }, ref extras, .. } = request;
+    let named = request.attacks.iter().zip(attacks).map(|(name, stage)| (name.as_str(), Some(stage)));
+    let measured = [("clean", None)].into_iter().chain(named).map(|(name, stage)| {
         let began = Instant::now();
         let progress = |done| {
-            observer.evaluating(name, done, resident.len);
+            observer.evaluating(name, done, data.len);
             if extras.stop.load(Ordering::SeqCst) {
                 let resume = "the same command, which begins again".into();
                 return Err(Error::Interrupted { saved: "nothing is kept".into(), resume });
             }
             Ok(())
         };
-        let accuracy = match attack {
-            Some(attack) => robust(&mut net, &resident, &**attack, batch, progress)?,
-            None => accuracy(&mut net, &resident, None, batch, seed, progress)?.percent,
+        let accuracy = match stage {
+            Some(stage) => robust(net, data, &*stage.attack, batch, progress)?,
+            None => accuracy(net, data, None, batch, seed, progress)?.percent,
         };
-        let (name, seconds) = (name.to_owned(), began.elapsed().as_secs_f64());
-        report.rows.push(Row { name, accuracy, seconds, attacked: resident.len });
+        let about = stage.map_or(name, |stage| &stage.about).to_owned();
+        Ok(Row { name: name.to_owned(), about, accuracy, seconds: began.elapsed().as_secs_f64(), attacked: data.len })
+    });
+    measured.collect()
+}
+
+/// Writes the adversarial images and the page, as far as they are asked for.
+fn illustrate(
+    Request { extras, settings, batch, .. }: &Request,
+    report: &Report,
+    judgement: &Judgement,
+    range: Range<usize>,
+    (test, data, net): (&Dataset, &Resident, &mut Net),
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let Judgement { verdict, images, predictions } = judgement;
+    if let Some(path) = &extras.save_adv {
+        save_adversarial(path, test, range.clone(), images, predictions)?;
     }
-    if let Some(out) = &request.out {
-        write_result(out, &report.to_json())?;
-    }
-    // Whatever becomes of the images and the page, the result is there.
-    if let (Some(path), Some((images, range))) = (&extras.save_adv, &judged) {
-        save_adversarial(path, &test, range.clone(), &images.images, &images.predictions)?;
-    }
-    if let (Some(path), Some((images, range))) = (&extras.page, &judged) {
-        let stored = |(point, index)| stored(&test, index, images.images.get(&point));
-        let x_adv: Vec<f32> = range.clone().enumerate().flat_map(stored).collect();
-        let subject = Subject { net: &mut net, test: &test, data: &resident, x_adv: &x_adv, batch };
-        let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-        let html = page::report(subject, told(&report, &images.verdict.warnings), &Sweep::usual(settings), progress)?;
-        write_atomic(path, html.as_bytes())?;
-    }
-    observer.finished();
-    Ok(report)
+    let Some(path) = &extras.page else { return Ok(()) };
+    let x_adv: Vec<f32> = range.enumerate().flat_map(|(point, index)| stored(test, index, images.get(&point))).collect();
+    let subject = Subject { net, test, data, x_adv: &x_adv, batch: *batch };
+    let progress = |what: &str, done, of| observer.evaluating(what, done, of);
+    let html = page::report(subject, told(report, &verdict.warnings), &Sweep::usual(*settings), progress)?;
+    write_atomic(path, html.as_bytes())
 }
 
 /// The test images that are asked for.
@@ -259,7 +299,13 @@ fn by_protocol(
         .verdict
         .rows
         .iter()
-        .map(|row| Row { name: row.attack.clone(), accuracy: row.accuracy, seconds: row.seconds, attacked: row.attacked })
+        .map(|row| Row {
+            name: row.attack.clone(),
+            about: row.attack.clone(),
+            accuracy: row.accuracy,
+            seconds: row.seconds,
+            attacked: row.attacked,
+        })
         .collect();
     let mut about = report.facts();
     about.insert("additional_data".into(), false.into());
@@ -271,7 +317,7 @@ fn by_protocol(
 /// What the page says of an evaluation besides its pictures.
 fn told(report: &Report, warnings: &[String]) -> Told {
     let facts = report.facts().into_iter().map(|(name, value)| (name, value.as_str().map_or(value.to_string(), str::to_owned)));
-    let stage = |row: &Row| Stage { attack: row.name.clone(), accuracy: row.accuracy, seconds: row.seconds };
+    let stage = |row: &Row| Shown { attack: row.name.clone(), accuracy: row.accuracy, seconds: row.seconds };
     Told {
         title: format!("{} on {} under AutoAttack's protocol", report.arch, report.dataset),
         facts: facts.collect(),
