@@ -14,7 +14,7 @@
 //! the largest loss; broken points are iterated to the end; in the first window f(x_1) counts as a rise if it is above 0, whatever f(x_0) was. The
 //! random numbers are others: they follow from seed, loss, restart, target and the image's index alone.
 
-use super::attempts::{Points, attempts};
+use super::attempts::{Points, at_ranks};
 use super::objective::{Objective, Pass, logits};
 use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
 use crate::device::Buffer;
@@ -154,10 +154,8 @@ impl Attack for Apgd {
             ApgdLoss::DlrTargeted => self.ranks(model.classes()),
             _ => 0..=0,
         };
-        let runs = ranks.flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart)));
-        attempts(Points { x, y, images }, runs, |(rank, restart), points| {
-            let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
-            self.run_ranks(model, points, &ranks, restart as u32)
+        at_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
+            self.run_ranks(model, points, ranks, restart as u32)
         })
     }
 

@@ -29,8 +29,8 @@ impl Points<'_> {
     }
 }
 
-/// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left: a point keeps the image of the first attempt that broke it. The host
-/// learns once an attempt which they are.
+/// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left: a point keeps the image of the
+/// first attempt that broke it. The host learns once an attempt which they are.
 ///
 /// Errors: no attempt at all.
 pub fn attempts<T>(
@@ -62,6 +62,21 @@ pub fn attempts<T>(
         merge(&mut found.x_adv, &mut found.success, &rows, &more.x_adv, &more.success)?;
     }
     Ok(found)
+}
+
+/// Attempts at the classes of these ranks, one after the other, each so many times: `attempt` gets the points, their ranks `[N]`, which are
+/// all the same, and the number of the restart.
+pub fn at_ranks(
+    points: Points,
+    ranks: impl IntoIterator<Item = usize>,
+    restarts: usize,
+    mut attempt: impl FnMut(Points, &Buffer<i32>, usize) -> Result<Found>,
+) -> Result<Found> {
+    let runs = ranks.into_iter().flat_map(|rank| (0..restarts).map(move |restart| (rank, restart)));
+    attempts(points, runs, |(rank, restart), points| {
+        let ranks = Buffer::from_slice(points.x.device(), &vec![rank as i32; points.y.len()])?;
+        attempt(points, &ranks, restart)
+    })
 }
 
 impl Found {

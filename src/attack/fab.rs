@@ -16,7 +16,7 @@
 //! there is moved before its next gradient. Different from AutoAttack's code: the random numbers of restarts, which are keyed by image; and in
 //! L2 its projection leaves pixels alone whose |w_i| is below 1e-8, where this one is exact: it moves them in proportion to w_i.
 
-use super::attempts::{Points, attempts};
+use super::attempts::{Points, at_ranks, attempts};
 use super::objective::logits;
 use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
 use crate::device::Buffer;
@@ -141,10 +141,9 @@ impl Attack for FabT {
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        let runs = self.ranks(model.classes()).flat_map(|rank| (0..self.restarts).map(move |restart| (rank, restart)));
-        attempts(Points { x, y, images }, runs, |(rank, restart), points| {
-            let ranks = Buffer::from_slice(x.device(), &vec![rank as i32; points.y.len()])?;
-            self.run_ranks(model, points, &ranks, restart)
+        let ranks = self.ranks(model.classes());
+        at_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
+            self.run_ranks(model, points, ranks, restart)
         })
     }
 

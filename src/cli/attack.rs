@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::flags::{ForCrafting, Given};
 use super::parameters::Parameters;
 use super::{progress, text};
-use crate::attack::Settings;
 use crate::error::Result;
 use crate::eval::craft::{self, Request};
 use crate::eval::weight_file;
@@ -63,13 +62,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     config.apply(&weights.trained_for())?;
     config.apply(&given)?;
     config.validate()?;
-    let settings = arguments.parameters.over(Settings {
-        norm: config.norm.into(),
-        eps: config.eps.get(),
-        step: named("step").then_some(config.step.get()),
-        seed: config.seed,
-        ..Settings::default()
-    });
+    let settings = arguments.parameters.settings(&config, named("step"));
     let request = Request {
         weights,
         model: arguments.model,

@@ -8,7 +8,6 @@ use super::flags::{ForEvaluation, Given};
 use super::parameters::Parameters;
 use super::train::{Record, recorded, stop_on_interrupt};
 use super::{progress, text};
-use crate::attack::Settings;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
@@ -261,13 +260,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         dataset: config.dataset.clone(),
         data: config.data.clone(),
         attacks: attacks.clone(),
-        settings: arguments.parameters.over(Settings {
-            norm: config.norm.into(),
-            eps: config.eps.get(),
-            step: given("step").then_some(config.step.get()),
-            seed: config.seed,
-            ..Settings::default()
-        }),
+        settings: arguments.parameters.settings(&config, given("step")),
         n: arguments.n,
         batch: if given("batch") { config.batch } else { Config::default().batch },
         device: if given("device") { config.device } else { Config::default().device },

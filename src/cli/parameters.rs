@@ -1,6 +1,7 @@
 //! Flags for what an attack can be told besides its ball and the length of its steps.
 
 use crate::attack::Settings;
+use crate::train::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
 
@@ -39,16 +40,20 @@ impl Parameters {
         counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()
     }
 
-    /// `settings` with what was given.
-    pub fn over(&self, settings: Settings) -> Settings {
+    /// What was given, in the ball and with the seed of `config`; its step counts if that was given, too.
+    pub fn settings(&self, config: &Config, step_given: bool) -> Settings {
+        let usual = Settings::default();
         Settings {
-            steps: self.steps.or(settings.steps),
-            restarts: self.restarts.unwrap_or(settings.restarts),
-            targets: self.targets.unwrap_or(settings.targets),
-            passes: self.passes.unwrap_or(settings.passes),
-            kappa: self.kappa.unwrap_or(settings.kappa),
-            momentum: self.momentum.unwrap_or(settings.momentum),
-            ..settings
+            norm: config.norm.into(),
+            eps: config.eps.get(),
+            step: step_given.then_some(config.step.get()),
+            steps: self.steps,
+            restarts: self.restarts.unwrap_or(usual.restarts),
+            targets: self.targets.unwrap_or(usual.targets),
+            passes: self.passes.unwrap_or(usual.passes),
+            kappa: self.kappa.unwrap_or(usual.kappa),
+            momentum: self.momentum.unwrap_or(usual.momentum),
+            seed: config.seed,
         }
     }
 }

@@ -42,8 +42,8 @@ pub struct Request {
     pub weights: PathBuf,
     pub dataset: String,
     pub data: Option<PathBuf>,
-    /// Names that [`crate::attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean accuracy always
-    /// comes first.
+    /// Names that [`crate::attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean
+    /// accuracy always comes first.
     pub attacks: Vec<String>,
     /// Ball, seed and parameters of all attacks.
     pub settings: Settings,

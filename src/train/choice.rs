@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
-use super::setting::{Setting, bare};
+use super::setting::{Magnitude, Setting, bare};
 use crate::error::{Error, Result};
 use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
 
@@ -76,6 +76,16 @@ choice! {
         Linf = "linf" | "inf",
         /// The Euclidean length of the change of an image.
         L2 = "l2",
+    }
+}
+
+impl Norm {
+    /// The radius that it has where nothing else is said.
+    pub const fn usual_eps(self) -> Magnitude {
+        match self {
+            Norm::Linf => Magnitude::fraction(8.0, 255.0),
+            Norm::L2 => Magnitude::fraction(128.0, 255.0),
+        }
     }
 }
 

@@ -11,14 +11,6 @@ use crate::error::{Error, Result};
 use crate::method;
 use crate::method::settings::Stage;
 
-/// The radius that a norm has where nothing else is said.
-const fn usual_eps(norm: Norm) -> Magnitude {
-    match norm {
-        Norm::Linf => Magnitude::fraction(8.0, 255.0),
-        Norm::L2 => Magnitude::fraction(128.0, 255.0),
-    }
-}
-
 /// Where settings come from: a person gives what the method reads, a record holds everything.
 #[derive(Clone, Copy, PartialEq)]
 enum Whose {
@@ -64,12 +56,12 @@ impl Config {
         if self.norm == before.norm {
             return Ok(());
         }
-        if !eps_given && before.eps != usual_eps(before.norm) {
+        if !eps_given && before.eps != before.norm.usual_eps() {
             let problem = format!("eps is needed, too: {} is for {}", before.eps, before.norm);
             return Err(Error::value("norm", self.norm, problem));
         }
         if !eps_given {
-            self.eps = usual_eps(self.norm);
+            self.eps = self.norm.usual_eps();
         }
         if !step_given {
             self.step = self.eps.times(usual_step(self.norm.into(), 1.0).into());

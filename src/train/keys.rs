@@ -97,7 +97,7 @@ keys! {
         /// How a perturbation is measured; a norm brings its usual eps and step.
         norm: Norm = Norm::Linf;
         /// The largest perturbation, of pixels in `[0, 1]`; l2: 128/255.
-        eps ["ε"]: Magnitude = Magnitude::fraction(8.0, 255.0);
+        eps ["ε"]: Magnitude = Norm::Linf.usual_eps();
         /// The length of one attack step; l2: 15/255.
         step ["α"]: Magnitude = Magnitude::fraction(2.0, 255.0);
         /// Attack steps in training.

@@ -51,11 +51,12 @@ pub struct Made {
 }
 
 impl Made {
-    /// Writes `NAME.csv` and `NAME.svg`.
+    /// The facts as `analysis.json` has them.
     fn record(&self) -> Value {
         self.facts.iter().map(|(what, value)| (what.clone(), json!(value))).collect()
     }
 
+    /// Writes `NAME.csv` and `NAME.svg`.
     pub fn write(&self, folder: &Path, name: &str) -> Result<()> {
         write_atomic(&folder.join(format!("{name}.csv")), self.csv.as_bytes())?;
         write_atomic(&folder.join(format!("{name}.svg")), self.svg.as_bytes())
