@@ -3,9 +3,10 @@
 // Mathematics: y[n,oy,ox,co] = sum_{ky,kx,ci} x[n, oy*s-p+ky, ox*s-p+kx, ci] w[co,ky,kx,ci], zeros outside x; the input gradient is the
 //   adjoint: dx[n,iy,ix,ci] = sum_{ky,kx,co} dy[n, (iy+p-ky)/s, (ix+p-kx)/s, co] w[co,ky,kx,ci] where the division is exact.
 //   x [N,H,W,Cin], y [N,OH,OW,Cout], w [Cout,kh,kw,Cin]. Both read w through a copy made by conv2d_prepare, in panels (lib/gemm_tile.cuh).
-// Threads: a block owns BLOCK_ROWS output pixels x one panel of channels. Pixels are ordered (phase, chunk, image, pixel of the chunk): a
-//   phase is a residue of the pixel modulo the stride of the input gradient, a chunk is `chunk` neighbouring pixels. With a small chunk a
-//   block holds many images at the same place, so that filter taps in the padding or between the strides are skipped for all of them.
+// Threads: a block owns BLOCK_ROWS output pixels x one panel of channels. A place is a (phase, chunk): a phase is a residue of the pixel
+//   modulo the stride of the input gradient, a chunk is `chunk` neighbouring pixels. The pixels of a place are ordered (image, pixel of the
+//   chunk): with a small chunk a block holds many images at the same place, so that filter taps in the padding or between the strides are
+//   skipped for all of them. Blocks are ordered (images, place): neighbours read overlapping pixels of the same images.
 //   With `existing` only the first *existing images are there: the blocks share what those need, and behind them all sums are 0.
 //   Stages of STAGE channels of one tap are copied to shared memory while the previous stage is multiplied.
 // Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; masks only for channel counts that are multiples of 16.
@@ -199,8 +200,8 @@ INLINE void gather_gemm(const Geometry& g, const Memory& memory, const float* so
   const int out_step = transposed ? g.stride : 1, grid = ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step);
   const int chunk = min(ceil_div(MIN_CHUNK_ROWS, max(g.images, 1)), grid), chunks = ceil_div(grid, chunk);
   const int blocks = max(1, ceil_div(g.images * chunk, BLOCK_ROWS)), panel_rows = round_up(g.kernel_h * g.kernel_w * g.depth, STEP_ROWS);
-  const int block = blockIdx.x % blocks, place = blockIdx.x / blocks;
-  if (place >= chunks * out_step * out_step) return;
+  const int places = chunks * out_step * out_step, block = blockIdx.x / places, place = blockIdx.x % places;
+  if (block >= blocks) return;
   Stages<transposed> at(g, place / chunks, place % chunks * chunk, chunk);
   const int end = min((block + 1) * BLOCK_ROWS, g.images * at.pixels);
   for (int column = 0; column < width; column += T::COLUMNS) {

@@ -68,13 +68,8 @@ impl Step<'_> {
         self.net.forward_rows(self.tape, self.tape.constant(x.clone()), BnMode::Train, Some(self.leaves), rows)
     }
 
-    /// `z(x)[eval]` without gradient; on the host view by view, as in [`Step::attack_ce`].
+    /// `z(x)[eval]` without gradient.
     pub fn eval(&mut self, x: &Tensor) -> Result<Tensor> {
-        let b = self.batch();
-        if x.shape()[0] > b && x.device().is_host() {
-            let first = self.eval(&rows_of(x, 0, b)?)?;
-            return join(&first, &self.eval(&rows_of(x, b, b)?)?);
-        }
         logits(self.net, x, BnMode::Eval)
     }
 
@@ -100,14 +95,7 @@ impl Step<'_> {
     }
 
     /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.
-    ///
-    /// With batch norms in eval mode images do not meet, and the host takes one view after the other: half the activations stay in its caches.
     pub fn attack_ce(&mut self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
-        let b = self.batch();
-        if x.shape()[0] > b && pgd.bn == BnMode::Eval && x.device().is_host() {
-            let first = self.attack_ce(pgd, &rows_of(x, 0, b)?, view)?;
-            return join(&first, &self.attack_ce(pgd, &rows_of(x, b, b)?, view + 1)?);
-        }
         let start = self.start(pgd, x, view)?;
         let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
         pgd.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
