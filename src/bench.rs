@@ -148,37 +148,15 @@ pub fn step(
     let methods = if methods.is_empty() { &usual } else { methods };
     let jobs = jobs(model)?;
     let mut rows = Vec::new();
-    for (job, method) in jobs.iter().flat_map(|job| methods.iter().map(move |method| (job, method))) {
-        let &Job { model, side, channels, batch: usual, eps } = *job;
-        let mut config = Config::default();
-        config.apply(&[("method", method.as_str()), ("eps", eps), ("step", eps), ("average_start", "0")])?;
-        let (entry, settings) = (method::find(method)?, config.settings());
-        let views = (entry.views)(&settings);
-        let n = batch.unwrap_or(usual);
-        let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
-        let new_net = || Net::new(device, &Arch::find(model)?.spec(), &shape, 0);
-        let (mut net, mut wa) = (new_net()?, new_net()?);
-        let pixels: Vec<f32> =
-            (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
-        let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
-        let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
-        let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
-        let rules = Rules { method: entry, settings: &settings, awp_gamma: 0.0, seed: 0, epoch: 0 };
-        let average = config.averaging(entry);
-        let update = Update { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
-        let time = best(device, seconds, || {
-            let mut nets = Nets { net: &mut net, wa: average.map(|_| &mut wa) };
-            let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
-            train_step(&mut nets, &batch, &rules, &update, average.as_ref()).map(|_| ())
-        })?;
-        let detail = format!("{model}, batch {n}, {side}x{side}x{channels}");
-        rows.push(row(
-            &format!("{method} training step"),
-            &detail,
-            n as f64 / time,
-            "images/s",
-            format!("{:.1} ms a step", time * 1e3),
-        ));
+    for job in jobs {
+        let n = batch.unwrap_or(job.batch);
+        let mut steps = methods.iter().map(|method| job.step(device, method, n)).collect::<Result<Vec<_>>>()?;
+        let times = best_of_each(device, seconds, &mut steps)?;
+        let detail = format!("{}, batch {n}, {side}x{side}x{}", job.model, job.channels, side = job.side);
+        for (method, time) in methods.iter().zip(times) {
+            let note = format!("{:.1} ms a step", time * 1e3);
+            rows.push(row(&format!("{method} training step"), &detail, n as f64 / time, "images/s", note));
+        }
     }
     Ok(rows)
 }
@@ -242,6 +220,33 @@ struct Job {
     eps: &'static str,
 }
 
+impl Job {
+    /// A training step of `method` on a batch of n images, again and again.
+    fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work<'static>> {
+        let &Job { model, side, channels, eps, .. } = self;
+        let mut config = Config::default();
+        config.apply(&[("method", method), ("eps", eps), ("step", eps), ("average_start", "0")])?;
+        let (entry, settings) = (method::find(method)?, config.settings());
+        let views = (entry.views)(&settings);
+        let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
+        let new_net = || Net::new(device, &Arch::find(model)?.spec(), &shape, 0);
+        let (mut net, mut wa) = (new_net()?, new_net()?);
+        let pixels: Vec<f32> =
+            (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
+        let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
+        let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
+        let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
+        let average = config.averaging(entry);
+        Ok(Box::new(move || {
+            let rules = Rules { method: entry, settings: &settings, awp_gamma: 0.0, seed: 0, epoch: 0 };
+            let update = Update { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+            let mut nets = Nets { net: &mut net, wa: average.map(|_| &mut wa) };
+            let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
+            train_step(&mut nets, &batch, &rules, &update, average.as_ref()).map(|_| ())
+        }))
+    }
+}
+
 static JOBS: [Job; 2] = [
     Job { model: "resnet-mini", side: 8, channels: 1, batch: 128, eps: "0.1" },
     Job { model: "resnet18", side: 32, channels: 3, batch: 32, eps: "8/255" },
@@ -260,10 +265,18 @@ fn row(name: &str, detail: &str, value: f64, unit: &'static str, note: String) -
     BenchRow { name: name.into(), detail: detail.into(), value, unit, note }
 }
 
+/// Something to time.
+type Work<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
+
 /// The shortest time of `work` in seconds: one run to warm up, then as many as fit into `seconds`, at least three. Short work is timed several
 /// runs at a time.
-fn best(device: &Device, seconds: f64, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut time = |repeats: usize| -> Result<f64> {
+fn best(device: &Device, seconds: f64, work: impl FnMut() -> Result<()>) -> Result<f64> {
+    Ok(best_of_each(device, seconds, &mut [Box::new(work)])?[0])
+}
+
+/// [`best`] of several works in turn, so that a machine that is slower for a while is so for all of them; `seconds` for each.
+fn best_of_each(device: &Device, seconds: f64, works: &mut [Work]) -> Result<Vec<f64>> {
+    let time = |work: &mut Work, repeats: usize| -> Result<f64> {
         device.synchronize()?;
         let began = Instant::now();
         for _ in 0..repeats {
@@ -272,12 +285,17 @@ fn best(device: &Device, seconds: f64, mut work: impl FnMut() -> Result<()>) -> 
         device.synchronize()?;
         Ok(began.elapsed().as_secs_f64() / repeats as f64)
     };
-    time(1)?;
-    let first = time(1)?;
-    let repeats = (1e-3 / first.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize;
-    let (began, mut shortest, mut runs) = (Instant::now(), first, 0);
-    while runs < 3 || began.elapsed().as_secs_f64() < seconds {
-        shortest = shortest.min(time(repeats)?);
+    let mut shortest = Vec::new();
+    for work in works.iter_mut() {
+        time(work, 1)?;
+        shortest.push(time(work, 1)?);
+    }
+    let repeats: Vec<usize> = shortest.iter().map(|first| (1e-3 / first.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize).collect();
+    let (began, mut runs) = (Instant::now(), 0);
+    while runs < 3 || began.elapsed().as_secs_f64() < seconds * works.len() as f64 {
+        for (i, work) in works.iter_mut().enumerate() {
+            shortest[i] = shortest[i].min(time(work, repeats[i])?);
+        }
         runs += 1;
     }
     Ok(shortest)
