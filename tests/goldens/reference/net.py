@@ -13,18 +13,26 @@ BUFFERS = ("running_mean", "running_var")
 
 class Watch:
     """How near a float32 run comes to another branch: the smallest |ReLU input| of the loss, and the smallest attack gradient, as
-    a part of the largest of its image, whose sign is taken."""
+    a part of the largest of its image, whose sign is taken. `near`: per bias that moves a ReLU's input, its channels and the
+    values within `NEAR` of zero, where someone asks for them by making it a dictionary."""
 
+    NEAR = 1e-3
     relu = sign = float("inf")
+    near = None
 
     @classmethod
     def reset(cls):
         cls.relu = cls.sign = float("inf")
 
 
-def relu(x):
+def relu(x, bias):
+    """`bias`: the name of the last one that was added to x, channel by channel."""
     if torch.is_grad_enabled():
-        Watch.relu = min(Watch.relu, x.detach().abs().min().item())
+        seen = x.detach()
+        Watch.relu = min(Watch.relu, seen.abs().min().item())
+        if Watch.near is not None:
+            at = (seen.abs() < Watch.NEAR).nonzero(as_tuple=True)
+            Watch.near.setdefault(bias, []).append((at[1], seen[at]))
     return F.relu(x)
 
 
@@ -51,24 +59,27 @@ class Net:
             self.buffers[f"{name}.running_mean"], self.buffers[f"{name}.running_var"] = mean, var
         return F.batch_norm(x, mean, var, weight, bias, bn == "train", MOMENTUM, EPSILON)
 
+    def rectified(self, name, x, bn):
+        return relu(self.norm(name, x, bn), f"{name}.bias")
+
     def block(self, name, x, stride, bn):
         shortcut = f"{name}.shortcut.0.weight" in self.parameters
         if self.preact:
-            a = relu(self.norm(f"{name}.bn1", x, bn))
+            a = self.rectified(f"{name}.bn1", x, bn)
             skip = self.conv(f"{name}.shortcut.0", a, stride) if shortcut else x
-            a = relu(self.norm(f"{name}.bn2", self.conv(f"{name}.conv1", a, stride), bn))
+            a = self.rectified(f"{name}.bn2", self.conv(f"{name}.conv1", a, stride), bn)
             return self.conv(f"{name}.conv2", a) + skip
-        a = relu(self.norm(f"{name}.bn1", self.conv(f"{name}.conv1", x, stride), bn))
+        a = self.rectified(f"{name}.bn1", self.conv(f"{name}.conv1", x, stride), bn)
         a = self.norm(f"{name}.bn2", self.conv(f"{name}.conv2", a), bn)
         skip = self.norm(f"{name}.shortcut.1", self.conv(f"{name}.shortcut.0", x, stride), bn) if shortcut else x
-        return relu(a + skip)
+        return relu(a + skip, f"{name}.bn2.bias")
 
     def features(self, x, bn):
         """What the classifier reads: `[N, width]`."""
         assert bn in ("train", "batch", "eval")
         x = self.conv("conv1", x)
         if not self.preact:
-            x = relu(self.norm("bn1", x, bn))
+            x = self.rectified("bn1", x, bn)
         stage = 1
         while f"layer{stage}.0.conv1.weight" in self.parameters:
             block = 0
@@ -77,7 +88,7 @@ class Net:
                 block += 1
             stage += 1
         if self.preact:
-            x = relu(self.norm("bn", x, bn))
+            x = self.rectified("bn", x, bn)
         return x.mean((2, 3))
 
     def classify(self, features):

@@ -53,8 +53,9 @@ def perturb_weights(net, loss, gamma):
             net.parameters[name] = moved.detach().requires_grad_(True)
 
 
-def step(method, net, batch, given, wa=None):
-    """The outputs of one step; `net`'s running statistics are moved, its parameters too by AWP.
+def step(method, net, batch, given, wa=None, backward=True):
+    """The outputs of one step, without gradients where there is no `backward`; `net`'s running statistics are moved, its parameters
+    too by AWP.
 
     `batch`: `x`, `y`, and what the method needs of `x2`, `noise`, `noise2`, `mix`. With `x_adv` (and `x_adv2`) the attack is
     still made, for what it does to the running statistics, but the loss is taken at these images.
@@ -77,6 +78,7 @@ def step(method, net, batch, given, wa=None):
     terms = chosen.loss(c)
     loss = total(terms)
     out = {"loss": loss, **{f"loss.{name}": value for name, value, _ in terms}, **c.outputs}
-    out |= {f"grad.{k}": g for k, g in gradients(net, loss).items()}
+    if backward:
+        out |= {f"grad.{k}": g for k, g in gradients(net, loss).items()}
     out |= {f"buffer.{k}": v for k, v in net.buffers.items()}
     return {k: v.detach() for k, v in out.items()}
