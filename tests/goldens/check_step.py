@@ -12,8 +12,8 @@ move the gradient of a small tensor by more than the limit without any mistake. 
 1e-6 and only where it is needed, until no ReLU input of the attack or the loss is that near zero. What PyTorch in float32 is off by
 stands below a case that fails all the same.
 
-The reference of a large network needs a fast BLAS (Debian: libopenblas0-pthread): without one its float64 convolutions take 15 times
-as long.
+The reference of a large network needs a fast BLAS (Debian: libopenblas0-pthread): with libblas3 a float64 pass and its gradient took
+5.0 s instead of 0.4 on two Zen 4 cores.
 """
 
 import argparse
