@@ -166,10 +166,10 @@ pub fn step(
 pub fn parts(device: &Device, seconds: f64, batch: Option<usize>, model: Option<&str>) -> Result<Vec<BenchRow>> {
     const STEPS: usize = 10;
     let mut rows = Vec::new();
-    for &Job { model, side, channels, batch: usual, .. } in jobs(model)? {
+    for job in jobs(model)? {
+        let &Job { model, side, channels, batch: usual, .. } = job;
         let n = batch.unwrap_or(usual);
-        let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
-        let mut net = Net::new(device, &Arch::find(model)?.spec(), &shape, 0)?;
+        let mut net = job.net(device)?;
         let input = |n: usize| -> Result<(Tensor, Buffer<i32>)> {
             let y: Vec<i32> = (0..n as i32).map(|i| i % 10).collect();
             Ok((full(device, &[n, side, side, channels], 0.5)?, Buffer::from_slice(device, &y)?))
@@ -221,16 +221,19 @@ struct Job {
 }
 
 impl Job {
+    fn net(&self, device: &Device) -> Result<Net> {
+        let shape = Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
+        Net::new(device, &Arch::find(self.model)?.spec(), &shape, 0)
+    }
+
     /// A training step of `method` on a batch of n images, again and again.
     fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work<'static>> {
-        let &Job { model, side, channels, eps, .. } = self;
+        let &Job { side, channels, eps, .. } = self;
         let mut config = Config::default();
         config.apply(&[("method", method), ("eps", eps), ("step", eps), ("average_start", "0")])?;
         let (entry, settings) = (method::find(method)?, config.settings());
         let views = (entry.views)(&settings);
-        let shape = Shape { channels, height: side, classes: 10, mean: vec![], std: vec![] };
-        let new_net = || Net::new(device, &Arch::find(model)?.spec(), &shape, 0);
-        let (mut net, mut wa) = (new_net()?, new_net()?);
+        let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
         let pixels: Vec<f32> =
             (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
         let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;

@@ -44,8 +44,8 @@ SMALLER = {"3/16": "8/255", "3/32": "4/255", "1/4": "10/255", "1": "128/255", "1
 # How far from zero the ReLU inputs of a large network should be, by the part of the network that they are in: about what float32 is
 # off by near zero (PyTorch, one pass: up to 1.7e-6 before layer2, 3.2e-6 behind). Where one is nearer, its bias is moved until all
 # are `MOVED` times as far; `AT_ONCE` of the biases in each of so many rounds, as the adversarial images and all later layers follow.
-CLEAR, MOVED, ROUNDS, AT_ONCE = {"layer2": 3e-6, "layer3": 5e-6, "layer4": 5e-6}, 1.25, 60, 24
-CLEAR_FIRST = 1.5e-6
+CLEAR = {"bn1": 1.5e-6, "layer1": 1.5e-6, "layer2": 3e-6, "layer3": 5e-6, "layer4": 5e-6, "bn": 5e-6}
+MOVED, ROUNDS, AT_ONCE = 1.25, 60, 24
 # The largest difference between two logits of a large network: more, and the gradient of a probability near 1 is all rounding.
 SPREAD = 4
 # The largest part of an adversarial image's pixels that may differ, and the largest relative errors.
@@ -132,7 +132,7 @@ def move_off_zero(weights, near):
     moved, count = {}, 0
     for bias, seen in near.items():
         channels, values = (torch.cat(part) for part in zip(*seen))
-        clear = CLEAR.get(bias.split(".")[0], CLEAR_FIRST)
+        clear = CLEAR[bias.split(".")[0]]
         for channel in channels[values.abs() < clear].unique().tolist():
             moved.setdefault(bias, weights[bias].clone())[channel] += nearest_clear(values[channels == channel], MOVED * clear)
             count += 1
@@ -220,19 +220,20 @@ def check(case, model, source, args, folder):
     if args.reference_only:
         print(f"{model:16} {name:30} {summary(reference(batch))}", flush=True)
         return True
-    for _ in range(ROUNDS):
+    for left in range(ROUNDS, -1, -1):
         got = run_saddle(args.saddle, args.extra, method, model, settings, batch, weights, wa, folder)
         if isinstance(got, str):
             print(f"FAILED  {model:16} {name:30} {got}", flush=True)
             return False
         made = {k: v for k, v in got.items() if k.startswith("x_adv")}
-        if not large or any(value.shape != batch["x"].shape for value in made.values()):
+        if not large or left == 0 or any(value.shape != batch["x"].shape for value in made.values()):
             break
         reference(batch | made, backward=False)
         moved = move_off_zero(weights, Watch.near)
         if moved is None:
             break
         weights = moved
+    # Here `got` is of these weights, also where the rounds did not suffice.
     own = want = reference(batch)
     wanted = {k: v.float() for k, v in own.items() if k.startswith("x_adv")}
     if made.keys() == wanted.keys() and all(made[k].shape == v.shape for k, v in wanted.items()):

@@ -10,6 +10,7 @@
 
 use super::fiber::{Launch, run_blocks};
 use crate::error::{Error, Result};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,19 +31,41 @@ static LINGERING: AtomicUsize = AtomicUsize::new(0);
 
 /// A launch that several threads work on.
 struct Shared {
-    /// Used only while `done < blocks`: its arguments live in the launching thread's frame.
+    /// Used only while blocks are left or running: its arguments live in the launching thread's frame.
     launch: Launch,
-    blocks: usize,
-    /// For each worker the next block of its share that nobody has begun.
-    next: Vec<Place>,
+    /// One for each worker.
+    shares: Vec<Share>,
     /// Blocks that have been run, or given up after an error.
     done: AtomicUsize,
     error: Mutex<Option<Error>>,
 }
 
-/// A counter with cache lines of its own.
+/// A worker's part of the blocks, with cache lines of its own.
 #[repr(align(128))]
-struct Place(AtomicUsize);
+struct Share {
+    /// The next block that nobody has begun.
+    next: AtomicUsize,
+    end: usize,
+}
+
+impl Share {
+    fn new(blocks: usize, workers: usize, worker: usize) -> Share {
+        Share { next: AtomicUsize::new(blocks * worker / workers), end: blocks * (worker + 1) / workers }
+    }
+
+    /// The next blocks of what is left, for the caller to run.
+    fn take(&self) -> Option<Range<usize>> {
+        let behind = |first: usize| first + ((self.end - first) / PART).max(1);
+        let advance = |first: usize| (first < self.end).then(|| behind(first));
+        let first = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance).ok()?;
+        Some(first..behind(first))
+    }
+
+    /// Takes all that is left; how many blocks.
+    fn give_up(&self) -> usize {
+        self.end - self.next.swap(self.end, Ordering::Relaxed)
+    }
+}
 
 // SAFETY: the launch is plain data and pointers to arguments that are only read; buffers that kernels write are split among blocks by the
 // kernels themselves.
@@ -59,8 +82,7 @@ pub(super) fn run(launch: &Launch) -> Result<()> {
     }
     let shared = Arc::new(Shared {
         launch: *launch,
-        blocks,
-        next: (0..workers).map(|worker| Place(AtomicUsize::new(share(blocks, workers, worker)))).collect(),
+        shares: (0..workers).map(|worker| Share::new(blocks, workers, worker)).collect(),
         done: AtomicUsize::new(0),
         error: Mutex::new(None),
     });
@@ -93,7 +115,7 @@ fn help(mut shared: Arc<Shared>) {
     let number = rayon::current_thread_index().unwrap_or(0);
     loop {
         let seen = OFFERS.load(Ordering::Acquire);
-        shared.work(1 + number % (shared.next.len() - 1));
+        shared.work(1 + number % (shared.shares.len() - 1));
         LINGERING.fetch_add(1, Ordering::AcqRel);
         let since = Instant::now();
         while OFFERS.load(Ordering::Acquire) == seen && since.elapsed() < LINGER {
@@ -110,37 +132,20 @@ fn help(mut shared: Arc<Shared>) {
     }
 }
 
-/// The first block of a worker's share.
-fn share(blocks: usize, workers: usize, worker: usize) -> usize {
-    blocks * worker / workers
-}
-
 impl Shared {
-    /// Runs chunks of blocks of this worker's share, then of the others', until none is left.
+    /// Runs the blocks of this worker's share, then of the others', until none is left.
     fn work(&self, worker: usize) {
-        let workers = self.next.len();
-        for owner in (worker..workers).chain(0..worker) {
-            let next = &self.next[owner].0;
-            let last = share(self.blocks, workers, owner + 1);
-            let ahead = |first: usize| (first < last).then(|| first + ((last - first) / PART).max(1));
-            while let Ok(first) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, ahead) {
-                let end = ahead(first).unwrap_or(last);
-                let mut ended = end - first;
-                if let Err(error) = run_blocks(&self.launch, first..end) {
-                    ended += self.give_up();
+        let (before, from) = self.shares.split_at(worker);
+        for share in from.iter().chain(before) {
+            while let Some(blocks) = share.take() {
+                let mut ended = blocks.len();
+                if let Err(error) = run_blocks(&self.launch, blocks) {
+                    // Nobody begins another block; those not begun count as done.
+                    ended += self.shares.iter().map(Share::give_up).sum::<usize>();
                     self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
                 self.done.fetch_add(ended, Ordering::Release);
             }
         }
-    }
-
-    /// Takes all blocks that nobody has begun; how many.
-    fn give_up(&self) -> usize {
-        let left = |(owner, next): (usize, &Place)| {
-            let last = share(self.blocks, self.next.len(), owner + 1);
-            last - next.0.swap(last, Ordering::Relaxed).min(last)
-        };
-        self.next.iter().enumerate().map(left).sum()
     }
 }
