@@ -1,8 +1,10 @@
 //! Reads `kernels/*.cu`, compiles them for the host device and writes the Rust side of every kernel.
 //!
 //! * `build/parse.rs`: kernel signatures and CONFIG constants of the `.cu` files;
-//! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++ compiler;
-//! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of ops, methods and recipes found in their folders.
+//! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
+//!   compiler;
+//! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of ops, methods and recipes
+//!   found in their folders.
 
 #[path = "build/generate.rs"]
 mod generate;
@@ -19,7 +21,8 @@ fn main() {
     for watched in ["build.rs", "build", "kernels", "src/ops", "src/method", "recipes"] {
         println!("cargo:rerun-if-changed={watched}");
     }
-    let sources: Vec<parse::Source> = list(&root.join("kernels"), "cu").iter().map(|path| parse::source(path)).collect();
+    let sources: Vec<parse::Source> =
+        list(&root.join("kernels"), "cu").iter().map(|path| parse::source(path)).collect();
     let shared = parse::configs(&read(&root.join("kernels/lib/common.cuh")));
     let isas = host::instruction_sets();
     host::compile(&root, &out, &sources, &isas);
@@ -34,7 +37,10 @@ fn main() {
 fn list(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .map(|entries| {
-            entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.extension().is_some_and(|e| e == extension)).collect()
+            entries
+                .filter_map(|e| e.ok().map(|e| e.path()))
+                .filter(|p| p.extension().is_some_and(|e| e == extension))
+                .collect()
         })
         .unwrap_or_default();
     files.sort();

@@ -1,4 +1,5 @@
-//! `cargo bench`: the figures of `saddle bench kernels` and `saddle bench step`, on the device that `SADDLE_BENCH_DEVICE` names (default: auto).
+//! `cargo bench`: the figures of `saddle bench kernels` and `saddle bench step`, on the device that
+//! `SADDLE_BENCH_DEVICE` names (default: auto).
 
 use saddle::bench::{BenchRow, kernels, step};
 use saddle::device::Device;
@@ -7,7 +8,8 @@ fn main() -> saddle::Result<()> {
     // cargo passes --bench, and whatever the user adds: nothing of it changes what is timed.
     let device = Device::by_name(&std::env::var("SADDLE_BENCH_DEVICE").unwrap_or_else(|_| "auto".into()))?;
     println!("{}", device.describe());
-    let rows: Vec<BenchRow> = kernels(&device, 0.5)?.into_iter().chain(step(&device, 5.0, None, &[], None)?).collect();
+    let rows: Vec<BenchRow> =
+        kernels(&device, 0.5)?.into_iter().chain(step(&device, 5.0, None, &[], None)?).collect();
     for row in rows {
         println!("{:28} {:34} {:10.1} {:9} {}", row.name, row.detail, row.value, row.unit, row.note);
     }

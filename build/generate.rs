@@ -10,7 +10,8 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     let mut text = String::new();
     let kernels_dir = root.join("kernels");
     writeln!(text, "/// The names of the instruction sets that kernels were compiled for, from the least to the most able.").ok();
-    let plain: Vec<&str> = isas.iter().map(|i| i.name).filter(|name| *name != crate::host::CUDA_SHAPES).collect();
+    let plain: Vec<&str> =
+        isas.iter().map(|i| i.name).filter(|name| *name != crate::host::CUDA_SHAPES).collect();
     writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {plain:?};", plain.len()).ok();
     for config in shared {
         constant(&mut text, "", config);
@@ -25,7 +26,8 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     }
     writeln!(text, "];\n/// Every kernel source.\npub static SOURCES: &[Source] = &[").ok();
     for source in sources {
-        let names: Vec<String> = source.kernels.iter().map(|k| format!("&{}::{}", source.stem, k.name.to_uppercase())).collect();
+        let names: Vec<String> =
+            source.kernels.iter().map(|k| format!("&{}::{}", source.stem, k.name.to_uppercase())).collect();
         writeln!(
             text,
             "    Source {{ file: \"{}.cu\", text: include_str!({:?}), kernels: &[{}] }},",
@@ -69,17 +71,31 @@ fn constant(text: &mut String, indent: &str, config: &Config) {
     .ok();
 }
 
-fn launcher(text: &mut String, source: &Source, index: usize, kernel: &Kernel, shared: &[Config], isas: &[InstructionSet]) {
+fn launcher(
+    text: &mut String,
+    source: &Source,
+    index: usize,
+    kernel: &Kernel,
+    shared: &[Config],
+    isas: &[InstructionSet],
+) {
     let per_device = |what: &str, value: &str| match value.parse::<u32>() {
         Ok(n) => format!("PerDevice {{ cuda: {n}, host: {n} }}"),
         Err(_) => {
             let known = source.configs.iter().chain(shared).any(|c| c.name == value);
-            assert!(known, "{}: {what} of {} must be a number or a CONFIG, not {value}", source.path.display(), kernel.name);
+            assert!(
+                known,
+                "{}: {what} of {} must be a number or a CONFIG, not {value}",
+                source.path.display(),
+                kernel.name
+            );
             value.to_owned()
         }
     };
-    let (threads, dynamic) = (per_device("launch bounds", &kernel.threads), per_device("DYN_BYTES", &kernel.dynamic));
-    let host: Vec<String> = isas.iter().map(|i| format!("saddle_{}_{}_threads", i.name, kernel.name)).collect();
+    let (threads, dynamic) =
+        (per_device("launch bounds", &kernel.threads), per_device("DYN_BYTES", &kernel.dynamic));
+    let host: Vec<String> =
+        isas.iter().map(|i| format!("saddle_{}_{}_threads", i.name, kernel.name)).collect();
     let signature: Vec<String> = kernel.params.iter().map(c_type).collect();
     let upper = kernel.name.to_uppercase();
     writeln!(
@@ -129,8 +145,8 @@ fn rust_type(param: &Param) -> String {
     }
 }
 
-/// `ops.rs` or `method.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and helpers excepted), and the list
-/// of their names as a macro that calls another macro with it.
+/// `ops.rs` or `method.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and
+/// helpers excepted), and the list of their names as a macro that calls another macro with it.
 pub fn modules(root: &Path, out: &Path, folder: &str) {
     let files = crate::list(&root.join("src").join(folder), "rs");
     let names: Vec<(String, &Path)> = files
@@ -149,7 +165,9 @@ pub fn modules(root: &Path, out: &Path, folder: &str) {
 
 /// `recipes.rs`: the recipes of `recipes/*.toml`, embedded.
 pub fn recipes(root: &Path, out: &Path) {
-    let mut text = String::from("/// The embedded recipes: name and TOML text.\npub static RECIPES: &[(&str, &str)] = &[\n");
+    let mut text = String::from(
+        "/// The embedded recipes: name and TOML text.\npub static RECIPES: &[(&str, &str)] = &[\n",
+    );
     for path in crate::list(&root.join("recipes"), "toml") {
         writeln!(text, "    ({:?}, include_str!({path:?})),", crate::stem(&path)).ok();
     }
@@ -162,7 +180,10 @@ pub fn version(root: &Path) {
     if root.join(".git/logs/HEAD").exists() {
         println!("cargo:rerun-if-changed=.git/logs/HEAD");
     }
-    let commit = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root).output();
+    let commit = std::process::Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .current_dir(root)
+        .output();
     let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
     println!("cargo:rustc-env=SADDLE_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
 }

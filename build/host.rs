@@ -1,4 +1,5 @@
-//! Kernels as machine code of this CPU's family: one object per `.cu` file and instruction set, linked into the binary.
+//! Kernels as machine code of this CPU's family: one object per `.cu` file and instruction set, linked into
+//! the binary.
 
 use crate::parse::{Kernel, Source};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +13,8 @@ pub struct InstructionSet {
     flags: &'static [&'static str],
 }
 
-/// What the target is compiled for, from the least to the most able, and last the kernels in the launch shapes of CUDA.
+/// What the target is compiled for, from the least to the most able, and last the kernels in the launch
+/// shapes of CUDA.
 pub fn instruction_sets() -> Vec<InstructionSet> {
     let mut sets = plain_instruction_sets();
     let flags: &[&str] = match sets.len() {
@@ -60,25 +62,36 @@ const FLAGS: &[&str] = &[
     "-Werror=return-type",
 ];
 
-/// Compiles every source for every instruction set (in parallel, and only what changed) and tells cargo to link the result.
+/// Compiles every source for every instruction set (in parallel, and only what changed) and tells cargo to
+/// link the result.
 pub fn compile(root: &Path, out: &Path, sources: &[Source], isas: &[InstructionSet]) {
     println!("cargo:rerun-if-env-changed=CXX");
     let compiler = cc::Build::new().cpp(true).cargo_metadata(false).get_compiler();
     let kernels = root.join("kernels");
     let mut headers = DefaultHasher::new();
     for folder in ["lib", "host"] {
-        for file in crate::list(&kernels.join(folder), "cuh").iter().chain(&crate::list(&kernels.join(folder), "h")) {
+        for file in
+            crate::list(&kernels.join(folder), "cuh").iter().chain(&crate::list(&kernels.join(folder), "h"))
+        {
             crate::read(file).hash(&mut headers);
         }
     }
     // Another compiler makes other objects.
-    let version = compiler.to_command().arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let version =
+        compiler.to_command().arg("--version").output().map(|output| output.stdout).unwrap_or_default();
     (compiler.path(), version).hash(&mut headers);
     let headers = headers.finish();
 
     let mut jobs: Vec<Job> = Vec::new();
     let runtime = crate::read(&kernels.join("host/runtime.cpp"));
-    jobs.push(Job::new(out, "runtime", runtime.replace("\"shim.h\"", "\"host/shim.h\""), &runtime, headers, &[]));
+    jobs.push(Job::new(
+        out,
+        "runtime",
+        runtime.replace("\"shim.h\"", "\"host/shim.h\""),
+        &runtime,
+        headers,
+        &[],
+    ));
     for source in sources {
         let text = crate::read(&source.path);
         for isa in isas {
@@ -115,7 +128,14 @@ struct Job {
 }
 
 impl Job {
-    fn new(out: &Path, stem: &str, text: String, source: &str, headers: u64, flags: &'static [&'static str]) -> Job {
+    fn new(
+        out: &Path,
+        stem: &str,
+        text: String,
+        source: &str,
+        headers: u64,
+        flags: &'static [&'static str],
+    ) -> Job {
         let mut hasher = DefaultHasher::new();
         (&text, source, headers, flags, FLAGS).hash(&mut hasher);
         let name = format!("{stem}-{:016x}", hasher.finish());
@@ -131,9 +151,9 @@ impl Job {
         command.args(FLAGS).args(self.flags).arg("-I").arg(kernels);
         command.arg(format!("-fmacro-prefix-map={}/=", root.display()));
         command.arg("-c").arg(&self.unit).arg("-o").arg(&partial);
-        let output = command
-            .output()
-            .unwrap_or_else(|e| panic!("cannot run the C++ compiler {:?}: {e}; install g++ or set CXX", command.get_program()));
+        let output = command.output().unwrap_or_else(|e| {
+            panic!("cannot run the C++ compiler {:?}: {e}; install g++ or set CXX", command.get_program())
+        });
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} does not compile:\n{log}", self.unit.display());
         for line in log.lines() {
@@ -143,9 +163,10 @@ impl Job {
     }
 }
 
-/// The `.cu` file with kernel names of their own per instruction set, and a trampoline for each kernel. All of it lies in a namespace of its own:
-/// what the compiler does not inline from a shared header (a lambda, a template) is otherwise one function to the linker, whichever
-/// instruction set it was compiled for, though Vec is not even passed in the same way.
+/// The `.cu` file with kernel names of their own per instruction set, and a trampoline for each kernel. All
+/// of it lies in a namespace of its own: what the compiler does not inline from a shared header (a lambda, a
+/// template) is otherwise one function to the linker, whichever instruction set it was compiled for, though
+/// Vec is not even passed in the same way.
 fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
     let mut unit = format!(
         "// Written by build.rs from {0}.cu.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n#ifdef __x86_64__\n\

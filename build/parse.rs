@@ -1,4 +1,5 @@
-//! A small reader of the two things that build.rs needs from a `.cu` file: kernel signatures and CONFIG constants.
+//! A small reader of the two things that build.rs needs from a `.cu` file: kernel signatures and CONFIG
+//! constants.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,8 @@ pub struct Kernel {
     pub name: String,
     /// The text inside `__launch_bounds__(...)`: a literal or the name of a CONFIG.
     pub threads: String,
-    /// The text inside `DYN_BYTES(...)` behind the launch bounds: bytes of dynamic shared memory, a literal or the name of a CONFIG.
+    /// The text inside `DYN_BYTES(...)` behind the launch bounds: bytes of dynamic shared memory, a literal
+    /// or the name of a CONFIG.
     pub dynamic: String,
     /// The comment between the launch bounds and the name.
     pub doc: String,
@@ -66,16 +68,18 @@ pub fn source(path: &Path) -> Source {
     let mut kernels = Vec::new();
     for piece in text.split(MARK).skip(1) {
         let Some((threads, rest)) = piece.split_once(')') else { fail("unclosed __launch_bounds__".into()) };
-        let (dynamic, rest) = match rest.trim_start().strip_prefix("DYN_BYTES(").map(|rest| rest.split_once(')')) {
-            Some(Some((bytes, rest))) => (bytes.trim(), rest),
-            Some(None) => fail("unclosed DYN_BYTES".into()),
-            None => ("0", rest),
-        };
+        let (dynamic, rest) =
+            match rest.trim_start().strip_prefix("DYN_BYTES(").map(|rest| rest.split_once(')')) {
+                Some(Some((bytes, rest))) => (bytes.trim(), rest),
+                Some(None) => fail("unclosed DYN_BYTES".into()),
+                None => ("0", rest),
+            };
         let (doc, rest) = leading_comment(rest);
         let Some((name, rest)) = rest.split_once('(') else { fail("no parameter list".into()) };
         let Some((list, _)) = rest.split_once(')') else { fail(format!("{name}: unclosed parameter list")) };
         let params = list.split(',').map(str::trim).filter(|p| !p.is_empty());
-        let params = params.map(|p| param(p).unwrap_or_else(|| fail(format!("{name}: parameter `{p}` has no known type"))));
+        let params = params
+            .map(|p| param(p).unwrap_or_else(|| fail(format!("{name}: parameter `{p}` has no known type"))));
         kernels.push(Kernel {
             name: name.trim().into(),
             threads: threads.trim().into(),
@@ -94,7 +98,11 @@ pub fn configs(text: &str) -> Vec<Config> {
         .filter_map(|call| {
             let (inside, _) = call.split_once(')')?;
             let mut parts = inside.split(',').map(str::trim);
-            Some(Config { name: parts.next()?.into(), cuda: parts.next()?.parse().ok()?, host: parts.next()?.parse().ok()? })
+            Some(Config {
+                name: parts.next()?.into(),
+                cuda: parts.next()?.parse().ok()?,
+                host: parts.next()?.parse().ok()?,
+            })
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! Timing of kernels and of whole training steps: `saddle bench` and `cargo bench`.
 //!
-//! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least disturbed one.
+//! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least
+//! disturbed one.
 
 use crate::attack::{Draws, Pgd, logits};
 use crate::device::{Buffer, Device};
@@ -35,7 +36,8 @@ pub struct BenchRow {
     pub note: String,
 }
 
-/// A convolution layer: input channels, output channels, kernel, stride, input height (and width), how often it occurs.
+/// A convolution layer: input channels, output channels, kernel, stride, input height (and width), how often
+/// it occurs.
 struct Layer {
     cin: usize,
     cout: usize,
@@ -63,8 +65,8 @@ const RESNET18: [Layer; 11] = [
     layer(512, 512, 3, 1, 4),
 ];
 
-/// Kernels: the three passes of every ResNet-18 convolution at batch 32 with their geometric mean, batch norm, the attack step, and the cost of a
-/// launch. `seconds` is the time spent on each.
+/// Kernels: the three passes of every ResNet-18 convolution at batch 32 with their geometric mean, batch
+/// norm, the attack step, and the cost of a launch. `seconds` is the time spent on each.
 pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
     const BATCH: usize = 32;
     let mut rows = Vec::new();
@@ -83,18 +85,27 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
         let mut grad_x = Buffer::uninit(device, x.len())?;
         let mut grad_w = Buffer::uninit(device, weight.len())?;
         let flops = 2.0 * (grad.len() * layer.cin * layer.kernel * layer.kernel) as f64;
-        let detail =
-            format!("{}->{} {}x{} s{} @{}", layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height);
+        let detail = format!(
+            "{}->{} {}x{} s{} @{}",
+            layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height
+        );
         let times = [
             (
                 "conv2d forward",
-                best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(|_| ()))?,
+                best(device, seconds, || {
+                    conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(|_| ())
+                })?,
             ),
             (
                 "conv2d input gradient",
-                best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0))?,
+                best(device, seconds, || {
+                    conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0)
+                })?,
             ),
-            ("conv2d weight gradient", best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, 0))?),
+            (
+                "conv2d weight gradient",
+                best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, 0))?,
+            ),
         ];
         for (name, time) in times {
             let rate = flops / time / 1e9;
@@ -103,7 +114,13 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
         }
     }
     let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
-    rows.push(row("conv2d geometric mean", "ResNet-18 layers, three passes", mean, "GFLOP/s", format!("batch {BATCH}")));
+    rows.push(row(
+        "conv2d geometric mean",
+        "ResNet-18 layers, three passes",
+        mean,
+        "GFLOP/s",
+        format!("batch {BATCH}"),
+    ));
 
     let shape = [BATCH, 32, 32, 64];
     let bytes = (shape.iter().product::<usize>() * 4) as f64;
@@ -113,7 +130,14 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
     let time = best(device, seconds, || {
         let tape = Tape::new(device);
         let [x, w, b] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
-        let norm = Norm { weight: w, bias: b, mean: &mut mean, var: &mut var, mode: BnMode::Train, rows: &Rows::All };
+        let norm = Norm {
+            weight: w,
+            bias: b,
+            mean: &mut mean,
+            var: &mut var,
+            mode: BnMode::Train,
+            rows: &Rows::All,
+        };
         batch_norm(&tape, x, norm, false).map(|_| ())
     })?;
     rows.push(row(
@@ -129,14 +153,21 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
     let mut x_adv = full(device, &image, 0.5)?;
     let time = best(device, seconds, || linf_step(&mut x_adv, &gradient, &clean, 0.01, 0.03))?;
     let moved = 4.0 * (image.iter().product::<usize>() * 4) as f64;
-    rows.push(row("Linf attack step", "[32,32,32,3]", moved / time / 1e9, "GB/s", "three reads and a write counted".into()));
+    rows.push(row(
+        "Linf attack step",
+        "[32,32,32,3]",
+        moved / time / 1e9,
+        "GB/s",
+        "three reads and a write counted".into(),
+    ));
     let time = best(device, seconds, || full(device, &[16], 0.0).map(|_| ()))?;
     rows.push(row("launch", "one block, 16 floats", time * 1e6, "us", String::new()));
     Ok(rows)
 }
 
-/// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net at batch 128, and CIFAR ResNet-18 at batch
-/// 32, or at `batch`; or `model` of the two alone. Images a second count each image once, however many views of it a method takes.
+/// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net at batch
+/// 128, and CIFAR ResNet-18 at batch 32, or at `batch`; or `model` of the two alone. Images a second count
+/// each image once, however many views of it a method takes.
 pub fn step(
     device: &Device,
     seconds: f64,
@@ -150,7 +181,8 @@ pub fn step(
     let mut rows = Vec::new();
     for job in jobs {
         let n = batch.unwrap_or(job.batch);
-        let mut steps = methods.iter().map(|method| job.step(device, method, n)).collect::<Result<Vec<_>>>()?;
+        let mut steps =
+            methods.iter().map(|method| job.step(device, method, n)).collect::<Result<Vec<_>>>()?;
         let times = best_of_each(device, seconds, &mut steps)?;
         let detail = format!("{}, batch {n}, {side}x{side}x{}", job.model, job.channels, side = job.side);
         for (method, time) in methods.iter().zip(times) {
@@ -161,9 +193,15 @@ pub fn step(
     Ok(rows)
 }
 
-/// What steps are made of, in milliseconds: an attack step, an evaluation, a training pass over one view and over two, an update; each with
-/// how often a step of PGD-AT and of RAAT has it when all images are in S. What a step takes beyond that is its own kernels.
-pub fn parts(device: &Device, seconds: f64, batch: Option<usize>, model: Option<&str>) -> Result<Vec<BenchRow>> {
+/// What steps are made of, in milliseconds: an attack step, an evaluation, a training pass over one view and
+/// over two, an update; each with how often a step of PGD-AT and of RAAT has it when all images are in S.
+/// What a step takes beyond that is its own kernels.
+pub fn parts(
+    device: &Device,
+    seconds: f64,
+    batch: Option<usize>,
+    model: Option<&str>,
+) -> Result<Vec<BenchRow>> {
     const STEPS: usize = 10;
     let mut rows = Vec::new();
     for job in jobs(model)? {
@@ -178,7 +216,9 @@ pub fn parts(device: &Device, seconds: f64, batch: Option<usize>, model: Option<
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
         let pgd = Pgd { steps: STEPS, ..Pgd::default() };
         let key = Key::new(0, Purpose::AttackStart, 0, 0);
-        let attack = best(device, seconds, || pgd.cross_entropy(&mut net, &x, &y, Draws { key, images: &images }).map(|_| ()))?;
+        let attack = best(device, seconds, || {
+            pgd.cross_entropy(&mut net, &x, &y, Draws { key, images: &images }).map(|_| ())
+        })?;
         let evaluation = best(device, seconds, || logits(&mut net, &x).map(|_| ()))?;
         let mut pass = |x: &Tensor, y: &Buffer<i32>| {
             best(device, seconds, || {
@@ -194,7 +234,9 @@ pub fn parts(device: &Device, seconds: f64, batch: Option<usize>, model: Option<
         let update = Update { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
         let update = best(device, seconds, || {
             let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
-            learned.map(|param| (param.value.clone(), param)).try_for_each(|(gradient, param)| update.apply(param, &gradient))
+            learned
+                .map(|param| (param.value.clone(), param))
+                .try_for_each(|(gradient, param)| update.apply(param, &gradient))
         })?;
         let detail = format!("{model}, {n} images");
         for (name, time, counts) in [
@@ -222,7 +264,8 @@ struct Job {
 
 impl Job {
     fn net(&self, device: &Device) -> Result<Net> {
-        let shape = Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
+        let shape =
+            Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
         Net::new(device, &Arch::find(self.model)?.spec(), &shape, 0)
     }
 
@@ -234,8 +277,9 @@ impl Job {
         let (entry, settings) = (method::find(method)?, config.settings());
         let views = (entry.views)(&settings);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
-        let pixels: Vec<f32> =
-            (0..views * n * side * side * channels).map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0).collect();
+        let pixels: Vec<f32> = (0..views * n * side * side * channels)
+            .map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0)
+            .collect();
         let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
         let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
@@ -259,7 +303,9 @@ static JOBS: [Job; 2] = [
 fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
     let found: Vec<&Job> = JOBS.iter().filter(|job| model.is_none_or(|wanted| job.model == wanted)).collect();
     match model {
-        Some(wanted) if found.is_empty() => Err(Error::unknown("job", wanted, JOBS.iter().map(|job| job.model))),
+        Some(wanted) if found.is_empty() => {
+            Err(Error::unknown("job", wanted, JOBS.iter().map(|job| job.model)))
+        }
         _ => Ok(found),
     }
 }
@@ -271,13 +317,14 @@ fn row(name: &str, detail: &str, value: f64, unit: &'static str, note: String) -
 /// Something to time.
 type Work<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
 
-/// The shortest time of `work` in seconds: one run to warm up, then as many as fit into `seconds`, at least three. Short work is timed several
-/// runs at a time.
+/// The shortest time of `work` in seconds: one run to warm up, then as many as fit into `seconds`, at least
+/// three. Short work is timed several runs at a time.
 fn best(device: &Device, seconds: f64, work: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(best_of_each(device, seconds, &mut [Box::new(work)])?[0])
 }
 
-/// [`best`] of several works in turn, so that a machine that is slower for a while is so for all of them; `seconds` for each.
+/// [`best`] of several works in turn, so that a machine that is slower for a while is so for all of them;
+/// `seconds` for each.
 fn best_of_each(device: &Device, seconds: f64, works: &mut [Work]) -> Result<Vec<f64>> {
     let time = |work: &mut Work, repeats: usize| -> Result<f64> {
         device.synchronize()?;
@@ -293,7 +340,8 @@ fn best_of_each(device: &Device, seconds: f64, works: &mut [Work]) -> Result<Vec
         time(work, 1)?;
         shortest.push(time(work, 1)?);
     }
-    let repeats: Vec<usize> = shortest.iter().map(|first| (1e-3 / first.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize).collect();
+    let repeats: Vec<usize> =
+        shortest.iter().map(|first| (1e-3 / first.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize).collect();
     let (began, mut runs) = (Instant::now(), 0);
     while runs < 3 || began.elapsed().as_secs_f64() < seconds * works.len() as f64 {
         for (i, work) in works.iter_mut().enumerate() {

@@ -25,7 +25,9 @@ pub enum Error {
     #[error("CUDA: {call} failed: {reason}")]
     Cuda { call: &'static str, reason: String },
     /// Device memory ran out.
-    #[error("out of memory on {device}: {asked} bytes asked, {free} of {total} bytes free; a smaller --batch needs less")]
+    #[error(
+        "out of memory on {device}: {asked} bytes asked, {free} of {total} bytes free; a smaller --batch needs less"
+    )]
     OutOfMemory { device: String, asked: usize, free: usize, total: usize },
     /// A file or folder could not be read or written.
     #[error("{}: {action}: {source}", path.display())]
@@ -40,7 +42,9 @@ pub enum Error {
     #[error("{key} = {value}: {problem}")]
     Value { key: String, value: String, problem: String },
     /// Training met a loss that is not a number.
-    #[error("the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the usual remedy")]
+    #[error(
+        "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the usual remedy"
+    )]
     NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
     /// A run that was asked to stop (Ctrl-C); `resume` is the command that goes on.
     #[error("interrupted: {saved}; go on with: {resume}")]
@@ -92,6 +96,11 @@ impl Error {
             listed.truncate(NEAREST);
             rest = format!(" and {} more", known.len() - NEAREST);
         }
-        Error::Unknown { kind: kind.to_owned(), name: name.to_owned(), near, hint: format!("known: {}{rest}", listed.join(", ")) }
+        Error::Unknown {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            near,
+            hint: format!("known: {}{rest}", listed.join(", ")),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Adversarial training down to the kernel.
 //!
-//! Every numeric operation is a hand-written CUDA kernel of `kernels/`, which runs on an NVIDIA GPU and, from the same source, on the CPU.
-//! `docs/architecture.md` shows how the modules build on each other: `cli` -> `train`, `eval` -> `method` -> `attack` -> `nn` -> `ops` -> `tape`,
-//! `tensor` -> `device`.
+//! Every numeric operation is a hand-written CUDA kernel of `kernels/`, which runs on an NVIDIA GPU and, from
+//! the same source, on the CPU. `docs/architecture.md` shows how the modules build on each other: `cli` ->
+//! `train`, `eval` -> `method` -> `attack` -> `nn` -> `ops` -> `tape`, `tensor` -> `device`.
 #![deny(unsafe_code)]
 
 pub mod attack;

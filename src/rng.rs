@@ -1,7 +1,8 @@
-//! Random numbers that are keyed by what they are for: Philox4x32-10, the same generator as in `kernels/lib/philox.cuh`.
+//! Random numbers that are keyed by what they are for: Philox4x32-10, the same generator as in
+//! `kernels/lib/philox.cuh`.
 //!
-//! There is no generator state. A number is a function of a [`Key`] and a counter, so that a resumed run, another batch split or another
-//! device draws the same numbers.
+//! There is no generator state. A number is a function of a [`Key`] and a counter, so that a resumed run,
+//! another batch split or another device draws the same numbers.
 
 /// What the random numbers of a kernel are for; each purpose has numbers of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,7 +14,8 @@ pub enum Purpose {
     EvalStart = 2,
     /// Crops and flips.
     Augment = 3,
-    /// Starts of APGD; the epoch is the loss, the view the restart, and the kernel's view the rank of the target.
+    /// Starts of APGD; the epoch is the loss, the view the restart, and the kernel's view the rank of the
+    /// target.
     Apgd = 4,
     /// Windows, signs and starts of the Square attack.
     Square = 6,
@@ -21,7 +23,8 @@ pub enum Purpose {
     Fab = 7,
 }
 
-/// The name of a set of random numbers, one for each place in each image of a data set. Kernels get [`Key::bits`].
+/// The name of a set of random numbers, one for each place in each image of a data set. Kernels get
+/// [`Key::bits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     pub seed: u64,
@@ -31,7 +34,8 @@ pub struct Key {
     pub view: u32,
 }
 
-/// Last counter words: of the key that belongs to a [`Key`] or to a name, and of a stream's numbers. Kernels use 0 and 1 (`philox.cuh`).
+/// Last counter words: of the key that belongs to a [`Key`] or to a name, and of a stream's numbers. Kernels
+/// use 0 and 1 (`philox.cuh`).
 const DERIVE: u32 = 0x5add_1e00;
 const NAMED: u32 = 0x5add_1e01;
 const STREAM: u32 = 2;
@@ -65,7 +69,8 @@ pub fn philox(key: u64, counter: [u32; 4]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// A sequence of random numbers on the CPU, for what is drawn once: initial weights, orders, weights of mixtures.
+/// A sequence of random numbers on the CPU, for what is drawn once: initial weights, orders, weights of
+/// mixtures.
 #[derive(Clone, Debug)]
 pub struct Stream {
     key: u64,
@@ -78,7 +83,9 @@ impl Stream {
     /// The stream that belongs to a seed and a name.
     pub fn new(seed: u64, name: &str) -> Stream {
         // FNV-1a: names that differ get other counters.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
         let key = joined(philox(seed, [hash as u32, (hash >> 32) as u32, name.len() as u32, NAMED]));
         Stream { key, block: 0, words: [0; 4], used: 4 }
     }
@@ -112,7 +119,8 @@ impl Stream {
     /// Uniform in 0..n, without bias; 0 for n = 0.
     pub fn below(&mut self, n: usize) -> usize {
         let n = n as u64;
-        // A multiple of n lies so near to 2^64 that numbers above the last whole one are drawn again (Lemire).
+        // A multiple of n lies so near to 2^64 that numbers above the last whole one are drawn again
+        // (Lemire).
         let rest = if n == 0 { 0 } else { n.wrapping_neg() % n };
         loop {
             let product = self.bits() as u128 * n as u128;
@@ -166,7 +174,10 @@ mod tests {
         assert_eq!(philox(0, [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox(u64::MAX, [u32::MAX; 4]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         let digits_of_pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
-        assert_eq!(philox(0x299f_31d0_a409_3822, digits_of_pi), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+        assert_eq!(
+            philox(0x299f_31d0_a409_3822, digits_of_pi),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
     }
 
     #[test]
@@ -184,7 +195,11 @@ mod tests {
         assert_eq!(all.len(), 6);
         let first = |seed, name| Stream::new(seed, name).bits();
         assert_eq!(first(1, "a"), first(1, "a"));
-        assert_eq!(std::collections::HashSet::from([first(1, "a"), first(2, "a"), first(1, "b"), first(1, "")]).len(), 4);
+        assert_eq!(
+            std::collections::HashSet::from([first(1, "a"), first(2, "a"), first(1, "b"), first(1, "")])
+                .len(),
+            4
+        );
     }
 
     fn moments(mut draw: impl FnMut() -> f64) -> (f64, f64) {
@@ -200,7 +215,12 @@ mod tests {
         // Five standard errors of the mean, and a little more for the variance.
         let mut check = |name: &str, want: (f64, f64), draw: &mut dyn FnMut(&mut Stream) -> f64| {
             let got = moments(|| draw(&mut stream));
-            assert!((got.0 - want.0).abs() < 5.0 * (want.1 / 1e5).sqrt(), "{name}: mean {} instead of {}", got.0, want.0);
+            assert!(
+                (got.0 - want.0).abs() < 5.0 * (want.1 / 1e5).sqrt(),
+                "{name}: mean {} instead of {}",
+                got.0,
+                want.0
+            );
             assert!((got.1 / want.1 - 1.0).abs() < 0.03, "{name}: variance {} instead of {}", got.1, want.1);
         };
         check("uniform", (0.5, 1.0 / 12.0), &mut |s| s.uniform() as f64);

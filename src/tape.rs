@@ -1,8 +1,8 @@
 //! Reverse-mode differentiation: a list of values, each with the rule that sends its gradient to its parents.
 //!
-//! Gradients flow only to leaves that asked for them and through nodes on the way: inside an attack the image alone is such a leaf, so no
-//! weight gradient is ever computed. A backward rule adds to its parents' gradients; the first contribution is written, not added, so that no
-//! buffer has to be cleared.
+//! Gradients flow only to leaves that asked for them and through nodes on the way: inside an attack the image
+//! alone is such a leaf, so no weight gradient is ever computed. A backward rule adds to its parents'
+//! gradients; the first contribution is written, not added, so that no buffer has to be cleared.
 
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -52,8 +52,8 @@ impl Tape {
         self.add(Node { value, needs_grad: true, backward: None, mask: None, uses: 0 })
     }
 
-    /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result. Without a parent that needs a
-    /// gradient the rule, and all that it saved, is dropped.
+    /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result.
+    /// Without a parent that needs a gradient the rule, and all that it saved, is dropped.
     pub fn push(
         &self,
         value: Tensor,
@@ -63,8 +63,9 @@ impl Tape {
         self.push_masked(value, None, parents, backward)
     }
 
-    /// [`Tape::push`] for an operation that ends in a ReLU with these mask bits: its rule gets a gradient that is already zero where the bit
-    /// is. The operation behind it may apply the mask on the way (see [`Sink::slot_masked`]), which saves a pass over the gradient.
+    /// [`Tape::push`] for an operation that ends in a ReLU with these mask bits: its rule gets a gradient
+    /// that is already zero where the bit is. The operation behind it may apply the mask on the way (see
+    /// [`Sink::slot_masked`]), which saves a pass over the gradient.
     pub fn push_masked(
         &self,
         value: Tensor,
@@ -116,7 +117,13 @@ impl Tape {
                 });
             }
             None if value.len() == 1 => ops::fill::full(&self.device, value.shape(), 1.0)?,
-            None => return Err(Error::Shape { op: "backward", expected: "a scalar loss".into(), got: value.shape().to_vec() }),
+            None => {
+                return Err(Error::Shape {
+                    op: "backward",
+                    expected: "a scalar loss".into(),
+                    got: value.shape().to_vec(),
+                });
+            }
         };
         let mut sink = Sink {
             nodes: &nodes,
@@ -152,13 +159,14 @@ pub struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// The buffer for the gradient of `parent` and the `accumulate` flag for the kernel (0: write, the content is garbage; 1: add), or `None`
-    /// when nobody wants this gradient.
+    /// The buffer for the gradient of `parent` and the `accumulate` flag for the kernel (0: write, the
+    /// content is garbage; 1: add), or `None` when nobody wants this gradient.
     pub fn slot(&mut self, parent: Var) -> Result<Option<(&mut Buffer<f32>, i32)>> {
         Ok(self.slot_masked(parent, false)?.map(|(buffer, accumulate, _)| (buffer, accumulate)))
     }
 
-    /// [`Sink::slot`], and, if the rule `can_mask` and this is the last contribution, the mask that it must apply to the whole sum.
+    /// [`Sink::slot`], and, if the rule `can_mask` and this is the last contribution, the mask that it must
+    /// apply to the whole sum.
     #[allow(clippy::type_complexity)]
     pub fn slot_masked(
         &mut self,
@@ -171,7 +179,8 @@ impl Sink<'_> {
         }
         self.left[parent.0] = self.left[parent.0].saturating_sub(1);
         let mask = node.mask.clone().filter(|_| can_mask && self.left[parent.0] == 0);
-        // A contribution that comes without the mask undoes an earlier masking; masking the sum again is then right.
+        // A contribution that comes without the mask undoes an earlier masking; masking the sum again is then
+        // right.
         self.masked[parent.0] = mask.is_some();
         let slot = &mut self.grads[parent.0];
         let accumulate = slot.is_some() as i32;

@@ -4,7 +4,8 @@ use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
-/// A buffer with a shape. Values are shared between clones and replaced, not changed: [`Tensor::make_mut`] copies first when shared.
+/// A buffer with a shape. Values are shared between clones and replaced, not changed: [`Tensor::make_mut`]
+/// copies first when shared.
 #[derive(Clone)]
 pub struct Tensor {
     buffer: Arc<Buffer<f32>>,
@@ -15,7 +16,11 @@ impl Tensor {
     /// A tensor over a buffer. The product of the shape must be the length of the buffer.
     pub fn new(buffer: Buffer<f32>, shape: &[usize]) -> Result<Tensor> {
         if shape.iter().product::<usize>() != buffer.len() {
-            return Err(Error::Shape { op: "Tensor::new", expected: format!("{} elements", buffer.len()), got: shape.to_vec() });
+            return Err(Error::Shape {
+                op: "Tensor::new",
+                expected: format!("{} elements", buffer.len()),
+                got: shape.to_vec(),
+            });
         }
         Ok(Tensor { buffer: Arc::new(buffer), shape: shape.to_vec() })
     }
@@ -41,7 +46,11 @@ impl Tensor {
 
     /// The shape as `[N,H,W,C]`; an error that names `op` when it has another rank.
     pub fn nhwc(&self, op: &'static str) -> Result<[usize; 4]> {
-        self.shape.as_slice().try_into().map_err(|_| Error::Shape { op, expected: "[N,H,W,C]".into(), got: self.shape.clone() })
+        self.shape.as_slice().try_into().map_err(|_| Error::Shape {
+            op,
+            expected: "[N,H,W,C]".into(),
+            got: self.shape.clone(),
+        })
     }
 
     /// The shape as `[rows, columns]`; an error that names `op` when it has another rank.
@@ -70,20 +79,26 @@ impl Tensor {
         &self.buffer
     }
 
-    /// The buffer to write to in place. When a clone still shares it, the tensor gets a copy of its own first, so that the clone keeps the
-    /// old values.
+    /// The buffer to write to in place. When a clone still shares it, the tensor gets a copy of its own
+    /// first, so that the clone keeps the old values.
     pub fn make_mut(&mut self) -> Result<&mut Buffer<f32>> {
         if Arc::get_mut(&mut self.buffer).is_none() {
             self.buffer = Arc::new(self.buffer.duplicate()?);
         }
-        Arc::get_mut(&mut self.buffer)
-            .ok_or(Error::Device { device: "tensor".into(), reason: "a buffer is shared by another thread".into() })
+        Arc::get_mut(&mut self.buffer).ok_or(Error::Device {
+            device: "tensor".into(),
+            reason: "a buffer is shared by another thread".into(),
+        })
     }
 
     /// The same values with another shape of as many elements.
     pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
         if shape.iter().product::<usize>() != self.len() {
-            return Err(Error::Shape { op: "reshape", expected: format!("{} elements", self.len()), got: shape.to_vec() });
+            return Err(Error::Shape {
+                op: "reshape",
+                expected: format!("{} elements", self.len()),
+                got: shape.to_vec(),
+            });
         }
         Ok(Tensor { buffer: self.buffer.clone(), shape: shape.to_vec() })
     }

@@ -1,4 +1,5 @@
-//! The shape of the crate: who may import whom, where `unsafe` may stand, what every kernel file says about itself.
+//! The shape of the crate: who may import whom, where `unsafe` may stand, what every kernel file says about
+//! itself.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,9 +20,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("data", &["ops", "tensor", "device"]),
     ("eval", &["report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
     ("train", &["eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("study", &["train", "eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    (
+        "study",
+        &["train", "eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"],
+    ),
     ("bench", &["train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("cli", &["study", "bench", "train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
+    (
+        "cli",
+        &[
+            "study", "bench", "train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor",
+            "device",
+        ],
+    ),
 ];
 
 /// Single imports against the direction, each with its reason.
@@ -30,8 +40,8 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("tape", "ops::fill"),
     ("tape", "ops::add"),
     ("tape", "ops::relu"),
-    // `saddle eval` reads a checkpoint and the settings stored in it, reports progress and writes its result as a run does; the images
-    // that it attacks on request come from a file and go to one.
+    // `saddle eval` reads a checkpoint and the settings stored in it, reports progress and writes its result
+    // as a run does; the images that it attacks on request come from a file and go to one.
     ("eval", "train::checkpoint"),
     ("eval", "train::config"),
     ("eval", "train::observer"),
@@ -70,9 +80,12 @@ fn text(file: &Path) -> String {
 fn code(file: &Path) -> Vec<(usize, String)> {
     let text = text(file);
     let lines: Vec<&str> = text.lines().collect();
-    let tests = lines.windows(2).position(|w| w[0] == "#[cfg(test)]" && w[1].starts_with("mod ") && w[1].ends_with('{'));
+    let tests = lines
+        .windows(2)
+        .position(|w| w[0] == "#[cfg(test)]" && w[1].starts_with("mod ") && w[1].ends_with('{'));
     let until = tests.unwrap_or(lines.len());
-    let uncommented = lines[..until].iter().map(|line| line.split("//").next().unwrap_or_default().to_owned());
+    let uncommented =
+        lines[..until].iter().map(|line| line.split("//").next().unwrap_or_default().to_owned());
     uncommented.enumerate().map(|(number, line)| (number + 1, line)).collect()
 }
 
@@ -85,10 +98,12 @@ fn module(file: &Path) -> String {
     file.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
-/// The two leading names of every path that begins with `crate::` (`train::config`), braces expanded at the first level.
+/// The two leading names of every path that begins with `crate::` (`train::config`), braces expanded at the
+/// first level.
 fn imports(line: &str) -> Vec<String> {
     let two = |path: &str| {
-        let path: String = path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
+        let path: String =
+            path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
         path.split("::").filter(|name| !name.is_empty()).take(2).collect::<Vec<_>>().join("::")
     };
     let expand = |rest: &str| match rest.strip_prefix('{') {
@@ -120,8 +135,9 @@ fn imports_follow_the_arrows() {
                 {
                     continue;
                 }
-                let excepted =
-                    |(from, to): &(&str, &str)| *from == own && (*to == path || (path == target && to.starts_with(target)));
+                let excepted = |(from, to): &(&str, &str)| {
+                    *from == own && (*to == path || (path == target && to.starts_with(target)))
+                };
                 if !EXCEPTIONS.iter().any(excepted) {
                     problems.push(format!("{}:{number}: {own} may not use {path}", file.display()));
                 }
@@ -147,8 +163,16 @@ fn unsafe_code_is_in_the_device_layer_only() {
     for file in files("src", &["rs"]).iter().filter(|f| !f.starts_with("src/device")) {
         for (number, line) in code(file) {
             let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
-            assert!(words.clone().all(|word| word != "unsafe"), "{}:{number}: unsafe outside src/device", file.display());
-            assert!(!line.contains("allow(unsafe_code"), "{}:{number}: unsafe outside src/device", file.display());
+            assert!(
+                words.clone().all(|word| word != "unsafe"),
+                "{}:{number}: unsafe outside src/device",
+                file.display()
+            );
+            assert!(
+                !line.contains("allow(unsafe_code"),
+                "{}:{number}: unsafe outside src/device",
+                file.display()
+            );
         }
     }
 }
@@ -171,14 +195,23 @@ fn nothing_is_unwrapped_outside_tests() {
 
 #[test]
 fn every_kernel_file_states_six_facts() {
-    const FACTS: [&str; 5] = ["// Mathematics", "// Threads", "// Preconditions", "// Outputs", "// Accumulation"];
+    const FACTS: [&str; 5] =
+        ["// Mathematics", "// Threads", "// Preconditions", "// Outputs", "// Accumulation"];
     for file in files("kernels", &["cu"]) {
         let text = text(&file);
         let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
         for fact in FACTS {
-            assert!(header.iter().any(|line| line.starts_with(fact)), "{}: no line `{fact}: ...` in the header", file.display());
+            assert!(
+                header.iter().any(|line| line.starts_with(fact)),
+                "{}: no line `{fact}: ...` in the header",
+                file.display()
+            );
         }
-        assert!(header.iter().any(|line| line.contains("eterministic")), "{}: deterministic or not?", file.display());
+        assert!(
+            header.iter().any(|line| line.contains("eterministic")),
+            "{}: deterministic or not?",
+            file.display()
+        );
     }
 }
 
@@ -196,16 +229,24 @@ fn every_kernel_file_belongs_to_an_operation() {
 #[test]
 fn kernels_include_headers_by_the_name_that_nvrtc_knows() {
     for file in files("kernels", &["cu", "cuh"]) {
-        for (number, line) in text(&file).lines().enumerate().filter(|(_, line)| line.starts_with("#include")) {
+        for (number, line) in text(&file).lines().enumerate().filter(|(_, line)| line.starts_with("#include"))
+        {
             let host = file.ends_with("common.cuh") && line.contains("\"../host/shim.h\"");
-            assert!(host || line.contains("\"lib/"), "{}:{}: `{line}` should include \"lib/...\"", file.display(), number + 1);
+            assert!(
+                host || line.contains("\"lib/"),
+                "{}:{}: `{line}` should include \"lib/...\"",
+                file.display(),
+                number + 1
+            );
         }
     }
 }
 
 #[test]
 fn files_stay_short() {
-    for file in [files("src", &["rs"]), files("build", &["rs"]), files("kernels", &["cu", "cuh", "h", "cpp"])].concat() {
+    for file in [files("src", &["rs"]), files("build", &["rs"]), files("kernels", &["cu", "cuh", "h", "cpp"])]
+        .concat()
+    {
         let lines = text(&file).lines().count();
         assert!(lines <= 400 || is_test(&file), "{}: {lines} lines", file.display());
     }

@@ -1,4 +1,5 @@
-//! `saddle attack` and `saddle corruptions` from outside: adversarial images as a file, accuracy under common corruptions.
+//! `saddle attack` and `saddle corruptions` from outside: adversarial images as a file, accuracy under common
+//! corruptions.
 
 mod common;
 
@@ -18,7 +19,8 @@ use saddle::train::weights::WeightFile;
 
 const IMAGES: usize = 50;
 
-/// A trained network in `run`, and the first test images, as floats in `x.safetensors` and as bytes in `bytes.safetensors`.
+/// A trained network in `run`, and the first test images, as floats in `x.safetensors` and as bytes in
+/// `bytes.safetensors`.
 struct Job {
     dir: tempfile::TempDir,
     pixels: Vec<f32>,
@@ -28,7 +30,10 @@ struct Job {
 impl Job {
     fn new() -> Job {
         let dir = tempfile::tempdir().unwrap();
-        printed(dir.path(), "train --device host --epochs 2 --steps 2 --batch 128 --select-steps 1 --quiet --out run");
+        printed(
+            dir.path(),
+            "train --device host --epochs 2 --steps 2 --batch 128 --select-steps 1 --quiet --out run",
+        );
         let test = data::load("digits", None).unwrap().test;
         let labels = test.labels[..IMAGES].to_vec();
         // Multiples of 1/255, so that bytes say the same.
@@ -50,7 +55,8 @@ impl Job {
     }
 
     fn write<const N: usize>(&self, name: &str, tensors: [(&str, Values); N]) {
-        let tensors: BTreeMap<_, _> = tensors.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
+        let tensors: BTreeMap<_, _> =
+            tensors.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
         write(&tensors, &self.path(name)).unwrap();
     }
 
@@ -60,23 +66,35 @@ impl Job {
         let file = TensorFile::read(&self.path("out"), &["x_adv", "y", "pred", "success", "loss"]).unwrap();
         assert!(file.others.is_empty(), "{:?}", file.others);
         let integers = |name: &str| match file.get(name) {
-            Some(Values::I64(shape, values)) if *shape == [IMAGES] => values.iter().map(|v| *v as i32).collect::<Vec<_>>(),
+            Some(Values::I64(shape, values)) if *shape == [IMAGES] => {
+                values.iter().map(|v| *v as i32).collect::<Vec<_>>()
+            }
             other => panic!("{name}: {other:?}"),
         };
         assert_eq!(integers("y"), self.labels);
-        let (Some(Values::U8(_, success)), Some(Values::F32(_, loss))) = (file.get("success"), file.get("loss")) else {
+        let (Some(Values::U8(_, success)), Some(Values::F32(_, loss))) =
+            (file.get("success"), file.get("loss"))
+        else {
             panic!("success: {:?}, loss: {:?}", file.get("success"), file.get("loss"));
         };
         let x_adv = file.images("x_adv").unwrap().unwrap();
         assert_eq!(x_adv.shape, [IMAGES, 8, 8, 1]);
-        Made { table, x_adv: x_adv.pixels, pred: integers("pred"), success: success.clone(), loss: loss.clone() }
+        Made {
+            table,
+            x_adv: x_adv.pixels,
+            pred: integers("pred"),
+            success: success.clone(),
+            loss: loss.clone(),
+        }
     }
 
     /// The trained network and the images.
     fn loaded(&self) -> (Net, Tensor, Buffer<i32>, Buffer<i32>) {
         let device = Device::host().unwrap();
         let file = WeightFile::read(&self.here().join("run/checkpoints/best.safetensors")).unwrap();
-        let net = checkpoint::network_for(&device, &file, None, ImageShape { height: 8, width: 8, channels: 1 }).unwrap();
+        let net =
+            checkpoint::network_for(&device, &file, None, ImageShape { height: 8, width: 8, channels: 1 })
+                .unwrap();
         let x = Tensor::from_slice(&device, &[IMAGES, 8, 8, 1], &self.pixels).unwrap();
         let indices = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
         (net, x, Buffer::from_slice(&device, &self.labels).unwrap(), indices)
@@ -112,9 +130,13 @@ fn adversarial_images_are_those_of_the_attack() {
     }
     let longest = made.x_adv.iter().zip(&job.pixels).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(longest <= 0.1 + 1e-6 && longest > 0.09, "{longest}");
-    for part in
-        ["attack", "pgd5, linf with eps 0.1", "robust accuracy", &format!("{:.2} %", 100.0 - 2.0 * broken as f64), "written to"]
-    {
+    for part in [
+        "attack",
+        "pgd5, linf with eps 0.1",
+        "robust accuracy",
+        &format!("{:.2} %", 100.0 - 2.0 * broken as f64),
+        "written to",
+    ] {
         assert!(made.table.contains(part), "{part} is not in:\n{}", made.table);
     }
     // Bytes say the same.
@@ -128,13 +150,28 @@ fn every_attack_and_its_parameters() {
     let job = Job::new();
     for (words, settings) in [
         ("fgsm --eps 0.2", Settings { eps: 0.2, ..Settings::default() }),
-        ("mim --steps 3 --step 0.05", Settings { eps: 0.1, steps: Some(3), step: Some(0.05), ..Settings::default() }),
+        (
+            "mim --steps 3 --step 0.05",
+            Settings { eps: 0.1, steps: Some(3), step: Some(0.05), ..Settings::default() },
+        ),
         ("mim4 --momentum 0.25", Settings { eps: 0.1, momentum: 0.25, ..Settings::default() }),
         ("cw6 --kappa 0.5", Settings { eps: 0.1, kappa: 0.5, ..Settings::default() }),
-        ("apgd-ce --steps 6 --passes 2", Settings { eps: 0.1, steps: Some(6), passes: 2, ..Settings::default() }),
-        ("apgd-dlr --steps 6 --restarts 2", Settings { eps: 0.1, steps: Some(6), restarts: 2, ..Settings::default() }),
-        ("apgd-t --steps 6 --targets 2", Settings { eps: 0.1, steps: Some(6), targets: 2, ..Settings::default() }),
-        ("fab-t --steps 2 --targets 1", Settings { eps: 0.1, steps: Some(2), targets: 1, ..Settings::default() }),
+        (
+            "apgd-ce --steps 6 --passes 2",
+            Settings { eps: 0.1, steps: Some(6), passes: 2, ..Settings::default() },
+        ),
+        (
+            "apgd-dlr --steps 6 --restarts 2",
+            Settings { eps: 0.1, steps: Some(6), restarts: 2, ..Settings::default() },
+        ),
+        (
+            "apgd-t --steps 6 --targets 2",
+            Settings { eps: 0.1, steps: Some(6), targets: 2, ..Settings::default() },
+        ),
+        (
+            "fab-t --steps 2 --targets 1",
+            Settings { eps: 0.1, steps: Some(2), targets: 1, ..Settings::default() },
+        ),
         ("square --steps 20", Settings { eps: 0.1, steps: Some(20), ..Settings::default() }),
         ("pgd3 --norm l2 --eps 0.5", Settings { norm: attack::Norm::L2, eps: 0.5, ..Settings::default() }),
     ] {
@@ -146,7 +183,8 @@ fn every_attack_and_its_parameters() {
     }
     // Both numbers matter.
     for words in ["mim4 --momentum", "cw20 --kappa"] {
-        let [none, much] = ["0", "1"].map(|value| job.attack(&format!("--data x.safetensors --attack {words} {value}")).x_adv);
+        let [none, much] = ["0", "1"]
+            .map(|value| job.attack(&format!("--data x.safetensors --attack {words} {value}")).x_adv);
         assert_ne!(none, much, "{words}");
     }
 }
@@ -168,15 +206,36 @@ fn mistakes_get_one_clear_line() {
     job.write("flat", [("x", Values::F32(vec![1, 64], vec![0.5; 64])), ("y", y(&[1]))]);
     std::fs::write(job.path("text"), "no tensors").unwrap();
     for (words, message) in [
-        ("--data nolabels.safetensors", "nolabels.safetensors: has no y; expected x f32 [N,C,H,W] and y i64 [N]"),
-        ("--data noimages.safetensors", "noimages.safetensors: has no x; expected x f32 [N,C,H,W] and y i64 [N]"),
-        ("--data fewer.safetensors", "fewer.safetensors: x has 2 images of 8x8x1, y 1 labels; expected as many, at least one"),
-        ("--data none.safetensors", "none.safetensors: x has 0 images of 8x8x1, y 0 labels; expected as many, at least one"),
+        (
+            "--data nolabels.safetensors",
+            "nolabels.safetensors: has no y; expected x f32 [N,C,H,W] and y i64 [N]",
+        ),
+        (
+            "--data noimages.safetensors",
+            "noimages.safetensors: has no x; expected x f32 [N,C,H,W] and y i64 [N]",
+        ),
+        (
+            "--data fewer.safetensors",
+            "fewer.safetensors: x has 2 images of 8x8x1, y 1 labels; expected as many, at least one",
+        ),
+        (
+            "--data none.safetensors",
+            "none.safetensors: x has 0 images of 8x8x1, y 0 labels; expected as many, at least one",
+        ),
         ("--data bright.safetensors", "bright.safetensors: x holds 1.5; expected a number in [0,1]"),
         ("--data class.safetensors", "class.safetensors: y holds 10; the network has classes 0 to 9"),
-        ("--data color.safetensors", "run/checkpoints/best.safetensors: the network is for images of 1 channels, these have 3"),
-        ("--data wide.safetensors", "run/checkpoints/best.safetensors: the network is for images of 8x8x1, these are 8x16x1"),
-        ("--data flat.safetensors", "flat.safetensors: x is F32 [1, 64]; expected F32 [N,C,H,W], or U8 [N,H,W,C]"),
+        (
+            "--data color.safetensors",
+            "run/checkpoints/best.safetensors: the network is for images of 1 channels, these have 3",
+        ),
+        (
+            "--data wide.safetensors",
+            "run/checkpoints/best.safetensors: the network is for images of 8x8x1, these are 8x16x1",
+        ),
+        (
+            "--data flat.safetensors",
+            "flat.safetensors: x is F32 [1, 64]; expected F32 [N,C,H,W], or U8 [N,H,W,C]",
+        ),
         ("--data text.safetensors", "text.safetensors: not a safetensors or .npz file: "),
         ("--data nothing.safetensors", "nothing.safetensors: cannot read the tensors: "),
         ("--data x.safetensors --attack pdg", "unknown attack 'pdg'; known: fgsm, pgd20, "),
@@ -188,11 +247,17 @@ fn mistakes_get_one_clear_line() {
         ("--data x.safetensors --batch 0", "batch = 0: must be 1 or more"),
     ] {
         let attack = if words.contains("--attack") { "" } else { "--attack fgsm" };
-        let found = error(here, &format!("attack --weights run --device host --quiet --out bad.safetensors {attack} {words}"));
+        let found = error(
+            here,
+            &format!("attack --weights run --device host --quiet --out bad.safetensors {attack} {words}"),
+        );
         assert!(found.starts_with(message), "{words}\nexpected: {message}...\nfound: {found}");
         assert!(!job.path("bad").exists(), "{words}");
     }
-    let found = error(here, "attack --weights run --device host --data x.safetensors --attack fgsm --out no/where.safetensors");
+    let found = error(
+        here,
+        "attack --weights run --device host --data x.safetensors --attack fgsm --out no/where.safetensors",
+    );
     assert!(found.starts_with("no/where.safetensors: cannot write the result: "), "{found}");
 }
 
@@ -200,16 +265,19 @@ fn mistakes_get_one_clear_line() {
 fn npy(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
     let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     let header = format!("{dictionary:<117}\n");
-    let start = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat();
+    let start =
+        [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat();
     std::fs::write(path, [start.as_slice(), bytes].concat()).unwrap();
 }
 
 /// An untrained network for 32x32 RGB images without metadata, as another program may have written it.
 fn foreign_weights(path: &Path, classes: usize) -> Net {
     let shape = Shape { channels: 3, height: 32, classes, mean: vec![], std: vec![] };
-    let net = Net::new(&Device::host().unwrap(), &Arch::find("resnet-mini").unwrap().spec(), &shape, 1).unwrap();
+    let net =
+        Net::new(&Device::host().unwrap(), &Arch::find("resnet-mini").unwrap().spec(), &shape, 1).unwrap();
     let mut file = WeightFile::default();
-    file.tensors.extend(net.export().unwrap().into_iter().map(|(name, shape, values)| (name, (shape, values))));
+    file.tensors
+        .extend(net.export().unwrap().into_iter().map(|(name, shape, values)| (name, (shape, values))));
     file.write(path).unwrap();
     net
 }
@@ -221,10 +289,14 @@ fn corruptions_are_measured_one_by_one() {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path();
         let mut net = foreign_weights(&here.join("net.safetensors"), classes);
-        // Every image is one colour, another for each corruption and row; labels are what the network says under the first corruption,
-        // but for the last image of each severity.
-        let color = |number: usize, row: usize| [(number * 17) as u8, (row * 12) as u8, ((number * row * 5) % 256) as u8];
-        let images = |number: usize| (0..5 * N).flat_map(move |row| color(number, row).repeat(1024)).collect::<Vec<u8>>();
+        // Every image is one colour, another for each corruption and row; labels are what the network says
+        // under the first corruption, but for the last image of each severity.
+        let color = |number: usize, row: usize| {
+            [(number * 17) as u8, (row * 12) as u8, ((number * row * 5) % 256) as u8]
+        };
+        let images = |number: usize| {
+            (0..5 * N).flat_map(move |row| color(number, row).repeat(1024)).collect::<Vec<u8>>()
+        };
         let device = Device::host().unwrap();
         let mut predict = |number: usize| {
             let pixels: Vec<f32> = images(number).iter().map(|byte| f32::from(*byte) / 255.0).collect();
@@ -234,15 +306,24 @@ fn corruptions_are_measured_one_by_one() {
         let spoil = |(row, class): (usize, i32)| (class + (row % N == N - 1) as i32) % classes as i32;
         let labels: Vec<i32> = predict(0).into_iter().enumerate().map(spoil).collect();
         for (number, name) in data::corruptions::STANDARD.iter().enumerate() {
-            npy(&here.join(format!("{name}.npy")), "|u1", &format!("({}, 32, 32, 3)", 5 * N), &images(number));
+            npy(
+                &here.join(format!("{name}.npy")),
+                "|u1",
+                &format!("({}, 32, 32, 3)", 5 * N),
+                &images(number),
+            );
         }
         let bytes: Vec<u8> = labels.iter().flat_map(|y| i64::from(*y).to_le_bytes()).collect();
         npy(&here.join("labels.npy"), "<i8", &format!("({},)", 5 * N), &bytes);
 
         let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device host --quiet --batch 3";
         let table = printed(here, &format!("{line} --out c.json"));
-        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(here.join("c.json")).unwrap()).unwrap();
-        assert_eq!((record["images"].as_u64(), record["dataset"].as_str()), (Some(4), Some(&*format!("cifar{classes}-c"))));
+        let record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(here.join("c.json")).unwrap()).unwrap();
+        assert_eq!(
+            (record["images"].as_u64(), record["dataset"].as_str()),
+            (Some(4), Some(&*format!("cifar{classes}-c")))
+        );
         let mut total = 0.0;
         for (number, name) in data::corruptions::STANDARD.iter().enumerate() {
             let right: Vec<bool> = predict(number).iter().zip(&labels).map(|(a, b)| a == b).collect();
@@ -255,16 +336,28 @@ fn corruptions_are_measured_one_by_one() {
         }
         assert!((record["corruptions_acc"].as_f64().unwrap() - total / 75.0).abs() < 1e-9, "{record}");
         assert_eq!(record["corruptions"]["gaussian_noise"]["mean"], 75.0);
-        assert_eq!((table.lines().count(), table.lines().next().unwrap().matches("severity").count()), (18, 5), "{table}");
-        assert!(table.contains(&format!("mean of 75 accuracies, each on 4 images of cifar{classes}-c: {:.2} %", total / 75.0)));
+        assert_eq!(
+            (table.lines().count(), table.lines().next().unwrap().matches("severity").count()),
+            (18, 5),
+            "{table}"
+        );
+        assert!(table.contains(&format!(
+            "mean of 75 accuracies, each on 4 images of cifar{classes}-c: {:.2} %",
+            total / 75.0
+        )));
         // The first three images of two severities: those that are right under the first corruption.
         let some = printed(here, &format!("{line} --severity 5,2 --n 3 --json"));
         let some: serde_json::Value = serde_json::from_str(&some).unwrap();
         assert_eq!(some["severities"], serde_json::json!([2, 5]));
         assert_eq!(some["corruptions"]["gaussian_noise"]["mean"], 100.0);
 
-        let bad = |words: &str| error(here, &format!("corruptions --weights net.safetensors --device host --quiet {words}"));
-        assert!(bad("--data .").starts_with("net.safetensors: its metadata does not say what network these weights are for"));
+        let bad = |words: &str| {
+            error(here, &format!("corruptions --weights net.safetensors --device host --quiet {words}"))
+        };
+        assert!(
+            bad("--data .")
+                .starts_with("net.safetensors: its metadata does not say what network these weights are for")
+        );
         assert!(bad("--data . --severity 6").starts_with("severity = 6: expected 1 to 5"));
         assert!(bad("--data . --n 0").starts_with("n = 0: must be 1 or more"));
         std::fs::remove_file(here.join("fog.npy")).unwrap();

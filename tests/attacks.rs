@@ -1,6 +1,9 @@
-//! Gradient attacks: closed forms on linear models, APGD against a float64 reimplementation, and what must hold for every attack.
+//! Gradient attacks: closed forms on linear models, APGD against a float64 reimplementation, and what must
+//! hold for every attack.
 
-use saddle::attack::{Apgd, ApgdLoss, Attack, Found, Model, Norm, Objective, Points, Settings, attacks, by_name, logits};
+use saddle::attack::{
+    Apgd, ApgdLoss, Attack, Found, Model, Norm, Objective, Points, Settings, attacks, by_name, logits,
+};
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, Net, Shape};
 use saddle::ops::global_avg_pool::global_avg_pool;
@@ -39,11 +42,14 @@ struct Wide {
     layers: Vec<(Vec<Vec<f64>>, Vec<f64>)>,
 }
 
-/// A network of these widths with normal weights, of unit variance behind each layer times `gain`; biases of half that size.
+/// A network of these widths with normal weights, of unit variance behind each layer times `gain`; biases of
+/// half that size.
 fn dense(device: &Device, widths: &[usize], gain: f64, name: &str) -> (Dense, Wide) {
     let mut random = Stream::new(1, name);
     let layer = |pair: &[usize]| {
-        let mut draw = |n: usize, scale: f64| (0..n).map(|_| (scale * random.normal()) as f32 as f64).collect::<Vec<f64>>();
+        let mut draw = |n: usize, scale: f64| {
+            (0..n).map(|_| (scale * random.normal()) as f32 as f64).collect::<Vec<f64>>()
+        };
         let scale = gain / (pair[0] as f64).sqrt();
         ((0..pair[1]).map(|_| draw(pair[0], scale)).collect(), draw(pair[1], gain / 2.0))
     };
@@ -59,16 +65,24 @@ impl Wide {
         let layer = |(weight, bias): &(Vec<Vec<f64>>, Vec<f64>)| {
             (tensor(&[weight.len(), weight[0].len()], &weight.concat()), tensor(&[bias.len()], bias))
         };
-        Dense { layers: self.layers.iter().map(layer).collect(), classes: self.layers.last().unwrap().1.len() }
+        Dense {
+            layers: self.layers.iter().map(layer).collect(),
+            classes: self.layers.last().unwrap().1.len(),
+        }
     }
 
     fn layer(&self, at: usize, x: &[f64]) -> Vec<f64> {
         let (weight, bias) = &self.layers[at];
-        weight.iter().zip(bias).map(|(row, b)| row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>() + b).collect()
+        weight
+            .iter()
+            .zip(bias)
+            .map(|(row, b)| row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>() + b)
+            .collect()
     }
 
     fn logits(&self, x: &[f64]) -> Vec<f64> {
-        (1..self.layers.len()).fold(self.layer(0, x), |z, at| self.layer(at, &z.iter().map(|v| v.max(0.0)).collect::<Vec<_>>()))
+        (1..self.layers.len())
+            .fold(self.layer(0, x), |z, at| self.layer(at, &z.iter().map(|v| v.max(0.0)).collect::<Vec<_>>()))
     }
 
     /// What becomes of a gradient in the logits on its way to the image.
@@ -80,7 +94,9 @@ impl Wide {
         }
         for at in (0..self.layers.len()).rev() {
             let (weight, _) = &self.layers[at];
-            grad = (0..weight[0].len()).map(|i| weight.iter().zip(&grad).map(|(row, g)| row[i] * g).sum()).collect();
+            grad = (0..weight[0].len())
+                .map(|i| weight.iter().zip(&grad).map(|(row, g)| row[i] * g).sum())
+                .collect();
             if at > 0 {
                 grad.iter_mut().zip(&before[at - 1]).filter(|(_, v)| **v <= 0.0).for_each(|(g, _)| *g = 0.0);
             }
@@ -140,7 +156,8 @@ fn linear_models_are_attacked_to_the_closed_form() {
     let clean: Vec<f64> = pixels.chunks(d).zip(&labels).map(|(x, y)| margin(x, *y)).collect();
     for ball in [Norm::Linf, Norm::L2] {
         // The most by which a perturbation of size 1 lowers the margin. The radius breaks half of the points.
-        let reach = if ball == Norm::Linf { w.iter().map(|w| w.abs()).sum::<f64>() } else { norm(&w, Norm::L2) };
+        let reach =
+            if ball == Norm::Linf { w.iter().map(|w| w.abs()).sum::<f64>() } else { norm(&w, Norm::L2) };
         let mut sorted = clean.clone();
         sorted.sort_by(f64::total_cmp);
         let eps = 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]) / reach;
@@ -149,14 +166,18 @@ fn linear_models_are_attacked_to_the_closed_form() {
         assert!(largest < 0.4, "the box must not bind, but a pixel moves by {largest}");
         for name in ["fgsm", "pgd100", "cw100", "mim20", "apgd-ce"] {
             let settings = Settings { norm: ball, eps: eps as f32, ..Settings::default() };
-            let found = by_name(name, &settings).unwrap().run(&mut model, &x, &y, &indices(&device, n)).unwrap();
+            let found =
+                by_name(name, &settings).unwrap().run(&mut model, &x, &y, &indices(&device, n)).unwrap();
             let (x_adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
             for i in 0..n {
                 let best = clean[i] - eps * reach;
                 assert_eq!(success[i] == 1, best < 0.0, "{name} {ball:?}: point {i}");
                 if success[i] == 1 {
                     let got = margin(&x_adv[i * d..(i + 1) * d], labels[i]);
-                    assert!((got - best).abs() < 1e-4 * clean[i].max(1.0), "{name} {ball:?}: margin {got} instead of {best}");
+                    assert!(
+                        (got - best).abs() < 1e-4 * clean[i].max(1.0),
+                        "{name} {ball:?}: margin {got} instead of {best}"
+                    );
                 }
             }
         }
@@ -168,7 +189,8 @@ struct Run {
     broken: bool,
     found: Vec<f64>,
     halvings: usize,
-    /// DLR is 1 wherever the label is third: its gradient there is rounding noise, and nobody's path on from there is the right one.
+    /// DLR is 1 wherever the label is third: its gradient there is rounding noise, and nobody's path on from
+    /// there is the right one.
     plateau: bool,
 }
 
@@ -209,7 +231,9 @@ fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run 
     let project = |v: Vec<f64>| -> Vec<f64> {
         let u: Vec<f64> = v.iter().zip(x).map(|(v, x)| v - x).collect();
         let length = norm(&u, Norm::L2);
-        let inside = |u: f64| if apgd.norm == Norm::L2 { u / (length + 1e-12) * length.min(eps) } else { u.clamp(-eps, eps) };
+        let inside = |u: f64| {
+            if apgd.norm == Norm::L2 { u / (length + 1e-12) * length.min(eps) } else { u.clamp(-eps, eps) }
+        };
         u.iter().zip(x).map(|(u, x)| (x + inside(*u)).clamp(0.0, 1.0)).collect()
     };
     let (mut now, mut before) = (x0.to_vec(), x0.to_vec());
@@ -233,7 +257,9 @@ fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run 
             }
         };
         let w = project(now.iter().zip(&g).map(|(v, g)| v + eta * direction(*g)).collect());
-        let next = project((0..x.len()).map(|i| now[i] + a * (w[i] - now[i]) + (1.0 - a) * (now[i] - before[i])).collect());
+        let next = project(
+            (0..x.len()).map(|i| now[i] + a * (w[i] - now[i]) + (1.0 - a) * (now[i] - before[i])).collect(),
+        );
         (before, now) = (now, next);
         let (f, gradient, wrong) = value(&now);
         g = gradient;
@@ -274,18 +300,21 @@ fn apgd_follows_the_specification() {
     let (mut broken, mut plateaus, mut halvings, mut strays) = (0, 0, Vec::new(), Vec::new());
     for (ball, eps) in [(Norm::Linf, 0.25f32), (Norm::L2, 0.5)] {
         for loss in [ApgdLoss::CrossEntropy, ApgdLoss::Dlr, ApgdLoss::DlrTargeted] {
-            let apgd = Apgd::new(loss, &Settings { norm: ball, eps, targets: 1, seed: 5, ..Settings::default() });
+            let apgd =
+                Apgd::new(loss, &Settings { norm: ball, eps, targets: 1, seed: 5, ..Settings::default() });
             let found = apgd.run(&mut model, &x, &y, &images).unwrap();
             let (x_adv, success) = (widen(&found.x_adv.to_vec().unwrap()), found.success.to_vec().unwrap());
             let rank = if loss == ApgdLoss::DlrTargeted { 2 } else { 0 };
             let ranks = Buffer::from_slice(&device, &vec![rank; n]).unwrap();
             let noise = if ball == Norm::L2 { Noise::L2(eps) } else { Noise::Linf(eps) };
-            let start = surface(&x, noise, Key::new(5, Purpose::Apgd, loss as u32, 0), &images, &ranks).unwrap();
+            let start =
+                surface(&x, noise, Key::new(5, Purpose::Apgd, loss as u32, 0), &images, &ranks).unwrap();
             let start = widen(&start.to_vec().unwrap());
             for i in 0..n {
                 let row = |values: &[f64]| values[i * d..(i + 1) * d].to_vec();
                 let (clean, y) = (row(&widen(&pixels)), labels[i] as usize);
-                let Run { broken: wrong, found, halvings: halved, plateau } = reference(&wide, &apgd, &clean, y, &row(&start));
+                let Run { broken: wrong, found, halvings: halved, plateau } =
+                    reference(&wide, &apgd, &clean, y, &row(&start));
                 assert_eq!(success[i] == 1, wrong, "{loss:?} {ball:?}: point {i}");
                 let moved: Vec<f64> = row(&x_adv).iter().zip(&found).map(|(a, b)| a - b).collect();
                 let apart = norm(&moved, Norm::Linf);
@@ -299,10 +328,15 @@ fn apgd_follows_the_specification() {
             }
         }
     }
-    // Two losses that are one in float32 may tell a rule otherwise than in float64, for a point or two of the 72.
+    // Two losses that are one in float32 may tell a rule otherwise than in float64, for a point or two of the
+    // 72.
     assert!(strays.len() <= 2, "{strays:?}");
     // The comparison says something: points that broke and points that held, steps halved seldom and often.
-    assert!((20..60).contains(&broken) && plateaus < 12, "{broken} of {} broken, {plateaus} plateaus", halvings.len());
+    assert!(
+        (20..60).contains(&broken) && plateaus < 12,
+        "{broken} of {} broken, {plateaus} plateaus",
+        halvings.len()
+    );
     assert!(halvings.iter().any(|h| *h <= 4) && halvings.iter().any(|h| *h >= 7), "{halvings:?}");
 }
 
@@ -347,19 +381,28 @@ fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
     let y = of(rows.iter().map(|(i, _)| labels[*i]).collect());
     let images = of(rows.iter().map(|(i, _)| 7 * *i as i32 + 3).collect());
     let ranks = of(rows.iter().map(|(_, rank)| *rank).collect());
-    let (x_adv, success) = bits(&apgd.run_ranks(&mut model, Points { x: &packed, y: &y, images: &images }, &ranks, 0).unwrap());
+    let (x_adv, success) =
+        bits(&apgd.run_ranks(&mut model, Points { x: &packed, y: &y, images: &images }, &ranks, 0).unwrap());
     for (at, (i, rank)) in rows.iter().enumerate() {
         let (want, flags) = &by_rank[*rank as usize - 2];
-        assert_eq!((success[at], &x_adv[at * d..(at + 1) * d]), (flags[*i], &want[i * d..(i + 1) * d]), "row {at}");
+        assert_eq!(
+            (success[at], &x_adv[at * d..(at + 1) * d]),
+            (flags[*i], &want[i * d..(i + 1) * d]),
+            "row {at}"
+        );
     }
     // An attack towards a class of the clean image ends there more often than elsewhere.
     let ends = |rank: usize| {
         let (found, flags) = &by_rank[rank - 2];
         let end = |i: usize| {
-            ranked(&wide.logits(&found[i * d..(i + 1) * d].iter().map(|b| f32::from_bits(*b) as f64).collect::<Vec<_>>()))[0]
+            ranked(&wide.logits(
+                &found[i * d..(i + 1) * d].iter().map(|b| f32::from_bits(*b) as f64).collect::<Vec<_>>(),
+            ))[0]
         };
-        let aimed =
-            |i: usize| ranked(&wide.logits(&pixels[i * d..(i + 1) * d].iter().map(|v| *v as f64).collect::<Vec<_>>()))[rank - 1];
+        let aimed = |i: usize| {
+            ranked(&wide.logits(&pixels[i * d..(i + 1) * d].iter().map(|v| *v as f64).collect::<Vec<_>>()))
+                [rank - 1]
+        };
         let broken: Vec<usize> = (0..n).filter(|i| flags[*i] == 1).collect();
         (broken.iter().filter(|i| end(**i) == aimed(**i)).count(), broken.len())
     };
@@ -378,7 +421,8 @@ fn digits_like(device: &Device, n: usize) -> (Net, Tensor, Vec<i32>) {
 }
 
 fn every_attack(norm: Norm, eps: f32) -> Vec<Box<dyn Attack>> {
-    let settings = Settings { norm, eps, steps: Some(12), restarts: 2, targets: 3, seed: 4, ..Settings::default() };
+    let settings =
+        Settings { norm, eps, steps: Some(12), restarts: 2, targets: 3, seed: 4, ..Settings::default() };
     attacks().iter().map(|entry| by_name(entry.name.trim_end_matches('K'), &settings).unwrap()).collect()
 }
 
@@ -390,7 +434,9 @@ fn every_attack_keeps_to_its_rules() {
     let (y, images) = (Buffer::from_slice(&device, &labels).unwrap(), indices(&device, n));
     let clean = x.to_vec().unwrap();
     let mut outcomes = std::collections::BTreeSet::new();
-    for (ball, eps) in [(Norm::Linf, 0.004f32), (Norm::L2, 0.03), (Norm::Linf, 0.1), (Norm::Linf, 0.0), (Norm::L2, 0.0)] {
+    for (ball, eps) in
+        [(Norm::Linf, 0.004f32), (Norm::L2, 0.03), (Norm::Linf, 0.1), (Norm::Linf, 0.0), (Norm::L2, 0.0)]
+    {
         for attack in every_attack(ball, eps) {
             let what = format!("{} {ball:?} {eps}", attack.name());
             let found = attack.run(&mut net, &x, &y, &images).unwrap();
@@ -399,8 +445,14 @@ fn every_attack_keeps_to_its_rules() {
             for i in 0..n {
                 let rows = x_adv[i * 64..(i + 1) * 64].iter().zip(&clean[i * 64..(i + 1) * 64]);
                 let d: Vec<f64> = rows.clone().map(|(a, b)| *a as f64 - *b as f64).collect();
-                assert!(rows.clone().all(|(a, _)| (0.0..=1.0).contains(a)), "{what}: point {i} leaves [0, 1]");
-                assert!(norm(&d, ball) <= eps as f64 * (1.0 + 1e-6) + 6e-8, "{what}: point {i} leaves the ball");
+                assert!(
+                    rows.clone().all(|(a, _)| (0.0..=1.0).contains(a)),
+                    "{what}: point {i} leaves [0, 1]"
+                );
+                assert!(
+                    norm(&d, ball) <= eps as f64 * (1.0 + 1e-6) + 6e-8,
+                    "{what}: point {i} leaves the ball"
+                );
                 assert_eq!(success[i] == 1, classes[i] != labels[i], "{what}: point {i}");
                 let same = d.iter().all(|d| *d == 0.0);
                 let mistake = i >= n - 2;
@@ -424,13 +476,19 @@ fn results_do_not_depend_on_the_batch() {
     for (ball, eps) in [(Norm::Linf, 0.01f32), (Norm::L2, 0.06)] {
         for attack in every_attack(ball, eps) {
             let mut run = |rows: &[usize]| {
-                let images: Vec<f32> = rows.iter().flat_map(|i| pixels[i * 64..(i + 1) * 64].to_vec()).collect();
+                let images: Vec<f32> =
+                    rows.iter().flat_map(|i| pixels[i * 64..(i + 1) * 64].to_vec()).collect();
                 let x = Tensor::from_slice(&device, &[rows.len(), 8, 8, 1], &images).unwrap();
                 let of = |value: &dyn Fn(usize) -> i32| {
                     Buffer::from_slice(&device, &rows.iter().map(|i| value(*i)).collect::<Vec<_>>()).unwrap()
                 };
-                let (x_adv, success) = bits(&attack.run(&mut net, &x, &of(&|i| labels[i]), &of(&|i| 7 * i as i32 + 3)).unwrap());
-                rows.iter().zip(success).map(|(i, s)| (*i, s)).zip(x_adv.chunks(64).map(<[u32]>::to_vec)).collect::<Vec<_>>()
+                let (x_adv, success) =
+                    bits(&attack.run(&mut net, &x, &of(&|i| labels[i]), &of(&|i| 7 * i as i32 + 3)).unwrap());
+                rows.iter()
+                    .zip(success)
+                    .map(|(i, s)| (*i, s))
+                    .zip(x_adv.chunks(64).map(<[u32]>::to_vec))
+                    .collect::<Vec<_>>()
             };
             let mut whole = run(&(0..n).collect::<Vec<_>>());
             let mut parts = run(&[4]);
@@ -447,7 +505,13 @@ fn results_do_not_depend_on_the_batch() {
 fn network_passes_do_not_depend_on_the_batch() {
     let device = Device::host().unwrap();
     for (arch, side, channels) in [("resnet-mini", 8, 1), ("resnet-mini", 32, 3), ("preact-resnet18", 8, 3)] {
-        let shape = Shape { channels, height: side, classes: 10, mean: vec![0.4; channels], std: vec![0.3; channels] };
+        let shape = Shape {
+            channels,
+            height: side,
+            classes: 10,
+            mean: vec![0.4; channels],
+            std: vec![0.3; channels],
+        };
         let mut net = Net::new(&device, &Arch::find(arch).unwrap().spec(), &shape, 3).unwrap();
         let (n, size) = (40, side * side * channels);
         let pixels = uniform(arch, n * size, 0.0, 1.0);
@@ -457,7 +521,8 @@ fn network_passes_do_not_depend_on_the_batch() {
             let x = Tensor::from_slice(&device, &[rows.len(), side, side, channels], images).unwrap();
             let y = Buffer::from_slice(&device, &labels[rows]).unwrap();
             let pass = Objective::Dlr.pass(&mut net, &x, &y).unwrap();
-            [pass.logits, pass.losses, pass.grad].map(|t| t.to_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+            [pass.logits, pass.losses, pass.grad]
+                .map(|t| t.to_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
         };
         let whole = pass(0..n);
         for rows in [0..1, 5..6, 3..10, 8..39, 17..33] {
@@ -477,18 +542,25 @@ fn restarts_add_and_several_passes_are_averaged() {
     let x = Tensor::from_slice(&device, &[n, 1, 1, d], &uniform("restart images", n * d, 0.0, 1.0)).unwrap();
     let y = Buffer::from_slice(&device, &predicted(&logits(&mut model, &x).unwrap())).unwrap();
     let images = indices(&device, n);
-    let mut broken =
-        |name: &str, settings: Settings| bits(&by_name(name, &settings).unwrap().run(&mut model, &x, &y, &images).unwrap());
+    let mut broken = |name: &str, settings: Settings| {
+        bits(&by_name(name, &settings).unwrap().run(&mut model, &x, &y, &images).unwrap())
+    };
     let settings = Settings { eps: 0.06, steps: Some(1), ..Settings::default() };
     for name in ["pgd", "apgd-ce", "apgd-dlr", "square", "fab-t"] {
         let (first, once) = broken(name, settings);
         let (kept, often) = broken(name, Settings { restarts: 8, ..settings });
         assert!(once.iter().sum::<i32>() < often.iter().sum::<i32>(), "{name}: {once:?} {often:?}");
         for i in (0..n).filter(|i| once[*i] == 1) {
-            assert!(often[i] == 1 && kept[i * d..(i + 1) * d] == first[i * d..(i + 1) * d], "{name}: point {i}");
+            assert!(
+                often[i] == 1 && kept[i * d..(i + 1) * d] == first[i * d..(i + 1) * d],
+                "{name}: point {i}"
+            );
         }
         let reseeded = broken(name, Settings { seed: 1, ..settings }).0;
-        assert!((reseeded == first) == (name == "fab-t"), "{name}: the seed decides the start, if that is random");
+        assert!(
+            (reseeded == first) == (name == "fab-t"),
+            "{name}: the seed decides the start, if that is random"
+        );
     }
     // The mean over passes that are equal is the gradient of one: its signs are the same.
     let settings = Settings { steps: Some(20), ..settings };
@@ -518,14 +590,19 @@ fn names_and_errors() {
         assert!(error(name, &settings).starts_with(&format!("unknown attack '{name}'")), "{name}");
     }
     assert_eq!(error("pgd0", &settings), "steps = 0: the attack pgd0 needs at least 1");
-    assert_eq!(error("cw", &Settings { restarts: 0, ..settings }), "restarts = 0: the attack cw needs at least 1");
+    assert_eq!(
+        error("cw", &Settings { restarts: 0, ..settings }),
+        "restarts = 0: the attack cw needs at least 1"
+    );
     assert_eq!(error("cw", &Settings { eps: -1.0, ..settings }), "eps = -1: must be a number, 0 or more");
     let device = Device::host().unwrap();
     let (mut model, _) = dense(&device, &[4, 3], 1.0, "three classes");
     let x = Tensor::from_slice(&device, &[2, 1, 1, 4], &[0.5; 8]).unwrap();
-    let (two, three) = (Buffer::from_slice(&device, &[0, 1]).unwrap(), Buffer::from_slice(&device, &[0, 1, 2]).unwrap());
-    let run =
-        |model: &mut Dense, name: &str, y: &Buffer<i32>| by_name(name, &settings).unwrap().run(model, &x, y, &two).map(|_| ());
+    let (two, three) =
+        (Buffer::from_slice(&device, &[0, 1]).unwrap(), Buffer::from_slice(&device, &[0, 1, 2]).unwrap());
+    let run = |model: &mut Dense, name: &str, y: &Buffer<i32>| {
+        by_name(name, &settings).unwrap().run(model, &x, y, &two).map(|_| ())
+    };
     let error = run(&mut model, "apgd-t", &two).unwrap_err().to_string();
     assert_eq!(error, "targeted DLR: expected logits of at least 4 classes, got shape [2, 3]");
     assert!(run(&mut model, "apgd-dlr", &two).is_ok());

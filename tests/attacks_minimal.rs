@@ -1,4 +1,5 @@
-//! FAB and Square against closed forms on linear models, their invariants, and that a point's result does not depend on its batch.
+//! FAB and Square against closed forms on linear models, their invariants, and that a point's result does not
+//! depend on its batch.
 
 use saddle::attack::{Attack, Fab, FabT, Found, Model, Norm, Points, Settings, Square};
 use saddle::device::{Buffer, Device, Order};
@@ -73,7 +74,9 @@ fn classes(model: &mut dyn Model, x: &Tensor) -> Vec<i32> {
     let z = model.logits(&tape, leaf).unwrap();
     let k = model.classes();
     let z = tape.value(z).to_vec().unwrap();
-    z.chunks(k).map(|row| (1..k).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as i32).collect()
+    z.chunks(k)
+        .map(|row| (1..k).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as i32)
+        .collect()
 }
 
 fn distance(norm: Norm, a: &[f32], b: &[f32]) -> f64 {
@@ -86,13 +89,18 @@ fn distance(norm: Norm, a: &[f32], b: &[f32]) -> f64 {
 
 /// Everything that holds for the result of any attack.
 fn check(name: &str, model: &mut dyn Model, norm: Norm, eps: f32, x: &Tensor, y: &[i32], found: &Found) {
-    let (clean, adv, success) = (x.to_vec().unwrap(), found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
+    let (clean, adv, success) =
+        (x.to_vec().unwrap(), found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
     let size = clean.len() / y.len();
     let (before, after) = (classes(model, x), classes(model, &found.x_adv));
     for n in 0..y.len() {
         let (a, b) = (&adv[n * size..][..size], &clean[n * size..][..size]);
         assert!(a.iter().all(|v| (0.0..=1.0).contains(v)), "{name} {n}: outside of the box");
-        assert!(distance(norm, a, b) <= eps as f64 * (1.0 + 1e-5) + 1e-6, "{name} {n}: {} from x", distance(norm, a, b));
+        assert!(
+            distance(norm, a, b) <= eps as f64 * (1.0 + 1e-5) + 1e-6,
+            "{name} {n}: {} from x",
+            distance(norm, a, b)
+        );
         assert_eq!(success[n], (after[n] != y[n]) as i32, "{name} {n}");
         if success[n] == 0 || before[n] != y[n] {
             assert_eq!(a, b, "{name} {n}: changed");
@@ -111,7 +119,8 @@ fn attacks(norm: Norm, eps: f32) -> Vec<Box<dyn Attack>> {
     vec![Box::new(FabT::new(&few)), Box::new(Fab::new(&few)), Box::new(square)]
 }
 
-/// How far FAB's closest point is from x on a linear model without walls, in units of the distance to the hyperplane: its own steps on a line.
+/// How far FAB's closest point is from x on a linear model without walls, in units of the distance to the
+/// hyperplane: its own steps on a line.
 fn overshoot() -> f64 {
     let (mut at, mut closest) = (0.0, f64::INFINITY);
     for _ in 0..100 {
@@ -135,13 +144,17 @@ fn fab_finds_the_distance_to_a_hyperplane() {
         let (h, l1, l2) = model.two_classes(&values);
         let dual = if norm == Norm::Linf { l1 } else { l2 };
         let (labels, index) = (ints(&device, &y), ints(&device, &(0..12).collect::<Vec<_>>()));
-        let walks: [Box<dyn Attack>; 2] = [Box::new(FabT::new(&settings(norm, 1.0))), Box::new(Fab::new(&settings(norm, 1.0)))];
+        let walks: [Box<dyn Attack>; 2] =
+            [Box::new(FabT::new(&settings(norm, 1.0))), Box::new(Fab::new(&settings(norm, 1.0)))];
         for attack in walks {
             let found = attack.run(&mut model, &x, &labels, &index).unwrap();
             assert_eq!(found.success.to_vec().unwrap(), [1; 12]);
             let adv = found.x_adv.to_vec().unwrap();
             for n in 0..12 {
-                let (got, want) = (distance(norm, &adv[n * SIZE..][..SIZE], &values[n * SIZE..][..SIZE]), h[n].abs() / dual);
+                let (got, want) = (
+                    distance(norm, &adv[n * SIZE..][..SIZE], &values[n * SIZE..][..SIZE]),
+                    h[n].abs() / dual,
+                );
                 assert!(
                     (got - want * overshoot()).abs() <= 1e-4 * want + 1e-6,
                     "{norm:?} {n}: {got}, the hyperplane is at {want}"
@@ -160,11 +173,14 @@ fn fab_counts_what_is_inside_the_ball_only() {
         let x = images(&device, &values);
         let y = classes(&mut model, &x);
         let (h, l1, l2) = model.two_classes(&values);
-        let reach: Vec<f64> = h.iter().map(|h| overshoot() * h.abs() / if norm == Norm::Linf { l1 } else { l2 }).collect();
+        let reach: Vec<f64> =
+            h.iter().map(|h| overshoot() * h.abs() / if norm == Norm::Linf { l1 } else { l2 }).collect();
         let mut sorted = reach.clone();
         sorted.sort_by(f64::total_cmp);
         let eps = (0.5 * (sorted[19] + sorted[20])) as f32;
-        let found = FabT::new(&settings(norm, eps)).run(&mut model, &x, &ints(&device, &y), &ints(&device, &[0; 40])).unwrap();
+        let found = FabT::new(&settings(norm, eps))
+            .run(&mut model, &x, &ints(&device, &y), &ints(&device, &[0; 40]))
+            .unwrap();
         let want: Vec<i32> = reach.iter().map(|r| (*r <= eps as f64) as i32).collect();
         assert_eq!(found.success.to_vec().unwrap(), want, "{norm:?}");
         check("fab-t", &mut model, norm, eps, &x, &y, &found);
@@ -181,7 +197,8 @@ fn square_comes_near_the_closed_form_and_never_passes_it() {
         let y = classes(&mut model, &x);
         let (h, l1, l2) = model.two_classes(&values);
         let dual = if norm == Norm::Linf { l1 } else { l2 };
-        // Random search reaches a part of the best change only; small windows never get to the last row and column.
+        // Random search reaches a part of the best change only; small windows never get to the last row and
+        // column.
         let index = ints(&device, &(0..60).collect::<Vec<_>>());
         let eps = (h.iter().map(|h| h.abs()).sum::<f64>() / 60.0 / dual) as f32;
         let square = Square::new(&Settings { steps: Some(2000), ..settings(norm, eps) });
@@ -190,7 +207,10 @@ fn square_comes_near_the_closed_form_and_never_passes_it() {
         let near = if norm == Norm::Linf { 0.8 } else { 0.6 };
         for (n, success) in found.success.to_vec().unwrap().into_iter().enumerate() {
             let needed = h[n].abs() / (eps as f64 * dual);
-            assert!(success == 0 || needed <= 1.0 + 1e-5, "{norm:?} {n}: broken, but {needed} of the ball was needed");
+            assert!(
+                success == 0 || needed <= 1.0 + 1e-5,
+                "{norm:?} {n}: broken, but {needed} of the ball was needed"
+            );
             assert!(success == 1 || needed > near, "{norm:?} {n}: not broken with {needed} of the ball");
         }
     }
@@ -202,12 +222,15 @@ fn results_are_valid_and_mistakes_stay() {
     for device in [device(), Device::host_checked(Order::Shuffled(3)).unwrap()] {
         let mut model = Linear::new(&device, 5, &mut stream);
         // Pixels at the walls too.
-        let values: Vec<f32> = (0..20 * SIZE).map(|_| (1.4 * stream.uniform() - 0.2).clamp(0.0, 1.0)).collect();
+        let values: Vec<f32> =
+            (0..20 * SIZE).map(|_| (1.4 * stream.uniform() - 0.2).clamp(0.0, 1.0)).collect();
         let x = images(&device, &values);
         let mut y = classes(&mut model, &x);
         y.iter_mut().step_by(4).for_each(|y| *y = (*y + 1) % 5);
         let (labels, index) = (ints(&device, &y), ints(&device, &(100..120).collect::<Vec<_>>()));
-        for (norm, eps) in [(Norm::Linf, 0.08), (Norm::Linf, 0.0), (Norm::Linf, 2.0), (Norm::L2, 0.4), (Norm::L2, 0.0)] {
+        for (norm, eps) in
+            [(Norm::Linf, 0.08), (Norm::Linf, 0.0), (Norm::Linf, 2.0), (Norm::L2, 0.4), (Norm::L2, 0.0)]
+        {
             for attack in attacks(norm, eps) {
                 let name = format!("{} {norm:?} {eps}", attack.name());
                 let found = attack.run(&mut model, &x, &labels, &index).unwrap();
@@ -244,8 +267,11 @@ fn a_point_does_not_depend_on_its_batch() {
     let some: Vec<usize> = [17, 3, 22, 4, 0, 9, 11].to_vec();
     for attack in [attacks(Norm::Linf, 0.05), attacks(Norm::L2, 0.3)].into_iter().flatten() {
         let mut run = |rows: &[usize]| {
-            let of = |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
-            let found = attack.run(&mut net, &batch(rows), &of(&|row| y[row]), &of(&|row| 1000 + row as i32)).unwrap();
+            let of =
+                |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
+            let found = attack
+                .run(&mut net, &batch(rows), &of(&|row| y[row]), &of(&|row| 1000 + row as i32))
+                .unwrap();
             (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap())
         };
         let (whole, part) = (run(&all), run(&some));
@@ -258,7 +284,8 @@ fn a_point_does_not_depend_on_its_batch() {
     // Targets of one image packed into one batch.
     let targeted = FabT::new(&settings(Norm::Linf, 0.05));
     let mut run = |rows: &[usize], ranks: &[i32]| {
-        let of = |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
+        let of =
+            |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
         let points = Points { x: &batch(rows), y: &of(&|row| y[row]), images: &of(&|row| row as i32) };
         let found = targeted.run_ranks(&mut net, points, &ints(&device, ranks), 0).unwrap();
         (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap())
@@ -267,6 +294,10 @@ fn a_point_does_not_depend_on_its_batch() {
     let packed = run(&pairs.map(|(row, _)| row), &pairs.map(|(_, rank)| rank));
     for (at, (row, rank)) in pairs.into_iter().enumerate() {
         let alone = run(&[row], &[rank]);
-        assert_eq!((alone.0.as_slice(), alone.1[0]), (&packed.0[at * 64..][..64], packed.1[at]), "row {row}, rank {rank}");
+        assert_eq!(
+            (alone.0.as_slice(), alone.1[0]),
+            (&packed.0[at * 64..][..64], packed.1[at]),
+            "row {row}, rank {rank}"
+        );
     }
 }

@@ -20,13 +20,19 @@ fn saddle(line: &str) -> Output {
 }
 
 fn saddle_in(folder: &Path, line: &str) -> Output {
-    Command::new(SADDLE).args(line.split_whitespace()).current_dir(folder).stdin(Stdio::null()).output().unwrap()
+    Command::new(SADDLE)
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 /// What a successful command prints.
 fn printed(line: &str) -> String {
     let output = saddle(line);
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
     assert!(output.status.success(), "saddle {line}: {err}");
     assert_eq!(err, "", "saddle {line} writes to standard error");
     out
@@ -62,8 +68,10 @@ fn begins(message: String, expected: &str) {
 #[test]
 fn help_names_every_command_and_key() {
     let help = printed("--help");
-    for command in ["train", "eval", "bench", "devices", "kernels", "recipes", "keys", "models", "methods", "attacks", "datasets"]
-    {
+    for command in [
+        "train", "eval", "bench", "devices", "kernels", "recipes", "keys", "models", "methods", "attacks",
+        "datasets",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in:\n{help}");
         let own = printed(&format!("help {command}"));
         assert!(own.contains(&format!("Usage: saddle {command}")), "{own}");
@@ -76,7 +84,12 @@ fn help_names_every_command_and_key() {
         assert!(train.contains(&format!("\n{}:\n", key.group)));
     }
     let train = train.split_whitespace().collect::<Vec<_>>().join(" ");
-    for part in ["(ε)", "[default: 8/255; digits: 0.1]", "Without RECIPE the job is 'digits'", "saddle train --resume"] {
+    for part in [
+        "(ε)",
+        "[default: 8/255; digits: 0.1]",
+        "Without RECIPE the job is 'digits'",
+        "saddle train --resume",
+    ] {
         assert!(train.contains(part), "{part} is not in:\n{train}");
     }
     let bare = saddle("");
@@ -108,7 +121,10 @@ fn kernels_are_listed() {
     for kernel in kernels.as_array().unwrap() {
         let field = |name: &str| kernel[name].as_str().unwrap();
         assert!(text.contains(field("name")) && text.contains(field("file")), "{kernel}");
-        assert!(field("signature").starts_with(&format!("{}(", field("name"))) && !field("doc").is_empty(), "{kernel}");
+        assert!(
+            field("signature").starts_with(&format!("{}(", field("name"))) && !field("doc").is_empty(),
+            "{kernel}"
+        );
     }
     assert!(text.contains("fill_value(float* out, float value, int n)"), "{text}");
     assert_eq!(json("kernels FILL_VALUE --json").as_array().unwrap().len(), 1);
@@ -156,15 +172,25 @@ fn keys_are_listed() {
     }
     assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
     assert_eq!(json("keys weight-decay --json")[0]["default"], "0.0005");
-    assert!(json("keys learning --json").as_array().unwrap().iter().any(|key| key["name"] == "lr"), "meanings are searched, too");
+    assert!(
+        json("keys learning --json").as_array().unwrap().iter().any(|key| key["name"] == "lr"),
+        "meanings are searched, too"
+    );
     begins(error("keys epochz"), "unknown key 'epochz' (did you mean 'epochs'?)");
 }
 
 #[test]
 fn registries_are_listed() {
-    for (list, name) in [("models", "resnet-mini"), ("methods", "pgd-at"), ("attacks", "fgsm"), ("datasets", "digits")] {
-        assert!(printed(list).lines().any(|line| line == name || line.starts_with(&format!("{name} "))), "{list}");
-        assert!(json(&format!("{list} --json")).as_array().unwrap().iter().any(|entry| entry["name"] == name));
+    for (list, name) in
+        [("models", "resnet-mini"), ("methods", "pgd-at"), ("attacks", "fgsm"), ("datasets", "digits")]
+    {
+        assert!(
+            printed(list).lines().any(|line| line == name || line.starts_with(&format!("{name} "))),
+            "{list}"
+        );
+        assert!(
+            json(&format!("{list} --json")).as_array().unwrap().iter().any(|entry| entry["name"] == name)
+        );
     }
 }
 
@@ -172,11 +198,26 @@ fn registries_are_listed() {
 fn wrong_arguments_get_one_line_with_the_nearest_name() {
     for (line, expected) in [
         ("trian", "unrecognized subcommand 'trian' (did you mean 'train'?); see saddle --help"),
-        ("train --epss 1", "unexpected argument '--epss' found (did you mean '--eps'?); see saddle train --help"),
-        ("train --eps", "a value is required for '--eps <8/255|NUMBER>' but none was supplied; see saddle train --help"),
-        ("train digits --resume x", "the argument '[RECIPE]' cannot be used with '--resume <DIR>'; see saddle train --help"),
-        ("eval", "the following required arguments were not provided: --weights <FILE|RUN>; see saddle eval --help"),
-        ("bench kernel", "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] (did you mean 'kernels'?)"),
+        (
+            "train --epss 1",
+            "unexpected argument '--epss' found (did you mean '--eps'?); see saddle train --help",
+        ),
+        (
+            "train --eps",
+            "a value is required for '--eps <8/255|NUMBER>' but none was supplied; see saddle train --help",
+        ),
+        (
+            "train digits --resume x",
+            "the argument '[RECIPE]' cannot be used with '--resume <DIR>'; see saddle train --help",
+        ),
+        (
+            "eval",
+            "the following required arguments were not provided: --weights <FILE|RUN>; see saddle eval --help",
+        ),
+        (
+            "bench kernel",
+            "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] (did you mean 'kernels'?)",
+        ),
     ] {
         begins(usage_error(line), expected);
     }
@@ -226,11 +267,17 @@ fn weights_must_be_there_and_say_what_they_are_for() {
     std::fs::write(folder.path().join("net.safetensors"), "x").unwrap();
     std::fs::create_dir_all(folder.path().join("run")).unwrap();
     let answer = |line: &str| complaint(saddle_in(folder.path(), line), 1);
-    begins(answer("eval --weights net.safetensors"), "net.safetensors: no run.json says which data set these weights are for");
+    begins(
+        answer("eval --weights net.safetensors"),
+        "net.safetensors: no run.json says which data set these weights are for",
+    );
     begins(answer("eval --weights run"), "run: holds no run (there is no run.json in it)");
     std::fs::write(folder.path().join("run/run.json"), r#"{"eps": "8/255", "seed": 3}"#).unwrap();
     begins(answer("eval --weights run"), "run: this run has no checkpoint yet");
-    begins(answer("eval --weights net.safetensors --dataset digits --eps -1"), "eps = -1: must not be negative");
+    begins(
+        answer("eval --weights net.safetensors --dataset digits --eps -1"),
+        "eps = -1: must not be negative",
+    );
     begins(answer("eval --weights net.safetensors --dataset digits --n 0"), "n = 0: must be 1 or more");
     begins(answer("train --resume run --eps 0.3"), "eps = 0.3: a resumed run keeps its settings");
     std::fs::write(folder.path().join("run/run.json"), "{").unwrap();
@@ -239,7 +286,8 @@ fn weights_must_be_there_and_say_what_they_are_for() {
 
 #[test]
 fn a_reader_who_goes_away_is_no_error() {
-    let mut child = Command::new(SADDLE).args(["keys"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        Command::new(SADDLE).args(["keys"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let mut told = String::new();
     child.stderr.take().unwrap().read_to_string(&mut told).unwrap();

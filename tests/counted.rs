@@ -1,4 +1,5 @@
-//! Passes over a set whose size only the device knows: the first `count` images of a batch, against a batch of so many images.
+//! Passes over a set whose size only the device knows: the first `count` images of a batch, against a batch
+//! of so many images.
 
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, BnMode, Net, Rows, Shape};
@@ -15,7 +16,13 @@ const SIDE: usize = 8;
 const CAPACITY: usize = 6;
 
 fn net(device: &Device, name: &str) -> Net {
-    let shape = Shape { channels: 3, height: SIDE, classes: 10, mean: vec![0.5, 0.4, 0.3], std: vec![0.2, 0.3, 0.25] };
+    let shape = Shape {
+        channels: 3,
+        height: SIDE,
+        classes: 10,
+        mean: vec![0.5, 0.4, 0.3],
+        std: vec![0.2, 0.3, 0.25],
+    };
     Net::new(device, &Arch::find(name).unwrap().spec(), &shape, 3).unwrap()
 }
 
@@ -23,7 +30,8 @@ fn net(device: &Device, name: &str) -> Net {
 fn images(device: &Device, count: usize, capacity: usize) -> Tensor {
     let size = SIDE * SIDE * 3;
     let value = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) as f32 / u64::MAX as f32;
-    let values: Vec<f32> = (0..capacity * size).map(|i| if i < count * size { value(i) } else { f32::NAN }).collect();
+    let values: Vec<f32> =
+        (0..capacity * size).map(|i| if i < count * size { value(i) } else { f32::NAN }).collect();
     Tensor::from_slice(device, &[capacity, SIDE, SIDE, 3], &values).unwrap()
 }
 
@@ -37,7 +45,10 @@ fn assert_close(what: &str, got: &[f32], want: &[f32], share: f32) {
     assert_eq!(got.len(), want.len(), "{what}");
     let largest = want.iter().fold(0f32, |m, w| m.max(w.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g - w).abs() <= share * largest + 1e-7, "{what}: entry {i} is {g}, not {w} (largest {largest})");
+        assert!(
+            (g - w).abs() <= share * largest + 1e-7,
+            "{what}: entry {i} is {g}, not {w} (largest {largest})"
+        );
     }
 }
 
@@ -61,7 +72,8 @@ fn pass(
     let mut gradients = tape.backward(total, None).unwrap();
     let dx = gradients.take(input).unwrap().to_vec().unwrap();
     let of_params = leaves.gradients(&mut gradients);
-    let named = net.params.iter().zip(of_params).filter_map(|(p, g)| Some((p.name.clone(), g?.to_vec().unwrap())));
+    let named =
+        net.params.iter().zip(of_params).filter_map(|(p, g)| Some((p.name.clone(), g?.to_vec().unwrap())));
     let named = named.chain([("images".into(), dx)]).collect();
     (tape.value(total).item().unwrap(), named, net)
 }
@@ -74,7 +86,9 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         Tensor::from_slice(device, &[CAPACITY, 10], &values).unwrap()
     };
     for count in [1, 2, CAPACITY - 1, CAPACITY] {
-        let flags = |n: usize| Buffer::from_slice(device, &(0..n).map(|i| (i < count) as u8).collect::<Vec<_>>()).unwrap();
+        let flags = |n: usize| {
+            Buffer::from_slice(device, &(0..n).map(|i| (i < count) as u8).collect::<Vec<_>>()).unwrap()
+        };
         let set = subset(device, (&flags(CAPACITY), 0), None, CAPACITY).unwrap();
         let small = subset(device, (&flags(count), 0), None, count).unwrap();
         let against = |set: Subset| {
@@ -88,7 +102,12 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         let counted = pass(device, name, &images(device, count, CAPACITY), Some(rows), against(set));
         let plain = pass(device, name, &images(device, count, count), None, against(small));
         let what = format!("{name}, {count} of {CAPACITY}");
-        assert!(plain.0 > 0.0 && (counted.0 - plain.0).abs() <= 1e-5 * plain.0, "{what}: loss {} and {}", counted.0, plain.0);
+        assert!(
+            plain.0 > 0.0 && (counted.0 - plain.0).abs() <= 1e-5 * plain.0,
+            "{what}: loss {} and {}",
+            counted.0,
+            plain.0
+        );
         assert_eq!(counted.1.len(), plain.1.len());
         for ((param, got), (_, want)) in counted.1.iter().zip(&plain.1) {
             let (exist, behind) = got.split_at(want.len());
@@ -115,8 +134,9 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
     assert_eq!(running(&after), running(&net(device, name)));
     // A closed gate changes running statistics only.
     let x = images(device, CAPACITY, CAPACITY);
-    let loss =
-        |tape: &Tape, z: Var| cross_entropy(tape, z, &Buffer::from_slice(device, &labels).unwrap(), Reduction::Mean).unwrap();
+    let loss = |tape: &Tape, z: Var| {
+        cross_entropy(tape, z, &Buffer::from_slice(device, &labels).unwrap(), Reduction::Mean).unwrap()
+    };
     let plain = pass(device, name, &x, None, loss);
     for (count, moves) in [(0, false), (3, true)] {
         let gate = Rows::AllIf(Rc::new(Buffer::from_slice(device, &[count]).unwrap()));
@@ -138,7 +158,8 @@ fn a_counted_pass_is_a_pass_of_fewer_images() {
     first_images_equal_a_smaller_batch(&checked, "resnet-mini");
 }
 
-/// The whole chain of RAAT's second term: views, set, mixed images, counted pass, DICAR, against the same on the members alone.
+/// The whole chain of RAAT's second term: views, set, mixed images, counted pass, DICAR, against the same on
+/// the members alone.
 #[test]
 fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let device = Device::host().unwrap();
@@ -149,7 +170,8 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let both = images(&device, 2 * CAPACITY, 2 * CAPACITY);
     let mixed = mix(&device, (&both, 0), (&both, CAPACITY), &set, 0.8).unwrap();
     let size = SIDE * SIDE * 3;
-    let gathered = Tensor::from_slice(&device, &[3, SIDE, SIDE, 3], &mixed.to_vec().unwrap()[..3 * size]).unwrap();
+    let gathered =
+        Tensor::from_slice(&device, &[3, SIDE, SIDE, 3], &mixed.to_vec().unwrap()[..3 * size]).unwrap();
     let run = |u_images: &Tensor, rows: &Rows, set: &Subset, view_images: &Tensor| {
         let mut net = net(&device, "resnet-mini");
         let tape = Tape::new(&device);
@@ -162,7 +184,8 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
         let loss = dicar(&tape, u, (z, 0), (z, half), set, 0.8, 0.5, Variant::Paper).unwrap();
         let total = sum(&tape, loss).unwrap();
         let mut gradients = tape.backward(total, None).unwrap();
-        let all: Vec<Vec<f32>> = leaves.gradients(&mut gradients).into_iter().flatten().map(|g| g.to_vec().unwrap()).collect();
+        let all: Vec<Vec<f32>> =
+            leaves.gradients(&mut gradients).into_iter().flatten().map(|g| g.to_vec().unwrap()).collect();
         (tape.value(total).item().unwrap(), all)
     };
     let counted = run(&mixed, &Rows::First(set.count.clone()), &set, &both);

@@ -1,4 +1,5 @@
-//! The protocol of AutoAttack: that its result depends on nothing but what it should, is kept, merged and verified, and when it warns.
+//! The protocol of AutoAttack: that its result depends on nothing but what it should, is kept, merged and
+//! verified, and when it warns.
 
 use saddle::attack::{Attack, Model, Norm, Settings, by_name};
 use saddle::data::{self, Dataset, ImageShape, resident::Resident};
@@ -28,7 +29,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A run of a small net on digits, trained once for all tests; its best checkpoint is the first epoch's or the second's.
+/// A run of a small net on digits, trained once for all tests; its best checkpoint is the first epoch's or
+/// the second's.
 fn trained() -> &'static Path {
     static RUN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, run) = RUN.get_or_init(|| {
@@ -36,10 +38,17 @@ fn trained() -> &'static Path {
         let out = folder.path().join("run");
         let mut job = recipe::load(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let settings = [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
+        let settings =
+            [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
         job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
-        let request = saddle::train::Request { config, recipe, reference: job.reference, command: "test".into(), resume: None };
+        let request = saddle::train::Request {
+            config,
+            recipe,
+            reference: job.reference,
+            command: "test".into(),
+            resume: None,
+        };
         saddle::train::run(&request, &mut Silent, &AtomicBool::new(false)).unwrap();
         (folder, out)
     });
@@ -67,11 +76,18 @@ fn short(norm: Norm, eps: f32) -> Plan {
 fn digits(n: usize) -> (saddle::nn::Net, Resident) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-    let (net, _) = checkpoint::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
+    let (net, _) =
+        checkpoint::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
     (net, Resident::new(&device, &test).unwrap())
 }
 
-fn judged(model: &mut dyn Model, data: &Resident, plan: &Plan, range: Range<usize>, batch: usize) -> Judgement {
+fn judged(
+    model: &mut dyn Model,
+    data: &Resident,
+    plan: &Plan,
+    range: Range<usize>,
+    batch: usize,
+) -> Judgement {
     let conduct = Conduct { range, batch, state: None, stop: &AtomicBool::new(false) };
     judge(model, data, plan, &conduct, &mut Silent).unwrap()
 }
@@ -84,7 +100,8 @@ fn bits(images: &Images) -> Vec<(usize, Vec<u32>)> {
 fn by_hand(model: &mut dyn Model, data: &Resident, plan: &Plan) -> (Vec<Option<usize>>, Images) {
     let (mut outcomes, mut images) = (vec![None; data.len], Images::new());
     for number in 0..=plan.stages.len() {
-        let left: Vec<i32> = (0..data.len as i32).filter(|point| outcomes[*point as usize].is_none()).collect();
+        let left: Vec<i32> =
+            (0..data.len as i32).filter(|point| outcomes[*point as usize].is_none()).collect();
         if left.is_empty() {
             break;
         }
@@ -93,12 +110,17 @@ fn by_hand(model: &mut dyn Model, data: &Resident, plan: &Plan) -> (Vec<Option<u
         if number == 0 {
             let z = saddle::attack::logits(model, &x).unwrap();
             let right = saddle::ops::predict::correct(data.device(), &z, &y).unwrap().to_vec().unwrap();
-            left.iter().zip(right).filter(|(_, right)| *right == 0).for_each(|(point, _)| outcomes[*point as usize] = Some(0));
+            left.iter()
+                .zip(right)
+                .filter(|(_, right)| *right == 0)
+                .for_each(|(point, _)| outcomes[*point as usize] = Some(0));
             continue;
         }
         let found = plan.stages[number - 1].attack.run(model, &x, &y, &rows).unwrap();
         let (adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
-        for ((point, image), _) in left.iter().zip(adv.chunks(adv.len() / left.len())).zip(success).filter(|(_, s)| *s == 1) {
+        for ((point, image), _) in
+            left.iter().zip(adv.chunks(adv.len() / left.len())).zip(success).filter(|(_, s)| *s == 1)
+        {
             outcomes[*point as usize] = Some(number);
             images.insert(*point as usize, image.to_vec());
         }
@@ -112,7 +134,10 @@ fn batches_packing_and_shards_change_no_bit() {
         let (mut net, data) = digits(24);
         let plan = short(norm, eps);
         let (outcomes, images) = by_hand(&mut net, &data, &plan);
-        assert!(outcomes.iter().flatten().max() >= Some(&1) && outcomes.contains(&None), "too easy or too hard: {outcomes:?}");
+        assert!(
+            outcomes.iter().flatten().max() >= Some(&1) && outcomes.contains(&None),
+            "too easy or too hard: {outcomes:?}"
+        );
         // 5: many batches; 24: the last attempts are packed; 200: nine attempts of a point at once.
         for batch in [5, 24, 200] {
             let whole = judged(&mut net, &data, &plan, 0..24, batch);
@@ -122,7 +147,8 @@ fn batches_packing_and_shards_change_no_bit() {
             assert!(whole.verdict.verification.largest_distance > 0.5 * eps as f64);
         }
         let parts = [judged(&mut net, &data, &plan, 0..9, 8), judged(&mut net, &data, &plan, 9..24, 8)];
-        let second: Images = parts[1].images.iter().map(|(point, image)| (point + 9, image.clone())).collect();
+        let second: Images =
+            parts[1].images.iter().map(|(point, image)| (point + 9, image.clone())).collect();
         assert_eq!(bits(&parts[0].images.clone().into_iter().chain(second).collect()), bits(&images));
         let joined = Verdict::joined(parts.into_iter().map(|part| part.verdict).collect()).unwrap();
         assert_eq!(joined.outcomes.0, outcomes);
@@ -159,7 +185,9 @@ fn an_interrupted_evaluation_goes_on_without_loss() {
         let conduct = Conduct { range: 0..20, batch: 7 + interruptions, state: Some(&state), stop: &stop };
         match judge(&mut net, &data, &plan, &conduct, &mut StopAtSecond { batches: 0, stop: &stop }) {
             Ok(judgement) => break judgement,
-            Err(error @ Error::Interrupted { .. }) => assert!(error.to_string().contains("progress is kept in"), "{error}"),
+            Err(error @ Error::Interrupted { .. }) => {
+                assert!(error.to_string().contains("progress is kept in"), "{error}")
+            }
             Err(error) => panic!("{error}"),
         }
         interruptions += 1;
@@ -169,14 +197,22 @@ fn an_interrupted_evaluation_goes_on_without_loss() {
     assert_eq!(resumed.verdict.outcomes, whole.verdict.outcomes);
     assert_eq!(bits(&resumed.images), bits(&whole.images));
     let figures = |judgement: &Judgement| {
-        judgement.verdict.rows.iter().map(|row| (row.attack.clone(), row.robust, row.attacked)).collect::<Vec<_>>()
+        judgement
+            .verdict
+            .rows
+            .iter()
+            .map(|row| (row.attack.clone(), row.robust, row.attacked))
+            .collect::<Vec<_>>()
     };
     assert_eq!(figures(&resumed), figures(&whole));
     // A finished state answers at once.
     let state = State::open(&folder.path().join("state"), serde_json::Map::new()).unwrap();
     let conduct = Conduct { range: 0..20, batch: 20, state: Some(&state), stop: &AtomicBool::new(true) };
     let again = judge(&mut net, &data, &plan, &conduct, &mut Silent).unwrap();
-    assert_eq!((again.verdict.outcomes, again.verdict.passes), (resumed.verdict.outcomes, resumed.verdict.passes));
+    assert_eq!(
+        (again.verdict.outcomes, again.verdict.passes),
+        (resumed.verdict.outcomes, resumed.verdict.passes)
+    );
 }
 
 fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
@@ -204,7 +240,11 @@ fn the_state_of_another_evaluation_is_refused() {
         eval::run(&request, &mut Silent).map(|report| report.rows.last().unwrap().accuracy)
     };
     let accuracy = with(&|_| {}).unwrap();
-    assert_eq!(with(&|request| request.batch = 3).unwrap(), accuracy, "another batch size is the same evaluation");
+    assert_eq!(
+        with(&|request| request.batch = 3).unwrap(),
+        accuracy,
+        "another batch size is the same evaluation"
+    );
     let other = folder.path().join("other.safetensors");
     let mut file = WeightFile::read(&weights()).unwrap();
     file.tensors.get_mut("linear.bias").unwrap().1[0] += 1.0;
@@ -214,12 +254,18 @@ fn the_state_of_another_evaluation_is_refused() {
         (&|request| request.settings.norm = Norm::L2, "norm is linf there, not l2"),
         (&|request| request.settings.seed = 1, "seed is 0 there, not 1"),
         (&|request| request.n = Some(29), "images is 30 there, not 29"),
-        (&|request| request.attacks = vec!["autoattack:fgsm".into()], "attacks is fgsm; pgd2 there, not fgsm"),
+        (
+            &|request| request.attacks = vec!["autoattack:fgsm".into()],
+            "attacks is fgsm; pgd2 there, not fgsm",
+        ),
         (&|request| request.extras.shard = Some(Shard { number: 1, of: 2 }), "shard is none there, not 1/2"),
         (&|request| request.weights = other.clone(), "weights is "),
     ] {
         let message = with(change).unwrap_err().to_string();
-        assert!(message.contains("holds the progress of another evaluation: ") && message.contains(expected), "{message}");
+        assert!(
+            message.contains("holds the progress of another evaluation: ") && message.contains(expected),
+            "{message}"
+        );
     }
     assert_eq!(with(&|_| {}).unwrap(), accuracy, "a refusal changes nothing");
 }
@@ -263,7 +309,12 @@ fn shards_merge_to_the_whole() {
         assert!(message.contains(expected), "{names:?}: {message}");
     }
     std::fs::write(file("plain"), r#"{"architecture": "resnet-mini"}"#).unwrap();
-    assert!(merge(&files(&["plain"])).unwrap_err().to_string().contains("not the result of saddle eval --attack autoattack"));
+    assert!(
+        merge(&files(&["plain"]))
+            .unwrap_err()
+            .to_string()
+            .contains("not the result of saddle eval --attack autoattack")
+    );
 }
 
 /// A linear model of 4x4 images, with faults.
@@ -285,7 +336,11 @@ impl Model for Toy {
             return Ok(tape.constant(Tensor::from_slice(tape.device(), &[n, row.len()], &row.repeat(n))?));
         }
         let rows = images.reshape(&[n, 16])?;
-        let flat = if self.masked { tape.constant(rows) } else { tape.push(rows, &[x], move |grad, sink| sink.pass(x, grad))? };
+        let flat = if self.masked {
+            tape.constant(rows)
+        } else {
+            tape.push(rows, &[x], move |grad, sink| sink.pass(x, grad))?
+        };
         let z = linear(tape, flat, tape.constant(self.weight.clone()), None)?;
         self.drift *= 1.5;
         scale(tape, z, 1.0 + self.drift)
@@ -301,8 +356,11 @@ fn toy(classes: usize) -> (Toy, Dataset) {
     let mut random = Stream::new(5, "toy");
     let weight: Vec<f32> = (0..classes * 16).map(|_| random.normal() as f32).collect();
     let images: Vec<u8> = (0..40 * 16).map(|_| random.below(256) as u8).collect();
-    let logit = |image: &[u8], k: usize| image.iter().zip(&weight[k * 16..]).map(|(x, w)| *x as f32 * w).sum::<f32>();
-    let best = |image: &[u8]| (0..classes).max_by(|a, b| logit(image, *a).total_cmp(&logit(image, *b))).unwrap() as i32;
+    let logit =
+        |image: &[u8], k: usize| image.iter().zip(&weight[k * 16..]).map(|(x, w)| *x as f32 * w).sum::<f32>();
+    let best = |image: &[u8]| {
+        (0..classes).max_by(|a, b| logit(image, *a).total_cmp(&logit(image, *b))).unwrap() as i32
+    };
     let dataset = Dataset {
         name: "toy".into(),
         labels: images.chunks(16).map(best).collect(),
@@ -335,7 +393,11 @@ fn verdict(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Verdict {
 #[track_caller]
 fn warns(verdict: &Verdict, expected: &[&str]) {
     let matches = verdict.warnings.iter().zip(expected).all(|(line, part)| line.contains(part));
-    assert!(matches && verdict.warnings.len() == expected.len(), "expected {expected:?}, found {:#?}", verdict.warnings);
+    assert!(
+        matches && verdict.warnings.len() == expected.len(),
+        "expected {expected:?}, found {:#?}",
+        verdict.warnings
+    );
 }
 
 #[test]
@@ -350,22 +412,32 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
     // Gradients that are not there: only Square finds anything, and far more than the start of APGD.
     let long = Plan::new(
         "custom",
-        vec![plan.stages.into_iter().next().unwrap(), Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap()],
+        vec![
+            plan.stages.into_iter().next().unwrap(),
+            Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap(),
+        ],
         &Settings { eps: 0.05, ..settings(1) },
     )
     .unwrap();
     let mut masked = Toy { masked: true, ..toy(10).0 };
     let found = verdict(&mut masked, &data, &long);
-    warns(&found, &["40 of 40 images have an input gradient of zero", "square lowers the robust accuracy from"]);
+    warns(
+        &found,
+        &["40 of 40 images have an input gradient of zero", "square lowers the robust accuracy from"],
+    );
 
     let mut drifting = Toy { drift: 1e-6, ..toy(10).0 };
     let pgd = Plan::custom(&["pgd2"], &settings(2)).unwrap();
     warns(&verdict(&mut drifting, &data, &pgd), &["the logits of 5 passes over the same images differ"]);
-    let rand = Plan::new("rand", Plan::custom(&["pgd2"], &settings(2)).unwrap().stages, &settings(2)).unwrap();
+    let rand =
+        Plan::new("rand", Plan::custom(&["pgd2"], &settings(2)).unwrap().stages, &settings(2)).unwrap();
     warns(&verdict(&mut Toy { drift: 1e-6, ..toy(10).0 }, &data, &rand), &[]);
 
     let mut constant = Toy { constant: Some([vec![0.91], vec![0.01; 9]].concat()), ..toy(10).0 };
-    warns(&verdict(&mut constant, &data, &pgd), &["look like probabilities", "40 of 40 images have an input gradient of zero"]);
+    warns(
+        &verdict(&mut constant, &data, &pgd),
+        &["look like probabilities", "40 of 40 images have an input gradient of zero"],
+    );
 
     let bright = Dataset { byte_scale: 1.0 / 128.0, ..data };
     let found = verdict(&mut toy(10).0, &bright, &pgd);
@@ -377,14 +449,19 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
 fn few_classes_skip_attacks_or_have_fewer_targets() {
     let (mut three, data) = toy(3);
     let found = verdict(&mut three, &data, &short(Norm::Linf, 0.05));
-    let lines =
-        ["apgd-t, 4 steps is skipped: its loss needs 4 classes, and there are 3", "fab-t, 4 steps has 2 targets instead of 9"];
+    let lines = [
+        "apgd-t, 4 steps is skipped: its loss needs 4 classes, and there are 3",
+        "fab-t, 4 steps has 2 targets instead of 9",
+    ];
     warns(&found, &lines);
     assert!(found.rows[2].skipped && found.rows[2].attacked == 0 && !found.rows[3].skipped);
     assert_eq!(found.rows[2].robust, found.rows[1].robust);
     let dlr = Plan::custom(&["apgd-dlr"], &Settings { eps: 0.05, ..settings(2) }).unwrap();
     let (mut two, data) = toy(2);
-    warns(&verdict(&mut two, &data, &dlr), &["apgd-dlr, 2 steps is skipped: its loss needs 3 classes, and there are 2"]);
+    warns(
+        &verdict(&mut two, &data, &dlr),
+        &["apgd-dlr, 2 steps is skipped: its loss needs 3 classes, and there are 2"],
+    );
 }
 
 #[test]
@@ -394,7 +471,8 @@ fn verification_finds_what_is_wrong() {
     let mut check = |images: &Images, outcomes: Vec<Option<usize>>| {
         verify(&mut sound, &data, 0..40, (Norm::Linf, 0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
     };
-    let clean = |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
+    let clean =
+        |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
     let robust = vec![None; 40];
     assert!(check(&Images::new(), robust.clone()).passed);
     let mut broken = robust.clone();
@@ -454,7 +532,8 @@ fn autoattack_with_an_attack_missing_is_not_called_so() {
     let (mut three, data) = toy(3);
     let standard = Plan { version: "standard".into(), ..short(Norm::Linf, 0.05) };
     let record = |verdict: Verdict| {
-        let record = Record { about: Default::default(), evaluation: Default::default(), shard: None, verdict };
+        let record =
+            Record { about: Default::default(), evaluation: Default::default(), shard: None, verdict };
         record.to_json()["autoattack_acc"].clone()
     };
     assert!(record(verdict(&mut three, &data, &standard)).is_null());
@@ -467,8 +546,10 @@ fn a_file_may_lack_the_last_classes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
     let file = |height: usize, label: i64| {
-        let tensors =
-            [("x", Values::U8(vec![6, height, 8, 1], vec![51; 6 * height * 8])), ("y", Values::integers([0, 1, 2, 0, 1, label]))];
+        let tensors = [
+            ("x", Values::U8(vec![6, height, 8, 1], vec![51; 6 * height * 8])),
+            ("y", Values::integers([0, 1, 2, 0, 1, label])),
+        ];
         write(&tensors.map(|(name, values)| (name.to_owned(), values)).into(), &path).unwrap();
         let mut request = request(weights(), "fgsm", Extras::default());
         (request.dataset, request.data, request.n) = ("file".into(), Some(path.clone()), None);
@@ -476,7 +557,10 @@ fn a_file_may_lack_the_last_classes() {
     };
     assert_eq!(file(8, 2).unwrap(), 1);
     let message = file(8, 10).unwrap_err().to_string();
-    assert!(message.contains("the network is for 10 classes") && message.contains("the data set has 11 classes"), "{message}");
+    assert!(
+        message.contains("the network is for 10 classes") && message.contains("the data set has 11 classes"),
+        "{message}"
+    );
     let message = file(16, 2).unwrap_err().to_string();
     assert!(message.contains("images of 8x8, ") && message.ends_with("images of 16x8"), "{message}");
 }
@@ -503,9 +587,16 @@ fn adversarial_images_are_saved() {
     assert_eq!(success, record.verdict.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
     // The stored images alone reproduce the accuracy.
     let (mut net, data) = digits(30);
-    let adv: Vec<f32> =
-        file.tensor("x_adv").unwrap().data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    let z = saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap()).unwrap();
+    let adv: Vec<f32> = file
+        .tensor("x_adv")
+        .unwrap()
+        .data()
+        .chunks(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    let z =
+        saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap())
+            .unwrap();
     let classes = saddle::ops::predict::argmax(data.device(), &z).unwrap().to_vec().unwrap();
     assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
     let single: Box<dyn Attack> = by_name("pgd5", &Settings { eps: EPS, ..Settings::default() }).unwrap();
@@ -529,7 +620,8 @@ fn saddle(folder: &Path, line: &str, threads: usize) -> Result<String, String> {
 fn the_command_line_evaluates_runs_files_and_shards() {
     let folder = tempfile::tempdir().unwrap();
     let run = trained().display();
-    let command = |line: &str, threads| saddle(folder.path(), &format!("eval -q --device host {line}"), threads);
+    let command =
+        |line: &str, threads| saddle(folder.path(), &format!("eval -q --device host {line}"), threads);
     let read = |name: &str| -> serde_json::Value {
         serde_json::from_str(&std::fs::read_to_string(folder.path().join(name)).unwrap()).unwrap()
     };
@@ -550,13 +642,20 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     assert!(places[0] < places[1] && table.matches("fgsm").count() == 2, "{table}");
     assert_eq!(read("both.json")["checkpoints"].as_array().unwrap().len(), 2);
     let message = command("-w copy -a autoattack:fgsm --save-adv s", 2).unwrap_err();
-    assert!(message.contains("--save-adv is for one network") && message.contains("--checkpoint best"), "{message}");
+    assert!(
+        message.contains("--save-adv is for one network") && message.contains("--checkpoint best"),
+        "{message}"
+    );
     // Progress of each; nothing is judged twice.
     let two = "-w copy -a autoattack:fgsm,pgd2 -n 10 --state s --out both.json";
     let table = command(two, 2).unwrap();
     let times = || {
-        ["best", "last"]
-            .map(|name| std::fs::metadata(folder.path().join("s").join(name).join("progress.json")).unwrap().modified().unwrap())
+        ["best", "last"].map(|name| {
+            std::fs::metadata(folder.path().join("s").join(name).join("progress.json"))
+                .unwrap()
+                .modified()
+                .unwrap()
+        })
     };
     let (before, both) = (times(), read("both.json"));
     assert_eq!((command(two, 2).unwrap(), read("both.json"), times()), (table, both, before));
@@ -565,7 +664,10 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     // Shards with other thread counts and batches, merged.
     let of = "-w copy --checkpoint last -a autoattack:pgd3,fgsm -n 20 --eps 1/10";
     let whole = command(&format!("{of} --out whole.json"), 2).unwrap();
-    assert!(whole.contains("robust under these attacks (custom, linf, eps 1/10)") && whole.contains("verified: "), "{whole}");
+    assert!(
+        whole.contains("robust under these attacks (custom, linf, eps 1/10)") && whole.contains("verified: "),
+        "{whole}"
+    );
     command(&format!("{of} --shard 1/2 --out 1.json --batch 3"), 1).unwrap();
     command(&format!("{of} --shard 2/2 --out 2.json --save-adv adv"), 3).unwrap();
     command("--merge 1.json 2.json --out merged.json", 2).unwrap();
@@ -581,13 +683,24 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         "outcomes",
         "seed",
     ] {
-        assert!(merged.get(key).is_some() && merged[key] == whole[key], "{key}: {} and {}", merged[key], whole[key]);
+        assert!(
+            merged.get(key).is_some() && merged[key] == whole[key],
+            "{key}: {} and {}",
+            merged[key],
+            whole[key]
+        );
     }
     for (line, expected) in [
         ("--merge 1.json", "merge = 1: a shard is missing: 2/2"),
         (&format!("{of} --shard 1/50"), "shard = 1/50: no image would be evaluated; there are 20"),
-        ("-w copy --checkpoint last -a fgsm --shard 1/2", "attack = fgsm: --shard needs --attack autoattack, or autoattack:fgsm"),
-        ("-w copy --checkpoint last -a pgd20,autoattack", "attack = pgd20,autoattack: autoattack stands alone"),
+        (
+            "-w copy --checkpoint last -a fgsm --shard 1/2",
+            "attack = fgsm: --shard needs --attack autoattack, or autoattack:fgsm",
+        ),
+        (
+            "-w copy --checkpoint last -a pgd20,autoattack",
+            "attack = pgd20,autoattack: autoattack stands alone",
+        ),
         ("-w copy --eps 8", "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
         ("-w copy --shard 3/2 -a autoattack", "shard = 3/2: expected a part"),
         ("-w copy --norm l2", "norm = l2: eps is needed, too: 0.1 is for linf"),
@@ -595,16 +708,26 @@ fn the_command_line_evaluates_runs_files_and_shards() {
             "-w copy --checkpoint last -a autoattack --restarts 2",
             "attack = autoattack: the attacks of autoattack have parameters of their own",
         ),
-        ("--merge 1.json 2.json --eps 0.1", "eps = 0.1: the shards have been evaluated with settings of their own"),
-        ("--merge 1.json 2.json --restarts 2", "restarts = 2: the shards have been evaluated with settings of their own"),
+        (
+            "--merge 1.json 2.json --eps 0.1",
+            "eps = 0.1: the shards have been evaluated with settings of their own",
+        ),
+        (
+            "--merge 1.json 2.json --restarts 2",
+            "restarts = 2: the shards have been evaluated with settings of their own",
+        ),
     ] {
         let message = command(line, 2).unwrap_err();
-        assert!(message.starts_with(&format!("error: {expected}")) && message.lines().count() == 1, "{message}");
+        assert!(
+            message.starts_with(&format!("error: {expected}")) && message.lines().count() == 1,
+            "{message}"
+        );
     }
 
     // Parameters of attacks, in the result.
     command("-w copy --checkpoint last -a cw3,pgd2 -n 10 --restarts 2 --kappa 1 --out out.json", 2).unwrap();
-    let abouts: Vec<_> = read("out.json")["results"].as_array().unwrap().iter().map(|row| row["about"].clone()).collect();
+    let abouts: Vec<_> =
+        read("out.json")["results"].as_array().unwrap().iter().map(|row| row["about"].clone()).collect();
     assert_eq!(abouts, ["clean", "cw3, 2 restarts, kappa 1", "pgd2, 2 restarts, kappa 1"]);
 
     // Weights from elsewhere, without metadata.
@@ -614,17 +737,29 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     bare.write(&folder.path().join("bare.safetensors")).unwrap();
     let message = command("-w bare.safetensors --dataset digits -a fgsm", 2).unwrap_err();
     assert!(message.contains("does not say 'arch'") && message.contains("--model NAME"), "{message}");
-    let flags =
-        if normalised[0].is_empty() { String::new() } else { format!("--mean {} --std {}", normalised[0], normalised[1]) };
+    let flags = if normalised[0].is_empty() {
+        String::new()
+    } else {
+        format!("--mean {} --std {}", normalised[0], normalised[1])
+    };
     let accuracies = |line: &str| {
         command(line, 2).unwrap();
-        read("out.json")["results"].as_array().unwrap().iter().map(|row| row["accuracy"].clone()).collect::<Vec<_>>()
+        read("out.json")["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["accuracy"].clone())
+            .collect::<Vec<_>>()
     };
     let tail = "--dataset digits -a fgsm --eps 0.1 --out out.json";
     let own = accuracies(&format!("-w {} {tail}", weights().display()));
     assert_eq!(accuracies(&format!("-w bare.safetensors --model resnet-mini {flags} {tail}")), own);
     for (tensor, shape, expected) in [
-        ("linear.weight", vec![7, 64], "the network is for 7 classes and 1-channel images of 8x8, the data set has 10 classes"),
+        (
+            "linear.weight",
+            vec![7, 64],
+            "the network is for 7 classes and 1-channel images of 8x8, the data set has 10 classes",
+        ),
         ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and 3-channel images"),
     ] {
         let mut other = bare.clone();

@@ -1,4 +1,5 @@
-//! Small networks of every family against PyTorch (tests/goldens): logits, every gradient by name, running statistics, ten SGD losses.
+//! Small networks of every family against PyTorch (tests/goldens): logits, every gradient by name, running
+//! statistics, ten SGD losses.
 
 mod common;
 
@@ -25,7 +26,8 @@ fn build(device: &Device, golden: &Golden) -> Net {
     };
     let number = |key: &str| golden.metadata[key].parse::<usize>().unwrap();
     let (width, blocks) = (number("width"), number("blocks"));
-    let stages = (0..3).map(|i| Stage { channels: width << i, blocks, stride: if i == 0 { 1 } else { 2 } }).collect();
+    let stages =
+        (0..3).map(|i| Stage { channels: width << i, blocks, stride: if i == 0 { 1 } else { 2 } }).collect();
     let spec = Spec { family, stem: if family == Family::Wide { width / 2 } else { width }, stages };
     let shape = Shape { channels: 3, height: 8, classes: 10, mean: vec![], std: vec![] };
     let mut net = Net::new(device, &spec, &shape, 0).unwrap();
@@ -33,7 +35,8 @@ fn build(device: &Device, golden: &Golden) -> Net {
         assert_eq!(golden.shape(&format!("param.{name}")), shape, "{name}");
     }
     let known = net.expected().len();
-    let stored = golden.names().filter(|n| n.starts_with("param.") && !n.ends_with("num_batches_tracked")).count();
+    let stored =
+        golden.names().filter(|n| n.starts_with("param.") && !n.ends_with("num_batches_tracked")).count();
     assert_eq!(known, stored, "the golden has other parameters than the net");
     net.import(device, |name| Some(golden.floats(&format!("param.{name}")))).unwrap();
     net
@@ -108,7 +111,8 @@ fn check(name: &str) {
             }
             assert!(compared > 10);
 
-            // With frozen weights (and, in eval mode, folded batch norms) logits and input gradient are the same.
+            // With frozen weights (and, in eval mode, folded batch norms) logits and input gradient are the
+            // same.
             let mut net = build(&device, &golden);
             let tape = Tape::new(&device);
             let input = tape.leaf(x.clone());
@@ -120,7 +124,8 @@ fn check(name: &str) {
         }
 
         let number = |key: &str| golden.metadata[key].parse::<f32>().unwrap();
-        let update = Update { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay") };
+        let update =
+            Update { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay") };
         let mut net = build(&device, &golden);
         let mut losses = Vec::new();
         for _ in 0..10 {

@@ -1,4 +1,5 @@
-//! Loss operations against PyTorch: values and gradients of `tests/goldens/ops.safetensors`, on the host and, where there is one, on CUDA.
+//! Loss operations against PyTorch: values and gradients of `tests/goldens/ops.safetensors`, on the host and,
+//! where there is one, on CUDA.
 
 mod common;
 
@@ -34,8 +35,8 @@ impl Bench<'_> {
         self.file.integers(name).into_iter().map(|label| label as i32).collect()
     }
 
-    /// Fails unless `got` is the golden `name` up to 1e-5 of the golden's largest value (at least 1e-7: steep logits have gradients that are
-    /// the small difference of numbers of order 1).
+    /// Fails unless `got` is the golden `name` up to 1e-5 of the golden's largest value (at least 1e-7: steep
+    /// logits have gradients that are the small difference of numbers of order 1).
     fn check(&self, name: &str, got: &Tensor) {
         let (got, want) = (got.to_vec().unwrap(), self.file.floats(name));
         assert_eq!(got.len(), want.len(), "{}: {name}", self.label);
@@ -46,7 +47,12 @@ impl Bench<'_> {
     }
 
     /// A loss of two logit tensors: its mean, both gradients and, where there are any, its values per row.
-    fn check_pair(&self, op: &str, loss: impl Fn(&Tape, Var, Var, Reduction) -> saddle::Result<Var>, rows: bool) {
+    fn check_pair(
+        &self,
+        op: &str,
+        loss: impl Fn(&Tape, Var, Var, Reduction) -> saddle::Result<Var>,
+        rows: bool,
+    ) {
         for case in CASES {
             let name = |tensor: &str| format!("{op}.{case}.{tensor}");
             let tape = Tape::new(self.device);
@@ -88,7 +94,9 @@ fn kl_is_pytorchs() {
 
 #[test]
 fn js_is_pytorchs() {
-    with_goldens(|bench| bench.check_pair("js", |tape, u, v, reduction| js(tape, u, v, 0.5, reduction), true));
+    with_goldens(|bench| {
+        bench.check_pair("js", |tape, u, v, reduction| js(tape, u, v, 0.5, reduction), true)
+    });
 }
 
 #[test]
@@ -109,7 +117,10 @@ fn margin_is_pytorchs_and_its_sign_says_what_is_correct() {
             let right: Vec<i32> = margins.to_vec().unwrap().iter().map(|m| (*m > 0.0) as i32).collect();
             let flags = predict::correct(bench.device, &tape.value(logits), &labels).unwrap();
             assert_eq!(flags.to_vec().unwrap(), right);
-            assert_eq!(predict::count(bench.device, &flags).unwrap().to_vec().unwrap(), [right.iter().sum::<i32>()]);
+            assert_eq!(
+                predict::count(bench.device, &flags).unwrap().to_vec().unwrap(),
+                [right.iter().sum::<i32>()]
+            );
         }
     });
 }

@@ -1,5 +1,5 @@
-//! Short runs of every method: that they train, that a run interrupted in the middle of an epoch goes on to the same bytes, and what averaging,
-//! weight perturbation and the stages of AFA do to a run.
+//! Short runs of every method: that they train, that a run interrupted in the middle of an epoch goes on to
+//! the same bytes, and what averaging, weight perturbation and the stages of AFA do to a run.
 
 mod common;
 
@@ -24,7 +24,8 @@ fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> Request {
     let recipe = recipe::load(name).unwrap();
     let mut config = recipe.config;
     let out = out.display().to_string();
-    let mut all: Vec<(&str, &str)> = SHORT.iter().chain(settings).copied().chain([("out", out.as_str())]).collect();
+    let mut all: Vec<(&str, &str)> =
+        SHORT.iter().chain(settings).copied().chain([("out", out.as_str())]).collect();
     if name == "afa-digits" {
         all.push(("linear_epochs", "1"));
     }
@@ -75,7 +76,8 @@ fn every_digits_recipe_is_repeatable_and_resumes_to_the_same_bytes() {
         let ended = run(&first, &mut StopAt(&stop, 2, 2), &stop);
         assert!(matches!(ended, Err(Error::Interrupted { .. })), "{name}: {:?}", ended.map(|o| o.summary));
         first.resume = Some(parts.clone());
-        run(&first, &mut Silent, &AtomicBool::new(false)).unwrap_or_else(|error| panic!("{name} resumed: {error}"));
+        run(&first, &mut Silent, &AtomicBool::new(false))
+            .unwrap_or_else(|error| panic!("{name} resumed: {error}"));
         assert!(weights(&whole) == weights(&parts), "{name}: a resumed run has other weights");
         let losses = |run: &Path| metrics(run).iter().map(|epoch| epoch["terms"].clone()).collect::<Vec<_>>();
         assert_eq!(losses(&whole), losses(&parts), "{name}");
@@ -92,7 +94,8 @@ fn splits_and_margins_are_recorded() {
         assert!((0.0..=1.0).contains(&part("boundary")) && (0.0..=1.0).contains(&part("aligned")), "{split}");
         let median = |name: &str| split[name]["q50"].as_f64().unwrap();
         assert!(
-            median("margin.adv") <= median("margin.reduced") && median("margin.reduced") <= median("margin.clean"),
+            median("margin.adv") <= median("margin.reduced")
+                && median("margin.reduced") <= median("margin.clean"),
             "{split}"
         );
     }
@@ -140,18 +143,26 @@ fn afa_trains_features_then_the_classifier() {
     // The classifier is where it began after pretraining alone, the features after the linear stage alone.
     assert!(features.2 != both.2 && features.2 != classifier.2);
     assert!(features.0 != both.0, "two epochs of pre-training, not one");
-    assert_eq!((&features.0, &features.1), (&classifier.0, &classifier.1), "the backbone is frozen, its statistics too");
+    assert_eq!(
+        (&features.0, &features.1),
+        (&classifier.0, &classifier.1),
+        "the backbone is frozen, its statistics too"
+    );
     train("afa-digits", &folder.path().join("untrained"), &[&linear[..], &[("lr", "0")]].concat()).unwrap();
     assert_eq!(tensors("untrained"), features, "the classifier comes from the file too");
     // The best epoch is one that trained a classifier; without one there is no best epoch.
     let chosen = |run: &str| -> Vec<bool> {
         metrics(&folder.path().join(run)).iter().map(|epoch| !epoch["robust_acc"].is_null()).collect()
     };
-    assert_eq!([chosen("both"), chosen("features"), chosen("classifier")], [[false, true], [false, false], [true, true]]);
+    assert_eq!(
+        [chosen("both"), chosen("features"), chosen("classifier")],
+        [[false, true], [false, false], [true, true]]
+    );
     assert!(!folder.path().join("features/checkpoints/best.safetensors").exists());
     assert!(!pretrained.summary.extra.contains_key("best"));
     // The learning rate falls over all of the run, down to its end.
-    let rates: Vec<f64> = metrics(&folder.path().join("features")).iter().map(|epoch| epoch["lr"].as_f64().unwrap()).collect();
+    let rates: Vec<f64> =
+        metrics(&folder.path().join("features")).iter().map(|epoch| epoch["lr"].as_f64().unwrap()).collect();
     assert!(rates[0] > rates[1] && rates[1] > 0.0, "{rates:?}");
     let at_end = [("stage", "pretrain"), ("lr_time", "end")];
     train("afa-digits", &folder.path().join("at-end"), &at_end).unwrap();
@@ -164,11 +175,17 @@ fn a_run_starts_from_weights() {
     let file = |name: &str| saddle::train::weights::WeightFile::read(&folder.path().join(name)).unwrap();
     train("digits", Path::new(&path("first")), &[]).unwrap();
     let first = path("first");
-    // Without a step that moves them, and with none of another seed's weights: what the run leaves is what it began with.
+    // Without a step that moves them, and with none of another seed's weights: what the run leaves is what it
+    // began with.
     let still = [("lr", "0"), ("select", "last"), ("seed", "3"), ("init", first.as_str())];
-    for (name, more) in [("standard-digits", &[][..]), ("rebat-digits", &[]), ("trades-digits", &[("average", "swa")])] {
+    for (name, more) in
+        [("standard-digits", &[][..]), ("rebat-digits", &[]), ("trades-digits", &[("average", "swa")])]
+    {
         train(name, Path::new(&path(name)), &[&still[..], more].concat()).unwrap();
-        let (began, left) = (file("first/checkpoints/best.safetensors"), file(&format!("{name}/checkpoints/last.safetensors")));
+        let (began, left) = (
+            file("first/checkpoints/best.safetensors"),
+            file(&format!("{name}/checkpoints/last.safetensors")),
+        );
         let learned = |file: &saddle::train::weights::WeightFile| -> Vec<(String, Vec<f32>)> {
             let all = file.tensors.iter().filter(|(name, _)| !name.contains("running"));
             all.map(|(name, (_, values))| (name.clone(), values.clone())).collect()
@@ -203,7 +220,10 @@ fn a_run_starts_from_weights() {
     let other = refused(&[("init", &first), ("model", "resnet18")]);
     assert!(other.contains("the weights do not fit the network (the file is for resnet-mini)"), "{other}");
     let scaled = refused(&[("init", &first), ("mean", "0.5"), ("std", "0.25")]);
-    assert!(scaled.ends_with("its network does not normalise images, this one takes mean 0.5 and std 0.25"), "{scaled}");
+    assert!(
+        scaled.ends_with("its network does not normalise images, this one takes mean 0.5 and std 0.25"),
+        "{scaled}"
+    );
 }
 
 #[test]
@@ -220,13 +240,24 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
             [("average", "swa"), ("seed", "0")],
             "average = swa: this method's averaged network is an exponential one; leave it out",
         ),
-        ("afa-digits", [("epochs", "1"), ("average_start", "0")], "linear_epochs = 1: must be 1 or more and below epochs"),
+        (
+            "afa-digits",
+            [("epochs", "1"), ("average_start", "0")],
+            "linear_epochs = 1: must be 1 or more and below epochs",
+        ),
         ("raat-digits", [("rho", "-0.1"), ("seed", "0")], "rho = -0.1: must lie between 0 and 1"),
         ("trades-digits", [("trades.passes", "4"), ("seed", "0")], "trades_passes = 4: must be 2 or 3"),
-        ("afa-digits", [("stage", "linear"), ("seed", "0")], "stage = linear: needs a pre-trained backbone; give --init RUN"),
+        (
+            "afa-digits",
+            [("stage", "linear"), ("seed", "0")],
+            "stage = linear: needs a pre-trained backbone; give --init RUN",
+        ),
     ] {
         let out = folder.path().join("run");
-        assert_eq!(train(name, &out, &settings).err().map(|error| error.to_string()).as_deref(), Some(expected));
+        assert_eq!(
+            train(name, &out, &settings).err().map(|error| error.to_string()).as_deref(),
+            Some(expected)
+        );
         assert!(!out.exists());
     }
 }

@@ -1,4 +1,5 @@
-//! One training step of every method against PyTorch in float64 (`goldens/methods.json`), and what the methods reduce to.
+//! One training step of every method against PyTorch in float64 (`goldens/methods.json`), and what the
+//! methods reduce to.
 
 mod common;
 
@@ -53,7 +54,8 @@ impl Inputs {
         let mix = self.golden.floats("mix").iter().flat_map(|v| v.to_le_bytes()).collect();
         tensors.push(("mix".into(), safetensors::Dtype::F32, vec![], mix));
         // `same` is not among the goldens: all images are of one class.
-        let y = if source("y") == "same" { vec![3; n] } else { self.golden.integers(&source("y"))[..n].to_vec() };
+        let y =
+            if source("y") == "same" { vec![3; n] } else { self.golden.integers(&source("y"))[..n].to_vec() };
         let y = y.iter().flat_map(|v| v.to_le_bytes()).collect();
         tensors.push(("y".into(), safetensors::Dtype::I64, vec![n], y));
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
@@ -64,7 +66,12 @@ impl Inputs {
         path
     }
 
-    fn step(&self, method: &str, settings: &[(&str, &str)], batch: PathBuf) -> Result<BTreeMap<String, Values>, saddle::Error> {
+    fn step(
+        &self,
+        method: &str,
+        settings: &[(&str, &str)],
+        batch: PathBuf,
+    ) -> Result<BTreeMap<String, Values>, saddle::Error> {
         self.step_on("host", method, settings, batch)
     }
 
@@ -76,7 +83,8 @@ impl Inputs {
         batch: PathBuf,
     ) -> Result<BTreeMap<String, Values>, saddle::Error> {
         let mut epoch = 0;
-        let (method, stage) = if method == "afa-linear" { ("afa", Some(("stage", "linear"))) } else { (method, None) };
+        let (method, stage) =
+            if method == "afa-linear" { ("afa", Some(("stage", "linear"))) } else { (method, None) };
         let mut all = vec![("method", method), ("model", "resnet-mini")];
         for (key, value) in settings.iter().copied().chain(stage) {
             match key {
@@ -155,22 +163,34 @@ fn every_method_and_variant_is_pytorchs() {
     for (device, _) in devices() {
         for case in cases {
             let text = |map: &Value| -> BTreeMap<String, String> {
-                map.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect()
+                map.as_object()
+                    .unwrap()
+                    .iter()
+                    .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+                    .collect()
             };
             let (settings, batch) = (text(&case["settings"]), inputs.batch(&text(&case["inputs"]), 8));
-            let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            let settings: Vec<(&str, &str)> =
+                settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
             let method = case["method"].as_str().unwrap();
             match inputs.step_on(&device, method, &settings, batch) {
-                Ok(out) => wrong.extend(differences(&out, case).into_iter().map(|d| format!("{device}: {}: {d}", case["name"]))),
+                Ok(out) => wrong.extend(
+                    differences(&out, case).into_iter().map(|d| format!("{device}: {}: {d}", case["name"])),
+                ),
                 Err(error) => wrong.push(format!("{device}: {}: {error}", case["name"])),
             }
         }
         println!("{device}: {} cases", cases.len());
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
-    let covered: std::collections::BTreeSet<&str> = cases.iter().map(|case| case["method"].as_str().unwrap()).collect();
+    let covered: std::collections::BTreeSet<&str> =
+        cases.iter().map(|case| case["method"].as_str().unwrap()).collect();
     for method in saddle::method::methods() {
-        assert!(covered.contains(method.name) || method.name == "boundary-at", "{} has no golden", method.name);
+        assert!(
+            covered.contains(method.name) || method.name == "boundary-at",
+            "{} has no golden",
+            method.name
+        );
     }
 }
 
@@ -200,7 +220,8 @@ fn what_methods_reduce_to() {
         assert!(same(&plain, &rpat, "grad.") && same(&plain, &rpat, "loss"), "{base}");
         assert!(!same(&plain, &rpat, "buffer."), "{base}");
     }
-    // A perturbation that all samples keep whole is PGD-AT; one that none keeps is standard training on the same batch.
+    // A perturbation that all samples keep whole is PGD-AT; one that none keeps is standard training on the
+    // same batch.
     assert!(same(&step("pgd-at", &[]), &step("boundary-at", &[]), "grad."));
     let none = step("boundary-at", &[("rho_boundary", "0"), ("rho_other", "0")]);
     assert!(same(&step("standard", &[]), &none, "grad."));
@@ -219,9 +240,14 @@ fn small_and_one_sided_batches() {
         // One image alone; its maps still have several pixels for batch norm.
         let one = inputs.step(method.name, &BALL, inputs.batch(&BTreeMap::new(), 1)).unwrap();
         assert!(floats(&one, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&one, "loss"));
-        assert!(one.iter().all(|(_, v)| !matches!(v, Values::F32(_, v) if v.iter().any(|v| !v.is_finite()))), "{}", method.name);
+        assert!(
+            one.iter().all(|(_, v)| !matches!(v, Values::F32(_, v) if v.iter().any(|v| !v.is_finite()))),
+            "{}",
+            method.name
+        );
     }
-    // One class only: every image of the batch is a positive of every anchor, and there is nothing to tell apart but the images.
+    // One class only: every image of the batch is a positive of every anchor, and there is nothing to tell
+    // apart but the images.
     let one_class = BTreeMap::from([("y".to_owned(), "same".to_owned())]);
     for method in saddle::method::methods() {
         let same = inputs.step(method.name, &BALL, inputs.batch(&one_class, 8)).unwrap();
@@ -251,11 +277,24 @@ fn a_step_normalises_as_its_weights_say() {
     // The loss of ReBAT, which reads both networks, or what `saddle step` complains about.
     let loss = |weights: &str, wa: &str, sets: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_saddle"));
-        command.args(["step", "--method", "rebat", "--model", "resnet-mini", "--device", "host", "--set", "epoch=105"]);
+        command.args([
+            "step",
+            "--method",
+            "rebat",
+            "--model",
+            "resnet-mini",
+            "--device",
+            "host",
+            "--set",
+            "epoch=105",
+        ]);
         let out = inputs.path("out");
-        for (flag, path) in
-            [("--weights", &inputs.path(weights)), ("--wa-weights", &inputs.path(wa)), ("--batch", &batch), ("--out", &out)]
-        {
+        for (flag, path) in [
+            ("--weights", &inputs.path(weights)),
+            ("--wa-weights", &inputs.path(wa)),
+            ("--batch", &batch),
+            ("--out", &out),
+        ] {
             command.arg(flag).arg(path);
         }
         let done = command.args(sets.iter().flat_map(|set| ["--set", *set])).output().unwrap();
@@ -270,11 +309,20 @@ fn a_step_normalises_as_its_weights_say() {
     assert!(plain != scaled, "{plain}");
     assert_eq!(loss("weights", "wa", &["mean=0.5", "std=0.25"]), Ok(scaled));
     assert_eq!(loss("scaled", "wa", &[]), Ok(scaled), "an average that says nothing is as the network");
-    assert_eq!(loss("scaled", "wa-other", &["mean=none", "std=none"]), Ok(plain), "what is given goes before");
+    assert_eq!(
+        loss("scaled", "wa-other", &["mean=none", "std=none"]),
+        Ok(plain),
+        "what is given goes before"
+    );
     let told = loss("scaled", "wa-other", &[]).unwrap_err();
     let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes mean 0.5 and std 0.25; \
                     --set mean and --set std hold for both";
-    assert!(told.starts_with("error: ") && told.trim_end().ends_with(expected) && told.trim_end().lines().count() == 1, "{told}");
+    assert!(
+        told.starts_with("error: ")
+            && told.trim_end().ends_with(expected)
+            && told.trim_end().lines().count() == 1,
+        "{told}"
+    );
     let told = loss("weights", "wa-other", &[]).unwrap_err();
     assert!(told.contains("that of --weights does not normalise images"), "{told}");
 }
@@ -283,15 +331,23 @@ fn a_step_normalises_as_its_weights_say() {
 fn bad_input_is_one_line() {
     let inputs = Inputs::new();
     let batch = || inputs.batch(&BTreeMap::new(), 8);
-    let error = |method: &str, key: &str, value: &str| inputs.step(method, &[(key, value)], batch()).unwrap_err().to_string();
+    let error = |method: &str, key: &str, value: &str| {
+        inputs.step(method, &[(key, value)], batch()).unwrap_err().to_string()
+    };
     assert_eq!(error("raat", "temperature", "0"), "temperature = 0: must be above 0");
     assert_eq!(error("raat", "rho", "1.5"), "rho = 1.5: must lie between 0 and 1");
     assert_eq!(error("afa", "tau", "-1"), "tau = -1: must be above 0");
     assert_eq!(error("rpat", "a", "1"), "a = 1: must lie between 0 and 1, both excluded");
     let nearest = error("trades", "rho", "0.5");
-    assert!(nearest.starts_with("unknown key of trades 'rho'") && nearest.contains("known: beta, trades_passes"), "{nearest}");
+    assert!(
+        nearest.starts_with("unknown key of trades 'rho'") && nearest.contains("known: beta, trades_passes"),
+        "{nearest}"
+    );
     assert!(error("raat", "lamda", "1").starts_with("unknown key 'lamda' (did you mean 'lambda'?)"));
-    assert_eq!(error("pgd-at", "beta", "6"), "beta = 6: pgd-at has no keys of its own; 'saddle methods' lists each one's");
+    assert_eq!(
+        error("pgd-at", "beta", "6"),
+        "beta = 6: pgd-at has no keys of its own; 'saddle methods' lists each one's"
+    );
     let path = batch();
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();

@@ -12,7 +12,8 @@ fn net(name: &str, classes: usize, height: usize) -> Net {
     Net::new(&device, &Arch::find(name).unwrap().spec(), &shape, 0).unwrap()
 }
 
-/// Parameters with 10 classes, and tensors of a PyTorch state dict (with one `num_batches_tracked` a batch norm).
+/// Parameters with 10 classes, and tensors of a PyTorch state dict (with one `num_batches_tracked` a batch
+/// norm).
 #[test]
 fn parameter_counts_are_the_published_ones() {
     for (name, parameters, tensors) in [
@@ -62,7 +63,8 @@ fn more_classes_only_widen_the_classifier() {
 
 #[test]
 fn names_are_pytorchs() {
-    let names: BTreeSet<String> = net("resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
+    let names: BTreeSet<String> =
+        net("resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
     for name in [
         "conv1.weight",
         "bn1.running_var",
@@ -73,13 +75,16 @@ fn names_are_pytorchs() {
     ] {
         assert!(names.contains(name), "{name}");
     }
-    let names: BTreeSet<String> = net("preact-resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
+    let names: BTreeSet<String> =
+        net("preact-resnet18", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
     for name in ["layer2.0.shortcut.0.weight", "bn.weight", "layer4.1.bn2.running_mean", "linear.weight"] {
         assert!(names.contains(name), "{name}");
     }
     assert!(!names.contains("bn1.weight") && !names.contains("layer1.0.shortcut.0.weight"));
-    let names: BTreeSet<String> = net("wrn-28-10", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
-    for name in ["block1.layer.0.convShortcut.weight", "block3.layer.3.conv2.weight", "bn1.bias", "fc.weight"] {
+    let names: BTreeSet<String> =
+        net("wrn-28-10", 10, 32).expected().into_iter().map(|(name, _)| name).collect();
+    for name in ["block1.layer.0.convShortcut.weight", "block3.layer.3.conv2.weight", "bn1.bias", "fc.weight"]
+    {
         assert!(names.contains(name), "{name}");
     }
 }
@@ -95,10 +100,19 @@ fn initial_values_follow_pytorchs_default() {
                 let fan_in: usize = shape[1..].iter().product();
                 let bound = 1.0 / (fan_in as f64).sqrt();
                 let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs() as f64));
-                assert!(largest <= bound * 1.0001 && largest > bound * 0.95, "{}: {largest} of {bound}", param.name);
+                assert!(
+                    largest <= bound * 1.0001 && largest > bound * 0.95,
+                    "{}: {largest} of {bound}",
+                    param.name
+                );
                 let mean = values.iter().map(|v| *v as f64).sum::<f64>() / values.len() as f64;
-                let variance = values.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / values.len() as f64;
-                assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.08, "{}: variance {variance}", param.name);
+                let variance =
+                    values.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / values.len() as f64;
+                assert!(
+                    (variance / (bound * bound / 3.0) - 1.0).abs() < 0.08,
+                    "{}: variance {variance}",
+                    param.name
+                );
             }
             (_, "linear.bias") => assert!(values.iter().all(|v| v.abs() <= 1.0 / 512f32.sqrt())),
             (_, name) => {

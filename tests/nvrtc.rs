@@ -1,5 +1,6 @@
-//! Every kernel compiles with NVRTC for four generations of GPUs, with no spills where its file promises none. NVRTC needs no GPU; without
-//! it this test is reported as not run, and `SADDLE_REQUIRE_NVRTC=1` turns that into a failure.
+//! Every kernel compiles with NVRTC for four generations of GPUs, with no spills where its file promises
+//! none. NVRTC needs no GPU; without it this test is reported as not run, and `SADDLE_REQUIRE_NVRTC=1` turns
+//! that into a failure.
 
 use saddle::device::cuda::{check, nvrtc};
 use saddle::device::kernels::SOURCES;
@@ -9,7 +10,10 @@ const ARCHS: [&str; 4] = ["sm_75", "sm_80", "sm_90a", "sm_100"];
 #[test]
 fn every_kernel_compiles_for_every_architecture() {
     if let Err(reason) = nvrtc::version() {
-        assert!(std::env::var("SADDLE_REQUIRE_NVRTC").as_deref() != Ok("1"), "SADDLE_REQUIRE_NVRTC=1, but {reason}");
+        assert!(
+            std::env::var("SADDLE_REQUIRE_NVRTC").as_deref() != Ok("1"),
+            "SADDLE_REQUIRE_NVRTC=1, but {reason}"
+        );
         eprintln!("NOT RUN: {reason}");
         return;
     }

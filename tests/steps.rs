@@ -1,5 +1,5 @@
-//! What a training step leaves behind, against float64 and against passes put together by hand: the updated weights, the running statistics,
-//! the averaged network, and the |S| that is recorded.
+//! What a training step leaves behind, against float64 and against passes put together by hand: the updated
+//! weights, the running statistics, the averaged network, and the |S| that is recorded.
 
 mod common;
 
@@ -53,7 +53,10 @@ fn between(a: &[f32], b: &[f32], t: f64) -> Vec<f64> {
 fn close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
     let scale = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     let worst = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
-    assert!(got.len() == want.len() && worst <= tolerance * scale, "{what}: off by {worst:.1e} of {scale:.1e}");
+    assert!(
+        got.len() == want.len() && worst <= tolerance * scale,
+        "{what}: off by {worst:.1e} of {scale:.1e}"
+    );
 }
 
 /// Running statistics of the first batch norm.
@@ -68,7 +71,8 @@ impl First {
         First { mean: wide(&tensor(net, "bn1.running_mean")), var: wide(&tensor(net, "bn1.running_var")) }
     }
 
-    /// What a pass in train mode over images `x` makes of them, in float64: `r <- 0.9 r + 0.1 s`, with the unbiased variance.
+    /// What a pass in train mode over images `x` makes of them, in float64: `r <- 0.9 r + 0.1 s`, with the
+    /// unbiased variance.
     fn pass(&mut self, conv1: &[f64], x: &[f64]) {
         for channel in 0..self.mean.len() {
             let mut outputs = Vec::with_capacity(x.len());
@@ -101,11 +105,19 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
     let golden = Golden::read("methods_input");
     let (x1, x2) = (golden.floats("x"), golden.floats("x2"));
     for (label, device) in devices() {
-        for (name, start) in ["rebat", "rpat++", "raat#"].into_iter().flat_map(|name| [(name, "0"), (name, "1")]) {
+        for (name, start) in
+            ["rebat", "rpat++", "raat#"].into_iter().flat_map(|name| [(name, "0"), (name, "1")])
+        {
             let case = format!("{label}: {name}, average_start {start}");
             let entry = method::find(name).unwrap();
             let mut config = Config::default();
-            let keys = [("method", name), ("eps", "3/16"), ("step", "3/32"), ("steps", "2"), ("average_start", start)];
+            let keys = [
+                ("method", name),
+                ("eps", "3/16"),
+                ("step", "3/32"),
+                ("steps", "2"),
+                ("average_start", start),
+            ];
             config.apply(&keys).unwrap();
             config.apply(&[("average_decay", "0.9")]).unwrap();
             let settings = config.settings();
@@ -143,7 +155,9 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             statistics.check(&teacher, &format!("{case}: wa before it is averaged"));
 
             // The update, with weight decay, momentum being empty.
-            for (param, gradient) in before.params.iter().zip(&done.gradients).filter(|(param, _)| param.role != Role::Buffer) {
+            for (param, gradient) in
+                before.params.iter().zip(&done.gradients).filter(|(param, _)| param.role != Role::Buffer)
+            {
                 let (w, g) = (param.value.to_vec().unwrap(), gradient.as_ref().unwrap().to_vec().unwrap());
                 let rule = |(w, g): (&f32, &f32)| {
                     let (w, g) = (f64::from(*w), f64::from(*g));
@@ -154,17 +168,25 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
                 close(&updated.value.to_vec().unwrap(), &want, 1e-6, &format!("{case}: {}", param.name));
             }
 
-            // The clean pass of the updated network: its first batch norm in float64, all others by a pass of our own.
+            // The clean pass of the updated network: its first batch norm in float64, all others by a pass of
+            // our own.
             let mut statistics = First::of(&before);
             statistics.pass(&wide(&tensor(&online, "conv1.weight")), &wide(&x1));
             statistics.check(&online, &format!("{case}: the network after the clean pass"));
-            for (param, updated) in before.params.iter_mut().zip(online.params.iter()).filter(|(p, _)| p.role != Role::Buffer) {
+            for (param, updated) in
+                before.params.iter_mut().zip(online.params.iter()).filter(|(p, _)| p.role != Role::Buffer)
+            {
                 param.value = updated.value.clone();
             }
             let tape = Tape::new(&device);
             before.forward(&tape, tape.constant(images(&device, &x1)), BnMode::Train, None).unwrap();
             for (ours, theirs) in before.params.iter().zip(online.params.iter()) {
-                assert_eq!(ours.value.to_vec().unwrap(), theirs.value.to_vec().unwrap(), "{case}: {}", ours.name);
+                assert_eq!(
+                    ours.value.to_vec().unwrap(),
+                    theirs.value.to_vec().unwrap(),
+                    "{case}: {}",
+                    ours.name
+                );
             }
 
             // The average of weights and running statistics alike; a copy before it starts.
@@ -176,7 +198,11 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
                 }
                 close(&now, &between(&new, &old, keeps), 1e-6, &format!("{case}: the average"));
             }
-            assert_eq!((wa.train_passes, before.train_passes), (online.train_passes, online.train_passes), "{case}");
+            assert_eq!(
+                (wa.train_passes, before.train_passes),
+                (online.train_passes, online.train_passes),
+                "{case}"
+            );
         }
     }
 }
@@ -199,10 +225,19 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
         let spoilt = || {
             let mut net = net(&device, &golden, "weights.");
             for param in net.params.iter_mut().filter(|param| param.role == Role::Buffer) {
-                let values: Vec<f32> =
-                    param.value.to_vec().unwrap().iter().map(|v| v * 0.5 - 0.15).map(|v| v.max(-0.2)).collect();
-                let values =
-                    if param.name.ends_with("running_var") { values.iter().map(|v| v.abs() + 0.02).collect() } else { values };
+                let values: Vec<f32> = param
+                    .value
+                    .to_vec()
+                    .unwrap()
+                    .iter()
+                    .map(|v| v * 0.5 - 0.15)
+                    .map(|v| v.max(-0.2))
+                    .collect();
+                let values = if param.name.ends_with("running_var") {
+                    values.iter().map(|v| v.abs() + 0.02).collect()
+                } else {
+                    values
+                };
                 param.value = Tensor::from_slice(&device, param.value.shape(), &values).unwrap();
             }
             net
@@ -234,7 +269,10 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
                     plain.forward(&tape, tape.constant(images.clone()), BnMode::Train, None).unwrap();
                 }
                 let then = both_right(&mut plain, &x, &y);
-                assert!(at_first != then, "{label}: the passes of {name} do not change S, {then} images: nothing is tested");
+                assert!(
+                    at_first != then,
+                    "{label}: the passes of {name} do not change S, {then} images: nothing is tested"
+                );
                 assert_eq!(recorded, then, "{label}: {name}; {at_first} before the passes");
             } else {
                 assert_eq!(recorded, at_first, "{label}: {name}");

@@ -13,18 +13,25 @@ use std::sync::atomic::AtomicBool;
 
 /// One epoch of the default job in `folder/run`.
 fn one_epoch(folder: &Path) {
-    printed(folder, "train --device host --epochs 1 --steps 2 --batch 256 --select-steps 1 --quiet --out run");
+    printed(
+        folder,
+        "train --device host --epochs 1 --steps 2 --batch 256 --select-steps 1 --quiet --out run",
+    );
 }
 
 /// The columns of a table with headings, by heading.
 fn columns(file: &Path) -> Vec<(String, Vec<f64>)> {
     let text = std::fs::read_to_string(file).unwrap();
     let mut lines = text.lines();
-    let mut columns: Vec<(String, Vec<f64>)> = lines.next().unwrap().split(',').map(|name| (name.into(), vec![])).collect();
+    let mut columns: Vec<(String, Vec<f64>)> =
+        lines.next().unwrap().split(',').map(|name| (name.into(), vec![])).collect();
     for line in lines {
         let cells: Vec<&str> = line.split(',').collect();
         assert_eq!(cells.len(), columns.len(), "{line}");
-        columns.iter_mut().zip(cells).for_each(|(column, cell)| column.1.push(cell.parse().unwrap_or(f64::NAN)));
+        columns
+            .iter_mut()
+            .zip(cells)
+            .for_each(|(column, cell)| column.1.push(cell.parse().unwrap_or(f64::NAN)));
     }
     columns
 }
@@ -56,7 +63,11 @@ fn figures_of_a_run() {
     let here = folder.path();
     one_epoch(here);
     let out = printed(here, "analyse run --device host --quiet");
-    assert!(out.starts_with("figure ") && out.contains("written to run/analysis: perception.csv, perception.svg, "), "{out}");
+    assert!(
+        out.starts_with("figure ")
+            && out.contains("written to run/analysis: perception.csv, perception.svg, "),
+        "{out}"
+    );
     let analysis = here.join("run/analysis");
     for (name, x, y) in [
         ("perception", "t: part of the perturbation", "logit MSE"),
@@ -66,8 +77,10 @@ fn figures_of_a_run() {
         check_svg(&analysis.join(format!("{name}.svg")), &[x, y]);
         assert!(out.contains(&format!("\n{name} ")), "{out}");
     }
-    let record: Value = serde_json::from_slice(&std::fs::read(analysis.join("analysis.json")).unwrap()).unwrap();
-    let summary: Value = serde_json::from_slice(&std::fs::read(here.join("run/summary.json")).unwrap()).unwrap();
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(analysis.join("analysis.json")).unwrap()).unwrap();
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(here.join("run/summary.json")).unwrap()).unwrap();
     let fact = |figure: &str, start: &str| {
         let facts = record["figures"][figure].as_object().unwrap();
         facts
@@ -86,13 +99,18 @@ fn figures_of_a_run() {
     let total = |column: usize| margins[column].1.iter().sum::<f64>();
     assert_eq!([2, 3, 4].map(total), [360.0; 3]);
     // The same attack on the same checkpoint as in the run's own results.
-    for (start, accuracy) in [("margin not above 0 at x (%)", "clean_acc"), ("margin not above 0 at x' (%)", "pgd20_acc")] {
+    for (start, accuracy) in
+        [("margin not above 0 at x (%)", "clean_acc"), ("margin not above 0 at x' (%)", "pgd20_acc")]
+    {
         let right = 100.0 - fact("margins", start);
         assert!((right - summary[accuracy].as_f64().unwrap()).abs() < 1e-9, "{start}: {right} {summary}");
     }
     let layers = columns(&analysis.join("layers.csv"));
     assert_eq!(layers[1].1.len(), 4);
-    assert!(layers[1].1[3] > layers[2].1[3] && layers[1].1.iter().all(|a| (20.0..=100.0).contains(a)), "{layers:?}");
+    assert!(
+        layers[1].1[3] > layers[2].1[3] && layers[1].1.iter().all(|a| (20.0..=100.0).contains(a)),
+        "{layers:?}"
+    );
     assert_eq!(record["gallery images"], 1000);
 
     let out = printed(here, "analyse run --device host --quiet --figures margins --n 7 --out here");
@@ -107,9 +125,18 @@ fn figures_of_a_run() {
     for (line, message) in [
         ("analyse nothing", "nothing: holds no run (there is no run.json in it)"),
         ("analyse here", "here: holds no run (there is no run.json in it)"),
-        ("analyse run --figures margin --out x", "unknown figure 'margin' (did you mean 'margins'?); known: perception, "),
-        ("analyse run --figures= --out x", "figures = '': a name is needed; 'saddle help analyse' lists them"),
-        ("analyse run --figures sweep --out x", "figures = sweep: this one trains five networks; ask for it with --sweep"),
+        (
+            "analyse run --figures margin --out x",
+            "unknown figure 'margin' (did you mean 'margins'?); known: perception, ",
+        ),
+        (
+            "analyse run --figures= --out x",
+            "figures = '': a name is needed; 'saddle help analyse' lists them",
+        ),
+        (
+            "analyse run --figures sweep --out x",
+            "figures = sweep: this one trains five networks; ask for it with --sweep",
+        ),
         ("analyse run --n 0 --out x", "n = 0: must be 1 or more"),
         ("analyse run --gallery 0 --out x", "gallery = 0: must be 1 or more"),
         ("analyse run --sweep --sweep-epochs 0 --out x", "epochs = 0: must be 1 or more"),
@@ -118,7 +145,10 @@ fn figures_of_a_run() {
         assert!(found.starts_with(message), "{found}");
     }
     std::fs::remove_dir_all(here.join("run/checkpoints")).unwrap();
-    assert!(error(here, "analyse run --out x").starts_with("run: holds no checkpoints/best.safetensors or last.safetensors"));
+    assert!(
+        error(here, "analyse run --out x")
+            .starts_with("run: holds no checkpoints/best.safetensors or last.safetensors")
+    );
     assert!(!here.join("x").exists(), "a mistake leaves nothing behind");
 }
 
@@ -132,16 +162,27 @@ fn the_sweep_trains_five_networks_once() {
     assert!(out.contains("\nsweep ") && out.contains("sweep.csv, sweep.svg"), "{out}");
     let analysis = here.join("run/analysis");
     let sweep = columns(&analysis.join("sweep.csv"));
-    assert_eq!((sweep[0].1.as_slice(), sweep[1].1.as_slice()), (&[1.0, 0.1, 0.0, 1.0, 1.0][..], &[1.0, 1.0, 1.0, 0.1, 0.0][..]));
-    assert!(sweep[2].1.iter().chain(&sweep[3].1).all(|accuracy| (0.0..=100.0).contains(accuracy)), "{sweep:?}");
-    check_svg(&analysis.join("sweep.svg"), &["boundary samples | others", "accuracy (%)", "PGD-20", "eps/10 | eps"]);
-    let record: Value = serde_json::from_slice(&std::fs::read(analysis.join("analysis.json")).unwrap()).unwrap();
+    assert_eq!(
+        (sweep[0].1.as_slice(), sweep[1].1.as_slice()),
+        (&[1.0, 0.1, 0.0, 1.0, 1.0][..], &[1.0, 1.0, 1.0, 0.1, 0.0][..])
+    );
+    assert!(
+        sweep[2].1.iter().chain(&sweep[3].1).all(|accuracy| (0.0..=100.0).contains(accuracy)),
+        "{sweep:?}"
+    );
+    check_svg(
+        &analysis.join("sweep.svg"),
+        &["boundary samples | others", "accuracy (%)", "PGD-20", "eps/10 | eps"],
+    );
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(analysis.join("analysis.json")).unwrap()).unwrap();
     let figures = record["figures"].as_object().unwrap();
     assert_eq!(figures.keys().collect::<Vec<_>>(), ["margins", "sweep"]);
     assert_eq!(figures["sweep"]["PGD-20 accuracy, boundary eps/10, others eps (%)"], sweep[3].1[1]);
     let runs = analysis.join("sweep/runs");
     assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 5);
-    let written = |name: &str| std::fs::metadata(runs.join(name).join("run.json")).unwrap().modified().unwrap();
+    let written =
+        |name: &str| std::fs::metadata(runs.join(name).join("run.json")).unwrap().modified().unwrap();
     let before = ["boundary-at-1-1-seed0", "boundary-at-1-0-seed0"].map(written);
     assert_eq!(printed(here, line), out);
     assert_eq!(["boundary-at-1-1-seed0", "boundary-at-1-0-seed0"].map(written), before);
@@ -164,7 +205,9 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
         assert!((mean("Mean") - (clean + robust) / 2.0).abs() < 1e-9, "Mean is of the last attack: {row}");
     }
     // What is there is read, not run again.
-    let runs = |what: &str| std::fs::metadata(folder.path().join("c/runs/digits-seed1").join(what)).unwrap().modified().unwrap();
+    let runs = |what: &str| {
+        std::fs::metadata(folder.path().join("c/runs/digits-seed1").join(what)).unwrap().modified().unwrap()
+    };
     let before = (runs("summary.json"), runs("eval-apgd-ce.json"));
     assert_eq!(printed(folder.path(), line), first);
     assert_eq!((runs("summary.json"), runs("eval-apgd-ce.json")), before);
@@ -189,8 +232,16 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     assert!(with(true).unwrap_err().to_string().ends_with("go on with: the same command"));
     let note = "selected on the test set";
     let mut table = with(false).unwrap();
-    assert!(first.lines().any(|line| table.cells()[1].iter().all(|cell| line.contains(cell.as_str()))), "{first}");
-    assert!(!first.contains(note) && !table.markdown().contains(note) && table.csv().contains(",heldout,PGD-20,"));
+    assert!(
+        first.lines().any(|line| table.cells()[1].iter().all(|cell| line.contains(cell.as_str()))),
+        "{first}"
+    );
+    assert!(
+        !first.contains(note) && !table.markdown().contains(note) && table.csv().contains(",heldout,PGD-20,")
+    );
     table.rows[0].select = Select::Test;
-    assert!(table.markdown().ends_with("(select = test): the figures are too good.\n") && table.csv().contains(",test,PGD-20,"));
+    assert!(
+        table.markdown().ends_with("(select = test): the figures are too good.\n")
+            && table.csv().contains(",test,PGD-20,")
+    );
 }

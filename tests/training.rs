@@ -17,7 +17,8 @@ fn request(out: &Path, settings: &[(&str, &str)]) -> Request {
     let recipe = recipe::load(recipe::DEFAULT).unwrap();
     let mut config = recipe.config;
     let out = out.display().to_string();
-    let all: Vec<(&str, &str)> = [("device", "host"), ("out", out.as_str())].iter().chain(settings).copied().collect();
+    let all: Vec<(&str, &str)> =
+        [("device", "host"), ("out", out.as_str())].iter().chain(settings).copied().collect();
     config.apply(&all).unwrap();
     Request { config, recipe: recipe.name, reference: recipe.reference, command: "test".into(), resume: None }
 }
@@ -40,7 +41,10 @@ fn the_default_job_reaches_the_reference_on_three_seeds() {
             let out = folder.path().join(format!("{label}-{seed}"));
             let summary = train(&out, &[("seed", seed), ("device", &device.label())]).unwrap().summary;
             println!("{label}, seed {seed}: clean {:.2}, PGD-20 {:.2}", summary.clean_acc, summary.pgd20_acc);
-            assert!(summary.clean_acc >= 96.0 && summary.pgd20_acc >= 76.0, "{label}, seed {seed}: {summary:?}");
+            assert!(
+                summary.clean_acc >= 96.0 && summary.pgd20_acc >= 76.0,
+                "{label}, seed {seed}: {summary:?}"
+            );
         }
     }
 }
@@ -58,7 +62,10 @@ fn l2_training_works() {
     let folder = tempfile::tempdir().unwrap();
     let settings = [("norm", "l2"), ("eps", "0.5"), ("step", "0.1"), ("epochs", "6")];
     let summary = train(&folder.path().join("run"), &settings).unwrap().summary;
-    assert!(summary.clean_acc > 85.0 && summary.pgd20_acc > 50.0 && summary.pgd20_acc < summary.clean_acc, "{summary:?}");
+    assert!(
+        summary.clean_acc > 85.0 && summary.pgd20_acc > 50.0 && summary.pgd20_acc < summary.clean_acc,
+        "{summary:?}"
+    );
 }
 
 #[test]
@@ -141,7 +148,8 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
     assert_eq!(report.rows[0].accuracy, summary.clean_acc);
     assert_eq!(report.rows[1].accuracy, summary.pgd20_acc);
     assert!(report.rows[2].accuracy >= report.rows[1].accuracy, "FGSM is the weaker attack");
-    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join("eval.json")).unwrap()).unwrap();
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("eval.json")).unwrap()).unwrap();
     assert_eq!(written["results"][1]["accuracy"], summary.pgd20_acc);
 }
 
@@ -150,12 +158,21 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     // The rate is harmless in the first epoch and absurd in the second.
-    let settings =
-        [("epochs", "3"), ("steps", "1"), ("schedule", "multistep"), ("lr", "1e-3"), ("milestones", "2"), ("gamma", "1e30")];
+    let settings = [
+        ("epochs", "3"),
+        ("steps", "1"),
+        ("schedule", "multistep"),
+        ("lr", "1e-3"),
+        ("milestones", "2"),
+        ("gamma", "1e30"),
+    ];
     let error = train(&out, &settings).err().unwrap();
     let message = error.to_string();
     assert!(matches!(error, Error::NotFinite { epoch: 2, .. }), "{message}");
-    assert!(message.contains("epoch 2, step") && message.contains("the checkpoints of epoch 1 are kept"), "{message}");
+    assert!(
+        message.contains("epoch 2, step") && message.contains("the checkpoints of epoch 1 are kept"),
+        "{message}"
+    );
     let weights = train::weights::WeightFile::read(&out.join("checkpoints/last.safetensors")).unwrap();
     assert!(weights.tensors.values().all(|(_, values)| values.iter().all(|v| v.is_finite())));
     assert!(!out.join("summary.json").exists());
@@ -176,10 +193,15 @@ fn weights_ruined_by_the_last_step_of_an_epoch_replace_nothing() {
         ("gamma", "1e38"),
     ];
     let message = train(&out, &settings).err().unwrap().to_string();
-    assert!(message.contains("epoch 2, step 1") && message.contains("the checkpoints of epoch 1 are kept"), "{message}");
+    assert!(
+        message.contains("epoch 2, step 1") && message.contains("the checkpoints of epoch 1 are kept"),
+        "{message}"
+    );
     for name in ["last", "best", "state"] {
-        let weights = train::weights::WeightFile::read(&out.join(format!("checkpoints/{name}.safetensors"))).unwrap();
-        let largest = weights.tensors.values().flat_map(|(_, values)| values).fold(0.0f32, |m, v| m.max(v.abs()));
+        let weights =
+            train::weights::WeightFile::read(&out.join(format!("checkpoints/{name}.safetensors"))).unwrap();
+        let largest =
+            weights.tensors.values().flat_map(|(_, values)| values).fold(0.0f32, |m, v| m.max(v.abs()));
         assert!(largest < 1e3, "{name}: {largest}");
     }
 }
@@ -216,7 +238,10 @@ fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
         let mut epoch: serde_json::Value = serde_json::from_str(line).unwrap();
-        epoch.as_object_mut().unwrap().retain(|key, _| !["seconds", "eval_seconds", "images_per_s"].contains(&key.as_str()));
+        epoch
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| !["seconds", "eval_seconds", "images_per_s"].contains(&key.as_str()));
         epoch
     };
     text.lines().map(timeless).collect()
@@ -330,15 +355,20 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     file.write(&path).unwrap();
     let device = saddle::device::Device::host().unwrap();
     let message =
-        train::checkpoint::open(&device, &path, (10, ImageShape { height: 8, width: 8, channels: 1 })).err().unwrap().to_string();
+        train::checkpoint::open(&device, &path, (10, ImageShape { height: 8, width: 8, channels: 1 }))
+            .err()
+            .unwrap()
+            .to_string();
     assert!(
-        message.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]") && !message.contains('\n'),
+        message.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]")
+            && !message.contains('\n'),
         "{message}"
     );
-    let message = train::checkpoint::open(&device, &path, (100, ImageShape { height: 32, width: 32, channels: 3 }))
-        .err()
-        .unwrap()
-        .to_string();
+    let message =
+        train::checkpoint::open(&device, &path, (100, ImageShape { height: 32, width: 32, channels: 3 }))
+            .err()
+            .unwrap()
+            .to_string();
     assert!(message.contains("10 classes"), "{message}");
 }
 
@@ -348,11 +378,14 @@ fn a_write_that_fails_leaves_no_half_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --steps 1 --quiet --out \"$1\"";
-    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();
+    let output =
+        Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(
-        message.starts_with("error: ") && message.contains("cannot write") && message.trim_end().lines().count() == 1,
+        message.starts_with("error: ")
+            && message.contains("cannot write")
+            && message.trim_end().lines().count() == 1,
         "{message}"
     );
     let left: Vec<_> = std::fs::read_dir(out.join("checkpoints")).unwrap().collect();

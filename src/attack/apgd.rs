@@ -1,5 +1,6 @@
-//! Auto-PGD (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks, ICML 2020,
-//! arXiv 2003.01690): projected gradient ascent with momentum, whose step halves by itself.
+//! Auto-PGD (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse
+//! parameter-free attacks, ICML 2020, arXiv 2003.01690): projected gradient ascent with momentum, whose step
+//! halves by itself.
 //!
 //! ```text
 //! x_0 <- a random point of the ball's surface;  x_{-1} <- x_0;  eta <- 2 eps
@@ -10,9 +11,10 @@
 //!     at a checkpoint, if f rose in at most 3/4 of the window's steps, or if eta was kept at the last checkpoint and f_best stayed since:
 //!         eta <- eta / 2;  x_{k+1} <- x_best;  g_{k+1} <- g_best
 //! ```
-//! Three rules are those of the authors' code, which published accuracies come from: the last misclassified iterate is the result, not the one of
-//! the largest loss; broken points are iterated to the end; in the first window f(x_1) counts as a rise if it is above 0, whatever f(x_0) was. The
-//! random numbers are others: they follow from seed, loss, restart, target and the image's index alone.
+//! Three rules are those of the authors' code, which published accuracies come from: the last misclassified
+//! iterate is the result, not the one of the largest loss; broken points are iterated to the end; in the
+//! first window f(x_1) counts as a rise if it is above 0, whatever f(x_0) was. The random numbers are others:
+//! they follow from seed, loss, restart, target and the image's index alone.
 
 use super::attempts::{Points, at_ranks};
 use super::objective::{Objective, Pass, logits};
@@ -34,7 +36,8 @@ pub enum ApgdLoss {
     CrossEntropy,
     /// Needs three classes.
     Dlr,
-    /// DLR towards the clean image's runner-up, then towards the class behind it, and so on; needs four classes.
+    /// DLR towards the clean image's runner-up, then towards the class behind it, and so on; needs four
+    /// classes.
     DlrTargeted,
 }
 
@@ -82,15 +85,23 @@ impl Apgd {
         Apgd { loss, norm, eps, steps: steps.unwrap_or(100), restarts, targets, passes, seed }
     }
 
-    /// One run from one start on every point. `ranks` `[N]` says, row by row, which class APGD-T aims at: that of this rank among the logits of
-    /// the clean image, the predicted one being 1. Rows may be the same point with several ranks. The other losses take no target; the ranks
-    /// still tell starts apart, and are 0 in [`Attack::run`].
-    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>, restart: u32) -> Result<Found> {
+    /// One run from one start on every point. `ranks` `[N]` says, row by row, which class APGD-T aims at:
+    /// that of this rank among the logits of the clean image, the predicted one being 1. Rows may be the same
+    /// point with several ranks. The other losses take no target; the ranks still tell starts apart, and are
+    /// 0 in [`Attack::run`].
+    pub fn run_ranks(
+        &self,
+        model: &mut dyn Model,
+        points: Points,
+        ranks: &Buffer<i32>,
+        restart: u32,
+    ) -> Result<Found> {
         let Points { x, y, images } = points.checked()?;
         let device = x.device();
         let clean = logits(model, x)?;
         let right = correct(device, &clean, y)?;
-        let targets = if self.loss == ApgdLoss::DlrTargeted { Some(top_class(device, &clean, ranks)?) } else { None };
+        let targets =
+            if self.loss == ApgdLoss::DlrTargeted { Some(top_class(device, &clean, ranks)?) } else { None };
         let objective = match (self.loss, &targets) {
             (ApgdLoss::DlrTargeted, Some(targets)) => Objective::DlrTargeted(targets),
             (ApgdLoss::Dlr, _) => Objective::Dlr,
@@ -123,7 +134,13 @@ impl Apgd {
     }
 
     /// Logits and losses of the last of several passes, and the mean of their gradients.
-    fn pass(&self, model: &mut dyn Model, objective: &Objective, x: &Tensor, y: &Buffer<i32>) -> Result<Pass> {
+    fn pass(
+        &self,
+        model: &mut dyn Model,
+        objective: &Objective,
+        x: &Tensor,
+        y: &Buffer<i32>,
+    ) -> Result<Pass> {
         let mut last = objective.pass(model, x, y)?;
         if self.passes <= 1 {
             return Ok(last);
@@ -223,7 +240,10 @@ mod tests {
         // 0.22 * 20 = 4.4, 0.03 * 20 = 0.6, which is at least one, 0.06 * 20 = 1.2.
         assert_eq!(
             checkpoints(20),
-            [(4, 4), (7, 3), (9, 2), (10, 1)].into_iter().chain((11..=20).map(|k| (k, 1))).collect::<Vec<_>>()
+            [(4, 4), (7, 3), (9, 2), (10, 1)]
+                .into_iter()
+                .chain((11..=20).map(|k| (k, 1)))
+                .collect::<Vec<_>>()
         );
         assert_eq!(checkpoints(1), [(1, 1)]);
         assert_eq!(checkpoints(0), []);

@@ -29,8 +29,9 @@ impl Points<'_> {
     }
 }
 
-/// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left: a point keeps the image of the
-/// first attempt that broke it. The host learns once an attempt which they are.
+/// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left:
+/// a point keeps the image of the first attempt that broke it. The host learns once an attempt which they
+/// are.
 ///
 /// Errors: no attempt at all.
 pub fn attempts<T>(
@@ -39,7 +40,9 @@ pub fn attempts<T>(
     mut attempt: impl FnMut(T, Points) -> Result<Found>,
 ) -> Result<Found> {
     let (points, mut numbers) = (points.checked()?, numbers.into_iter());
-    let first = numbers.next().ok_or_else(|| Error::value("restarts and targets", 0, "an attack needs at least one"))?;
+    let first = numbers
+        .next()
+        .ok_or_else(|| Error::value("restarts and targets", 0, "an attack needs at least one"))?;
     let device = points.x.device();
     if points.y.is_empty() {
         return Ok(Found { x_adv: points.x.clone(), success: Buffer::zeros(device, 0)? });
@@ -57,15 +60,16 @@ pub fn attempts<T>(
             continue;
         }
         let rows = Buffer::from_slice(device, &left)?;
-        let (x, y, images) = (take(points.x, &rows)?, gather_labels(points.y, &rows)?, gather_labels(points.images, &rows)?);
+        let (x, y, images) =
+            (take(points.x, &rows)?, gather_labels(points.y, &rows)?, gather_labels(points.images, &rows)?);
         let more = attempt(number, Points { x: &x, y: &y, images: &images })?;
         merge(&mut found.x_adv, &mut found.success, &rows, &more.x_adv, &more.success)?;
     }
     Ok(found)
 }
 
-/// Attempts at the classes of these ranks, one after the other, each so many times: `attempt` gets the points, their ranks `[N]`, which are
-/// all the same, and the number of the restart.
+/// Attempts at the classes of these ranks, one after the other, each so many times: `attempt` gets the
+/// points, their ranks `[N]`, which are all the same, and the number of the restart.
 pub fn at_ranks(
     points: Points,
     ranks: impl IntoIterator<Item = usize>,
@@ -80,7 +84,8 @@ pub fn at_ranks(
 }
 
 impl Found {
-    /// What candidates are worth: those that are misclassified while their clean images are not, else the clean images.
+    /// What candidates are worth: those that are misclassified while their clean images are not, else the
+    /// clean images.
     pub fn of(model: &mut dyn Model, points: Points, candidates: &Tensor) -> Result<Found> {
         let Points { x, y, .. } = points;
         let mut right = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);

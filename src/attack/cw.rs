@@ -1,5 +1,5 @@
-//! The loss of Carlini and Wagner (Towards Evaluating the Robustness of Neural Networks, arXiv 1608.04644) with PGD's steps: the attack descends
-//! max(z_y - max over k != y of z_k, -kappa).
+//! The loss of Carlini and Wagner (Towards Evaluating the Robustness of Neural Networks, arXiv 1608.04644)
+//! with PGD's steps: the attack descends max(z_y - max over k != y of z_k, -kappa).
 
 use super::Entry;
 use super::iterated::{Iterated, ball};

@@ -1,5 +1,5 @@
-//! FAB, the fast adaptive boundary attack (Croce and Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack,
-//! arXiv 1907.02044), as in AutoAttack.
+//! FAB, the fast adaptive boundary attack (Croce and Hein: Minimally distorted adversarial examples with a
+//! fast adaptive boundary attack, arXiv 1907.02044), as in AutoAttack.
 //!
 //! ```text
 //! x_0 = x (restarts: a random point at distance eps/2);  best <- infinity
@@ -9,12 +9,14 @@
 //!     if x_{k+1} is misclassified: keep it if it is the closest to x;  x_{k+1} <- x + beta (x_{k+1} - x)
 //! the closest one counts if its distance is at most eps
 //! ```
-//! The class t is given in FAB-T; in FAB it is the one whose hyperplane is nearest in each step, for which all K gradients are needed. A
-//! point's result depends on the point and its target alone, bit for bit, so points and targets can be packed into any batches.
+//! The class t is given in FAB-T; in FAB it is the one whose hyperplane is nearest in each step, for which
+//! all K gradients are needed. A point's result depends on the point and its target alone, bit for bit, so
+//! points and targets can be packed into any batches.
 //!
-//! One pass does not serve both as check of x_{k+1} and as gradient of the next step: eta > 1 aims beyond the boundary, and a point that got
-//! there is moved before its next gradient. Different from AutoAttack's code: the random numbers of restarts, which are keyed by image; and in
-//! L2 its projection leaves pixels alone whose |w_i| is below 1e-8, where this one is exact: it moves them in proportion to w_i.
+//! One pass does not serve both as check of x_{k+1} and as gradient of the next step: eta > 1 aims beyond the
+//! boundary, and a point that got there is moved before its next gradient. Different from AutoAttack's code:
+//! the random numbers of restarts, which are keyed by image; and in L2 its projection leaves pixels alone
+//! whose |w_i| is below 1e-8, where this one is exact: it moves them in proportion to w_i.
 
 use super::attempts::{Points, at_ranks, attempts};
 use super::objective::logits;
@@ -61,7 +63,13 @@ impl Walk {
     /// 100 steps if the settings name none; alpha_max 0.1, eta 1.05, beta 0.9.
     pub fn new(settings: &Settings) -> Walk {
         let &Settings { norm, eps, steps, .. } = settings;
-        Walk { norm, eps, steps: steps.unwrap_or(100), stride: Stride { alpha_max: 0.1, eta: 1.05 }, beta: 0.9 }
+        Walk {
+            norm,
+            eps,
+            steps: steps.unwrap_or(100),
+            stride: Stride { alpha_max: 0.1, eta: 1.05 },
+            beta: 0.9,
+        }
     }
 
     /// Where a walk begins: number 0 at the image, the others at a random point at half the radius.
@@ -74,8 +82,8 @@ impl Walk {
         surface(x, noise, key, images, &Buffer::zeros(x.device(), y.len())?)
     }
 
-    /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend on the image. `right` says which
-    /// images are classified correctly.
+    /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend
+    /// on the image. `right` says which images are classified correctly.
     fn run(
         &self,
         model: &mut dyn Model,
@@ -116,9 +124,16 @@ impl FabT {
         FabT { walk: Walk::new(settings), targets, restarts, seed }
     }
 
-    /// One walk from every point towards, row by row, the class of rank `ranks` `[N]` among the logits of the clean image, the predicted one
-    /// being 1. Rows may be the same point with several ranks. There is nothing random in restart 0; the others begin as those of [`Fab`].
-    pub fn run_ranks(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>, restart: usize) -> Result<Found> {
+    /// One walk from every point towards, row by row, the class of rank `ranks` `[N]` among the logits of the
+    /// clean image, the predicted one being 1. Rows may be the same point with several ranks. There is
+    /// nothing random in restart 0; the others begin as those of [`Fab`].
+    pub fn run_ranks(
+        &self,
+        model: &mut dyn Model,
+        points: Points,
+        ranks: &Buffer<i32>,
+        restart: usize,
+    ) -> Result<Found> {
         let Points { x, y, .. } = points.checked()?;
         let (device, clean) = (x.device(), logits(model, x)?);
         let start = self.walk.start(points, self.seed, restart)?;
@@ -211,7 +226,9 @@ impl Attack for Fab {
     }
 
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| self.run_once(model, points, restart))
+        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
+            self.run_once(model, points, restart)
+        })
     }
 
     fn passes(&self) -> usize {

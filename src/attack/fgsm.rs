@@ -1,5 +1,5 @@
-//! FGSM (Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, arXiv 1412.6572): x' = clip01(x + eps sign(g)); in L2
-//! x' = clip01(x + eps g / |g|).
+//! FGSM (Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, arXiv 1412.6572): x' =
+//! clip01(x + eps sign(g)); in L2 x' = clip01(x + eps g / |g|).
 
 use super::iterated::Iterated;
 use super::objective::Objective;

@@ -1,4 +1,5 @@
-//! Steps of one length, with or without momentum: what FGSM, PGD, the attack of Carlini and Wagner and MIM have in common.
+//! Steps of one length, with or without momentum: what FGSM, PGD, the attack of Carlini and Wagner and MIM
+//! have in common.
 //!
 //! ```text
 //! x' <- the start
@@ -31,7 +32,8 @@ pub struct Iterated {
     pub stream: u32,
 }
 
-/// PGD's usual step for a radius: a quarter of eps for Linf (2/255 of 8/255), 15/128 of eps for L2 (15/255 of 128/255).
+/// PGD's usual step for a radius: a quarter of eps for Linf (2/255 of 8/255), 15/128 of eps for L2 (15/255 of
+/// 128/255).
 pub fn usual_step(norm: Norm, eps: f32) -> f32 {
     match norm {
         Norm::Linf => eps / 4.0,
@@ -70,7 +72,8 @@ impl Iterated {
         let Pgd { norm, eps, step, steps, .. } = self.pgd;
         let key = Key::new(self.seed, Purpose::EvalStart, self.stream, restart);
         let mut x_adv = self.pgd.start(x, Draws { key, images })?;
-        let mut accumulated = self.momentum.map(|mu| Ok((mu, Tensor::zeros(x.device(), x.shape())?))).transpose()?;
+        let mut accumulated =
+            self.momentum.map(|mu| Ok((mu, Tensor::zeros(x.device(), x.shape())?))).transpose()?;
         for _ in 0..steps {
             let grad = self.objective.pass(model, &x_adv, y)?.grad;
             let direction = match &mut accumulated {

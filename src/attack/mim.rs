@@ -1,5 +1,5 @@
-//! MIM, the momentum iterative method (Dong et al.: Boosting Adversarial Attacks with Momentum, arXiv 1710.06081): from the clean image, with
-//! mu = 1 and alpha = eps / T if nothing else is said,
+//! MIM, the momentum iterative method (Dong et al.: Boosting Adversarial Attacks with Momentum, arXiv
+//! 1710.06081): from the clean image, with mu = 1 and alpha = eps / T if nothing else is said,
 //!
 //! ```text
 //! repeat T times:  m <- mu m + g / |g|_1;  x' <- the step of length alpha along m, as in PGD

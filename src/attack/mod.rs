@@ -59,8 +59,9 @@ pub trait Attack {
     /// As in reports: `apgd-ce`, `fab-t`.
     fn name(&self) -> String;
 
-    /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the data set, which decide, with a
-    /// seed, all random numbers. Images that are misclassified as they are count as successes and stay as they are.
+    /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the
+    /// data set, which decide, with a seed, all random numbers. Images that are misclassified as they are
+    /// count as successes and stay as they are.
     fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found>;
 
     /// The fewest classes that its loss is defined for.
@@ -84,8 +85,8 @@ pub trait Ranked {
     /// How many targets are asked for.
     fn targets(&self) -> usize;
 
-    /// One attempt on every row, at the class of rank `ranks` `[N]` on the clean image, the predicted one being 1. Rows may be the same point with
-    /// several ranks.
+    /// One attempt on every row, at the class of rank `ranks` `[N]` on the clean image, the predicted one
+    /// being 1. Rows may be the same point with several ranks.
     fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found>;
 
     /// The ranks that K classes have: 2, which is the runner-up, and the following ones.
@@ -127,11 +128,22 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Linf 8/255; one start, nine targets, one pass. CW's confidence is the one that reports on adversarial training use: a margin so far
-    /// below 0 that the attack does not stop when it has succeeded.
+    /// Linf 8/255; one start, nine targets, one pass. CW's confidence is the one that reports on adversarial
+    /// training use: a margin so far below 0 that the attack does not stop when it has succeeded.
     fn default() -> Settings {
         let (norm, eps) = (Norm::Linf, 8.0 / 255.0);
-        Settings { norm, eps, step: None, steps: None, restarts: 1, targets: 9, passes: 1, kappa: 50.0, momentum: 1.0, seed: 0 }
+        Settings {
+            norm,
+            eps,
+            step: None,
+            steps: None,
+            restarts: 1,
+            targets: 9,
+            passes: 1,
+            kappa: 50.0,
+            momentum: 1.0,
+            seed: 0,
+        }
     }
 }
 
@@ -171,15 +183,20 @@ pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Attack>> {
     let stem = wanted.trim_end_matches(|c: char| c.is_ascii_digit());
     let digits = &wanted[stem.len()..];
     let stem = if digits.is_empty() { stem } else { stem.trim_end_matches('-') };
-    let known = |entry: &&Entry| entry.name.strip_suffix('K').map_or(digits.is_empty() && entry.name == stem, |own| own == stem);
+    let known = |entry: &&Entry| {
+        entry.name.strip_suffix('K').map_or(digits.is_empty() && entry.name == stem, |own| own == stem)
+    };
     let unknown = || {
         let examples: Vec<String> = ATTACKS.iter().map(|entry| entry.name.replace('K', "20")).collect();
         Error::unknown("attack", name, examples.iter().map(String::as_str))
     };
     let entry = ATTACKS.iter().find(known).ok_or_else(unknown)?;
     let steps = if digits.is_empty() { settings.steps } else { Some(digits.parse().map_err(|_| unknown())?) };
-    let positive = [("steps", steps.unwrap_or(1)), ("restarts", settings.restarts), ("targets", settings.targets)];
-    if let Some((key, _)) = positive.into_iter().chain([("passes", settings.passes)]).find(|(_, value)| *value == 0) {
+    let positive =
+        [("steps", steps.unwrap_or(1)), ("restarts", settings.restarts), ("targets", settings.targets)];
+    if let Some((key, _)) =
+        positive.into_iter().chain([("passes", settings.passes)]).find(|(_, value)| *value == 0)
+    {
         return Err(Error::value(key, 0, format!("the attack {name} needs at least 1")));
     }
     let numbers = [("eps", settings.eps), ("kappa", settings.kappa), ("momentum", settings.momentum)];

@@ -49,7 +49,14 @@ pub struct Pgd {
 impl Default for Pgd {
     /// Linf 8/255, step 2/255, ten steps, uniform start, eval-mode batch norm.
     fn default() -> Pgd {
-        Pgd { norm: Norm::Linf, eps: 8.0 / 255.0, step: 2.0 / 255.0, steps: 10, start: Start::Uniform, bn: BnMode::Eval }
+        Pgd {
+            norm: Norm::Linf,
+            eps: 8.0 / 255.0,
+            step: 2.0 / 255.0,
+            steps: 10,
+            start: Start::Uniform,
+            bn: BnMode::Eval,
+        }
     }
 }
 
@@ -63,7 +70,13 @@ pub struct Draws<'a> {
 
 impl Pgd {
     /// Adversarial images `[N,H,W,C]` that raise the cross entropy of `labels`.
-    pub fn cross_entropy(&self, net: &mut Net, x: &Tensor, labels: &Buffer<i32>, draws: Draws) -> Result<Tensor> {
+    pub fn cross_entropy(
+        &self,
+        net: &mut Net,
+        x: &Tensor,
+        labels: &Buffer<i32>,
+        draws: Draws,
+    ) -> Result<Tensor> {
         let start = self.start(x, draws)?;
         self.ascend(net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
     }
@@ -94,7 +107,13 @@ impl Pgd {
     }
 
     /// Ascends `loss(logits)` from `x_adv`. No weight gradient is computed.
-    pub fn ascend(&self, net: &mut Net, x: &Tensor, x_adv: Tensor, loss: impl Fn(&Tape, Var) -> Result<Var>) -> Result<Tensor> {
+    pub fn ascend(
+        &self,
+        net: &mut Net,
+        x: &Tensor,
+        x_adv: Tensor,
+        loss: impl Fn(&Tape, Var) -> Result<Var>,
+    ) -> Result<Tensor> {
         self.climb(x, x_adv, |tape, image| {
             let z = net.forward(tape, image, self.bn, None)?;
             loss(tape, z)
@@ -102,7 +121,12 @@ impl Pgd {
     }
 
     /// Ascends any `loss(images)` from `x_adv`.
-    pub fn climb(&self, x: &Tensor, mut x_adv: Tensor, mut loss: impl FnMut(&Tape, Var) -> Result<Var>) -> Result<Tensor> {
+    pub fn climb(
+        &self,
+        x: &Tensor,
+        mut x_adv: Tensor,
+        mut loss: impl FnMut(&Tape, Var) -> Result<Var>,
+    ) -> Result<Tensor> {
         for _ in 0..self.steps {
             let g = {
                 let tape = Tape::new(x.device());

@@ -1,5 +1,5 @@
-//! The Square attack (Andriushchenko et al.: Square attack: a query-efficient black-box adversarial attack via random search,
-//! arXiv 1912.00049), as in AutoAttack: a random search that uses no gradient.
+//! The Square attack (Andriushchenko et al.: Square attack: a query-efficient black-box adversarial attack
+//! via random search, arXiv 1912.00049), as in AutoAttack: a random search that uses no gradient.
 //!
 //! ```text
 //! x' <- a random start;  least <- margin(x'),  margin(x') = z_y - max_{i != y} z_i
@@ -7,13 +7,16 @@
 //!     x'' <- x' changed in a random window, whose side shrinks with the queries
 //!     if margin(x'') < least or margin(x'') <= 0:  x' <- x'',  least <- margin(x'')
 //! ```
-//! The window of a query is the same for all images and follows from seed and query alone, signs from seed, query and image: what an image
-//! becomes does not depend on its batch. Images that are broken leave the batch from time to time; nothing else is read back.
+//! The window of a query is the same for all images and follows from seed and query alone, signs from seed,
+//! query and image: what an image becomes does not depend on its batch. Images that are broken leave the
+//! batch from time to time; nothing else is read back.
 //!
-//! Kept from AutoAttack's code, where it differs from the paper: in Linf the signs of a window are shared by the batch; the last row and column
-//! are out of a window's reach unless its side is theirs, since positions are floor(U (H - s)); in L2 the mass of both windows is summed over
-//! the channels before it is given to each. Different from it: the random numbers, which are keyed as said; windows are never larger than the
-//! image; in the L2 start each tile of each image and channel has a direction of its own, where there a tile's is shared by the batch.
+//! Kept from AutoAttack's code, where it differs from the paper: in Linf the signs of a window are shared by
+//! the batch; the last row and column are out of a window's reach unless its side is theirs, since positions
+//! are floor(U (H - s)); in L2 the mass of both windows is summed over the channels before it is given to
+//! each. Different from it: the random numbers, which are keyed as said; windows are never larger than the
+//! image; in the L2 start each tile of each image and channel has a direction of its own, where there a
+//! tile's is shared by the batch.
 
 use super::attempts::{Points, attempts};
 use super::objective::logits;
@@ -54,7 +57,8 @@ const FRACTION: f64 = 0.8;
 const HALVED_AFTER: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
 /// Broken images leave the batch after this many queries, and before the first and the tenth of them already.
 const LOOK_EVERY: usize = 100;
-/// The counter of a query's windows; those of signs are numbered by channel (`kernels/square.cu`) and end in another word.
+/// The counter of a query's windows; those of signs are numbered by channel (`kernels/square.cu`) and end in
+/// another word.
 const WINDOWS: u32 = 3;
 
 impl Square {
@@ -112,8 +116,15 @@ impl Square {
         Ok(found)
     }
 
-    /// Takes the margins of all trials, keeps what is better, and makes the trials of query `next`, counted from 0, with its key.
-    fn turn(&self, play: &mut Play, margin: &Tensor, pyramids: &[Pyramid], next: Option<(usize, Key)>) -> Result<()> {
+    /// Takes the margins of all trials, keeps what is better, and makes the trials of query `next`, counted
+    /// from 0, with its key.
+    fn turn(
+        &self,
+        play: &mut Play,
+        margin: &Tensor,
+        pyramids: &[Pyramid],
+        next: Option<(usize, Key)>,
+    ) -> Result<()> {
         let [_, h, w, _] = play.search.x.nhwc("square")?;
         let drawn = next.map(|(query, key)| {
             let words = philox(key.bits(), [0, 0, 0, WINDOWS]);
@@ -164,8 +175,9 @@ struct Play {
 }
 
 impl Play {
-    /// The margin `[M]` of every trial. On the host, trials that are the best image itself are not asked about: theirs is infinite, which like the
-    /// margin they have is no improvement. (Small windows often draw the signs that are there already; a GPU would have to wait to know.)
+    /// The margin `[M]` of every trial. On the host, trials that are the best image itself are not asked
+    /// about: theirs is infinite, which like the margin they have is no improvement. (Small windows often
+    /// draw the signs that are there already; a GPU would have to wait to know.)
     fn margins(&self, model: &mut dyn Model, first: bool) -> Result<Tensor> {
         let ask = |model: &mut dyn Model, trial: Tensor, y: &Buffer<i32>| {
             let tape = Tape::new(trial.device());
@@ -206,7 +218,8 @@ impl Play {
             return Ok(());
         }
         merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
-        let left: Vec<i32> = (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
+        let left: Vec<i32> =
+            (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
         let kept: Vec<f32> = left.iter().map(|row| least[*row as usize]).collect();
         let Search { x, best, trial, .. } = &self.search;
@@ -258,7 +271,8 @@ mod tests {
         let linf = square(Norm::Linf);
         assert_eq!([11, 51, 201, 4001].map(|query| linf.side(query, [32, 32])), [20, 14, 10, 3]);
         // Long images: never more than the short side.
-        for (norm, size, side) in [(Norm::Linf, [4, 64], 4), (Norm::L2, [4, 64], 3), (Norm::L2, [2, 2], 1), (Norm::L2, [1, 1], 1)]
+        for (norm, size, side) in
+            [(Norm::Linf, [4, 64], 4), (Norm::L2, [4, 64], 3), (Norm::L2, [2, 2], 1), (Norm::L2, [1, 1], 1)]
         {
             assert_eq!(square(norm).side(0, size), side, "{norm:?} {size:?}");
         }

@@ -61,7 +61,11 @@ pub struct Arguments {
 /// Runs the command; `line` is how it was called.
 pub fn run(arguments: Arguments, line: String) -> Result<()> {
     if arguments.figures.iter().any(|name| name.trim() == "sweep") {
-        return Err(Error::value("figures", "sweep", "this one trains five networks; ask for it with --sweep"));
+        return Err(Error::value(
+            "figures",
+            "sweep",
+            "this one trains five networks; ask for it with --sweep",
+        ));
     }
     let named = |name: &&String| !name.trim().is_empty();
     let chosen = arguments.figures.iter().filter(named).map(|name| find(name)).collect::<Result<Vec<_>>>()?;
@@ -69,7 +73,8 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
         return Err(Error::value("figures", "''", "a name is needed; 'saddle help analyse' lists them"));
     }
     // In the order of the registry, each once.
-    let figures: Vec<_> = FIGURES.iter().filter(|figure| chosen.iter().any(|c| c.name == figure.name)).collect();
+    let figures: Vec<_> =
+        FIGURES.iter().filter(|figure| chosen.iter().any(|c| c.name == figure.name)).collect();
     let device = DeviceChoice::read("device", &arguments.device, false)?;
     let config = recorded(&arguments.run)?.config;
     let five = arguments.sweep.then(|| sweep::contenders(&config, arguments.sweep_epochs)).transpose()?;
@@ -82,13 +87,19 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     if let Some(five) = five {
         let stop = stop_on_interrupt("without a result of what is running");
         let mut overview = Overview::new(arguments.quiet, five.len());
-        analysis.add("sweep", sweep::run(five, &request.out, device, &request.command, &mut overview, &stop)?)?;
+        analysis
+            .add("sweep", sweep::run(five, &request.out, device, &request.command, &mut overview, &stop)?)?;
     }
     let mut rows = vec![["figure", "what", "value"].map(String::from).to_vec()];
     for (name, made) in &analysis.made {
-        let fact = |(what, value): &(String, f64)| vec![(*name).to_owned(), what.clone(), text::number(*value)];
+        let fact =
+            |(what, value): &(String, f64)| vec![(*name).to_owned(), what.clone(), text::number(*value)];
         rows.extend(made.facts.iter().map(fact));
     }
     let files: String = analysis.made.iter().map(|(name, _)| format!("{name}.csv, {name}.svg, ")).collect();
-    text::print(&format!("{}written to {}: {files}analysis.json\n", text::table(&rows, &[2]), request.out.display()))
+    text::print(&format!(
+        "{}written to {}: {files}analysis.json\n",
+        text::table(&rows, &[2]),
+        request.out.display()
+    ))
 }

@@ -20,7 +20,8 @@ Examples:
 
 Nothing else should run meanwhile.")]
 pub struct Arguments {
-    /// What to measure: kernels on typical sizes, training steps of whole jobs, or the parts of those `[default: all]`
+    /// What to measure: kernels on typical sizes, training steps of whole jobs, or the parts of those
+    /// `[default: all]`
     what: Option<What>,
     /// Where to measure
     #[arg(long, value_name = "auto|host|cuda|cuda:N", default_value = "auto")]
@@ -72,10 +73,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         rows.extend(bench::parts(&device, arguments.seconds, arguments.batch, model)?);
     }
     if arguments.json {
-        return text::print_json(&json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows}));
+        return text::print_json(
+            &json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows}),
+        );
     }
-    let cells = rows
-        .iter()
-        .map(|row| vec![row.name.clone(), row.detail.clone(), text::number(row.value), row.unit.into(), row.note.clone()]);
+    let cells = rows.iter().map(|row| {
+        vec![row.name.clone(), row.detail.clone(), text::number(row.value), row.unit.into(), row.note.clone()]
+    });
     text::print(&format!("{}\n{}", device.describe(), text::table(&cells.collect::<Vec<_>>(), &[2])))
 }

@@ -76,7 +76,12 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
         }
     }
     let request = Request {
-        contenders: contenders(dataset, &arguments.methods, arguments.model.as_deref(), &sets(&arguments.set)?)?,
+        contenders: contenders(
+            dataset,
+            &arguments.methods,
+            arguments.model.as_deref(),
+            &sets(&arguments.set)?,
+        )?,
         seeds: arguments.seeds,
         attacks,
         out: arguments.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("compare-{dataset}"))),
@@ -91,7 +96,10 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let right: Vec<usize> = (1..cells.first().map_or(0, Vec::len)).collect();
     let out = request.out.display();
     let note = table.note().map(|note| format!("{note}\n")).unwrap_or_default();
-    text::print(&format!("{}{note}written to {out}/compare.md, compare.csv and compare.json\n", text::table(&cells, &right)))
+    text::print(&format!(
+        "{}{note}written to {out}/compare.md, compare.csv and compare.json\n",
+        text::table(&cells, &right)
+    ))
 }
 
 /// Thousandths of a run are what the bar counts.
@@ -132,7 +140,8 @@ impl Observer for Overview {
 
     fn step(&mut self, at: &StepInfo) {
         if let Some(bar) = &self.bar {
-            let part = (at.epoch.saturating_sub(1) * at.steps + at.step) as f64 / (at.epochs * at.steps).max(1) as f64;
+            let part = (at.epoch.saturating_sub(1) * at.steps + at.step) as f64
+                / (at.epochs * at.steps).max(1) as f64;
             bar.set_position(((self.number.saturating_sub(1) as f64 + part) * PART) as u64);
             bar.set_message(format!("epoch {}/{}", at.epoch, at.epochs));
         }

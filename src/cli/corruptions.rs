@@ -70,14 +70,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let percent = |value: &f64| format!("{value:.2}");
     let heading = report.severities.iter().map(|severity| format!("severity {severity}"));
-    let mut rows = vec![["corruption".into()].into_iter().chain(heading).chain(["mean %".into()]).collect::<Vec<_>>()];
+    let mut rows =
+        vec![["corruption".into()].into_iter().chain(heading).chain(["mean %".into()]).collect::<Vec<_>>()];
     for (name, row) in &report.rows {
         rows.push([name.clone()].into_iter().chain(row.iter().chain([&mean(row)]).map(percent)).collect());
     }
     let columns: Vec<usize> = (1..=report.severities.len() + 1).collect();
-    let (cells, images) = (report.rows.len() * report.severities.len(), text::thousands(report.images as i64));
+    let (cells, images) =
+        (report.rows.len() * report.severities.len(), text::thousands(report.images as i64));
     let mut result = text::table(&rows, &columns);
-    result += &format!("mean of {cells} accuracies, each on {images} images of {}: {:.2} %\n", report.dataset, report.mean());
+    result += &format!(
+        "mean of {cells} accuracies, each on {images} images of {}: {:.2} %\n",
+        report.dataset,
+        report.mean()
+    );
     if let Some(out) = &request.out {
         result += &format!("written to {}\n", out.display());
     }

@@ -62,18 +62,27 @@ impl Found {
         let mut rows = vec![vec!["host".to_owned()]];
         rows.extend(self.processor.clone().map(|name| row("processor", name)));
         rows.push(row("threads", self.threads.to_string()));
-        rows.push(row("instruction sets", format!("{} compiled, {} in use", INSTRUCTION_SETS.join(", "), self.chosen)));
+        rows.push(row(
+            "instruction sets",
+            format!("{} compiled, {} in use", INSTRUCTION_SETS.join(", "), self.chosen),
+        ));
         rows.push(vec!["CUDA".to_owned()]);
-        let driver = self.driver.as_ref().map_or("not found".into(), |version| format!("for CUDA {version} and older"));
+        let driver = self
+            .driver
+            .as_ref()
+            .map_or("not found".into(), |version| format!("for CUDA {version} and older"));
         rows.push(row("driver", driver));
         rows.push(row(
             "NVRTC",
-            self.nvrtc.as_ref().map_or("none that can be used".into(), |(major, minor)| format!("{major}.{minor}")),
+            self.nvrtc
+                .as_ref()
+                .map_or("none that can be used".into(), |(major, minor)| format!("{major}.{minor}")),
         ));
         if let Status::Usable(gpus) = &self.cuda {
             rows.extend(gpus.iter().map(|gpu| {
                 let (major, minor) = gpu.capability;
-                let about = format!("{}, compute capability {major}.{minor}, {}", gpu.name, text::bytes(gpu.memory));
+                let about =
+                    format!("{}, compute capability {major}.{minor}, {}", gpu.name, text::bytes(gpu.memory));
                 row(&format!("cuda:{}", gpu.ordinal), about)
             }));
         }

@@ -56,7 +56,8 @@ pub struct Arguments {
     /// A safetensors file, or a run directory, whose checkpoints and settings are taken
     #[arg(long, short, value_name = "FILE|RUN", required_unless_present = "merge", help_heading = GROUP)]
     weights: Option<PathBuf>,
-    /// The attacks, with commas between them, each judged alone; or autoattack, autoattack-plus, autoattack-rand, autoattack:A,B
+    /// The attacks, with commas between them, each judged alone; or autoattack, autoattack-plus,
+    /// autoattack-rand, autoattack:A,B
     #[arg(long, short, value_name = "NAME,..", value_delimiter = ',', default_value = "pgd20", help_heading = GROUP)]
     attack: Vec<String>,
     /// Of a run directory: best, last or, where they differ, both `[default: both]`
@@ -146,9 +147,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// `--merge`.
 fn merged(arguments: &Arguments) -> Result<()> {
     // Where and in how large batches it runs decides nothing.
-    let given = arguments.given.settings()?.into_iter().find(|(key, _)| !["device", "batch"].contains(&key.as_str()));
-    if let Some((key, value)) = given.or_else(|| arguments.parameters.given().next().map(|(key, value)| (key.into(), value))) {
-        return Err(Error::value(key, value, "the shards have been evaluated with settings of their own; --merge takes none"));
+    let given =
+        arguments.given.settings()?.into_iter().find(|(key, _)| !["device", "batch"].contains(&key.as_str()));
+    if let Some((key, value)) =
+        given.or_else(|| arguments.parameters.given().next().map(|(key, value)| (key.into(), value)))
+    {
+        return Err(Error::value(
+            key,
+            value,
+            "the shards have been evaluated with settings of their own; --merge takes none",
+        ));
     }
     let whole = merge(&arguments.merge)?.to_json();
     if let Some(out) = &arguments.out {
@@ -174,10 +182,15 @@ fn table(report: &Value) -> String {
     }
     for row in report["results"].as_array().into_iter().flatten() {
         let name = row["attack"].as_str().unwrap_or_default().to_owned();
-        let mut cells = vec![name, format!("{:.2} %", number(row, "accuracy")), text::duration(number(row, "seconds"))];
+        let mut cells =
+            vec![name, format!("{:.2} %", number(row, "accuracy")), text::duration(number(row, "seconds"))];
         if by_protocol {
             let skipped = row["skipped"] == true;
-            cells.push(if skipped { "skipped".into() } else { text::thousands(number(row, "attacked") as i64) });
+            cells.push(if skipped {
+                "skipped".into()
+            } else {
+                text::thousands(number(row, "attacked") as i64)
+            });
         }
         rows.push(cells);
     }
@@ -186,11 +199,13 @@ fn table(report: &Value) -> String {
         let what = if report["autoattack_acc"].is_null() { "these attacks" } else { "AutoAttack" };
         let word = |key: &str| report[key].as_str().unwrap_or_default().to_owned();
         let (robust, version) = (word("robust_acc"), word("version"));
-        lines += &format!("{robust} % robust under {what} ({version}, {}, eps {})\n", word("norm"), word("eps"));
+        lines +=
+            &format!("{robust} % robust under {what} ({version}, {}, eps {})\n", word("norm"), word("eps"));
         if report["verification"]["passed"] == true {
             let largest = text::number(number(&report["verification"], "largest_distance"));
-            lines +=
-                &format!("verified: all images in the ball (largest distance {largest}) and in [0,1], predictions reproduced\n");
+            lines += &format!(
+                "verified: all images in the ball (largest distance {largest}) and in [0,1], predictions reproduced\n"
+            );
         }
         let warnings = report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
         lines.extend(warnings.map(|line| format!("warning: {line}\n")));
@@ -202,7 +217,8 @@ fn table(report: &Value) -> String {
 fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let settings = arguments.given.settings()?;
     let (files, record) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
-    let named = |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let named =
+        |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let alone = record.is_none();
     let mut config = match (record, named("dataset")) {
         (Some(record), _) => record.config,
@@ -213,7 +229,8 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
             return Err(Error::file(&files[0], problem));
         }
     };
-    // A file outside of a run directory says itself what it was made for; one that cannot be read is reported where it is opened.
+    // A file outside of a run directory says itself what it was made for; one that cannot be read is reported
+    // where it is opened.
     if let (true, Ok(file)) = (alone, WeightFile::read(&files[0])) {
         config.apply(&file.trained_for())?;
     }
@@ -227,16 +244,25 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     if arguments.n == Some(0) {
         return Err(Error::value("n", 0, "must be 1 or more"));
     }
-    let attacks: Vec<String> =
-        arguments.attack.iter().map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect();
+    let attacks: Vec<String> = arguments
+        .attack
+        .iter()
+        .map(|name| name.trim().to_lowercase())
+        .filter(|name| !name.is_empty())
+        .collect();
     if attacks.is_empty() {
         return Err(Error::value("attack", "''", "a name is needed; 'saddle attacks' lists them"));
     }
     let shard = arguments.shard.as_deref().map(Shard::read).transpose()?;
-    let of_one = [("shard", shard.is_some()), ("save-adv", arguments.save_adv.is_some()), ("report", arguments.report.is_some())];
+    let of_one = [
+        ("shard", shard.is_some()),
+        ("save-adv", arguments.save_adv.is_some()),
+        ("report", arguments.report.is_some()),
+    ];
     if let (2.., Some((flag, _))) = (files.len(), of_one.into_iter().find(|(_, given)| *given)) {
-        let problem =
-            format!("--{flag} is for one network, and best and last differ; add --checkpoint best or --checkpoint last");
+        let problem = format!(
+            "--{flag} is for one network, and best and last differ; add --checkpoint best or --checkpoint last"
+        );
         return Err(Error::value("weights", files[0].display(), problem));
     }
     let given = |name: &str| named(name).is_some();
@@ -272,12 +298,17 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
 
 /// The weight files that are meant, and the record of the run that they belong to, if there is one.
 ///
-/// Errors: [`Error::File`] for a folder without a run or without a checkpoint, [`Error::Io`] when there is nothing.
+/// Errors: [`Error::File`] for a folder without a run or without a checkpoint, [`Error::Io`] when there is
+/// nothing.
 fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>, Option<Record>)> {
     let kind = std::fs::metadata(weights).map_err(Error::io(weights, "cannot open the weights"))?;
     if !kind.is_dir() {
         if checkpoint.is_some() {
-            return Err(Error::value("weights", weights.display(), "is one file; --checkpoint chooses in a run directory"));
+            return Err(Error::value(
+                "weights",
+                weights.display(),
+                "is one file; --checkpoint chooses in a run directory",
+            ));
         }
         let run = weights.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
         let record = run.filter(|run| run.join("run.json").is_file()).map(recorded).transpose()?;
@@ -293,7 +324,10 @@ fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>,
     let mut files: Vec<PathBuf> = paths.filter(|file| file.is_file()).collect();
     if files.is_empty() {
         let name = names[0];
-        return Err(Error::file(weights, format!("this run has no checkpoint yet (checkpoints/{name}.safetensors)")));
+        return Err(Error::file(
+            weights,
+            format!("this run has no checkpoint yet (checkpoints/{name}.safetensors)"),
+        ));
     }
     if let [best, last] = files.as_slice()
         && WeightFile::read(best)?.tensors == WeightFile::read(last)?.tensors

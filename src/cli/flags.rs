@@ -1,4 +1,5 @@
-//! A flag for every hyper-parameter, made from the table [`KEYS`]: name, help, symbol, form and default have no other source.
+//! A flag for every hyper-parameter, made from the table [`KEYS`]: name, help, symbol, form and default have
+//! no other source.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -27,7 +28,8 @@ pub trait Offer {
 pub struct ForTraining;
 
 /// The configuration of the default recipe, if it can be read.
-static DEFAULT_JOB: LazyLock<Option<Config>> = LazyLock::new(|| recipe::load(recipe::DEFAULT).ok().map(|recipe| recipe.config));
+static DEFAULT_JOB: LazyLock<Option<Config>> =
+    LazyLock::new(|| recipe::load(recipe::DEFAULT).ok().map(|recipe| recipe.config));
 
 impl Offer for ForTraining {
     fn shown(key: &'static Key) -> Option<Shown> {
@@ -130,7 +132,9 @@ fn flag(key: &'static Key, shown: Shown) -> Arg {
         }
     }
     match key.kind {
-        "true|false" => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true),
+        "true|false" => {
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
+        }
         // `--eps -1` gets the answer of the table, not one about an unknown flag.
         kind => arg.allow_hyphen_values(kind.contains("NUMBER") || kind.contains("COUNT")),
     }
@@ -164,8 +168,14 @@ impl<O: Offer> FromArgMatches for Given<O> {
             );
         }
         if let Ok(Some(values)) = matches.try_get_many::<String>("set") {
-            entries
-                .extend(matches.indices_of("set").into_iter().flatten().zip(values).map(|(at, text)| (at, None, text.clone())));
+            entries.extend(
+                matches
+                    .indices_of("set")
+                    .into_iter()
+                    .flatten()
+                    .zip(values)
+                    .map(|(at, text)| (at, None, text.clone())),
+            );
         }
         entries.sort_by_key(|(at, ..)| *at);
         Ok(Given { entries, offer: PhantomData })
@@ -195,18 +205,38 @@ mod tests {
     use super::*;
 
     fn settings(words: &[&str]) -> Vec<(String, String)> {
-        let command = Set::augment_args(Given::<ForTraining>::augment_args(Command::new("train").no_binary_name(true)));
-        Given::<ForTraining>::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap().settings().unwrap()
+        let command =
+            Set::augment_args(Given::<ForTraining>::augment_args(Command::new("train").no_binary_name(true)));
+        Given::<ForTraining>::from_arg_matches(&command.try_get_matches_from(words).unwrap())
+            .unwrap()
+            .settings()
+            .unwrap()
     }
 
     #[test]
     fn settings_keep_the_order_of_the_command_line() {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        let given =
-            settings(&["--set", "eps=1", "--step", "-1/255", "--eps", "8", "--set=lr=2", "--pixel-units", "--weight_decay", "0"]);
-        let expected =
-            [("eps", "1"), ("step", "-1/255"), ("eps", "8"), ("lr", "2"), ("pixel_units", "true"), ("weight_decay", "0")]
-                .map(|(k, v)| pair(k, v));
+        let given = settings(&[
+            "--set",
+            "eps=1",
+            "--step",
+            "-1/255",
+            "--eps",
+            "8",
+            "--set=lr=2",
+            "--pixel-units",
+            "--weight_decay",
+            "0",
+        ]);
+        let expected = [
+            ("eps", "1"),
+            ("step", "-1/255"),
+            ("eps", "8"),
+            ("lr", "2"),
+            ("pixel_units", "true"),
+            ("weight_decay", "0"),
+        ]
+        .map(|(k, v)| pair(k, v));
         assert_eq!(given, expected);
         assert_eq!(settings(&["--batch", "1", "--batch", "2"]), [pair("batch", "2")]);
         assert_eq!(settings(&["--pixel-units=false"]), [pair("pixel_units", "false")]);

@@ -90,13 +90,18 @@ fn described(kernel: &Kernel) -> Value {
     })
 }
 
-/// Compiles the sources of `wanted` for each of `archs` and prints what the assembler said; an error comes after all of them were tried.
+/// Compiles the sources of `wanted` for each of `archs` and prints what the assembler said; an error comes
+/// after all of them were tried.
 fn compile(wanted: &[Wanted], archs: &[String], json: bool) -> Result<()> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
-    let mut rows = vec![["architecture", "file", "kernel", "registers", "spills", "shared", ""].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["architecture", "file", "kernel", "registers", "spills", "shared", ""].map(String::from).to_vec(),
+    ];
     let mut records = Vec::new();
     let mut problems: Vec<String> = Vec::new();
-    for (arch, (source, kernels)) in archs.iter().flat_map(|arch| wanted.iter().map(move |wanted| (arch.trim(), wanted))) {
+    for (arch, (source, kernels)) in
+        archs.iter().flat_map(|arch| wanted.iter().map(move |wanted| (arch.trim(), wanted)))
+    {
         match check::compile(arch, source) {
             Ok(found) => found.into_iter().filter(|row| kernels.iter().any(|kernel| kernel.name == row.kernel)).for_each(|row| {
                 problems.extend(row.problem());

@@ -28,7 +28,9 @@ pub struct RecipesArguments {
 
 /// List the hyper-parameters: symbol, default, form and meaning.
 #[derive(clap::Args)]
-#[command(after_help = "Each is a flag of 'saddle train', a key of recipes and of --set, and a field of run.json.")]
+#[command(
+    after_help = "Each is a flag of 'saddle train', a key of recipes and of --set, and a field of run.json."
+)]
 pub struct KeysArguments {
     /// Only keys whose name, group or meaning contains this
     filter: Option<String>,
@@ -49,7 +51,11 @@ pub struct ListArguments {
 pub fn recipes(arguments: RecipesArguments) -> Result<()> {
     if let Some(name) = &arguments.name {
         let recipe = recipe::load(name)?;
-        return if arguments.json { text::print_json(&described(&recipe)) } else { text::print(&recipe.to_toml()) };
+        return if arguments.json {
+            text::print_json(&described(&recipe))
+        } else {
+            text::print(&recipe.to_toml())
+        };
     }
     let recipes = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
     if arguments.json {
@@ -58,10 +64,15 @@ pub fn recipes(arguments: RecipesArguments) -> Result<()> {
     let mut lines = String::new();
     for recipe in &recipes {
         lines += &format!("{}\n{}", recipe.name, text::wrapped(&recipe.about, "    ", "    ", text::WIDTH));
-        let goals =
-            [("clean", &recipe.reference.clean), ("PGD-20", &recipe.reference.pgd20), ("AutoAttack", &recipe.reference.aa)];
-        let goals: Vec<String> =
-            goals.iter().filter_map(|(name, goal)| goal.as_ref().map(|goal| format!("{name} {goal} %"))).collect();
+        let goals = [
+            ("clean", &recipe.reference.clean),
+            ("PGD-20", &recipe.reference.pgd20),
+            ("AutoAttack", &recipe.reference.aa),
+        ];
+        let goals: Vec<String> = goals
+            .iter()
+            .filter_map(|(name, goal)| goal.as_ref().map(|goal| format!("{name} {goal} %")))
+            .collect();
         if !goals.is_empty() {
             lines += &format!("    should reach: {}\n", goals.join(", "));
         }
@@ -83,8 +94,10 @@ fn described(recipe: &Recipe) -> Value {
 pub fn keys(arguments: KeysArguments) -> Result<()> {
     let filter = arguments.filter.unwrap_or_default().to_lowercase();
     let name = filter.replace('-', "_");
-    let matches =
-        |key: &&Key| key.name.contains(&name) || [key.group, key.help].iter().any(|text| text.to_lowercase().contains(&filter));
+    let matches = |key: &&Key| {
+        key.name.contains(&name)
+            || [key.group, key.help].iter().any(|text| text.to_lowercase().contains(&filter))
+    };
     let mut found: Vec<&Key> = KEYS.iter().filter(matches).collect();
     if found.is_empty() {
         found.push(key(&filter)?);
@@ -125,7 +138,8 @@ pub fn models(arguments: ListArguments) -> Result<()> {
 pub fn methods(arguments: ListArguments) -> Result<()> {
     let all = method::methods();
     if arguments.json {
-        let record = |m: &&method::Entry| json!({"name": m.name, "about": m.about, "paper": m.paper, "keys": m.keys});
+        let record =
+            |m: &&method::Entry| json!({"name": m.name, "about": m.about, "paper": m.paper, "keys": m.keys});
         return text::print_json(&all.iter().map(record).collect::<Vec<_>>());
     }
     let mut lines = String::new();
@@ -155,10 +169,16 @@ pub fn datasets(arguments: ListArguments) -> Result<()> {
 }
 
 /// Prints names and what they stand for.
-fn list(arguments: &ListArguments, entries: impl Iterator<Item = (&'static str, &'static str)>) -> Result<()> {
+fn list(
+    arguments: &ListArguments,
+    entries: impl Iterator<Item = (&'static str, &'static str)>,
+) -> Result<()> {
     if arguments.json {
-        return text::print_json(&entries.map(|(name, about)| json!({"name": name, "about": about})).collect::<Vec<_>>());
+        return text::print_json(
+            &entries.map(|(name, about)| json!({"name": name, "about": about})).collect::<Vec<_>>(),
+        );
     }
-    let rows: Vec<Vec<String>> = entries.map(|(name, about)| vec![name.to_owned(), about.to_owned()]).collect();
+    let rows: Vec<Vec<String>> =
+        entries.map(|(name, about)| vec![name.to_owned(), about.to_owned()]).collect();
     text::print(&text::table(&rows, &[]))
 }

@@ -95,8 +95,8 @@ impl Command {
 
 /// Runs the program with these arguments, the first of which is its own name.
 ///
-/// The exit status is 0 when all went well, 1 after an error, 2 when the arguments make no sense and 130 when a run was interrupted; what
-/// went wrong is one line `error: ...` on standard error.
+/// The exit status is 0 when all went well, 1 after an error, 2 when the arguments make no sense and 130 when
+/// a run was interrupted; what went wrong is one line `error: ...` on standard error.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let parsed = match Arguments::try_parse_from(&arguments) {

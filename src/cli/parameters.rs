@@ -17,7 +17,8 @@ pub struct Parameters {
     /// Target classes of apgd-t and fab-t, from the runner-up on `[default: 9]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     targets: Option<usize>,
-    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for networks that are random `[default: 1]`
+    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for networks that are
+    /// random `[default: 1]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     passes: Option<usize>,
     /// Confidence of cw: its margin counts down to -kappa (κ) `[default: 50]`
@@ -34,7 +35,12 @@ impl Parameters {
         let text = |value: Option<String>, name| Some((name, value?));
         let count = |value: Option<usize>, name| text(value.map(|value| value.to_string()), name);
         let number = |value: Option<f32>, name| text(value.map(|value| value.to_string()), name);
-        let counts = [(self.steps, "steps"), (self.restarts, "restarts"), (self.targets, "targets"), (self.passes, "passes")];
+        let counts = [
+            (self.steps, "steps"),
+            (self.restarts, "restarts"),
+            (self.targets, "targets"),
+            (self.passes, "passes"),
+        ];
         let numbers = [(self.kappa, "kappa"), (self.momentum, "momentum")];
         let counts = counts.map(|(value, name)| count(value, name)).into_iter();
         counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::text;
 use crate::train::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
 
-/// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step line to the next, 0 for none.
+/// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step
+/// line to the next, 0 for none.
 pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> {
     match (quiet, json) {
         (true, _) => Box::new(Silent),
@@ -23,10 +24,20 @@ pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> 
 /// What is about to happen, in two lines.
 fn introduction(info: &Started) -> [String; 2] {
     let count = |number: usize| text::thousands(number as i64);
-    let held_out = if info.held_out > 0 { format!(", {} to choose the best epoch", count(info.held_out)) } else { String::new() };
+    let held_out = if info.held_out > 0 {
+        format!(", {} to choose the best epoch", count(info.held_out))
+    } else {
+        String::new()
+    };
     let out = info.out.as_ref().map(|out| format!(", records in {}", out.display())).unwrap_or_default();
     [
-        format!("{} with {} ({} parameters) on {}{out}", info.method, info.model, count(info.parameters), info.device),
+        format!(
+            "{} with {} ({} parameters) on {}{out}",
+            info.method,
+            info.model,
+            count(info.parameters),
+            info.device
+        ),
         format!(
             "{}: {} training images{held_out}, {} test images; {} epochs of {} steps",
             info.dataset,
@@ -41,13 +52,21 @@ fn introduction(info: &Started) -> [String; 2] {
 /// An epoch in one line.
 fn epoch_line(done: &EpochInfo) -> String {
     let width = done.epochs.to_string().len();
-    let mut line =
-        format!("epoch {:>width$}/{}  lr {:<6}  loss {:.4}", done.epoch, done.epochs, text::number(done.lr), done.loss);
+    let mut line = format!(
+        "epoch {:>width$}/{}  lr {:<6}  loss {:.4}",
+        done.epoch,
+        done.epochs,
+        text::number(done.lr),
+        done.loss
+    );
     if done.terms.len() > 1 {
-        let terms: Vec<String> = done.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        let terms: Vec<String> =
+            done.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         line += &format!(" ({})", terms.join(", "));
     }
-    for (name, accuracy) in [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)] {
+    for (name, accuracy) in
+        [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)]
+    {
         if let Some(accuracy) = accuracy {
             line += &format!("  {name} {accuracy:5.2} %");
         }
@@ -89,7 +108,9 @@ impl Bar {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
 }
 
 impl Observer for Bar {
@@ -284,7 +305,8 @@ mod tests {
     #[test]
     fn steps_are_counted_over_epochs() {
         let at = |epoch, step| StepInfo { epoch, step, steps: 11, ..StepInfo::default() };
-        let logged: Vec<_> = (1..=22).filter(|i| is_logged(5, &at(1 + (i - 1) / 11, 1 + (i - 1) % 11))).collect();
+        let logged: Vec<_> =
+            (1..=22).filter(|i| is_logged(5, &at(1 + (i - 1) / 11, 1 + (i - 1) % 11))).collect();
         assert_eq!(logged, [5, 10, 15, 20]);
         assert!(!is_logged(0, &at(1, 1)));
     }

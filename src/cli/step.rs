@@ -54,7 +54,8 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
     let Arguments { method, model, weights, wa_weights, batch, out, device, set } = arguments;
-    let mut settings = vec![("method".to_owned(), method), ("model".to_owned(), model), ("device".to_owned(), device)];
+    let mut settings =
+        vec![("method".to_owned(), method), ("model".to_owned(), model), ("device".to_owned(), device)];
     settings.extend(sets(&set)?);
     // The epoch is no key: a run counts it.
     let mut epoch = 0;
@@ -62,10 +63,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         epoch = text.parse().map_err(|_| Error::value("epoch", text, "not a whole number of 0 or more"))?;
     }
     settings.retain(|(name, _)| name != "epoch");
-    let normalised = settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
+    let normalised =
+        settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
     let mut config = Config::default();
     config.apply(&settings)?;
-    let tensors = probe::run(&Request { config, normalised, epoch, weights, wa_weights, batch, out: out.clone() })?;
+    let tensors =
+        probe::run(&Request { config, normalised, epoch, weights, wa_weights, batch, out: out.clone() })?;
     let mut rows = Vec::new();
     for (name, values) in tensors.iter().filter(|(name, _)| name.starts_with("loss")) {
         if let Values::F32(_, values) = values {

@@ -49,7 +49,9 @@ pub fn complain(message: &str) {
 /// Rows with their columns aligned, two spaces apart; those in `right` to the right.
 pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
@@ -114,7 +116,8 @@ pub fn bytes(count: usize) -> String {
     }
 }
 
-/// `text` broken into lines of at most `width` characters where it has spaces, the first one after `first`, others after `rest`.
+/// `text` broken into lines of at most `width` characters where it has spaces, the first one after `first`,
+/// others after `rest`.
 pub fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();
@@ -136,7 +139,8 @@ pub fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> String {
 
 /// The arguments as one line that a shell reads back.
 pub fn command_line(arguments: &[OsString]) -> String {
-    let program = arguments.first().map(|program| Path::new(program).file_name().unwrap_or(program).to_os_string());
+    let program =
+        arguments.first().map(|program| Path::new(program).file_name().unwrap_or(program).to_os_string());
     let words = program.iter().chain(arguments.iter().skip(1)).map(|word| quoted(&word.to_string_lossy()));
     words.collect::<Vec<_>>().join(" ")
 }
@@ -144,7 +148,11 @@ pub fn command_line(arguments: &[OsString]) -> String {
 /// `word` as a shell reads it back.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_=+,./:@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Whether clap's answer is help that was not asked for by name: a command is missing.
@@ -166,7 +174,8 @@ pub fn usage_error(error: &clap::Error, arguments: &[OsString]) -> String {
     }
     let command = arguments.get(1).map(|word| word.to_string_lossy()).filter(|word| !word.starts_with('-'));
     let known = command.filter(|_| error.kind() != ErrorKind::InvalidSubcommand);
-    line + &known.map_or("; see saddle --help".into(), |command| format!("; see saddle {} --help", quoted(&command)))
+    line + &known
+        .map_or("; see saddle --help".into(), |command| format!("; see saddle {} --help", quoted(&command)))
 }
 
 #[cfg(test)]
@@ -175,12 +184,20 @@ mod tests {
 
     #[test]
     fn numbers_for_readers() {
-        for (value, text) in
-            [(3512.3, "3,512"), (1234567.0, "1,234,567"), (12.34, "12.3"), (2.346, "2.35"), (0.09756, "0.0976"), (0.0, "0")]
-        {
+        for (value, text) in [
+            (3512.3, "3,512"),
+            (1234567.0, "1,234,567"),
+            (12.34, "12.3"),
+            (2.346, "2.35"),
+            (0.09756, "0.0976"),
+            (0.0, "0"),
+        ] {
             assert_eq!(number(value), text);
         }
-        assert_eq!((number(-1500.0), number(f64::NAN), number(1e-6)), ("-1,500".into(), "NaN".into(), "1.00e-6".into()));
+        assert_eq!(
+            (number(-1500.0), number(f64::NAN), number(1e-6)),
+            ("-1,500".into(), "NaN".into(), "1.00e-6".into())
+        );
         assert_eq!(
             (duration(12.34), duration(185.0), duration(3725.0)),
             ("12.3 s".into(), "3 min 05 s".into(), "1 h 02 min".into())
@@ -191,7 +208,8 @@ mod tests {
     #[test]
     fn tables_are_aligned() {
         let row = |cells: [&str; 3]| cells.map(String::from).to_vec();
-        let text = table(&[row(["name", "value", "note"]), row(["ε", "8", "b"]), row(["steps", "1,000", ""])], &[1]);
+        let text =
+            table(&[row(["name", "value", "note"]), row(["ε", "8", "b"]), row(["steps", "1,000", ""])], &[1]);
         assert_eq!(text, "name   value  note\nε          8  b\nsteps  1,000\n");
         assert_eq!(wrapped("one two three", "> ", "  ", 9), "> one two\n  three\n");
     }

@@ -52,7 +52,8 @@ pub struct Arguments {
     /// Print nothing but the result
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
-    /// Print one JSON object a line on standard output: started, evaluating, epoch, note, result; and step with --log-every
+    /// Print one JSON object a line on standard output: started, evaluating, epoch, note, result; and step
+    /// with --log-every
     #[arg(long, help_heading = "Running")]
     json: bool,
 }
@@ -78,13 +79,20 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
 }
 
 /// A new job, and the keys that differ from its recipe.
-fn fresh(name: Option<&str>, settings: &[(String, String)], command: String) -> Result<(Request, Vec<&'static str>)> {
+fn fresh(
+    name: Option<&str>,
+    settings: &[(String, String)],
+    command: String,
+) -> Result<(Request, Vec<&'static str>)> {
     let recipe = match (name, dataset_of(settings)?) {
         (Some(name), _) => recipe::load(name)?,
         (None, None | Some("digits")) => recipe::load(recipe::DEFAULT)?,
-        (None, Some(_)) => {
-            Recipe { name: "custom".into(), about: String::new(), config: Config::default(), reference: Reference::default() }
-        }
+        (None, Some(_)) => Recipe {
+            name: "custom".into(),
+            about: String::new(),
+            config: Config::default(),
+            reference: Reference::default(),
+        },
     };
     let mut config = recipe.config.clone();
     config.apply(settings)?;
@@ -100,7 +108,11 @@ fn dataset_of(settings: &[(String, String)]) -> Result<Option<&'static str>> {
 }
 
 /// The job of an interrupted run.
-fn resumed(dir: &Path, settings: &[(String, String)], command: String) -> Result<(Request, Vec<&'static str>)> {
+fn resumed(
+    dir: &Path,
+    settings: &[(String, String)],
+    command: String,
+) -> Result<(Request, Vec<&'static str>)> {
     for (name, value) in settings {
         if key(name)?.name != "device" {
             let problem = "a resumed run keeps its settings but for --device; start a new run for others";
@@ -141,11 +153,15 @@ pub fn recorded(dir: &Path) -> Result<Record> {
         return Err(Error::file(dir, "holds no run (there is no run.json in it)"));
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
-    let run: Map<String, Value> =
-        serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
+    let run: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
     let keys = run.get("config").and_then(Value::as_object).unwrap_or(&run);
     let known = |name: &&String| KEYS.iter().any(|key| key.name == **name);
-    let keys = keys.iter().filter(|(name, _)| known(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let keys = keys
+        .iter()
+        .filter(|(name, _)| known(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     let config = Config::from_json(&keys).map_err(|error| Error::file(&path, error.to_string()))?;
     let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or("custom").to_owned();
     Ok(Record { config, recipe })
@@ -184,7 +200,10 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
     rows.push(cells("PGD-20 accuracy", format!("{:.2} %", summary.pgd20_acc), reference.pgd20.as_ref()));
     let text = text::table(&rows, &[1, 2]);
     let mut facts = vec![
-        vec!["training".into(), format!("{} images/s on {}", text::number(summary.images_per_s), summary.device)],
+        vec![
+            "training".into(),
+            format!("{} images/s on {}", text::number(summary.images_per_s), summary.device),
+        ],
         vec!["time".into(), text::duration(summary.seconds)],
     ];
     if known && !changed.is_empty() {
@@ -196,7 +215,10 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
     }
     let dir = outcome.dir.display().to_string();
     facts.push(vec!["run directory".into(), dir.clone()]);
-    facts.push(vec!["evaluate with".into(), format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir))]);
+    facts.push(vec![
+        "evaluate with".into(),
+        format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir)),
+    ]);
     text + &text::table(&facts, &[])
 }
 
@@ -210,7 +232,9 @@ fn checkpoint_fact(summary: &Summary) -> Vec<String> {
                 _ => "held-out images",
             };
             let last = summary.extra.get("last").and_then(|last| last["pgd20_acc"].as_f64());
-            let last = last.map(|percent| format!("; the last epoch's has {percent:.2} % PGD-20")).unwrap_or_default();
+            let last = last
+                .map(|percent| format!("; the last epoch's has {percent:.2} % PGD-20"))
+                .unwrap_or_default();
             format!("best of epoch {}, chosen by its robust accuracy on {images}{last}", best["epoch"])
         }
     };

@@ -1,8 +1,9 @@
 //! CIFAR-10 and CIFAR-100 (A. Krizhevsky, 2009), 32x32 RGB, in their official binary and python versions.
 //!
-//! A binary file is a whole number of records, each of its label bytes (one for CIFAR-10; coarse, fine for CIFAR-100, of which the fine
-//! one is used) and 3,072 pixels: a red, a green and a blue plane, row-major. A python file is a pickled dictionary with a list of labels
-//! and a matrix whose rows are such pixels; it is read without running it.
+//! A binary file is a whole number of records, each of its label bytes (one for CIFAR-10; coarse, fine for
+//! CIFAR-100, of which the fine one is used) and 3,072 pixels: a red, a green and a blue plane, row-major. A
+//! python file is a pickled dictionary with a list of labels and a matrix whose rows are such pixels; it is
+//! read without running it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,13 @@ static LAYOUT10: Layout = Layout {
         Archive {
             file: "cifar-10-binary.tar.gz",
             folder: "cifar-10-batches-bin",
-            train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+            train: &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
             test: "test_batch.bin",
             class_names: "batches.meta.txt",
             format: Format::Binary { label_bytes: 1 },
@@ -107,9 +114,11 @@ pub(super) const CIFAR100: Source = Source {
 impl Layout {
     fn load(&self, dir: Option<&Path>) -> Result<Split> {
         let wanted = self.wanted();
-        let (archive, dir) = self.locate(given(dir, self.name, &format!("a folder: --data DIR with {wanted}"))?)?;
+        let (archive, dir) =
+            self.locate(given(dir, self.name, &format!("a folder: --data DIR with {wanted}"))?)?;
         let test = dir.join(archive.test);
-        let train: Vec<PathBuf> = archive.train.iter().map(|file| dir.join(file)).filter(|path| path.is_file()).collect();
+        let train: Vec<PathBuf> =
+            archive.train.iter().map(|file| dir.join(file)).filter(|path| path.is_file()).collect();
         if train.is_empty() {
             let problem = format!("missing, as are all training files; expected {wanted}");
             return Err(Error::file(&dir.join(archive.train[0]), problem));
@@ -148,7 +157,10 @@ impl Layout {
 
     /// The archive whose files are in `dir` or in the archive's folder inside it, and where.
     fn locate(&self, dir: &Path) -> Result<(&Archive, PathBuf)> {
-        let places = self.archives.iter().flat_map(|archive| [(archive, dir.to_owned()), (archive, dir.join(archive.folder))]);
+        let places = self
+            .archives
+            .iter()
+            .flat_map(|archive| [(archive, dir.to_owned()), (archive, dir.join(archive.folder))]);
         let has_files = |(archive, folder): &(&Archive, PathBuf)| {
             archive.train.iter().chain([&archive.test]).any(|file| folder.join(file).is_file())
         };
@@ -174,12 +186,17 @@ impl Layout {
                 let text = String::from_utf8_lossy(&bytes);
                 text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
             }
-            Format::Python { class_names: key, .. } => Pickle::parse(&bytes)
-                .and_then(|pickle| pickle.strings(key))
-                .map_err(|problem| Error::file(&path, format!("{problem}; the file is not from {}", archive.file)))?,
+            Format::Python { class_names: key, .. } => {
+                Pickle::parse(&bytes).and_then(|pickle| pickle.strings(key)).map_err(|problem| {
+                    Error::file(&path, format!("{problem}; the file is not from {}", archive.file))
+                })?
+            }
         };
         if names.len() != self.classes {
-            return Err(Error::file(&path, format!("expected {} class names, found {}", self.classes, names.len())));
+            return Err(Error::file(
+                &path,
+                format!("expected {} class names, found {}", self.classes, names.len()),
+            ));
         }
         Ok(names)
     }
@@ -189,7 +206,9 @@ impl Archive {
     /// Appends the images of `path` to `set`, planes turned into `[H, W, C]`.
     fn read(&self, path: &Path, set: &mut Dataset) -> Result<()> {
         let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
-        let wrong = |problem: String| Error::file(path, format!("{problem}; the file is incomplete or not from {}", self.file));
+        let wrong = |problem: String| {
+            Error::file(path, format!("{problem}; the file is incomplete or not from {}", self.file))
+        };
         match self.format {
             _ if bytes.is_empty() => Err("the file is empty".into()),
             Format::Binary { label_bytes } => binary(&bytes, label_bytes, set),
@@ -203,7 +222,10 @@ fn binary(bytes: &[u8], label_bytes: usize, set: &mut Dataset) -> Result<(), Str
     let record = label_bytes + SHAPE.bytes();
     let rest = bytes.len() % record;
     if rest != 0 {
-        return Err(format!("{} bytes is not a whole number of {record}-byte records: {rest} bytes remain", bytes.len()));
+        return Err(format!(
+            "{} bytes is not a whole number of {record}-byte records: {rest} bytes remain",
+            bytes.len()
+        ));
     }
     let mut records = bytes.chunks_exact(record).map(|record| record.split_at(label_bytes));
     records.try_for_each(|(labels, planes)| append(set, labels[label_bytes - 1].into(), planes))
@@ -213,9 +235,15 @@ fn python(bytes: &[u8], labels: &str, set: &mut Dataset) -> Result<(), String> {
     let pickle = Pickle::parse(bytes)?;
     let (labels, (shape, images)) = (pickle.integers(labels)?, pickle.array("data")?);
     if shape != [labels.len(), SHAPE.bytes()] {
-        return Err(format!("'data' has shape {shape:?}, expected {:?}: a row a label", [labels.len(), SHAPE.bytes()]));
+        return Err(format!(
+            "'data' has shape {shape:?}, expected {:?}: a row a label",
+            [labels.len(), SHAPE.bytes()]
+        ));
     }
-    labels.into_iter().zip(images.chunks_exact(SHAPE.bytes())).try_for_each(|(label, planes)| append(set, label, planes))
+    labels
+        .into_iter()
+        .zip(images.chunks_exact(SHAPE.bytes()))
+        .try_for_each(|(label, planes)| append(set, label, planes))
 }
 
 /// Appends the image of three planes.
@@ -292,7 +320,9 @@ mod tests {
         fs::write(&path, &record(&[0], 0)[..3000]).unwrap();
         let error = message("cifar10", dir.path());
         assert!(
-            error.contains("data_batch_4.bin: 3000 bytes is not a whole number of 3073-byte records: 3000 bytes remain;"),
+            error.contains(
+                "data_batch_4.bin: 3000 bytes is not a whole number of 3073-byte records: 3000 bytes remain;"
+            ),
             "{error}"
         );
         fs::write(&path, []).unwrap();
@@ -301,7 +331,9 @@ mod tests {
         let error = message("cifar10", dir.path());
         assert!(error.contains("data_batch_4.bin: an image has label 10, expected 0..=9"), "{error}");
         fs::write(dir.path().join("batches.meta.txt"), "a\nb\n").unwrap();
-        assert!(message("cifar10", dir.path()).contains("batches.meta.txt: expected 10 class names, found 2"));
+        assert!(
+            message("cifar10", dir.path()).contains("batches.meta.txt: expected 10 class names, found 2")
+        );
     }
 
     #[test]
@@ -309,7 +341,8 @@ mod tests {
         let error = load("cifar10", None).unwrap_err().to_string();
         let wanted = "data_batch_1.bin .. data_batch_5.bin and test_batch.bin from cifar-10-binary.tar.gz";
         assert!(
-            error.starts_with("data = none: cifar10 is read from a folder: --data DIR with ") && error.contains(wanted),
+            error.starts_with("data = none: cifar10 is read from a folder: --data DIR with ")
+                && error.contains(wanted),
             "{error}"
         );
         let dir = folder10();
@@ -321,13 +354,20 @@ mod tests {
             message("cifar100", dir.path())
                 .contains("holds none of the files; expected train.bin and test.bin from cifar-100-binary")
         );
-        assert!(message("cifar10", &dir.path().join("test_batch.bin")).contains("is a file, not a folder; expected"));
+        assert!(
+            message("cifar10", &dir.path().join("test_batch.bin"))
+                .contains("is a file, not a folder; expected")
+        );
         fs::remove_file(dir.path().join("test_batch.bin")).unwrap();
-        assert!(message("cifar10", dir.path()).contains("test_batch.bin: missing; expected data_batch_1.bin"));
+        assert!(
+            message("cifar10", dir.path()).contains("test_batch.bin: missing; expected data_batch_1.bin")
+        );
         fs::remove_file(dir.path().join("data_batch_1.bin")).unwrap();
         fs::remove_file(dir.path().join("data_batch_4.bin")).unwrap();
         fs::write(dir.path().join("test_batch.bin"), record(&[0], 0)).unwrap();
-        assert!(message("cifar10", dir.path()).contains("data_batch_1.bin: missing, as are all training files"));
+        assert!(
+            message("cifar10", dir.path()).contains("data_batch_1.bin: missing, as are all training files")
+        );
     }
 
     /// A python file of one image, that of `record`, by rows or by columns.
@@ -345,13 +385,17 @@ mod tests {
         fs::write(inside.join("data_batch_5"), batch("labels", 9, 2, true)).unwrap();
         fs::write(inside.join("test_batch"), batch("labels", 5, 4, false)).unwrap();
         let names: Vec<String> = (0..10).map(|class| format!("class {class}")).collect();
-        let list = [b"](".to_vec(), names.iter().flat_map(|name| string(name)).collect(), b"e".to_vec()].concat();
+        let list =
+            [b"](".to_vec(), names.iter().flat_map(|name| string(name)).collect(), b"e".to_vec()].concat();
         fs::write(inside.join("batches.meta"), dictionary(&[("label_names", list)])).unwrap();
         let split = load("cifar10", Some(dir.path())).unwrap();
         let binary = folder10();
         let same = load("cifar10", Some(binary.path())).unwrap();
         assert_eq!((split.train.labels.as_slice(), split.test.labels.as_slice()), (&[3, 9][..], &[5][..]));
-        assert_eq!((&split.train.images[..], &split.test.images), (&same.train.images[..2 * 3072], &same.test.images));
+        assert_eq!(
+            (&split.train.images[..], &split.test.images),
+            (&same.train.images[..2 * 3072], &same.test.images)
+        );
         assert_eq!(split.train.class_names, names);
         fs::write(inside.join("test_batch"), batch("labels", 10, 4, false)).unwrap();
         let error = message("cifar10", dir.path());
@@ -362,10 +406,17 @@ mod tests {
             "{error}"
         );
         let data = matrix(&[0; 3072], 1536, false);
-        fs::write(inside.join("test_batch"), dictionary(&[("labels", integers(&[1])), ("data", data)])).unwrap();
-        assert!(message("cifar10", dir.path()).contains("'data' has shape [2, 1536], expected [1, 3072]: a row a label"));
+        fs::write(inside.join("test_batch"), dictionary(&[("labels", integers(&[1])), ("data", data)]))
+            .unwrap();
+        assert!(
+            message("cifar10", dir.path())
+                .contains("'data' has shape [2, 1536], expected [1, 3072]: a row a label")
+        );
         fs::write(inside.join("test_batch"), b"\x80\x02cos\nsystem\n").unwrap();
-        assert!(message("cifar10", dir.path()).contains("test_batch: opcode 0x63 'c' at offset 2: it names os.system"));
+        assert!(
+            message("cifar10", dir.path())
+                .contains("test_batch: opcode 0x63 'c' at offset 2: it names os.system")
+        );
     }
 
     #[test]
@@ -376,6 +427,9 @@ mod tests {
         assert!(message("cifar100", dir.path()).contains("test: the dictionary has no 'fine_labels'"));
         fs::write(dir.path().join("test"), batch("fine_labels", 7, 0, false)).unwrap();
         let split = load("cifar100", Some(dir.path())).unwrap();
-        assert_eq!((split.train.labels[0], split.test.labels[0], split.train.class_names[99].as_str()), (99, 7, "99"));
+        assert_eq!(
+            (split.train.labels[0], split.test.labels[0], split.train.class_names[99].as_str()),
+            (99, 7, "99")
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! CIFAR-10-C and CIFAR-100-C (D. Hendrycks and T. Dietterich, 2019): the test images under 15 corruptions at 5 severities.
+//! CIFAR-10-C and CIFAR-100-C (D. Hendrycks and T. Dietterich, 2019): the test images under 15 corruptions at
+//! 5 severities.
 //!
-//! A corruption is a file `NAME.npy`, bytes `[5n, 32, 32, 3]`: severity `s` is rows `(s-1) n .. s n`. `labels.npy` is `[5n]`; officially
-//! `n` is 10,000. Only the rows asked for are read.
+//! A corruption is a file `NAME.npy`, bytes `[5n, 32, 32, 3]`: severity `s` is rows `(s-1) n .. s n`.
+//! `labels.npy` is `[5n]`; officially `n` is 10,000. Only the rows asked for are read.
 
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,8 @@ pub struct Corruptions {
 }
 
 impl Corruptions {
-    /// Opens `folder`, or the folder `CIFAR-10-C` (`CIFAR-100-C`) in it. Files of other corruptions are ignored.
+    /// Opens `folder`, or the folder `CIFAR-10-C` (`CIFAR-100-C`) in it. Files of other corruptions are
+    /// ignored.
     ///
     /// Errors: [`Error::File`] about labels, and about corruptions that are missing or of the wrong shape.
     pub fn open(folder: &Path, classes: usize) -> Result<Corruptions> {
@@ -123,8 +125,10 @@ fn labels(path: &Path, classes: usize) -> Result<Vec<i32>> {
     let mut array = Npy::open(path)?;
     let count = array.header.shape.iter().product::<usize>();
     if array.header.shape.len() != 1 || count == 0 || count % SEVERITIES != 0 {
-        let problem =
-            format!("expected one label an image, in all a multiple of {SEVERITIES}, found shape {:?}", array.header.shape);
+        let problem = format!(
+            "expected one label an image, in all a multiple of {SEVERITIES}, found shape {:?}",
+            array.header.shape
+        );
         return Err(Error::file(path, problem));
     }
     let values = array.integers()?;
@@ -156,7 +160,12 @@ mod tests {
         fs::create_dir(&inside).unwrap();
         for (number, name) in STANDARD.iter().chain(&["speckle_noise"]).enumerate() {
             let row = |row: u8| [vec![number as u8], vec![row; 3071]].concat();
-            write(&inside.join(format!("{name}.npy")), "|u1", "(10, 32, 32, 3)", &(0..10).flat_map(row).collect::<Vec<u8>>());
+            write(
+                &inside.join(format!("{name}.npy")),
+                "|u1",
+                "(10, 32, 32, 3)",
+                &(0..10).flat_map(row).collect::<Vec<u8>>(),
+            );
         }
         let labels: Vec<u8> = [3i64, 9].repeat(5).iter().flat_map(|label| label.to_le_bytes()).collect();
         write(&inside.join("labels.npy"), "<i8", "(10,)", &labels);
@@ -171,10 +180,16 @@ mod tests {
     fn a_severity_is_a_fifth_of_the_rows() {
         let dir = folder(10);
         let set = Corruptions::open(dir.path(), 10).unwrap();
-        assert_eq!((set.names().len(), set.names()[9].as_str(), set.names()[14].as_str()), (15, "fog", "jpeg_compression"));
+        assert_eq!(
+            (set.names().len(), set.names()[9].as_str(), set.names()[14].as_str()),
+            (15, "fog", "jpeg_compression")
+        );
         for severity in 1..=5 {
             let fog = set.load("fog", severity).unwrap();
-            assert_eq!((fog.name.as_str(), fog.labels.as_slice(), fog.classes), ("cifar10-c", &[3, 9][..], 10));
+            assert_eq!(
+                (fog.name.as_str(), fog.labels.as_slice(), fog.classes),
+                ("cifar10-c", &[3, 9][..], 10)
+            );
             let first = 2 * (severity as u8 - 1);
             assert_eq!(fog.image(0).unwrap()[..2], [9, first]);
             assert_eq!((fog.image(1).unwrap()[3071], fog.image(2)), (first + 1, None));
@@ -194,16 +209,23 @@ mod tests {
         assert!(message(&inside, 9).ends_with("labels.npy: label 1 is 9, expected 0..=8 for 9 classes"));
         fs::remove_file(inside.join("fog.npy")).unwrap();
         fs::remove_file(inside.join("contrast.npy")).unwrap();
-        assert!(message(dir.path(), 100).ends_with("CIFAR-100-C: 2 of 15 corruptions are missing: fog, contrast"));
+        assert!(
+            message(dir.path(), 100).ends_with("CIFAR-100-C: 2 of 15 corruptions are missing: fog, contrast")
+        );
         let dir = folder(10);
         let inside = dir.path().join("CIFAR-10-C");
         write(&inside.join("snow.npy"), "|u1", "(5, 32, 32, 3)", &[0; 5 * 3072]);
         let error = message(dir.path(), 10);
         assert!(
-            error.contains("snow.npy: expected [10, 32, 32, 3] of |u1") && error.ends_with("found [5, 32, 32, 3] of |u1"),
+            error.contains("snow.npy: expected [10, 32, 32, 3] of |u1")
+                && error.ends_with("found [5, 32, 32, 3] of |u1"),
             "{error}"
         );
         write(&inside.join("labels.npy"), "|u1", "(4,)", &[0; 4]);
-        assert!(message(dir.path(), 10).ends_with("in all a multiple of 5, found shape [4]"), "{}", message(dir.path(), 10));
+        assert!(
+            message(dir.path(), 10).ends_with("in all a multiple of 5, found shape [4]"),
+            "{}",
+            message(dir.path(), 10)
+        );
     }
 }

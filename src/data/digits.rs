@@ -1,7 +1,8 @@
 //! The handwritten digits embedded in the binary: 1,797 grey 8x8 images of 17 levels, 10 classes.
 //!
-//! Source: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998, licensed
-//! CC BY 4.0; the test part of it, as scikit-learn ships it. Fixed split: the first 1,437 images train, the last 360 test.
+//! Source: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning
+//! Repository, 1998, licensed CC BY 4.0; the test part of it, as scikit-learn ships it. Fixed split: the
+//! first 1,437 images train, the last 360 test.
 
 use std::io::Read;
 use std::path::Path;
@@ -51,7 +52,9 @@ fn parse(text: &str) -> Result<Dataset, String> {
     for (line, row) in text.lines().enumerate() {
         let values: Result<Vec<u8>, _> = row.split(',').map(str::parse).collect();
         match values.as_deref() {
-            Ok([pixels @ .., label]) if pixels.len() == SHAPE.bytes() && *label < 10 && pixels.iter().all(|&p| p <= LEVELS) => {
+            Ok([pixels @ .., label])
+                if pixels.len() == SHAPE.bytes() && *label < 10 && pixels.iter().all(|&p| p <= LEVELS) =>
+            {
                 images.extend_from_slice(pixels);
                 labels.push(i32::from(*label));
             }
@@ -83,7 +86,8 @@ mod tests {
         assert_eq!(split.train.images.iter().max(), Some(&16));
         assert_eq!(split.train.byte_scale, 0.0625);
         // scikit-learn's copy has these counts over all 1,797 images.
-        let counts: Vec<usize> = split.train.class_counts().iter().zip(split.test.class_counts()).map(|(a, b)| a + b).collect();
+        let counts: Vec<usize> =
+            split.train.class_counts().iter().zip(split.test.class_counts()).map(|(a, b)| a + b).collect();
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
     }
 
@@ -93,7 +97,9 @@ mod tests {
         assert!(error.starts_with("data = /x: the data set 'digits' is embedded"), "{error}");
         let good = [["0"; 64].join(","), "9".into()].join(",");
         assert_eq!(parse(&good).unwrap().labels, [9]);
-        for bad in ["1,2,3", &good.replacen('0', "17", 1), &good.replace('9', "10"), &good.replacen('0', "x", 1)] {
+        for bad in
+            ["1,2,3", &good.replacen('0', "17", 1), &good.replace('9', "10"), &good.replacen('0', "x", 1)]
+        {
             let error = parse(&format!("{good}\n{bad}")).unwrap_err();
             assert_eq!(error, "line 2: expected 64 pixels in 0..=16 and a label in 0..=9");
         }

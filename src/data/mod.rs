@@ -1,4 +1,5 @@
-//! Data sets: images as bytes and labels as integers, both in main memory; a registry of names, one file and one line per data set.
+//! Data sets: images as bytes and labels as integers, both in main memory; a registry of names, one file and
+//! one line per data set.
 //!
 //! Decoding to floats, cropping and flipping happen on the device; nothing here depends on one.
 
@@ -32,7 +33,8 @@ pub struct Source {
 pub const FILE: &str = tensors::FILE.name;
 
 /// The registry: a new data set is one file and one line here.
-pub static SOURCES: &[Source] = &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, tensors::FILE];
+pub static SOURCES: &[Source] =
+    &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, tensors::FILE];
 
 /// Height, width and channels of every image of a data set, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +123,8 @@ impl Dataset {
         let mut images = Vec::with_capacity(indices.len() * size);
         let mut labels = Vec::with_capacity(indices.len());
         for &index in indices {
-            let past_end = || Error::value("image index", index, format!("{} has {} images", self.name, self.len()));
+            let past_end =
+                || Error::value("image index", index, format!("{} has {} images", self.name, self.len()));
             labels.push(*self.labels.get(index).ok_or_else(past_end)?);
             images.extend_from_slice(self.images.get(index * size..(index + 1) * size).ok_or_else(past_end)?);
         }
@@ -131,11 +134,15 @@ impl Dataset {
 
     /// Takes `count` images away for model selection: `(train, held_out)`, both in the original order.
     ///
-    /// Each class gives its share of `count`, rounded by largest remainder; which of its images go follows from `seed`.
-    /// Errors: [`Error::Value`] about `held_out` if no training image would be left.
+    /// Each class gives its share of `count`, rounded by largest remainder; which of its images go follows
+    /// from `seed`. Errors: [`Error::Value`] about `held_out` if no training image would be left.
     pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
         if count >= self.len() && count > 0 {
-            let problem = format!("{} has {} training images, and some must be left to train on", self.name, self.len());
+            let problem = format!(
+                "{} has {} training images, and some must be left to train on",
+                self.name,
+                self.len()
+            );
             return Err(Error::value("held_out", count, problem));
         }
         let mut held = Vec::with_capacity(count);
@@ -152,7 +159,8 @@ impl Dataset {
     }
 }
 
-/// `count` split in proportion to `sizes` (largest remainder, ties to the earlier one); never more than a size, and `count` in all.
+/// `count` split in proportion to `sizes` (largest remainder, ties to the earlier one); never more than a
+/// size, and `count` in all.
 fn shares(sizes: &[usize], count: usize) -> Vec<usize> {
     let total = sizes.iter().sum::<usize>().max(1);
     let mut shares: Vec<usize> = sizes.iter().map(|size| count * size / total).collect();
@@ -185,14 +193,17 @@ pub fn find(name: &str) -> Result<&'static Source> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
     SOURCES
         .iter()
-        .find(|source| std::iter::once(&source.name).chain(source.aliases).any(|known| plain(known) == plain(name)))
+        .find(|source| {
+            std::iter::once(&source.name).chain(source.aliases).any(|known| plain(known) == plain(name))
+        })
         .ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
 }
 
-/// Loads the data set called `name`; `dir` is the folder of its files, or its file, for those that are not embedded.
+/// Loads the data set called `name`; `dir` is the folder of its files, or its file, for those that are not
+/// embedded.
 ///
-/// Errors: [`Error::Unknown`] for the name, [`Error::Value`] about `data` when a folder is needed and not given (or given and not
-/// needed), [`Error::File`] and [`Error::Io`] about its files.
+/// Errors: [`Error::Unknown`] for the name, [`Error::Value`] about `data` when a folder is needed and not
+/// given (or given and not needed), [`Error::File`] and [`Error::Io`] about its files.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<Split> {
     (find(name)?.load)(dir)
 }

@@ -1,7 +1,8 @@
 //! A reader of the pickled dictionaries that the python versions of CIFAR consist of. It runs nothing.
 //!
-//! It knows the opcodes of protocols 2 and 3 that such files use: strings, integers, lists, tuples, dictionaries, and numpy arrays of
-//! bytes. The few names that may be called are cases of a `match` here. Any other opcode, name or value is an error.
+//! It knows the opcodes of protocols 2 and 3 that such files use: strings, integers, lists, tuples,
+//! dictionaries, and numpy arrays of bytes. The few names that may be called are cases of a `match` here. Any
+//! other opcode, name or value is an error.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,7 +25,8 @@ enum Node<'a> {
     Array(Vec<usize>, Cow<'a, [u8]>),
 }
 
-/// What may be named: arrays, and how Python 3 writes bytes in protocol 2, as text of which each character is a byte.
+/// What may be named: arrays, and how Python 3 writes bytes in protocol 2, as text of which each character is
+/// a byte.
 const CALLABLES: &[(&str, &str)] = &[
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -42,11 +44,22 @@ pub(super) struct Pickle<'a> {
 impl<'a> Pickle<'a> {
     /// Reads the dictionary in `bytes`; an error names the opcode that is not understood and its offset.
     pub fn parse(bytes: &'a [u8]) -> Result<Pickle<'a>, String> {
-        let mut reader = Reader { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+        let mut reader = Reader {
+            bytes,
+            at: 0,
+            nodes: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        };
         loop {
             let at = reader.at;
-            let opcode = *bytes.get(at).ok_or_else(|| format!("the pickle ends at offset {at} without the opcode '.'"))?;
-            let place = |problem: String| format!("opcode {opcode:#04x} '{}' at offset {at}: {problem}", opcode.escape_ascii());
+            let opcode = *bytes
+                .get(at)
+                .ok_or_else(|| format!("the pickle ends at offset {at} without the opcode '.'"))?;
+            let place = |problem: String| {
+                format!("opcode {opcode:#04x} '{}' at offset {at}: {problem}", opcode.escape_ascii())
+            };
             reader.at += 1;
             if opcode == b'.' {
                 let root = reader.pop().map_err(place)?;
@@ -57,8 +70,11 @@ impl<'a> Pickle<'a> {
     }
 
     fn get(&self, key: &str) -> Result<&Node<'a>, String> {
-        let Node::Dict(items) = &self.nodes[self.root] else { return Err("expected a pickled dictionary".into()) };
-        let is_key = |&index: &usize| matches!(&self.nodes[index], Node::Bytes(name) if **name == *key.as_bytes());
+        let Node::Dict(items) = &self.nodes[self.root] else {
+            return Err("expected a pickled dictionary".into());
+        };
+        let is_key =
+            |&index: &usize| matches!(&self.nodes[index], Node::Bytes(name) if **name == *key.as_bytes());
         let item = items.iter().rev().find(|(name, _)| is_key(name));
         item.map(|(_, value)| &self.nodes[*value]).ok_or(format!("the dictionary has no '{key}'"))
     }
@@ -83,7 +99,11 @@ impl<'a> Pickle<'a> {
     }
 
     fn list<T>(&self, key: &str, what: &str, read: impl Fn(&Node) -> Option<T>) -> Result<Vec<T>, String> {
-        let items = if let Node::List(items) = self.get(key)? { items } else { return Err(format!("'{key}' is not a list")) };
+        let items = if let Node::List(items) = self.get(key)? {
+            items
+        } else {
+            return Err(format!("'{key}' is not a list"));
+        };
         let values: Option<Vec<T>> = items.iter().map(|&item| read(&self.nodes[item])).collect();
         values.ok_or(format!("'{key}' is not a list of {what}"))
     }
@@ -116,8 +136,11 @@ impl<'a> Reader<'a> {
             0x85..=0x87 => Node::Tuple(self.pop_many(usize::from(opcode - 0x84))?),
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                let refused = || format!("it names {module}.{name}, which no CIFAR file does; nothing was run");
-                Node::Callable(CALLABLES.iter().find(|known| **known == (module, name)).ok_or_else(refused)?.1)
+                let refused =
+                    || format!("it names {module}.{name}, which no CIFAR file does; nothing was run");
+                Node::Callable(
+                    CALLABLES.iter().find(|known| **known == (module, name)).ok_or_else(refused)?.1,
+                )
             }
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
@@ -165,7 +188,9 @@ impl<'a> Reader<'a> {
             b'b' => {
                 let (state, object) = (self.pop()?, self.top()?);
                 match self.nodes[object] {
-                    Node::Array(..) => self.nodes[object] = self.fill(state).ok_or("not the state of an array of uint8")?,
+                    Node::Array(..) => {
+                        self.nodes[object] = self.fill(state).ok_or("not the state of an array of uint8")?
+                    }
                     // Byte order and alignment, which bytes have none of.
                     Node::ByteType => {}
                     _ => return Err("it sets the state of what is no array".into()),
@@ -178,7 +203,9 @@ impl<'a> Reader<'a> {
 
     /// The value of a call, if it is one of those known.
     fn call(&self, function: usize, arguments: usize) -> Option<Node<'a>> {
-        let (Node::Callable(function), Node::Tuple(arguments)) = (&self.nodes[function], &self.nodes[arguments]) else {
+        let (Node::Callable(function), Node::Tuple(arguments)) =
+            (&self.nodes[function], &self.nodes[arguments])
+        else {
             return None;
         };
         let arguments: Vec<&Node> = arguments.iter().map(|&index| &self.nodes[index]).collect();
@@ -198,8 +225,13 @@ impl<'a> Reader<'a> {
     fn fill(&self, state: usize) -> Option<Node<'a>> {
         let tuple = |node: &Node| if let Node::Tuple(items) = node { Some(items.clone()) } else { None };
         let state: Vec<&Node> = tuple(&self.nodes[state])?.iter().map(|&index| &self.nodes[index]).collect();
-        let [Node::Integer(1), shape, Node::ByteType, Node::Truth(columns), Node::Bytes(bytes)] = state[..] else { return None };
-        let size = |&index: &usize| if let Node::Integer(size) = self.nodes[index] { usize::try_from(size).ok() } else { None };
+        let [Node::Integer(1), shape, Node::ByteType, Node::Truth(columns), Node::Bytes(bytes)] = state[..]
+        else {
+            return None;
+        };
+        let size = |&index: &usize| {
+            if let Node::Integer(size) = self.nodes[index] { usize::try_from(size).ok() } else { None }
+        };
         let shape = tuple(shape)?.iter().map(size).collect::<Option<Vec<usize>>>()?;
         if shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size)) != Some(bytes.len()) {
             return None;
@@ -207,7 +239,8 @@ impl<'a> Reader<'a> {
         let bytes = match (columns, shape.as_slice()) {
             (false, _) => bytes.clone(),
             (true, &[height, width]) => {
-                let row_major = (0..height).flat_map(|row| (0..width).map(move |column| bytes[column * height + row]));
+                let row_major =
+                    (0..height).flat_map(|row| (0..width).map(move |column| bytes[column * height + row]));
                 row_major.collect::<Vec<u8>>().into()
             }
             _ => return None,
@@ -241,7 +274,9 @@ impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let rest = &self.bytes[self.at..];
         self.at += count;
-        rest.get(..count).ok_or_else(|| format!("{count} bytes are wanted and {} remain; the file is incomplete", rest.len()))
+        rest.get(..count).ok_or_else(|| {
+            format!("{count} bytes are wanted and {} remain; the file is incomplete", rest.len())
+        })
     }
 
     /// A string behind its length.
@@ -257,7 +292,8 @@ impl<'a> Reader<'a> {
 
     /// What stands before the next line break.
     fn line(&mut self) -> Result<&'a str, String> {
-        let length = self.bytes[self.at..].iter().position(|&byte| byte == b'\n').ok_or("a name without its end")?;
+        let length =
+            self.bytes[self.at..].iter().position(|&byte| byte == b'\n').ok_or("a name without its end")?;
         let line = self.take(length + 1)?;
         std::str::from_utf8(&line[..length]).map_err(|_| "a name that is not text".into())
     }
@@ -283,7 +319,8 @@ pub(super) mod tests {
         let [low, high] = width.to_le_bytes();
         let order = if columns { 0x88 } else { 0x89 };
         [
-            b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01".as_slice(),
+            b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+                .as_slice(),
             &[b'K', height, b'M', low, high, 0x86],
             b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
             &[order, b'T'],
@@ -321,7 +358,10 @@ pub(super) mod tests {
     #[test]
     fn a_matrix_stored_by_columns() {
         let bytes = dictionary(&[("data", matrix(&[1, 4, 2, 5, 3, 6], 3, true))]);
-        assert_eq!(Pickle::parse(&bytes).unwrap().array("data").unwrap(), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
+        assert_eq!(
+            Pickle::parse(&bytes).unwrap().array("data").unwrap(),
+            (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..])
+        );
     }
 
     #[test]
@@ -337,18 +377,30 @@ pub(super) mod tests {
     #[test]
     fn nothing_is_run_and_what_is_unknown_is_named() {
         let system = error(b"\x80\x02cposix\nsystem\nU\x04true\x85R.");
-        assert_eq!(system, "opcode 0x63 'c' at offset 2: it names posix.system, which no CIFAR file does; nothing was run");
+        assert_eq!(
+            system,
+            "opcode 0x63 'c' at offset 2: it names posix.system, which no CIFAR file does; nothing was run"
+        );
         let call = error(b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.");
         assert_eq!(call, "opcode 0x52 'R' at offset 19: a call that no CIFAR file makes; nothing was run");
-        assert_eq!(error(b"\x80\x04\x95"), "opcode 0x80 '\\x80' at offset 0: expected pickle protocol 2 or 3, found 4");
+        assert_eq!(
+            error(b"\x80\x04\x95"),
+            "opcode 0x80 '\\x80' at offset 0: expected pickle protocol 2 or 3, found 4"
+        );
         assert_eq!(error(b"\x80\x02i"), "opcode 0x69 'i' at offset 2: not one that CIFAR files use");
         assert_eq!(error(b"\x80\x02}"), "the pickle ends at offset 3 without the opcode '.'");
         let short = error(b"\x80\x02U\x05abc");
-        assert_eq!(short, "opcode 0x55 'U' at offset 2: 5 bytes are wanted and 3 remain; the file is incomplete");
+        assert_eq!(
+            short,
+            "opcode 0x55 'U' at offset 2: 5 bytes are wanted and 3 remain; the file is incomplete"
+        );
         assert_eq!(error(b"h\x07."), "opcode 0x68 'h' at offset 0: memo 7 was never stored");
         assert_eq!(error(b"K\x01(R"), "opcode 0x52 'R' at offset 3: the stack is empty");
         assert_eq!(error(b"t"), "opcode 0x74 't' at offset 0: there is no mark");
-        assert_eq!(error(b"K\x01K\x02a"), "opcode 0x61 'a' at offset 4: it adds to what is not a list or dictionary");
+        assert_eq!(
+            error(b"K\x01K\x02a"),
+            "opcode 0x61 'a' at offset 4: it adds to what is not a list or dictionary"
+        );
     }
 
     #[test]
@@ -362,7 +414,8 @@ pub(super) mod tests {
             for value in 0..=255 {
                 let mut changed = bytes.clone();
                 changed[at] = value;
-                refused += usize::from(Pickle::parse(&changed).and_then(|p| p.array("data").map(|_| ())).is_err());
+                refused +=
+                    usize::from(Pickle::parse(&changed).and_then(|p| p.array("data").map(|_| ())).is_err());
             }
         }
         assert!(refused > bytes.len() * 128, "{refused}");

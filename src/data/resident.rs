@@ -37,7 +37,8 @@ impl Resident {
         self.images.device()
     }
 
-    /// The images `[B,H,W,C]` in `[0,1]` and labels `[B]` of these indices, with random changes if `augmentation` says so.
+    /// The images `[B,H,W,C]` in `[0,1]` and labels `[B]` of these indices, with random changes if
+    /// `augmentation` says so.
     pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
         let shape = [self.shape.height, self.shape.width, self.shape.channels];
         let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;
@@ -51,7 +52,13 @@ pub fn in_order(device: &Device, len: usize, batch: usize) -> Result<Vec<Buffer<
 }
 
 /// The index buffers of all batches of a training epoch, in an order that follows from seed and epoch.
-pub fn shuffled(device: &Device, len: usize, batch: usize, seed: u64, epoch: usize) -> Result<Vec<Buffer<i32>>> {
+pub fn shuffled(
+    device: &Device,
+    len: usize,
+    batch: usize,
+    seed: u64,
+    epoch: usize,
+) -> Result<Vec<Buffer<i32>>> {
     let mut order: Vec<i32> = (0..len as i32).collect();
     Stream::new(seed, &format!("order of epoch {epoch}")).shuffle(&mut order);
     batches(device, order, batch)

@@ -1,8 +1,9 @@
 //! Any other images: a safetensors or `.npz` file with images and labels.
 //!
-//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]` that were bytes divided by 255; labels are
-//! integers `[N]`. The tensors are called `x_train`, `y_train`, `x_test` and `y_test`; or `x` and `y`, of which the first 5/6 train and
-//! the rest, in the file's order, is the test part.
+//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]` that were bytes
+//! divided by 255; labels are integers `[N]`. The tensors are called `x_train`, `y_train`, `x_test` and
+//! `y_test`; or `x` and `y`, of which the first 5/6 train and the rest, in the file's order, is the test
+//! part.
 
 use std::path::Path;
 
@@ -38,7 +39,8 @@ fn load(path: Option<&Path>) -> Result<Split> {
 }
 
 fn read(bytes: &[u8]) -> Result<Split, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("expected a safetensors or .npz file: {error}"))?;
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| format!("expected a safetensors or .npz file: {error}"))?;
     let has = |name: &&str| file.names().contains(name);
     if PARTS.iter().all(has) {
         let (train, test) = (images(&file, "x_train", "y_train")?, images(&file, "x_test", "y_test")?);
@@ -60,7 +62,9 @@ fn read(bytes: &[u8]) -> Result<Split, String> {
     if train == 0 {
         return Err(format!("expected at least 2 images to split, found {}", all.len()));
     }
-    let part = |range: std::ops::Range<usize>| all.subset(&range.collect::<Vec<_>>()).map_err(|error| error.to_string());
+    let part = |range: std::ops::Range<usize>| {
+        all.subset(&range.collect::<Vec<_>>()).map_err(|error| error.to_string())
+    };
     Ok(Split { train: part(0..train)?, test: part(train..all.len())? })
 }
 
@@ -99,8 +103,13 @@ impl Images {
 
 /// The bytes of images, `[N, H, W, C]`.
 fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
-    let expected =
-        || format!("expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found {:?} {:?}", x.dtype(), x.shape());
+    let expected = || {
+        format!(
+            "expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found {:?} {:?}",
+            x.dtype(),
+            x.shape()
+        )
+    };
     let &[_, a, b, c] = x.shape() else { return Err(expected()) };
     let bytes = x.dtype() == Dtype::U8;
     let (height, width, channels) = if bytes { (a, b, c) } else { (b, c, a) };
@@ -116,7 +125,8 @@ fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
     };
     let plane = height * width;
     let pixels = planes.chunks_exact(shape.bytes()).flat_map(|image| {
-        (0..plane).flat_map(move |position| (0..channels).map(move |channel| image[channel * plane + position]))
+        (0..plane)
+            .flat_map(move |position| (0..channels).map(move |channel| image[channel * plane + position]))
     });
     Ok((shape, pixels.collect()))
 }
@@ -145,7 +155,9 @@ fn labels(y: &TensorView) -> Result<Vec<i32>, String> {
         ([_], Dtype::U8) => data.iter().map(|&label| label.into()).collect(),
         ([_], Dtype::I32) => items(data).map(|item| i32::from_le_bytes(item).into()).collect(),
         ([_], Dtype::I64) => items(data).map(i64::from_le_bytes).collect(),
-        (shape, dtype) => return Err(format!("expected uint8, int32 or int64 [N], found {dtype:?} {shape:?}")),
+        (shape, dtype) => {
+            return Err(format!("expected uint8, int32 or int64 [N], found {dtype:?} {shape:?}"));
+        }
     };
     let label = |(index, value): (usize, i64)| match u16::try_from(value) {
         Ok(label) => Ok(label.into()),
@@ -161,7 +173,8 @@ mod tests {
     /// A file of tensors given as name, type, shape and bytes.
     fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
         let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| (*name, view(*dtype, shape, bytes.as_slice())));
+        let views =
+            tensors.iter().map(|(name, dtype, shape, bytes)| (*name, view(*dtype, shape, bytes.as_slice())));
         safetensors::serialize(views, None).unwrap()
     }
 
@@ -185,13 +198,18 @@ mod tests {
         assert_eq!((train.labels.as_slice(), test.labels.as_slice()), (&[0, 1, 2, 0, 1][..], &[2, 4][..]));
         assert_eq!([train.images, test.images].concat(), bytes);
         assert_eq!((train.classes, test.classes, train.class_names.len()), (5, 5, 5));
-        assert_eq!((test.shape, test.byte_scale), (ImageShape { height: 1, width: 2, channels: 3 }, 1.0 / 255.0));
+        assert_eq!(
+            (test.shape, test.byte_scale),
+            (ImageShape { height: 1, width: 2, channels: 3 }, 1.0 / 255.0)
+        );
     }
 
     #[test]
     fn floats_become_bytes_and_planes_pixels() {
-        let train: Vec<f32> = [1u8, 2, 3, 4, 5, 255].iter().map(|&byte| f32::from(byte) / 255.0 + 5e-5).collect();
-        let test: Vec<u8> = [0.0f64, 1.0, 0.2, 0.4, 0.6, 0.8].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let train: Vec<f32> =
+            [1u8, 2, 3, 4, 5, 255].iter().map(|&byte| f32::from(byte) / 255.0 + 5e-5).collect();
+        let test: Vec<u8> =
+            [0.0f64, 1.0, 0.2, 0.4, 0.6, 0.8].iter().flat_map(|value| value.to_le_bytes()).collect();
         let split = read(&file(&[
             ("x_train", Dtype::F32, &[1, 3, 1, 2], floats(&train)),
             ("y_train", Dtype::U8, &[1], vec![1]),
@@ -207,8 +225,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let x = ("x", Dtype::U8, &[2usize, 1, 1, 1][..], vec![1, 2]);
-        let message =
-            |x: (&str, Dtype, &[usize], Vec<u8>), y: (&str, Dtype, &[usize], Vec<u8>)| read(&file(&[x, y])).unwrap_err();
+        let message = |x: (&str, Dtype, &[usize], Vec<u8>), y: (&str, Dtype, &[usize], Vec<u8>)| {
+            read(&file(&[x, y])).unwrap_err()
+        };
         let y = |labels: &[i64]| integers(labels);
         assert_eq!(
             message(x.clone(), ("y", Dtype::I64, &[1], y(&[0]))),
@@ -218,18 +237,25 @@ mod tests {
             message(x.clone(), ("y", Dtype::I64, &[2], y(&[0, -1]))),
             "y: label 1 is -1, expected a class, counted from 0"
         );
-        assert_eq!(message(x.clone(), ("z", Dtype::I64, &[1], y(&[0]))), format!("expected the tensors {WANTED}, found x, z"));
+        assert_eq!(
+            message(x.clone(), ("z", Dtype::I64, &[1], y(&[0]))),
+            format!("expected the tensors {WANTED}, found x, z")
+        );
         assert_eq!(
             message(x.clone(), ("y", Dtype::F32, &[2], floats(&[0.0, 1.0]))),
             "y: expected uint8, int32 or int64 [N], found F32 [2]"
         );
         let labels = ("y", Dtype::I64, &[1usize][..], y(&[0]));
         let planes = message(("x", Dtype::U8, &[1, 3, 1, 2], vec![0; 6]), labels.clone());
-        assert_eq!(planes, "x: expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found U8 [1, 3, 1, 2]");
+        assert_eq!(
+            planes,
+            "x: expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found U8 [1, 3, 1, 2]"
+        );
         for (value, shown) in [(0.0025f32, "0.0024999"), (-0.1, "-0.1000"), (2.0, "2"), (f32::NAN, "NaN")] {
             let error = message(("x", Dtype::F32, &[1, 1, 1, 2], floats(&[0.0, value])), labels.clone());
             assert!(
-                error.starts_with(&format!("x: element 1 is {shown}")) && error.contains("no multiple of 1/255 in [0, 1]"),
+                error.starts_with(&format!("x: element 1 is {shown}"))
+                    && error.contains("no multiple of 1/255 in [0, 1]"),
                 "{error}"
             );
         }
@@ -238,7 +264,9 @@ mod tests {
         assert!(read(b"PK\x03\x04").unwrap_err().starts_with("expected a safetensors or .npz file: "));
         let error = crate::data::load("file", None).unwrap_err().to_string();
         assert!(
-            error.starts_with("data = none: file is read from a file: --data X.safetensors or X.npz with x_train"),
+            error.starts_with(
+                "data = none: file is read from a file: --data X.safetensors or X.npz with x_train"
+            ),
             "{error}"
         );
     }

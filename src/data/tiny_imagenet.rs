@@ -1,7 +1,9 @@
-//! Tiny-ImageNet-200: 64x64 photographs, JPEG files in a folder per class; the labelled validation images are the test part.
+//! Tiny-ImageNet-200: 64x64 photographs, JPEG files in a folder per class; the labelled validation images are
+//! the test part.
 //!
-//! Labels are line numbers of `wnids.txt`; images are in the order of class and file name. The JPEGs are decoded once, in parallel, into
-//! a file beside them: a listing of all images with their sizes, then their pixels. It is used as long as the listing stays the same.
+//! Labels are line numbers of `wnids.txt`; images are in the order of class and file name. The JPEGs are
+//! decoded once, in parallel, into a file beside them: a listing of all images with their sizes, then their
+//! pixels. It is used as long as the listing stays the same.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -76,7 +78,9 @@ fn read_text(root: &Path, file: &str) -> Result<String> {
 fn class_names(root: &Path, classes: &[&str]) -> Result<Vec<String>> {
     let text = if root.join("words.txt").is_file() { read_text(root, "words.txt")? } else { String::new() };
     let words: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('\t')).collect();
-    let name = |class: &&str| words.get(class).and_then(|words| words.split(',').next()).unwrap_or(class).trim().to_owned();
+    let name = |class: &&str| {
+        words.get(class).and_then(|words| words.split(',').next()).unwrap_or(class).trim().to_owned()
+    };
     Ok(classes.iter().map(name).collect())
 }
 
@@ -123,41 +127,59 @@ fn test_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let mut fields = line.split('\t').map(str::trim);
         let (Some(name), Some(class)) = (fields.next(), fields.next()) else {
-            return Err(Error::file(&path, format!("line {}: expected an image and its class, separated by a tab", number + 1)));
+            return Err(Error::file(
+                &path,
+                format!("line {}: expected an image and its class, separated by a tab", number + 1),
+            ));
         };
-        let unknown =
-            || Error::file(&path, format!("line {}: {name} is of class {class}, which is not in {CLASSES}", number + 1));
+        let unknown = || {
+            Error::file(
+                &path,
+                format!("line {}: {name} is of class {class}, which is not in {CLASSES}", number + 1),
+            )
+        };
         annotated.insert(name, *labels.get(class).ok_or_else(unknown)?);
     }
     let mut photos = Vec::new();
     for (name, size) in jpegs(root, "val/images")? {
         let file = format!("val/images/{name}");
         let label = annotated.remove(name.as_str());
-        let label = label.ok_or_else(|| Error::file(&root.join(&file), format!("has no line in {ANNOTATIONS}")))?;
+        let label =
+            label.ok_or_else(|| Error::file(&root.join(&file), format!("has no line in {ANNOTATIONS}")))?;
         photos.push(Photo { path: file, size, label });
     }
     match annotated.keys().min() {
-        Some(name) => Err(Error::file(&root.join("val/images").join(name), format!("missing; it is listed in {ANNOTATIONS}"))),
+        Some(name) => Err(Error::file(
+            &root.join("val/images").join(name),
+            format!("missing; it is listed in {ANNOTATIONS}"),
+        )),
         None => Ok(photos),
     }
 }
 
-/// The pixels of all photos: from the cache if it is of these files, else decoded and, where the folder is writable, stored.
+/// The pixels of all photos: from the cache if it is of these files, else decoded and, where the folder is
+/// writable, stored.
 fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
     let listing: String = photos.iter().map(|photo| format!("{} {}\n", photo.path, photo.size)).collect();
-    let listing = format!("saddle: pixels [N, 64, 64, 3] of {} images, after this listing\n{listing}", photos.len());
+    let listing =
+        format!("saddle: pixels [N, 64, 64, 3] of {} images, after this listing\n{listing}", photos.len());
     let size = photos.len() * SHAPE.bytes();
     if let Some(pixels) = stored(&root.join(CACHE), listing.as_bytes(), size) {
         return Ok(pixels);
     }
     let mut pixels = vec![0; size];
-    let decoded =
-        pixels.par_chunks_exact_mut(SHAPE.bytes()).zip(photos).map(|(pixels, photo)| decode(&root.join(&photo.path), pixels));
+    let decoded = pixels
+        .par_chunks_exact_mut(SHAPE.bytes())
+        .zip(photos)
+        .map(|(pixels, photo)| decode(&root.join(&photo.path), pixels));
     if let Some(error) = decoded.find_map_first(Result::err) {
         return Err(error);
     }
     // Without the cache, the next run decodes again: that is no reason to stop this one.
-    write_atomic_with(&root.join(CACHE), |file| file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))).ok();
+    write_atomic_with(&root.join(CACHE), |file| {
+        file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))
+    })
+    .ok();
     Ok(pixels)
 }
 
@@ -179,15 +201,20 @@ fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
     // Decoders fill up what a cut-off file lacks.
     if !bytes.windows(2).any(|marker| marker == [0xff, 0xd9]) {
-        let problem =
-            format!("expected a JPEG image, found {} bytes without the mark of its end; the file is incomplete", bytes.len());
+        let problem = format!(
+            "expected a JPEG image, found {} bytes without the mark of its end; the file is incomplete",
+            bytes.len()
+        );
         return Err(Error::file(path, problem));
     }
     let unreadable = |error: ImageError| Error::file(path, format!("expected a JPEG image: {error}"));
     let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     if (width as usize, height as usize) != (SHAPE.width, SHAPE.height) {
-        return Err(Error::file(path, format!("expected {}x{} pixels, found {width}x{height}", SHAPE.width, SHAPE.height)));
+        return Err(Error::file(
+            path,
+            format!("expected {}x{} pixels, found {width}x{height}", SHAPE.width, SHAPE.height),
+        ));
     }
     pixels.copy_from_slice(DynamicImage::from_decoder(decoder).map_err(unreadable)?.into_rgb8().as_raw());
     Ok(())
@@ -207,7 +234,9 @@ mod tests {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let pixels = color.repeat(width as usize * 64);
         let kind = if color.len() == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-        JpegEncoder::new_with_quality(File::create(path).unwrap(), 100).write_image(&pixels, width, 64, kind).unwrap();
+        JpegEncoder::new_with_quality(File::create(path).unwrap(), 100)
+            .write_image(&pixels, width, 64, kind)
+            .unwrap();
     }
 
     /// Three classes; the folder is inside the one returned.
@@ -223,8 +252,10 @@ mod tests {
         fs::write(root.join("train/n01/n01_boxes.txt"), "").unwrap();
         fs::write(root.join("train/n01/images/._n01_0.JPEG"), "").unwrap();
         fs::write(root.join("wnids.txt"), "n03\nn01\nn02\n").unwrap();
-        fs::write(root.join("words.txt"), "n01\tgoldfish, Carassius auratus\nn09\tother\nn03\tlemon\n").unwrap();
-        fs::write(root.join(ANNOTATIONS), "val_2.JPEG\tn01\t0\t0\t9\t9\nval_10.JPEG\tn02\t0\t0\t9\t9\n").unwrap();
+        fs::write(root.join("words.txt"), "n01\tgoldfish, Carassius auratus\nn09\tother\nn03\tlemon\n")
+            .unwrap();
+        fs::write(root.join(ANNOTATIONS), "val_2.JPEG\tn01\t0\t0\t9\t9\nval_10.JPEG\tn02\t0\t0\t9\t9\n")
+            .unwrap();
         (dir, root)
     }
 
@@ -269,7 +300,10 @@ mod tests {
         assert_eq!(split(dir.path()), first, "an incomplete cache is made anew");
         jpeg(root.join("train/n01/images/n01_1.JPEG"), &[9], 64);
         assert_eq!(split(dir.path()).train.len(), 5);
-        assert!(fs::metadata(&cache).unwrap().len() > bytes.len() as u64 + 12288, "the cache has the new image");
+        assert!(
+            fs::metadata(&cache).unwrap().len() > bytes.len() as u64 + 12288,
+            "the cache has the new image"
+        );
         let left: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), 5, "wnids, words, train, val, cache: {left:?}");
     }
@@ -277,27 +311,52 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let error = crate::data::load("tiny-imagenet", None).unwrap_err().to_string();
-        assert!(error.starts_with("data = none: tiny-imagenet is read from a folder: --data DIR with wnids.txt"), "{error}");
+        assert!(
+            error.starts_with("data = none: tiny-imagenet is read from a folder: --data DIR with wnids.txt"),
+            "{error}"
+        );
         let (dir, root) = folder();
         let error = message(&root.join("val"));
         assert!(
-            error.contains("val/wnids.txt: missing; expected wnids.txt, train/ and val/ from tiny-imagenet-200.zip"),
+            error.contains(
+                "val/wnids.txt: missing; expected wnids.txt, train/ and val/ from tiny-imagenet-200.zip"
+            ),
             "{error}"
         );
         let photo = root.join("train/n02/images/n02_0.JPEG");
         jpeg(photo.clone(), &[5], 32);
-        assert!(message(dir.path()).ends_with("n02_0.JPEG: expected 64x64 pixels, found 32x64"), "{}", message(dir.path()));
+        assert!(
+            message(dir.path()).ends_with("n02_0.JPEG: expected 64x64 pixels, found 32x64"),
+            "{}",
+            message(dir.path())
+        );
         fs::write(&photo, b"<html>\xff\xd9").unwrap();
-        assert!(message(dir.path()).contains("n02_0.JPEG: expected a JPEG image: "), "{}", message(dir.path()));
+        assert!(
+            message(dir.path()).contains("n02_0.JPEG: expected a JPEG image: "),
+            "{}",
+            message(dir.path())
+        );
         jpeg(photo.clone(), &[5], 64);
         let bytes = fs::read(&photo).unwrap();
         fs::write(&photo, &bytes[..bytes.len() - 20]).unwrap();
-        assert!(message(dir.path()).ends_with("without the mark of its end; the file is incomplete"), "{}", message(dir.path()));
+        assert!(
+            message(dir.path()).ends_with("without the mark of its end; the file is incomplete"),
+            "{}",
+            message(dir.path())
+        );
         assert!(!root.join(CACHE).exists(), "nothing is stored of what could not be read");
         fs::remove_file(&photo).unwrap();
-        assert!(message(dir.path()).contains("train/n02/images: holds no JPEG files"), "{}", message(dir.path()));
+        assert!(
+            message(dir.path()).contains("train/n02/images: holds no JPEG files"),
+            "{}",
+            message(dir.path())
+        );
         fs::remove_dir(photo.parent().unwrap()).unwrap();
-        assert!(message(dir.path()).contains("train/n02/images: no such folder; expected wnids.txt"), "{}", message(dir.path()));
+        assert!(
+            message(dir.path()).contains("train/n02/images: no such folder; expected wnids.txt"),
+            "{}",
+            message(dir.path())
+        );
     }
 
     #[test]
@@ -307,16 +366,27 @@ mod tests {
         fs::write(&annotations, "val_2.JPEG\tn01\nval_10.JPEG\tn77\n").unwrap();
         let error = message(dir.path());
         assert!(
-            error.ends_with("val_annotations.txt: line 2: val_10.JPEG is of class n77, which is not in wnids.txt"),
+            error.ends_with(
+                "val_annotations.txt: line 2: val_10.JPEG is of class n77, which is not in wnids.txt"
+            ),
             "{error}"
         );
         fs::write(&annotations, "val_2.JPEG n01\n").unwrap();
         assert!(message(dir.path()).ends_with("line 1: expected an image and its class, separated by a tab"));
         fs::write(&annotations, "val_2.JPEG\tn01\n").unwrap();
-        assert!(message(dir.path()).ends_with("val/images/val_10.JPEG: has no line in val/val_annotations.txt"));
+        assert!(
+            message(dir.path()).ends_with("val/images/val_10.JPEG: has no line in val/val_annotations.txt")
+        );
         fs::write(&annotations, "val_2.JPEG\tn01\nval_10.JPEG\tn02\nval_3.JPEG\tn01\n").unwrap();
-        assert!(message(dir.path()).ends_with("val/images/val_3.JPEG: missing; it is listed in val/val_annotations.txt"));
+        assert!(
+            message(dir.path())
+                .ends_with("val/images/val_3.JPEG: missing; it is listed in val/val_annotations.txt")
+        );
         fs::remove_file(&annotations).unwrap();
-        assert!(message(dir.path()).contains("val_annotations.txt: cannot read: "), "{}", message(dir.path()));
+        assert!(
+            message(dir.path()).contains("val_annotations.txt: cannot read: "),
+            "{}",
+            message(dir.path())
+        );
     }
 }

@@ -72,8 +72,11 @@ impl<T: Element> Buffer<T> {
         match &self.device.0.backend {
             Backend::Host(host) => {
                 host.refuse_while_capturing("write to a buffer")?;
-                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch returns.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address as *mut u8, bytes.len()) };
+                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch
+                // returns.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address as *mut u8, bytes.len())
+                };
                 Ok(())
             }
             Backend::Cuda(cuda) => cuda.write(self.address, bytes),
@@ -87,8 +90,11 @@ impl<T: Element> Buffer<T> {
         match &self.device.0.backend {
             Backend::Host(host) => {
                 host.refuse_while_capturing("read a buffer")?;
-                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch returns.
-                unsafe { std::ptr::copy_nonoverlapping(self.address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch
+                // returns.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(self.address as *const u8, bytes.as_mut_ptr(), bytes.len())
+                };
             }
             Backend::Cuda(cuda) => cuda.read(self.address, bytes)?,
         }

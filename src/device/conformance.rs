@@ -1,4 +1,5 @@
-//! Runs `kernels/conformance.cu`: what every device must do, and the wrong kernels that the host device must refuse, with the exact message.
+//! Runs `kernels/conformance.cu`: what every device must do, and the wrong kernels that the host device must
+//! refuse, with the exact message.
 
 use super::kernels::conformance::*;
 use super::kernels::conformance_math::conf_exp_log;
@@ -32,8 +33,14 @@ type Sum = fn(&Device, Grid, &Buffer<i32>, &mut Buffer<i32>) -> Result<()>;
 
 #[test]
 fn block_sums_from_1_to_1024_threads() {
-    let kernels: [(usize, Sum); 6] =
-        [(1, conf_sum_1), (2, conf_sum_2), (33, conf_sum_33), (256, conf_sum_256), (1000, conf_sum_1000), (1024, conf_sum_1024)];
+    let kernels: [(usize, Sum); 6] = [
+        (1, conf_sum_1),
+        (2, conf_sum_2),
+        (33, conf_sum_33),
+        (256, conf_sum_256),
+        (1000, conf_sum_1000),
+        (1024, conf_sum_1024),
+    ];
     everywhere(|device| {
         for (threads, sum) in kernels {
             for blocks in [1, 2, 3, 17, if threads < 100 { 3001 } else { 64 }] {
@@ -57,8 +64,9 @@ fn barriers_in_a_loop() {
                 let (blocks, x) = (5, numbers(5 * threads));
                 let mut y = out(device, x.len());
                 ring(device, blocks, &ints(device, x.len()), &mut y, rounds).unwrap();
-                let want: Vec<i32> =
-                    (0..x.len()).map(|i| x[i / threads * threads + (i % threads + rounds as usize) % threads]).collect();
+                let want: Vec<i32> = (0..x.len())
+                    .map(|i| x[i / threads * threads + (i % threads + rounds as usize) % threads])
+                    .collect();
                 assert_eq!(y.to_vec().unwrap(), want, "{threads} threads, {rounds} rounds");
             }
         }
@@ -75,7 +83,8 @@ fn shuffles() {
             .flat_map(|t| {
                 let (warp, lane) = (t / 32 * 32, t % 32);
                 let from = |lane: usize| x[warp + lane];
-                let (up, down) = (if lane < 3 { lane } else { lane - 3 }, if lane > 24 { lane } else { lane + 7 });
+                let (up, down) =
+                    (if lane < 3 { lane } else { lane - 3 }, if lane > 24 { lane } else { lane + 7 });
                 let next = if lane == 31 { lane } else { lane + 1 };
                 [
                     from(5),
@@ -100,7 +109,8 @@ fn votes() {
         x[32..].iter_mut().for_each(|v| *v = v.abs() + 1);
         let mut y = out(device, 5 * 64);
         conf_votes(device, 1, &Buffer::from_slice(device, &x).unwrap(), &mut y).unwrap();
-        let ballot = |warp: usize| (0..32).fold(0u32, |bits, l| bits | ((x[warp * 32 + l] > 0) as u32) << l) as i32;
+        let ballot =
+            |warp: usize| (0..32).fold(0u32, |bits, l| bits | ((x[warp * 32 + l] > 0) as u32) << l) as i32;
         let want: Vec<i32> = (0..64).flat_map(|t| [ballot(t / 32), 1, (t >= 32) as i32, 0, 1]).collect();
         assert_eq!(y.to_vec().unwrap(), want);
     });
@@ -210,9 +220,20 @@ fn integer_atomics() {
         let x = numbers(n);
         let mut histogram = Buffer::<i32>::zeros(device, 16).unwrap();
         let mut maximum = Buffer::from_slice(device, &[i32::MIN]).unwrap();
-        let (mut counter, mut taken) = (Buffer::<i32>::zeros(device, 1).unwrap(), Buffer::<i32>::zeros(device, n).unwrap());
+        let (mut counter, mut taken) =
+            (Buffer::<i32>::zeros(device, 1).unwrap(), Buffer::<i32>::zeros(device, n).unwrap());
         let blocks = n.div_ceil(64);
-        conf_atomics(device, blocks, &ints(device, n), &mut histogram, &mut maximum, &mut counter, &mut taken, n as i32).unwrap();
+        conf_atomics(
+            device,
+            blocks,
+            &ints(device, n),
+            &mut histogram,
+            &mut maximum,
+            &mut counter,
+            &mut taken,
+            n as i32,
+        )
+        .unwrap();
         let want: Vec<i32> = (0..16).map(|bin| x.iter().filter(|v| **v & 15 == bin).count() as i32).collect();
         assert_eq!(histogram.to_vec().unwrap(), want);
         assert_eq!(maximum.to_vec().unwrap(), [*x.iter().max().unwrap()]);
@@ -228,7 +249,9 @@ fn grids_of_three_dimensions() {
             let (mut y, mut shape) = (out(device, 3 * gx * gy * gz), out(device, 3));
             conf_grid(device, (gx, gy, gz), &mut y, &mut shape).unwrap();
             let place = |b: usize| b % gx + 100 * (b / gx % gy) + 10_000 * (b / gx / gy);
-            let want: Vec<i32> = (0..gx * gy * gz).flat_map(|b| (0..3).map(move |t| (place(b) + 1_000_000 * t) as i32)).collect();
+            let want: Vec<i32> = (0..gx * gy * gz)
+                .flat_map(|b| (0..3).map(move |t| (place(b) + 1_000_000 * t) as i32))
+                .collect();
             assert_eq!(y.to_vec().unwrap(), want);
             assert_eq!(shape.to_vec().unwrap(), [gx as i32, gy as i32, gz as i32]);
         }
@@ -245,8 +268,16 @@ fn bit_functions() {
         conf_bits(device, 1, &Buffer::from_slice(device, &x).unwrap(), &mut y).unwrap();
         let first = |v: i32| if v == 0 { 0 } else { v.trailing_zeros() as i32 + 1 };
         let high = |v: i32| ((v as u32 as u64 * 0x9e37_79b9) >> 32) as i32;
-        let bits =
-            |v: i32| [v.count_ones() as i32, first(v), v.leading_zeros() as i32, high(v), v & 0x3fff_ffff, v.min(7) + v.max(-7)];
+        let bits = |v: i32| {
+            [
+                v.count_ones() as i32,
+                first(v),
+                v.leading_zeros() as i32,
+                high(v),
+                v & 0x3fff_ffff,
+                v.min(7) + v.max(-7),
+            ]
+        };
         assert_eq!(y.to_vec().unwrap(), x.iter().flat_map(|v| bits(*v)).collect::<Vec<_>>());
     });
 }
@@ -256,7 +287,19 @@ fn every_type_of_argument() {
     everywhere(|device| {
         let mut y = Buffer::<u32>::uninit(device, 8).unwrap();
         let (there, mut also) = (Buffer::<f32>::zeros(device, 1).unwrap(), out(device, 1));
-        conf_arguments(device, 1, &mut y, &there, None, Some(&mut also), -7, 0xffff_fffe, 0x0123_4567_89ab_cdef, 2.75).unwrap();
+        conf_arguments(
+            device,
+            1,
+            &mut y,
+            &there,
+            None,
+            Some(&mut also),
+            -7,
+            0xffff_fffe,
+            0x0123_4567_89ab_cdef,
+            2.75,
+        )
+        .unwrap();
         assert_eq!(y.to_vec().unwrap(), [1, 0, 1, 7, 0xffff_fffe, 0x89ab_cdef, 0x0123_4567, 11]);
         conf_arguments(device, 1, &mut y, &there, Some(&there), None, 0, 0, 0, 0.25).unwrap();
         assert_eq!(y.to_vec().unwrap(), [1, 1, 0, 0, 0, 0, 0, 1]);
@@ -283,20 +326,29 @@ fn launches_from_several_threads() {
 /// `kernels/conformance.cu:LINE` of the line that carries this comment.
 fn line(comment: &str) -> String {
     let source = include_str!("../../kernels/conformance.cu");
-    let marked: Vec<usize> =
-        source.lines().enumerate().filter(|(_, l)| l.ends_with(&format!("// {comment}"))).map(|(i, _)| i + 1).collect();
+    let marked: Vec<usize> = source
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| l.ends_with(&format!("// {comment}")))
+        .map(|(i, _)| i + 1)
+        .collect();
     assert_eq!(marked.len(), 1, "{comment}");
     format!("kernels/conformance.cu:{}", marked[0])
 }
 
-/// A wrong kernel gives this message on the host, checked or not, in every order; afterwards the device still works.
+/// A wrong kernel gives this message on the host, checked or not, in every order; afterwards the device still
+/// works.
 fn refused(message: &str, run: impl Fn(&Device) -> Result<()>) {
     for (label, device) in [("host".into(), Device::host().unwrap())].into_iter().chain(checked_devices()) {
         for _ in 0..2 {
             assert_eq!(run(&device).unwrap_err().to_string(), message, "{label}");
             let mut y = out(&device, 5);
             conf_sum_33(&device, 5, &ints(&device, 5 * 33), &mut y).unwrap();
-            assert_eq!(y.to_vec().unwrap(), numbers(5 * 33).chunks(33).map(|b| b.iter().sum()).collect::<Vec<i32>>(), "{label}");
+            assert_eq!(
+                y.to_vec().unwrap(),
+                numbers(5 * 33).chunks(33).map(|b| b.iter().sum()).collect::<Vec<i32>>(),
+                "{label}"
+            );
         }
     }
 }
@@ -315,8 +367,9 @@ fn refuses_an_early_exit_above_a_barrier() {
 #[test]
 fn refuses_a_barrier_in_a_branch() {
     let (one, two) = (line("BRANCH ONE"), line("BRANCH TWO"));
-    let message =
-        format!("kernel conf_bad_branch, block [0, 0, 0]: barrier in a branch: thread 0 waits at {one}, thread 16 at {two}");
+    let message = format!(
+        "kernel conf_bad_branch, block [0, 0, 0]: barrier in a branch: thread 0 waits at {one}, thread 16 at {two}"
+    );
     refused(&message, |d| conf_bad_branch(d, 1, &mut out(d, 32)));
 }
 
@@ -331,16 +384,30 @@ fn refuses_unequal_rounds_of_a_loop_with_a_barrier() {
 
 #[test]
 fn refuses_wrong_masks() {
-    let says = |kernel: &str, at: &str, what: &str| format!("kernel {kernel}, block [0, 0, 0]: {}: {what}", line(at));
-    let message = says("conf_bad_own_mask", "OWN MASK", "lane 16 of warp 0 calls with mask 0x0000ffff, which does not name it");
+    let says = |kernel: &str, at: &str, what: &str| {
+        format!("kernel {kernel}, block [0, 0, 0]: {}: {what}", line(at))
+    };
+    let message = says(
+        "conf_bad_own_mask",
+        "OWN MASK",
+        "lane 16 of warp 0 calls with mask 0x0000ffff, which does not name it",
+    );
     refused(&message, |d| conf_bad_own_mask(d, 1, &ints(d, 32), &mut out(d, 32)));
-    let missing = "lanes 0x7fffffff of warp 1 wait with mask 0xffffffff, but lanes 0x80000000 wait elsewhere or ended";
-    refused(&says("conf_bad_absent_lane", "ABSENT LANE", missing), |d| conf_bad_absent_lane(d, 1, &ints(d, 64), &mut out(d, 64)));
+    let missing =
+        "lanes 0x7fffffff of warp 1 wait with mask 0xffffffff, but lanes 0x80000000 wait elsewhere or ended";
+    refused(&says("conf_bad_absent_lane", "ABSENT LANE", missing), |d| {
+        conf_bad_absent_lane(d, 1, &ints(d, 64), &mut out(d, 64))
+    });
     let short = "mask 0xffffffff names lanes that warp 0 of 8 threads does not have";
-    refused(&says("conf_bad_short_warp", "SHORT WARP", short), |d| conf_bad_short_warp(d, 1, &ints(d, 8), &mut out(d, 8)));
+    refused(&says("conf_bad_short_warp", "SHORT WARP", short), |d| {
+        conf_bad_short_warp(d, 1, &ints(d, 8), &mut out(d, 8))
+    });
     let source = "lane 2 reads from lane 9, which mask 0x000000ff does not name";
-    refused(&says("conf_bad_source", "SOURCE", source), |d| conf_bad_source(d, 1, &ints(d, 32), &mut out(d, 32)));
-    let mixed = "lanes 0xfffffffe of warp 0 wait with mask 0xffffffff, but lanes 0x00000001 wait elsewhere or ended";
+    refused(&says("conf_bad_source", "SOURCE", source), |d| {
+        conf_bad_source(d, 1, &ints(d, 32), &mut out(d, 32))
+    });
+    let mixed =
+        "lanes 0xfffffffe of warp 0 wait with mask 0xffffffff, but lanes 0x00000001 wait elsewhere or ended";
     refused(&says("conf_bad_mixed", "MIXED", mixed), |d| conf_bad_mixed(d, 1, &ints(d, 32), &mut out(d, 32)));
 }
 
@@ -356,8 +423,7 @@ fn names_the_block_that_diverged() {
 
 #[test]
 fn refuses_too_much_shared_memory() {
-    let message =
-        "kernel conf_bad_shared_size, block [0, 0, 0]: a shared array of 262144 bytes does not fit into the 227 KiB of a block";
+    let message = "kernel conf_bad_shared_size, block [0, 0, 0]: a shared array of 262144 bytes does not fit into the 227 KiB of a block";
     refused(message, |d| conf_bad_shared_size(d, 1, &mut Buffer::uninit(d, 4)?));
 }
 
@@ -401,7 +467,8 @@ fn refuses_writes_between_a_buffer_and_its_guard_page() {
         conf_bad_write(&device, 1, &mut out(&device, 33), 1).unwrap();
         let error = conf_bad_write(&device, 1, &mut out(&device, 33), 3).unwrap_err().to_string();
         assert_eq!(
-            error, "kernel conf_bad_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a buffer of 132 bytes",
+            error,
+            "kernel conf_bad_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a buffer of 132 bytes",
             "{label}"
         );
     }
@@ -409,9 +476,11 @@ fn refuses_writes_between_a_buffer_and_its_guard_page() {
 
 #[test]
 fn exp_and_log_are_right_to_two_units_in_the_last_place() {
-    // Numbers all over the range of float32, subnormal ones, infinities and NaN among them; and those that losses meet, closer together.
+    // Numbers all over the range of float32, subnormal ones, infinities and NaN among them; and those that
+    // losses meet, closer together.
     let everywhere_in_range = (0..=u32::MAX).step_by(9973).map(f32::from_bits);
-    let usual = (-200_000..20_000).map(|i| i as f32 * 5.1e-4).chain((0..100_000).map(|i| 0.5 + i as f32 * 1.7e-5));
+    let usual =
+        (-200_000..20_000).map(|i| i as f32 * 5.1e-4).chain((0..100_000).map(|i| 0.5 + i as f32 * 1.7e-5));
     let ends = [
         0.0,
         -0.0,
@@ -429,7 +498,8 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
     let x: Vec<f32> = everywhere_in_range.chain(usual).chain(ends).collect();
     everywhere(|device| {
         let input = Buffer::from_slice(device, &x).unwrap();
-        let (mut exps, mut logs) = (Buffer::uninit(device, x.len()).unwrap(), Buffer::uninit(device, x.len()).unwrap());
+        let (mut exps, mut logs) =
+            (Buffer::uninit(device, x.len()).unwrap(), Buffer::uninit(device, x.len()).unwrap());
         conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len() as i32).unwrap();
         for (name, got, exact) in [("exp", exps, f64::exp as fn(f64) -> f64), ("log", logs, f64::ln)] {
             for (x, got) in x.iter().zip(got.to_vec().unwrap()) {
@@ -437,7 +507,10 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
                 let nearest = want as f32;
                 let unit = (nearest.abs().next_up() as f64 - nearest.abs() as f64).min(2f64.powi(104));
                 let same = got == nearest || (got.is_nan() && nearest.is_nan());
-                assert!(same || (got as f64 - want).abs() <= 2.0 * unit, "{name}({x:e}) is {got:e}, not {nearest:e}");
+                assert!(
+                    same || (got as f64 - want).abs() <= 2.0 * unit,
+                    "{name}({x:e}) is {got:e}, not {nearest:e}"
+                );
             }
         }
     });
@@ -446,7 +519,8 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
 /// The name of the variable that tells a child process to run the wrong kernel.
 const CHILD: &str = "SADDLE_TEST_CHILD";
 
-/// Runs `wrong` in a child process, which must print this line and exit with code 86. The child is this test program with one test.
+/// Runs `wrong` in a child process, which must print this line and exit with code 86. The child is this test
+/// program with one test.
 fn ends_the_process(test: &str, message: &str, wrong: impl Fn(&Device)) {
     if std::env::var(CHILD).is_ok() {
         wrong(&Device::host_checked(Order::Forward).unwrap());
@@ -454,8 +528,11 @@ fn ends_the_process(test: &str, message: &str, wrong: impl Fn(&Device)) {
     }
     let program = std::env::current_exe().unwrap();
     let name = format!("device::conformance::{test}");
-    let child =
-        Command::new(program).args(["--exact", &name, "--nocapture", "--test-threads", "1"]).env(CHILD, "1").output().unwrap();
+    let child = Command::new(program)
+        .args(["--exact", &name, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&child.stderr);
     assert_eq!((said.trim_end(), child.status.code()), (message, Some(86)));
 }
@@ -463,7 +540,9 @@ fn ends_the_process(test: &str, message: &str, wrong: impl Fn(&Device)) {
 #[test]
 fn a_write_past_a_buffer_ends_the_process() {
     let message = "error: kernel conf_bad_write, block [0, 0, 0], thread 28: out-of-bounds access 0 bytes past the end of a buffer of 128 bytes";
-    ends_the_process("a_write_past_a_buffer_ends_the_process", message, |d| conf_bad_write(d, 1, &mut out(d, 32), 4).unwrap());
+    ends_the_process("a_write_past_a_buffer_ends_the_process", message, |d| {
+        conf_bad_write(d, 1, &mut out(d, 32), 4).unwrap()
+    });
 }
 
 #[test]
@@ -476,8 +555,7 @@ fn a_write_far_past_a_buffer_ends_the_process() {
 
 #[test]
 fn a_read_before_a_buffer_ends_the_process() {
-    let message =
-        "error: kernel conf_bad_read, block [0, 0, 0], thread 0: out-of-bounds access before the start of a buffer of 4096 bytes";
+    let message = "error: kernel conf_bad_read, block [0, 0, 0], thread 0: out-of-bounds access before the start of a buffer of 4096 bytes";
     ends_the_process("a_read_before_a_buffer_ends_the_process", message, |d| {
         conf_bad_read(d, 1, &ints(d, 1024), &mut out(d, 32), -8).unwrap();
     });

@@ -1,4 +1,5 @@
-//! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, a list of launches on the host.
+//! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, a list of launches on
+//! the host.
 
 use super::{Backend, Device, cuda, host};
 use crate::error::Result;

@@ -1,4 +1,5 @@
-//! One module per file of `kernels/`, with its CONFIG constants and a typed launcher per kernel. Written by `build.rs`.
+//! One module per file of `kernels/`, with its CONFIG constants and a typed launcher per kernel. Written by
+//! `build.rs`.
 
 use super::{Arg, Buffer, Device, Grid, IntoArg, Kernel, PerDevice, Source};
 use crate::error::Result;

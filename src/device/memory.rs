@@ -1,7 +1,8 @@
-//! The caching allocator: freed blocks are kept and given out again, so that a training step allocates nothing after the first.
+//! The caching allocator: freed blocks are kept and given out again, so that a training step allocates
+//! nothing after the first.
 //!
-//! A graph keeps every block that its launches use, whether allocated inside the capture or before: the block is not given to anybody else
-//! before the graph is dropped, because a replay reads and writes it again.
+//! A graph keeps every block that its launches use, whether allocated inside the capture or before: the block
+//! is not given to anybody else before the graph is dropped, because a replay reads and writes it again.
 
 use super::{Backend, host};
 use crate::error::Result;
@@ -46,8 +47,8 @@ struct Capture {
     own: HashSet<u64>,
     /// Those of them whose buffer was dropped again: later allocations of the same capture may have them.
     free: BTreeMap<usize, Vec<u64>>,
-    /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture. Every replay needs their content, so
-    /// they are not given out again.
+    /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture. Every
+    /// replay needs their content, so they are not given out again.
     foreign: HashMap<u64, bool>,
 }
 
@@ -204,7 +205,8 @@ impl State {
 
 /// The smallest free block of at least `size` bytes that wastes at most a quarter.
 fn take(free: &mut BTreeMap<usize, Vec<u64>>, size: usize) -> Option<u64> {
-    let (&found, blocks) = free.range_mut(size..=size.saturating_add(size / 4)).find(|(_, blocks)| !blocks.is_empty())?;
+    let (&found, blocks) =
+        free.range_mut(size..=size.saturating_add(size / 4)).find(|(_, blocks)| !blocks.is_empty())?;
     let block = blocks.pop();
     if blocks.is_empty() {
         free.remove(&found);

@@ -1,7 +1,8 @@
 //! Devices: buffers, compiled kernels, launches and graphs, on an NVIDIA GPU or on the CPU.
 //!
-//! This folder is the only place of the crate with `unsafe` code. A [`Device`] runs kernels in order, as one stream; a kernel is launched
-//! through the typed functions of [`kernels`], which `build.rs` writes from the signatures in `kernels/*.cu`.
+//! This folder is the only place of the crate with `unsafe` code. A [`Device`] runs kernels in order, as one
+//! stream; a kernel is launched through the typed functions of [`kernels`], which `build.rs` writes from the
+//! signatures in `kernels/*.cu`.
 
 #![allow(unsafe_code)]
 
@@ -165,15 +166,16 @@ impl Device {
         Ok(Device::new(Backend::Host(host::Host::new(None, Shapes::Host)?), false))
     }
 
-    /// The CPU in checked mode: threads of a block start in `order`, shared memory and new buffers are filled with NaN, every buffer
-    /// ends at a guard page, and shared arrays have red zones.
+    /// The CPU in checked mode: threads of a block start in `order`, shared memory and new buffers are filled
+    /// with NaN, every buffer ends at a guard page, and shared arrays have red zones.
     pub fn host_checked(order: Order) -> Result<Device> {
         host::install_fault_handler();
         Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Host)?), true))
     }
 
-    /// [`Device::host_checked`] with the launch shapes of CUDA: every kernel runs with as many threads a block as on a GPU, through the code
-    /// that it runs there. It is slow, and it finds the races that the host's own shapes cannot have.
+    /// [`Device::host_checked`] with the launch shapes of CUDA: every kernel runs with as many threads a
+    /// block as on a GPU, through the code that it runs there. It is slow, and it finds the races that the
+    /// host's own shapes cannot have.
     pub fn host_as_cuda(order: Order) -> Result<Device> {
         host::install_fault_handler();
         Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Cuda)?), true))
@@ -184,14 +186,16 @@ impl Device {
         Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), false))
     }
 
-    /// `auto` (a GPU when one is usable, else the host), `host` or `cpu`, `host-checked`, `host-as-cuda`, `cuda` or `cuda:N`.
+    /// `auto` (a GPU when one is usable, else the host), `host` or `cpu`, `host-checked`, `host-as-cuda`,
+    /// `cuda` or `cuda:N`.
     pub fn by_name(name: &str) -> Result<Device> {
         match name {
             "auto" => match cuda::status() {
-                cuda::Status::Usable(gpus) => Device::cuda(gpus.first().map_or(0, |gpu| gpu.ordinal)).or_else(|error| {
-                    eprintln!("note: {error}; the host is used instead");
-                    Device::host()
-                }),
+                cuda::Status::Usable(gpus) => Device::cuda(gpus.first().map_or(0, |gpu| gpu.ordinal))
+                    .or_else(|error| {
+                        eprintln!("note: {error}; the host is used instead");
+                        Device::host()
+                    }),
                 cuda::Status::Missing(_) => Device::host(),
             },
             "host" | "cpu" => Device::host(),
@@ -200,7 +204,11 @@ impl Device {
             "cuda" => Device::cuda(0),
             _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(ordinal) => Device::cuda(ordinal),
-                None => Err(Error::unknown("device", name, ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"])),
+                None => Err(Error::unknown(
+                    "device",
+                    name,
+                    ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"],
+                )),
             },
         }
     }
@@ -244,7 +252,8 @@ impl Device {
         self.0.memory.in_use()
     }
 
-    /// Launches a kernel; the typed functions of [`kernels`] are the way to call it. Nothing is launched for an empty grid.
+    /// Launches a kernel; the typed functions of [`kernels`] are the way to call it. Nothing is launched for
+    /// an empty grid.
     pub(crate) fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
         if grid.0.contains(&0) {
             return Ok(());
@@ -258,8 +267,8 @@ impl Device {
         }
     }
 
-    /// Records what `work` launches instead of running it; [`Graph::replay`] runs it as often as wanted on the same memory. Inside,
-    /// nothing may be read back to or written from the program.
+    /// Records what `work` launches instead of running it; [`Graph::replay`] runs it as often as wanted on
+    /// the same memory. Inside, nothing may be read back to or written from the program.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         Graph::capture(self, work)
     }

@@ -2,8 +2,8 @@
 
 use super::{Device, Order, cuda};
 
-/// The host; the host in checked mode in three thread orders, with its own launch shapes and with CUDA's; and CUDA when there is one. `SADDLE_REQUIRE_CUDA=1` turns its absence into a
-/// failure.
+/// The host; the host in checked mode in three thread orders, with its own launch shapes and with CUDA's; and
+/// CUDA when there is one. `SADDLE_REQUIRE_CUDA=1` turns its absence into a failure.
 pub fn devices() -> Vec<(String, Device)> {
     let mut devices = vec![("host".to_owned(), Device::host().unwrap())];
     devices.extend(checked_devices());
@@ -11,7 +11,10 @@ pub fn devices() -> Vec<(String, Device)> {
     match cuda::status() {
         cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
         cuda::Status::Missing(reason) => {
-            assert!(std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"), "SADDLE_REQUIRE_CUDA=1, but {reason}");
+            assert!(
+                std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"),
+                "SADDLE_REQUIRE_CUDA=1, but {reason}"
+            );
             eprintln!("CUDA not checked: {reason}");
         }
     }

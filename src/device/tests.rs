@@ -73,11 +73,17 @@ fn what_a_graph_allocated_is_not_given_to_others() {
         let others: Vec<Buffer<i32>> = (0..8).map(|_| buffer(&device, &vec![-1; n])).collect();
         graph.replay().unwrap();
         assert_eq!(last.as_ref().unwrap().to_vec().unwrap(), vec![4; n], "{label}");
-        assert!(others.iter().all(|b| b.to_vec().unwrap() == vec![-1; n]), "{label}: a replay wrote to another buffer");
+        assert!(
+            others.iter().all(|b| b.to_vec().unwrap() == vec![-1; n]),
+            "{label}: a replay wrote to another buffer"
+        );
         drop(last);
         let more: Vec<Buffer<i32>> = (0..8).map(|_| buffer(&device, &vec![-2; n])).collect();
         graph.replay().unwrap();
-        assert!(more.iter().all(|b| b.to_vec().unwrap() == vec![-2; n]), "{label}: a replay wrote to another buffer");
+        assert!(
+            more.iter().all(|b| b.to_vec().unwrap() == vec![-2; n]),
+            "{label}: a replay wrote to another buffer"
+        );
         drop(graph);
         let again = buffer(&device, &vec![7; n]);
         assert_eq!(again.to_vec().unwrap(), vec![7; n], "{label}");
@@ -196,7 +202,10 @@ fn buffers_hold_what_was_written() {
         assert_eq!(Buffer::from_slice(&device, &halves).unwrap().to_vec().unwrap(), halves, "{label}");
         assert_eq!(Buffer::<f32>::zeros(&device, 77).unwrap().to_vec().unwrap(), [0.0; 77], "{label}");
         let empty = Buffer::<f32>::from_slice(&device, &[]).unwrap();
-        assert!(empty.is_empty() && empty.to_vec().unwrap().is_empty() && empty.duplicate().unwrap().is_empty(), "{label}");
+        assert!(
+            empty.is_empty() && empty.to_vec().unwrap().is_empty() && empty.duplicate().unwrap().is_empty(),
+            "{label}"
+        );
     }
 }
 
@@ -223,7 +232,10 @@ fn absurd_sizes_are_refused_with_the_numbers() {
             }
         }
         let error = Buffer::<u8>::uninit(&device, 1 << 44).err().unwrap().to_string();
-        assert!(error.starts_with("out of memory on ") && error.contains("17592186044416 bytes asked, "), "{label}: {error}");
+        assert!(
+            error.starts_with("out of memory on ") && error.contains("17592186044416 bytes asked, "),
+            "{label}: {error}"
+        );
         assert_eq!(device.memory_in_use().0, 0, "{label}");
         assert_eq!(buffer(&device, &[1, 2]).to_vec().unwrap(), [1, 2], "{label}: the device goes on working");
     }
@@ -233,7 +245,10 @@ fn absurd_sizes_are_refused_with_the_numbers() {
 fn devices_by_name() {
     for name in ["host", "cpu"] {
         let device = Device::by_name(name).unwrap();
-        assert!(device.is_host() && device.label() == "host" && device.describe().starts_with("host ("), "{device:?}");
+        assert!(
+            device.is_host() && device.label() == "host" && device.describe().starts_with("host ("),
+            "{device:?}"
+        );
     }
     assert!(Device::by_name("host-checked").unwrap().describe().ends_with(", checked)"));
     let auto = Device::by_name("auto").unwrap();
@@ -250,7 +265,10 @@ fn devices_by_name() {
     let error = Device::by_name("cuda:97").unwrap_err().to_string();
     assert!(error.starts_with("device cuda:97 cannot be used: "), "{error}");
     if let cuda::Status::Missing(reason) = cuda::status() {
-        assert_eq!(Device::by_name("cuda").unwrap_err().to_string(), format!("device cuda:0 cannot be used: {reason}"));
+        assert_eq!(
+            Device::by_name("cuda").unwrap_err().to_string(),
+            format!("device cuda:0 cannot be used: {reason}")
+        );
     }
 }
 

@@ -20,9 +20,9 @@ pub struct Accuracy {
     pub loss: f64,
 }
 
-/// Accuracy in eval mode, on clean images or on those that `attack` makes of them. Random starts depend on the seed and on each image's
-/// index alone, so the batch size changes nothing. `progress` gets the number of images done, and may
-/// end the evaluation with an error.
+/// Accuracy in eval mode, on clean images or on those that `attack` makes of them. Random starts depend on
+/// the seed and on each image's index alone, so the batch size changes nothing. `progress` gets the number of
+/// images done, and may end the evaluation with an error.
 pub fn accuracy(
     net: &mut Net,
     data: &Resident,
@@ -52,7 +52,8 @@ pub fn accuracy(
     Ok(Accuracy { percent: 100.0 * hits as f64 / images, loss: loss / images })
 }
 
-/// The percentage of images that are classified correctly and withstand `attack`; `progress` as in [`accuracy`].
+/// The percentage of images that are classified correctly and withstand `attack`; `progress` as in
+/// [`accuracy`].
 pub fn robust(
     net: &mut Net,
     data: &Resident,

@@ -9,13 +9,19 @@ use crate::ops::augment::Augmentation;
 use crate::tensor::Tensor;
 use std::ops::Range;
 
-/// Images whose logits and gradients are looked at: a number of its own, so that the batch size changes nothing.
+/// Images whose logits and gradients are looked at: a number of its own, so that the batch size changes
+/// nothing.
 const LOOKED_AT: usize = 128;
 /// Passes whose logits must agree.
 const PASSES: usize = 5;
 
 /// One line for every suspicion.
-pub fn checks(model: &mut dyn Model, data: &Resident, range: Range<usize>, plan: &Plan) -> Result<Vec<String>> {
+pub fn checks(
+    model: &mut dyn Model,
+    data: &Resident,
+    range: Range<usize>,
+    plan: &Plan,
+) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let batch = |range: Range<usize>| {
         let indices: Vec<i32> = range.map(|index| index as i32).collect();
@@ -45,10 +51,13 @@ pub fn checks(model: &mut dyn Model, data: &Resident, range: Range<usize>, plan:
         ));
     }
     let probabilities = |row: &Vec<f32>| {
-        row.iter().all(|p| (-1e-3..=1.001).contains(p)) && (row.iter().map(|p| *p as f64).sum::<f64>() - 1.0).abs() < 1e-3
+        row.iter().all(|p| (-1e-3..=1.001).contains(p))
+            && (row.iter().map(|p| *p as f64).sum::<f64>() - 1.0).abs() < 1e-3
     };
     if first.iter().all(probabilities) {
-        lines.push("the outputs look like probabilities: attacks need logits, without a softmax behind them".into());
+        lines.push(
+            "the outputs look like probabilities: attacks need logits, without a softmax behind them".into(),
+        );
     }
     let grad = rows(&Objective::CrossEntropy.pass(model, &x, &y)?.grad)?;
     let flat = grad.iter().filter(|image| image.iter().all(|g| *g == 0.0)).count();
@@ -70,7 +79,8 @@ fn few_classes(stage: &Stage, classes: usize) -> Option<String> {
     }
     let ranked = stage.attack.ranked()?;
     let (wanted, there) = (ranked.targets(), ranked.ranks(classes).count());
-    (there < wanted).then(|| format!("{name} has {there} targets instead of {wanted}: there are {classes} classes"))
+    (there < wanted)
+        .then(|| format!("{name} has {there} targets instead of {wanted}: there are {classes} classes"))
 }
 
 /// The rows of a tensor `[N,..]`.

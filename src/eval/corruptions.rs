@@ -58,7 +58,11 @@ impl Report {
     /// The report as it is written to a file.
     pub fn to_json(&self) -> Value {
         let row = |(name, row): &(String, Vec<f64>)| {
-            let cells = self.severities.iter().zip(row).map(|(severity, accuracy)| (severity.to_string(), json!(accuracy)));
+            let cells = self
+                .severities
+                .iter()
+                .zip(row)
+                .map(|(severity, accuracy)| (severity.to_string(), json!(accuracy)));
             (name.clone(), json!({ "mean": mean(row), "severities": cells.collect::<Value>() }))
         };
         json!({
@@ -75,12 +79,14 @@ impl Report {
 
 /// Measures the accuracy under the 15 standard corruptions; the report is written to `out` if that is given.
 ///
-/// Errors: files that are missing or of the wrong content, weights that do not fit them; nothing is written then.
+/// Errors: files that are missing or of the wrong content, weights that do not fit them; nothing is written
+/// then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     if request.n == Some(0) {
         return Err(Error::value("n", 0, "must be 1 or more"));
     }
-    let severities = if request.severities.is_empty() { (1..=SEVERITIES).collect() } else { request.severities.clone() };
+    let severities =
+        if request.severities.is_empty() { (1..=SEVERITIES).collect() } else { request.severities.clone() };
     if let Some(severity) = severities.iter().find(|severity| !(1..=SEVERITIES).contains(*severity)) {
         return Err(Error::value("severity", severity, format!("expected 1 to {SEVERITIES}")));
     }
@@ -107,13 +113,17 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
             if let Some(n) = request.n.filter(|n| *n < cell.len()) {
                 cell = cell.subset(&(0..n).collect::<Vec<_>>())?;
             }
-            let (before, images) = ((number * report.severities.len() + place) * cell.len(), cells * cell.len());
+            let (before, images) =
+                ((number * report.severities.len() + place) * cell.len(), cells * cell.len());
             let what = format!("{name} {severity}");
             let progress = |done| {
                 observer.evaluating(&what, before + done, images);
                 Ok(())
             };
-            row.push(accuracy(&mut net, &Resident::new(&device, &cell)?, None, request.batch, 0, progress)?.percent);
+            row.push(
+                accuracy(&mut net, &Resident::new(&device, &cell)?, None, request.batch, 0, progress)?
+                    .percent,
+            );
             (report.images, report.dataset) = (cell.len(), cell.name);
         }
         report.rows.push((name.clone(), row));

@@ -47,8 +47,9 @@ pub struct Crafted {
     pub longest: f64,
 }
 
-/// Attacks the images and writes `x_adv` f32 `[N,C,H,W]` (the clean image where the attack failed), and for each image `y` i64, `pred` i64,
-/// the class predicted at x_adv, `success` u8, whether that is another one than y, and `loss` f32, the cross entropy at x_adv.
+/// Attacks the images and writes `x_adv` f32 `[N,C,H,W]` (the clean image where the attack failed), and for
+/// each image `y` i64, `pred` i64, the class predicted at x_adv, `success` u8, whether that is another one
+/// than y, and `loss` f32, the cross entropy at x_adv.
 ///
 /// Errors: files of the wrong content, an unknown attack; nothing is written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
@@ -56,10 +57,14 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     let attack = attack::by_name(&request.attack, settings)?;
     let file = TensorFile::read(&request.data, &["x", "y"])?;
     let y = file.labels()?;
-    let x = file.images("x")?.ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
+    let x =
+        file.images("x")?.ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
     let Images { shape: [n, h, w, c], pixels } = &x;
     if *n != y.len() || *n == 0 || h * w * c == 0 {
-        return Err(file.wrong(format!("x has {n} images of {h}x{w}x{c}, y {} labels; expected as many, at least one", y.len())));
+        return Err(file.wrong(format!(
+            "x has {n} images of {h}x{w}x{c}, y {} labels; expected as many, at least one",
+            y.len()
+        )));
     }
     file.within(&y, request.weights.classes()?)?;
     check_writable(&request.out)?;
@@ -71,9 +76,11 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     let (mut clean, size) = (0, h * w * c);
     for (start, labels) in (0..).step_by((*batch).max(1)).zip(y.chunks((*batch).max(1))) {
         let count = labels.len();
-        let clean_images = Tensor::from_slice(&device, &[count, *h, *w, *c], &pixels[start * size..(start + count) * size])?;
+        let clean_images =
+            Tensor::from_slice(&device, &[count, *h, *w, *c], &pixels[start * size..(start + count) * size])?;
         let on_device = Buffer::from_slice(&device, labels)?;
-        let indices = Buffer::from_slice(&device, &(start as i32..(start + count) as i32).collect::<Vec<_>>())?;
+        let indices =
+            Buffer::from_slice(&device, &(start as i32..(start + count) as i32).collect::<Vec<_>>())?;
         let before = argmax(&device, &logits(&mut net, &clean_images)?)?.to_vec()?;
         clean += before.iter().zip(labels).filter(|(p, y)| p == y).count();
         let found = attack.run(&mut net, &clean_images, &on_device, &indices)?;

@@ -1,4 +1,5 @@
-//! Evaluation of saved weights: clean accuracy, accuracy under single attacks, and the protocol of AutoAttack.
+//! Evaluation of saved weights: clean accuracy, accuracy under single attacks, and the protocol of
+//! AutoAttack.
 
 pub mod accuracy;
 mod checks;
@@ -42,8 +43,8 @@ pub struct Request {
     pub weights: PathBuf,
     pub dataset: String,
     pub data: Option<PathBuf>,
-    /// Names that [`crate::attack::by_name`] knows, each judged alone on all images, or one protocol, as [`Plan::named`] knows it; clean
-    /// accuracy always comes first.
+    /// Names that [`crate::attack::by_name`] knows, each judged alone on all images, or one protocol, as
+    /// [`Plan::named`] knows it; clean accuracy always comes first.
     pub attacks: Vec<String>,
     /// Ball, seed and parameters of all attacks.
     pub settings: Settings,
@@ -143,8 +144,8 @@ fn word(norm: Norm) -> &'static str {
 
 /// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it.
 ///
-/// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another evaluation, an interruption; no report is
-/// written then.
+/// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another
+/// evaluation, an interruption; no report is written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let Request { settings, extras, .. } = request;
     let plan = Plan::named(&request.attacks, settings)?;
@@ -207,7 +208,11 @@ fn needs_protocol(Request { attacks, extras, .. }: &Request) -> Result<()> {
     match given.into_iter().find(|(_, given)| *given) {
         Some((flag, _)) => {
             let names = attacks.join(",");
-            Err(Error::value("attack", &names, format!("--{flag} needs --attack autoattack, or autoattack:{names}")))
+            Err(Error::value(
+                "attack",
+                &names,
+                format!("--{flag} needs --attack autoattack, or autoattack:{names}"),
+            ))
         }
         None => Ok(()),
     }
@@ -238,7 +243,13 @@ fn one_by_one(
             None => accuracy(net, data, None, batch, seed, progress)?.percent,
         };
         let about = stage.map_or(name, |stage| &stage.about).to_owned();
-        Ok(Row { name: name.to_owned(), about, accuracy, seconds: began.elapsed().as_secs_f64(), attacked: data.len })
+        Ok(Row {
+            name: name.to_owned(),
+            about,
+            accuracy,
+            seconds: began.elapsed().as_secs_f64(),
+            attacked: data.len,
+        })
     });
     measured.collect()
 }
@@ -257,7 +268,8 @@ fn illustrate(
         save_adversarial(path, test, range.clone(), images, predictions)?;
     }
     let Some(path) = &extras.page else { return Ok(()) };
-    let x_adv: Vec<f32> = range.enumerate().flat_map(|(point, index)| stored(test, index, images.get(&point))).collect();
+    let x_adv: Vec<f32> =
+        range.enumerate().flat_map(|(point, index)| stored(test, index, images.get(&point))).collect();
     let subject = Subject { net, test, data, x_adv: &x_adv, batch: *batch };
     let progress = |what: &str, done, of| observer.evaluating(what, done, of);
     let html = page::report(subject, told(report, &verdict.warnings), &Sweep::usual(*settings), progress)?;
@@ -316,7 +328,10 @@ fn by_protocol(
 
 /// What the page says of an evaluation besides its pictures.
 fn told(report: &Report, warnings: &[String]) -> Told {
-    let facts = report.facts().into_iter().map(|(name, value)| (name, value.as_str().map_or(value.to_string(), str::to_owned)));
+    let facts = report
+        .facts()
+        .into_iter()
+        .map(|(name, value)| (name, value.as_str().map_or(value.to_string(), str::to_owned)));
     let stage = |row: &Row| Shown { attack: row.name.clone(), accuracy: row.accuracy, seconds: row.seconds };
     Told {
         title: format!("{} on {} under AutoAttack's protocol", report.arch, report.dataset),
@@ -337,20 +352,25 @@ fn evaluation(plan: &Plan, report: &Report, test: &Dataset, weights: &str) -> Ma
         ("eps", json!(plan.eps)),
         ("seed", json!(plan.seed)),
         ("version", json!(plan.version)),
-        ("attacks", json!(plan.stages.iter().map(|stage| stage.about.as_str()).collect::<Vec<_>>().join("; "))),
+        (
+            "attacks",
+            json!(plan.stages.iter().map(|stage| stage.about.as_str()).collect::<Vec<_>>().join("; ")),
+        ),
         ("architecture", json!(report.arch)),
     ];
     facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }
 
-/// A fingerprint of what a network computes with: weights, normalisation and architecture. Other facts in the file make no other network.
+/// A fingerprint of what a network computes with: weights, normalisation and architecture. Other facts in the
+/// file make no other network.
 fn identity(net: &Net, file: &WeightFile) -> Result<String> {
     let mut bytes = Vec::new();
     for (name, _, values) in net.export()? {
         bytes.extend(name.bytes());
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
-    let facts = ["arch", "mean", "std"].map(|key| file.metadata.get(key).map_or("", String::as_str).as_bytes());
+    let facts =
+        ["arch", "mean", "std"].map(|key| file.metadata.get(key).map_or("", String::as_str).as_bytes());
     Ok(fingerprint(&[&bytes, facts[0], b";", facts[1], b";", facts[2]]))
 }
 
@@ -364,7 +384,8 @@ pub fn weight_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let candidates = ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
+    let candidates =
+        ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
     let found = candidates.into_iter().find(|file| file.exists());
     found.ok_or_else(|| {
         Error::file(path, "holds no checkpoints/best.safetensors or last.safetensors; expected a weight file or a run directory")

@@ -1,4 +1,5 @@
-//! What the page of an evaluation shows of a network: margins, examples, classes, and how accuracy falls with eps.
+//! What the page of an evaluation shows of a network: margins, examples, classes, and how accuracy falls with
+//! eps.
 
 use super::accuracy::{accuracy, robust};
 use crate::attack::{self, Settings};
@@ -59,14 +60,25 @@ pub struct Subject<'a> {
 }
 
 /// The page as HTML: [`collect`], rendered.
-pub fn report(subject: Subject, told: Told, sweep: &Sweep, progress: impl FnMut(&str, usize, usize)) -> Result<String> {
+pub fn report(
+    subject: Subject,
+    told: Told,
+    sweep: &Sweep,
+    progress: impl FnMut(&str, usize, usize),
+) -> Result<String> {
     collect(subject, told, sweep, progress)?.to_html()
 }
 
-/// Everything that the page shows. `progress` gets what is being done, and the number of images done of how many.
+/// Everything that the page shows. `progress` gets what is being done, and the number of images done of how
+/// many.
 ///
 /// Errors: not one adversarial image for each test image, an unknown attack.
-pub fn collect(subject: Subject, told: Told, sweep: &Sweep, mut progress: impl FnMut(&str, usize, usize)) -> Result<EvalPage> {
+pub fn collect(
+    subject: Subject,
+    told: Told,
+    sweep: &Sweep,
+    mut progress: impl FnMut(&str, usize, usize),
+) -> Result<EvalPage> {
     let Subject { net, test, data, x_adv, batch } = subject;
     let (device, size) = (data.device(), test.shape.bytes());
     if x_adv.len() != test.len() * size || data.len != test.len() {
@@ -98,7 +110,11 @@ pub fn collect(subject: Subject, told: Told, sweep: &Sweep, mut progress: impl F
         warnings,
         path,
         curve,
-        curve_note: format!("Under {} alone, on the first {} images, anew for each eps.", sweep.attack, first.len()),
+        curve_note: format!(
+            "Under {} alone, on the first {} images, anew for each eps.",
+            sweep.attack,
+            first.len()
+        ),
         grid: grid(test, x_adv, &before.classes, &after.classes),
         per_class: per_class(test, &before.classes, &after.classes),
         margins_before: before.margins,
@@ -145,13 +161,17 @@ fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Exa
     let right = |index: &usize| before[*index] == test.labels[*index];
     let broken = |index: &usize| right(index) && after[*index] != test.labels[*index];
     let withstood = |index: &usize| right(index) && !broken(index);
-    let name = |class: i32| test.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
+    let name =
+        |class: i32| test.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
     let (shape, size) = (test.shape, test.shape.bytes());
     let example = |index: usize| Example {
         height: shape.height,
         width: shape.width,
         channels: shape.channels,
-        clean: test.images[index * size..(index + 1) * size].iter().map(|byte| f32::from(*byte) * test.byte_scale).collect(),
+        clean: test.images[index * size..(index + 1) * size]
+            .iter()
+            .map(|byte| f32::from(*byte) * test.byte_scale)
+            .collect(),
         adversarial: x_adv[index * size..(index + 1) * size].to_vec(),
         label: name(test.labels[index]),
         predicted_clean: name(before[index]),
@@ -184,7 +204,8 @@ mod tests {
     #[test]
     fn the_page_says_what_the_network_says() {
         let device = Device::host().unwrap();
-        let test = crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
+        let test =
+            crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
         let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
         let data = Resident::new(&device, &test).unwrap();
@@ -198,15 +219,21 @@ mod tests {
         let told = Told { title: "digits".into(), warnings: vec!["untrained".into()], ..Told::default() };
         let mut seen = Vec::new();
         let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv, batch: 32 };
-        let page = collect(subject, told, &sweep, |what, done, of| seen.push((what.to_owned(), done, of))).unwrap();
+        let page =
+            collect(subject, told, &sweep, |what, done, of| seen.push((what.to_owned(), done, of))).unwrap();
         assert_eq!(seen.first(), Some(&("margins".to_owned(), 32, 60)));
         assert_eq!(seen.last(), Some(&("pgd5 with eps 0.4000".to_owned(), 50, 50)));
 
         let right = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
         let (clean, robust) = (right(&page.margins_before), right(&page.margins_after));
         assert_eq!(robust, broken.iter().filter(|broken| **broken == 0).count());
-        let images = |of: fn(&Class) -> f64| page.per_class.iter().map(|c| of(c) * c.count as f64 / 100.0).sum::<f64>();
-        assert!((images(|c| c.clean) - clean as f64).abs() < 1e-9 && (images(|c| c.robust) - robust as f64).abs() < 1e-9);
+        let images = |of: fn(&Class) -> f64| {
+            page.per_class.iter().map(|c| of(c) * c.count as f64 / 100.0).sum::<f64>()
+        };
+        assert!(
+            (images(|c| c.clean) - clean as f64).abs() < 1e-9
+                && (images(|c| c.robust) - robust as f64).abs() < 1e-9
+        );
         assert_eq!(page.per_class.iter().map(|c| c.count).sum::<usize>(), 60);
         assert_eq!(page.curve.iter().map(|(eps, _)| *eps as f32).collect::<Vec<_>>(), [0.0, 0.2, 0.4]);
         assert_eq!(page.curve[0].1, 2.0 * right(&page.margins_before[..50]) as f64);
@@ -214,8 +241,12 @@ mod tests {
         assert!(clean > robust, "the attack does something: {clean}, {robust}");
         for (number, example) in page.grid.iter().enumerate() {
             let (label, after) = (&example.label, &example.predicted_adversarial);
-            assert!(example.predicted_clean == *label && (after == label) == (number >= (clean - robust).min(BROKEN)));
-            let index = (0..60).find(|i| x.to_vec().unwrap()[i * 64..(i + 1) * 64] == example.clean[..]).unwrap();
+            assert!(
+                example.predicted_clean == *label
+                    && (after == label) == (number >= (clean - robust).min(BROKEN))
+            );
+            let index =
+                (0..60).find(|i| x.to_vec().unwrap()[i * 64..(i + 1) * 64] == example.clean[..]).unwrap();
             assert_eq!(example.adversarial, x_adv[index * 64..(index + 1) * 64]);
             assert_eq!(*label, test.class_names[test.labels[index] as usize]);
         }

@@ -38,7 +38,9 @@ impl Stage {
                 about += &format!(", {value} {what}");
             }
         }
-        for (what, value, usual) in [("kappa", settings.kappa, usual.kappa), ("momentum", settings.momentum, usual.momentum)] {
+        for (what, value, usual) in
+            [("kappa", settings.kappa, usual.kappa), ("momentum", settings.momentum, usual.momentum)]
+        {
             if value != usual {
                 about += &format!(", {what} {value}");
             }
@@ -56,9 +58,18 @@ const MOST_STAGES: usize = 35;
 
 /// What `--attack` knows besides the single attacks, each with a line about it.
 pub const VERSIONS: [(&str, &str); 4] = [
-    (NAME, "AutoAttack, version standard: apgd-ce, apgd-t, fab-t, square, each on the points that withstood the earlier ones"),
-    ("autoattack-plus", "version plus: apgd-ce, apgd-dlr and fab with 5 restarts, then square, apgd-t and fab-t"),
-    ("autoattack-rand", "version rand, for networks that are random: apgd-ce and apgd-dlr, gradients averaged over 20 passes"),
+    (
+        NAME,
+        "AutoAttack, version standard: apgd-ce, apgd-t, fab-t, square, each on the points that withstood the earlier ones",
+    ),
+    (
+        "autoattack-plus",
+        "version plus: apgd-ce, apgd-dlr and fab with 5 restarts, then square, apgd-t and fab-t",
+    ),
+    (
+        "autoattack-rand",
+        "version rand, for networks that are random: apgd-ce and apgd-dlr, gradients averaged over 20 passes",
+    ),
     ("autoattack:A,B", "any attacks in the same protocol, such as autoattack:apgd-ce,square"),
 ];
 
@@ -66,7 +77,11 @@ impl Plan {
     /// These stages, in the ball and with the seed of `settings`.
     pub fn new(version: &str, stages: Vec<Stage>, settings: &Settings) -> Result<Plan> {
         if stages.is_empty() || stages.len() > MOST_STAGES {
-            return Err(Error::value("attack", stages.len(), format!("a protocol has 1 to {MOST_STAGES} attacks")));
+            return Err(Error::value(
+                "attack",
+                stages.len(),
+                format!("a protocol has 1 to {MOST_STAGES} attacks"),
+            ));
         }
         let &Settings { norm, eps, seed, .. } = settings;
         Ok(Plan { version: version.into(), stages, norm, eps, seed })
@@ -97,8 +112,9 @@ impl Plan {
         Plan::new("custom", stages(names, settings)?, settings)
     }
 
-    /// The plan that a list of names asks for, whose first one is `autoattack`, `autoattack-plus`, `autoattack-rand`, or begins with `autoattack:`;
-    /// `None` for a list of attacks that are to be judged each alone.
+    /// The plan that a list of names asks for, whose first one is `autoattack`, `autoattack-plus`,
+    /// `autoattack-rand`, or begins with `autoattack:`; `None` for a list of attacks that are to be judged
+    /// each alone.
     ///
     /// Errors: attacks beside a version; unknown ones.
     pub fn named(names: &[String], settings: &Settings) -> Result<Option<Plan>> {
@@ -108,14 +124,18 @@ impl Plan {
             return alone("autoattack stands alone; evaluate other attacks in a call of their own");
         }
         if let Some(first) = names[0].strip_prefix("autoattack:") {
-            let list = std::iter::once(first).chain(names[1..].iter().map(String::as_str)).filter(|name| !name.is_empty());
+            let list = std::iter::once(first)
+                .chain(names[1..].iter().map(String::as_str))
+                .filter(|name| !name.is_empty());
             return Plan::custom(&list.collect::<Vec<_>>(), settings).map(Some);
         }
         if names.len() > 1 {
             return alone("autoattack stands alone; for a list of your own write autoattack:A,B");
         }
         if *settings != usual(settings) {
-            return alone("the attacks of autoattack have parameters of their own; for others write autoattack:A,B");
+            return alone(
+                "the attacks of autoattack have parameters of their own; for others write autoattack:A,B",
+            );
         }
         match names[0].replace('_', "-").as_str() {
             NAME | "autoattack-standard" => Plan::standard(settings),
@@ -154,9 +174,15 @@ mod tests {
             let plan = named(list).unwrap().unwrap();
             (plan.version, plan.stages.into_iter().map(|stage| stage.about).collect::<Vec<_>>().join("; "))
         };
-        let is = |list: &str, version: &str, stages: &str| assert_eq!(about(list), (version.into(), stages.into()), "{list}");
+        let is = |list: &str, version: &str, stages: &str| {
+            assert_eq!(about(list), (version.into(), stages.into()), "{list}")
+        };
         is("autoattack", "standard", "apgd-ce; apgd-t; fab-t; square");
-        is("autoattack-plus", "plus", "apgd-ce, 5 restarts; apgd-dlr, 5 restarts; fab, 5 restarts; square; apgd-t; fab-t");
+        is(
+            "autoattack-plus",
+            "plus",
+            "apgd-ce, 5 restarts; apgd-dlr, 5 restarts; fab, 5 restarts; square; apgd-t; fab-t",
+        );
         is("autoattack_rand", "rand", "apgd-ce, 20 passes a gradient; apgd-dlr, 20 passes a gradient");
         is("autoattack:apgd-ce,square", "custom", "apgd-ce; square");
         let short = Settings { steps: Some(3), kappa: 1.0, restarts: 2, ..Settings::default() };
@@ -164,7 +190,10 @@ mod tests {
         let about: Vec<&str> = own.stages.iter().map(|stage| stage.about.as_str()).collect();
         assert_eq!(about, ["apgd-ce, 2 restarts, kappa 1, 3 steps", "cw3, 2 restarts, kappa 1, 3 steps"]);
         let error = named_with("autoattack", &short).err().unwrap().to_string();
-        assert!(error.starts_with("attack = autoattack: the attacks of autoattack have parameters of their own"), "{error}");
+        assert!(
+            error.starts_with("attack = autoattack: the attacks of autoattack have parameters of their own"),
+            "{error}"
+        );
         assert!(named("pgd20,fgsm").unwrap().is_none());
     }
 
@@ -175,6 +204,8 @@ mod tests {
         assert!(message("autoattack,pgd20").contains("write autoattack:A,B"));
         assert!(message("autoattack-fast").starts_with("unknown attack 'autoattack-fast'"));
         assert!(message("autoattack:").contains("1 to 35 attacks"));
-        assert!(message("autoattack:apgd-cd").starts_with("unknown attack 'apgd-cd' (did you mean 'apgd-ce'?)"));
+        assert!(
+            message("autoattack:apgd-cd").starts_with("unknown attack 'apgd-cd' (did you mean 'apgd-ce'?)")
+        );
     }
 }

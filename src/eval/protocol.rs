@@ -7,9 +7,10 @@
 //!     misclassified: the point is broken by this attack and keeps the image
 //! robust accuracy <- robust points / all points;  verify the images
 //! ```
-//! An attack on nine targets makes nine attempts on a point. A batch is filled with pairs of a point and an attempt: first one pair of every
-//! robust point, those with the fewest attempts in front, then, when too few points are left for a whole batch, the following attempts of the
-//! same points. The first attempt that succeeds counts, so that batch size, packing, shards and interruptions change no bit of the result.
+//! An attack on nine targets makes nine attempts on a point. A batch is filled with pairs of a point and an
+//! attempt: first one pair of every robust point, those with the fewest attempts in front, then, when too few
+//! points are left for a whole batch, the following attempts of the same points. The first attempt that
+//! succeeds counts, so that batch size, packing, shards and interruptions change no bit of the result.
 
 use super::checks::checks;
 use super::plan::{Plan, Stage};
@@ -67,7 +68,8 @@ pub struct Standing {
 
 /// Judges a model.
 ///
-/// Errors: [`Error::Interrupted`] after `conduct.stop`; a state that cannot be written; whatever the model reports.
+/// Errors: [`Error::Interrupted`] after `conduct.stop`; a state that cannot be written; whatever the model
+/// reports.
 pub fn judge(
     model: &mut dyn Model,
     data: &Resident,
@@ -78,10 +80,17 @@ pub fn judge(
     let kept = conduct.state.map(State::load).transpose()?.flatten();
     let (mut standing, images) = match kept {
         Some((standing, images)) => {
-            observer.note(&format!("going on: {} of {} attacks begun", standing.rows.len().max(1) - 1, plan.stages.len()));
+            observer.note(&format!(
+                "going on: {} of {} attacks begun",
+                standing.rows.len().max(1) - 1,
+                plan.stages.len()
+            ));
             (standing, images)
         }
-        None => (Standing { outcomes: Outcomes(vec![None; conduct.range.len()]), ..Standing::default() }, Images::new()),
+        None => (
+            Standing { outcomes: Outcomes(vec![None; conduct.range.len()]), ..Standing::default() },
+            Images::new(),
+        ),
     };
     for line in checks(model, data, conduct.range.clone(), plan)? {
         if !standing.warnings.contains(&line) {
@@ -89,16 +98,19 @@ pub fn judge(
         }
     }
     standing.warnings.iter().for_each(|line| observer.note(&format!("warning: {line}")));
-    let mut judge = Judge { model: &mut *model, data, plan, conduct, observer: &mut *observer, standing, images };
+    let mut judge =
+        Judge { model: &mut *model, data, plan, conduct, observer: &mut *observer, standing, images };
     judge.stage(0, None)?;
     for (number, stage) in plan.stages.iter().enumerate() {
         judge.stage(number + 1, Some(stage))?;
     }
     let Judge { standing: Standing { outcomes, rows, passes, warnings, .. }, images, .. } = judge;
     let (range, ball) = (conduct.range.clone(), (plan.norm, plan.eps));
-    let (verification, predictions): (Verification, _) = verify(model, data, range, ball, (&images, &outcomes), conduct.batch)?;
+    let (verification, predictions): (Verification, _) =
+        verify(model, data, range, ball, (&images, &outcomes), conduct.batch)?;
     let known = warnings.len();
-    let mut verdict = Verdict { version: plan.version.clone(), rows, outcomes, warnings, verification, passes };
+    let mut verdict =
+        Verdict { version: plan.version.clone(), rows, outcomes, warnings, verification, passes };
     verdict.count();
     verdict.warnings.extend(verdict.verification.complaint());
     verdict.warnings.iter().skip(known).for_each(|line| observer.note(&format!("warning: {line}")));
@@ -125,7 +137,14 @@ impl Judge<'_> {
         let skipped = stage.is_some_and(|stage| self.model.classes() < stage.attack.least_classes());
         if self.standing.rows.len() == number {
             let attacked = if skipped { 0 } else { self.standing.outcomes.robust().count() };
-            self.standing.rows.push(Row { attack: attack.clone(), accuracy: 0.0, robust: 0, attacked, seconds: 0.0, skipped });
+            self.standing.rows.push(Row {
+                attack: attack.clone(),
+                accuracy: 0.0,
+                robust: 0,
+                attacked,
+                seconds: 0.0,
+                skipped,
+            });
             self.standing.tried = vec![0; self.conduct.range.len()];
         }
         let ranks = stage.and_then(|stage| Some(stage.attack.ranked()?.ranks(self.model.classes())));
@@ -165,10 +184,18 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Makes the attempts of a batch; the points that are broken, each with the image of its first attempt that succeeded.
-    fn attempt(&mut self, stage: Option<&Stage>, pairs: &[(usize, usize)], first: usize, pace: &Pace) -> Result<Images> {
+    /// Makes the attempts of a batch; the points that are broken, each with the image of its first attempt
+    /// that succeeded.
+    fn attempt(
+        &mut self,
+        stage: Option<&Stage>,
+        pairs: &[(usize, usize)],
+        first: usize,
+        pace: &Pace,
+    ) -> Result<Images> {
         let device = self.data.device();
-        let indices: Vec<i32> = pairs.iter().map(|(point, _)| (self.conduct.range.start + point) as i32).collect();
+        let indices: Vec<i32> =
+            pairs.iter().map(|(point, _)| (self.conduct.range.start + point) as i32).collect();
         let indices = Buffer::from_slice(device, &indices)?;
         let (x, y) = self.data.batch(&indices, &Augmentation::none())?;
         let points = Points { x: &x, y: &y, images: &indices };
@@ -191,12 +218,16 @@ impl Judge<'_> {
             told = Some(Instant::now());
             let part = pairs.len() as f64 * (calls as f64 / expected.max(calls).max(1) as f64);
             let (done, seconds) = (pace.done as f64 + part, pace.seconds + began.elapsed().as_secs_f64());
-            at.seconds_left =
-                if part < 1.0 && pace.done == 0 { f64::NAN } else { seconds / done * (pace.left as f64 - part).max(0.0) };
+            at.seconds_left = if part < 1.0 && pace.done == 0 {
+                f64::NAN
+            } else {
+                seconds / done * (pace.left as f64 - part).max(0.0)
+            };
             observer.judging(&at);
         };
         let passes = &mut self.standing.passes;
-        let mut model = Watched { model: &mut *self.model, conduct: self.conduct, passes, calls: 0, tell: &mut tell };
+        let mut model =
+            Watched { model: &mut *self.model, conduct: self.conduct, passes, calls: 0, tell: &mut tell };
         let found = match stage {
             None => Found { x_adv: x.clone(), success: Buffer::zeros(device, pairs.len())? },
             Some(stage) => match stage.attack.ranked() {
@@ -216,7 +247,9 @@ impl Judge<'_> {
         if rows.is_empty() {
             return Ok(Images::new());
         }
-        let images = take(&found.x_adv, &Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?)?.to_vec()?;
+        let images =
+            take(&found.x_adv, &Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?)?
+                .to_vec()?;
         let size = images.len() / rows.len();
         Ok(rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect())
     }
@@ -232,7 +265,8 @@ struct Pace {
 
 /// Pairs of a point and the number of an attempt that are next.
 fn next_batch(standing: &Standing, attempts: usize, batch: usize) -> Vec<(usize, usize)> {
-    let mut points: Vec<usize> = standing.outcomes.robust().filter(|point| standing.tried[*point] < attempts).collect();
+    let mut points: Vec<usize> =
+        standing.outcomes.robust().filter(|point| standing.tried[*point] < attempts).collect();
     points.sort_by_key(|point| standing.tried[*point]);
     let round = |further: usize| points.iter().map(move |point| (*point, standing.tried[*point] + further));
     (0..attempts).flat_map(round).filter(|(_, attempt)| *attempt < attempts).take(batch.max(1)).collect()
@@ -252,8 +286,12 @@ impl Model for Watched<'_> {
     fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
         if self.conduct.stop.load(Ordering::SeqCst) {
             let (saved, resume) = match self.conduct.state {
-                Some(state) => (format!("progress is kept in {}", state.folder().display()), "the same command"),
-                None => ("nothing is kept without --state DIR".into(), "the same command, which begins again"),
+                Some(state) => {
+                    (format!("progress is kept in {}", state.folder().display()), "the same command")
+                }
+                None => {
+                    ("nothing is kept without --state DIR".into(), "the same command, which begins again")
+                }
             };
             return Err(Error::Interrupted { saved, resume: resume.into() });
         }

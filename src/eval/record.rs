@@ -25,7 +25,10 @@ impl Shard {
     pub fn read(text: &str) -> Result<Shard> {
         let wrong = || Error::value("shard", text, "expected a part and the number of parts, such as 1/4");
         let (number, of) = text.split_once('/').ok_or_else(wrong)?;
-        let shard = Shard { number: number.trim().parse().map_err(|_| wrong())?, of: of.trim().parse().map_err(|_| wrong())? };
+        let shard = Shard {
+            number: number.trim().parse().map_err(|_| wrong())?,
+            of: of.trim().parse().map_err(|_| wrong())?,
+        };
         if (1..=shard.of).contains(&shard.number) { Ok(shard) } else { Err(wrong()) }
     }
 
@@ -52,7 +55,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// The file's object. Accuracies under RobustBench's names are percentages as text; only what ran as AutoAttack is called so.
+    /// The file's object. Accuracies under RobustBench's names are percentages as text; only what ran as
+    /// AutoAttack is called so.
     pub fn to_json(&self) -> Value {
         let mut object = self.about.clone();
         let verdict = &self.verdict;
@@ -60,7 +64,10 @@ impl Record {
         object.insert("clean_acc".into(), percent(verdict.clean()));
         // A weaker set is never called AutoAttack.
         let is_autoattack = verdict.version != "custom" && !verdict.rows.iter().any(|row| row.skipped);
-        object.insert("autoattack_acc".into(), if is_autoattack { percent(verdict.robust()) } else { Value::Null });
+        object.insert(
+            "autoattack_acc".into(),
+            if is_autoattack { percent(verdict.robust()) } else { Value::Null },
+        );
         object.insert("robust_acc".into(), percent(verdict.robust()));
         object.insert("shard".into(), json!(self.shard));
         object.insert("evaluation".into(), Value::Object(self.evaluation.clone()));
@@ -70,17 +77,32 @@ impl Record {
         Value::Object(object)
     }
 
-    /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] for anything else than the result of a protocol.
+    /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] for anything else than the result of a
+    /// protocol.
     pub fn read(path: &Path) -> Result<Record> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read the result"))?;
-        let wrong = |problem: String| Error::file(path, format!("not the result of saddle eval --attack autoattack: {problem}"));
-        let mut about: Map<String, Value> = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        let verdict: Verdict = serde_json::from_value(Value::Object(about.clone())).map_err(|error| wrong(error.to_string()))?;
+        let wrong = |problem: String| {
+            Error::file(path, format!("not the result of saddle eval --attack autoattack: {problem}"))
+        };
+        let mut about: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let verdict: Verdict =
+            serde_json::from_value(Value::Object(about.clone())).map_err(|error| wrong(error.to_string()))?;
         let mut taken = |key: &str| about.remove(key).ok_or_else(|| wrong(format!("there is no '{key}'")));
-        let Value::Object(evaluation) = taken("evaluation")? else { return Err(wrong("'evaluation' is no object".into())) };
-        let shard = serde_json::from_value(taken("shard")?).map_err(|error| wrong(format!("shard: {error}")))?;
+        let Value::Object(evaluation) = taken("evaluation")? else {
+            return Err(wrong("'evaluation' is no object".into()));
+        };
+        let shard =
+            serde_json::from_value(taken("shard")?).map_err(|error| wrong(format!("shard: {error}")))?;
         let derived = ["clean_acc", "autoattack_acc", "robust_acc"];
-        for key in derived.into_iter().chain(["version", "results", "outcomes", "warnings", "verification", "passes"]) {
+        for key in derived.into_iter().chain([
+            "version",
+            "results",
+            "outcomes",
+            "warnings",
+            "verification",
+            "passes",
+        ]) {
             about.remove(key);
         }
         Ok(Record { about, evaluation, shard, verdict })
@@ -89,12 +111,16 @@ impl Record {
 
 /// The result of a whole evaluation from the result files of all its shards, in any order.
 ///
-/// Errors: [`Error::File`] for a file that is no shard, or one of another evaluation; [`Error::Value`] for shards that are missing, given twice,
-/// or cut in another way.
+/// Errors: [`Error::File`] for a file that is no shard, or one of another evaluation; [`Error::Value`] for
+/// shards that are missing, given twice, or cut in another way.
 pub fn merge(files: &[PathBuf]) -> Result<Record> {
     let mut records = files.iter().map(|path| Ok((path, Record::read(path)?))).collect::<Result<Vec<_>>>()?;
     let Some((first, reference)) = records.first().cloned() else {
-        return Err(Error::value("merge", 0, "there is nothing to merge; give the result files of all shards"));
+        return Err(Error::value(
+            "merge",
+            0,
+            "there is nothing to merge; give the result files of all shards",
+        ));
     };
     let of = reference.shard.map_or(0, |shard| shard.of);
     let mut seen: Vec<Option<&PathBuf>> = vec![None; of];
@@ -104,33 +130,55 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
         };
         let differ = differences(&reference.evaluation, &record.evaluation);
         if !differ.is_empty() {
-            let problem = format!("belongs to another evaluation than {}: {}", first.display(), differ.join(", "));
+            let problem =
+                format!("belongs to another evaluation than {}: {}", first.display(), differ.join(", "));
             return Err(Error::file(path, problem));
         }
         let images = record.evaluation.get("images").and_then(Value::as_u64).unwrap_or(0) as usize;
         if of != shard.of || shard.number == 0 || shard.number > shard.of {
-            let problem = format!("is shard {} of {}, other files are of {of}: they overlap", shard.number, shard.of);
+            let problem =
+                format!("is shard {} of {}, other files are of {of}: they overlap", shard.number, shard.of);
             return Err(Error::file(path, problem));
         }
         if shard.range(images)?.len() != record.verdict.outcomes.0.len() {
-            return Err(Error::file(path, format!("holds {} points, not its shard's", record.verdict.outcomes.0.len())));
+            return Err(Error::file(
+                path,
+                format!("holds {} points, not its shard's", record.verdict.outcomes.0.len()),
+            ));
         }
         if let Some(other) = seen[shard.number - 1].replace(path) {
-            return Err(Error::file(path, format!("is shard {} of {}, like {}", shard.number, shard.of, other.display())));
+            return Err(Error::file(
+                path,
+                format!("is shard {} of {}, like {}", shard.number, shard.of, other.display()),
+            ));
         }
     }
-    let missing: Vec<String> =
-        (1..).zip(&seen).filter(|(_, path)| path.is_none()).map(|(number, _)| format!("{number}/{}", seen.len())).collect();
+    let missing: Vec<String> = (1..)
+        .zip(&seen)
+        .filter(|(_, path)| path.is_none())
+        .map(|(number, _)| format!("{number}/{}", seen.len()))
+        .collect();
     if !missing.is_empty() {
-        return Err(Error::value("merge", files.len(), format!("a shard is missing: {}", missing.join(", "))));
+        return Err(Error::value(
+            "merge",
+            files.len(),
+            format!("a shard is missing: {}", missing.join(", ")),
+        ));
     }
     records.sort_by_key(|(_, record)| record.shard.map_or(0, |shard| shard.number));
     let verdict = Verdict::joined(records.into_iter().map(|(_, record)| record.verdict).collect())?;
     Ok(Record { verdict, shard: None, ..reference })
 }
 
-/// Writes the images behind a verdict: x_adv `[N,C,H,W]`, which is the clean image of points that were not broken, y, pred and success `[N]`.
-pub fn save_adversarial(path: &Path, data: &Dataset, range: Range<usize>, images: &Images, predictions: &[i32]) -> Result<()> {
+/// Writes the images behind a verdict: x_adv `[N,C,H,W]`, which is the clean image of points that were not
+/// broken, y, pred and success `[N]`.
+pub fn save_adversarial(
+    path: &Path,
+    data: &Dataset,
+    range: Range<usize>,
+    images: &Images,
+    predictions: &[i32],
+) -> Result<()> {
     let [h, w, c] = [data.shape.height, data.shape.width, data.shape.channels];
     let labels = &data.labels[range.clone()];
     let mut pixels = Vec::with_capacity(labels.len() * data.shape.bytes() * 4);
@@ -155,7 +203,9 @@ pub fn save_adversarial(path: &Path, data: &Dataset, range: Range<usize>, images
 
 /// The image of a point `[H,W,C]`: what broke it, or the clean image.
 pub fn stored(data: &Dataset, index: usize, broken: Option<&Vec<f32>>) -> Vec<f32> {
-    let clean = || data.image(index).unwrap_or_default().iter().map(|byte| f32::from(*byte) * data.byte_scale).collect();
+    let clean = || {
+        data.image(index).unwrap_or_default().iter().map(|byte| f32::from(*byte) * data.byte_scale).collect()
+    };
     broken.cloned().unwrap_or_else(clean)
 }
 
@@ -172,7 +222,8 @@ mod tests {
     #[test]
     fn shards_cover_everything_once() {
         for (n, of) in [(10, 3), (360, 7), (5, 5)] {
-            let ranges: Vec<usize> = (1..=of).flat_map(|number| Shard { number, of }.range(n).unwrap()).collect();
+            let ranges: Vec<usize> =
+                (1..=of).flat_map(|number| Shard { number, of }.range(n).unwrap()).collect();
             assert_eq!(ranges, (0..n).collect::<Vec<_>>());
         }
         assert_eq!(Shard::read("2/5").unwrap(), Shard { number: 2, of: 5 });

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-/// A folder with the progress of one evaluation: `progress.json`, and one file for the images of every batch that broke points.
+/// A folder with the progress of one evaluation: `progress.json`, and one file for the images of every batch
+/// that broke points.
 pub struct State {
     folder: PathBuf,
     identity: Map<String, Value>,
@@ -29,14 +30,18 @@ struct Progress {
 impl State {
     /// Takes the folder, which is made if it is not there, for the evaluation that `identity` describes.
     ///
-    /// Errors: [`Error::File`] when it holds the progress of another evaluation, with what differs; [`Error::Io`].
+    /// Errors: [`Error::File`] when it holds the progress of another evaluation, with what differs;
+    /// [`Error::Io`].
     pub fn open(folder: &Path, identity: Map<String, Value>) -> Result<State> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder for --state"))?;
         let state = State { folder: folder.to_owned(), identity, files: Cell::new(0) };
         if let Some(progress) = state.read()? {
             let differ = differences(&progress.evaluation, &state.identity);
             if !differ.is_empty() {
-                let problem = format!("holds the progress of another evaluation: {}; choose another --state", differ.join(", "));
+                let problem = format!(
+                    "holds the progress of another evaluation: {}; choose another --state",
+                    differ.join(", ")
+                );
                 return Err(Error::file(folder, problem));
             }
         }
@@ -52,8 +57,11 @@ impl State {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the progress of an evaluation"))?;
-        let wrong = |error: serde_json::Error| Error::file(&path, format!("not the progress of an evaluation: {error}"));
+        let text = std::fs::read_to_string(&path)
+            .map_err(Error::io(&path, "cannot read the progress of an evaluation"))?;
+        let wrong = |error: serde_json::Error| {
+            Error::file(&path, format!("not the progress of an evaluation: {error}"))
+        };
         serde_json::from_str(&text).map(Some).map_err(wrong)
     }
 
@@ -68,7 +76,8 @@ impl State {
         Ok(Some((progress.standing, images)))
     }
 
-    /// Saves the standing, and the images that are new in it. A batch that was cut off by a crash is made again, and its file replaced.
+    /// Saves the standing, and the images that are new in it. A batch that was cut off by a crash is made
+    /// again, and its file replaced.
     pub fn save(&self, standing: &Standing, fresh: &Images) -> Result<()> {
         if !fresh.is_empty() {
             write_images(&self.images(self.files.get()), fresh)?;
@@ -94,24 +103,33 @@ pub fn differences(there: &Map<String, Value>, here: &Map<String, Value>) -> Vec
     };
     let keys = here.keys().chain(there.keys().filter(|key| !here.contains_key(*key)));
     let differ = keys.filter(|key| there.get(*key) != here.get(*key));
-    differ.map(|key| format!("{key} is {} there, not {}", text(there.get(key)), text(here.get(key)))).collect()
+    differ
+        .map(|key| format!("{key} is {} there, not {}", text(there.get(key)), text(here.get(key))))
+        .collect()
 }
 
 fn write_images(path: &Path, images: &Images) -> Result<()> {
     let points: Vec<u8> = images.keys().flat_map(|point| (*point as u64).to_le_bytes()).collect();
     let pixels: Vec<u8> = images.values().flatten().flat_map(|v| v.to_le_bytes()).collect();
     let shape = vec![images.len(), images.values().next().map_or(0, Vec::len)];
-    write_raw(path, &[("point", Dtype::U64, vec![images.len()], points), ("image", Dtype::F32, shape, pixels)])
+    write_raw(
+        path,
+        &[("point", Dtype::U64, vec![images.len()], points), ("image", Dtype::F32, shape, pixels)],
+    )
 }
 
 fn read_images(path: &Path) -> Result<Images> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
-    let wrong = |error: safetensors::SafeTensorError| Error::file(path, format!("not the images of an evaluation: {error}"));
+    let wrong = |error: safetensors::SafeTensorError| {
+        Error::file(path, format!("not the images of an evaluation: {error}"))
+    };
     let content = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let (points, images) = (content.tensor("point").map_err(wrong)?, content.tensor("image").map_err(wrong)?);
-    let numbers =
-        |bytes: &[u8]| bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | *b as usize)).collect::<Vec<_>>();
-    let pixels: Vec<f32> = images.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let numbers = |bytes: &[u8]| {
+        bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | *b as usize)).collect::<Vec<_>>()
+    };
+    let pixels: Vec<f32> =
+        images.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     let size = images.shape().last().copied().unwrap_or(0).max(1);
     Ok(numbers(points.data()).into_iter().zip(pixels.chunks(size).map(<[f32]>::to_vec)).collect())
 }

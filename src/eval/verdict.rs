@@ -1,4 +1,5 @@
-//! What an evaluation by the protocol found: which attack broke which point, and everything that follows from that.
+//! What an evaluation by the protocol found: which attack broke which point, and everything that follows from
+//! that.
 
 use super::verify::Verification;
 use crate::error::{Error, Result};
@@ -9,7 +10,8 @@ pub const CLEAN: &str = "clean";
 /// By how many points Square may lower the least accuracy of the other attacks before that is suspicious.
 const SQUARE_MARGIN: f64 = 0.2;
 
-/// For each point the row that broke it; 0 is the clean pass. In files one letter a point: `.` withstood all, else the row in base 36.
+/// For each point the row that broke it; 0 is the clean pass. In files one letter a point: `.` withstood all,
+/// else the row in base 36.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes(pub Vec<Option<usize>>);
 
@@ -125,7 +127,8 @@ impl Verdict {
         let mut parts = parts.into_iter();
         let mut whole = parts.next().ok_or_else(|| Error::value("merge", 0, "there is nothing to merge"))?;
         for part in parts {
-            let names = |verdict: &Verdict| verdict.rows.iter().map(|row| row.attack.clone()).collect::<Vec<_>>();
+            let names =
+                |verdict: &Verdict| verdict.rows.iter().map(|row| row.attack.clone()).collect::<Vec<_>>();
             if names(&part) != names(&whole) {
                 return Err(Error::value(
                     "merge",
@@ -187,7 +190,11 @@ mod tests {
     fn square_is_suspicious_when_it_finds_more_than_the_others() {
         let warned = |outcomes: &str, rows: &[&str]| verdict(outcomes, rows).warnings;
         let many = ".".repeat(499);
-        assert_eq!(warned(&format!("{many}2"), &["clean", "apgd-ce", "square"]), [""; 0], "0.2 points are not more than 0.2");
+        assert_eq!(
+            warned(&format!("{many}2"), &["clean", "apgd-ce", "square"]),
+            [""; 0],
+            "0.2 points are not more than 0.2"
+        );
         let line = &warned(&format!("{}22", &many[1..]), &["clean", "apgd-ce", "square"])[0];
         assert!(line.starts_with("square lowers the robust accuracy from 100.00 % to 99.60 %"), "{line}");
         assert_eq!(warned("..1", &["clean", "square"]), [""; 0], "there is nothing to compare it with");

@@ -1,4 +1,5 @@
-//! The last word on stored adversarial images: are they in the ball, are they images, and does the network still say what was reported?
+//! The last word on stored adversarial images: are they in the ball, are they images, and does the network
+//! still say what was reported?
 
 use super::protocol::Images;
 use super::verdict::Outcomes;
@@ -17,7 +18,8 @@ use std::ops::Range;
 pub struct Verification {
     /// Whether all of them hold.
     pub passed: bool,
-    /// The largest distance of an image from its clean one, in the norm; the largest float where one is not a number.
+    /// The largest distance of an image from its clean one, in the norm; the largest float where one is not a
+    /// number.
     pub largest_distance: f64,
     /// Images that are farther away than eps and the rounding of one float32 operation a pixel.
     pub outside_ball: usize,
@@ -32,7 +34,14 @@ pub struct Verification {
 
 impl Default for Verification {
     fn default() -> Verification {
-        Verification { passed: true, largest_distance: 0.0, outside_ball: 0, outside_box: 0, other_outcome: 0, no_logits: 0 }
+        Verification {
+            passed: true,
+            largest_distance: 0.0,
+            outside_ball: 0,
+            outside_box: 0,
+            other_outcome: 0,
+            no_logits: 0,
+        }
     }
 }
 
@@ -50,7 +59,8 @@ impl Verification {
     /// What failed, in one line.
     pub fn complaint(&self) -> Option<String> {
         let Verification { largest_distance, outside_ball, outside_box, other_outcome, no_logits, .. } = self;
-        let largest = if *largest_distance == f64::MAX { "not a number".into() } else { largest_distance.to_string() };
+        let largest =
+            if *largest_distance == f64::MAX { "not a number".into() } else { largest_distance.to_string() };
         (!self.passed).then(|| {
             format!(
                 "verification failed: {outside_ball} images are outside of the ball (largest distance {largest}), {outside_box} outside of \
@@ -60,7 +70,8 @@ impl Verification {
     }
 }
 
-/// Checks all images of `range`: the stored ones, and the clean ones of points that no attack broke. Also the fresh predictions.
+/// Checks all images of `range`: the stored ones, and the clean ones of points that no attack broke. Also the
+/// fresh predictions.
 pub fn verify(
     model: &mut dyn Model,
     data: &Resident,
@@ -84,7 +95,8 @@ pub fn verify(
         }
         let z = logits(model, &Tensor::from_slice(data.device(), x.shape(), &adv)?)?;
         let fresh = argmax(data.device(), &z)?.to_vec()?;
-        let finite: Vec<bool> = z.to_vec()?.chunks(z.len() / points.len()).map(|row| row.iter().all(|v| v.is_finite())).collect();
+        let finite: Vec<bool> =
+            z.to_vec()?.chunks(z.len() / points.len()).map(|row| row.iter().all(|v| v.is_finite())).collect();
         let rows = clean.chunks(size).zip(adv.chunks(size));
         let answers = fresh.iter().zip(&finite).zip(y.to_vec()?);
         for (((clean, adv), point), ((class, finite), label)) in rows.zip(points).zip(answers) {
@@ -104,10 +116,11 @@ pub fn verify(
     Ok((found, predictions))
 }
 
-/// How far two images are apart, and how far they may be: eps and one unit in the last place of each pixel; in L2 also what float32 sums
-/// of that length lose.
+/// How far two images are apart, and how far they may be: eps and one unit in the last place of each pixel;
+/// in L2 also what float32 sums of that length lose.
 fn distance((norm, eps): (Norm, f32), clean: &[f32], adv: &[f32]) -> (f64, f64) {
-    let changes = || clean.iter().zip(adv).map(|(a, b)| (*b as f64 - *a as f64, ulp(a.abs().max(b.abs()).max(eps))));
+    let changes =
+        || clean.iter().zip(adv).map(|(a, b)| (*b as f64 - *a as f64, ulp(a.abs().max(b.abs()).max(eps))));
     let eps = eps as f64;
     match norm {
         // The one change that exceeds what is allowed decides; NaN is no number that max knows.
@@ -140,13 +153,18 @@ mod tests {
             distance <= allowed
         };
         for x in (0..=255).map(|byte| byte as f32 / 255.0) {
-            assert!(within(Norm::Linf, &[0.5, x], &[0.5, x + eps]) && within(Norm::Linf, &[x], &[x - eps]), "{x}");
+            assert!(
+                within(Norm::Linf, &[0.5, x], &[0.5, x + eps]) && within(Norm::Linf, &[x], &[x - eps]),
+                "{x}"
+            );
             assert!(!within(Norm::Linf, &[0.5, x], &[0.5, x + eps + 3e-7]), "{x}");
             assert!(within(Norm::L2, &[0.5, x], &[0.5 - 0.6 * eps, x + 0.8 * eps]), "{x}");
             assert!(!within(Norm::L2, &[0.5, x], &[0.5 - 0.6 * eps, x + 0.8 * eps + 1e-6]), "{x}");
         }
         for norm in [Norm::Linf, Norm::L2] {
-            assert!(!within(norm, &[0.5, 0.5], &[f32::NAN, 0.5]) && !within(norm, &[0.5, 0.5], &[0.5, f32::NAN]));
+            assert!(
+                !within(norm, &[0.5, 0.5], &[f32::NAN, 0.5]) && !within(norm, &[0.5, 0.5], &[0.5, f32::NAN])
+            );
         }
         assert_eq!(distance((Norm::Linf, eps), &[0.0, 0.25], &[0.0, 0.75]).0, 0.5);
     }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Replaces the file at `path` with `bytes`, or leaves what was there: a temporary file beside it is written, synced and renamed.
+/// Replaces the file at `path` with `bytes`, or leaves what was there: a temporary file beside it is written,
+/// synced and renamed.
 ///
 /// Errors: [`Error::Io`] about `path`.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -17,7 +18,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// [`write_atomic`] for content that `write` produces.
-pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+pub fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>,
+) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replace = || {
         let mut builder = tempfile::Builder::new();
@@ -31,7 +35,8 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut io::BufWriter<&Fil
         drop(writer);
         temporary.as_file().sync_all()?;
         temporary.persist(path).map_err(|error| error.error)?;
-        // The rename itself lasts once the folder is synced; some file systems cannot, and the content is safe either way.
+        // The rename itself lasts once the folder is synced; some file systems cannot, and the content is
+        // safe either way.
         File::open(folder).and_then(|folder| folder.sync_all()).ok();
         Ok(())
     };
@@ -52,7 +57,8 @@ mod tests {
     use std::fs;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

@@ -22,11 +22,14 @@ pub struct Header {
 impl Header {
     /// The header of a file of `length` bytes, which `file` is at the beginning of.
     ///
-    /// Errors: what else was found: no row-major array of plain numbers, or another length than the header says.
+    /// Errors: what else was found: no row-major array of plain numbers, or another length than the header
+    /// says.
     pub fn read(file: &mut impl Read, length: u64) -> Result<Header, String> {
         let (header, start) = header(file).ok_or("not a .npy file of version 1, 2 or 3")?;
-        let (descr, shape) = describe(&header).ok_or_else(|| format!("expected a row-major array, found {header}"))?;
-        let size = item_size(&descr).ok_or_else(|| format!("expected an array of numbers, found type {descr}"))?;
+        let (descr, shape) =
+            describe(&header).ok_or_else(|| format!("expected a row-major array, found {header}"))?;
+        let size =
+            item_size(&descr).ok_or_else(|| format!("expected an array of numbers, found type {descr}"))?;
         let row = shape.iter().skip(1).try_fold(size, |all, &size| all.checked_mul(size));
         let total = row.and_then(|row| row.checked_mul(*shape.first()?)).map(|bytes| bytes as u64 + start);
         match (row, total) {
@@ -49,7 +52,8 @@ pub struct Npy {
 impl Npy {
     /// Opens the file at `path`.
     ///
-    /// Errors: [`Error::Io`]; [`Error::File`] if it is not a row-major array of plain numbers, or not as long as its header says.
+    /// Errors: [`Error::Io`]; [`Error::File`] if it is not a row-major array of plain numbers, or not as long
+    /// as its header says.
     pub fn open(path: &Path) -> Result<Npy> {
         let mut file = File::open(path).map_err(Error::io(path, "cannot read"))?;
         let length = file.metadata().map_err(Error::io(path, "cannot read"))?.len();
@@ -72,7 +76,12 @@ impl Npy {
         let Header { descr, shape, .. } = &self.header;
         let (signed, size) = match descr.as_bytes() {
             [b'<' | b'|', kind @ (b'i' | b'u'), size] => (*kind == b'i', usize::from(size - b'0')),
-            _ => return Err(Error::file(&self.path, format!("expected little-endian integers, found type {descr}"))),
+            _ => {
+                return Err(Error::file(
+                    &self.path,
+                    format!("expected little-endian integers, found type {descr}"),
+                ));
+            }
         };
         let bytes = self.rows(0..shape.first().copied().unwrap_or(0))?;
         let value = |item: &[u8]| {
@@ -103,7 +112,8 @@ fn header(file: &mut impl Read) -> Option<(String, u64)> {
     (text.len() as u64 == length).then(|| (text.trim_end().to_owned(), 8 + width as u64 + length))
 }
 
-/// Element type and shape of a header like `{'descr': '|u1', 'fortran_order': False, 'shape': (5, 32, 32, 3), }`.
+/// Element type and shape of a header like `{'descr': '|u1', 'fortran_order': False, 'shape': (5, 32, 32, 3),
+/// }`.
 fn describe(header: &str) -> Option<(String, Vec<usize>)> {
     let after = |key: &str| header.split_once(key).map(|(_, rest)| rest.trim_start());
     let descr = after("'descr':")?.strip_prefix('\'')?.split_once('\'')?.0;
@@ -134,7 +144,8 @@ pub mod tests {
     pub fn array(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
         let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
         let header = format!("{dictionary:<117}\n");
-        [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), bytes].concat()
+        [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), bytes]
+            .concat()
     }
 
     /// A version 1.0 file.
@@ -163,7 +174,11 @@ pub mod tests {
         let path = dir.path().join("a.npy");
         let message = || Npy::open(&path).err().unwrap().to_string();
         write(&path, "|u1", "(3, 2)", &[1, 2, 3, 4, 5]);
-        assert!(message().ends_with("a.npy: [3, 2] of type |u1 takes 134 bytes, the file has 133"), "{}", message());
+        assert!(
+            message().ends_with("a.npy: [3, 2] of type |u1 takes 134 bytes, the file has 133"),
+            "{}",
+            message()
+        );
         write(&path, "|u1", "(99999999999, 99999999999)", &[1]);
         assert!(message().contains("takes more bytes, the file has 129"), "{}", message());
         write(&path, "|O", "(1,)", &[1]);
@@ -171,7 +186,11 @@ pub mod tests {
         fs::write(&path, b"PK\x03\x04 not an array").unwrap();
         assert!(message().ends_with("not a .npy file of version 1, 2 or 3"), "{}", message());
         let text = "{'descr': '|u1', 'fortran_order': True, 'shape': (1, 1), }";
-        fs::write(&path, [b"\x93NUMPY\x01\x00", [text.len() as u8, 0].as_slice(), text.as_bytes(), &[0]].concat()).unwrap();
+        fs::write(
+            &path,
+            [b"\x93NUMPY\x01\x00", [text.len() as u8, 0].as_slice(), text.as_bytes(), &[0]].concat(),
+        )
+        .unwrap();
         assert!(message().contains("expected a row-major array, found {'descr'"), "{}", message());
         write(&path, "<f4", "(1,)", &[0, 0, 0, 0]);
         let error = Npy::open(&path).unwrap().integers().unwrap_err().to_string();

@@ -1,4 +1,5 @@
-//! Named tensors of a file, whichever program wrote it: safetensors, or numpy's `.npz`, a zip archive of `.npy` arrays.
+//! Named tensors of a file, whichever program wrote it: safetensors, or numpy's `.npz`, a zip archive of
+//! `.npy` arrays.
 
 use std::fs;
 use std::io::{Cursor, Read};
@@ -13,10 +14,11 @@ use crate::error::{Error, Result};
 /// How a zip archive begins.
 const ZIP: &[u8] = b"PK\x03\x04";
 
-/// The bytes of the safetensors file at `path`; of an `.npz` archive, those of a safetensors file with the same tensors.
+/// The bytes of the safetensors file at `path`; of an `.npz` archive, those of a safetensors file with the
+/// same tensors.
 ///
-/// Errors: [`Error::Io`]; [`Error::File`] for an archive that holds no arrays or other ones than row-major, little-endian numbers. What is
-/// no archive is not looked into.
+/// Errors: [`Error::Io`]; [`Error::File`] for an archive that holds no arrays or other ones than row-major,
+/// little-endian numbers. What is no archive is not looked into.
 pub fn read_tensors(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).map_err(Error::io(path, "cannot read the tensors"))?;
     match bytes.starts_with(ZIP) {
@@ -45,7 +47,10 @@ fn converted(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         arrays.push((name, dtype, header, content));
     }
     if arrays.is_empty() {
-        return Err(format!("a zip archive of {}; expected the arrays NAME.npy of a .npz file", others.join(", ")));
+        return Err(format!(
+            "a zip archive of {}; expected the arrays NAME.npy of a .npz file",
+            others.join(", ")
+        ));
     }
     let views = arrays.iter().map(|(name, dtype, header, content)| {
         let elements = &content[header.start as usize..];
@@ -90,7 +95,8 @@ mod tests {
         for (number, (name, bytes)) in entries.iter().enumerate() {
             // As savez and as savez_compressed write it.
             let method = [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated][number % 2];
-            zip.start_file(*name, SimpleFileOptions::default().compression_method(method).large_file(true)).unwrap();
+            zip.start_file(*name, SimpleFileOptions::default().compression_method(method).large_file(true))
+                .unwrap();
             zip.write_all(bytes).unwrap();
         }
         zip.finish().unwrap();
@@ -101,7 +107,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.npz");
         let floats: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-        archive(&path, &[("x.npy", array("|u1", "(3, 2)", &[1, 2, 3, 4, 5, 6])), ("y.npy", array("<f4", "(2,)", &floats))]);
+        archive(
+            &path,
+            &[
+                ("x.npy", array("|u1", "(3, 2)", &[1, 2, 3, 4, 5, 6])),
+                ("y.npy", array("<f4", "(2,)", &floats)),
+            ],
+        );
         let bytes = read_tensors(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let (x, y) = (file.tensor("x").unwrap(), file.tensor("y").unwrap());

@@ -1,6 +1,6 @@
-//! AFA. Park, Kim, Oh, Park, Kwon: Adversarial Feature Alignment: Balancing Robustness and Accuracy in Deep Learning via Adversarial
-//! Training, arXiv 2402.12187: a min-max over a fully supervised contrastive loss on the penultimate features,
-//! then a linear classifier.
+//! AFA. Park, Kim, Oh, Park, Kwon: Adversarial Feature Alignment: Balancing Robustness and Accuracy in Deep
+//! Learning via Adversarial Training, arXiv 2402.12187: a min-max over a fully supervised contrastive loss on
+//! the penultimate features, then a linear classifier.
 //!
 //! ```text
 //! pre-training:  x' = PGD from x on sum_i L_i, jointly over the batch       clean features constant, batch norm in eval mode
@@ -9,13 +9,16 @@
 //! linear stage:  backbone frozen [eval];  loss = CE(classifier(f(x')), y),  x' = PGD(CE)
 //! ```
 //!
-//! Neither the released code nor the hyper-parameters could be had. Our reading, with a key: tau; the contrast set (`contrast`: the clean
-//! batch, or both with the anchor left out); the images of the linear stage (`linear_on`) and its length (`linear_epochs`); and, as of every
-//! attack, a uniform start, ten steps and batch norm in eval mode (`start`, `steps`, `attack_bn`).
-//! Our reading, without a key: no projection head; one `[train]` pass over clean and adversarial images together; a gradient through the
-//! set as well as the anchors in training, but not through the clean features in the attack; a backbone in eval mode in the linear stage.
+//! Neither the released code nor the hyper-parameters could be had. Our reading, with a key: tau; the
+//! contrast set (`contrast`: the clean batch, or both with the anchor left out); the images of the linear
+//! stage (`linear_on`) and its length (`linear_epochs`); and, as of every attack, a uniform start, ten steps
+//! and batch norm in eval mode (`start`, `steps`, `attack_bn`). Our reading, without a key: no projection
+//! head; one `[train]` pass over clean and adversarial images together; a gradient through the set as well as
+//! the anchors in training, but not through the clean features in the attack; a backbone in eval mode in the
+//! linear stage.
 //!
-//! `stage = "pretrain"` ends with the features, and no best epoch is chosen; `stage = "linear"` takes them, and the classifier, from `init`.
+//! `stage = "pretrain"` ends with the features, and no best epoch is chosen; `stage = "linear"` takes them,
+//! and the classifier, from `init`.
 
 use super::common::loss::pgd_on_cross_entropy;
 use super::settings::{LinearOn, Settings, Stage};
@@ -76,7 +79,15 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     if pretrains(set, step.epoch) {
         let both = tape.constant(join(step.x, &made.x_adv)?);
         let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
-        let afa = contrastive(tape, rows(tape, f, 0, b)?, rows(tape, f, b, b)?, step.y, set.tau, set.contrast, Reduction::Mean)?;
+        let afa = contrastive(
+            tape,
+            rows(tape, f, 0, b)?,
+            rows(tape, f, b, b)?,
+            step.y,
+            set.tau,
+            set.contrast,
+            Reduction::Mean,
+        )?;
         return Loss::new(tape, None, &[("afa", 1.0, afa)]);
     }
     let f = step.net.features(tape, tape.constant(made.x_adv.clone()), BnMode::Eval, None)?;

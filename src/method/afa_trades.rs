@@ -5,10 +5,11 @@
 //! loss = CE(z(x), y) + beta KL(p(x) || p(x')) + lambda L_AFA
 //! ```
 //!
-//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and what `afa` says of tau, the contrast set and the attack.
-//! Our reading, without one: one `[train]` pass over clean and adversarial images together, from which all three terms take their features
-//! or logits; the contrastive loss on the features that the classifier reads, without a projection head; a gradient through both
-//! sides of the divergence, and through the set as well as the anchors.
+//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and what `afa` says of tau, the contrast
+//! set and the attack. Our reading, without one: one `[train]` pass over clean and adversarial images
+//! together, from which all three terms take their features or logits; the contrastive loss on the features
+//! that the classifier reads, without a projection head; a gradient through both sides of the divergence, and
+//! through the set as well as the anchors.
 
 use super::settings::JointAttack;
 use super::{Attacked, Entry, Loss, Step, afa, trades};
@@ -47,5 +48,6 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let ce = cross_entropy(tape, z_clean, step.y, Reduction::Mean)?;
     let kl = kl(tape, z_clean, z_adv, Reduction::Mean)?;
     let afa = contrastive(tape, f_clean, f_adv, step.y, set.tau, set.contrast, Reduction::Mean)?;
-    Ok(Loss::new(tape, z_adv, &[("ce", 1.0, ce), ("kl", set.beta, kl), ("afa", set.lambda, afa)])?.with_clean(z_clean))
+    Ok(Loss::new(tape, z_adv, &[("ce", 1.0, ce), ("kl", set.beta, kl), ("afa", set.lambda, afa)])?
+        .with_clean(z_clean))
 }

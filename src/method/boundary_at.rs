@@ -1,5 +1,5 @@
-//! The study behind RAAT (arXiv 2604.26496, figure 1): PGD-AT in which boundary samples, or the others, keep only a part of their
-//! perturbation.
+//! The study behind RAAT (arXiv 2604.26496, figure 1): PGD-AT in which boundary samples, or the others, keep
+//! only a part of their perturbation.
 //!
 //! ```text
 //! x' = PGD(CE);  boundary as in RAAT, with x'' = x + rho (x' - x)

@@ -1,5 +1,5 @@
-//! Consistency-AT. Tack, Yu, Jeong, Kim, Hwang, Shin: Consistency Regularization for Adversarial Robustness, AAAI 2022,
-//! arXiv 2103.04623, equation 5.
+//! Consistency-AT. Tack, Yu, Jeong, Kim, Hwang, Shin: Consistency Regularization for Adversarial Robustness,
+//! AAAI 2022, arXiv 2103.04623, equation 5.
 //!
 //! ```text
 //! X = [x1; x2], two augmentations of the batch;  X' = PGD(CE) from X

@@ -1,5 +1,5 @@
-//! MART. Wang, Zou, Yi, Bailey, Ma, Gu: Improving Adversarial Robustness Requires Revisiting Misclassified Examples, ICLR 2020
-//! (OpenReview rklOg6EFwS), equation 11.
+//! MART. Wang, Zou, Yi, Bailey, Ma, Gu: Improving Adversarial Robustness Requires Revisiting Misclassified
+//! Examples, ICLR 2020 (OpenReview rklOg6EFwS), equation 11.
 //!
 //! ```text
 //! x' = PGD(CE) from x + 0.001 N(0,1), not clipped
@@ -7,7 +7,8 @@
 //! loss = mean BCE_i + beta mean KL(p(x_i) || p(x'_i) + 1e-12) (1.0000001 - p_y(x_i))
 //! ```
 //!
-//! `[train]` passes: x, then x'. The small constants are the released code's. Its beta is 5; 6 is what the benchmarks of RPAT and RAAT use.
+//! `[train]` passes: x, then x'. The small constants are the released code's. Its beta is 5; 6 is what the
+//! benchmarks of RPAT and RAAT use.
 
 use super::{Attacked, Entry, Loss, Step};
 use crate::attack::Start;

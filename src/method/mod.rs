@@ -1,8 +1,9 @@
-//! Training methods, one file each, in the order and with the symbols of the paper's algorithm. `build.rs` lists the files of this folder:
-//! a new method is one new file with a `METHOD` entry. `common/` is what several methods share.
+//! Training methods, one file each, in the order and with the symbols of the paper's algorithm. `build.rs`
+//! lists the files of this folder: a new method is one new file with a `METHOD` entry. `common/` is what
+//! several methods share.
 //!
-//! A method has two halves, so that adversarial weight perturbation can differentiate the loss twice on the same adversarial images:
-//! `attack` makes them, `loss` is differentiated.
+//! A method has two halves, so that adversarial weight perturbation can differentiate the loss twice on the
+//! same adversarial images: `attack` makes them, `loss` is differentiated.
 
 pub mod common;
 
@@ -28,7 +29,8 @@ pub struct Entry {
     pub views: fn(&Settings) -> usize,
     /// Whether it needs the averaged network.
     pub averaged: bool,
-    /// Epochs before the classifier is trained: the learning-rate schedule begins anew behind them, and no best epoch is among them.
+    /// Epochs before the classifier is trained: the learning-rate schedule begins anew behind them, and no
+    /// best epoch is among them.
     pub pretraining: fn(&Settings) -> usize,
     /// The adversarial images of a step.
     pub attack: fn(&mut Step) -> Result<Attacked>,
@@ -62,11 +64,16 @@ pub fn methods() -> Vec<&'static Entry> {
     every!(entries)
 }
 
-/// The method of this name; underscores and hyphens both work, and words for the signs: `rebat-plus-plus`, `raat-sharp`. Errors name the
-/// nearest.
+/// The method of this name; underscores and hyphens both work, and words for the signs: `rebat-plus-plus`,
+/// `raat-sharp`. Errors name the nearest.
 pub fn find(name: &str) -> Result<&'static Entry> {
-    let wanted =
-        name.trim().to_lowercase().replace('_', "-").replace("-plus-plus", "++").replace("-pp", "++").replace("-sharp", "#");
+    let wanted = name
+        .trim()
+        .to_lowercase()
+        .replace('_', "-")
+        .replace("-plus-plus", "++")
+        .replace("-pp", "++")
+        .replace("-sharp", "#");
     let all = methods();
     let found = all.iter().find(|m| m.name == wanted).copied();
     found.ok_or_else(|| Error::unknown("method", name, all.iter().map(|m| m.name)))

@@ -1,5 +1,5 @@
-//! PGD-AT. Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
-//! arXiv 1706.06083, equation 2.1: min_theta E max_{|d| <= eps} L(theta, x + d, y).
+//! PGD-AT. Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial
+//! Attacks, ICLR 2018, arXiv 1706.06083, equation 2.1: min_theta E max_{|d| <= eps} L(theta, x + d, y).
 //!
 //! ```text
 //! x' = PGD(CE) from x             uniform start, batch norm in eval mode

@@ -1,6 +1,7 @@
-//! RAAT. Wang, Ye, Liu, Liang, Hu: Robust Alignment: Harmonizing Clean Accuracy and Adversarial Robustness in Adversarial Training, CVPR 2026
-//! Findings, arXiv 2604.26496: boundary samples are trained on with a reduced perturbation, and the prediction of an interpolated image is
-//! aligned with the interpolated predictions of two views (DICAR).
+//! RAAT. Wang, Ye, Liu, Liang, Hu: Robust Alignment: Harmonizing Clean Accuracy and Adversarial Robustness in
+//! Adversarial Training, CVPR 2026 Findings, arXiv 2604.26496: boundary samples are trained on with a reduced
+//! perturbation, and the prediction of an interpolated image is aligned with the interpolated predictions of
+//! two views (DICAR).
 //!
 //! ```text
 //! X = [x1; x2];  X' = PGD(CE) from X;  X'' = X + rho (X' - X)
@@ -11,9 +12,10 @@
 //! loss = L_ce + lambda JS_T(u, v)                    skipped, with its passes, when S is empty
 //! ```
 //!
-//! `paper`: boundary is h(X'') != y; S asks for the first view only; v mixes probabilities softmax(Z/T) instead of logits.
+//! `paper`: boundary is h(X'') != y; S asks for the first view only; v mixes probabilities softmax(Z/T)
+//! instead of logits.
 
-use super::common::align::{boundary, both_right, dicar_of_both};
+use super::common::align::{both_right, boundary, dicar_of_both};
 use super::common::loss::pgd_on_cross_entropy;
 use super::{Attacked, Entry, Loss, Step};
 use crate::error::Result;

@@ -6,7 +6,8 @@
 //! loss = BCE(z(x_ce), y) + beta mean KL(p(X) || p(X')) (1 - p_y(X)) + lambda JS_T(u, v)
 //! ```
 //!
-//! `paper`: one lambda over both the divergence and DICAR. The divergence takes the full X' of all samples; BCE and its constants are MART's.
+//! `paper`: one lambda over both the divergence and DICAR. The divergence takes the full X' of all samples;
+//! BCE and its constants are MART's.
 
 use super::common::align::{both_right, dicar_of_both};
 use super::settings::Variant;
@@ -44,5 +45,6 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
         Variant::Code => (step.set.beta, step.set.lambda),
         Variant::Paper => (step.set.lambda, step.set.lambda),
     };
-    Ok(Loss::new(step.tape, z, &[("bce", 1.0, bce), ("kl", beta, kl), ("dicar", lambda, dicar)])?.with_subset(&s))
+    Ok(Loss::new(step.tape, z, &[("bce", 1.0, bce), ("kl", beta, kl), ("dicar", lambda, dicar)])?
+        .with_subset(&s))
 }

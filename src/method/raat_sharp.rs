@@ -1,4 +1,5 @@
-//! RAAT#: RAAT (Wang, Ye, Liu, Liang, Hu, CVPR 2026 Findings, arXiv 2604.26496) on the ReBAT recipe; the averaged network `wa` makes the split and S.
+//! RAAT#: RAAT (Wang, Ye, Liu, Liang, Hu, CVPR 2026 Findings, arXiv 2604.26496) on the ReBAT recipe; the
+//! averaged network `wa` makes the split and S.
 //!
 //! ```text
 //! x1', x2' = PGD(CE), view by view, every pass [train], and one pass more each
@@ -49,7 +50,9 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let (x1, x2) = (step.view(0)?, step.view(1)?);
     let z = step.train(x_ce)?;
     let ce = cross_entropy(step.tape, z, step.y1, Reduction::Mean)?;
-    let dicar = consistency(step, &made.x_adv, s, |step, rows| Ok([(step.train_rows(&x1, rows)?, 0), (step.train_rows(&x2, rows)?, 0)]))?;
+    let dicar = consistency(step, &made.x_adv, s, |step, rows| {
+        Ok([(step.train_rows(&x1, rows)?, 0), (step.train_rows(&x2, rows)?, 0)])
+    })?;
     step.pass(&rows_of(&made.x_adv, 0, step.batch())?, BnMode::Train)?;
     let weight = if step.averaging() { step.set.lambda } else { 0.0 };
     Loss::new(step.tape, z, &[("ce", 1.0, ce), ("dicar", weight, dicar)])

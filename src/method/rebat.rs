@@ -1,5 +1,6 @@
-//! ReBAT. Wang, Li, Yang, Lin, Wang: Balance, Imbalance, and Rebalance: Understanding Robust Overfitting from a Minimax Game
-//! Perspective, NeurIPS 2023, arXiv 2310.19360: the averaged network `wa` holds the trained one back after the learning rate has decayed.
+//! ReBAT. Wang, Li, Yang, Lin, Wang: Balance, Imbalance, and Rebalance: Understanding Robust Overfitting from
+//! a Minimax Game Perspective, NeurIPS 2023, arXiv 2310.19360: the averaged network `wa` holds the trained
+//! one back after the learning rate has decayed.
 //!
 //! ```text
 //! x' = PGD(CE), every pass [train], and one pass more for the loss of each sample
@@ -7,8 +8,9 @@
 //! update;  z(x)[train] without gradient;  wa <- d wa + (1 - d) net, d = 0 before average_start
 //! ```
 //!
-//! As in the released code: eleven `[train]` passes of the attack and the clean pass after the update only move the running statistics, and
-//! `wa` itself is in train mode until its first evaluation (`wa_mode = "eval"`: never).
+//! As in the released code: eleven `[train]` passes of the attack and the clean pass after the update only
+//! move the running statistics, and `wa` itself is in train mode until its first evaluation (`wa_mode =
+//! "eval"`: never).
 
 use super::{Attacked, Entry, Loss, Step, pgd_at};
 use crate::attack::{Pgd, Start};

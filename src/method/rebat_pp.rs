@@ -1,5 +1,5 @@
-//! ReBAT++, the stronger form of ReBAT. Wang, Li, Yang, Lin, Wang: Balance, Imbalance, and Rebalance: Understanding Robust Overfitting from a
-//! Minimax Game Perspective, NeurIPS 2023, arXiv 2310.19360.
+//! ReBAT++, the stronger form of ReBAT. Wang, Li, Yang, Lin, Wang: Balance, Imbalance, and Rebalance:
+//! Understanding Robust Overfitting from a Minimax Game Perspective, NeurIPS 2023, arXiv 2310.19360.
 //!
 //! ```text
 //! from epoch late_epoch (0-based):  x' = PGD(CE) with eps = late_eps = 10/255 and late_steps = 12 steps;  before, and all else: ReBAT

@@ -1,6 +1,6 @@
-//! RPAT. Wang, Liu: "Failure Cases Are Better Learned But Boundary Says Sorry: Facilitating Smooth Perception Change for Accuracy-Robustness
-//! Trade-Off in Adversarial Training", ICCV 2025, arXiv 2508.02186: on top of PGD-AT, TRADES, MART or Consistency-AT (`base`),
-//! perception is to change evenly on the way from x to x'.
+//! RPAT. Wang, Liu: "Failure Cases Are Better Learned But Boundary Says Sorry: Facilitating Smooth Perception
+//! Change for Accuracy-Robustness Trade-Off in Adversarial Training", ICCV 2025, arXiv 2508.02186: on top of
+//! PGD-AT, TRADES, MART or Consistency-AT (`base`), perception is to change evenly on the way from x to x'.
 //!
 //! ```text
 //! x_a = (1 - a) x' + a x
@@ -8,13 +8,14 @@
 //! loss = L_base + lambda L_RP
 //! ```
 //!
-//! `paper`: with t = 1 - a and D = x' - x, L_RP = MSE((z(x + tD) - z(x)) / t, (z(x') - z(x + tD)) / (1 - t)), which is the above divided by
-//! (t (1 - t))^2. The `[train]` passes follow the released code: those of the base, then x_a, then x where the base made no pass over it.
-//! They move running statistics by themselves, which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
+//! `paper`: with t = 1 - a and D = x' - x, L_RP = MSE((z(x + tD) - z(x)) / t, (z(x') - z(x + tD)) / (1 - t)),
+//! which is the above divided by (t (1 - t))^2. The `[train]` passes follow the released code: those of the
+//! base, then x_a, then x where the base made no pass over it. They move running statistics by themselves,
+//! which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
 
+use super::common::align::reduced;
 use super::settings::{Base, Settings, Variant};
 use super::{Attacked, Entry, Loss, Step, consistency_at, mart, pgd_at, trades};
-use super::common::align::reduced;
 use crate::error::Result;
 use crate::ops::combine::combine;
 use crate::ops::mse::mse;
@@ -23,7 +24,18 @@ pub const METHOD: Entry = Entry {
     name: "rpat",
     about: "robust perception on top of a base method: logits change evenly from the clean to the adversarial image",
     paper: "Wang and Liu, ICCV 2025, arXiv 2508.02186",
-    keys: &["base", "base_lambda", "lambda", "a", "variant", "rpat_start_epoch", "beta", "trades_passes", "start_sigma", "temperature"],
+    keys: &[
+        "base",
+        "base_lambda",
+        "lambda",
+        "a",
+        "variant",
+        "rpat_start_epoch",
+        "beta",
+        "trades_passes",
+        "start_sigma",
+        "temperature",
+    ],
     views: |settings| (base(settings).views)(settings),
     attack: |step| (base(step.set).attack)(step),
     loss,
@@ -56,7 +68,11 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
         Variant::Code => mse(tape, z_a, combine(tape, z, a, z_adv, 1.0 - a)?)?,
         Variant::Paper => {
             let t = 1.0 - a;
-            mse(tape, combine(tape, z_a, 1.0 / t, z, -1.0 / t)?, combine(tape, z_adv, 1.0 / a, z_a, -1.0 / a)?)?
+            mse(
+                tape,
+                combine(tape, z_a, 1.0 / t, z, -1.0 / t)?,
+                combine(tape, z_adv, 1.0 / a, z_a, -1.0 / a)?,
+            )?
         }
     };
     loss.plus(tape, "rp", step.set.lambda, rp)

@@ -1,12 +1,14 @@
-//! RPAT++: RPAT (Wang, Liu, ICCV 2025, arXiv 2508.02186) on the ReBAT recipe, with the averaged network as the one whose perception is followed.
+//! RPAT++: RPAT (Wang, Liu, ICCV 2025, arXiv 2508.02186) on the ReBAT recipe, with the averaged network as
+//! the one whose perception is followed.
 //!
 //! ```text
 //! loss = CE(z(x')[train], y) + lambda KL( softmax(z_wa(x_a) - a z_wa(x)) || softmax((1 - a) z(x')) ),   x_a = (1 - a) x' + a x
 //! passes of wa: x, then x_a
 //! ```
 //!
-//! The second term counts from epoch average_start (0-based), with gradient only through z(x'). Attack, passes and averaging are ReBAT's.
-//! As in the released code `wa` sees x first, which its running statistics tell while it is in train mode.
+//! The second term counts from epoch average_start (0-based), with gradient only through z(x'). Attack,
+//! passes and averaging are ReBAT's. As in the released code `wa` sees x first, which its running statistics
+//! tell while it is in train mode.
 
 use super::common::align::reduced;
 use super::{Attacked, Entry, Loss, Step, pgd_at, rebat};

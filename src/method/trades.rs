@@ -1,13 +1,14 @@
-//! TRADES. Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019,
-//! arXiv 1901.08573, equation 5.
+//! TRADES. Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between Robustness
+//! and Accuracy, ICML 2019, arXiv 1901.08573, equation 5.
 //!
 //! ```text
 //! x' = PGD(KL(p(x)[eval] || p(x'))) from x + 0.001 N(0,1), not clipped
 //! loss = CE(z(x)[train], y) + beta KL(p(x) || p(x'))      gradient through both sides
 //! ```
 //!
-//! The benchmark code of RPAT and RAAT makes three `[train]` passes, over x, x' and x again, of which the last feeds the KL: so does this,
-//! and `trades_passes = 2` drops the third. Its value is that of the first, but the running statistics move once more.
+//! The benchmark code of RPAT and RAAT makes three `[train]` passes, over x, x' and x again, of which the
+//! last feeds the KL: so does this, and `trades_passes = 2` drops the third. Its value is that of the first,
+//! but the running statistics move once more.
 
 use super::{Attacked, Entry, Loss, Step};
 use crate::attack::Start;
@@ -32,7 +33,9 @@ pub fn attack(step: &mut Step) -> Result<Attacked> {
     let pgd = step.set.inner.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
     let clean = step.eval(step.x)?;
     let start = step.start(&pgd, step.x, 0)?;
-    let x_adv = pgd.ascend(step.net, step.x, start, |tape, z| kl(tape, tape.constant(clean.clone()), z, Reduction::Sum))?;
+    let x_adv = pgd.ascend(step.net, step.x, start, |tape, z| {
+        kl(tape, tape.constant(clean.clone()), z, Reduction::Sum)
+    })?;
     Ok(x_adv.into())
 }
 

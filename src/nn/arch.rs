@@ -58,7 +58,11 @@ static ARCHITECTURES: [Arch; 6] = [
         about: "Bottleneck blocks [2,2,2,2]: what the released RPAT and RAAT code calls ResNet-18",
         spec: || resnet(Family::Bottleneck, 64, 4, 2),
     },
-    Arch { name: "preact-resnet18", about: "pre-activation ResNet-18", spec: || resnet(Family::PreAct, 64, 4, 2) },
+    Arch {
+        name: "preact-resnet18",
+        about: "pre-activation ResNet-18",
+        spec: || resnet(Family::PreAct, 64, 4, 2),
+    },
     Arch { name: "wrn-28-10", about: "WideResNet of depth 28, widening factor 10", spec: || wide(28, 10) },
     Arch { name: "wrn-34-10", about: "WideResNet of depth 34, widening factor 10", spec: || wide(34, 10) },
 ];

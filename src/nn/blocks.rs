@@ -30,7 +30,8 @@ pub enum Block {
 }
 
 impl Block {
-    /// Adds the block `prefix` (such as `layer1.0`) that reads `cin` channels; gives it back with the number of channels that it makes.
+    /// Adds the block `prefix` (such as `layer1.0`) that reads `cin` channels; gives it back with the number
+    /// of channels that it makes.
     pub fn new(
         builder: &mut Builder,
         family: Family,
@@ -45,29 +46,51 @@ impl Block {
         let block = match family {
             Family::Basic => Block::Basic {
                 convs: [
-                    (builder.conv(&at("conv1"), cin, channels, 3, stride)?, builder.batch_norm(&at("bn1"), channels)?),
-                    (builder.conv(&at("conv2"), channels, channels, 3, 1)?, builder.batch_norm(&at("bn2"), channels)?),
+                    (
+                        builder.conv(&at("conv1"), cin, channels, 3, stride)?,
+                        builder.batch_norm(&at("bn1"), channels)?,
+                    ),
+                    (
+                        builder.conv(&at("conv2"), channels, channels, 3, 1)?,
+                        builder.batch_norm(&at("bn2"), channels)?,
+                    ),
                 ],
                 shortcut: projection(builder, &at("shortcut"), projects, cin, cout, stride)?,
             },
             Family::Bottleneck => Block::Bottleneck {
                 convs: [
-                    (builder.conv(&at("conv1"), cin, channels, 1, 1)?, builder.batch_norm(&at("bn1"), channels)?),
-                    (builder.conv(&at("conv2"), channels, channels, 3, stride)?, builder.batch_norm(&at("bn2"), channels)?),
-                    (builder.conv(&at("conv3"), channels, cout, 1, 1)?, builder.batch_norm(&at("bn3"), cout)?),
+                    (
+                        builder.conv(&at("conv1"), cin, channels, 1, 1)?,
+                        builder.batch_norm(&at("bn1"), channels)?,
+                    ),
+                    (
+                        builder.conv(&at("conv2"), channels, channels, 3, stride)?,
+                        builder.batch_norm(&at("bn2"), channels)?,
+                    ),
+                    (
+                        builder.conv(&at("conv3"), channels, cout, 1, 1)?,
+                        builder.batch_norm(&at("bn3"), cout)?,
+                    ),
                 ],
                 shortcut: projection(builder, &at("shortcut"), projects, cin, cout, stride)?,
             },
             Family::PreAct | Family::Wide => {
                 // A WideResNet's shortcut is a convolution only where the number of channels changes.
-                let (name, projects) =
-                    if family == Family::Wide { ("convShortcut", cin != cout) } else { ("shortcut.0", projects) };
+                let (name, projects) = if family == Family::Wide {
+                    ("convShortcut", cin != cout)
+                } else {
+                    ("shortcut.0", projects)
+                };
                 Block::PreAct {
                     bn1: builder.batch_norm(&at("bn1"), cin)?,
                     conv1: builder.conv(&at("conv1"), cin, channels, 3, stride)?,
                     bn2: builder.batch_norm(&at("bn2"), channels)?,
                     conv2: builder.conv(&at("conv2"), channels, channels, 3, 1)?,
-                    shortcut: if projects { Some(builder.conv(&at(name), cin, cout, 1, stride)?) } else { None },
+                    shortcut: if projects {
+                        Some(builder.conv(&at(name), cin, cout, 1, stride)?)
+                    } else {
+                        None
+                    },
                 }
             }
         };
@@ -93,7 +116,12 @@ impl Block {
 }
 
 /// relu(bn_k(conv_k(... relu(bn_1(conv_1(x))))) + shortcut(x)).
-fn residual(pass: &mut Pass, convs: &[(Conv, BatchNorm)], shortcut: &Option<(Conv, BatchNorm)>, x: Var) -> Result<Var> {
+fn residual(
+    pass: &mut Pass,
+    convs: &[(Conv, BatchNorm)],
+    shortcut: &Option<(Conv, BatchNorm)>,
+    x: Var,
+) -> Result<Var> {
     let kept = match shortcut {
         Some((conv, bn)) => conv.bn(pass, bn, x, None, false)?,
         None => x,
@@ -118,5 +146,8 @@ fn projection(
     if !projects {
         return Ok(None);
     }
-    Ok(Some((builder.conv(&format!("{prefix}.0"), cin, cout, 1, stride)?, builder.batch_norm(&format!("{prefix}.1"), cout)?)))
+    Ok(Some((
+        builder.conv(&format!("{prefix}.0"), cin, cout, 1, stride)?,
+        builder.batch_norm(&format!("{prefix}.1"), cout)?,
+    )))
 }

@@ -5,7 +5,8 @@ use crate::rng::Stream;
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug)]
 pub enum Init {
-    /// Uniform in (-bound, bound): PyTorch's default for convolutions and linear layers with bound = 1 / sqrt(fan in).
+    /// Uniform in (-bound, bound): PyTorch's default for convolutions and linear layers with bound = 1 /
+    /// sqrt(fan in).
     Uniform { bound: f32, seed: u64 },
     /// The same value everywhere.
     Constant(f32),

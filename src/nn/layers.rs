@@ -47,9 +47,22 @@ pub struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    pub fn conv(&mut self, name: &str, cin: usize, cout: usize, kernel: usize, stride: usize) -> Result<Conv> {
+    pub fn conv(
+        &mut self,
+        name: &str,
+        cin: usize,
+        cout: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> Result<Conv> {
         let init = Init::fan_in(cin * kernel * kernel, self.seed);
-        let weight = self.params.add(self.device, format!("{name}.weight"), Role::Filter, &[cout, kernel, kernel, cin], init)?;
+        let weight = self.params.add(
+            self.device,
+            format!("{name}.weight"),
+            Role::Filter,
+            &[cout, kernel, kernel, cin],
+            init,
+        )?;
         Ok(Conv { weight, stride, pad: kernel / 2 })
     }
 
@@ -67,7 +80,8 @@ impl Builder<'_> {
 
     pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         let init = Init::fan_in(inputs, self.seed);
-        let weight = self.params.add(self.device, format!("{name}.weight"), Role::Weight, &[outputs, inputs], init)?;
+        let weight =
+            self.params.add(self.device, format!("{name}.weight"), Role::Weight, &[outputs, inputs], init)?;
         let bias = self.params.add(self.device, format!("{name}.bias"), Role::Weight, &[outputs], init)?;
         Ok(Linear { weight, bias })
     }
@@ -88,7 +102,14 @@ impl Conv {
     }
 
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
-    pub fn bn(&self, pass: &mut Pass, bn: &BatchNorm, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
+    pub fn bn(
+        &self,
+        pass: &mut Pass,
+        bn: &BatchNorm,
+        x: Var,
+        residual: Option<Var>,
+        activate: bool,
+    ) -> Result<Var> {
         if pass.folds() {
             let folded = pass.params.folded(self.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, self.stride, self.pad);
@@ -129,7 +150,12 @@ impl BatchNorm {
         if mode == BnMode::Train
             && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
         {
-            return batch_norm::batch_norm(pass.tape, x, Norm { weight, bias, mean, var, mode, rows }, activate);
+            return batch_norm::batch_norm(
+                pass.tape,
+                x,
+                Norm { weight, bias, mean, var, mode, rows },
+                activate,
+            );
         }
         let (mean, var) = (&mut pass.params.value(self.mean), &mut pass.params.value(self.var));
         batch_norm::batch_norm(pass.tape, x, Norm { weight, bias, mean, var, mode, rows }, activate)
@@ -137,7 +163,12 @@ impl BatchNorm {
 
     /// Scale and shift per channel of this batch norm with its running statistics.
     fn fold(&self, params: &Params) -> Result<(Tensor, Tensor)> {
-        batch_norm::fold(&params.value(self.weight), &params.value(self.bias), &params.value(self.mean), &params.value(self.var))
+        batch_norm::fold(
+            &params.value(self.weight),
+            &params.value(self.bias),
+            &params.value(self.mean),
+            &params.value(self.var),
+        )
     }
 }
 

@@ -1,7 +1,8 @@
 //! Networks: parameters by PyTorch name, layers, and the architectures that adversarial training papers use.
 //!
-//! The batch-norm mode is an argument of every forward pass, never a state of the network. In [`BnMode::Eval`] with frozen weights (inside an
-//! attack, and in evaluation) batch norms are folded into the convolutions before them.
+//! The batch-norm mode is an argument of every forward pass, never a state of the network. In
+//! [`BnMode::Eval`] with frozen weights (inside an attack, and in evaluation) batch norms are folded into the
+//! convolutions before them.
 
 mod arch;
 mod blocks;

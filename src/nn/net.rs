@@ -72,7 +72,8 @@ impl Net {
                 cin = cout;
             }
         }
-        let (last_name, classifier_name) = if spec.family == Family::Wide { ("bn1", "fc") } else { ("bn", "linear") };
+        let (last_name, classifier_name) =
+            if spec.family == Family::Wide { ("bn1", "fc") } else { ("bn", "linear") };
         let last = if post_activation { None } else { Some(builder.batch_norm(last_name, cin)?) };
         let classifier = builder.linear(classifier_name, cin, shape.classes)?;
         Ok(Net {
@@ -103,14 +104,23 @@ impl Net {
         self.params.leaves(tape)
     }
 
-    /// Logits `[N, classes]` of images `[N,H,W,C]`. With `leaves`, weights are differentiated; without, they are frozen.
+    /// Logits `[N, classes]` of images `[N,H,W,C]`. With `leaves`, weights are differentiated; without, they
+    /// are frozen.
     pub fn forward(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
         self.forward_rows(tape, x, bn, leaves, &Rows::All)
     }
 
-    /// [`Net::forward`] of the images that `rows` says. With `Rows::First` the logits of the others are those of features 0 (folded passes: of
-    /// what lies there), and give no gradient to a weight when their own is 0.
-    pub fn forward_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<Var> {
+    /// [`Net::forward`] of the images that `rows` says. With `Rows::First` the logits of the others are those
+    /// of features 0 (folded passes: of what lies there), and give no gradient to a weight when their own is
+    /// 0.
+    pub fn forward_rows(
+        &mut self,
+        tape: &Tape,
+        x: Var,
+        bn: BnMode,
+        leaves: Option<&Leaves>,
+        rows: &Rows,
+    ) -> Result<Var> {
         let features = self.features_rows(tape, x, bn, leaves, rows)?;
         let pass = &mut Pass { tape, params: &mut self.params, bn, leaves, rows };
         self.classifier.forward(pass, features)
@@ -127,20 +137,35 @@ impl Net {
         self.features_rows(tape, x, bn, leaves, &Rows::All)
     }
 
-    fn features_rows(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<Var> {
+    fn features_rows(
+        &mut self,
+        tape: &Tape,
+        x: Var,
+        bn: BnMode,
+        leaves: Option<&Leaves>,
+        rows: &Rows,
+    ) -> Result<Var> {
         let (_, last) = self.maps(tape, x, bn, leaves, rows)?;
         global_avg_pool(tape, last)
     }
 
-    /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those of the last stage again, but
-    /// for pre-activation networks behind their last batch norm. Weights are frozen.
+    /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those
+    /// of the last stage again, but for pre-activation networks behind their last batch norm. Weights are
+    /// frozen.
     pub fn stages(&mut self, tape: &Tape, x: Var, bn: BnMode) -> Result<Vec<Var>> {
         let (stages, last) = self.maps(tape, x, bn, None, &Rows::All)?;
         stages.into_iter().chain([last]).map(|map| global_avg_pool(tape, map)).collect()
     }
 
     /// The feature maps `[N,H,W,C]` at the end of every stage, and those that are pooled for the classifier.
-    fn maps(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>, rows: &Rows) -> Result<(Vec<Var>, Var)> {
+    fn maps(
+        &mut self,
+        tape: &Tape,
+        x: Var,
+        bn: BnMode,
+        leaves: Option<&Leaves>,
+        rows: &Rows,
+    ) -> Result<(Vec<Var>, Var)> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
             let expected = format!("[N,H,W,{}] images", self.channels);
@@ -179,11 +204,13 @@ impl Net {
 
     /// Names and file shapes, as [`Net::import`] wants them.
     pub fn expected(&self) -> Vec<(String, Vec<usize>)> {
-        let shape = |p: &Param| if p.role == Role::Filter { file_shape(&p.value) } else { p.value.shape().to_vec() };
+        let shape =
+            |p: &Param| if p.role == Role::Filter { file_shape(&p.value) } else { p.value.shape().to_vec() };
         self.params.iter().map(|p| (p.name.clone(), shape(p))).collect()
     }
 
-    /// Overwrites every parameter and buffer; `find` gives the values of a name in PyTorch's layout. Check names and shapes first.
+    /// Overwrites every parameter and buffer; `find` gives the values of a name in PyTorch's layout. Check
+    /// names and shapes first.
     pub fn import(&mut self, device: &Device, find: impl Fn(&str) -> Option<Vec<f32>>) -> Result<()> {
         for param in self.params.iter_mut() {
             let shape = param.value.shape().to_vec();

@@ -37,7 +37,8 @@ pub struct ParamId(usize);
 /// All parameters and buffers of a network.
 pub struct Params {
     list: Vec<Param>,
-    /// The copies of filters that convolutions read; dropped, and with them their share in the values, when a parameter is to change.
+    /// The copies of filters that convolutions read; dropped, and with them their share in the values, when a
+    /// parameter is to change.
     filters: HashMap<ParamId, Rc<Filter>>,
     /// Filters with a batch norm folded in; dropped when a running statistic changes too.
     folded: HashMap<ParamId, Rc<Folded>>,
@@ -49,9 +50,21 @@ impl Params {
     }
 
     /// Adds a tensor with its initial value; `shape` is the device's.
-    pub(super) fn add(&mut self, device: &Device, name: String, role: Role, shape: &[usize], init: Init) -> Result<ParamId> {
+    pub(super) fn add(
+        &mut self,
+        device: &Device,
+        name: String,
+        role: Role,
+        shape: &[usize],
+        init: Init,
+    ) -> Result<ParamId> {
         let values = init.values(&name, shape.iter().product());
-        self.list.push(Param { name, role, value: Tensor::from_slice(device, shape, &values)?, momentum: None });
+        self.list.push(Param {
+            name,
+            role,
+            value: Tensor::from_slice(device, shape, &values)?,
+            momentum: None,
+        });
         Ok(ParamId(self.list.len() - 1))
     }
 
@@ -85,7 +98,8 @@ impl Params {
         self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value))).clone()
     }
 
-    /// A filter with the batch norm behind it, whose (scale, shift) `fold` computes; made once per change of any value.
+    /// A filter with the batch norm behind it, whose (scale, shift) `fold` computes; made once per change of
+    /// any value.
     pub(super) fn folded(
         &mut self,
         weight: ParamId,
@@ -107,11 +121,14 @@ impl Params {
 
     /// Puts all trained parameters on a tape as leaves.
     pub fn leaves(&self, tape: &Tape) -> Leaves {
-        Leaves(self.list.iter().map(|p| (p.role != Role::Buffer).then(|| tape.leaf(p.value.clone()))).collect())
+        Leaves(
+            self.list.iter().map(|p| (p.role != Role::Buffer).then(|| tape.leaf(p.value.clone()))).collect(),
+        )
     }
 }
 
-/// The parameters of a network on one tape. All passes on that tape share them, so that their gradients add up.
+/// The parameters of a network on one tape. All passes on that tape share them, so that their gradients add
+/// up.
 pub struct Leaves(Vec<Option<Var>>);
 
 impl Leaves {
@@ -120,7 +137,8 @@ impl Leaves {
         self.0.get(id.0).copied().flatten()
     }
 
-    /// The gradients by parameter, in the order of [`Params::iter`]; `None` for buffers and for parameters that the loss does not use.
+    /// The gradients by parameter, in the order of [`Params::iter`]; `None` for buffers and for parameters
+    /// that the loss does not use.
     pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor>> {
         self.0.iter().map(|leaf| leaf.and_then(|leaf| gradients.take(leaf))).collect()
     }

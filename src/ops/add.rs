@@ -29,7 +29,14 @@ pub fn cases() -> Vec<super::testing::Case> {
     let both = |x: &[Vec<f64>]| x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect();
     let mut cases: Vec<Case> = ugly_shapes()
         .iter()
-        .map(|shape| Case::op(format!("add {shape:?}"), [Input::normal(shape), Input::normal(shape)], |tape, v| add(tape, v[0], v[1]), both))
+        .map(|shape| {
+            Case::op(
+                format!("add {shape:?}"),
+                [Input::normal(shape), Input::normal(shape)],
+                |tape, v| add(tape, v[0], v[1]),
+                both,
+            )
+        })
         .collect();
     cases.push(Case::op(
         "add x to itself",

@@ -1,11 +1,13 @@
-//! Auto-PGD's step, and what it remembers of each image between steps: nothing of it is read back while the attack runs.
+//! Auto-PGD's step, and what it remembers of each image between steps: nothing of it is read back while the
+//! attack runs.
 
 use super::prelude::*;
 use kernels::apgd::*;
 
 /// What APGD remembers of the images of a batch: steps, losses, counters, and which are broken.
 pub struct Memory {
-    /// `[N, MEMORY]`: eta, f_best, f_best at the last checkpoint, the loss before, increases since the checkpoint, halved there.
+    /// `[N, MEMORY]`: eta, f_best, f_best at the last checkpoint, the loss before, increases since the
+    /// checkpoint, halved there.
     images: Buffer<f32>,
     /// `[N]`: 1 where the clean image or an iterate so far was misclassified.
     pub success: Buffer<i32>,
@@ -34,8 +36,8 @@ impl Memory {
         })
     }
 
-    /// Takes in a pass: the losses `[N]`, and whether the iterates (`held`) and the clean images (`right`) are classified correctly. A
-    /// misclassified clean image counts as broken, and nothing is kept for it.
+    /// Takes in a pass: the losses `[N]`, and whether the iterates (`held`) and the clean images (`right`)
+    /// are classified correctly. A misclassified clean image counts as broken, and nothing is kept for it.
     pub fn judge(
         &mut self,
         losses: &Tensor,
@@ -47,7 +49,11 @@ impl Memory {
         let n = self.success.len();
         for got in [losses.len(), held.len(), right.len()] {
             if got != n {
-                return Err(Error::Shape { op: "apgd", expected: format!("a value for each of {n} images"), got: vec![got] });
+                return Err(Error::Shape {
+                    op: "apgd",
+                    expected: format!("a value for each of {n} images"),
+                    got: vec![got],
+                });
             }
         }
         let (first, window) = match moment {
@@ -65,14 +71,19 @@ impl Memory {
     fn size(&self, x: &Tensor) -> Result<i32> {
         let n = self.success.len();
         if x.shape().first() != Some(&n) {
-            return Err(Error::Shape { op: "apgd", expected: format!("{n} images"), got: x.shape().to_vec() });
+            return Err(Error::Shape {
+                op: "apgd",
+                expected: format!("{n} images"),
+                got: x.shape().to_vec(),
+            });
         }
         int(x.len())?;
         int(x.len() / n.max(1))
     }
 }
 
-/// One step of Linf: `prev`, x_{k-1}, becomes x_{k+1}, from `adv`, x_k, and its gradient. `a` is the weight of the step against momentum.
+/// One step of Linf: `prev`, x_{k-1}, becomes x_{k+1}, from `adv`, x_k, and its gradient. `a` is the weight
+/// of the step against momentum.
 pub fn step_linf(
     adv: &Tensor,
     prev: &mut Tensor,
@@ -84,14 +95,44 @@ pub fn step_linf(
 ) -> Result<()> {
     let size = equal(memory, x, &[adv, prev, grad])?;
     let (g, state) = (grad.buffer(), &memory.images);
-    apgd_step_linf(x.device(), memory.success.len(), adv.buffer(), prev.make_mut()?, x.buffer(), g, state, eps, a, size)
+    apgd_step_linf(
+        x.device(),
+        memory.success.len(),
+        adv.buffer(),
+        prev.make_mut()?,
+        x.buffer(),
+        g,
+        state,
+        eps,
+        a,
+        size,
+    )
 }
 
 /// One step of L2, as [`step_linf`].
-pub fn step_l2(adv: &Tensor, prev: &mut Tensor, x: &Tensor, grad: &Tensor, memory: &Memory, eps: f32, a: f32) -> Result<()> {
+pub fn step_l2(
+    adv: &Tensor,
+    prev: &mut Tensor,
+    x: &Tensor,
+    grad: &Tensor,
+    memory: &Memory,
+    eps: f32,
+    a: f32,
+) -> Result<()> {
     let size = equal(memory, x, &[adv, prev, grad])?;
     let (g, state) = (grad.buffer(), &memory.images);
-    apgd_step_l2(x.device(), memory.success.len(), adv.buffer(), prev.make_mut()?, x.buffer(), g, state, eps, a, size)
+    apgd_step_l2(
+        x.device(),
+        memory.success.len(),
+        adv.buffer(),
+        prev.make_mut()?,
+        x.buffer(),
+        g,
+        state,
+        eps,
+        a,
+        size,
+    )
 }
 
 /// The images that an attack carries, each `[N,H,W,C]`.
@@ -159,7 +200,12 @@ pub fn cases() -> Vec<super::testing::Case> {
                         };
                         (0..n).flat_map(row).collect()
                     };
-                    let inputs = [near(1), near(2), Input::values(shape, clean.values.clone()), Input::values(shape, grad.values.clone())];
+                    let inputs = [
+                        near(1),
+                        near(2),
+                        Input::values(shape, clean.values.clone()),
+                        Input::values(shape, grad.values.clone()),
+                    ];
                     let name = format!("step{kind} l2 {l2} {shape:?} eps {eps} a {a}");
                     cases.push(Case::kernel(name, inputs, run, want));
                 }
@@ -172,7 +218,16 @@ pub fn cases() -> Vec<super::testing::Case> {
 /// x_{k+1} of one image in float64.
 #[cfg(test)]
 #[allow(clippy::too_many_arguments)]
-fn next(adv: &[f64], prev: &[f64], x: &[f64], grad: &[f64], eps: f64, eta: f64, a: f64, l2: bool) -> Vec<f64> {
+fn next(
+    adv: &[f64],
+    prev: &[f64],
+    x: &[f64],
+    grad: &[f64],
+    eps: f64,
+    eta: f64,
+    a: f64,
+    l2: bool,
+) -> Vec<f64> {
     let norm = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
     let project = |v: Vec<f64>| -> Vec<f64> {
         let u: Vec<f64> = v.iter().zip(x).map(|(v, x)| v - x).collect();
@@ -181,27 +236,33 @@ fn next(adv: &[f64], prev: &[f64], x: &[f64], grad: &[f64], eps: f64, eta: f64, 
         u.iter().zip(x).map(|(u, x)| (x + inside(*u)).clamp(0.0, 1.0)).collect()
     };
     let length = norm(grad);
-    let direction = |g: f64| if l2 { g / (length + 1e-12) } else { g.partial_cmp(&0.0).map_or(f64::NAN, |o| o as i8 as f64) };
+    let direction = |g: f64| {
+        if l2 { g / (length + 1e-12) } else { g.partial_cmp(&0.0).map_or(f64::NAN, |o| o as i8 as f64) }
+    };
     let w = project(adv.iter().zip(grad).map(|(v, g)| v + eta * direction(*g)).collect());
     project((0..x.len()).map(|i| adv[i] + a * (w[i] - adv[i]) + (1.0 - a) * (adv[i] - prev[i])).collect())
 }
 
-/// What [`Memory`] holds of eight images, whose losses and hits are written out by hand, behind a start, three steps, a checkpoint, two steps
-/// and another checkpoint.
+/// What [`Memory`] holds of eight images, whose losses and hits are written out by hand, behind a start,
+/// three steps, a checkpoint, two steps and another checkpoint.
 #[cfg(test)]
 fn trace() -> super::testing::Case {
     use super::testing::*;
-    // f(x_0), window of four, window of three. 0.75 * 4 = 3 increases are too few, and so are two of 0.75 * 3 = 2.25.
+    // f(x_0), window of four, window of three. 0.75 * 4 = 3 increases are too few, and so are two of 0.75 * 3
+    // = 2.25.
     let losses: [[f32; 8]; 8] = [
-        // Rises always: never halved. The first loss counts as an increase because it is above 0, although it is below f(x_0).
+        // Rises always: never halved. The first loss counts as an increase because it is above 0, although it
+        // is below f(x_0).
         [5.0, 1.0, 2.0, 3.0, 6.0, 7.0, 8.0, 9.0],
         // The same below 0: three increases of four, halved. The second window rises.
         [-1.0, -5.0, -4.0, -3.0, -2.0, -1.5, -1.0, 0.5],
         // Zero is no increase over nothing.
         [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
-        // f_best stays in the first window, which is forgiven, and in the second: not halved before, so halved there.
+        // f_best stays in the first window, which is forgiven, and in the second: not halved before, so
+        // halved there.
         [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
-        // Falls always; f_best stays in the second window, which the halving before forgives, but two of three increases are too few.
+        // Falls always; f_best stays in the second window, which the halving before forgives, but two of
+        // three increases are too few.
         [1.0, 0.9, 0.8, 0.7, 0.6, 0.7, 0.8, 0.7],
         // Halved first, then three increases below f_best: forgiven.
         [1.0, 0.9, 0.8, 0.7, 0.6, 0.7, 0.8, 0.9],
@@ -250,7 +311,8 @@ fn trace() -> super::testing::Case {
             [2, 2, 2, 4, 4, 0, 4, 2],
         ];
         let success = |k: usize| [(k >= 2) as i32, 1, 1, 0, 0, 0, 0, 0];
-        let etas: [[f64; 8]; 3] = [[1.0; 8], [1.0, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5], [1.0, 0.5, 0.5, 0.5, 0.25, 0.5, 0.25, 0.5]];
+        let etas: [[f64; 8]; 3] =
+            [[1.0; 8], [1.0, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5], [1.0, 0.5, 0.5, 0.5, 0.25, 0.5, 0.25, 0.5]];
         let best: [[f32; 8]; 8] = [
             [5.0, -1.0, -1.0, 9.0, 1.0, 1.0, 2.0, 1.0],
             [5.0, -1.0, 0.0, 9.0, 1.0, 1.0, 2.0, 1.0],
@@ -264,7 +326,9 @@ fn trace() -> super::testing::Case {
         let after = |k: usize| {
             let flags = verdicts[k].into_iter().chain(success(k)).map(f64::from);
             let eta = etas[if k == 7 { 2 } else { (k >= 4) as usize }];
-            flags.chain(eta.into_iter().zip(best[k]).flat_map(|(eta, best)| [eta, best as f64])).collect::<Vec<f64>>()
+            flags
+                .chain(eta.into_iter().zip(best[k]).flat_map(|(eta, best)| [eta, best as f64]))
+                .collect::<Vec<f64>>()
         };
         (0..8).flat_map(after).collect()
     })
@@ -283,10 +347,16 @@ fn kept() -> super::testing::Case {
         let mut carried = Carried { adv, grad, best, best_grad, found };
         carried.keep(&memory)?;
         let Carried { adv, grad, best, best_grad, found } = &carried;
-        Ok([adv, grad, best, best_grad, found].map(|t| t.to_vec()).into_iter().collect::<Result<Vec<_>>>()?.concat())
+        Ok([adv, grad, best, best_grad, found]
+            .map(|t| t.to_vec())
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?
+            .concat())
     };
     Case::kernel("every verdict", inputs, run, |v| {
-        let pick = |of: fn(usize) -> usize| (0..8).flat_map(|n| v[of(n)][n * 45..(n + 1) * 45].to_vec()).collect::<Vec<f64>>();
+        let pick = |of: fn(usize) -> usize| {
+            (0..8).flat_map(|n| v[of(n)][n * 45..(n + 1) * 45].to_vec()).collect::<Vec<f64>>()
+        };
         let adv = pick(|n| if n & 6 == 4 { 2 } else { 0 });
         let grad = pick(|n| if n & 6 == 4 { 3 } else { 1 });
         let best = pick(|n| if n & 2 == 2 { 0 } else { 2 });

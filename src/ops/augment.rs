@@ -36,7 +36,12 @@ impl Augmentation {
 
     /// A random crop after zero padding, and a flip in half of the cases.
     pub fn crop_flip(pad: usize, seed: u64, epoch: u32) -> Augmentation {
-        Augmentation { pad, flip: true, key: Key::new(seed, Purpose::Augment, epoch, 0), ..Augmentation::none() }
+        Augmentation {
+            pad,
+            flip: true,
+            key: Key::new(seed, Purpose::Augment, epoch, 0),
+            ..Augmentation::none()
+        }
     }
 
     /// The same with another padding.
@@ -50,8 +55,9 @@ impl Augmentation {
     }
 }
 
-/// Images of a data set of bytes `[M, H, W, C]`, `shape` = `[H, W, C]`, as floats `byte * scale[c] + shift[c]`: those at `indices`, view after
-/// view, `[views * B, H, W, C]`. An index outside of the data set gives NaN.
+/// Images of a data set of bytes `[M, H, W, C]`, `shape` = `[H, W, C]`, as floats `byte * scale[c] +
+/// shift[c]`: those at `indices`, view after view, `[views * B, H, W, C]`. An index outside of the data set
+/// gives NaN.
 pub fn augment(
     images: &Buffer<u8>,
     shape: [usize; 3],
@@ -64,7 +70,11 @@ pub fn augment(
     let Augmentation { pad, padding, flip, views, key } = *how;
     let (size, samples) = (height * width * channels, views * indices.len());
     if size == 0 || !images.len().is_multiple_of(size) {
-        return Err(Error::Shape { op: "augment", expected: format!("whole images of {shape:?}"), got: vec![images.len()] });
+        return Err(Error::Shape {
+            op: "augment",
+            expected: format!("whole images of {shape:?}"),
+            got: vec![images.len()],
+        });
     }
     if scale.len() != channels || shift.len() != channels {
         return Err(Error::Shape {
@@ -138,7 +148,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     for shape in [[1, 1, 1], [8, 8, 1], [7, 5, 3], [32, 32, 3], [6, 9, 4]] {
         let [h, w, c] = shape;
         let (known, indices): (usize, Vec<i32>) = (10, vec![3, 9, 0, 3, 7]);
-        let bytes: Vec<u8> = Input::uniform(&[known, h, w, c], 0.0, 256.0).values.iter().map(|v| *v as u8).collect();
+        let bytes: Vec<u8> =
+            Input::uniform(&[known, h, w, c], 0.0, 256.0).values.iter().map(|v| *v as u8).collect();
         for how in ways.into_iter().filter(|how| how.padding == Padding::Zero || how.pad < h.min(w)) {
             for views in [1, 2] {
                 let how = how.views(views);
@@ -147,8 +158,10 @@ pub fn cases() -> Vec<super::testing::Case> {
                 let numbers = [Input::values(&[c], scale.clone()), Input::values(&[c], shift.clone())];
                 let (bytes_of_run, indices_of_run) = (bytes.clone(), indices.clone());
                 let run = move |device: &Device, t: &[Tensor]| {
-                    let (images, indices) =
-                        (Buffer::from_slice(device, &bytes_of_run)?, Buffer::from_slice(device, &indices_of_run)?);
+                    let (images, indices) = (
+                        Buffer::from_slice(device, &bytes_of_run)?,
+                        Buffer::from_slice(device, &indices_of_run)?,
+                    );
                     augment(&images, shape, &indices, &t[0], &t[1], &how)?.to_vec()
                 };
                 let (bytes, indices) = (bytes.clone(), indices.clone());
@@ -161,12 +174,14 @@ pub fn cases() -> Vec<super::testing::Case> {
                 };
                 let want = move |_: &[Vec<f64>]| {
                     let value = |at: usize| {
-                        let (channel, x, y, sample) = (at % c, at / c % w, at / (c * w) % h, at / (c * w * h));
+                        let (channel, x, y, sample) =
+                            (at % c, at / c % w, at / (c * w) % h, at / (c * w * h));
                         let (image, view) = (indices[sample % indices.len()], sample / indices.len());
                         let (dy, dx, flip) = drawn(&how, image, view);
                         let x = if flip { w - 1 - x } else { x } as i64 + dx;
                         let from = place(y as i64 + dy, h).zip(place(x, w));
-                        let byte = from.map_or(0, |(y, x)| bytes[((image as usize * h + y) * w + x) * c + channel]);
+                        let byte =
+                            from.map_or(0, |(y, x)| bytes[((image as usize * h + y) * w + x) * c + channel]);
                         byte as f64 * scale[channel] as f64 + shift[channel] as f64
                     };
                     (0..views * indices.len() * h * w * c).map(value).collect()

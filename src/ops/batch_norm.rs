@@ -1,11 +1,11 @@
 //! Batch normalisation over the last axis, optionally with ReLU in the same pass.
 //!
-//! What the statistics are is an argument of every call (`BnMode`): which passes use or move the running statistics is part of a training
-//! method, never a state of the network.
+//! What the statistics are is an argument of every call (`BnMode`): which passes use or move the running
+//! statistics is part of a training method, never a state of the network.
 
+use super::existing::Rows;
 use super::prelude::*;
 use super::relu::relu;
-use super::existing::Rows;
 use kernels::batch_norm::*;
 
 /// Added to the variance.
@@ -39,11 +39,12 @@ pub struct Norm<'a> {
     pub rows: &'a Rows,
 }
 
-/// (x - mean) / sqrt(var + EPS) * weight + bias per channel, for x of shape `[..., C]`, then ReLU if asked: in one pass over memory where the
-/// channels fill whole vectors.
+/// (x - mean) / sqrt(var + EPS) * weight + bias per channel, for x of shape `[..., C]`, then ReLU if asked:
+/// in one pass over memory where the channels fill whole vectors.
 ///
-/// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch variance; for a batch of one value
-/// per channel, whose variance is 0 and has no unbiased estimate, that is 0. Where images do not exist (`norm.rows`), the result is 0.
+/// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch
+/// variance; for a batch of one value per channel, whose variance is 0 and has no unbiased estimate, that is
+/// 0. Where images do not exist (`norm.rows`), the result is 0.
 pub fn batch_norm(tape: &Tape, x: Var, norm: Norm, activate: bool) -> Result<Var> {
     let whole = tape.value(x).shape().last().is_some_and(|c| c % kernels::VEC.on(tape.device()) == 0);
     let out = normalise(tape, x, norm, activate && whole)?;
@@ -51,7 +52,12 @@ pub fn batch_norm(tape: &Tape, x: Var, norm: Norm, activate: bool) -> Result<Var
 }
 
 /// Running statistics as (scale, shift) of shape `[C]`: batch norm in `Eval` mode is x * scale + shift.
-pub fn fold(weight: &Tensor, bias: &Tensor, running_mean: &Tensor, running_var: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn fold(
+    weight: &Tensor,
+    bias: &Tensor,
+    running_mean: &Tensor,
+    running_var: &Tensor,
+) -> Result<(Tensor, Tensor)> {
     for other in [bias, running_mean, running_var] {
         same_shape("batch_norm fold", weight, other)?;
     }
@@ -72,7 +78,8 @@ pub fn fold(weight: &Tensor, bias: &Tensor, running_mean: &Tensor, running_var: 
     Ok((Tensor::new(scale, weight.shape())?, Tensor::new(shift, weight.shape())?))
 }
 
-/// How the kernels share the work; it depends on the sizes and the kind of device alone, so that results do not depend on its cores.
+/// How the kernels share the work; it depends on the sizes and the kind of device alone, so that results do
+/// not depend on its cores.
 #[derive(Clone, Copy)]
 struct Plan {
     rows: usize,
@@ -87,8 +94,8 @@ impl Plan {
     fn new(device: &Device, rows: usize, channels: usize) -> Plan {
         let groups = channels.div_ceil(kernels::VEC.on(device));
         let side = groups.next_power_of_two().min(TILE.on(device)).min(THREADS.on(device));
-        // As many rows as a block's threads hold at once are the least; beyond that, enough blocks for a large GPU, or chunks that stay in
-        // a core's first-level cache.
+        // As many rows as a block's threads hold at once are the least; beyond that, enough blocks for a
+        // large GPU, or chunks that stay in a core's first-level cache.
         let least = THREADS.on(device) / side * BATCH.on(device);
         let rows_per_block = if device.is_host() {
             (8192 / channels).max(rows.div_ceil(1024))
@@ -126,7 +133,11 @@ fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
     let device = tape.device();
     let channels = input.shape().last().copied().unwrap_or(0);
     if input.is_empty() {
-        return Err(Error::Shape { op: "batch_norm", expected: "at least one element".into(), got: input.shape().to_vec() });
+        return Err(Error::Shape {
+            op: "batch_norm",
+            expected: "at least one element".into(),
+            got: input.shape().to_vec(),
+        });
     }
     for tensor in [&w, &b, &*norm.mean, &*norm.var] {
         if tensor.shape() != [channels] {
@@ -153,25 +164,52 @@ fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
         let mut partial = plan.partial(device)?;
         let (side, span) = (int(plan.side)?, int(plan.rows_per_block)?);
         let grid = plan.columns(device);
-        batch_norm_statistics(device, grid, input.buffer(), &mut partial, existing, of_image, rows, count, side, span)?;
+        batch_norm_statistics(
+            device,
+            grid,
+            input.buffer(),
+            &mut partial,
+            existing,
+            of_image,
+            rows,
+            count,
+            side,
+            span,
+        )?;
         let (mean, var) = match mode {
             BnMode::Train => (Some(norm.mean.make_mut()?), Some(norm.var.make_mut()?)),
             _ => (None, None),
         };
         let (w, b, groups, to) = (w.buffer(), b.buffer(), plan.groups, &mut stats);
-        batch_norm_finish(device, groups, &partial, w, b, mean, var, to, existing, of_image, rows, count, span, EPS, MOMENTUM)?;
+        batch_norm_finish(
+            device, groups, &partial, w, b, mean, var, to, existing, of_image, rows, count, span, EPS,
+            MOMENTUM,
+        )?;
     }
     let mut out = Buffer::uninit(device, n)?;
     let recorded = vars.iter().any(|v| tape.needs(*v));
     let mut mask = (relu && recorded).then(|| Buffer::<u8>::uninit(device, mask_bytes(n))).transpose()?;
     let (grid, bits) = (plan.elements(device), mask.as_mut());
-    batch_norm_apply(device, grid, input.buffer(), &stats, &mut out, bits, existing, of_image, rows, count, relu as i32)?;
+    batch_norm_apply(
+        device,
+        grid,
+        input.buffer(),
+        &stats,
+        &mut out,
+        bits,
+        existing,
+        of_image,
+        rows,
+        count,
+        relu as i32,
+    )?;
     let shape = input.shape().to_vec();
     tape.push(Tensor::new(out, &shape)?, &vars, move |grad, sink| {
         let device = grad.device();
         let (existing, of_image) = counted.of_images(per_image)?;
         let through_statistics = mode != BnMode::Eval && sink.wants(x);
-        let mut coefficients = through_statistics.then(|| Buffer::uninit(device, 2 * plan.padded(device))).transpose()?;
+        let mut coefficients =
+            through_statistics.then(|| Buffer::uninit(device, 2 * plan.padded(device))).transpose()?;
         let of = |var| sink.wants(var).then(|| Tensor::uninit(device, &[plan.channels])).transpose();
         let (mut grad_weight, mut grad_bias) = (of(weight)?, of(bias)?);
         if through_statistics || grad_weight.is_some() || grad_bias.is_some() {
@@ -250,13 +288,15 @@ pub(super) fn oracle(values: &[Vec<f64>], mode: BnMode) -> (Vec<f64>, Wide) {
     let squares: Vec<f64> = (0..channels).map(|c| column(c).map(|v| (v - mean[c]).powi(2)).sum()).collect();
     let batch_var: Vec<f64> = squares.iter().map(|s| s / rows as f64).collect();
     let (m, v) = if mode == BnMode::Eval { (running_mean, running_var) } else { (&mean, &batch_var) };
-    let y = x
-        .iter()
-        .enumerate()
-        .map(|(i, x)| (x - m[i % channels]) / (v[i % channels] + EPS as f64).sqrt() * w[i % channels] + b[i % channels]);
-    let moved = |old: &[f64], new: f64, c: usize| if mode == BnMode::Train { 0.9 * old[c] + 0.1 * new } else { old[c] };
+    let y = x.iter().enumerate().map(|(i, x)| {
+        (x - m[i % channels]) / (v[i % channels] + EPS as f64).sqrt() * w[i % channels] + b[i % channels]
+    });
+    let moved = |old: &[f64], new: f64, c: usize| {
+        if mode == BnMode::Train { 0.9 * old[c] + 0.1 * new } else { old[c] }
+    };
     let new_mean = (0..channels).map(|c| moved(running_mean, mean[c], c)).collect();
-    let new_var = (0..channels).map(|c| moved(running_var, squares[c] / (rows.max(2) - 1) as f64, c)).collect();
+    let new_var =
+        (0..channels).map(|c| moved(running_var, squares[c] / (rows.max(2) - 1) as f64, c)).collect();
     (y.collect(), vec![new_mean, new_var])
 }
 
@@ -276,7 +316,12 @@ pub fn cases() -> Vec<super::testing::Case> {
         let run = move |tape: &Tape, v: &[Var]| {
             let running = |input: &Input| Tensor::from_slice(tape.device(), &input.shape, &input.values);
             let (mean, var) = (&mut running(&mean)?, &mut running(&var)?);
-            batch_norm(tape, v[0], Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All }, fused)
+            batch_norm(
+                tape,
+                v[0],
+                Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All },
+                fused,
+            )
         };
         let want = move |v: &[Vec<f64>]| {
             let (y, _) = oracle(&[v.to_vec(), running.clone()].concat(), mode);
@@ -303,13 +348,19 @@ pub fn cases() -> Vec<super::testing::Case> {
     for mode in [BnMode::Train, BnMode::Batch, BnMode::Eval] {
         for shape in shapes {
             cases.push(op("normal", Input::normal(shape), mode, false, [true; 3]).tolerance(2e-5, 2e-5));
-            cases.push(op("normal", Input::normal_seeded(shape, FUSED_SEED), mode, true, [true; 3]).tolerance(2e-5, 2e-5));
+            cases.push(
+                op("normal", Input::normal_seeded(shape, FUSED_SEED), mode, true, [true; 3])
+                    .tolerance(2e-5, 2e-5),
+            );
         }
         for wanted in [[true, false, false], [false, true, false], [false, false, true], [false; 3]] {
             cases.push(op("some gradients", Input::normal(&[3, 4, 5, 32]), mode, true, wanted));
         }
     }
-    cases.push(op("many chunks", Input::normal(&[1, 1, 20000, 64]), BnMode::Train, true, [false; 3]).tolerance(2e-5, 2e-5));
+    cases.push(
+        op("many chunks", Input::normal(&[1, 1, 20000, 64]), BnMode::Train, true, [false; 3])
+            .tolerance(2e-5, 2e-5),
+    );
     // A mean that is large against the deviation: the input's own rounding is 4e-6 of the deviation.
     let mut far = Input::normal(&[16, 5, 5, 24]);
     far.values.iter_mut().for_each(|v| *v += 64.0);
@@ -318,9 +369,17 @@ pub fn cases() -> Vec<super::testing::Case> {
     let mut outlier = Input::normal(&[32, 5, 5, 16]);
     outlier.values[0] = 1e4;
     cases.push(op("outlier", outlier, BnMode::Train, false, [true; 3]).tolerance(1e-4, 1e-4));
-    cases.push(op("constant", Input::filled(&[7, 3, 3, 17], 300.1), BnMode::Train, false, [false, false, true]));
+    cases.push(op(
+        "constant",
+        Input::filled(&[7, 3, 3, 17], 300.1),
+        BnMode::Train,
+        false,
+        [false, false, true],
+    ));
     cases.push(op("small", Input::normal(&[7, 3, 3, 17]).scaled(1e-3), BnMode::Batch, false, [true; 3]));
-    for (shape, offset) in [(&[1, 1, 1, 3][..], 0.0), (&[2, 33], 0.0), (&[40, 13, 17, 12], 5.0), (&[33, 9, 9, 64], -20.0)] {
+    for (shape, offset) in
+        [(&[1, 1, 1, 3][..], 0.0), (&[2, 33], 0.0), (&[40, 13, 17, 12], 5.0), (&[33, 9, 9, 64], -20.0)]
+    {
         for mode in [BnMode::Train, BnMode::Batch, BnMode::Eval] {
             let channels = shape[shape.len() - 1];
             let mut x = Input::normal_seeded(shape, 6);
@@ -331,12 +390,20 @@ pub fn cases() -> Vec<super::testing::Case> {
                 let tape = Tape::new(device);
                 let [x, weight, bias] = [0, 1, 2].map(|i| tape.constant(t[i].clone()));
                 let (mut mean, mut var) = (t[3].clone(), t[4].clone());
-                batch_norm(&tape, x, Norm { weight, bias, mean: &mut mean, var: &mut var, mode, rows: &Rows::All }, false)?;
+                batch_norm(
+                    &tape,
+                    x,
+                    Norm { weight, bias, mean: &mut mean, var: &mut var, mode, rows: &Rows::All },
+                    false,
+                )?;
                 Ok([mean.to_vec()?, var.to_vec()?].concat())
             };
-            cases.push(Case::kernel(format!("running statistics {mode:?} {shape:?}"), inputs, run, move |v| {
-                oracle(v, mode).1.concat()
-            }));
+            cases.push(Case::kernel(
+                format!("running statistics {mode:?} {shape:?}"),
+                inputs,
+                run,
+                move |v| oracle(v, mode).1.concat(),
+            ));
         }
     }
     let of = |seed| Input::normal_seeded(&[37], seed);
@@ -364,7 +431,8 @@ mod tests {
         let running = || Tensor::zeros(&device, &[4]).unwrap();
         let (weight, bias, mode) = (var(&[4]), var(&[4]), BnMode::Train);
         for shape in [&[2, 5][..], &[0, 4], &[]] {
-            let norm = Norm { weight, bias, mean: &mut running(), var: &mut running(), mode, rows: &Rows::All };
+            let norm =
+                Norm { weight, bias, mean: &mut running(), var: &mut running(), mode, rows: &Rows::All };
             assert!(batch_norm(&tape, var(shape), norm, false).is_err(), "{shape:?}");
         }
     }

@@ -11,13 +11,30 @@ pub fn combine(tape: &Tape, a: Var, alpha: f32, b: Var, beta: f32) -> Result<Var
     same_shape("combine", &left, &right)?;
     let (device, n) = (tape.device(), left.len());
     let mut out = Buffer::uninit(device, n)?;
-    combine_forward(device, elementwise(device, n), left.buffer(), right.buffer(), &mut out, alpha, beta, int(n)?)?;
+    combine_forward(
+        device,
+        elementwise(device, n),
+        left.buffer(),
+        right.buffer(),
+        &mut out,
+        alpha,
+        beta,
+        int(n)?,
+    )?;
     tape.push(Tensor::new(out, left.shape())?, &[a, b], move |grad, sink| {
         for (side, weight) in [(a, alpha), (b, beta)] {
             if weight == 1.0 {
                 sink.pass(side, grad)?;
             } else if let Some((into, accumulate)) = sink.slot(side)? {
-                fill_scaled(grad.device(), elementwise(grad.device(), n), grad.buffer(), into, weight, int(n)?, accumulate)?;
+                fill_scaled(
+                    grad.device(),
+                    elementwise(grad.device(), n),
+                    grad.buffer(),
+                    into,
+                    weight,
+                    int(n)?,
+                    accumulate,
+                )?;
             }
         }
         Ok(())
@@ -37,7 +54,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     };
     let mut cases: Vec<Case> = ugly_shapes()
         .iter()
-        .map(|s| case(format!("combine {s:?}"), Input::normal_seeded(s, 1), -0.7, Input::normal_seeded(s, 2), 2.5))
+        .map(|s| {
+            case(format!("combine {s:?}"), Input::normal_seeded(s, 1), -0.7, Input::normal_seeded(s, 2), 2.5)
+        })
         .collect();
     let pair = || (Input::normal_seeded(&[3, 7], 1), Input::normal_seeded(&[3, 7], 2));
     for (alpha, beta) in [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 6.0), (0.0, 0.0)] {
@@ -54,7 +73,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         |tape, v| combine(tape, v[0], 1.0, v[0], -0.25),
         |x| x[0].iter().map(|v| 0.75 * v).collect(),
     ));
-    // Every bit of the first side, as integers of 16 bits, which float32 holds exactly: zeros of both signs, subnormal numbers, infinity.
+    // Every bit of the first side, as integers of 16 bits, which float32 holds exactly: zeros of both signs,
+    // subnormal numbers, infinity.
     let bits = |v: f32| [v.to_bits() >> 16, v.to_bits() & 0xffff].map(|half| half as f32);
     let ends = [0.0f32, -0.0, 1e-45, -1e-45, f32::MIN_POSITIVE, -1.5, f32::MAX, f32::INFINITY, 0.1];
     let one = move |device: &Device, x: &[Tensor]| {

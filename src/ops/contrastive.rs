@@ -1,4 +1,5 @@
-//! The supervised contrastive loss of adversarial feature alignment (arXiv 2402.12187), with adversarial images as anchors.
+//! The supervised contrastive loss of adversarial feature alignment (arXiv 2402.12187), with adversarial
+//! images as anchors.
 
 use super::cross_entropy::labelled;
 use super::linear::Product;
@@ -18,9 +19,10 @@ pub enum ContrastSet {
     CleanAdv,
 }
 
-/// `-1/|P(i)| * sum over p in P(i) of log(exp(s_ip) / sum over a of exp(s_ia))` for every adversarial image i, from features `[N,D]` of the
-/// clean images and of the adversarial ones: a runs over the contrast set, P(i) are its members with the label of i, s is the cosine of two
-/// features over `tau` > 0. The anchor's own clean image is always a positive.
+/// `-1/|P(i)| * sum over p in P(i) of log(exp(s_ip) / sum over a of exp(s_ia))` for every adversarial image
+/// i, from features `[N,D]` of the clean images and of the adversarial ones: a runs over the contrast set,
+/// P(i) are its members with the label of i, s is the cosine of two features over `tau` > 0. The anchor's own
+/// clean image is always a positive.
 pub fn contrastive(
     tape: &Tape,
     clean: Var,
@@ -49,7 +51,16 @@ pub fn contrastive(
         product.forward(&queries.units, &queries.units, None, similarities)?;
     }
     let mut losses = Buffer::uninit(device, n)?;
-    contrastive_rows(device, grid, &mut against_clean, against_adv.as_mut(), labels, &mut losses, 1.0 / tau, rows)?;
+    contrastive_rows(
+        device,
+        grid,
+        &mut against_clean,
+        against_adv.as_mut(),
+        labels,
+        &mut losses,
+        1.0 / tau,
+        rows,
+    )?;
     tape.push(reduction.apply(losses)?, &[clean, adv], move |grad, sink| {
         let (device, Upstream { stride, factor }) = (grad.device(), reduction.upstream(n));
         let scaled = |slopes: &Buffer<f32>| -> Result<Buffer<f32>> {
@@ -95,14 +106,34 @@ impl Units {
         let (device, [n, d]) = (features.device(), features.matrix("contrastive")?);
         let (sizes, grid) = ([int(n)?, int(d)?], n.div_ceil(ROWS.on(device)));
         let (mut units, mut norms) = (Buffer::uninit(device, n * d)?, Buffer::uninit(device, n)?);
-        contrastive_units(device, grid, features.buffer(), &mut units, &mut norms, NORM_FLOOR, sizes[0], sizes[1])?;
+        contrastive_units(
+            device,
+            grid,
+            features.buffer(),
+            &mut units,
+            &mut norms,
+            NORM_FLOOR,
+            sizes[0],
+            sizes[1],
+        )?;
         Ok(Units { units, norms, grid, sizes })
     }
 
     /// The gradient of the features from that of the units.
     fn backward(&self, grad: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
         let [n, d] = self.sizes;
-        contrastive_units_backward(grad.device(), self.grid, grad, &self.units, &self.norms, into, NORM_FLOOR, n, d, accumulate)
+        contrastive_units_backward(
+            grad.device(),
+            self.grid,
+            grad,
+            &self.units,
+            &self.norms,
+            into,
+            NORM_FLOOR,
+            n,
+            d,
+            accumulate,
+        )
     }
 }
 
@@ -124,24 +155,42 @@ pub fn cases() -> Vec<super::testing::Case> {
         let (clean, adv) = (units(&x[0]), units(&x[1]));
         let loss = |i: usize| {
             let similar = |u: &[f64]| adv[i].iter().zip(u).map(|(a, b)| a * b).sum::<f64>() / tau;
-            let mut members: Vec<(f64, bool)> = (0..n).map(|a| (similar(&clean[a]), labels[a] == labels[i])).collect();
+            let mut members: Vec<(f64, bool)> =
+                (0..n).map(|a| (similar(&clean[a]), labels[a] == labels[i])).collect();
             if set == CleanAdv {
-                members.extend((0..n).filter(|a| *a != i).map(|a| (similar(&adv[a]), labels[a] == labels[i])));
+                members
+                    .extend((0..n).filter(|a| *a != i).map(|a| (similar(&adv[a]), labels[a] == labels[i])));
             }
             let top = members.iter().fold(f64::NEG_INFINITY, |m, (s, _)| m.max(*s));
             let log_sum = top + members.iter().map(|(s, _)| (s - top).exp()).sum::<f64>().ln();
-            let positives: Vec<f64> = members.iter().filter(|(_, positive)| *positive).map(|(s, _)| s - log_sum).collect();
+            let positives: Vec<f64> =
+                members.iter().filter(|(_, positive)| *positive).map(|(s, _)| s - log_sum).collect();
             -positives.iter().sum::<f64>() / positives.len() as f64
         };
         (0..n).map(loss).collect()
     }
-    let case = |name: &str, [clean, adv]: [Input; 2], labels: Vec<i32>, tau: f32, set: ContrastSet, reduction: Reduction| {
+    let case = |name: &str,
+                [clean, adv]: [Input; 2],
+                labels: Vec<i32>,
+                tau: f32,
+                set: ContrastSet,
+                reduction: Reduction| {
         let name = format!("{name} {:?} tau {tau} {set:?} {reduction:?}", clean.shape);
         let wide = labels.clone();
         Case::op(
             name,
             [clean, adv],
-            move |tape, v| contrastive(tape, v[0], v[1], &Buffer::from_slice(tape.device(), &labels)?, tau, set, reduction),
+            move |tape, v| {
+                contrastive(
+                    tape,
+                    v[0],
+                    v[1],
+                    &Buffer::from_slice(tape.device(), &labels)?,
+                    tau,
+                    set,
+                    reduction,
+                )
+            },
             move |x| reduce_wide(oracle(x, &wide, tau as f64, set), reduction),
         )
     };
@@ -149,16 +198,25 @@ pub fn cases() -> Vec<super::testing::Case> {
     let classes = |n: usize, k: i32| (0..n as i32).map(|i| (i * 7 + i / 3) % k).collect::<Vec<i32>>();
     let mut cases = Vec::new();
     for set in [Clean, CleanAdv] {
-        // Batches of one and two, tails of every tile, more than one block of rows, of features and of products.
+        // Batches of one and two, tails of every tile, more than one block of rows, of features and of
+        // products.
         for (n, d) in [(1, 3), (2, 1), (3, 33), (7, 64), (37, 257), (130, 20), (9, 1030)] {
             cases.push(case("random", features(n, d), classes(n, 3), 0.5, set, Reduction::Mean));
         }
         for reduction in [Reduction::Sum, Reduction::PerSample] {
             cases.push(case("reduced", features(6, 20), classes(6, 3), 0.1, set, reduction));
         }
-        // One class: no negatives. Every image a class of its own: in `Clean` its clean image is the only positive. Labels outside of 0..K.
+        // One class: no negatives. Every image a class of its own: in `Clean` its clean image is the only
+        // positive. Labels outside of 0..K.
         cases.push(case("one class", features(5, 8), vec![4; 5], 0.1, set, Reduction::PerSample));
-        cases.push(case("own classes", features(5, 8), vec![3, -1, 900, 0, 7], 0.1, set, Reduction::PerSample));
+        cases.push(case(
+            "own classes",
+            features(5, 8),
+            vec![3, -1, 900, 0, 7],
+            0.1,
+            set,
+            Reduction::PerSample,
+        ));
         let [clean, adv] = features(6, 12);
         cases.push(case("clean constant", [clean.constant(), adv], classes(6, 3), 0.1, set, Reduction::Sum));
         let [clean, adv] = features(6, 12);
@@ -170,7 +228,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         cases.push(close.tolerance(1e-4, 1e-5));
         let large = features(4, 10).map(|f| f.scaled(300.0));
         cases.push(case("+-300", large, classes(4, 2), 0.1, set, Reduction::Mean));
-        // A feature of zeros has cosine 0 with every other; it is at a kink of the norm's floor, and not differentiated here.
+        // A feature of zeros has cosine 0 with every other; it is at a kink of the norm's floor, and not
+        // differentiated here.
         let [mut clean, mut adv] = features(4, 10).map(Input::constant);
         clean.values[..10].fill(0.0);
         adv.values[10..20].fill(0.0);
@@ -180,7 +239,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     let alone = |device: &Device, x: &[Tensor]| {
         let tape = Tape::new(device);
         let (clean, adv) = (tape.leaf(x[0].clone()), tape.leaf(x[1].clone()));
-        let loss = contrastive(&tape, clean, adv, &Buffer::from_slice(device, &[5])?, 0.1, Clean, Reduction::Mean)?;
+        let loss =
+            contrastive(&tape, clean, adv, &Buffer::from_slice(device, &[5])?, 0.1, Clean, Reduction::Mean)?;
         let gradients = tape.backward(loss, None)?;
         let mut values = tape.value(loss).to_vec()?;
         for side in [clean, adv] {
@@ -188,7 +248,10 @@ pub fn cases() -> Vec<super::testing::Case> {
         }
         Ok(values)
     };
-    cases.push(Case::kernel("a batch of one has loss 0", features(1, 9), alone, |_| vec![0.0; 19]).tolerance(0.0, 0.0));
+    cases.push(
+        Case::kernel("a batch of one has loss 0", features(1, 9), alone, |_| vec![0.0; 19])
+            .tolerance(0.0, 0.0),
+    );
     cases
 }
 
@@ -203,7 +266,9 @@ mod tests {
             let tape = Tape::new(&device);
             let leaf = |rows: usize| tape.leaf(Tensor::zeros(&device, &[rows, 3]).unwrap());
             let labels = Buffer::from_slice(&device, &vec![0; labels]).unwrap();
-            contrastive(&tape, leaf(2), leaf(rows), &labels, tau, ContrastSet::Clean, Reduction::Mean).unwrap_err().to_string()
+            contrastive(&tape, leaf(2), leaf(rows), &labels, tau, ContrastSet::Clean, Reduction::Mean)
+                .unwrap_err()
+                .to_string()
         };
         for tau in [0.0, -0.1, f32::NAN] {
             assert_eq!(attempt(2, 2, tau), format!("tau = {tau}: must be above 0"));

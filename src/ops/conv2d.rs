@@ -1,8 +1,9 @@
-//! Two-dimensional convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]` (float32): the operation on a tape, and the four pieces it is made
-//! of, for callers that fuse (attacks, inference): [`Filter`], [`forward`], [`input_grad`], [`weight_grad`].
+//! Two-dimensional convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]` (float32): the operation on a
+//! tape, and the four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`],
+//! [`forward`], [`input_grad`], [`weight_grad`].
 
-use super::prelude::*;
 use super::existing::Rows;
+use super::prelude::*;
 use kernels::{conv2d as kernel, conv2d_weight as weight_kernel};
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -24,20 +25,42 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// From the shapes of x and w. Errors: shapes that do not fit, a filter that is larger than the padded image, stride 0.
+    /// From the shapes of x and w. Errors: shapes that do not fit, a filter that is larger than the padded
+    /// image, stride 0.
     pub fn new(x: &[usize], w: &[usize], stride: usize, pad: usize) -> Result<Conv> {
-        let wrong = |expected: &str, got: &[usize]| Err(Error::Shape { op: "conv2d", expected: expected.into(), got: got.to_vec() });
+        let wrong = |expected: &str, got: &[usize]| {
+            Err(Error::Shape { op: "conv2d", expected: expected.into(), got: got.to_vec() })
+        };
         let &[images, height, width, in_channels] = x else { return wrong("x [N,H,W,Cin]", x) };
-        let &[out_channels, kernel_height, kernel_width, channels] = w else { return wrong("w [Cout,kh,kw,Cin]", w) };
+        let &[out_channels, kernel_height, kernel_width, channels] = w else {
+            return wrong("w [Cout,kh,kw,Cin]", w);
+        };
         if channels != in_channels || w.contains(&0) {
             return wrong(&format!("w [Cout,kh,kw,{in_channels}]"), w);
         }
         if stride == 0 || height + 2 * pad < kernel_height || width + 2 * pad < kernel_width {
-            return wrong(&format!("x with at least {kernel_height}x{kernel_width} pixels with pad {pad}, and a stride above 0"), x);
+            return wrong(
+                &format!(
+                    "x with at least {kernel_height}x{kernel_width} pixels with pad {pad}, and a stride above 0"
+                ),
+                x,
+            );
         }
         let out_height = (height + 2 * pad - kernel_height) / stride + 1;
         let out_width = (width + 2 * pad - kernel_width) / stride + 1;
-        let conv = Conv { images, height, width, in_channels, out_height, out_width, out_channels, kernel_height, kernel_width, stride, pad };
+        let conv = Conv {
+            images,
+            height,
+            width,
+            in_channels,
+            out_height,
+            out_width,
+            out_channels,
+            kernel_height,
+            kernel_width,
+            stride,
+            pad,
+        };
         int(conv.out_shape().iter().product())?;
         int(x.iter().product())?;
         Ok(conv)
@@ -53,7 +76,8 @@ impl Conv {
         [self.images, self.height, self.width, self.in_channels]
     }
 
-    /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward pass.
+    /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward
+    /// pass.
     fn narrow(&self, device: &Device) -> bool {
         self.in_channels <= kernel::NARROW_CHANNELS.on(device)
     }
@@ -61,8 +85,17 @@ impl Conv {
     /// The sizes as kernel arguments, in the order of every kernel.
     fn sizes(&self) -> Result<[i32; 11]> {
         let all = [
-            self.images, self.height, self.width, self.in_channels, self.out_height, self.out_width, self.out_channels, self.kernel_height,
-            self.kernel_width, self.stride, self.pad,
+            self.images,
+            self.height,
+            self.width,
+            self.in_channels,
+            self.out_height,
+            self.out_width,
+            self.out_channels,
+            self.kernel_height,
+            self.kernel_width,
+            self.stride,
+            self.pad,
         ];
         let mut sizes = [0; 11];
         for (to, from) in sizes.iter_mut().zip(all) {
@@ -74,12 +107,26 @@ impl Conv {
 
 /// Columns of a panel (`panel_width` in `kernels/lib/gemm_tile.cuh`).
 fn panel_width(columns: usize) -> usize {
-    if columns > 32 { 64 } else if columns > 16 { 32 } else { 16 }
+    if columns > 32 {
+        64
+    } else if columns > 16 {
+        32
+    } else {
+        16
+    }
 }
 
-/// The grid of the gather-GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases` per axis. When only some of the
-/// images may exist (`counted`), it has enough blocks for each number of them: fewer images lie in larger chunks, which may fit less well.
-fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: usize, phases: usize, counted: bool) -> (usize, usize) {
+/// The grid of the gather-GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases`
+/// per axis. When only some of the images may exist (`counted`), it has enough blocks for each number of
+/// them: fewer images lie in larger chunks, which may fit less well.
+fn gather_grid(
+    device: &Device,
+    images: usize,
+    pixels: (usize, usize),
+    columns: usize,
+    phases: usize,
+    counted: bool,
+) -> (usize, usize) {
     let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
     let blocks = |images: usize| {
         let chunk = kernel::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
@@ -89,7 +136,8 @@ fn gather_grid(device: &Device, images: usize, pixels: (usize, usize), columns: 
     (most.unwrap_or_else(|| blocks(images)), columns.div_ceil(panel_width(columns)))
 }
 
-/// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a new one when weights change.
+/// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a
+/// new one when weights change.
 pub struct Filter {
     weight: Tensor,
     scale: Option<Tensor>,
@@ -102,10 +150,15 @@ impl Filter {
         Filter { weight, scale: None, forward: OnceCell::new(), transposed: OnceCell::new() }
     }
 
-    /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed statistics.
+    /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed
+    /// statistics.
     pub fn scaled(weight: Tensor, scale: Tensor) -> Result<Filter> {
         if weight.shape().first() != Some(&scale.len()) {
-            return Err(Error::Shape { op: "Filter::scaled", expected: format!("{:?} values", weight.shape().first()), got: scale.shape().to_vec() });
+            return Err(Error::Shape {
+                op: "Filter::scaled",
+                expected: format!("{:?} values", weight.shape().first()),
+                got: scale.shape().to_vec(),
+            });
         }
         Ok(Filter { scale: Some(scale), ..Filter::new(weight) })
     }
@@ -126,14 +179,25 @@ impl Filter {
     fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
         let device = self.weight.device();
         let [out_channels, kh, kw, in_channels] = self.weight.nhwc("conv2d weights")?;
-        let (columns, depth) = if transposed { (in_channels, out_channels) } else { (out_channels, in_channels) };
+        let (columns, depth) =
+            if transposed { (in_channels, out_channels) } else { (out_channels, in_channels) };
         let width = panel_width(columns);
         let (panels, rows) = (columns.div_ceil(width), (kh * kw * depth).next_multiple_of(4));
         let mut buffer = Buffer::uninit(device, panels * rows * width)?;
         let grid = (rows.div_ceil(kernel::PREPARE_ROWS.on(device)), panels);
         let scale = self.scale.as_ref().map(|s| s.buffer());
         let (co, taps, ci) = (int(out_channels)?, int(kh * kw)?, int(in_channels)?);
-        kernel::conv2d_prepare(device, grid, self.weight.buffer(), scale, &mut buffer, co, taps, ci, transposed as i32)?;
+        kernel::conv2d_prepare(
+            device,
+            grid,
+            self.weight.buffer(),
+            scale,
+            &mut buffer,
+            co,
+            taps,
+            ci,
+            transposed as i32,
+        )?;
         Ok(buffer)
     }
 }
@@ -147,7 +211,8 @@ pub struct Epilogue<'a> {
     pub residual: Option<&'a Tensor>,
     /// max(., 0) at the end.
     pub relu: bool,
-    /// Gets a bit per output, 1 where it is positive; [`mask_bytes`] long; only with `relu` and when [`masks_fit`].
+    /// Gets a bit per output, 1 where it is positive; [`mask_bytes`] long; only with `relu` and when
+    /// [`masks_fit`].
     pub relu_mask: Option<&'a mut Buffer<u8>>,
 }
 
@@ -159,17 +224,31 @@ pub fn masks_fit(channels: usize) -> bool {
 fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     match mask {
         Some(mask) if mask.len() != mask_bytes(shape.iter().product()) || !masks_fit(shape[3]) => {
-            Err(Error::Shape { op: "conv2d mask", expected: format!("bits of {shape:?}, channels a multiple of 16"), got: vec![mask.len()] })
+            Err(Error::Shape {
+                op: "conv2d mask",
+                expected: format!("bits of {shape:?}, channels a multiple of 16"),
+                got: vec![mask.len()],
+            })
         }
         _ => Ok(()),
     }
 }
 
 /// conv(x, w) with an epilogue; behind the first `existing` images, what the epilogue makes of 0.
-pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue, existing: Option<&Buffer<i32>>) -> Result<Tensor> {
+pub fn forward(
+    conv: &Conv,
+    x: &Tensor,
+    filter: &Filter,
+    epilogue: Epilogue,
+    existing: Option<&Buffer<i32>>,
+) -> Result<Tensor> {
     let device = x.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
-    expect("conv2d w", filter.weight.shape(), &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels])?;
+    expect(
+        "conv2d w",
+        filter.weight.shape(),
+        &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels],
+    )?;
     if let Some(shift) = epilogue.shift {
         expect("conv2d shift", shift.shape(), &[conv.out_channels])?;
     }
@@ -178,19 +257,51 @@ pub fn forward(conv: &Conv, x: &Tensor, filter: &Filter, epilogue: Epilogue, exi
     }
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
     let mut out = Buffer::uninit(device, conv.out_shape().iter().product())?;
-    let grid = gather_grid(device, conv.images, (conv.out_height, conv.out_width), conv.out_channels, 1, existing.is_some());
+    let grid = gather_grid(
+        device,
+        conv.images,
+        (conv.out_height, conv.out_width),
+        conv.out_channels,
+        1,
+        existing.is_some(),
+    );
     let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
     kernel::conv2d_forward(
-        device, grid, x.buffer(), filter.panels(false)?, epilogue.shift.map(|t| t.buffer()), epilogue.residual.map(|t| t.buffer()), &mut out,
-        epilogue.relu_mask, existing, epilogue.relu as i32, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+        device,
+        grid,
+        x.buffer(),
+        filter.panels(false)?,
+        epilogue.shift.map(|t| t.buffer()),
+        epilogue.residual.map(|t| t.buffer()),
+        &mut out,
+        epilogue.relu_mask,
+        existing,
+        epilogue.relu as i32,
+        n,
+        h,
+        w,
+        ci,
+        oh,
+        ow,
+        co,
+        kh,
+        kw,
+        stride,
+        pad,
     )?;
     Tensor::new(out, &conv.out_shape())
 }
 
-/// The gradient of x into `into`, written or (`accumulate` = 1) added; with `input_mask`, the sum is then zeroed where the bit is 0, which is
-/// the gradient through the ReLU that made x. Behind the first `existing` images the gradient is 0.
+/// The gradient of x into `into`, written or (`accumulate` = 1) added; with `input_mask`, the sum is then
+/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Behind the first `existing`
+/// images the gradient is 0.
 pub fn input_grad(
-    conv: &Conv, grad: &Tensor, filter: &Filter, input_mask: Option<&Buffer<u8>>, existing: Option<&Buffer<i32>>, into: &mut Buffer<f32>,
+    conv: &Conv,
+    grad: &Tensor,
+    filter: &Filter,
+    input_mask: Option<&Buffer<u8>>,
+    existing: Option<&Buffer<i32>>,
+    into: &mut Buffer<f32>,
     accumulate: i32,
 ) -> Result<()> {
     let device = grad.device();
@@ -202,19 +313,67 @@ pub fn input_grad(
         let grid = (conv.images * conv.height * conv.width).div_ceil(kernel::NARROW_PIXELS.on(device));
         let panels = filter.panels(false)?;
         return kernel::conv2d_input_grad_narrow(
-            device, grid, grad.buffer(), panels, into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+            device,
+            grid,
+            grad.buffer(),
+            panels,
+            into,
+            existing,
+            accumulate,
+            n,
+            h,
+            w,
+            ci,
+            oh,
+            ow,
+            co,
+            kh,
+            kw,
+            stride,
+            pad,
         );
     }
-    let grid = gather_grid(device, conv.images, (conv.height, conv.width), conv.in_channels, conv.stride, existing.is_some());
+    let grid = gather_grid(
+        device,
+        conv.images,
+        (conv.height, conv.width),
+        conv.in_channels,
+        conv.stride,
+        existing.is_some(),
+    );
     let panels = filter.panels(true)?;
     kernel::conv2d_input_grad(
-        device, grid, grad.buffer(), panels, input_mask, into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+        device,
+        grid,
+        grad.buffer(),
+        panels,
+        input_mask,
+        into,
+        existing,
+        accumulate,
+        n,
+        h,
+        w,
+        ci,
+        oh,
+        ow,
+        co,
+        kh,
+        kw,
+        stride,
+        pad,
     )
 }
 
-/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate` = 1) added; summed over the first `existing` images.
+/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate` = 1) added; summed over the
+/// first `existing` images.
 pub fn weight_grad(
-    conv: &Conv, x: &Tensor, grad: &Tensor, existing: Option<&Buffer<i32>>, into: &mut Buffer<f32>, accumulate: i32,
+    conv: &Conv,
+    x: &Tensor,
+    grad: &Tensor,
+    existing: Option<&Buffer<i32>>,
+    into: &mut Buffer<f32>,
+    accumulate: i32,
 ) -> Result<()> {
     let device = grad.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
@@ -232,29 +391,85 @@ pub fn weight_grad(
     let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
     if splits == 1 {
         return weight_kernel::conv2d_weight_grad(
-            device, (blocks, 1), x.buffer(), grad.buffer(), into, existing, accumulate, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+            device,
+            (blocks, 1),
+            x.buffer(),
+            grad.buffer(),
+            into,
+            existing,
+            accumulate,
+            n,
+            h,
+            w,
+            ci,
+            oh,
+            ow,
+            co,
+            kh,
+            kw,
+            stride,
+            pad,
         );
     }
     let mut parts = Buffer::uninit(device, splits * into.len())?;
     weight_kernel::conv2d_weight_grad(
-        device, (blocks, splits), x.buffer(), grad.buffer(), &mut parts, existing, 0, n, h, w, ci, oh, ow, co, kh, kw, stride, pad,
+        device,
+        (blocks, splits),
+        x.buffer(),
+        grad.buffer(),
+        &mut parts,
+        existing,
+        0,
+        n,
+        h,
+        w,
+        ci,
+        oh,
+        ow,
+        co,
+        kh,
+        kw,
+        stride,
+        pad,
     )?;
     let elements = into.len();
-    weight_kernel::conv2d_weight_reduce(device, elementwise(device, elements), &parts, into, int(splits)?, int(elements)?, accumulate)
+    weight_kernel::conv2d_weight_reduce(
+        device,
+        elementwise(device, elements),
+        &parts,
+        into,
+        int(splits)?,
+        int(elements)?,
+        accumulate,
+    )
 }
 
 fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
-    if got == expected { Ok(()) } else { Err(Error::Shape { op, expected: format!("{expected:?}"), got: got.to_vec() }) }
+    if got == expected {
+        Ok(())
+    } else {
+        Err(Error::Shape { op, expected: format!("{expected:?}"), got: got.to_vec() })
+    }
 }
 
-/// The convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]`, zero padding `pad` on every side: `[N,OH,OW,Cout]`.
+/// The convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]`, zero padding `pad` on every side:
+/// `[N,OH,OW,Cout]`.
 pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<Var> {
     let filter = Rc::new(Filter::new(tape.value(w)));
     conv2d_prepared(tape, x, w, &filter, stride, pad, &Rows::All)
 }
 
-/// The same with a filter made from w before, so that its copies serve many calls, for the images that `rows` says.
-pub fn conv2d_prepared(tape: &Tape, x: Var, w: Var, filter: &Rc<Filter>, stride: usize, pad: usize, rows: &Rows) -> Result<Var> {
+/// The same with a filter made from w before, so that its copies serve many calls, for the images that `rows`
+/// says.
+pub fn conv2d_prepared(
+    tape: &Tape,
+    x: Var,
+    w: Var,
+    filter: &Rc<Filter>,
+    stride: usize,
+    pad: usize,
+    rows: &Rows,
+) -> Result<Var> {
     let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
     let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
     let out = forward(&conv, &input, &filter, Epilogue::default(), rows.existing()?)?;
@@ -303,22 +518,47 @@ pub fn cases() -> Vec<super::testing::Case> {
         let inputs = [Input::normal(&x), Input::normal(&w)];
         let name = format!("conv2d x {x:?} w {w:?} stride {stride} pad {pad}");
         // Sums of up to kh kw Cin (forward) and N OH OW (weights) products of normal numbers.
-        let op = Case::op(name, inputs, move |tape, v| conv2d(tape, v[0], v[1], stride, pad), move |v| oracle(&conv, &v[0], &v[1]));
+        let op = Case::op(
+            name,
+            inputs,
+            move |tape, v| conv2d(tape, v[0], v[1], stride, pad),
+            move |v| oracle(&conv, &v[0], &v[1]),
+        );
         cases.push(op.tolerance(1e-4, 1e-5).gradient_tolerance(1e-4, 1e-3));
     }
-    for (x, co, stride) in [([3, 5, 7, 16], 32, 1), ([130, 4, 4, 16], 16, 2), ([2, 3, 3, 3], 33, 1), ([1, 6, 6, 32], 80, 1)] {
+    for (x, co, stride) in
+        [([3, 5, 7, 16], 32, 1), ([130, 4, 4, 16], 16, 2), ([2, 3, 3, 3], 33, 1), ([1, 6, 6, 32], 80, 1)]
+    {
         let w = [co, 3, 3, x[3]];
         let conv = Conv::new(&x, &w, stride, 1).unwrap();
-        let inputs = || [Input::normal(&x), Input::normal(&w), Input::normal(&[co]), Input::normal_seeded(&[co], 1), Input::normal(&conv.out_shape())];
+        let inputs = || {
+            [
+                Input::normal(&x),
+                Input::normal(&w),
+                Input::normal(&[co]),
+                Input::normal_seeded(&[co], 1),
+                Input::normal(&conv.out_shape()),
+            ]
+        };
         let name = format!("conv2d x {x:?} w {w:?} stride {stride} scaled, shifted, added, ReLU");
         let run = move |device: &Device, t: &[Tensor]| {
             let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
             let mut mask = Buffer::<u8>::uninit(device, mask_bytes(conv.out_shape().iter().product()))?;
             let relu_mask = masks_fit(co).then_some(&mut mask);
-            let y = forward(&conv, &t[0], &filter, Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask }, None)?.to_vec()?;
+            let y = forward(
+                &conv,
+                &t[0],
+                &filter,
+                Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask },
+                None,
+            )?
+            .to_vec()?;
             if masks_fit(co) {
                 let bits = mask.to_vec()?;
-                assert!(y.iter().enumerate().all(|(i, v)| (*v > 0.0) == (bits[i / 8] >> (i % 8) & 1 == 1)), "mask and output disagree");
+                assert!(
+                    y.iter().enumerate().all(|(i, v)| (*v > 0.0) == (bits[i / 8] >> (i % 8) & 1 == 1)),
+                    "mask and output disagree"
+                );
             }
             Ok(y)
         };
@@ -331,7 +571,11 @@ pub fn cases() -> Vec<super::testing::Case> {
         let name = format!("conv2d x {x:?} w {w:?} stride {stride} input gradient, scaled, added, masked");
         let run = move |device: &Device, t: &[Tensor]| {
             let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
-            let positive: Vec<u8> = t[0].to_vec()?.chunks(8).map(|c| c.iter().rev().fold(0, |bits, v| bits * 2 + (*v > 0.0) as u8)).collect();
+            let positive: Vec<u8> = t[0]
+                .to_vec()?
+                .chunks(8)
+                .map(|c| c.iter().rev().fold(0, |bits, v| bits * 2 + (*v > 0.0) as u8))
+                .collect();
             let padded: Vec<u8> = positive.into_iter().chain([0]).take(mask_bytes(t[0].len())).collect();
             let mask = masks_fit(x[3]).then(|| Buffer::from_slice(device, &padded)).transpose()?;
             let mut into = t[0].buffer().duplicate()?;
@@ -348,11 +592,16 @@ pub fn cases() -> Vec<super::testing::Case> {
     cases
 }
 
-/// Calls f(output pixel, tap, input pixel) for every product of pixels in a convolution; pixels count images too.
+/// Calls f(output pixel, tap, input pixel) for every product of pixels in a convolution; pixels count images
+/// too.
 #[cfg(test)]
 fn each_product(conv: &Conv, mut f: impl FnMut(usize, usize, usize)) {
     for out in 0..conv.images * conv.out_height * conv.out_width {
-        let (image, oy, ox) = (out / conv.out_width / conv.out_height, out / conv.out_width % conv.out_height, out % conv.out_width);
+        let (image, oy, ox) = (
+            out / conv.out_width / conv.out_height,
+            out / conv.out_width % conv.out_height,
+            out % conv.out_width,
+        );
         for tap in 0..conv.kernel_height * conv.kernel_width {
             let iy = (oy * conv.stride + tap / conv.kernel_width).wrapping_sub(conv.pad);
             let ix = (ox * conv.stride + tap % conv.kernel_width).wrapping_sub(conv.pad);

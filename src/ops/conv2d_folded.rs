@@ -1,4 +1,5 @@
-//! A convolution with everything behind it in one kernel: folded batch norm, residual, ReLU. For passes whose weights are frozen.
+//! A convolution with everything behind it in one kernel: folded batch norm, residual, ReLU. For passes whose
+//! weights are frozen.
 
 use super::conv2d::{Conv, Epilogue, Filter, forward, input_grad, masks_fit};
 use super::prelude::*;
@@ -10,8 +11,17 @@ pub struct Folded {
     pub shift: Tensor,
 }
 
-/// relu(conv(x, w) + shift + residual), with residual and ReLU as asked; gradients to x and the residual only.
-pub fn conv2d_folded(tape: &Tape, x: Var, folded: &Rc<Folded>, residual: Option<Var>, relu: bool, stride: usize, pad: usize) -> Result<Var> {
+/// relu(conv(x, w) + shift + residual), with residual and ReLU as asked; gradients to x and the residual
+/// only.
+pub fn conv2d_folded(
+    tape: &Tape,
+    x: Var,
+    folded: &Rc<Folded>,
+    residual: Option<Var>,
+    relu: bool,
+    stride: usize,
+    pad: usize,
+) -> Result<Var> {
     let input = tape.value(x);
     let conv = Conv::new(input.shape(), folded.filter.weight().shape(), stride, pad)?;
     let added = residual.map(|r| tape.value(r));
@@ -25,7 +35,8 @@ pub fn conv2d_folded(tape: &Tape, x: Var, folded: &Rc<Folded>, residual: Option<
     if relu && wanted {
         mask = Some(Buffer::<u8>::uninit(tape.device(), mask_bytes(conv.out_shape().iter().product()))?);
     }
-    let epilogue = Epilogue { shift: Some(&folded.shift), residual: added.as_ref(), relu, relu_mask: mask.as_mut() };
+    let epilogue =
+        Epilogue { shift: Some(&folded.shift), residual: added.as_ref(), relu, relu_mask: mask.as_mut() };
     let out = forward(&conv, &input, &folded.filter, epilogue, None)?;
     let folded = folded.clone();
     tape.push_masked(out, mask, &parents, move |grad, sink| {
@@ -43,7 +54,9 @@ pub fn conv2d_folded(tape: &Tape, x: Var, folded: &Rc<Folded>, residual: Option<
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = Vec::new();
-    for (channels, relu, with_residual) in [(16, true, true), (32, true, false), (16, false, true), (5, true, true), (3, false, false)] {
+    for (channels, relu, with_residual) in
+        [(16, true, true), (32, true, false), (16, false, true), (5, true, true), (3, false, false)]
+    {
         let (x, w, out) = ([2, 5, 4, 3], [channels, 3, 3, 3], [2, 5, 4, channels]);
         let run = move |tape: &Tape, v: &[Var]| {
             let filter = Filter::scaled(tape.value(v[1]), tape.value(v[2]))?;
@@ -71,7 +84,12 @@ pub fn cases() -> Vec<super::testing::Case> {
             Input::normal_seeded(&[channels], 9).constant(),
             residual,
         ];
-        cases.push(Case::op(format!("folded {channels} channels, relu {relu}, residual {with_residual}"), inputs, run, oracle));
+        cases.push(Case::op(
+            format!("folded {channels} channels, relu {relu}, residual {with_residual}"),
+            inputs,
+            run,
+            oracle,
+        ));
     }
     cases
 }

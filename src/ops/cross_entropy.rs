@@ -16,8 +16,21 @@ pub fn cross_entropy(tape: &Tape, logits: Var, labels: &Buffer<i32>, reduction: 
     let saved = tape.needs(logits).then(|| labels.duplicate()).transpose()?;
     tape.push(reduction.apply(losses)?, &[logits], move |grad, sink| {
         if let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            let (device, g, Upstream { stride, factor }) = (grad.device(), grad.buffer(), reduction.upstream(n));
-            cross_entropy_backward(device, grid, g, z.buffer(), labels, into, stride, factor, rows, columns, accumulate)?;
+            let (device, g, Upstream { stride, factor }) =
+                (grad.device(), grad.buffer(), reduction.upstream(n));
+            cross_entropy_backward(
+                device,
+                grid,
+                g,
+                z.buffer(),
+                labels,
+                into,
+                stride,
+                factor,
+                rows,
+                columns,
+                accumulate,
+            )?;
         }
         Ok(())
     })
@@ -47,9 +60,12 @@ pub fn cases() -> Vec<super::testing::Case> {
         Case::op(
             format!("{name} {reduction:?}"),
             [logits],
-            move |tape, v| cross_entropy(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?, reduction),
+            move |tape, v| {
+                cross_entropy(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?, reduction)
+            },
             move |x| {
-                let losses = x[0].chunks(k).zip(test_labels(n, k)).map(|(row, y)| -log_softmax_wide(row)[y as usize]);
+                let losses =
+                    x[0].chunks(k).zip(test_labels(n, k)).map(|(row, y)| -log_softmax_wide(row)[y as usize]);
                 reduce_wide(losses.collect(), reduction)
             },
         )

@@ -1,4 +1,5 @@
-//! DICAR, the regulariser of RAAT: what a network says of the mixed images against the mixture of what it says of the two views.
+//! DICAR, the regulariser of RAAT: what a network says of the mixed images against the mixture of what it
+//! says of the two views.
 
 use super::js::MIXTURE_FLOOR;
 use super::prelude::*;
@@ -8,9 +9,10 @@ use kernels::dicar::*;
 
 /// The mean over S of the Jensen-Shannon divergence at temperature T > 0; 0 when S is empty; shape `[1]`.
 ///
-/// Row j of the logits u `[B,K]` belongs to the member S_j, whose views have rows S_j + offset of z1 and of z2 `[R,K]`, which may be one
-/// value. `Code`: JS(softmax(u / T), softmax(v / T)) with v = r z1 + (1 - r) z2, as [`super::js::js`] computes it; `Paper`: the
-/// probabilities r softmax(z1 / T) + (1 - r) softmax(z2 / T) on the second side. r is in 0..=1. The gradient flows through u, z1 and z2.
+/// Row j of the logits u `[B,K]` belongs to the member S_j, whose views have rows S_j + offset of z1 and of
+/// z2 `[R,K]`, which may be one value. `Code`: JS(softmax(u / T), softmax(v / T)) with v = r z1 + (1 - r) z2,
+/// as [`super::js::js`] computes it; `Paper`: the probabilities r softmax(z1 / T) + (1 - r) softmax(z2 / T)
+/// on the second side. r is in 0..=1. The gradient flows through u, z1 and z2.
 #[allow(clippy::too_many_arguments)]
 pub fn dicar(
     tape: &Tape,
@@ -25,7 +27,11 @@ pub fn dicar(
     let [mixed, first, second] = [u, z1.0, z2.0].map(|var| tape.value(var));
     let (device, [n, k]) = (tape.device(), mixed.matrix("dicar")?);
     if n != subset.images() {
-        return Err(Error::Shape { op: "dicar", expected: format!("[{},K]", subset.images()), got: vec![n, k] });
+        return Err(Error::Shape {
+            op: "dicar",
+            expected: format!("[{},K]", subset.images()),
+            got: vec![n, k],
+        });
     }
     int(mixed.len())?;
     for view in [(&first, z1.1), (&second, z2.1)] {
@@ -85,7 +91,8 @@ pub fn dicar(
                 accumulate,
             )?;
         }
-        // One value that holds both views gets both gradients at once; bit 0 stands for view 1, bit 1 for view 2.
+        // One value that holds both views gets both gradients at once; bit 0 stands for view 1, bit 1 for
+        // view 2.
         let targets = if z1.0 == z2.0 { vec![(z1.0, 3)] } else { vec![(z1.0, 1), (z2.0, 2)] };
         for (var, views) in targets {
             if let Some((into, accumulate)) = sink.slot(var)? {
@@ -130,7 +137,8 @@ fn oracle(
 ) -> Vec<f64> {
     use super::reduce::log_softmax_wide;
     let (r, temperature, variant) = settings;
-    let log_softmax = |row: &[f64]| log_softmax_wide(&row.iter().map(|z| z / temperature).collect::<Vec<_>>());
+    let log_softmax =
+        |row: &[f64]| log_softmax_wide(&row.iter().map(|z| z / temperature).collect::<Vec<_>>());
     let mix = |a: &[f64], b: &[f64], f: fn(f64) -> f64| -> Vec<f64> {
         a.iter().zip(b).map(|(a, b)| r * f(*a) + (1.0 - r) * f(*b)).collect()
     };
@@ -138,7 +146,9 @@ fn oracle(
         let (a, b) = (&z1[(member + o1) * k..][..k], &z2[(member + o2) * k..][..k]);
         let target = match variant {
             Variant::Code => log_softmax(&mix(a, b, |z| z)),
-            Variant::Paper => mix(&log_softmax(a), &log_softmax(b), f64::exp).into_iter().map(f64::ln).collect(),
+            Variant::Paper => {
+                mix(&log_softmax(a), &log_softmax(b), f64::exp).into_iter().map(f64::ln).collect()
+            }
         };
         let term = |(p, q): (&f64, &f64)| {
             let m = ((p.exp() + q.exp()) / 2.0).max(MIXTURE_FLOOR as f64).ln();
@@ -153,20 +163,32 @@ fn oracle(
 pub fn cases() -> Vec<super::testing::Case> {
     use super::subset::of;
     use super::testing::*;
-    let sets: [(usize, &'static [usize]); 7] =
-        [(1, &[]), (1, &[0]), (5, &[]), (5, &[3]), (5, &[0, 2, 3]), (5, &[0, 1, 2, 3, 4]), (37, &[1, 2, 5, 8, 13, 20, 33, 36])];
+    let sets: [(usize, &'static [usize]); 7] = [
+        (1, &[]),
+        (1, &[0]),
+        (5, &[]),
+        (5, &[3]),
+        (5, &[0, 2, 3]),
+        (5, &[0, 1, 2, 3, 4]),
+        (37, &[1, 2, 5, 8, 13, 20, 33, 36]),
+    ];
     let settings = |r: f32, temperature: f32, variant| (r as f64, temperature as f64, variant);
     let logits = |shape: [usize; 2], seed: u64, scale: f32| Input::normal_seeded(&shape, seed).scaled(scale);
     let mut cases = Vec::new();
     for variant in [Variant::Code, Variant::Paper] {
         // Both views in one value.
         let mut both = |b: usize, k: usize, members: &'static [usize], r: f32, t: f32, scale: f32| {
-            let name = format!("{variant:?} {} of {b}, {k} classes, r = {r}, T = {t}, logits x {scale}", members.len());
+            let name = format!(
+                "{variant:?} {} of {b}, {k} classes, r = {r}, T = {t}, logits x {scale}",
+                members.len()
+            );
             let inputs = [logits([b, k], 1, scale), logits([2 * b, k], 2, scale)];
             let run = move |tape: &Tape, x: &[Var]| {
                 dicar(tape, x[0], (x[1], 0), (x[1], b), &of(tape.device(), members, b)?, r, t, variant)
             };
-            let want = move |x: &[Vec<f64>]| oracle(&x[0], &x[1], &x[1], [k, 0, b], members, settings(r, t, variant));
+            let want = move |x: &[Vec<f64>]| {
+                oracle(&x[0], &x[1], &x[1], [k, 0, b], members, settings(r, t, variant))
+            };
             cases.push(Case::op(name, inputs, run, want));
         };
         for (b, members) in sets {
@@ -175,29 +197,46 @@ pub fn cases() -> Vec<super::testing::Case> {
         for k in [2, 33, 100, 257] {
             both(5, k, sets[4].1, 0.6, 0.5, 1.0);
         }
-        for (r, t, scale) in [(0.5, 1.0, 3.0), (1.0, 0.5, 3.0), (0.0, 0.5, 3.0), (0.9, 0.5, 20.0), (0.7, 0.1, 3.0)] {
+        for (r, t, scale) in
+            [(0.5, 1.0, 3.0), (1.0, 0.5, 3.0), (0.0, 0.5, 3.0), (0.9, 0.5, 20.0), (0.7, 0.1, 3.0)]
+        {
             both(5, 10, sets[4].1, r, t, scale);
         }
-        // Views in two values, the first behind an offset; rows without a member, and those of u behind the last, hold NaN.
+        // Views in two values, the first behind an offset; rows without a member, and those of u behind the
+        // last, hold NaN.
         for wanted in [[true; 3], [true, false, false], [false, true, false], [false, false, true]] {
             let (k, members) = (10, sets[4].1);
             let used = [vec![0, 1, 2], vec![2, 4, 5], vec![0, 2, 3]];
             let mut inputs = [logits([5, k], 3, 2.0), logits([8, k], 4, 2.0), logits([5, k], 5, 2.0)];
             for ((input, used), wanted) in inputs.iter_mut().zip(used).zip(wanted) {
                 input.differentiable = wanted;
-                input.values.iter_mut().enumerate().filter(|(at, _)| !used.contains(&(at / k))).for_each(|(_, v)| *v = f32::NAN);
+                input
+                    .values
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(at, _)| !used.contains(&(at / k)))
+                    .for_each(|(_, v)| *v = f32::NAN);
             }
             let run = move |tape: &Tape, x: &[Var]| {
                 dicar(tape, x[0], (x[1], 2), (x[2], 0), &of(tape.device(), members, 5)?, 0.8, 0.5, variant)
             };
-            let want = move |x: &[Vec<f64>]| oracle(&x[0], &x[1], &x[2], [k, 2, 0], members, settings(0.8, 0.5, variant));
-            cases.push(Case::op(format!("{variant:?} two values, NaN elsewhere, gradients {wanted:?}"), inputs, run, want));
+            let want = move |x: &[Vec<f64>]| {
+                oracle(&x[0], &x[1], &x[2], [k, 2, 0], members, settings(0.8, 0.5, variant))
+            };
+            cases.push(Case::op(
+                format!("{variant:?} two values, NaN elsewhere, gradients {wanted:?}"),
+                inputs,
+                run,
+                want,
+            ));
         }
         // A row that is view 1 of one image and view 2 of another.
         let run = move |tape: &Tape, x: &[Var]| {
             dicar(tape, x[0], (x[1], 0), (x[1], 1), &of(tape.device(), &[0, 1, 3], 4)?, 0.7, 0.5, variant)
         };
-        let want = move |x: &[Vec<f64>]| oracle(&x[0], &x[1], &x[1], [10, 0, 1], &[0, 1, 3], settings(0.7, 0.5, variant));
+        let want = move |x: &[Vec<f64>]| {
+            oracle(&x[0], &x[1], &x[1], [10, 0, 1], &[0, 1, 3], settings(0.7, 0.5, variant))
+        };
         cases.push(Case::op(
             format!("{variant:?} overlapping views"),
             [logits([4, 10], 6, 2.0), logits([5, 10], 7, 2.0)],
@@ -215,7 +254,11 @@ pub fn cases() -> Vec<super::testing::Case> {
         super::add::add(tape, fused, difference)
     };
     let three = [1, 2, 3].map(|seed| logits([6, 10], seed, 2.0));
-    cases.push(Case::op("the same as js", three, run, |_| vec![0.0]).tolerance(1e-6, 0.0).gradient_tolerance(1e-6, 0.0));
+    cases.push(
+        Case::op("the same as js", three, run, |_| vec![0.0])
+            .tolerance(1e-6, 0.0)
+            .gradient_tolerance(1e-6, 0.0),
+    );
     cases
 }
 
@@ -235,7 +278,9 @@ mod tests {
         };
         assert!(loss(&[3, 4], &[6, 4], 3, 0.5, 0.5).is_ok());
         for temperature in [0.0, -1.0, f32::NAN] {
-            assert!(loss(&[3, 4], &[6, 4], 3, 0.5, temperature).unwrap_err().to_string().contains("temperature"));
+            assert!(
+                loss(&[3, 4], &[6, 4], 3, 0.5, temperature).unwrap_err().to_string().contains("temperature")
+            );
         }
         for r in [-0.1, 1.1, f32::NAN] {
             assert!(loss(&[3, 4], &[6, 4], 3, r, 0.5).is_err());

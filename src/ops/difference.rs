@@ -4,8 +4,8 @@ use super::cross_entropy::labelled;
 use super::prelude::*;
 use kernels::difference::*;
 
-/// z_t - z_y for each row of the logits `[N,K]`, with classes y and t `[N]`; shape `[N]`. Negative where y is ahead. A class outside 0..K
-/// gives NaN.
+/// z_t - z_y for each row of the logits `[N,K]`, with classes y and t `[N]`; shape `[N]`. Negative where y is
+/// ahead. A class outside 0..K gives NaN.
 pub fn difference(tape: &Tape, logits: Var, y: &Buffer<i32>, t: &Buffer<i32>) -> Result<Var> {
     let z = tape.value(logits);
     let (device, [n, k]) = (tape.device(), z.matrix("difference")?);

@@ -1,7 +1,8 @@
 //! Which images of a batch exist, for passes over a set whose size is known to the device alone.
 //!
-//! Operations on single images work on all of a batch, whatever is there. Those that couple images (statistics, weight gradients), and
-//! those that cost most (convolutions), get a `Rows`; `cases` below compares them with the plain ones on fewer images.
+//! Operations on single images work on all of a batch, whatever is there. Those that couple images
+//! (statistics, weight gradients), and those that cost most (convolutions), get a `Rows`; `cases` below
+//! compares them with the plain ones on fewer images.
 
 use super::prelude::*;
 use std::rc::Rc;
@@ -11,14 +12,16 @@ use std::rc::Rc;
 pub enum Rows {
     #[default]
     All,
-    /// Only the first so many images exist: what lies behind them is not looked at, and zero in results and gradients.
+    /// Only the first so many images exist: what lies behind them is not looked at, and zero in results and
+    /// gradients.
     First(Rc<Buffer<i32>>),
     /// All images, but running statistics stay where they are when the count is 0.
     AllIf(Rc<Buffer<i32>>),
 }
 
 impl Rows {
-    /// What a batch norm's kernels get: the count, and how many rows each of its images has, or 0 where the count is only a gate.
+    /// What a batch norm's kernels get: the count, and how many rows each of its images has, or 0 where the
+    /// count is only a gate.
     pub(super) fn of_images(&self, rows_per_image: usize) -> Result<(Option<&Buffer<i32>>, i32)> {
         match self {
             Rows::All => Ok((None, 0)),
@@ -49,9 +52,11 @@ pub fn cases() -> Vec<super::testing::Case> {
     use super::batch_norm::{BnMode, Norm, batch_norm, oracle};
     use super::conv2d::{self, Conv, Epilogue, Filter, conv2d_prepared};
     use super::testing::*;
-    let first =
-        |device: &Device, count: usize| Ok::<_, Error>(Rows::First(Rc::new(Buffer::from_slice(device, &[count as i32])?)));
-    let counts = |images: usize| [0, 1, images - 1, images].into_iter().collect::<std::collections::BTreeSet<_>>();
+    let first = |device: &Device, count: usize| {
+        Ok::<_, Error>(Rows::First(Rc::new(Buffer::from_slice(device, &[count as i32])?)))
+    };
+    let counts =
+        |images: usize| [0, 1, images - 1, images].into_iter().collect::<std::collections::BTreeSet<_>>();
     // What lies behind the first `count` images holds NaN.
     let poisoned = |shape: &[usize], count: usize, seed: u64| {
         let mut input = Input::normal_seeded(shape, seed);
@@ -64,8 +69,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         values
     };
     let mut cases = Vec::new();
-    // Convolutions: [N,H,W,Cin], Cout, kernel, stride, pad. Capacities of less and of more than a block, flat and narrow ways, many splits;
-    // 127 of [128,1,3,16] need more of CUDA's blocks than 128.
+    // Convolutions: [N,H,W,Cin], Cout, kernel, stride, pad. Capacities of less and of more than a block, flat
+    // and narrow ways, many splits; 127 of [128,1,3,16] need more of CUDA's blocks than 128.
     let sizes: &[([usize; 4], usize, usize, usize, usize)] = &[
         ([1, 3, 2, 3], 5, 3, 1, 1),
         ([3, 7, 5, 3], 33, 3, 1, 1),
@@ -92,10 +97,13 @@ pub fn cases() -> Vec<super::testing::Case> {
                 )
             };
             let name = format!("conv2d {count} of {x:?} w {w:?} stride {stride}");
-            cases.push(Case::op(name, [poisoned(&x, count, 0), Input::normal(&w)], run, want).tolerance(1e-4, 1e-5));
+            cases.push(
+                Case::op(name, [poisoned(&x, count, 0), Input::normal(&w)], run, want).tolerance(1e-4, 1e-5),
+            );
         }
     }
-    // The epilogue behind the images that exist, and an input gradient that is added, for few and for many channels.
+    // The epilogue behind the images that exist, and an input gradient that is added, for few and for many
+    // channels.
     for (x, co) in [([4, 3, 3, 16], 16), ([4, 3, 3, 3], 7)] {
         let conv = Conv::new(&x, &[co, 3, 3, x[3]], 1, 1).unwrap();
         let out = conv.out_shape();
@@ -109,7 +117,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         ];
         let run = move |device: &Device, t: &[Tensor]| {
             let (filter, count) = (Filter::new(t[1].clone()), Buffer::from_slice(device, &[2])?);
-            let epilogue = Epilogue { shift: Some(&t[2]), residual: Some(&t[3]), relu: true, relu_mask: None };
+            let epilogue =
+                Epilogue { shift: Some(&t[2]), residual: Some(&t[3]), relu: true, relu_mask: None };
             let y = conv2d::forward(&conv, &t[0], &filter, epilogue, Some(&count))?;
             let mut dx = t[5].buffer().duplicate()?;
             conv2d::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, 1)?;
@@ -122,12 +131,17 @@ pub fn cases() -> Vec<super::testing::Case> {
             let dx = padded(conv2d::input_oracle(&half, &v[4][..v[4].len() / 2], &v[1]), v[5].len());
             y.chain(dx.iter().zip(&v[5]).map(|(a, b)| a + b)).collect()
         };
-        cases.push(Case::kernel(format!("conv2d 2 of {x:?} with an epilogue, added"), inputs, run, want).tolerance(1e-4, 1e-4));
+        cases.push(
+            Case::kernel(format!("conv2d 2 of {x:?} with an epilogue, added"), inputs, run, want)
+                .tolerance(1e-4, 1e-4),
+        );
     }
     // Batch norm, where count images of the oracle are all there are.
-    let shapes: [&[usize]; 6] = [&[1, 2, 3, 5], &[5, 1], &[3, 7, 5, 3], &[4, 4, 3, 16], &[300, 64], &[41, 2, 3, 40]];
-    for (shape, mode, fused) in
-        shapes.iter().flat_map(|s| [(*s, BnMode::Train, false), (*s, BnMode::Batch, true), (*s, BnMode::Eval, true)])
+    let shapes: [&[usize]; 6] =
+        [&[1, 2, 3, 5], &[5, 1], &[3, 7, 5, 3], &[4, 4, 3, 16], &[300, 64], &[41, 2, 3, 40]];
+    for (shape, mode, fused) in shapes
+        .iter()
+        .flat_map(|s| [(*s, BnMode::Train, false), (*s, BnMode::Batch, true), (*s, BnMode::Eval, true)])
     {
         let channels = shape[shape.len() - 1];
         let of = |seed| Input::normal_seeded(&[channels], seed);
@@ -168,7 +182,8 @@ pub fn cases() -> Vec<super::testing::Case> {
                     Ok([mean.to_vec()?, var.to_vec()?, y].concat())
                 };
                 let want = move |v: &[Vec<f64>]| {
-                    let values = [vec![v[0][..if gate { len } else { exist }].to_vec()], v[1..].to_vec()].concat();
+                    let values =
+                        [vec![v[0][..if gate { len } else { exist }].to_vec()], v[1..].to_vec()].concat();
                     let (y, moved) = oracle(&values, mode);
                     let running = if count == 0 { v[3..].concat() } else { moved.concat() };
                     [running, if gate { y } else { vec![] }].concat()

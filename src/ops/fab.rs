@@ -1,7 +1,8 @@
-//! The steps of FAB on the rows of a batch: projections onto a hyperplane within the box `[0,1]`, and the closest point so far.
+//! The steps of FAB on the rows of a batch: projections onto a hyperplane within the box `[0,1]`, and the
+//! closest point so far.
 //!
-//! `l2` says how distances are measured: in L2, or else in Linf. Everything happens on the device, row by row: what a row becomes does not
-//! depend on the other rows.
+//! `l2` says how distances are measured: in L2, or else in Linf. Everything happens on the device, row by
+//! row: what a row becomes does not depend on the other rows.
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
@@ -17,8 +18,9 @@ pub struct Stride {
 }
 
 /// One step of the points `walk`, in place, towards where the linear model `h[n] + <w[n], . - walk[n]>` is 0:
-/// `clip01((1 - al)(walk + eta d1) + al (x + eta d2))`, with d1 and d2 the shortest steps from `walk` and from `x` within the box and
-/// `al = min(|d1| / (|d1| + |d2|), alpha_max)`. A hyperplane out of reach is approached as far as the box allows.
+/// `clip01((1 - al)(walk + eta d1) + al (x + eta d2))`, with d1 and d2 the shortest steps from `walk` and
+/// from `x` within the box and `al = min(|d1| / (|d1| + |d2|), alpha_max)`. A hyperplane out of reach is
+/// approached as far as the box allows.
 pub fn step(l2: bool, walk: &mut Tensor, x: &Tensor, w: &Tensor, h: &Tensor, stride: Stride) -> Result<()> {
     same_shape("fab step", walk, x)?;
     same_shape("fab step", walk, w)?;
@@ -27,7 +29,8 @@ pub fn step(l2: bool, walk: &mut Tensor, x: &Tensor, w: &Tensor, h: &Tensor, str
     launch(x.device(), rows, walk.make_mut()?, x.buffer(), w.buffer(), h.buffer(), alpha_max, eta, size)
 }
 
-/// Where `correct` is 0: `adv <- walk` and `best <- |walk - x|` if that is less than `best`; then `walk <- x + beta (walk - x)`.
+/// Where `correct` is 0: `adv <- walk` and `best <- |walk - x|` if that is less than `best`; then `walk <- x
+/// + beta (walk - x)`.
 pub fn keep(
     l2: bool,
     walk: &mut Tensor,
@@ -66,11 +69,16 @@ impl Nearest {
     pub fn new(x: &Tensor) -> Result<Nearest> {
         let (device, rows) = (x.device(), x.shape().first().copied().unwrap_or(0));
         let h = Tensor::uninit(device, &[rows])?;
-        Ok(Nearest { h, w: Tensor::uninit(device, x.shape())?, distance: Buffer::uninit(device, rows)?, offered: false })
+        Ok(Nearest {
+            h,
+            w: Tensor::uninit(device, x.shape())?,
+            distance: Buffer::uninit(device, rows)?,
+            offered: false,
+        })
     }
 
-    /// Takes the hyperplane of class `k` in the rows where `|h| / (|w|_dual + 1e-12)` is less than so far and `k` is not the label. The first
-    /// offer is taken in all rows.
+    /// Takes the hyperplane of class `k` in the rows where `|h| / (|w|_dual + 1e-12)` is less than so far and
+    /// `k` is not the label. The first offer is taken in all rows.
     pub fn offer(&mut self, l2: bool, k: usize, h: &Tensor, w: &Tensor, labels: &Buffer<i32>) -> Result<()> {
         same_shape("fab nearest", &self.w, w)?;
         same_shape("fab nearest", &self.h, h)?;
@@ -79,7 +87,20 @@ impl Nearest {
         let (k, dual, first) = (int(k)?, if l2 { 2 } else { 1 }, !self.offered as i32);
         let (own_w, own_h) = (self.w.make_mut()?, self.h.make_mut()?);
         let distance = &mut self.distance;
-        fab_nearest(w.device(), rows, w.buffer(), h.buffer(), labels, own_w, own_h, distance, k, dual, first, size)?;
+        fab_nearest(
+            w.device(),
+            rows,
+            w.buffer(),
+            h.buffer(),
+            labels,
+            own_w,
+            own_h,
+            distance,
+            k,
+            dual,
+            first,
+            size,
+        )?;
         self.offered = true;
         Ok(())
     }
@@ -98,7 +119,8 @@ fn rows_of(op: &'static str, x: &Tensor, values: usize) -> Result<(usize, i32)> 
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = Vec::new();
-    let shapes: [&[usize]; 7] = [&[3, 1], &[4, 7], &[3, 33], &[5, 8, 8, 1], &[3, 7, 5, 3], &[2, 32, 32, 3], &[1, 4097]];
+    let shapes: [&[usize]; 7] =
+        [&[3, 1], &[4, 7], &[3, 33], &[5, 8, 8, 1], &[3, 7, 5, 3], &[2, 32, 32, 3], &[1, 4097]];
     for (shape, l2) in shapes.into_iter().flat_map(|shape| [(shape, false), (shape, true)]) {
         let (n, size) = (shape[0], shape[1..].iter().product::<usize>());
         let clean = Input::uniform(shape, 0.0, 1.0);
@@ -107,7 +129,8 @@ pub fn cases() -> Vec<super::testing::Case> {
             walk.values.iter_mut().zip(&clean.values).for_each(|(d, x)| *d = (*d + x).clamp(0.0, 1.0));
             walk
         };
-        let corners = || Input::values(shape, clean.values.iter().map(|v| (*v > 0.3) as i32 as f32).collect());
+        let corners =
+            || Input::values(shape, clean.values.iter().map(|v| (*v > 0.3) as i32 as f32).collect());
         let normal = || Input::normal_seeded(shape, 4);
         let sparse = || {
             let mut w = normal();
@@ -124,7 +147,8 @@ pub fn cases() -> Vec<super::testing::Case> {
             w.values.iter_mut().for_each(|w| *w = if *w > 0.0 { 1.0 } else { -1.0 });
             w
         };
-        // How much of the largest possible change of the linear model h asks for: nothing, little, nearly all, more than there is.
+        // How much of the largest possible change of the linear model h asks for: nothing, little, nearly
+        // all, more than there is.
         let settings = [
             ("", near(0.03), clean.values.clone(), normal(), 0.02),
             ("from the image itself", near(0.0), clean.values.clone(), normal(), 0.01),
@@ -142,10 +166,12 @@ pub fn cases() -> Vec<super::testing::Case> {
         ];
         for (name, walk, x, w, part) in settings {
             let total = |row: usize| w.values[row * size..][..size].iter().map(|w| w.abs()).sum::<f32>();
-            let h: Vec<f32> = (0..n).map(|row| if total(row) == 0.0 { part } else { 0.5 * part * total(row) }).collect();
+            let h: Vec<f32> =
+                (0..n).map(|row| if total(row) == 0.0 { part } else { 0.5 * part * total(row) }).collect();
             // alpha_max 0 and eta 1 show the step from the walk alone, alpha_max 1 weighs both.
             for (alpha_max, eta) in [(0.0, 1.0), (0.1, 1.05), (1.0, 1.0)] {
-                let inputs = [walk.values.clone(), x.clone(), w.values.clone()].map(|v| Input::values(shape, v));
+                let inputs =
+                    [walk.values.clone(), x.clone(), w.values.clone()].map(|v| Input::values(shape, v));
                 let inputs = inputs.into_iter().chain([Input::values(&[n], h.clone())]);
                 let run = move |_: &Device, t: &[Tensor]| {
                     let mut walk = t[0].clone();
@@ -161,7 +187,8 @@ pub fn cases() -> Vec<super::testing::Case> {
                     };
                     (0..n).flat_map(one).collect()
                 });
-                // The sum <w, d> has an error of 1e-7 of its terms, and near the last corner all of it falls on few coordinates.
+                // The sum <w, d> has an error of 1e-7 of its terms, and near the last corner all of it falls
+                // on few coordinates.
                 cases.push(case.tolerance(2e-5, 1e-5));
             }
         }
@@ -172,7 +199,8 @@ pub fn cases() -> Vec<super::testing::Case> {
             let (mut walk, mut adv) = (t[0].clone(), t[2].clone());
             let correct: Vec<i32> = (0..n as i32).map(|i| i % 2).collect();
             let bests: Vec<f32> = (0..n).map(|i| if i == 2 { 1e-3 } else { f32::INFINITY }).collect();
-            let (correct, mut best) = (Buffer::from_slice(device, &correct)?, Buffer::from_slice(device, &bests)?);
+            let (correct, mut best) =
+                (Buffer::from_slice(device, &correct)?, Buffer::from_slice(device, &bests)?);
             keep(l2, &mut walk, &t[1], &correct, &mut best, &mut adv, 0.9)?;
             Ok([walk.to_vec()?, adv.to_vec()?, best.to_vec()?].concat())
         };
@@ -191,7 +219,11 @@ pub fn cases() -> Vec<super::testing::Case> {
             }
             [walks, advs, bests].concat()
         }));
-        let inputs = [normal(), Input::normal_seeded(shape, 5).scaled(2.0), Input::normal_seeded(shape, 6).scaled(0.5)];
+        let inputs = [
+            normal(),
+            Input::normal_seeded(shape, 5).scaled(2.0),
+            Input::normal_seeded(shape, 6).scaled(0.5),
+        ];
         let run = move |device: &Device, t: &[Tensor]| {
             let labels = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 4).collect::<Vec<_>>())?;
             let mut nearest = Nearest::new(&t[0])?;
@@ -205,7 +237,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             let (mut ws, mut hs) = (vec![], vec![]);
             for n in 0..n {
                 let row = |k: usize| &v[k][n * size..][..size];
-                let dual = |k: usize| if l2 { oracle::norm(true, row(k)) } else { row(k).iter().map(|w| w.abs()).sum() };
+                let dual = |k: usize| {
+                    if l2 { oracle::norm(true, row(k)) } else { row(k).iter().map(|w| w.abs()).sum() }
+                };
                 let h = |k: usize| (n + k) as f64 - 1.5;
                 let far = |k: usize| if n % 4 == k { f64::INFINITY } else { h(k).abs() / (dual(k) + 1e-12) };
                 let k = (0..3).fold(0, |best, k| if far(k) < far(best) { k } else { best });
@@ -253,7 +287,11 @@ mod oracle {
     }
 
     pub fn norm(l2: bool, d: &[f64]) -> f64 {
-        if l2 { d.iter().map(|d| d * d).sum::<f64>().sqrt() } else { d.iter().fold(0.0, |m, d| m.max(d.abs())) }
+        if l2 {
+            d.iter().map(|d| d * d).sum::<f64>().sqrt()
+        } else {
+            d.iter().fold(0.0, |m, d| m.max(d.abs()))
+        }
     }
 
     pub fn step(l2: bool, walk: &[f64], x: &[f64], w: &[f64], h: f64, alpha_max: f64, eta: f64) -> Vec<f64> {

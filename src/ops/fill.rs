@@ -19,7 +19,15 @@ pub fn scale(tape: &Tape, x: Var, factor: f32) -> Result<Var> {
     fill_scaled(device, elementwise(device, n), input.buffer(), &mut out, factor, int(n)?, 0)?;
     tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            fill_scaled(grad.device(), elementwise(grad.device(), n), grad.buffer(), into, factor, int(n)?, accumulate)?;
+            fill_scaled(
+                grad.device(),
+                elementwise(grad.device(), n),
+                grad.buffer(),
+                into,
+                factor,
+                int(n)?,
+                accumulate,
+            )?;
         }
         Ok(())
     })
@@ -35,9 +43,12 @@ pub fn cases() -> Vec<super::testing::Case> {
         |_| vec![-2.5; 4099],
     )];
     cases.extend(ugly_shapes().iter().map(|shape| {
-        Case::op(format!("scale {shape:?}"), [Input::normal(shape)], |tape, v| scale(tape, v[0], -0.75), |x| {
-            x[0].iter().map(|v| -0.75 * v).collect()
-        })
+        Case::op(
+            format!("scale {shape:?}"),
+            [Input::normal(shape)],
+            |tape, v| scale(tape, v[0], -0.75),
+            |x| x[0].iter().map(|v| -0.75 * v).collect(),
+        )
     }));
     cases
 }

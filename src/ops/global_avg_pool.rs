@@ -8,7 +8,11 @@ pub fn global_avg_pool(tape: &Tape, x: Var) -> Result<Var> {
     let input = tape.value(x);
     let (device, [n, h, w, c]) = (tape.device(), input.nhwc("global_avg_pool")?);
     if h * w == 0 {
-        return Err(Error::Shape { op: "global_avg_pool", expected: "at least one pixel".into(), got: input.shape().to_vec() });
+        return Err(Error::Shape {
+            op: "global_avg_pool",
+            expected: "at least one pixel".into(),
+            got: input.shape().to_vec(),
+        });
     }
     int(input.len())?;
     let (pixels, channels, grid) = (int(h * w)?, int(c)?, (n, c.div_ceil(CHANNELS.on(device))));
@@ -25,7 +29,15 @@ pub fn global_avg_pool(tape: &Tape, x: Var) -> Result<Var> {
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    let shapes = [[1, 1, 1, 1], [3, 7, 5, 3], [2, 1, 3, 33], [5, 4, 4, 64], [2, 2, 2, 4099], [128, 2, 2, 16], [1, 32, 32, 10]];
+    let shapes = [
+        [1, 1, 1, 1],
+        [3, 7, 5, 3],
+        [2, 1, 3, 33],
+        [5, 4, 4, 64],
+        [2, 2, 2, 4099],
+        [128, 2, 2, 16],
+        [1, 32, 32, 10],
+    ];
     let case = |name: String, x: Input| {
         let [n, h, w, c] = [x.shape[0], x.shape[1], x.shape[2], x.shape[3]];
         Case::op(
@@ -33,7 +45,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             [x],
             |tape, v| global_avg_pool(tape, v[0]),
             move |x| {
-                let mean = |i: usize| (0..h * w).map(|p| x[0][(i / c * h * w + p) * c + i % c]).sum::<f64>() / (h * w) as f64;
+                let mean = |i: usize| {
+                    (0..h * w).map(|p| x[0][(i / c * h * w + p) * c + i % c]).sum::<f64>() / (h * w) as f64
+                };
                 (0..n * c).map(mean).collect()
             },
         )

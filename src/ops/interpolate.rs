@@ -21,7 +21,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     };
     let mut cases: Vec<Case> = ugly_shapes()
         .iter()
-        .map(|s| case(format!("interpolate {s:?}"), Input::normal_seeded(s, 1), Input::normal_seeded(s, 2), 0.7))
+        .map(|s| {
+            case(format!("interpolate {s:?}"), Input::normal_seeded(s, 1), Input::normal_seeded(s, 2), 0.7)
+        })
         .collect();
     let pair = || (Input::normal_seeded(&[3, 7], 1), Input::normal_seeded(&[3, 7], 2));
     for r in [0.0, 0.5, 1.0] {

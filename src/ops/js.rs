@@ -25,7 +25,10 @@ pub fn js(tape: &Tape, u: Var, v: Var, temperature: f32, reduction: Reduction) -
             if let Some((into, accumulate)) = sink.slot(side)? {
                 let (own, other, floor) = (own.buffer(), other.buffer(), MIXTURE_FLOOR);
                 let (g, stride, factor) = (grad.buffer(), up.stride, up.factor);
-                js_backward(device, grid, g, own, other, into, sharpness, floor, stride, factor, rows, columns, accumulate)?;
+                js_backward(
+                    device, grid, g, own, other, into, sharpness, floor, stride, factor, rows, columns,
+                    accumulate,
+                )?;
             }
         }
         Ok(())
@@ -43,7 +46,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             [u, v],
             move |tape, x| js(tape, x[0], x[1], temperature, reduction),
             move |x| {
-                let log_softmax = |row: &[f64]| log_softmax_wide(&row.iter().map(|z| z / temperature as f64).collect::<Vec<_>>());
+                let log_softmax = |row: &[f64]| {
+                    log_softmax_wide(&row.iter().map(|z| z / temperature as f64).collect::<Vec<_>>())
+                };
                 let divergence = |(u, v): (&[f64], &[f64])| -> f64 {
                     let term = |(u, v): (&f64, &f64)| {
                         let m = ((u.exp() + v.exp()) / 2.0).max(MIXTURE_FLOOR as f64).ln();

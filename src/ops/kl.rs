@@ -4,7 +4,8 @@ use super::prelude::*;
 use super::reduce::Reduction;
 use kernels::kl::*;
 
-/// KL(softmax(p) || softmax(q)) of logits p and q, both `[N,K]`. A side that is a constant is not differentiated.
+/// KL(softmax(p) || softmax(q)) of logits p and q, both `[N,K]`. A side that is a constant is not
+/// differentiated.
 pub fn kl(tape: &Tape, p: Var, q: Var, reduction: Reduction) -> Result<Var> {
     let (u, v) = (tape.value(p), tape.value(q));
     same_shape("kl", &u, &v)?;
@@ -16,10 +17,34 @@ pub fn kl(tape: &Tape, p: Var, q: Var, reduction: Reduction) -> Result<Var> {
     tape.push(reduction.apply(losses)?, &[p, q], move |grad, sink| {
         let (device, up, g) = (grad.device(), reduction.upstream(n), grad.buffer());
         if let Some((into, accumulate)) = sink.slot(p)? {
-            kl_backward_first(device, grid, g, u.buffer(), v.buffer(), into, up.stride, up.factor, rows, columns, accumulate)?;
+            kl_backward_first(
+                device,
+                grid,
+                g,
+                u.buffer(),
+                v.buffer(),
+                into,
+                up.stride,
+                up.factor,
+                rows,
+                columns,
+                accumulate,
+            )?;
         }
         if let Some((into, accumulate)) = sink.slot(q)? {
-            kl_backward_second(device, grid, g, u.buffer(), v.buffer(), into, up.stride, up.factor, rows, columns, accumulate)?;
+            kl_backward_second(
+                device,
+                grid,
+                g,
+                u.buffer(),
+                v.buffer(),
+                into,
+                up.stride,
+                up.factor,
+                rows,
+                columns,
+                accumulate,
+            )?;
         }
         Ok(())
     })

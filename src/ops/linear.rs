@@ -8,10 +8,18 @@ pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var
     let (input, matrix, shift) = (tape.value(x), tape.value(weight), bias.map(|b| tape.value(b)));
     let (device, [n, k], [out, inner]) = (tape.device(), input.matrix("linear")?, matrix.matrix("linear")?);
     if inner != k {
-        return Err(Error::Shape { op: "linear", expected: format!("a weight [outputs, {k}]"), got: matrix.shape().to_vec() });
+        return Err(Error::Shape {
+            op: "linear",
+            expected: format!("a weight [outputs, {k}]"),
+            got: matrix.shape().to_vec(),
+        });
     }
     if let Some(shift) = shift.as_ref().filter(|b| b.shape() != [out]) {
-        return Err(Error::Shape { op: "linear", expected: format!("a bias [{out}]"), got: shift.shape().to_vec() });
+        return Err(Error::Shape {
+            op: "linear",
+            expected: format!("a bias [{out}]"),
+            got: shift.shape().to_vec(),
+        });
     }
     let product = Product::new(n, k, out)?;
     let mut result = Buffer::uninit(device, n * out)?;
@@ -26,7 +34,15 @@ pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var
             product.backward_weight(g, input.buffer(), into, accumulate)?;
         }
         if let Some((into, accumulate)) = bias.map(|b| sink.slot(b)).transpose()?.flatten() {
-            linear_backward_bias(device, (out.div_ceil(COLUMNS.on(device)), 1), g, into, int(n)?, int(out)?, accumulate)?;
+            linear_backward_bias(
+                device,
+                (out.div_ceil(COLUMNS.on(device)), 1),
+                g,
+                into,
+                int(n)?,
+                int(out)?,
+                accumulate,
+            )?;
         }
         Ok(())
     })
@@ -53,22 +69,60 @@ impl Product {
     }
 
     /// out = x * transposed(w) + bias, `[rows, outputs]`.
-    pub fn forward(self, x: &Buffer<f32>, w: &Buffer<f32>, bias: Option<&Buffer<f32>>, out: &mut Buffer<f32>) -> Result<()> {
+    pub fn forward(
+        self,
+        x: &Buffer<f32>,
+        w: &Buffer<f32>,
+        bias: Option<&Buffer<f32>>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
         let (device, [rows, inputs, outputs]) = (x.device(), self.sizes()?);
         let tiles = self.rows.div_ceil(TILE_ROWS.on(device)) * self.outputs.div_ceil(TILE_OUTPUTS.on(device));
         linear_forward(device, tiles.div_ceil(GROUPS.on(device)), x, w, bias, out, rows, inputs, outputs)
     }
 
     /// dx (+)= g * w, `[rows, inputs]`.
-    pub fn backward_input(self, g: &Buffer<f32>, w: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+    pub fn backward_input(
+        self,
+        g: &Buffer<f32>,
+        w: &Buffer<f32>,
+        into: &mut Buffer<f32>,
+        accumulate: i32,
+    ) -> Result<()> {
         let (device, [rows, inputs, outputs]) = (g.device(), self.sizes()?);
-        linear_backward_input(device, self.grid(device, self.rows), g, w, into, rows, inputs, outputs, accumulate)
+        linear_backward_input(
+            device,
+            self.grid(device, self.rows),
+            g,
+            w,
+            into,
+            rows,
+            inputs,
+            outputs,
+            accumulate,
+        )
     }
 
     /// dw (+)= transposed(g) * x, `[outputs, inputs]`.
-    pub fn backward_weight(self, g: &Buffer<f32>, x: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
+    pub fn backward_weight(
+        self,
+        g: &Buffer<f32>,
+        x: &Buffer<f32>,
+        into: &mut Buffer<f32>,
+        accumulate: i32,
+    ) -> Result<()> {
         let (device, [rows, inputs, outputs]) = (g.device(), self.sizes()?);
-        linear_backward_weight(device, self.grid(device, self.outputs), g, x, into, rows, inputs, outputs, accumulate)
+        linear_backward_weight(
+            device,
+            self.grid(device, self.outputs),
+            g,
+            x,
+            into,
+            rows,
+            inputs,
+            outputs,
+            accumulate,
+        )
     }
 
     /// The grid of a backward kernel that writes this many rows of `inputs` columns.
@@ -94,25 +148,33 @@ pub fn cases() -> Vec<super::testing::Case> {
     };
     let name = |[n, k, out]: [usize; 3]| format!("[{n},{k}] x [{out},{k}]");
     let mut cases = Vec::new();
-    for sizes in [[1, 1, 1], [3, 7, 2], [5, 33, 3], [128, 64, 10], [17, 530, 21], [4, 2048, 10], [9, 65, 200]] {
+    for sizes in [[1, 1, 1], [3, 7, 2], [5, 33, 3], [128, 64, 10], [17, 530, 21], [4, 2048, 10], [9, 65, 200]]
+    {
         let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], Some(v[2]));
         cases.push(Case::op(name(sizes), inputs(sizes), run, move |x| oracle(sizes, x)));
     }
     for sizes in [[1, 64, 10], [6, 19, 5]] {
         let [x, weight, _] = inputs(sizes);
         let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], None);
-        cases.push(Case::op(format!("{} without bias", name(sizes)), [x, weight], run, move |x| oracle(sizes, x)));
+        cases.push(Case::op(format!("{} without bias", name(sizes)), [x, weight], run, move |x| {
+            oracle(sizes, x)
+        }));
     }
     for wanted in 0..3 {
         let sizes = [6, 40, 7];
         let mut inputs = inputs(sizes);
         inputs.iter_mut().enumerate().for_each(|(i, input)| input.differentiable = i == wanted);
         let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], Some(v[2]));
-        cases.push(Case::op(format!("gradient of input {wanted} only"), inputs, run, move |x| oracle(sizes, x)));
+        cases.push(Case::op(format!("gradient of input {wanted} only"), inputs, run, move |x| {
+            oracle(sizes, x)
+        }));
     }
     let sizes = [5, 40, 10];
     let [x, weight, bias] = inputs(sizes);
     let run = |tape: &Tape, v: &[Var]| linear(tape, v[0], v[1], Some(v[2]));
-    cases.push(Case::op("+-300", [x.scaled(300.0), weight, bias], run, move |x| oracle(sizes, x)).tolerance(1e-3, 1e-5));
+    cases.push(
+        Case::op("+-300", [x.scaled(300.0), weight, bias], run, move |x| oracle(sizes, x))
+            .tolerance(1e-3, 1e-5),
+    );
     cases
 }

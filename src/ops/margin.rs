@@ -4,13 +4,14 @@ use super::cross_entropy::labelled;
 use super::prelude::*;
 use kernels::margin::*;
 
-/// z_y - max over k != y of z_k for each row of the logits `[N,K]`, K >= 2; shape `[N]`. Positive where the label is predicted. Among tied rivals
-/// the first gets the gradient. A label outside 0..K gives NaN.
+/// z_y - max over k != y of z_k for each row of the logits `[N,K]`, K >= 2; shape `[N]`. Positive where the
+/// label is predicted. Among tied rivals the first gets the gradient. A label outside 0..K gives NaN.
 pub fn margin(tape: &Tape, logits: Var, labels: &Buffer<i32>) -> Result<Var> {
     margin_above(tape, logits, labels, f32::NEG_INFINITY)
 }
 
-/// max(margin, floor), which has no gradient below the floor: with floor = -kappa what the attack of Carlini and Wagner makes small.
+/// max(margin, floor), which has no gradient below the floor: with floor = -kappa what the attack of Carlini
+/// and Wagner makes small.
 pub fn margin_above(tape: &Tape, logits: Var, labels: &Buffer<i32>, floor: f32) -> Result<Var> {
     let z = tape.value(logits);
     let (device, [n, k]) = (tape.device(), z.matrix("margin")?);
@@ -25,7 +26,18 @@ pub fn margin_above(tape: &Tape, logits: Var, labels: &Buffer<i32>, floor: f32) 
     let saved = tape.needs(logits).then(|| labels.duplicate()).transpose()?;
     tape.push(Tensor::new(out, &[n])?, &[logits], move |grad, sink| {
         if let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            margin_backward(grad.device(), grid, grad.buffer(), z.buffer(), labels, into, floor, rows, columns, accumulate)?;
+            margin_backward(
+                grad.device(),
+                grid,
+                grad.buffer(),
+                z.buffer(),
+                labels,
+                into,
+                floor,
+                rows,
+                columns,
+                accumulate,
+            )?;
         }
         Ok(())
     })
@@ -36,15 +48,21 @@ pub fn cases() -> Vec<super::testing::Case> {
     use super::cross_entropy::test_labels;
     use super::reduce::ugly_logits;
     use super::testing::*;
-    let rival =
-        |row: &[f64], y: usize| row.iter().enumerate().filter(|(i, _)| *i != y).fold(f64::NEG_INFINITY, |m, (_, z)| m.max(*z));
+    let rival = |row: &[f64], y: usize| {
+        row.iter().enumerate().filter(|(i, _)| *i != y).fold(f64::NEG_INFINITY, |m, (_, z)| m.max(*z))
+    };
     let case = |name: String, logits: Input| {
         let (n, k) = (logits.shape[0], logits.shape[1]);
         Case::op(
             name,
             [logits],
             move |tape, v| margin(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?),
-            move |x| x[0].chunks(k).zip(test_labels(n, k)).map(|(row, y)| row[y as usize] - rival(row, y as usize)).collect(),
+            move |x| {
+                x[0].chunks(k)
+                    .zip(test_labels(n, k))
+                    .map(|(row, y)| row[y as usize] - rival(row, y as usize))
+                    .collect()
+            },
         )
     };
     // Where rivals tie there is no derivative to compare with: those cases are checked forward only.
@@ -58,7 +76,9 @@ pub fn cases() -> Vec<super::testing::Case> {
         cases.push(Case::op(
             format!("floor {floor}"),
             [Input::normal(&[37, 10])],
-            move |tape, v| margin_above(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(37, 10))?, floor),
+            move |tape, v| {
+                margin_above(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(37, 10))?, floor)
+            },
             move |x| {
                 let rows = x[0].chunks(10).zip(test_labels(37, 10));
                 rows.map(|(row, y)| (row[y as usize] - rival(row, y as usize)).max(floor as f64)).collect()

@@ -1,4 +1,5 @@
-//! The two losses of MART (Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020).
+//! The two losses of MART (Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified
+//! Examples", ICLR 2020).
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
@@ -12,8 +13,9 @@ const LABEL_MARGIN: f32 = 1e-7;
 /// What is added to the adversarial probabilities before their logarithm.
 const PROBABILITY_FLOOR: f32 = 1e-12;
 
-/// The boosted cross entropy `CE(z', y) - log(1.0001 - max over k != y of p_k + 1e-12)`, p = softmax(z'), of adversarial logits `[N,K]`,
-/// K >= 2. Among tied rivals the first gets the gradient. A label outside 0..K gives NaN.
+/// The boosted cross entropy `CE(z', y) - log(1.0001 - max over k != y of p_k + 1e-12)`, p = softmax(z'), of
+/// adversarial logits `[N,K]`, K >= 2. Among tied rivals the first gets the gradient. A label outside 0..K
+/// gives NaN.
 pub fn bce(tape: &Tape, z_adv: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
     let z = tape.value(z_adv);
     let (device, [n, k]) = (tape.device(), z.matrix("bce")?);
@@ -28,16 +30,37 @@ pub fn bce(tape: &Tape, z_adv: Var, labels: &Buffer<i32>, reduction: Reduction) 
     let saved = tape.needs(z_adv).then(|| labels.duplicate()).transpose()?;
     tape.push(reduction.apply(losses)?, &[z_adv], move |grad, sink| {
         if let (Some(y), Some((into, accumulate))) = (&saved, sink.slot(z_adv)?) {
-            let (device, g, Upstream { stride, factor }) = (grad.device(), grad.buffer(), reduction.upstream(n));
-            mart_bce_backward(device, grid, g, z.buffer(), y, into, RIVAL_MARGIN, stride, factor, rows, columns, accumulate)?;
+            let (device, g, Upstream { stride, factor }) =
+                (grad.device(), grad.buffer(), reduction.upstream(n));
+            mart_bce_backward(
+                device,
+                grid,
+                g,
+                z.buffer(),
+                y,
+                into,
+                RIVAL_MARGIN,
+                stride,
+                factor,
+                rows,
+                columns,
+                accumulate,
+            )?;
         }
         Ok(())
     })
 }
 
-/// `KL(p || q + 1e-12) * (1.0000001 - p_y)` of p = softmax(z) and q = softmax(z'), both `[N,K]`: the less sure the network is of a clean
-/// image, the more its prediction has to be stable. The gradient goes through both sides, the weight included. A label outside 0..K gives NaN.
-pub fn weighted_kl(tape: &Tape, z: Var, z_adv: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
+/// `KL(p || q + 1e-12) * (1.0000001 - p_y)` of p = softmax(z) and q = softmax(z'), both `[N,K]`: the less
+/// sure the network is of a clean image, the more its prediction has to be stable. The gradient goes through
+/// both sides, the weight included. A label outside 0..K gives NaN.
+pub fn weighted_kl(
+    tape: &Tape,
+    z: Var,
+    z_adv: Var,
+    labels: &Buffer<i32>,
+    reduction: Reduction,
+) -> Result<Var> {
     let (u, v) = (tape.value(z), tape.value(z_adv));
     same_shape("weighted_kl", &u, &v)?;
     let (device, [n, k]) = (tape.device(), u.matrix("weighted_kl")?);
@@ -53,10 +76,14 @@ pub fn weighted_kl(tape: &Tape, z: Var, z_adv: Var, labels: &Buffer<i32>, reduct
         let (device, g, u, v) = (grad.device(), grad.buffer(), u.buffer(), v.buffer());
         let Upstream { stride, factor } = reduction.upstream(n);
         if let Some((into, accumulate)) = sink.slot(z)? {
-            mart_kl_backward_clean(device, grid, g, u, v, y, into, margin, floor, stride, factor, rows, columns, accumulate)?;
+            mart_kl_backward_clean(
+                device, grid, g, u, v, y, into, margin, floor, stride, factor, rows, columns, accumulate,
+            )?;
         }
         if let Some((into, accumulate)) = sink.slot(z_adv)? {
-            mart_kl_backward_adv(device, grid, g, u, v, y, into, margin, floor, stride, factor, rows, columns, accumulate)?;
+            mart_kl_backward_adv(
+                device, grid, g, u, v, y, into, margin, floor, stride, factor, rows, columns, accumulate,
+            )?;
         }
         Ok(())
     })
@@ -67,17 +94,22 @@ pub fn cases() -> Vec<super::testing::Case> {
     use super::cross_entropy::test_labels;
     use super::reduce::*;
     use super::testing::*;
-    // 1 - p_k is a sum here too: the float64 difference would have lost the digits that a margin of 1e-7 asks for.
-    let rest = |log_p: &[f64], k: usize| log_p.iter().enumerate().filter(|(i, _)| *i != k).map(|(_, l)| l.exp()).sum::<f64>();
+    // 1 - p_k is a sum here too: the float64 difference would have lost the digits that a margin of 1e-7 asks
+    // for.
+    let rest = |log_p: &[f64], k: usize| {
+        log_p.iter().enumerate().filter(|(i, _)| *i != k).map(|(_, l)| l.exp()).sum::<f64>()
+    };
     let boosted = move |row: &[f64], y: usize| -> f64 {
         let log_q = log_softmax_wide(row);
         let wrong = (0..row.len()).filter(|i| *i != y);
-        let rival = wrong.fold(usize::MAX, |best, i| if best == usize::MAX || row[i] > row[best] { i } else { best });
+        let rival =
+            wrong.fold(usize::MAX, |best, i| if best == usize::MAX || row[i] > row[best] { i } else { best });
         -log_q[y] - (rest(&log_q, rival) + 1e-4 + 1e-12).ln()
     };
     let weighted = move |z: &[f64], z_adv: &[f64], y: usize| -> f64 {
         let (log_p, log_q) = (log_softmax_wide(z), log_softmax_wide(z_adv));
-        let divergence: f64 = log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - (q.exp() + 1e-12).ln())).sum();
+        let divergence: f64 =
+            log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - (q.exp() + 1e-12).ln())).sum();
         divergence * (rest(&log_p, y) + 1e-7)
     };
     let bce_case = |name: String, logits: Input, reduction: Reduction| {
@@ -85,8 +117,15 @@ pub fn cases() -> Vec<super::testing::Case> {
         Case::op(
             format!("bce {name} {reduction:?}"),
             [logits],
-            move |tape, v| bce(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?, reduction),
-            move |x| reduce_wide(x[0].chunks(k).zip(test_labels(n, k)).map(|(z, y)| boosted(z, y as usize)).collect(), reduction),
+            move |tape, v| {
+                bce(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?, reduction)
+            },
+            move |x| {
+                reduce_wide(
+                    x[0].chunks(k).zip(test_labels(n, k)).map(|(z, y)| boosted(z, y as usize)).collect(),
+                    reduction,
+                )
+            },
         )
     };
     let kl_case = |name: String, z: Input, z_adv: Input, reduction: Reduction| {
@@ -111,21 +150,38 @@ pub fn cases() -> Vec<super::testing::Case> {
         let pairs = ugly_logits(1).into_iter().zip(ugly_logits(2));
         cases.extend(pairs.map(|((name, z), (_, z_adv))| kl_case(name, z, z_adv, reduction)));
         let alone = ugly_logits(3).into_iter();
-        cases.extend(alone.map(|(name, z)| if kink(&name) { bce_case(name, z.constant(), reduction) } else { bce_case(name, z, reduction) }));
+        cases.extend(alone.map(|(name, z)| {
+            if kink(&name) { bce_case(name, z.constant(), reduction) } else { bce_case(name, z, reduction) }
+        }));
     }
     let logits = |seed| Input::normal_seeded(&[4, 10], seed).scaled(2.0);
     cases.push(kl_case("clean side constant".into(), logits(1).constant(), logits(2), Reduction::Mean));
     cases.push(kl_case("adversarial side constant".into(), logits(1), logits(2).constant(), Reduction::Mean));
     cases.push(kl_case("equal sides".into(), logits(1), logits(1), Reduction::Mean));
-    // Sure of the label (7 i + i / 10 + 1 mod 10) and sure of a rival, where 1 - p is far below the rounding error of p.
+    // Sure of the label (7 i + i / 10 + 1 mod 10) and sure of a rival, where 1 - p is far below the rounding
+    // error of p.
     let sure = |size: f32, shift: i32| {
-        let hot = |(i, y): (usize, i32)| (0..10).map(move |k| if k == (y + shift) % 10 { size } else { 0.1 * ((k as usize * 3 + i) % 7) as f32 });
+        let hot = |(i, y): (usize, i32)| {
+            (0..10).map(
+                move |k| if k == (y + shift) % 10 { size } else { 0.1 * ((k as usize * 3 + i) % 7) as f32 },
+            )
+        };
         Input::values(&[4, 10], test_labels(4, 10).into_iter().enumerate().flat_map(hot).collect())
     };
     for (size, shift) in [(12.0, 0), (20.0, 0), (12.0, 1), (20.0, 1), (40.0, 1)] {
         cases.push(bce_case(format!("sure {size} {shift}"), sure(size, shift), Reduction::PerSample));
-        cases.push(kl_case(format!("sure {size} {shift}"), sure(size, shift), logits(2), Reduction::PerSample));
-        cases.push(kl_case(format!("surely other {size} {shift}"), logits(2), sure(size, shift), Reduction::PerSample));
+        cases.push(kl_case(
+            format!("sure {size} {shift}"),
+            sure(size, shift),
+            logits(2),
+            Reduction::PerSample,
+        ));
+        cases.push(kl_case(
+            format!("surely other {size} {shift}"),
+            logits(2),
+            sure(size, shift),
+            Reduction::PerSample,
+        ));
     }
     cases.push(Case::kernel(
         "gradients at ties, a NaN and a label outside",
@@ -134,7 +190,10 @@ pub fn cases() -> Vec<super::testing::Case> {
             let tape = Tape::new(device);
             let (z, labels) = (tape.leaf(x[0].clone()), Buffer::from_slice(device, &[0, 1, 0, 3])?);
             let mut values = Vec::new();
-            for loss in [bce(&tape, z, &labels, Reduction::PerSample)?, weighted_kl(&tape, z, z, &labels, Reduction::PerSample)?] {
+            for loss in [
+                bce(&tape, z, &labels, Reduction::PerSample)?,
+                weighted_kl(&tape, z, z, &labels, Reduction::PerSample)?,
+            ] {
                 let gradients = tape.backward(loss, Some(super::fill::full(device, &[4], 1.0)?))?;
                 values.extend(tape.value(loss).to_vec()?);
                 values.extend(gradients.get(z).map(Tensor::to_vec).transpose()?.unwrap_or_default());
@@ -143,10 +202,12 @@ pub fn cases() -> Vec<super::testing::Case> {
         },
         |_| {
             let third = 1f64 / 3.0;
-            // The second row is (a, b, a) with the label in the middle: the first of both rivals is pushed down.
+            // The second row is (a, b, a) with the label in the middle: the first of both rivals is pushed
+            // down.
             let (a, b) = (1.0 / (2.0 + (-3f64).exp()), 1.0 / (2.0 * 3f64.exp() + 1.0));
             let (near, far) = (third / (2.0 * third + 1e-4 + 1e-12), a / (1.0 - a + 1e-4 + 1e-12));
-            let mut want = vec![-third.ln() - (third / near).ln(), -b.ln() - (a / far).ln(), f64::NAN, f64::NAN];
+            let mut want =
+                vec![-third.ln() - (third / near).ln(), -b.ln() - (a / far).ln(), f64::NAN, f64::NAN];
             want.extend([third - 1.0 - near * third, third + near * (1.0 - third), third - near * third]);
             want.extend([a + far * (1.0 - a), b - 1.0 - far * b, a - far * a]);
             want.extend([f64::NAN; 6]);

@@ -1,5 +1,5 @@
-//! One file per operation: launch, forward, backward, and under test its f64 oracle and cases. `build.rs` lists the files of this folder;
-//! `docs/writing-an-op.md` says how to add one.
+//! One file per operation: launch, forward, backward, and under test its f64 oracle and cases. `build.rs`
+//! lists the files of this folder; `docs/writing-an-op.md` says how to add one.
 
 pub mod prelude;
 #[cfg(test)]

@@ -16,18 +16,23 @@ struct Numbers {
 }
 
 impl Normalize {
-    /// For images of `channels` channels. Errors: other lengths, no channel, or a standard deviation that is not a positive number.
+    /// For images of `channels` channels. Errors: other lengths, no channel, or a standard deviation that is
+    /// not a positive number.
     pub fn new(device: &Device, mean: &[f32], std: &[f32], channels: usize) -> Result<Normalize> {
         if channels == 0 || mean.len() != channels || std.len() != channels {
-            let (expected, got) = (format!("means and standard deviations of {channels} channels"), vec![mean.len(), std.len()]);
+            let (expected, got) = (
+                format!("means and standard deviations of {channels} channels"),
+                vec![mean.len(), std.len()],
+            );
             return Err(Error::Shape { op: "normalize", expected, got });
         }
         if let Some(bad) = std.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
             return Err(Error::value("std", bad, "a standard deviation must be a positive number"));
         }
         let length = channels + kernels::VEC.on(device);
-        let repeat =
-            |values: Vec<f32>| Buffer::from_slice(device, &values.iter().copied().cycle().take(length).collect::<Vec<f32>>());
+        let repeat = |values: Vec<f32>| {
+            Buffer::from_slice(device, &values.iter().copied().cycle().take(length).collect::<Vec<f32>>())
+        };
         let factor = std.iter().map(|s| 1.0 / s).collect();
         Ok(Normalize(Arc::new(Numbers { channels, mean: repeat(mean.to_vec())?, factor: repeat(factor)? })))
     }
@@ -42,10 +47,28 @@ impl Normalize {
         }
         let (grid, channels) = (elementwise(device, n), int(numbers.channels)?);
         let mut out = Buffer::uninit(device, n)?;
-        normalize_forward(device, grid, input.buffer(), &numbers.mean, &numbers.factor, &mut out, channels, int(n)?)?;
+        normalize_forward(
+            device,
+            grid,
+            input.buffer(),
+            &numbers.mean,
+            &numbers.factor,
+            &mut out,
+            channels,
+            int(n)?,
+        )?;
         tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
             if let Some((into, accumulate)) = sink.slot(x)? {
-                normalize_backward(grad.device(), grid, grad.buffer(), &numbers.factor, into, channels, int(n)?, accumulate)?;
+                normalize_backward(
+                    grad.device(),
+                    grid,
+                    grad.buffer(),
+                    &numbers.factor,
+                    into,
+                    channels,
+                    int(n)?,
+                    accumulate,
+                )?;
             }
             Ok(())
         })
@@ -63,7 +86,9 @@ pub fn cases() -> Vec<super::testing::Case> {
         let channels = shape[shape.len() - 1];
         let [mean, std] = numbers(channels);
         let wide = [&mean, &std].map(|v| v.iter().map(|v| *v as f64).collect::<Vec<f64>>());
-        let run = move |tape: &Tape, v: &[Var]| Normalize::new(tape.device(), &mean, &std, channels)?.forward(tape, v[0]);
+        let run = move |tape: &Tape, v: &[Var]| {
+            Normalize::new(tape.device(), &mean, &std, channels)?.forward(tape, v[0])
+        };
         Case::op(format!("normalize {shape:?}"), [Input::normal(shape)], run, move |v| {
             let [mean, std] = &wide;
             v[0].iter().enumerate().map(|(i, x)| (x - mean[i % mean.len()]) / std[i % std.len()]).collect()
@@ -79,7 +104,13 @@ mod tests {
     #[test]
     fn bad_numbers_are_errors() {
         let device = Device::host().unwrap();
-        for (mean, std) in [(&[][..], &[][..]), (&[0.5], &[]), (&[0.5], &[0.0]), (&[0.5], &[f32::NAN]), (&[0.5; 3], &[1.0; 3])] {
+        for (mean, std) in [
+            (&[][..], &[][..]),
+            (&[0.5], &[]),
+            (&[0.5], &[0.0]),
+            (&[0.5], &[f32::NAN]),
+            (&[0.5; 3], &[1.0; 3]),
+        ] {
             assert!(Normalize::new(&device, mean, std, mean.len().min(2)).is_err());
         }
         let tape = Tape::new(&device);

@@ -1,4 +1,5 @@
-//! The weight perturbation of AWP (Wu, Xia, Wang, "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020).
+//! The weight perturbation of AWP (Wu, Xia, Wang, "Adversarial Weight Perturbation Helps Robust
+//! Generalization", NeurIPS 2020).
 
 use super::prelude::*;
 use kernels::perturb::*;
@@ -6,7 +7,8 @@ use kernels::perturb::*;
 /// What is added to the norm of the gradient.
 const NORM_FLOOR: f32 = 1e-12;
 
-/// `w + gamma * |w| / (|g| + 1e-12) * g` with L2 norms over the whole tensor: one weight tensor moved along its gradient.
+/// `w + gamma * |w| / (|g| + 1e-12) * g` with L2 norms over the whole tensor: one weight tensor moved along
+/// its gradient.
 pub fn perturb(weight: &Tensor, gradient: &Tensor, gamma: f32) -> Result<Tensor> {
     same_shape("perturb", weight, gradient)?;
     let (device, n) = (weight.device(), weight.len());
@@ -38,12 +40,19 @@ pub fn cases() -> Vec<super::testing::Case> {
     }
     let pair = || (Input::normal_seeded(&[16, 27], 1).scaled(0.1), Input::normal_seeded(&[16, 27], 2));
     // Gradients around and far below the floor, and none: no step is taken along zero.
-    for (size, gamma) in [(1.0, 5e-3), (1.0, -5e-3), (1.0, 0.0), (1e-6, 1e-2), (1e-13, 1e-2), (1e-25, 1e-2), (0.0, 1e-2)] {
+    for (size, gamma) in
+        [(1.0, 5e-3), (1.0, -5e-3), (1.0, 0.0), (1e-6, 1e-2), (1e-13, 1e-2), (1e-25, 1e-2), (0.0, 1e-2)]
+    {
         let (w, g) = pair();
         cases.push(case(format!("gradient of size {size}"), w, g.scaled(size), gamma));
     }
     let (w, g) = pair();
     cases.push(case("weight of zeros".into(), w.scaled(0.0), g, 1e-2));
-    cases.push(case("+-300".into(), Input::normal(&[5, 33]).scaled(300.0), Input::normal(&[5, 33]).scaled(-300.0), 1e-2));
+    cases.push(case(
+        "+-300".into(),
+        Input::normal(&[5, 33]).scaled(300.0),
+        Input::normal(&[5, 33]).scaled(-300.0),
+        1e-2,
+    ));
     cases
 }

@@ -4,7 +4,8 @@ use super::cross_entropy::labelled;
 use super::prelude::*;
 use kernels::predict::*;
 
-/// The first largest column of each row of the logits `[N,K]`. As in PyTorch, NaN counts as larger than any number.
+/// The first largest column of each row of the logits `[N,K]`. As in PyTorch, NaN counts as larger than any
+/// number.
 pub fn argmax(device: &Device, logits: &Tensor) -> Result<Buffer<i32>> {
     let [n, k] = classes("argmax", logits)?;
     let mut out = Buffer::uninit(device, n)?;
@@ -17,12 +18,20 @@ pub fn correct(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result
     let [n, k] = classes("correct", logits)?;
     labelled("correct", labels, n)?;
     let mut out = Buffer::uninit(device, n)?;
-    predict_correct(device, n.div_ceil(ROWS.on(device)), logits.buffer(), labels, &mut out, int(n)?, int(k)?)?;
+    predict_correct(
+        device,
+        n.div_ceil(ROWS.on(device)),
+        logits.buffer(),
+        labels,
+        &mut out,
+        int(n)?,
+        int(k)?,
+    )?;
     Ok(out)
 }
 
-/// For each row of the logits `[N,K]` the class of rank `ranks[n]`: 1 is the predicted one, 2 the runner-up. Of equal logits the first ranks
-/// first. A rank outside 1..=K gives -1.
+/// For each row of the logits `[N,K]` the class of rank `ranks[n]`: 1 is the predicted one, 2 the runner-up.
+/// Of equal logits the first ranks first. A rank outside 1..=K gives -1.
 pub fn top_class(device: &Device, logits: &Tensor, ranks: &Buffer<i32>) -> Result<Buffer<i32>> {
     let [n, k] = classes("top_class", logits)?;
     labelled("top_class", ranks, n)?;
@@ -41,7 +50,11 @@ pub fn count(device: &Device, flags: &Buffer<i32>) -> Result<Buffer<i32>> {
 /// total += the sum of `flags`: the count of a whole data set, batch by batch, read back once.
 pub fn count_into(device: &Device, flags: &Buffer<i32>, total: &mut Buffer<i32>) -> Result<()> {
     if total.len() != 1 {
-        return Err(Error::Shape { op: "count_into", expected: "a total of one element".into(), got: vec![total.len()] });
+        return Err(Error::Shape {
+            op: "count_into",
+            expected: "a total of one element".into(),
+            got: vec![total.len()],
+        });
     }
     predict_count(device, 1, flags, total, int(flags.len())?, 1)
 }
@@ -49,7 +62,11 @@ pub fn count_into(device: &Device, flags: &Buffer<i32>, total: &mut Buffer<i32>)
 fn classes(op: &'static str, logits: &Tensor) -> Result<[usize; 2]> {
     let [n, k] = logits.matrix(op)?;
     int(logits.len())?;
-    if k == 0 { Err(Error::Shape { op, expected: "at least one class".into(), got: vec![n, k] }) } else { Ok([n, k]) }
+    if k == 0 {
+        Err(Error::Shape { op, expected: "at least one class".into(), got: vec![n, k] })
+    } else {
+        Ok([n, k])
+    }
 }
 
 #[cfg(test)]
@@ -60,7 +77,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     fn floats(values: &Buffer<i32>) -> Result<Vec<f32>> {
         Ok(values.to_vec()?.iter().map(|v| *v as f32).collect())
     }
-    let first_largest = |row: &[f64]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+    let first_largest =
+        |row: &[f64]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
     let mut cases = Vec::new();
     for (name, logits) in ugly_logits(1) {
         let (n, k) = (logits.shape[0], logits.shape[1]);
@@ -78,7 +96,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         };
         cases.push(Case::kernel(name, [logits], run, move |x| {
             let classes: Vec<usize> = x[0].chunks(k).map(first_largest).collect();
-            let flags: Vec<f64> = classes.iter().zip(test_labels(n, k)).map(|(c, y)| (*c as i32 == y) as i32 as f64).collect();
+            let flags: Vec<f64> =
+                classes.iter().zip(test_labels(n, k)).map(|(c, y)| (*c as i32 == y) as i32 as f64).collect();
             let total: f64 = flags.iter().sum();
             classes.iter().map(|c| *c as f64).chain(flags).chain([total, 2.0 * total]).collect()
         }));
@@ -94,7 +113,11 @@ pub fn cases() -> Vec<super::testing::Case> {
             let ranked = |(row, rank): (&[f64], i32)| {
                 let mut order: Vec<usize> = (0..k).collect();
                 order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-                if rank == 0 { -1.0 } else { order.get(rank as usize - 1).map_or(-1.0, |class| *class as f64) }
+                if rank == 0 {
+                    -1.0
+                } else {
+                    order.get(rank as usize - 1).map_or(-1.0, |class| *class as f64)
+                }
             };
             x[0].chunks(k).zip(ranks()).map(ranked).collect()
         }));

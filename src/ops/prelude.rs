@@ -7,7 +7,11 @@ pub use crate::tensor::Tensor;
 
 /// A size as a kernel argument. Kernels count in 32 bits; anything larger is an error.
 pub fn int(n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| Error::Shape { op: "kernel launch", expected: "sizes below 2^31".into(), got: vec![n] })
+    i32::try_from(n).map_err(|_| Error::Shape {
+        op: "kernel launch",
+        expected: "sizes below 2^31".into(),
+        got: vec![n],
+    })
 }
 
 /// The grid of an element-wise kernel over n elements (`each_vec` in `kernels/lib/common.cuh`).

@@ -1,7 +1,7 @@
 //! Random points around images, where attacks start.
 //!
-//! `images` holds the data set index of every row of `x`. When `x` has a multiple of that many rows, it holds several views of the same
-//! images, one view after the other, and each view gets noise of its own.
+//! `images` holds the data set index of every row of `x`. When `x` has a multiple of that many rows, it holds
+//! several views of the same images, one view after the other, and each view gets noise of its own.
 
 use super::prelude::*;
 use crate::rng::Key;
@@ -40,22 +40,58 @@ pub fn noisy(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, clip: boo
     let (key, clip) = (key.bits(), clip as i32);
     let runs = (samples as usize * (size as usize).div_ceil(4 * QUADS.on(device))).div_ceil(RUNS.on(device));
     match noise {
-        Noise::Linf(eps) => {
-            random_start_uniform(device, runs, x.buffer(), images, &mut out, key, eps, clip, samples, per_view, size)?
-        }
-        Noise::Gaussian(sigma) => {
-            random_start_gaussian(device, runs, x.buffer(), images, &mut out, key, sigma, clip, samples, per_view, size)?
-        }
-        Noise::L2(eps) => {
-            random_start_ball(device, samples as usize, x.buffer(), images, &mut out, key, eps, clip, per_view, size)?
-        }
+        Noise::Linf(eps) => random_start_uniform(
+            device,
+            runs,
+            x.buffer(),
+            images,
+            &mut out,
+            key,
+            eps,
+            clip,
+            samples,
+            per_view,
+            size,
+        )?,
+        Noise::Gaussian(sigma) => random_start_gaussian(
+            device,
+            runs,
+            x.buffer(),
+            images,
+            &mut out,
+            key,
+            sigma,
+            clip,
+            samples,
+            per_view,
+            size,
+        )?,
+        Noise::L2(eps) => random_start_ball(
+            device,
+            samples as usize,
+            x.buffer(),
+            images,
+            &mut out,
+            key,
+            eps,
+            clip,
+            per_view,
+            size,
+        )?,
     }
     Tensor::new(out, x.shape())
 }
 
-/// `clip01(x + eps * t / (|t| + 1e-12))`, a random point of the surface of the ball: t is uniform in (-1, 1) and |t| its largest entry for
-/// [`Noise::Linf`], t is normal and |t| its length for [`Noise::L2`]. Every row has an image index and a view of its own.
-pub fn surface(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, views: &Buffer<i32>) -> Result<Tensor> {
+/// `clip01(x + eps * t / (|t| + 1e-12))`, a random point of the surface of the ball: t is uniform in (-1, 1)
+/// and |t| its largest entry for [`Noise::Linf`], t is normal and |t| its length for [`Noise::L2`]. Every row
+/// has an image index and a view of its own.
+pub fn surface(
+    x: &Tensor,
+    noise: Noise,
+    key: Key,
+    images: &Buffer<i32>,
+    views: &Buffer<i32>,
+) -> Result<Tensor> {
     let Sizes { samples, per_view, size } = Sizes::of(x, images)?;
     if samples != per_view || views.len() != images.len() {
         let expected = format!("{} images and {} views", images.len(), views.len());
@@ -64,10 +100,23 @@ pub fn surface(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, views: 
     let (eps, l2) = match noise {
         Noise::Linf(eps) => (eps, 0),
         Noise::L2(eps) => (eps, 1),
-        Noise::Gaussian(sigma) => return Err(Error::value("sigma", sigma, "normal noise has no surface to start from")),
+        Noise::Gaussian(sigma) => {
+            return Err(Error::value("sigma", sigma, "normal noise has no surface to start from"));
+        }
     };
     let (device, mut out) = (x.device(), Buffer::uninit(x.device(), x.len())?);
-    random_start_surface(device, images.len(), x.buffer(), images, views, &mut out, key.bits(), eps, l2, size)?;
+    random_start_surface(
+        device,
+        images.len(),
+        x.buffer(),
+        images,
+        views,
+        &mut out,
+        key.bits(),
+        eps,
+        l2,
+        size,
+    )?;
     Tensor::new(out, x.shape())
 }
 
@@ -85,7 +134,11 @@ impl Sizes {
             return Err(Error::Shape { op: "random start", expected, got: x.shape().to_vec() });
         }
         int(x.len())?;
-        Ok(Sizes { samples: int(samples)?, per_view: int(images.len())?, size: int(x.len() / samples.max(1))? })
+        Ok(Sizes {
+            samples: int(samples)?,
+            per_view: int(images.len())?,
+            size: int(x.len() / samples.max(1))?,
+        })
     }
 }
 
@@ -123,7 +176,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     use crate::rng::Purpose;
     let key = Key::new(42, Purpose::AttackStart, 3, 5);
     let images = [5, 49_999, 0, 7];
-    let shapes: [&[usize]; 7] = [&[1, 1], &[3, 7], &[2, 33], &[3, 7, 5, 3], &[4, 8, 8, 1], &[2, 32, 32, 3], &[8, 3, 1, 257]];
+    let shapes: [&[usize]; 7] =
+        [&[1, 1], &[3, 7], &[2, 33], &[3, 7, 5, 3], &[4, 8, 8, 1], &[2, 32, 32, 3], &[8, 3, 1, 257]];
     let mut cases = Vec::new();
     for shape in shapes {
         let per_view = shape[0].min(4);
@@ -132,24 +186,34 @@ pub fn cases() -> Vec<super::testing::Case> {
                 let size: usize = shape[1..].iter().product();
                 let noise = kind(eps);
                 let run = move |device: &Device, t: &[Tensor]| {
-                    noisy(&t[0], noise, key, &Buffer::from_slice(device, &images[..per_view])?, clip)?.to_vec()
+                    noisy(&t[0], noise, key, &Buffer::from_slice(device, &images[..per_view])?, clip)?
+                        .to_vec()
                 };
                 let drawn = move |sample: usize| -> Vec<f64> {
                     let (image, view) = (images[sample % per_view], sample / per_view);
-                    let normals = || (0..size).map(|i| oracle::normal(key.bits(), i, image, view)).collect::<Vec<f64>>();
+                    let normals = || {
+                        (0..size).map(|i| oracle::normal(key.bits(), i, image, view)).collect::<Vec<f64>>()
+                    };
                     match noise {
-                        Noise::Linf(_) => (0..size).map(|i| oracle::signed(key.bits(), i, image, view)).collect(),
+                        Noise::Linf(_) => {
+                            (0..size).map(|i| oracle::signed(key.bits(), i, image, view)).collect()
+                        }
                         Noise::Gaussian(_) => normals(),
                         Noise::L2(_) => {
                             let n = normals();
                             let norm = n.iter().map(|v| v * v).sum::<f64>().sqrt();
-                            n.iter().map(|v| v / norm * oracle::length(key.bits(), image, view, size)).collect()
+                            n.iter()
+                                .map(|v| v / norm * oracle::length(key.bits(), image, view, size))
+                                .collect()
                         }
                     }
                 };
                 let want = move |v: &[Vec<f64>]| {
                     let all = (0..v[0].len() / size).flat_map(drawn);
-                    all.zip(&v[0]).map(|(n, x)| x + eps as f64 * n).map(|v| if clip { v.clamp(0.0, 1.0) } else { v }).collect()
+                    all.zip(&v[0])
+                        .map(|(n, x)| x + eps as f64 * n)
+                        .map(|v| if clip { v.clamp(0.0, 1.0) } else { v })
+                        .collect()
                 };
                 cases.push(Case::kernel(
                     format!("{noise:?} {shape:?} clip {clip}"),
@@ -177,13 +241,20 @@ pub fn cases() -> Vec<super::testing::Case> {
                     let t: Vec<f64> = (0..size).map(draw).collect();
                     let (eps, norm) = match noise {
                         Noise::L2(eps) => (eps, t.iter().map(|v| v * v).sum::<f64>().sqrt()),
-                        Noise::Linf(eps) | Noise::Gaussian(eps) => (eps, t.iter().fold(0.0, |m: f64, v| m.max(v.abs()))),
+                        Noise::Linf(eps) | Noise::Gaussian(eps) => {
+                            (eps, t.iter().fold(0.0, |m: f64, v| m.max(v.abs())))
+                        }
                     };
                     t.into_iter().map(move |v| eps as f64 * v / (norm + 1e-12))
                 };
                 (0..rows).flat_map(row).zip(&v[0]).map(|(d, x)| (x + d).clamp(0.0, 1.0)).collect()
             };
-            cases.push(Case::kernel(format!("surface {noise:?} {shape:?}"), [Input::uniform(shape, 0.0, 1.0)], run, want));
+            cases.push(Case::kernel(
+                format!("surface {noise:?} {shape:?}"),
+                [Input::uniform(shape, 0.0, 1.0)],
+                run,
+                want,
+            ));
         }
     }
     cases
@@ -216,7 +287,9 @@ mod tests {
         // Five standard errors: 1 / sqrt(3 * 307200) and, for the variance, sqrt(4 / 45 / 307200).
         assert!(mean.abs() < 5.2e-3 && (variance - 1.0 / 3.0).abs() < 2.7e-3, "{mean} {variance}");
         assert!(
-            values.iter().all(|v| v.abs() < 1.0) && values.iter().any(|v| *v < -0.9999) && values.iter().any(|v| *v > 0.9999)
+            values.iter().all(|v| v.abs() < 1.0)
+                && values.iter().any(|v| *v < -0.9999)
+                && values.iter().any(|v| *v > 0.9999)
         );
         let values = draw(Noise::Gaussian(1.0), &images, 3072, KEY);
         let (mean, variance) = moments(&values);

@@ -65,7 +65,15 @@ fn scaled_sum(tape: &Tape, x: Var, factor: f32) -> Result<Var> {
     let out = total(tape.value(x).buffer(), factor)?;
     tape.push(out, &[x], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            reduce_backward(grad.device(), elementwise(grad.device(), n), grad.buffer(), into, factor, int(n)?, accumulate)?;
+            reduce_backward(
+                grad.device(),
+                elementwise(grad.device(), n),
+                grad.buffer(),
+                into,
+                factor,
+                int(n)?,
+                accumulate,
+            )?;
         }
         Ok(())
     })
@@ -76,8 +84,10 @@ fn scaled_sum(tape: &Tape, x: Var, factor: f32) -> Result<Var> {
 pub(super) fn ugly_logits(seed: u64) -> Vec<(String, super::testing::Input)> {
     use super::testing::Input;
     let shapes = [[1, 2], [3, 3], [300, 2], [128, 10], [37, 100], [3, 200]];
-    let mut logits: Vec<(String, Input)> =
-        shapes.iter().map(|shape| (format!("{shape:?}"), Input::normal_seeded(shape, seed).scaled(2.0))).collect();
+    let mut logits: Vec<(String, Input)> = shapes
+        .iter()
+        .map(|shape| (format!("{shape:?}"), Input::normal_seeded(shape, seed).scaled(2.0)))
+        .collect();
     logits.push(("+-300".into(), Input::normal_seeded(&[5, 10], seed).scaled(300.0)));
     logits.push(("zeros".into(), Input::filled(&[3, 10], 0.0)));
     logits.push(("constant -300".into(), Input::filled(&[2, 33], -300.0)));
@@ -115,8 +125,13 @@ pub fn cases() -> Vec<super::testing::Case> {
         // The rounding error of a sum grows with the size of what is added, not with the result.
         let n = shape.iter().product::<usize>() as f64;
         cases.push(
-            Case::op(format!("sum {shape:?}"), [Input::normal(shape)], |tape, v| sum(tape, v[0]), |x| vec![x[0].iter().sum()])
-                .tolerance(1e-5 + 1e-7 * n, 1e-5),
+            Case::op(
+                format!("sum {shape:?}"),
+                [Input::normal(shape)],
+                |tape, v| sum(tape, v[0]),
+                |x| vec![x[0].iter().sum()],
+            )
+            .tolerance(1e-5 + 1e-7 * n, 1e-5),
         );
         cases.push(Case::op(
             format!("mean {shape:?}"),

@@ -28,9 +28,26 @@ pub fn cases() -> Vec<super::testing::Case> {
     let oracle = |x: &[Vec<f64>]| x[0].iter().map(|v| v.max(0.0)).collect();
     let mut cases: Vec<Case> = ugly_shapes()
         .iter()
-        .map(|shape| Case::op(format!("relu {shape:?}"), [Input::normal(shape).away_from(0.0)], |tape, v| relu(tape, v[0]), oracle))
+        .map(|shape| {
+            Case::op(
+                format!("relu {shape:?}"),
+                [Input::normal(shape).away_from(0.0)],
+                |tape, v| relu(tape, v[0]),
+                oracle,
+            )
+        })
         .collect();
-    cases.push(Case::op("relu of zeros", [Input::filled(&[33], 0.0).constant()], |tape, v| relu(tape, v[0]), oracle));
-    cases.push(Case::op("relu of +-300", [Input::normal(&[5, 77]).scaled(300.0)], |tape, v| relu(tape, v[0]), oracle));
+    cases.push(Case::op(
+        "relu of zeros",
+        [Input::filled(&[33], 0.0).constant()],
+        |tape, v| relu(tape, v[0]),
+        oracle,
+    ));
+    cases.push(Case::op(
+        "relu of +-300",
+        [Input::normal(&[5, 77]).scaled(300.0)],
+        |tape, v| relu(tape, v[0]),
+        oracle,
+    ));
     cases
 }

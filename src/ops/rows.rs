@@ -38,7 +38,11 @@ pub fn concat(tape: &Tape, a: Var, b: Var) -> Result<Var> {
 pub fn rows_of(x: &Tensor, first: usize, count: usize) -> Result<Tensor> {
     let (last, shape) = (first.saturating_add(count), x.shape());
     if shape.first().is_none_or(|n| last > *n) {
-        return Err(Error::Shape { op: "rows", expected: format!("at least {last} rows"), got: shape.to_vec() });
+        return Err(Error::Shape {
+            op: "rows",
+            expected: format!("at least {last} rows"),
+            got: shape.to_vec(),
+        });
     }
     int(x.len())?;
     let len = row_len(x);
@@ -78,7 +82,14 @@ fn row_len(x: &Tensor) -> usize {
 }
 
 /// out[to..to + n] (+)= x[from..from + n]
-fn copy(x: &Buffer<f32>, from: usize, out: &mut Buffer<f32>, to: usize, n: usize, accumulate: i32) -> Result<()> {
+fn copy(
+    x: &Buffer<f32>,
+    from: usize,
+    out: &mut Buffer<f32>,
+    to: usize,
+    n: usize,
+    accumulate: i32,
+) -> Result<()> {
     let device = x.device();
     rows_copy(device, elementwise(device, n), x, out, int(from)?, int(to)?, int(n)?, accumulate)
 }
@@ -87,7 +98,8 @@ fn copy(x: &Buffer<f32>, from: usize, out: &mut Buffer<f32>, to: usize, n: usize
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = Vec::new();
-    // Rows that start at multiples of four floats and rows that do not; more than one block; the ends; all; none.
+    // Rows that start at multiples of four floats and rows that do not; more than one block; the ends; all;
+    // none.
     let parts: [(&[usize], usize, usize); 9] = [
         (&[1], 0, 1),
         (&[7], 2, 3),
@@ -106,15 +118,30 @@ pub fn cases() -> Vec<super::testing::Case> {
         let run = move |tape: &Tape, v: &[Var]| rows(tape, v[0], first, count);
         cases.push(Case::op(name, [Input::normal(shape)], run, part));
     }
-    let pairs: [(&[usize], &[usize]); 5] =
-        [(&[1], &[2]), (&[3, 7], &[2, 7]), (&[2, 8], &[4, 8]), (&[2, 32, 32, 3], &[2, 32, 32, 3]), (&[1, 4099], &[2, 4099])];
+    let pairs: [(&[usize], &[usize]); 5] = [
+        (&[1], &[2]),
+        (&[3, 7], &[2, 7]),
+        (&[2, 8], &[4, 8]),
+        (&[2, 32, 32, 3], &[2, 32, 32, 3]),
+        (&[1, 4099], &[2, 4099]),
+    ];
     for (a, b) in pairs {
         let both = |x: &[Vec<f64>]| x.concat();
         let inputs = || [Input::normal_seeded(a, 1), Input::normal_seeded(b, 2)];
-        cases.push(Case::op(format!("concat {a:?} {b:?}"), inputs(), |tape, v| concat(tape, v[0], v[1]), both));
+        cases.push(Case::op(
+            format!("concat {a:?} {b:?}"),
+            inputs(),
+            |tape, v| concat(tape, v[0], v[1]),
+            both,
+        ));
         let [left, right] = inputs();
         let run = |tape: &Tape, v: &[Var]| concat(tape, v[0], v[1]);
-        cases.push(Case::op(format!("concat {a:?} {b:?}, second constant"), [left, right.constant()], run, both));
+        cases.push(Case::op(
+            format!("concat {a:?} {b:?}, second constant"),
+            [left, right.constant()],
+            run,
+            both,
+        ));
     }
     cases.push(Case::op(
         "x joined with itself",

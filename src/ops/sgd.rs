@@ -14,8 +14,8 @@ pub struct SgdStep {
     pub first: bool,
 }
 
-/// PyTorch's SGD, in place: `g = grad + weight_decay * w`, `velocity = momentum * velocity + g`, `w -= lr * velocity` (Nesterov:
-/// `w -= lr * (g + momentum * velocity)`). With momentum 0 the velocity is not touched.
+/// PyTorch's SGD, in place: `g = grad + weight_decay * w`, `velocity = momentum * velocity + g`, `w -= lr *
+/// velocity` (Nesterov: `w -= lr * (g + momentum * velocity)`). With momentum 0 the velocity is not touched.
 pub fn sgd(weight: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, step: SgdStep) -> Result<()> {
     same_shape("sgd", weight, grad)?;
     same_shape("sgd", weight, velocity)?;
@@ -38,7 +38,8 @@ pub fn sgd(weight: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, step: SgdS
     )
 }
 
-/// `average = decay * average + (1 - decay) * value`, in place; with decay 0 a copy, whatever `average` held before.
+/// `average = decay * average + (1 - decay) * value`, in place; with decay 0 a copy, whatever `average` held
+/// before.
 pub fn ema(average: &mut Tensor, value: &Tensor, decay: f32) -> Result<()> {
     same_shape("ema", average, value)?;
     if decay == 0.0 {
@@ -61,24 +62,34 @@ pub fn cases() -> Vec<super::testing::Case> {
                 let mut weight = t[0].clone();
                 let mut velocity = Tensor::uninit(device, t[0].shape())?;
                 for (at, grad) in t[1..].iter().enumerate() {
-                    sgd(&mut weight, grad, &mut velocity, SgdStep { lr: 0.1, momentum, weight_decay, nesterov, first: at == 0 })?;
+                    sgd(
+                        &mut weight,
+                        grad,
+                        &mut velocity,
+                        SgdStep { lr: 0.1, momentum, weight_decay, nesterov, first: at == 0 },
+                    )?;
                 }
                 weight.to_vec()
             };
             let inputs = [0, 1, 2, 3].map(|seed| Input::normal_seeded(&shape, seed));
-            cases.push(Case::kernel(format!("sgd {shape:?} {momentum} {weight_decay} {nesterov}"), inputs, run, move |v| {
-                let (m, wd, lr) = (momentum as f64, weight_decay as f64, 0.1f32 as f64);
-                let trajectory = |i: usize| {
-                    let (mut w, mut buf) = (v[0][i], 0.0);
-                    for grad in &v[1..] {
-                        let g = grad[i] + wd * w;
-                        buf = m * buf + g;
-                        w -= lr * if nesterov { g + m * buf } else { buf };
-                    }
-                    w
-                };
-                (0..v[0].len()).map(trajectory).collect()
-            }));
+            cases.push(Case::kernel(
+                format!("sgd {shape:?} {momentum} {weight_decay} {nesterov}"),
+                inputs,
+                run,
+                move |v| {
+                    let (m, wd, lr) = (momentum as f64, weight_decay as f64, 0.1f32 as f64);
+                    let trajectory = |i: usize| {
+                        let (mut w, mut buf) = (v[0][i], 0.0);
+                        for grad in &v[1..] {
+                            let g = grad[i] + wd * w;
+                            buf = m * buf + g;
+                            w -= lr * if nesterov { g + m * buf } else { buf };
+                        }
+                        w
+                    };
+                    (0..v[0].len()).map(trajectory).collect()
+                },
+            ));
         }
         for decay in [0.0f32, 0.999, 0.5] {
             let run = move |_: &Device, t: &[Tensor]| {
@@ -98,7 +109,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         ema(&mut average, &t[1], 0.0)?;
         average.to_vec()
     };
-    let inputs = [Input::filled(&[5], f32::NAN), Input::values(&[5], vec![-0.1, 1e-45, f32::MAX, f32::INFINITY, 3.0])];
+    let inputs =
+        [Input::filled(&[5], f32::NAN), Input::values(&[5], vec![-0.1, 1e-45, f32::MAX, f32::INFINITY, 3.0])];
     cases.push(Case::kernel("ema over NaN, decay 0", inputs, copied, |v| v[1].clone()).tolerance(0.0, 0.0));
     cases
 }

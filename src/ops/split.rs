@@ -1,4 +1,5 @@
-//! RAAT's boundary split: margins at the clean, the adversarial and the reduced image, and which images lie at the boundary.
+//! RAAT's boundary split: margins at the clean, the adversarial and the reduced image, and which images lie
+//! at the boundary.
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
@@ -29,8 +30,9 @@ pub struct Split {
 
 /// Margins and split by the logits `[N,K]`, K >= 2, of X, of X' and of X'' = X + rho (X' - X).
 ///
-/// `Code`: boundary is h(X) = y, h(X') != y and h(X'') != y; `Paper`: h(X'') != y. The first largest logit decides, NaN before all
-/// numbers: with a margin of 0 the lower class. A label outside 0..K gives NaN margins and is never right.
+/// `Code`: boundary is h(X) = y, h(X') != y and h(X'') != y; `Paper`: h(X'') != y. The first largest logit
+/// decides, NaN before all numbers: with a margin of 0 the lower class. A label outside 0..K gives NaN
+/// margins and is never right.
 pub fn split(
     device: &Device,
     z: &Tensor,
@@ -48,7 +50,8 @@ pub fn split(
     }
     int(z.len())?;
     let (mut boundary, mut correct) = (Buffer::uninit(device, n)?, Buffer::uninit(device, n)?);
-    let [mut clean, mut adv, mut reduced] = [Buffer::uninit(device, n)?, Buffer::uninit(device, n)?, Buffer::uninit(device, n)?];
+    let [mut clean, mut adv, mut reduced] =
+        [Buffer::uninit(device, n)?, Buffer::uninit(device, n)?, Buffer::uninit(device, n)?];
     split_margins(
         device,
         n.div_ceil(ROWS.on(device)),
@@ -74,17 +77,31 @@ pub fn correct(device: &Device, z: &Tensor, y: &Buffer<i32>) -> Result<Buffer<u8
     Ok(split(device, z, z, z, y, Variant::Code)?.correct)
 }
 
-/// Image n of the result is a's where `flags[n]` is not 0, else b's, bit for bit; a and b have one shape `[N,...]`.
+/// Image n of the result is a's where `flags[n]` is not 0, else b's, bit for bit; a and b have one shape
+/// `[N,...]`.
 pub fn select(device: &Device, a: &Tensor, b: &Tensor, flags: &Buffer<u8>) -> Result<Tensor> {
     same_shape("select", a, b)?;
     let images = a.shape().first().copied().unwrap_or(0);
     if flags.len() != images {
-        return Err(Error::Shape { op: "select", expected: format!("{images} flags"), got: vec![flags.len()] });
+        return Err(Error::Shape {
+            op: "select",
+            expected: format!("{images} flags"),
+            got: vec![flags.len()],
+        });
     }
     let n = a.len();
     let mut out = Buffer::uninit(device, n)?;
     if n > 0 {
-        split_select(device, elementwise(device, n), a.buffer(), b.buffer(), flags, &mut out, int(n)?, int(n / images)?)?;
+        split_select(
+            device,
+            elementwise(device, n),
+            a.buffer(),
+            b.buffer(),
+            flags,
+            &mut out,
+            int(n)?,
+            int(n / images)?,
+        )?;
     }
     Tensor::new(out, a.shape())
 }
@@ -118,13 +135,17 @@ pub fn cases() -> Vec<super::testing::Case> {
                     let rivals = row.iter().enumerate().filter(|(i, _)| *i != y);
                     row[y] - rivals.fold(f64::NEG_INFINITY, |m, (_, z)| m.max(*z))
                 };
-                let right = |(row, y): (&[f64], usize)| (0..k).all(|i| row[i] < row[y] || (i >= y && row[i] == row[y]));
+                let right = |(row, y): (&[f64], usize)| {
+                    (0..k).all(|i| row[i] < row[y] || (i >= y && row[i] == row[y]))
+                };
                 let right: Vec<Vec<bool>> = (0..3).map(|v| rows(v).map(right).collect()).collect();
                 let boundary = |i: usize| match variant {
                     Variant::Code => right[0][i] && !right[1][i] && !right[2][i],
                     Variant::Paper => !right[2][i],
                 };
-                let flags = (0..n).map(|i| boundary(i) as i32 as f64).chain((0..n).map(|i| right[0][i] as i32 as f64));
+                let flags = (0..n)
+                    .map(|i| boundary(i) as i32 as f64)
+                    .chain((0..n).map(|i| right[0][i] as i32 as f64));
                 (0..3).flat_map(|v| rows(v).map(margin).collect::<Vec<_>>()).chain(flags).collect()
             };
             let inputs = [z, z_adv, z_reduced];
@@ -134,11 +155,15 @@ pub fn cases() -> Vec<super::testing::Case> {
             );
         }
     }
-    // By hand, label 1 of 3 but in the last rows: ties at 0, below the label and above it; NaN; labels outside.
+    // By hand, label 1 of 3 but in the last rows: ties at 0, below the label and above it; NaN; labels
+    // outside.
     let nan = f32::NAN;
-    let clean = vec![0., 2., 1., 2., 2., 1., 1., 2., 2., 0., 2., 1., 0., 2., 1., 0., nan, 9., 0., 2., 1., 0., 2., 1.];
-    let adv = vec![3., 2., 1., 3., 2., 1., 3., 2., 1., 0., 2., 1., 3., 2., 1., 3., 2., 1., nan, 2., 1., 3., 2., 1.];
-    let reduced = vec![2., 2., 1., 2., 2., 1., 0., 2., 4., 3., 2., 1., 1., 2., 2., 3., 2., 1., 3., 2., nan, 3., 2., 1.];
+    let clean =
+        vec![0., 2., 1., 2., 2., 1., 1., 2., 2., 0., 2., 1., 0., 2., 1., 0., nan, 9., 0., 2., 1., 0., 2., 1.];
+    let adv =
+        vec![3., 2., 1., 3., 2., 1., 3., 2., 1., 0., 2., 1., 3., 2., 1., 3., 2., 1., nan, 2., 1., 3., 2., 1.];
+    let reduced =
+        vec![2., 2., 1., 2., 2., 1., 0., 2., 4., 3., 2., 1., 1., 2., 2., 3., 2., 1., 3., 2., nan, 3., 2., 1.];
     let labels = vec![1, 1, 1, 1, 1, 1, 1, 3];
     let far = f64::NAN;
     let margins = [
@@ -162,7 +187,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             let flags: Vec<u8> = (0..images).map(flag).collect();
             select(device, &x[0], &x[1], &Buffer::from_slice(device, &flags)?)?.to_vec()
         };
-        let want = move |x: &[Vec<f64>]| (0..n).map(|i| if flag(i / (n / images)) != 0 { x[0][i] } else { x[1][i] }).collect();
+        let want = move |x: &[Vec<f64>]| {
+            (0..n).map(|i| if flag(i / (n / images)) != 0 { x[0][i] } else { x[1][i] }).collect()
+        };
         cases.push(Case::kernel(format!("select {shape:?}"), inputs, run, want).tolerance(0.0, 0.0));
     }
     cases

@@ -22,7 +22,8 @@ impl Subset {
     }
 }
 
-/// The images i < `images` whose flag i + offset of `first`, and of `second` if given, is not 0; a buffer comes with its offset.
+/// The images i < `images` whose flag i + offset of `first`, and of `second` if given, is not 0; a buffer
+/// comes with its offset.
 pub fn subset(
     device: &Device,
     first: (&Buffer<u8>, usize),
@@ -31,7 +32,11 @@ pub fn subset(
 ) -> Result<Subset> {
     for (flags, offset) in [first].into_iter().chain(second) {
         if flags.len() < offset + images {
-            return Err(Error::Shape { op: "subset", expected: format!("{offset} + {images} flags"), got: vec![flags.len()] });
+            return Err(Error::Shape {
+                op: "subset",
+                expected: format!("{offset} + {images} flags"),
+                got: vec![flags.len()],
+            });
         }
     }
     let mut count = Buffer::uninit(device, 1)?;
@@ -43,9 +48,15 @@ pub fn subset(
     Ok(Subset { count: Rc::new(count), index: Rc::new(index), position: Rc::new(position) })
 }
 
-/// `[B,...]`: row j is r a\[S_j + offset] + (1 - r) b\[S_j + offset] for the members of S, zeros behind them. a and b come with the
-/// offset of their first row, so that both may lie in one tensor. Not differentiated.
-pub fn mix(device: &Device, a: (&Tensor, usize), b: (&Tensor, usize), subset: &Subset, r: f32) -> Result<Tensor> {
+/// `[B,...]`: row j is r a\[S_j + offset] + (1 - r) b\[S_j + offset] for the members of S, zeros behind them.
+/// a and b come with the offset of their first row, so that both may lie in one tensor. Not differentiated.
+pub fn mix(
+    device: &Device,
+    a: (&Tensor, usize),
+    b: (&Tensor, usize),
+    subset: &Subset,
+    r: f32,
+) -> Result<Tensor> {
     let images = subset.images();
     let size = row_size("mix", a, images, None)?;
     row_size("mix", b, images, Some(size))?;
@@ -71,8 +82,8 @@ pub fn mix(device: &Device, a: (&Tensor, usize), b: (&Tensor, usize), subset: &S
     Tensor::new(out, &shape)
 }
 
-/// Elements of a row of a tensor that has `images` rows behind its offset; an error that names `op` when it has not, or has rows of
-/// another size than `wanted`.
+/// Elements of a row of a tensor that has `images` rows behind its offset; an error that names `op` when it
+/// has not, or has rows of another size than `wanted`.
 pub(super) fn row_size(
     op: &'static str,
     (tensor, offset): (&Tensor, usize),
@@ -103,7 +114,8 @@ pub fn cases() -> Vec<super::testing::Case> {
         let all = [set.count.to_vec()?, set.index.to_vec()?, set.position.to_vec()?].concat();
         Ok(all.into_iter().map(|v| v as f32).collect())
     };
-    // B, what remains of i in the flags (a flag is set where it is below the limit), offsets, whether there are second flags.
+    // B, what remains of i in the flags (a flag is set where it is below the limit), offsets, whether there
+    // are second flags.
     let settings = [
         (1, 0, 0, [0, 0], false),
         (1, 1, 1, [0, 0], false),
@@ -121,7 +133,10 @@ pub fn cases() -> Vec<super::testing::Case> {
             let len = offsets[0].max(offsets[1]) + images;
             // A set flag is any number but 0.
             let flags = |set: &dyn Fn(usize) -> bool| {
-                Buffer::from_slice(device, &(0..len).map(|i| if set(i) { 1 + i as u8 % 255 } else { 0 }).collect::<Vec<u8>>())
+                Buffer::from_slice(
+                    device,
+                    &(0..len).map(|i| if set(i) { 1 + i as u8 % 255 } else { 0 }).collect::<Vec<u8>>(),
+                )
             };
             let (first, second) = (flags(&first)?, flags(&second)?);
             floats(subset(device, (&first, offsets[0]), both.then_some((&second, offsets[1])), images)?)
@@ -145,27 +160,40 @@ pub fn cases() -> Vec<super::testing::Case> {
     }));
 
     let sets: [&'static [usize]; 4] = [&[], &[2], &[0, 3, 4], &[0, 1, 2, 3, 4]];
-    for (members, row) in
-        sets.into_iter().flat_map(|m| [vec![1], vec![7], vec![4, 3], vec![3, 4, 2], vec![33, 31, 3]].map(|r| (m, r)))
+    for (members, row) in sets
+        .into_iter()
+        .flat_map(|m| [vec![1], vec![7], vec![4, 3], vec![3, 4, 2], vec![33, 31, 3]].map(|r| (m, r)))
     {
         let (size, shape) = (row.iter().product::<usize>(), |n: usize| [vec![n], row.clone()].concat());
         // Rows that are no member's hold NaN.
         let poisoned = |rows: usize, offset: usize, seed: u64| {
             let mut input = Input::normal_seeded(&shape(rows), seed);
             let unused = |at: usize| !members.iter().any(|m| m + offset == at / size);
-            input.values.iter_mut().enumerate().filter(|(at, _)| unused(*at)).for_each(|(_, v)| *v = f32::NAN);
+            input
+                .values
+                .iter_mut()
+                .enumerate()
+                .filter(|(at, _)| unused(*at))
+                .for_each(|(_, v)| *v = f32::NAN);
             input
         };
-        let run =
-            move |device: &Device, x: &[Tensor]| mix(device, (&x[0], 0), (&x[1], 4), &of(device, members, 5)?, 0.7)?.to_vec();
+        let run = move |device: &Device, x: &[Tensor]| {
+            mix(device, (&x[0], 0), (&x[1], 4), &of(device, members, 5)?, 0.7)?.to_vec()
+        };
         let want = move |x: &[Vec<f64>]| {
             let value = |at: usize| {
-                let member = |m: &usize| 0.7 * x[0][m * size + at % size] + 0.3 * x[1][(m + 4) * size + at % size];
+                let member =
+                    |m: &usize| 0.7 * x[0][m * size + at % size] + 0.3 * x[1][(m + 4) * size + at % size];
                 members.get(at / size).map_or(0.0, member)
             };
             (0..5 * size).map(value).collect()
         };
-        cases.push(Case::kernel(format!("mix {members:?} of rows {row:?}"), [poisoned(5, 0, 1), poisoned(9, 4, 2)], run, want));
+        cases.push(Case::kernel(
+            format!("mix {members:?} of rows {row:?}"),
+            [poisoned(5, 0, 1), poisoned(9, 4, 2)],
+            run,
+            want,
+        ));
     }
     cases.push(Case::kernel(
         "mix of two views in one tensor",

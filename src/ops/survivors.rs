@@ -1,4 +1,5 @@
-//! Points that have withstood an attack so far: taking them out of a batch, and putting back what was found for them.
+//! Points that have withstood an attack so far: taking them out of a batch, and putting back what was found
+//! for them.
 
 use super::prelude::*;
 use kernels::survivors::*;
@@ -14,8 +15,9 @@ pub fn take(x: &Tensor, rows: &Buffer<i32>) -> Result<Tensor> {
     Tensor::new(out, &shape)
 }
 
-/// From clean images x `[N,..]` and candidates, and whether each of them is classified correctly (`right`, `held`, `[N]`): the candidate where
-/// it alone is misclassified, else the clean image, and `[N]` with 1 where the image chosen is misclassified.
+/// From clean images x `[N,..]` and candidates, and whether each of them is classified correctly (`right`,
+/// `held`, `[N]`): the candidate where it alone is misclassified, else the clean image, and `[N]` with 1
+/// where the image chosen is misclassified.
 pub fn settle(
     x: &Tensor,
     candidate: &Tensor,
@@ -25,12 +27,24 @@ pub fn settle(
     same_shape("settle", x, candidate)?;
     let (n, size) = samples("settle", x)?;
     flagged("settle", n, &[right, held])?;
-    let (device, mut out, mut success) = (x.device(), Buffer::uninit(x.device(), x.len())?, Buffer::uninit(x.device(), n)?);
-    survivors_settle(device, n, x.buffer(), candidate.buffer(), right, held, &mut out, &mut success, int(size)?)?;
+    let (device, mut out, mut success) =
+        (x.device(), Buffer::uninit(x.device(), x.len())?, Buffer::uninit(x.device(), n)?);
+    survivors_settle(
+        device,
+        n,
+        x.buffer(),
+        candidate.buffer(),
+        right,
+        held,
+        &mut out,
+        &mut success,
+        int(size)?,
+    )?;
     Ok((Tensor::new(out, x.shape())?, success))
 }
 
-/// Where `broken[m]`: `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ; a row outside is left out.
+/// Where `broken[m]`: `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ; a row outside is
+/// left out.
 pub fn merge(
     found: &mut Tensor,
     success: &mut Buffer<i32>,
@@ -40,11 +54,25 @@ pub fn merge(
 ) -> Result<()> {
     let ((known, size), (m, other)) = (samples("merge", found)?, samples("merge", x)?);
     if size != other {
-        return Err(Error::Shape { op: "merge", expected: format!("samples of {size} elements"), got: x.shape().to_vec() });
+        return Err(Error::Shape {
+            op: "merge",
+            expected: format!("samples of {size} elements"),
+            got: x.shape().to_vec(),
+        });
     }
     flagged("merge", m, &[rows, broken])?;
     flagged("merge", known, &[success])?;
-    survivors_merge(x.device(), m, x.buffer(), broken, rows, found.make_mut()?, success, int(known)?, int(size)?)
+    survivors_merge(
+        x.device(),
+        m,
+        x.buffer(),
+        broken,
+        rows,
+        found.make_mut()?,
+        success,
+        int(known)?,
+        int(size)?,
+    )
 }
 
 /// How many samples there are, and the elements of one.
@@ -56,7 +84,11 @@ fn samples(op: &'static str, x: &Tensor) -> Result<(usize, usize)> {
 
 fn flagged(op: &'static str, n: usize, flags: &[&Buffer<i32>]) -> Result<()> {
     match flags.iter().find(|f| f.len() != n) {
-        Some(wrong) => Err(Error::Shape { op, expected: format!("a flag for each of {n} samples"), got: vec![wrong.len()] }),
+        Some(wrong) => Err(Error::Shape {
+            op,
+            expected: format!("a flag for each of {n} samples"),
+            got: vec![wrong.len()],
+        }),
         None => Ok(()),
     }
 }
@@ -74,7 +106,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     for shape in shapes {
         let size: usize = shape[1..].iter().product();
         let row = move |v: &[f64], n: usize| v[n * size..(n + 1) * size].to_vec();
-        let taken = |device: &Device, t: &[Tensor]| take(&t[0], &Buffer::from_slice(device, &[3, 0, 0, 4, -1])?)?.to_vec();
+        let taken = |device: &Device, t: &[Tensor]| {
+            take(&t[0], &Buffer::from_slice(device, &[3, 0, 0, 4, -1])?)?.to_vec()
+        };
         cases.push(Case::kernel(format!("take {shape:?}"), [Input::normal(shape)], taken, move |v| {
             [row(&v[0], 3), row(&v[0], 0), row(&v[0], 0), vec![f64::NAN; 2 * size]].concat()
         }));

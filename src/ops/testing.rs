@@ -15,7 +15,11 @@ pub struct Input {
 
 impl Input {
     fn new(shape: &[usize], value: impl FnMut(usize) -> f32) -> Input {
-        Input { shape: shape.to_vec(), values: (0..shape.iter().product()).map(value).collect(), differentiable: true }
+        Input {
+            shape: shape.to_vec(),
+            values: (0..shape.iter().product()).map(value).collect(),
+            differentiable: true,
+        }
     }
 
     /// Standard normal values, others for every shape.
@@ -25,13 +29,16 @@ impl Input {
 
     /// Standard normal values; the seed tells inputs of one shape apart.
     pub fn normal_seeded(shape: &[usize], seed: u64) -> Input {
-        let mut random = Random::new(shape.iter().fold(seed.wrapping_add(17), |h, d| h.wrapping_mul(1_000_003) ^ *d as u64));
+        let mut random = Random::new(
+            shape.iter().fold(seed.wrapping_add(17), |h, d| h.wrapping_mul(1_000_003) ^ *d as u64),
+        );
         Input::new(shape, |_| random.normal() as f32)
     }
 
     /// Uniform values in [low, high).
     pub fn uniform(shape: &[usize], low: f32, high: f32) -> Input {
-        let mut random = Random::new(shape.iter().fold(99, |h: u64, d| h.wrapping_mul(1_000_003) ^ *d as u64));
+        let mut random =
+            Random::new(shape.iter().fold(99, |h: u64, d| h.wrapping_mul(1_000_003) ^ *d as u64));
         Input::new(shape, |_| low + (high - low) * random.uniform() as f32)
     }
 
@@ -52,7 +59,8 @@ impl Input {
         self
     }
 
-    /// Moves values that are closer than 0.01 to a kink at `at` away from it, where central differences would be wrong.
+    /// Moves values that are closer than 0.01 to a kink at `at` away from it, where central differences would
+    /// be wrong.
     pub fn away_from(mut self, at: f32) -> Input {
         self.values.iter_mut().filter(|v| (**v - at).abs() < 0.01).for_each(|v| *v = at + 0.01 + *v - at);
         self.values.iter_mut().filter(|v| (**v - at).abs() < 0.005).for_each(|v| *v = at + 0.02);
@@ -107,7 +115,14 @@ impl Case {
     }
 
     fn new(name: String, inputs: impl IntoIterator<Item = Input>, subject: Subject, oracle: Oracle) -> Case {
-        Case { name, inputs: inputs.into_iter().collect(), subject, oracle, forward: (1e-5, 1e-5), gradient: (1e-4, 1e-3) }
+        Case {
+            name,
+            inputs: inputs.into_iter().collect(),
+            subject,
+            oracle,
+            forward: (1e-5, 1e-5),
+            gradient: (1e-4, 1e-3),
+        }
     }
 
     /// Absolute and relative tolerance of the forward result.
@@ -124,7 +139,8 @@ impl Case {
 
     /// Runs everything that the module documentation promises on one device.
     pub fn check(&self, device: &Device) -> Result<(), String> {
-        let wide: Vec<Vec<f64>> = self.inputs.iter().map(|i| i.values.iter().map(|v| *v as f64).collect()).collect();
+        let wide: Vec<Vec<f64>> =
+            self.inputs.iter().map(|i| i.values.iter().map(|v| *v as f64).collect()).collect();
         let want = (self.oracle)(&wide);
         let tensors = self.tensors(device).map_err(|e| e.to_string())?;
         let (got, gradients) = self.run(device, &tensors, &want)?;
@@ -155,9 +171,15 @@ impl Case {
         self.inputs.iter().map(|i| Tensor::from_slice(device, &i.shape, &i.values)).collect()
     }
 
-    /// The result and, for an operation, the gradients under a random upstream gradient. Gradients are also checked to accumulate.
+    /// The result and, for an operation, the gradients under a random upstream gradient. Gradients are also
+    /// checked to accumulate.
     #[allow(clippy::type_complexity)]
-    fn run(&self, device: &Device, tensors: &[Tensor], want: &[f64]) -> Result<(Vec<f32>, Vec<Option<Vec<f32>>>), String> {
+    fn run(
+        &self,
+        device: &Device,
+        tensors: &[Tensor],
+        want: &[f64],
+    ) -> Result<(Vec<f32>, Vec<Option<Vec<f32>>>), String> {
         let text = |e: crate::error::Error| e.to_string();
         let run = match &self.subject {
             Subject::Kernel(run) => return Ok((run(device, tensors).map_err(text)?, vec![])),
@@ -179,9 +201,13 @@ impl Case {
         }
         let upstream = Tensor::from_slice(device, value.shape(), &upstream(got.len())).map_err(text)?;
         let gradients = tape.backward(once, Some(upstream.clone())).map_err(text)?;
-        let first =
-            vars.iter().map(|v| gradients.get(*v).map(Tensor::to_vec).transpose()).collect::<Result<Vec<_>>>().map_err(text)?;
-        // The same operation once more on the same leaves: the gradient of the sum is twice the gradient of one.
+        let first = vars
+            .iter()
+            .map(|v| gradients.get(*v).map(Tensor::to_vec).transpose())
+            .collect::<Result<Vec<_>>>()
+            .map_err(text)?;
+        // The same operation once more on the same leaves: the gradient of the sum is twice the gradient of
+        // one.
         let twice = run(&tape, &vars).map_err(text)?;
         let sum = crate::ops::add::add(&tape, once, twice).map_err(text)?;
         let gradients = tape.backward(sum, Some(upstream)).map_err(text)?;
@@ -200,8 +226,11 @@ impl Case {
         const STEP: f64 = 1e-5;
         let count = gradient.len().min(48);
         let mut random = Random::new(index as u64 + 5);
-        let entries: Vec<usize> =
-            if gradient.len() <= 48 { (0..count).collect() } else { (0..count).map(|_| random.below(gradient.len())).collect() };
+        let entries: Vec<usize> = if gradient.len() <= 48 {
+            (0..count).collect()
+        } else {
+            (0..count).map(|_| random.below(gradient.len())).collect()
+        };
         let mut moved: Vec<Vec<f64>> = wide.to_vec();
         let mut weighted = |at: usize, by: f64| -> f64 {
             moved[index][at] += by;
@@ -209,18 +238,28 @@ impl Case {
             moved[index][at] = wide[index][at];
             values.iter().zip(upstream(values.len())).map(|(v, u)| v * u as f64).sum()
         };
-        let want: Vec<f64> = entries.iter().map(|at| (weighted(*at, STEP) - weighted(*at, -STEP)) / (2.0 * STEP)).collect();
+        let want: Vec<f64> =
+            entries.iter().map(|at| (weighted(*at, STEP) - weighted(*at, -STEP)) / (2.0 * STEP)).collect();
         let got: Vec<f32> = entries.iter().map(|at| gradient[*at]).collect();
         let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
         if let Some(bad) = gradient.iter().position(|g| !g.is_finite()) {
             return Err(format!("gradient of input {index}: entry {bad} is {}", gradient[bad]));
         }
-        close(&format!("gradient of input {index}"), &got, &want, self.gradient.0, |_| self.gradient.1 * largest)
+        close(&format!("gradient of input {index}"), &got, &want, self.gradient.0, |_| {
+            self.gradient.1 * largest
+        })
     }
 }
 
-/// NaN-safe comparison: fails unless |got - want| <= absolute + relative(want) for every entry; infinities and NaN must match.
-pub fn close(what: &str, got: &[f32], want: &[f64], absolute: f64, relative: impl Fn(f64) -> f64) -> Result<(), String> {
+/// NaN-safe comparison: fails unless |got - want| <= absolute + relative(want) for every entry; infinities
+/// and NaN must match.
+pub fn close(
+    what: &str,
+    got: &[f32],
+    want: &[f64],
+    absolute: f64,
+    relative: impl Fn(f64) -> f64,
+) -> Result<(), String> {
     if got.len() != want.len() {
         return Err(format!("{what}: {} values instead of {}", got.len(), want.len()));
     }
@@ -282,7 +321,16 @@ impl Random {
 
 /// Element-wise shapes: one element, tails, several blocks, images with odd sizes and channels.
 pub fn ugly_shapes() -> Vec<Vec<usize>> {
-    vec![vec![1], vec![7], vec![33], vec![4097], vec![1, 1, 1, 1], vec![3, 7, 5, 3], vec![1, 32, 32, 33], vec![2, 3, 1, 257]]
+    vec![
+        vec![1],
+        vec![7],
+        vec![33],
+        vec![4097],
+        vec![1, 1, 1, 1],
+        vec![3, 7, 5, 3],
+        vec![1, 32, 32, 33],
+        vec![2, 3, 1, 257],
+    ]
 }
 
 #[test]

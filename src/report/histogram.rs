@@ -15,7 +15,8 @@ pub struct Histograms {
     pub counts: Vec<Vec<usize>>,
 }
 
-/// Histograms whose bins hold all values. All have one width, a power of two, so that edges are exact and 0 is one of them or outside.
+/// Histograms whose bins hold all values. All have one width, a power of two, so that edges are exact and 0
+/// is one of them or outside.
 ///
 /// Errors: a value that is not finite.
 pub fn histograms<L: AsRef<[f32]>>(lists: &[L]) -> Result<Histograms> {
@@ -23,7 +24,8 @@ pub fn histograms<L: AsRef<[f32]>>(lists: &[L]) -> Result<Histograms> {
     if !values().all(f64::is_finite) {
         return Err(Error::file(Path::new("margins"), "the network's logits are not all finite numbers"));
     }
-    let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), m| (low.min(m), high.max(m)));
+    let (low, high) =
+        values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), m| (low.min(m), high.max(m)));
     let (low, high) = if low <= high { (low, high) } else { (0.0, 0.0) };
     let width = if high > low { ((high - low) / BINS).log2().ceil().exp2() } else { 1.0 };
     let first = (low / width).floor();
@@ -39,7 +41,10 @@ pub fn histograms<L: AsRef<[f32]>>(lists: &[L]) -> Result<Histograms> {
 
 /// A histogram as a line: each bin's height from its lower edge to its upper one, and down to 0 at both ends.
 pub fn outline(edges: &[f64], counts: &[usize]) -> Vec<(f64, f64)> {
-    let tops = counts.iter().zip(edges.windows(2)).flat_map(|(n, edge)| [(edge[0], *n as f64), (edge[1], *n as f64)]);
+    let tops = counts
+        .iter()
+        .zip(edges.windows(2))
+        .flat_map(|(n, edge)| [(edge[0], *n as f64), (edge[1], *n as f64)]);
     let ends = |edge: Option<&f64>| edge.map(|edge| (*edge, 0.0));
     ends(edges.first()).into_iter().chain(tops).chain(ends(edges.last())).collect()
 }
@@ -53,7 +58,9 @@ mod tests {
         let lists = [vec![-1.5f32, 0.0, 0.25, 7.0], vec![3.0], vec![]];
         let Histograms { edges, counts } = histograms(&lists).unwrap();
         for (list, counts) in lists.iter().zip(&counts) {
-            let inside = |edge: &[f64]| list.iter().filter(|m| edge[0] <= f64::from(**m) && f64::from(**m) < edge[1]).count();
+            let inside = |edge: &[f64]| {
+                list.iter().filter(|m| edge[0] <= f64::from(**m) && f64::from(**m) < edge[1]).count()
+            };
             assert_eq!(edges.windows(2).map(inside).collect::<Vec<_>>(), *counts);
             assert_eq!(counts.iter().sum::<usize>(), list.len());
         }

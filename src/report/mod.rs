@@ -1,4 +1,5 @@
-//! Results for readers: pictures, and the page of an evaluation. Data goes in, text comes out; nothing here computes with a network.
+//! Results for readers: pictures, and the page of an evaluation. Data goes in, text comes out; nothing here
+//! computes with a network.
 
 pub mod histogram;
 pub mod picture;
@@ -76,10 +77,14 @@ impl EvalPage {
     pub fn to_html(&self) -> Result<String> {
         let factor = amplification(&self.grid);
         let examples = self.grid.iter().map(|example| example.shown(factor)).collect::<Result<Vec<_>>>()?;
-        let stage = |stage: &Stage| vec![stage.attack.clone(), percent(stage.accuracy), format!("{:.1}", stage.seconds)];
-        let class =
-            |class: &Class| vec![class.name.clone(), percent(class.clean), percent(class.robust), class.count.to_string()];
-        let facts: Vec<_> = self.facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+        let stage = |stage: &Stage| {
+            vec![stage.attack.clone(), percent(stage.accuracy), format!("{:.1}", stage.seconds)]
+        };
+        let class = |class: &Class| {
+            vec![class.name.clone(), percent(class.clean), percent(class.robust), class.count.to_string()]
+        };
+        let facts: Vec<_> =
+            self.facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
         let page = context! {
             title => self.title.as_str(),
             facts,
@@ -102,13 +107,26 @@ impl EvalPage {
     fn path_plot(&self) -> Result<String> {
         let names: Vec<String> = self.path.iter().map(|stage| stage.attack.clone()).collect();
         let points = (0..).zip(&self.path).map(|(i, stage)| (f64::from(i), stage.accuracy)).collect();
-        let axes = Axes { title: "Attack by attack", x: "after", y: "robust accuracy (%)", names: &names, top: Some(100.0) };
+        let axes = Axes {
+            title: "Attack by attack",
+            x: "after",
+            y: "robust accuracy (%)",
+            names: &names,
+            top: Some(100.0),
+        };
         draw(&axes, Kind::Bars, &[Series { name: "robust".into(), points }]).map(inline)
     }
 
     fn curve_plot(&self) -> Result<String> {
-        let axes = Axes { title: "Accuracy against eps", x: "eps", y: "accuracy (%)", top: Some(100.0), ..Axes::default() };
-        draw(&axes, Kind::Lines, &[Series { name: "under attack".into(), points: self.curve.clone() }]).map(inline)
+        let axes = Axes {
+            title: "Accuracy against eps",
+            x: "eps",
+            y: "accuracy (%)",
+            top: Some(100.0),
+            ..Axes::default()
+        };
+        draw(&axes, Kind::Lines, &[Series { name: "under attack".into(), points: self.curve.clone() }])
+            .map(inline)
     }
 
     fn margin_plot(&self) -> Result<String> {
@@ -130,7 +148,9 @@ impl Example {
 
     /// What the template shows of it.
     fn shown(&self, factor: f32) -> Result<minijinja::Value> {
-        let uri = |pixels: &[f32]| Picture { height: self.height, width: self.width, channels: self.channels, pixels }.data_uri();
+        let uri = |pixels: &[f32]| {
+            Picture { height: self.height, width: self.width, channels: self.channels, pixels }.data_uri()
+        };
         let perturbation: Vec<f32> = self.perturbation().map(|d| 0.5 + factor * d).collect();
         Ok(context! {
             clean => uri(&self.clean)?,
@@ -145,7 +165,8 @@ impl Example {
     }
 }
 
-/// The whole number that all perturbations of the examples are multiplied by, so that the largest is well visible and none is clipped.
+/// The whole number that all perturbations of the examples are multiplied by, so that the largest is well
+/// visible and none is clipped.
 fn amplification(grid: &[Example]) -> f32 {
     let largest = grid.iter().flat_map(Example::perturbation).fold(0.0, |most, d| f32::max(most, d.abs()));
     if largest > 0.0 { (CONTRAST / largest).floor().max(1.0) } else { 1.0 }
@@ -193,9 +214,16 @@ mod tests {
 
     /// The base64 digits of `text` as bytes.
     fn decoded(text: &str) -> Vec<u8> {
-        let value =
-            |letter: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|l| *l == letter);
-        let bits = text.bytes().filter_map(value).flat_map(|v| (0..6).rev().map(move |bit| v >> bit & 1)).collect::<Vec<_>>();
+        let value = |letter: u8| {
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+                .iter()
+                .position(|l| *l == letter)
+        };
+        let bits = text
+            .bytes()
+            .filter_map(value)
+            .flat_map(|v| (0..6).rev().map(move |bit| v >> bit & 1))
+            .collect::<Vec<_>>();
         bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | *bit as u8)).collect()
     }
 
@@ -240,7 +268,8 @@ mod tests {
                 pixels[0]
             })
             .collect();
-        // Clean, perturbation and perturbed image of both examples; 12 is the largest factor that keeps 0.04 within 0.5.
+        // Clean, perturbation and perturbed image of both examples; 12 is the largest factor that keeps 0.04
+        // within 0.5.
         assert_eq!(greys, [128, 189, 133, 128, 5, 117]);
         assert_eq!(amplification(&[]), 1.0);
     }

@@ -53,7 +53,8 @@ impl Picture<'_> {
 fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let word =
+            group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
         for place in 0..4 {
             let letter = LETTERS[(word >> (18 - 6 * place)) as usize & 63];
             text.push(if place <= group.len() { letter.into() } else { '=' });
@@ -68,7 +69,14 @@ mod tests {
 
     #[test]
     fn the_vectors_of_the_standard() {
-        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")];
+        let pairs = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ];
         for (bytes, text) in pairs {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
@@ -84,7 +92,9 @@ mod tests {
         let info = reader.next_frame(&mut bytes).unwrap();
         assert_eq!((info.width, info.height, info.color_type), (3, 2, png::ColorType::Rgb));
         assert_eq!(bytes, (0..18).map(|i| i * 15).collect::<Vec<u8>>());
-        let wrong = |channels, pixels| Picture { height: 1, width: 1, channels, pixels }.png().unwrap_err().to_string();
+        let wrong = |channels, pixels| {
+            Picture { height: 1, width: 1, channels, pixels }.png().unwrap_err().to_string()
+        };
         assert_eq!(wrong(2, &[0.0, 1.0]), "picture: 2 channels; expected 1 or 3");
         assert_eq!(wrong(1, &[0.0, 1.0]), "picture: 2 numbers for 1x1x1 pixels");
     }

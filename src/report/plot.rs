@@ -10,7 +10,8 @@ const SIZE: (u32, u32) = (760, 420);
 const LEGEND: u32 = 190;
 
 /// Colours that those with any colour vision can tell apart (Okabe and Ito).
-const COLORS: [RGBColor; 4] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+const COLORS: [RGBColor; 4] =
+    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 
 const FONT: &str = "sans-serif";
 
@@ -45,7 +46,9 @@ pub struct Series {
 ///
 /// Errors: a value that is not finite.
 pub fn draw(axes: &Axes, kind: Kind, series: &[Series]) -> Result<String> {
-    let failed = |problem: String| Error::file(Path::new(axes.title), format!("the picture cannot be drawn: {problem}"));
+    let failed = |problem: String| {
+        Error::file(Path::new(axes.title), format!("the picture cannot be drawn: {problem}"))
+    };
     if series.iter().flat_map(|s| &s.points).any(|(x, y)| !(x.is_finite() && y.is_finite())) {
         return Err(failed("a value is not finite".into()));
     }
@@ -70,7 +73,9 @@ fn picture(
     let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
     let points = || series.iter().flat_map(|s| &s.points);
     let (from, to) = match axes.names.len() {
-        0 => points().fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), (x, _)| (from.min(*x), to.max(*x))),
+        0 => {
+            points().fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), (x, _)| (from.min(*x), to.max(*x)))
+        }
         n => (-0.5, n as f64 - 0.5),
     };
     let highest = points().map(|(_, y)| *y).fold(0.0, f64::max) * 1.05;
@@ -101,10 +106,14 @@ fn picture(
         let color = COLORS[i % COLORS.len()];
         let shift = -0.4 + i as f64 * width;
         match kind {
-            Kind::Lines => chart.draw_series(LineSeries::new(s.points.iter().copied(), color.stroke_width(2)))?,
-            Kind::Bars => chart.draw_series(
-                s.points.iter().map(|(x, y)| Rectangle::new([(x + shift, 0.0), (x + shift + width, *y)], color.filled())),
-            )?,
+            Kind::Lines => {
+                chart.draw_series(LineSeries::new(s.points.iter().copied(), color.stroke_width(2)))?
+            }
+            Kind::Bars => {
+                chart.draw_series(s.points.iter().map(|(x, y)| {
+                    Rectangle::new([(x + shift, 0.0), (x + shift + width, *y)], color.filled())
+                }))?
+            }
         };
         let y = 50 + 22 * i as i32;
         right.draw(&Rectangle::new([(4, y), (20, y + 10)], color.filled()))?;
@@ -125,13 +134,18 @@ mod tests {
         let axes = Axes { title: "A title", x: "the x axis", y: "the y axis", names: &names, top: None };
         for kind in [Kind::Lines, Kind::Bars] {
             let svg = draw(&axes, kind, &[series(1.0), series(3.0)]).unwrap();
-            for part in ["A title", "the x axis", "the y axis", "first &amp; last", "other", "series 1", "series 3"] {
+            for part in
+                ["A title", "the x axis", "the y axis", "first &amp; last", "other", "series 1", "series 3"]
+            {
                 assert!(svg.contains(part), "{part} is not in {svg}");
             }
             assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
-            // The two series differ in colour; a line is one polyline, a bar one rectangle, and the legend has a rectangle each.
+            // The two series differ in colour; a line is one polyline, a bar one rectangle, and the legend
+            // has a rectangle each.
             for color in ["#0072B2", "#D55E00"] {
-                let shapes = |tag: &str| svg.lines().filter(|line| line.starts_with(tag) && line.contains(color)).count();
+                let shapes = |tag: &str| {
+                    svg.lines().filter(|line| line.starts_with(tag) && line.contains(color)).count()
+                };
                 let expected = if kind == Kind::Lines { (1, 1) } else { (0, 3) };
                 assert_eq!((shapes("<polyline"), shapes("<rect")), expected, "{svg}");
             }

@@ -1,4 +1,5 @@
-//! Methods times seeds on one data set: every run in a directory of its own, so that an interrupted comparison goes on where it was.
+//! Methods times seeds on one data set: every run in a directory of its own, so that an interrupted
+//! comparison goes on where it was.
 
 use crate::attack::Settings;
 use crate::error::{Error, Result};
@@ -22,7 +23,8 @@ const NEUTRAL: &[&str] = &["device", "data", "out", "checkpoint_every", "log_eve
 pub struct Request {
     pub contenders: Vec<Recipe>,
     pub seeds: Vec<u64>,
-    /// Attacks besides PGD-20, as `saddle eval` knows them. The last one is the robust accuracy of Mean and NRR.
+    /// Attacks besides PGD-20, as `saddle eval` knows them. The last one is the robust accuracy of Mean and
+    /// NRR.
     pub attacks: Vec<String>,
     /// Where runs and tables go.
     pub out: PathBuf,
@@ -31,22 +33,35 @@ pub struct Request {
     pub command: String,
 }
 
-/// The recipes for a data set, of which `methods` (none: all) and `model` (none: all) choose; each with `settings` applied.
+/// The recipes for a data set, of which `methods` (none: all) and `model` (none: all) choose; each with
+/// `settings` applied.
 ///
 /// Errors: a method or model that no recipe of the data set has; a setting that cannot be read.
-pub fn contenders(dataset: &str, methods: &[String], model: Option<&str>, settings: &[(String, String)]) -> Result<Vec<Recipe>> {
+pub fn contenders(
+    dataset: &str,
+    methods: &[String],
+    model: Option<&str>,
+    settings: &[(String, String)],
+) -> Result<Vec<Recipe>> {
     let all = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
     let mut found: Vec<Recipe> = all.into_iter().filter(|r| r.config.dataset == dataset).collect();
     found.sort_by_key(|r| method::methods().iter().position(|m| m.name == r.config.method));
     if let Some(model) = model {
-        let known: std::collections::BTreeSet<String> = found.iter().map(|r| r.config.model.clone()).collect();
+        let known: std::collections::BTreeSet<String> =
+            found.iter().map(|r| r.config.model.clone()).collect();
         found.retain(|r| r.config.model == model);
         if found.is_empty() {
-            return Err(Error::unknown(&format!("model with recipes for {dataset}"), model, known.iter().map(String::as_str)));
+            return Err(Error::unknown(
+                &format!("model with recipes for {dataset}"),
+                model,
+                known.iter().map(String::as_str),
+            ));
         }
     }
     if !methods.is_empty() {
-        let is = |r: &Recipe, wanted: &str| r.name == wanted || method::find(wanted).is_ok_and(|m| m.name == r.config.method);
+        let is = |r: &Recipe, wanted: &str| {
+            r.name == wanted || method::find(wanted).is_ok_and(|m| m.name == r.config.method)
+        };
         if let Some(missing) = methods.iter().find(|wanted| !found.iter().any(|r| is(r, wanted))) {
             let known: Vec<&str> = found.iter().map(|r| r.config.method.as_str()).collect();
             return Err(Error::unknown(&format!("method or recipe for {dataset}"), missing, known));
@@ -63,7 +78,8 @@ pub fn contenders(dataset: &str, methods: &[String], model: Option<&str>, settin
     Ok(found)
 }
 
-/// What a contender is called in tables: its method, with what RPAT stands on, or what boundary samples and others keep.
+/// What a contender is called in tables: its method, with what RPAT stands on, or what boundary samples and
+/// others keep.
 pub fn label(config: &Config) -> String {
     match method::find(&config.method) {
         Ok(entry) if entry.keys.contains(&"base") => format!("{} on {}", entry.name, config.base),
@@ -107,7 +123,8 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
 }
 
 impl Row {
-    /// The accuracies, then Mean = (clean + robust) / 2 and NRR = 2 clean robust / (clean + robust), robust being the last column.
+    /// The accuracies, then Mean = (clean + robust) / 2 and NRR = 2 clean robust / (clean + robust), robust
+    /// being the last column.
     fn figures(&self) -> Vec<Vec<f64>> {
         let (Some(clean), Some(robust)) = (self.columns.first(), self.columns.last()) else { return vec![] };
         let pairs = || clean.iter().zip(robust);
@@ -125,7 +142,8 @@ impl Table {
     /// The table as cells: headings, then a row for each contender; `mean ± standard deviation`.
     pub fn cells(&self) -> Vec<Vec<String>> {
         let models = self.rows.iter().any(|row| row.model != self.rows[0].model);
-        let name = |row: &Row| if models { format!("{}, {}", row.label, row.model) } else { row.label.clone() };
+        let name =
+            |row: &Row| if models { format!("{}, {}", row.label, row.model) } else { row.label.clone() };
         let text = |values: &Vec<f64>| match mean_and_deviation(values) {
             (mean, Some(deviation)) => format!("{mean:.2} ± {deviation:.2}"),
             (mean, None) => format!("{mean:.2}"),
@@ -140,13 +158,17 @@ impl Table {
         let cells = self.cells();
         let rule = format!("|---|{}\n", "---:|".repeat(self.headings().len()));
         let note = self.note().map(|note| format!("\n{note}\n")).unwrap_or_default();
-        cells.first().map(line).unwrap_or_default() + &rule + &cells.iter().skip(1).map(line).collect::<String>() + &note
+        cells.first().map(line).unwrap_or_default()
+            + &rule
+            + &cells.iter().skip(1).map(line).collect::<String>()
+            + &note
     }
 
     /// What must be said of the figures.
     pub fn note(&self) -> Option<&'static str> {
         let on_test = self.rows.iter().any(|row| row.select == Select::Test);
-        on_test.then_some("Checkpoints were selected on the test set (select = test): the figures are too good.")
+        on_test
+            .then_some("Checkpoints were selected on the test set (select = test): the figures are too good.")
     }
 
     /// A line for each contender and figure: mean, standard deviation, then every seed's value.
@@ -257,8 +279,10 @@ fn one(
     }
     let finished = dir.join("summary.json");
     if finished.is_file() {
-        let text = std::fs::read_to_string(&finished).map_err(Error::io(&finished, "cannot read the summary"))?;
-        let summary = serde_json::from_str(&text).map_err(|e| Error::file(&finished, format!("not a summary: {e}")))?;
+        let text =
+            std::fs::read_to_string(&finished).map_err(Error::io(&finished, "cannot read the summary"))?;
+        let summary =
+            serde_json::from_str(&text).map_err(|e| Error::file(&finished, format!("not a summary: {e}")))?;
         return Ok((dir, summary));
     }
     let request = train::Request {
@@ -268,7 +292,8 @@ fn one(
         command: request.command.clone(),
         resume: begun.then(|| dir.clone()),
     };
-    let outcome = train::run(&request, observer, stop).map_err(|error| interrupted(error, &request.command))?;
+    let outcome =
+        train::run(&request, observer, stop).map_err(|error| interrupted(error, &request.command))?;
     Ok((outcome.dir, outcome.summary))
 }
 
@@ -284,18 +309,23 @@ fn interrupted(error: Error, command: &str) -> Error {
 fn same_settings(dir: &Path, config: &Config) -> Result<()> {
     let (there, _) = train::recorded(dir)?;
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
-    let matters =
-        |key: &&train::config::Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));
+    let matters = |key: &&train::config::Key| {
+        !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name))
+    };
     match KEYS.iter().filter(matters).find(|key| (key.get)(&there) != (key.get)(config)) {
         Some(key) => {
             let (name, had, wants) = (key.name, key.text(&there), key.text(config));
-            Err(Error::file(dir, format!("holds a run with {name} = {had}, not {wants}; choose another --out, or delete it")))
+            Err(Error::file(
+                dir,
+                format!("holds a run with {name} = {had}, not {wants}; choose another --out, or delete it"),
+            ))
         }
         None => Ok(()),
     }
 }
 
-/// A run's accuracy under one more attack, measured once and kept in its directory; also the progress of AutoAttack.
+/// A run's accuracy under one more attack, measured once and kept in its directory; also the progress of
+/// AutoAttack.
 fn judged(
     request: &Request,
     recipe: &Recipe,
@@ -326,7 +356,8 @@ fn judged(
         .map_err(|error| interrupted(error, &request.command))?;
     }
     let text = std::fs::read_to_string(&out).map_err(Error::io(&out, "cannot read the evaluation"))?;
-    let report: Value = serde_json::from_str(&text).map_err(|e| Error::file(&out, format!("not an evaluation: {e}")))?;
+    let report: Value =
+        serde_json::from_str(&text).map_err(|e| Error::file(&out, format!("not an evaluation: {e}")))?;
     // The last row is the attack's, or what AutoAttack's last attack left.
     let accuracy = report["results"].as_array().and_then(|rows| rows.last()?["accuracy"].as_f64());
     accuracy.ok_or_else(|| Error::file(&out, format!("holds no accuracy under {attack}")))
@@ -356,7 +387,11 @@ mod tests {
         let text = "| method | clean | PGD-20 | Mean | NRR |\n|---|---:|---:|---:|---:|\n\
                     | pgd-at | 85.00 ± 7.07 | 50.00 ± 14.14 | 67.50 ± 10.61 | 62.67 ± 13.20 |\n";
         assert_eq!(table.markdown(), text);
-        assert!(table.csv().contains("pgd-at,pgd-at,resnet-mini,heldout,NRR,62.66666666666667,"), "{}", table.csv());
+        assert!(
+            table.csv().contains("pgd-at,pgd-at,resnet-mini,heldout,NRR,62.66666666666667,"),
+            "{}",
+            table.csv()
+        );
         assert_eq!(table.to_json("x")["rows"][0]["figures"]["clean"]["mean"], 85.0);
         assert_eq!(mean_and_deviation(&[3.0]), (3.0, None));
     }
@@ -371,10 +406,17 @@ mod tests {
         assert_eq!(names(&["rpat"]).len(), 4);
         let every: std::collections::BTreeSet<String> =
             contenders("digits", &[], None, &[]).unwrap().into_iter().map(|r| r.config.method).collect();
-        let known = method::methods().iter().map(|m| m.name.to_owned()).filter(|name| name != "boundary-at").collect();
+        let known = method::methods()
+            .iter()
+            .map(|m| m.name.to_owned())
+            .filter(|name| name != "boundary-at")
+            .collect();
         assert_eq!(every, known, "every method has a digits recipe");
         let unknown = contenders("digits", &["tradez".into()], None, &[]).unwrap_err().to_string();
-        assert!(unknown.starts_with("unknown method or recipe for digits 'tradez' (did you mean 'trades'?)"), "{unknown}");
+        assert!(
+            unknown.starts_with("unknown method or recipe for digits 'tradez' (did you mean 'trades'?)"),
+            "{unknown}"
+        );
         assert!(
             contenders("digits", &[], Some("resnet19"), &[])
                 .unwrap_err()

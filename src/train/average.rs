@@ -17,7 +17,8 @@ pub struct Average {
 }
 
 impl Average {
-    /// EMA (ReBAT's): `wa <- d wa + (1 - d) net` after every step, d = 0 before the start. SWA: a copy before the start.
+    /// EMA (ReBAT's): `wa <- d wa + (1 - d) net` after every step, d = 0 before the start. SWA: a copy before
+    /// the start.
     pub fn after_step(&self, wa: &mut Net, net: &Net, epoch: usize) -> Result<()> {
         match (epoch >= self.start, self.kind) {
             (false, _) => follow(wa, net, 0.0),
@@ -26,7 +27,8 @@ impl Average {
         }
     }
 
-    /// SWA (Izmailov et al., UAI 2018, arXiv 1803.05407): the mean of the networks at the ends of the epochs from the start on.
+    /// SWA (Izmailov et al., UAI 2018, arXiv 1803.05407): the mean of the networks at the ends of the epochs
+    /// from the start on.
     pub fn after_epoch(&self, wa: &mut Net, net: &Net, epoch: usize) -> Result<()> {
         if self.kind != Averaging::Swa || epoch < self.start {
             return Ok(());

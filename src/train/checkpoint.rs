@@ -84,15 +84,23 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
 }
 
 /// Writes weights, momentum and progress: all that a run needs to go on with the same bytes.
-pub fn save_state(net: &Net, wa: Option<&Net>, origin: &Origin, progress: &Progress, path: &Path) -> Result<()> {
+pub fn save_state(
+    net: &Net,
+    wa: Option<&Net>,
+    origin: &Origin,
+    progress: &Progress,
+    path: &Path,
+) -> Result<()> {
     let mut file = weights(net, origin)?;
     if let Some(wa) = wa {
         let exported = wa.export()?.into_iter();
-        file.tensors.extend(exported.map(|(name, shape, values)| (format!("{AVERAGE}{name}"), (shape, values))));
+        file.tensors
+            .extend(exported.map(|(name, shape, values)| (format!("{AVERAGE}{name}"), (shape, values))));
     }
     for param in net.params.iter() {
         if let Some(momentum) = &param.momentum {
-            file.tensors.insert(format!("{MOMENTUM}{}", param.name), (momentum.shape().to_vec(), momentum.to_vec()?));
+            file.tensors
+                .insert(format!("{MOMENTUM}{}", param.name), (momentum.shape().to_vec(), momentum.to_vec()?));
         }
     }
     let text = serde_json::to_string(progress).map_err(|e| Error::file(path, e.to_string()))?;
@@ -103,10 +111,15 @@ pub fn save_state(net: &Net, wa: Option<&Net>, origin: &Origin, progress: &Progr
 /// Reads what [`save_state`] wrote into a network of the same architecture.
 pub fn load_state(net: &mut Net, wa: Option<&mut Net>, device: &Device, path: &Path) -> Result<Progress> {
     let mut file = WeightFile::read(path)?;
-    let text = file.metadata.get("progress").ok_or_else(|| Error::file(path, "holds no progress: not the state of a run"))?;
-    let progress = serde_json::from_str(text).map_err(|e| Error::file(path, format!("progress cannot be read: {e}")))?;
+    let text = file
+        .metadata
+        .get("progress")
+        .ok_or_else(|| Error::file(path, "holds no progress: not the state of a run"))?;
+    let progress =
+        serde_json::from_str(text).map_err(|e| Error::file(path, format!("progress cannot be read: {e}")))?;
     let (momenta, tensors) = file.tensors.into_iter().partition(|(name, _)| name.starts_with(MOMENTUM));
-    let (average, tensors) = std::collections::BTreeMap::into_iter(tensors).partition(|(name, _)| name.starts_with(AVERAGE));
+    let (average, tensors) =
+        std::collections::BTreeMap::into_iter(tensors).partition(|(name, _)| name.starts_with(AVERAGE));
     file.tensors = tensors;
     load(net, device, &file)?;
     if let Some(wa) = wa {
@@ -116,12 +129,14 @@ pub fn load_state(net: &mut Net, wa: Option<&mut Net>, device: &Device, path: &P
     }
     for param in net.params.iter_mut().filter(|p| p.role != Role::Buffer) {
         let saved: Option<&(Vec<usize>, Vec<f32>)> = momenta.get(&format!("{MOMENTUM}{}", param.name));
-        param.momentum = saved.map(|(shape, values)| Tensor::from_slice(device, shape, values)).transpose()?;
+        param.momentum =
+            saved.map(|(shape, values)| Tensor::from_slice(device, shape, values)).transpose()?;
     }
     Ok(progress)
 }
 
-/// Puts the weights of a file into a network. Errors list every key that does not fit; nothing is loaded then.
+/// Puts the weights of a file into a network. Errors list every key that does not fit; nothing is loaded
+/// then.
 pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
     file.check(&net.expected())?;
     net.train_passes = file.ints.values().copied().max().unwrap_or(0);
@@ -135,7 +150,9 @@ pub fn beginning(path: &Path, shape: &Shape) -> Result<WeightFile> {
     let file = WeightFile::read(&weight_file(path)?)?;
     let own = Normalisation { mean: shape.mean.clone(), std: shape.std.clone() };
     match file.normalisation()? {
-        Some(said) if said != own => Err(Error::file(&file.path, format!("its network {said}, this one {own}"))),
+        Some(said) if said != own => {
+            Err(Error::file(&file.path, format!("its network {said}, this one {own}")))
+        }
         _ => Ok(file),
     }
 }
@@ -152,15 +169,17 @@ pub struct Described {
     pub more_classes: bool,
 }
 
-/// The network that a weight file's metadata describes, with its weights, for data of so many classes and such images.
+/// The network that a weight file's metadata describes, with its weights, for data of so many classes and
+/// such images.
 ///
 /// Errors: metadata that is missing or does not fit the data; keys that do not fit the architecture.
 pub fn open(device: &Device, path: &Path, data: (usize, ImageShape)) -> Result<(Net, WeightFile)> {
     open_as(device, path, data, &Described::default())
 }
 
-/// [`open`] for a file that may lack metadata. A file for which the architecture is given and that says no more is taken for one without
-/// normalisation, with the classes and channels of its own first and last layer.
+/// [`open`] for a file that may lack metadata. A file for which the architecture is given and that says no
+/// more is taken for one without normalisation, with the classes and channels of its own first and last
+/// layer.
 pub fn open_as(
     device: &Device,
     path: &Path,
@@ -183,11 +202,16 @@ pub fn open_as(
         file.metadata.entry("input".into()).or_insert(format!("{height}x{width}x{found}"));
     }
     for (key, list) in [("mean", &described.mean), ("std", &described.std)] {
-        let text = list.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+        let text =
+            list.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
         file.metadata.extend(text.map(|text| (key.to_owned(), text)));
     }
     let fact = |key: &str| {
-        let problem = || format!("its metadata does not say '{key}'; expected a checkpoint of saddle train, or --model NAME");
+        let problem = || {
+            format!(
+                "its metadata does not say '{key}'; expected a checkpoint of saddle train, or --model NAME"
+            )
+        };
         file.metadata.get(key).map(String::as_str).ok_or_else(|| Error::file(path, problem()))
     };
     let arch = Arch::find(fact("arch")?)?;
@@ -209,16 +233,28 @@ pub fn open_as(
     Ok((network(device, &file, arch, (own_classes, channels, height))?, file))
 }
 
-/// The network of a weight file whose metadata may be missing: `model`, if given, says the architecture, and the classifier how many classes
-/// there are. Images are normalised as the metadata says, and not at all if it says nothing.
+/// The network of a weight file whose metadata may be missing: `model`, if given, says the architecture, and
+/// the classifier how many classes there are. Images are normalised as the metadata says, and not at all if
+/// it says nothing.
 ///
 /// Errors: neither says the architecture; keys that do not fit it.
-pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, shape: ImageShape) -> Result<Net> {
+pub fn network_for(
+    device: &Device,
+    file: &WeightFile,
+    model: Option<&str>,
+    shape: ImageShape,
+) -> Result<Net> {
     let ImageShape { height, width, channels } = shape;
     let name = model.or(file.metadata.get("arch").map(String::as_str));
-    let lacks = || Error::file(&file.path, "its metadata does not say what network these weights are for; add --model NAME");
+    let lacks = || {
+        Error::file(
+            &file.path,
+            "its metadata does not say what network these weights are for; add --model NAME",
+        )
+    };
     let arch = Arch::find(name.ok_or_else(lacks)?)?;
-    if let Some((&[_, wanted, ..], _)) = file.tensors.get("conv1.weight").map(|(shape, values)| (shape.as_slice(), values))
+    if let Some((&[_, wanted, ..], _)) =
+        file.tensors.get("conv1.weight").map(|(shape, values)| (shape.as_slice(), values))
         && wanted != channels
     {
         let problem = format!("the network is for images of {wanted} channels, these have {channels}");
@@ -233,8 +269,14 @@ pub fn network_for(device: &Device, file: &WeightFile, model: Option<&str>, shap
     network(device, file, arch, (file.classes()?, channels, height))
 }
 
-/// A network with the weights of `file`, normalised as its metadata says; `classes`, `channels` and `height` are the data's.
-fn network(device: &Device, file: &WeightFile, arch: &Arch, (classes, channels, height): (usize, usize, usize)) -> Result<Net> {
+/// A network with the weights of `file`, normalised as its metadata says; `classes`, `channels` and `height`
+/// are the data's.
+fn network(
+    device: &Device,
+    file: &WeightFile,
+    arch: &Arch,
+    (classes, channels, height): (usize, usize, usize),
+) -> Result<Net> {
     let Normalisation { mean, std } = file.normalisation()?.unwrap_or_default();
     let shape = Shape { channels, height, classes, mean, std };
     let mut net = Net::new(device, &arch.spec(), &shape, 0)?;

@@ -19,7 +19,8 @@ const fn without_first(text: &str) -> &str {
     }
 }
 
-/// Words for the values of an enumeration, each with further spellings; case, hyphens and underscores do not count.
+/// Words for the values of an enumeration, each with further spellings; case, hyphens and underscores do not
+/// count.
 macro_rules! words {
     ($name:ty { $($word:ident = $text:literal $(| $alias:literal)*,)+ }) => {
         impl Display for $name {
@@ -233,7 +234,11 @@ impl Setting for DeviceChoice {
             ("host-as-cuda", _) => Ok(DeviceChoice::HostAsCuda),
             ("cuda" | "gpu", _) => Ok(DeviceChoice::Cuda(0)),
             (_, Some(Ok(number))) => Ok(DeviceChoice::Cuda(number)),
-            _ => Err(Error::unknown(key, text.trim(), ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"])),
+            _ => Err(Error::unknown(
+                key,
+                text.trim(),
+                ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"],
+            )),
         }
     }
 
@@ -262,11 +267,20 @@ mod tests {
 
     #[test]
     fn devices() {
-        for (text, name) in
-            [("auto", "auto"), ("CPU", "host"), ("host_as_cuda", "host-as-cuda"), ("cuda", "cuda:0"), ("cuda:3", "cuda:3")]
-        {
+        for (text, name) in [
+            ("auto", "auto"),
+            ("CPU", "host"),
+            ("host_as_cuda", "host-as-cuda"),
+            ("cuda", "cuda:0"),
+            ("cuda:3", "cuda:3"),
+        ] {
             assert_eq!(DeviceChoice::read("device", text, false).unwrap().to_string(), name);
         }
-        assert!(DeviceChoice::read("device", "cuda:x", false).unwrap_err().to_string().starts_with("unknown device 'cuda:x'"));
+        assert!(
+            DeviceChoice::read("device", "cuda:x", false)
+                .unwrap_err()
+                .to_string()
+                .starts_with("unknown device 'cuda:x'")
+        );
     }
 }

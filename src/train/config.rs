@@ -1,8 +1,11 @@
-//! A configuration: the hyper-parameters of `keys`, how settings are applied to them, and what must hold between them.
+//! A configuration: the hyper-parameters of `keys`, how settings are applied to them, and what must hold
+//! between them.
 
 use serde_json::{Map, Value};
 
-pub use super::choice::{AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start};
+pub use super::choice::{
+    AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start,
+};
 pub use super::keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
 pub use super::setting::{Magnitude, Setting, text_of};
 use crate::attack::usual_step;
@@ -21,9 +24,9 @@ enum Whose {
 impl Config {
     /// Applies settings in order, all or, when one is wrong, none.
     ///
-    /// `pixel_units` among them holds for all of these settings and, so that records mean the same to every reader, for no others.
-    /// Errors: [`Error::Unknown`] for a key or word, [`Error::Value`] for a value.
-    /// A key of a method is refused when the method that comes out does not have it.
+    /// `pixel_units` among them holds for all of these settings and, so that records mean the same to every
+    /// reader, for no others. Errors: [`Error::Unknown`] for a key or word, [`Error::Value`] for a value. A
+    /// key of a method is refused when the method that comes out does not have it.
     pub fn apply<K: AsRef<str>, V: AsRef<str>>(&mut self, settings: &[(K, V)]) -> Result<()> {
         self.set_all(settings, Whose::Given)
     }
@@ -33,7 +36,8 @@ impl Config {
         next.pixel_units = false;
         let settings: Vec<(&Key, &str)> =
             settings.iter().map(|(k, v)| Ok((key(k.as_ref())?, v.as_ref()))).collect::<Result<_>>()?;
-        let (units, others): (Vec<_>, Vec<_>) = settings.into_iter().partition(|(key, _)| key.name == "pixel_units");
+        let (units, others): (Vec<_>, Vec<_>) =
+            settings.into_iter().partition(|(key, _)| key.name == "pixel_units");
         let given: Vec<&Key> = others.iter().map(|(key, _)| *key).collect();
         for (key, text) in units.into_iter().chain(others) {
             (key.set)(&mut next, text)?;
@@ -48,8 +52,8 @@ impl Config {
         Ok(())
     }
 
-    /// A radius means nothing in another norm: with a norm that is not the one `before`, eps and step become its usual ones, unless they are
-    /// given.
+    /// A radius means nothing in another norm: with a norm that is not the one `before`, eps and step become
+    /// its usual ones, unless they are given.
     ///
     /// Errors: a norm without its eps where the one before was not the usual one.
     fn follow_norm(&mut self, before: &Config, eps_given: bool, step_given: bool) -> Result<()> {
@@ -79,7 +83,9 @@ impl Config {
                 key.text(self),
                 format!("{} has no keys of its own; 'saddle methods' lists each one's", method.name),
             )),
-            Some(key) => Err(Error::unknown(&format!("key of {}", method.name), key.name, method.keys.iter().copied())),
+            Some(key) => {
+                Err(Error::unknown(&format!("key of {}", method.name), key.name, method.keys.iter().copied()))
+            }
             None => Ok(()),
         }
     }
@@ -93,8 +99,11 @@ impl Config {
     ///
     /// Errors: as [`Config::apply`].
     pub fn from_json(record: &Map<String, Value>) -> Result<Config> {
-        let text = |name: &String, value: &Value| text_of(value).ok_or_else(|| Error::value(name, value, "a table is no value"));
-        let settings: Vec<_> = record.iter().map(|(name, value)| Ok((name, text(name, value)?))).collect::<Result<_>>()?;
+        let text = |name: &String, value: &Value| {
+            text_of(value).ok_or_else(|| Error::value(name, value, "a table is no value"))
+        };
+        let settings: Vec<_> =
+            record.iter().map(|(name, value)| Ok((name, text(name, value)?))).collect::<Result<_>>()?;
         let mut config = Config::default();
         config.set_all(&settings, Whose::Recorded)?;
         Ok(config)
@@ -120,7 +129,11 @@ impl Config {
                 !staged(Stage::Auto) || (1..self.epochs).contains(&self.linear_epochs),
                 "must be 1 or more and below epochs",
             ),
-            ("stage", !staged(Stage::Linear) || self.init.is_some(), "needs a pre-trained backbone; give --init RUN"),
+            (
+                "stage",
+                !staged(Stage::Linear) || self.init.is_some(),
+                "needs a pre-trained backbone; give --init RUN",
+            ),
         ] {
             if !good {
                 return Err(Error::value(name, key(name)?.text(self), problem));
@@ -129,18 +142,24 @@ impl Config {
         Ok(())
     }
 
-    /// Checks ranges and what must hold between keys; names of methods and models are their registries' to check.
+    /// Checks ranges and what must hold between keys; names of methods and models are their registries' to
+    /// check.
     ///
     /// Errors: [`Error::Value`] about the first key that is wrong, [`Error::Unknown`] for the data set.
     pub fn validate(&self) -> Result<()> {
         data::find(&self.dataset)?;
         // The final evaluation always takes steps, whatever the training attack does.
         let moves = self.eps.get() > 0.0;
-        let rising = self.milestones.windows(2).all(|pair| pair[0] < pair[1]) && self.milestones.first() != Some(&0);
+        let rising =
+            self.milestones.windows(2).all(|pair| pair[0] < pair[1]) && self.milestones.first() != Some(&0);
         let part = |value: f64| (0.0..=1.0).contains(&value);
         let multistep = self.schedule == ScheduleKind::Multistep;
         for (name, good, problem) in [
-            ("eps", self.norm != Norm::Linf || self.eps.get() <= 1.0, "pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
+            (
+                "eps",
+                self.norm != Norm::Linf || self.eps.get() <= 1.0,
+                "pixels lie in [0, 1]; write 8/255 or add --pixel-units",
+            ),
             ("step", !moves || self.step.get() > 0.0, "the attack would not move"),
             ("epochs", self.epochs > 0, "must be 1 or more"),
             ("batch", self.batch > 0, "must be 1 or more"),
@@ -172,7 +191,11 @@ impl Config {
             ("trades_passes", matches!(self.trades_passes, 2 | 3), "must be 2 or 3"),
             ("awp_gamma", self.awp_gamma >= 0.0, "must not be negative"),
             ("average_decay", (0.0..1.0).contains(&self.average_decay), "must be at least 0 and below 1"),
-            ("select_steps", self.select == Select::Last || self.select_steps > 0, "must be 1 or more; or set select to last"),
+            (
+                "select_steps",
+                self.select == Select::Last || self.select_steps > 0,
+                "must be 1 or more; or set select to last",
+            ),
         ] {
             if !good {
                 return Err(Error::value(name, key(name)?.text(self), problem));
@@ -202,14 +225,26 @@ mod tests {
     #[test]
     fn the_table_is_complete() {
         for (index, key) in KEYS.iter().enumerate() {
-            assert!(key.help.ends_with('.') && !key.help.contains('\n') && key.help.len() <= 130, "{}: {}", key.name, key.help);
-            assert!(!key.kind.is_empty() && !key.group.is_empty() && KEYS[..index].iter().all(|other| other.name != key.name));
+            assert!(
+                key.help.ends_with('.') && !key.help.contains('\n') && key.help.len() <= 130,
+                "{}: {}",
+                key.name,
+                key.help
+            );
+            assert!(
+                !key.kind.is_empty()
+                    && !key.group.is_empty()
+                    && KEYS[..index].iter().all(|other| other.name != key.name)
+            );
             let mut config = Config::default();
             (key.set)(&mut config, &key.default_text()).unwrap();
             assert_eq!(config, Config::default(), "the default of {} reads back", key.name);
         }
         let eps = key("EPS").unwrap();
-        assert_eq!((eps.symbol, eps.default_text().as_str(), eps.group), ("ε", "8/255", "Threat model and inner attack"));
+        assert_eq!(
+            (eps.symbol, eps.default_text().as_str(), eps.group),
+            ("ε", "8/255", "Threat model and inner attack")
+        );
         assert_eq!(key("weight-decay").unwrap().default_text(), "0.0005");
         assert_eq!(key("milestones").unwrap().default_text(), "101,106");
         assert_eq!(Config::default().validate().map_err(|e| e.to_string()), Ok(()));
@@ -226,18 +261,31 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        let settings = [("eps", "0.1"), ("data", "/some/dir"), ("mean", "0.5,0.25,0.1"), ("std", "1,1,1"), ("device", "cuda:2")];
-        let config =
-            with(&[&settings[..], &[("milestones", "none"), ("seed", "18446744073709551615"), ("lr", "0.3")]].concat()).unwrap();
+        let settings = [
+            ("eps", "0.1"),
+            ("data", "/some/dir"),
+            ("mean", "0.5,0.25,0.1"),
+            ("std", "1,1,1"),
+            ("device", "cuda:2"),
+        ];
+        let config = with(
+            &[&settings[..], &[("milestones", "none"), ("seed", "18446744073709551615"), ("lr", "0.3")]]
+                .concat(),
+        )
+        .unwrap();
         let text = serde_json::to_string(&config.to_json()).unwrap();
         assert_eq!(Config::from_json(&serde_json::from_str(&text).unwrap()).unwrap(), config);
         let bad = serde_json::json!({"eps": {"a": 1}});
-        assert_eq!(Config::from_json(bad.as_object().unwrap()).unwrap_err().to_string(), "eps = {\"a\":1}: a table is no value");
+        assert_eq!(
+            Config::from_json(bad.as_object().unwrap()).unwrap_err().to_string(),
+            "eps = {\"a\":1}: a table is no value"
+        );
     }
 
     #[test]
     fn a_norm_brings_its_radius() {
-        let ball = |config: &Config| (config.norm.to_string(), config.eps.to_string(), config.step.to_string());
+        let ball =
+            |config: &Config| (config.norm.to_string(), config.eps.to_string(), config.step.to_string());
         let is = |norm: &str, eps: &str, step: &str| (norm.to_owned(), eps.to_owned(), step.to_owned());
         let after = |settings: &[(&str, &str)]| {
             let mut config = Config::default();
@@ -246,8 +294,14 @@ mod tests {
         assert_eq!(ball(&Config::default()), is("linf", "8/255", "2/255"));
         let l2 = after(&[("norm", "l2")]).unwrap();
         assert_eq!(ball(&l2), is("l2", "128/255", "15/255"));
-        assert_eq!(ball(&after(&[("norm", "l2"), ("eps", "64/255")]).unwrap()), is("l2", "64/255", "7.5/255"));
-        assert_eq!(ball(&after(&[("step", "0.1"), ("eps", "1"), ("norm", "l2")]).unwrap()), is("l2", "1", "0.1"));
+        assert_eq!(
+            ball(&after(&[("norm", "l2"), ("eps", "64/255")]).unwrap()),
+            is("l2", "64/255", "7.5/255")
+        );
+        assert_eq!(
+            ball(&after(&[("step", "0.1"), ("eps", "1"), ("norm", "l2")]).unwrap()),
+            is("l2", "1", "0.1")
+        );
         let mut back = l2.clone();
         back.apply(&[("norm", "linf")]).unwrap();
         assert_eq!(ball(&back), ball(&Config::default()));
@@ -268,8 +322,14 @@ mod tests {
     #[test]
     fn messages() {
         let unknown = message(&[("epoch", "3")]);
-        assert!(unknown.starts_with("unknown key 'epoch' (did you mean 'epochs'?); known: method, dataset"), "{unknown}");
-        assert!(message(&[("dataset", "cifar1")]).starts_with("unknown data set 'cifar1' (did you mean 'cifar10'?)"));
+        assert!(
+            unknown.starts_with("unknown key 'epoch' (did you mean 'epochs'?); known: method, dataset"),
+            "{unknown}"
+        );
+        assert!(
+            message(&[("dataset", "cifar1")])
+                .starts_with("unknown data set 'cifar1' (did you mean 'cifar10'?)")
+        );
         for (settings, expected) in [
             (&[("eps", "8")][..], "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
             (&[("eps", "-1/255")], "eps = -1/255: must not be negative"),

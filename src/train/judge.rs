@@ -27,7 +27,11 @@ impl Watch<'_> {
     /// Tells the observer. Errors: the run was asked to stop.
     fn progress(&mut self, done: usize, of: usize) -> Result<()> {
         self.observer.evaluating(self.what, done, of);
-        if self.stop.load(Ordering::Relaxed) { Err(interrupted(self.dir, "all training so far")) } else { Ok(()) }
+        if self.stop.load(Ordering::Relaxed) {
+            Err(interrupted(self.dir, "all training so far"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -40,7 +44,8 @@ pub(super) fn judge(
     watch: &mut Watch,
 ) -> Result<(Accuracy, Accuracy)> {
     let clean = accuracy(net, data, None, config.batch, config.seed, |_| Ok(()))?;
-    let robust = accuracy(net, data, Some(attack), config.batch, config.seed, |done| watch.progress(done, data.len))?;
+    let robust =
+        accuracy(net, data, Some(attack), config.batch, config.seed, |done| watch.progress(done, data.len))?;
     Ok((clean, robust))
 }
 
@@ -57,7 +62,10 @@ pub(super) fn loss_on_first(net: &mut Net, data: &Resident, batch: usize) -> Res
 /// The error of a run that was asked to stop.
 pub(super) fn interrupted(dir: &RunDir, what: &str) -> Error {
     let root = dir.root().display();
-    Error::Interrupted { saved: format!("{what} is saved in {root}"), resume: format!("saddle train --resume {root}") }
+    Error::Interrupted {
+        saved: format!("{what} is saved in {root}"),
+        resume: format!("saddle train --resume {root}"),
+    }
 }
 
 /// The error of a loss that is no number.

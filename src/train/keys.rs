@@ -1,11 +1,13 @@
-//! The table of hyper-parameters: one documented field each. The command line's help, recipe keys, `--set key=value`, `run.json` and
-//! `saddle keys` all come from it.
+//! The table of hyper-parameters: one documented field each. The command line's help, recipe keys, `--set
+//! key=value`, `run.json` and `saddle keys` all come from it.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::choice::{AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start};
+use super::choice::{
+    AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start,
+};
 use super::setting::{Magnitude, Setting, text_of};
 use crate::error::{Error, Result};
 use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
@@ -42,10 +44,12 @@ impl Key {
     }
 }
 
-/// Writes [`Config`], its defaults and [`KEYS`] from `/// help` lines and `name ["symbol"] ("alias"): Type = default;` under headings.
+/// Writes [`Config`], its defaults and [`KEYS`] from `/// help` lines and `name ["symbol"] ("alias"): Type =
+/// default;` under headings.
 macro_rules! keys {
     ($($group:literal { $($(#[doc = $help:literal])+ $name:ident $([$symbol:literal])? $(($($alias:literal),+))? : $kind:ty = $default:expr;)+ })+) => {
-        /// Everything that decides what a run computes and where it leaves it; the defaults are the benchmark recipe's.
+        /// Everything that decides what a run computes and where it leaves it; the defaults are the benchmark
+        /// recipe's.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config {
             $($($(#[doc = $help])+ pub $name: $kind,)+)+
@@ -104,7 +108,8 @@ keys! {
         steps ["K"]: usize = 10;
         /// Where the attack starts: as the method says, uniform in the eps-ball, or at the clean image.
         start: Start = Start::Method;
-        /// Batch norm inside the attack: as the method says, running statistics, batch ones with frozen running ones, or as in training.
+        /// Batch norm inside the attack: as the method says, running statistics, batch ones with frozen
+        /// running ones, or as in training.
         attack_bn ("bn"): AttackBn = AttackBn::Method;
         /// Plain numbers given for eps and step along with this count 1/255: 8 means 8/255.
         pixel_units: bool = false;
@@ -134,7 +139,8 @@ keys! {
         start_sigma: f64 = 0.001;
         /// DICAR: both parameters of the beta distribution of the mixture.
         mix_beta: f64 = 0.75;
-        /// The averaged network as a teacher: as in the released code in train mode until its first evaluation, or always in eval mode.
+        /// The averaged network as a teacher: as in the released code in train mode until its first
+        /// evaluation, or always in eval mode.
         wa_mode: WaMode = WaMode::Code;
         /// rebat++: the epoch, counted from 0, from which the attack is stronger.
         late_epoch: usize = 100;
@@ -148,7 +154,8 @@ keys! {
         contrast: ContrastSet = ContrastSet::Clean;
         /// afa-trades: the loss that makes the adversarial images, AFA's or TRADES' (our reading).
         joint_attack: JointAttack = JointAttack::Afa;
-        /// AFA: what is trained, the features and then the classifier, or one of them; linear needs a backbone, from init.
+        /// AFA: what is trained, the features and then the classifier, or one of them; linear needs a
+        /// backbone, from init.
         stage: Stage = Stage::Auto;
         /// AFA: the last epochs, which train the classifier.
         linear_epochs: usize = 10;
@@ -164,9 +171,11 @@ keys! {
         awp_gamma ["γ"]: f64 = 0.0;
         /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
         awp_start: usize = 0;
-        /// A second network that averages the first: exponentially at each step, or over the ends of epochs. It is then what is judged.
+        /// A second network that averages the first: exponentially at each step, or over the ends of epochs.
+        /// It is then what is judged.
         average: Averaging = Averaging::None;
-        /// The epoch, counted from 0, in which averaging (and in ReBAT's family the teaching) begins; before, the average is a copy.
+        /// The epoch, counted from 0, in which averaging (and in ReBAT's family the teaching) begins; before,
+        /// the average is a copy.
         average_start: usize = 105;
         /// ema: what the average keeps of itself at each step.
         average_decay: f64 = 0.999;
@@ -206,7 +215,8 @@ keys! {
         std: Vec<f64> = Vec::new();
     }
     "Selection and evaluation" {
-        /// Which images choose the best epoch, by robust accuracy: held-out ones, the test images (the papers' protocol), or none.
+        /// Which images choose the best epoch, by robust accuracy: held-out ones, the test images (the
+        /// papers' protocol), or none.
         select: Select = Select::Heldout;
         /// heldout: training images taken away for it.
         held_out: usize = 1000;
@@ -240,6 +250,7 @@ pub fn key(name: &str) -> Result<&'static Key> {
 ///
 /// Errors: [`Error::Value`] when there is no `=`.
 pub fn assignment(text: &str) -> Result<(String, String)> {
-    let (key, value) = text.split_once('=').ok_or_else(|| Error::value("--set", text, "not of the form key=value"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| Error::value("--set", text, "not of the form key=value"))?;
     Ok((key.trim().into(), value.trim().into()))
 }

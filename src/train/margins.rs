@@ -1,4 +1,5 @@
-//! Statistics of RAAT's split over an epoch: quantiles of the margins, and the parts of the samples in its sets.
+//! Statistics of RAAT's split over an epoch: quantiles of the margins, and the parts of the samples in its
+//! sets.
 
 use crate::error::Result;
 use crate::ops::split::Split;
@@ -96,7 +97,8 @@ mod tests {
     fn quantiles_of_margins() {
         let device = Device::host().unwrap();
         let mut histogram = Histogram::default();
-        let margins: Vec<f32> = (0..1000).map(|i| (i as f32 + 0.5) * 0.01 - 5.0).chain([f32::INFINITY, -1e9]).collect();
+        let margins: Vec<f32> =
+            (0..1000).map(|i| (i as f32 + 0.5) * 0.01 - 5.0).chain([f32::INFINITY, -1e9]).collect();
         histogram.count(&Tensor::from_slice(&device, &[1002], &margins).unwrap()).unwrap();
         let quantiles = histogram.quantiles();
         for (name, want) in [("q5", -4.5), ("q50", 0.0), ("q95", 4.5)] {

@@ -57,7 +57,8 @@ pub struct Outcome {
 
 /// Trains, evaluates and records.
 ///
-/// Errors: bad settings, data or devices before anything is written; [`Error::NotFinite`]; [`Error::Interrupted`] once `stop` is set.
+/// Errors: bad settings, data or devices before anything is written; [`Error::NotFinite`];
+/// [`Error::Interrupted`] once `stop` is set.
 pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
     let began = Instant::now();
     let (config, recipe) = match &request.resume {
@@ -127,9 +128,14 @@ fn record(request: &Request, config: &Config, recipe: &str, device: &Device) -> 
 
 /// `runs/RECIPE-seedS`, with a number behind it when that is taken.
 fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
-    let stem: String = recipe.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();
+    let stem: String =
+        recipe.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();
     let name = |n: usize| {
-        PathBuf::from("runs").join(if n == 1 { format!("{stem}-seed{seed}") } else { format!("{stem}-seed{seed}-{n}") })
+        PathBuf::from("runs").join(if n == 1 {
+            format!("{stem}-seed{seed}")
+        } else {
+            format!("{stem}-seed{seed}-{n}")
+        })
     };
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
 }
@@ -211,7 +217,9 @@ impl Config {
 
     /// What happens to training images on their way into a batch.
     pub fn augmentation(&self, views: usize, epoch: usize) -> Augmentation {
-        let cropped = Augmentation::crop_flip(self.crop_padding, self.seed, epoch as u32).padded(match self.crop_fill {
+        let cropped = Augmentation::crop_flip(self.crop_padding, self.seed, epoch as u32).padded(match self
+            .crop_fill
+        {
             choice::CropFill::Zero => Padding::Zero,
             choice::CropFill::Reflect => Padding::Reflect,
         });

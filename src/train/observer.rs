@@ -1,5 +1,5 @@
-//! What a run tells whoever watches it. The trainer and the evaluation call these functions; the command line draws a bar, prints lines or
-//! writes JSON from them.
+//! What a run tells whoever watches it. The trainer and the evaluation call these functions; the command line
+//! draws a bar, prints lines or writes JSON from them.
 
 use std::path::PathBuf;
 
@@ -142,7 +142,8 @@ pub struct EpochInfo {
 impl EpochInfo {
     /// The epoch's object in `metrics.jsonl`.
     pub fn record(&self, eval_seconds: f64) -> Map<String, Value> {
-        let terms: Map<String, Value> = self.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let terms: Map<String, Value> =
+            self.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let object = json!({
             "epoch": self.epoch,
             "lr": self.lr,

@@ -1,4 +1,5 @@
-//! One training step on given data: what it computes, tensor by tensor, for comparison with any other implementation.
+//! One training step on given data: what it computes, tensor by tensor, for comparison with any other
+//! implementation.
 
 use super::checkpoint;
 use super::config::Config;
@@ -19,14 +20,16 @@ use std::path::{Path, PathBuf};
 pub struct Request {
     /// Method, model, keys and device.
     pub config: Config,
-    /// Whether `mean` and `std` of `config` were given; else the metadata of `weights` says how images are normalised.
+    /// Whether `mean` and `std` of `config` were given; else the metadata of `weights` says how images are
+    /// normalised.
     pub normalised: bool,
     /// 0-based epoch that the step belongs to.
     pub epoch: usize,
     pub weights: PathBuf,
     /// The averaged network's weights; `None`: those of the network.
     pub wa_weights: Option<PathBuf>,
-    /// safetensors: `x` f32 `[N,C,H,W]` in `[0,1]`, `y` i64 `[N]`; optionally `x2`, `noise`, `noise2` shaped as x, and `mix`, one number.
+    /// safetensors: `x` f32 `[N,C,H,W]` in `[0,1]`, `y` i64 `[N]`; optionally `x2`, `noise`, `noise2` shaped
+    /// as x, and `mix`, one number.
     pub batch: PathBuf,
     pub out: PathBuf,
 }
@@ -49,7 +52,9 @@ impl BatchFile {
             return Err(Error::unknown("tensor of a batch", other, BATCH));
         }
         let y = file.labels()?;
-        let x = file.images("x")?.ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
+        let x = file
+            .images("x")?
+            .ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
         Ok(BatchFile { file, y, shape: x.shape })
     }
 
@@ -58,7 +63,10 @@ impl BatchFile {
         let found = if name.starts_with('x') { self.file.images(name)? } else { self.file.changes(name)? };
         let Some(Images { shape, pixels }) = found else { return Ok(None) };
         if shape[0] != self.y.len() || shape != self.shape {
-            let problem = format!("{name} has {shape:?} as [N,H,W,C], which does not fit {} labels and x", self.y.len());
+            let problem = format!(
+                "{name} has {shape:?} as [N,H,W,C], which does not fit {} labels and x",
+                self.y.len()
+            );
             return Err(self.file.wrong(problem));
         }
         Tensor::from_slice(device, &shape, &pixels).map(Some)
@@ -74,9 +82,10 @@ fn floats(tensor: &Tensor) -> Result<Values> {
     Ok(Values::F32(tensor.shape().to_vec(), tensor.to_vec()?))
 }
 
-/// Computes the step and writes its tensors: `loss`, `loss.<term>` (before its weight), `x_adv` (and `x_adv2`), `margin.clean`, `margin.adv`,
-/// `margin.reduced` and `boundary` (u8) of methods that split, `grad.<parameter>` (zeros where the loss does not depend on it),
-/// `buffer.<name>`: the running statistics after the passes that the loss needs.
+/// Computes the step and writes its tensors: `loss`, `loss.<term>` (before its weight), `x_adv` (and
+/// `x_adv2`), `margin.clean`, `margin.adv`, `margin.reduced` and `boundary` (u8) of methods that split,
+/// `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
+/// after the passes that the loss needs.
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
 pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
@@ -88,7 +97,8 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     let given = BatchFile::read(&request.batch)?;
     let lacks = |name: &str, why: &str| Error::file(&request.batch, format!("has no {name}; {why}"));
     let settings = config.settings();
-    let x = given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
+    let x =
+        given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
     let x2 = match ((method.views)(&settings), given.images(&device, "x2")?) {
         (1, _) => None,
         (_, Some(x2)) => Some(x2),
@@ -114,7 +124,13 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
-    let rules = Rules { method, settings: &settings, awp_gamma: config.awp(*epoch), seed: config.seed, epoch: *epoch };
+    let rules = Rules {
+        method,
+        settings: &settings,
+        awp_gamma: config.awp(*epoch),
+        seed: config.seed,
+        epoch: *epoch,
+    };
     let nets = &mut Nets { net: &mut net, wa: Some(&mut wa) };
     let done = differentiate(nets, &batch, &rules, &Given { noise, mix })?;
 
@@ -150,8 +166,8 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     Ok(out)
 }
 
-/// The weights of the network and of its average, whose metadata say how images are normalised: for both as is given, or else as the
-/// network's own metadata say.
+/// The weights of the network and of its average, whose metadata say how images are normalised: for both as
+/// is given, or else as the network's own metadata say.
 ///
 /// Errors: the average's metadata say something else.
 fn weights(request: &Request) -> Result<[WeightFile; 2]> {
@@ -170,7 +186,8 @@ fn weights(request: &Request) -> Result<[WeightFile; 2]> {
     if let (None, Some(said)) = (&given, average.normalisation()?)
         && said != both
     {
-        let problem = format!("its network {said}, that of --weights {both}; --set mean and --set std hold for both");
+        let problem =
+            format!("its network {said}, that of --weights {both}; --set mean and --set std hold for both");
         return Err(Error::file(&average.path, problem));
     }
     file.set_normalisation(&both);

@@ -1,8 +1,9 @@
-//! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, each with the numbers it should reach.
+//! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, each with the numbers
+//! it should reach.
 //!
-//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and a table `[reference]`. `extends = "NAME"`
-//! begins with another recipe instead of the defaults. A file with tables `[variants.NAME]` holds one recipe for each, called `FILE-NAME`:
-//! what stands at the top, and then what stands in the table.
+//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and a table `[reference]`. `extends
+//! = "NAME"` begins with another recipe instead of the defaults. A file with tables `[variants.NAME]` holds
+//! one recipe for each, called `FILE-NAME`: what stands at the top, and then what stands in the table.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,8 @@ pub fn names() -> Result<Vec<String>> {
 
 /// Loads an embedded recipe by name, or the file at a path: what contains a separator or ends in `.toml`.
 ///
-/// Errors: [`Error::Unknown`] with the nearest name, [`Error::Io`], or [`Error::File`] about a key, a value or the syntax.
+/// Errors: [`Error::Unknown`] with the nearest name, [`Error::Io`], or [`Error::File`] about a key, a value
+/// or the syntax.
 pub fn load(name_or_path: &str) -> Result<Recipe> {
     let path = Path::new(name_or_path);
     if path.components().count() > 1 || name_or_path.ends_with(".toml") {
@@ -98,7 +100,8 @@ fn embedded_path(stem: &str) -> PathBuf {
 
 fn read(path: &Path, text: &str) -> Result<Table> {
     text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count());
+        let line =
+            error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count());
         let message = error.message().replace('\n', ", ");
         Error::file(path, line.map(|line| format!("line {line}: {message}")).unwrap_or(message))
     })
@@ -112,7 +115,12 @@ fn parse(path: &Path, text: &str) -> Result<Recipe> {
 /// The recipe that `table` of the file `path` describes.
 fn build(path: &Path, name: String, mut table: Table) -> Result<Recipe> {
     let wrong = |error: Error| Error::file(path, error.to_string());
-    let about = table.remove("about").map(|about| word("about", &about)).transpose().map_err(wrong)?.unwrap_or_default();
+    let about = table
+        .remove("about")
+        .map(|about| word("about", &about))
+        .transpose()
+        .map_err(wrong)?
+        .unwrap_or_default();
     let reference = table.remove("reference").map(reference).transpose().map_err(wrong)?.unwrap_or_default();
     let mut config = match table.remove("extends") {
         Some(other) => load(&word("extends", &other).map_err(wrong)?).map_err(wrong)?.config,
@@ -129,7 +137,9 @@ impl Recipe {
     pub fn to_toml(&self) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         let mut text = format!("about = {}\n", quoted(&self.about));
-        for key in KEYS.iter().filter(|key| key.text(&self.config) != key.default_text() || key.name == "method") {
+        for key in
+            KEYS.iter().filter(|key| key.text(&self.config) != key.default_text() || key.name == "method")
+        {
             text += &format!("{} = {}\n", key.name, quoted(&key.text(&self.config)));
         }
         text += "\n[reference]\n";
@@ -161,8 +171,12 @@ fn word(name: &str, value: &Value) -> Result<String> {
         Value::Float(number) => number.to_string(),
         Value::Boolean(flag) => flag.to_string(),
         Value::Array(items) if items.is_empty() => "none".into(),
-        Value::Array(items) => items.iter().map(|item| word(name, item)).collect::<Result<Vec<_>>>()?.join(","),
-        Value::Datetime(_) | Value::Table(_) => return Err(Error::value(name, value, "expected a number, text or a list")),
+        Value::Array(items) => {
+            items.iter().map(|item| word(name, item)).collect::<Result<Vec<_>>>()?.join(",")
+        }
+        Value::Datetime(_) | Value::Table(_) => {
+            return Err(Error::value(name, value, "expected a number, text or a list"));
+        }
     })
 }
 
@@ -210,10 +224,16 @@ mod tests {
     fn the_default_job() {
         let recipe = load("digits").unwrap();
         let config = &recipe.config;
-        assert_eq!((config.method.as_str(), config.model.as_str(), config.dataset.as_str()), ("pgd-at", "resnet-mini", "digits"));
+        assert_eq!(
+            (config.method.as_str(), config.model.as_str(), config.dataset.as_str()),
+            ("pgd-at", "resnet-mini", "digits")
+        );
         assert_eq!((config.eps, config.step), (Magnitude::plain(0.1), Magnitude::plain(0.025)));
         assert_eq!((config.steps, config.batch, config.augment), (10, 128, Augment::None));
-        assert_eq!((recipe.reference.clean.as_deref(), recipe.reference.pgd20.as_deref()), (Some("97.5"), Some("78.6")));
+        assert_eq!(
+            (recipe.reference.clean.as_deref(), recipe.reference.pgd20.as_deref()),
+            (Some("97.5"), Some("78.6"))
+        );
     }
 
     #[test]
@@ -235,11 +255,20 @@ mod tests {
     fn a_recipe_from_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.toml");
-        std::fs::write(&path, "lr = 0.05\nweight-decay = 1e-3\nmilestones = [3, 7]\nmean = []\npixel_units = true\neps = 4\n")
-            .unwrap();
+        std::fs::write(
+            &path,
+            "lr = 0.05\nweight-decay = 1e-3\nmilestones = [3, 7]\nmean = []\npixel_units = true\neps = 4\n",
+        )
+        .unwrap();
         let recipe = load(path.to_str().unwrap()).unwrap();
-        assert_eq!((recipe.name.as_str(), recipe.config.lr, recipe.config.weight_decay), ("mine", 0.05, 1e-3));
-        assert_eq!((recipe.config.milestones.as_slice(), recipe.config.eps), (&[3, 7][..], Magnitude::fraction(4.0, 255.0)));
+        assert_eq!(
+            (recipe.name.as_str(), recipe.config.lr, recipe.config.weight_decay),
+            ("mine", 0.05, 1e-3)
+        );
+        assert_eq!(
+            (recipe.config.milestones.as_slice(), recipe.config.eps),
+            (&[3, 7][..], Magnitude::fraction(4.0, 255.0))
+        );
     }
 
     #[test]
@@ -252,12 +281,27 @@ mod tests {
         );
         assert_eq!(error("eps = -1"), "a/b.toml: eps = -1: must not be negative");
         assert_eq!(error("lr = nan"), "a/b.toml: lr = NaN: not a number");
-        assert!(error("lr = 1\nepochs = \n").starts_with("a/b.toml: line 2: "), "{}", error("lr = 1\nepochs = \n"));
+        assert!(
+            error("lr = 1\nepochs = \n").starts_with("a/b.toml: line 2: "),
+            "{}",
+            error("lr = 1\nepochs = \n")
+        );
         assert_eq!(error("reference = 1"), "a/b.toml: reference = 1: expected a table: [reference]");
-        assert!(error("[reference]\ncleann = 1").contains("unknown key of [reference] 'cleann' (did you mean 'clean'?)"));
+        assert!(
+            error("[reference]\ncleann = 1")
+                .contains("unknown key of [reference] 'cleann' (did you mean 'clean'?)")
+        );
         assert!(error("lr = 1979-05-27").contains("lr = 1979-05-27: expected a number, text or a list"));
         let unknown = load("digit").unwrap_err().to_string();
-        assert!(unknown.starts_with("unknown recipe 'digit' (did you mean 'digits'?); known: digits, "), "{unknown}");
-        assert!(load("no/such.toml").unwrap_err().to_string().starts_with("no/such.toml: cannot read the recipe: "));
+        assert!(
+            unknown.starts_with("unknown recipe 'digit' (did you mean 'digits'?); known: digits, "),
+            "{unknown}"
+        );
+        assert!(
+            load("no/such.toml")
+                .unwrap_err()
+                .to_string()
+                .starts_with("no/such.toml: cannot read the recipe: ")
+        );
     }
 }

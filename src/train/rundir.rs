@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; what was not measured stays empty.
+/// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; what was not measured stays
+/// empty.
 #[derive(Clone, Debug, Default)]
 pub struct LogRow {
     /// The epoch, counted from 1.
@@ -101,29 +102,35 @@ pub struct RunDir {
 impl RunDir {
     /// Makes the folder with `checkpoints/` in it and writes `run` to `run.json`.
     ///
-    /// Errors: [`Error::File`] when it already holds a run, which stays as it is; [`Error::Io`] when it cannot be made or written.
+    /// Errors: [`Error::File`] when it already holds a run, which stays as it is; [`Error::Io`] when it
+    /// cannot be made or written.
     pub fn create(root: &Path, run: &Map<String, Value>) -> Result<RunDir> {
         let dir = RunDir { root: root.to_owned() };
         for file in ["run.json", "metrics.jsonl", "log.csv", "summary.json"] {
             if root.join(file).exists() {
-                let problem = format!("already holds a run ({file}); choose another folder with --out, or delete this one");
+                let problem = format!(
+                    "already holds a run ({file}); choose another folder with --out, or delete this one"
+                );
                 return Err(Error::file(root, problem));
             }
         }
-        fs::create_dir_all(root.join("checkpoints")).map_err(Error::io(root, "cannot create the run directory"))?;
+        fs::create_dir_all(root.join("checkpoints"))
+            .map_err(Error::io(root, "cannot create the run directory"))?;
         dir.write_run(run)?;
         Ok(dir)
     }
 
-    /// Opens the folder of a run that was interrupted, and what its `run.json` says; records of epochs after `epochs_done`, which will be
-    /// run again, and a half-written last line are dropped.
+    /// Opens the folder of a run that was interrupted, and what its `run.json` says; records of epochs after
+    /// `epochs_done`, which will be run again, and a half-written last line are dropped.
     ///
     /// Errors: [`Error::Io`] when it holds no `run.json`, [`Error::File`] when that is no JSON object.
     pub fn resume(root: &Path, epochs_done: usize) -> Result<(RunDir, Map<String, Value>)> {
         let dir = RunDir { root: root.to_owned() };
         let run = dir.read_run()?;
         let epoch_of = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("epoch")?.as_u64();
-        dir.keep_lines("metrics.jsonl", |line| epoch_of(line).is_some_and(|epoch| epoch <= epochs_done as u64))?;
+        dir.keep_lines("metrics.jsonl", |line| {
+            epoch_of(line).is_some_and(|epoch| epoch <= epochs_done as u64)
+        })?;
         let row_of = |line: &str| line.split(',').next().and_then(|epoch| epoch.parse::<usize>().ok());
         dir.keep_lines("log.csv", |line| {
             line == LOG_HEADER.trim_end() || row_of(line).is_some_and(|epoch| epoch <= epochs_done)
@@ -161,11 +168,13 @@ impl RunDir {
     /// Errors: [`Error::Io`]; the old file stays then.
     pub fn write_json(&self, file: &str, value: &impl Serialize) -> Result<()> {
         let path = self.root.join(file);
-        let text = serde_json::to_string_pretty(value).map_err(|error| Error::file(&path, error.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomic(&path, (text + "\n").as_bytes())
     }
 
-    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which [`RunDir::resume`] goes by.
+    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which [`RunDir::resume`]
+    /// goes by.
     pub fn append_metrics(&self, metrics: &Map<String, Value>) -> Result<()> {
         let path = self.root.join("metrics.jsonl");
         let line = serde_json::to_string(metrics).map_err(|error| Error::file(&path, error.to_string()))?;
@@ -223,8 +232,14 @@ mod tests {
         assert_eq!(run.checkpoint("epoch-2"), root.join("checkpoints/epoch-2.safetensors"));
         for epoch in 1..=2 {
             run.append_metrics(&object(json!({"epoch": epoch, "loss": 0.5}))).unwrap();
-            run.append_log(&LogRow { epoch, train_time: 1.5, lr: 0.1, test_robust_acc: Some(0.25), ..LogRow::default() })
-                .unwrap();
+            run.append_log(&LogRow {
+                epoch,
+                train_time: 1.5,
+                lr: 0.1,
+                test_robust_acc: Some(0.25),
+                ..LogRow::default()
+            })
+            .unwrap();
         }
         assert_eq!(
             fs::read_to_string(root.join("metrics.jsonl")).unwrap(),
@@ -271,8 +286,15 @@ mod tests {
         append(&dir.path().join("metrics.jsonl"), "{\"epoch\":1").unwrap();
         let (_, record) = RunDir::resume(dir.path(), 2).unwrap();
         assert_eq!(record["seed"], 1);
-        assert_eq!(fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap(), "{\"epoch\":1}\n{\"epoch\":2}\n");
-        assert_eq!(fs::read_to_string(dir.path().join("log.csv")).unwrap().lines().count(), 3, "the header and two epochs");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap(),
+            "{\"epoch\":1}\n{\"epoch\":2}\n"
+        );
+        assert_eq!(
+            fs::read_to_string(dir.path().join("log.csv")).unwrap().lines().count(),
+            3,
+            "the header and two epochs"
+        );
     }
 
     #[test]
@@ -282,10 +304,15 @@ mod tests {
         fs::write(&file, "x").unwrap();
         let inside = file.join("run");
         let error = RunDir::create(&inside, &Map::new()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{}: cannot create the run directory: ", inside.display())), "{error}");
+        assert!(
+            error.starts_with(&format!("{}: cannot create the run directory: ", inside.display())),
+            "{error}"
+        );
         let error = RunDir::resume(dir.path(), 0).unwrap_err().to_string();
         assert!(error.contains("run.json: cannot read the record of a run: "), "{error}");
         fs::write(dir.path().join("run.json"), "[]").unwrap();
-        assert!(RunDir::resume(dir.path(), 0).unwrap_err().to_string().contains("run.json: not a JSON object: "));
+        assert!(
+            RunDir::resume(dir.path(), 0).unwrap_err().to_string().contains("run.json: not a JSON object: ")
+        );
     }
 }

@@ -33,11 +33,13 @@ impl Schedule {
         }
     }
 
-    /// The rate at `time`: epochs since the start of training, so that step `i` of `n` in epoch `e` (both from 0) is at `e + i/n`.
+    /// The rate at `time`: epochs since the start of training, so that step `i` of `n` in epoch `e` (both
+    /// from 0) is at `e + i/n`.
     ///
-    /// multistep: `lr * gamma^k`, where `k` milestones have begun (milestone `m`, counted from 1, begins at time `m - 1`);
-    /// cosine: `lr/2 * (1 + cos(pi * time/epochs))`; linear: `lr * (1 - time/epochs)`;
-    /// cyclic: 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run count as its ends.
+    /// multistep: `lr * gamma^k`, where `k` milestones have begun (milestone `m`, counted from 1, begins at
+    /// time `m - 1`); cosine: `lr/2 * (1 + cos(pi * time/epochs))`; linear: `lr * (1 - time/epochs)`; cyclic:
+    /// 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run
+    /// count as its ends.
     pub fn lr(&self, time: f64) -> f64 {
         let (time, epochs) = match self.pretraining {
             before if time < before || before >= self.epochs => (time, self.epochs.min(before)),
@@ -46,7 +48,8 @@ impl Schedule {
         let part = (time / epochs).clamp(0.0, 1.0);
         let factor = match self.kind {
             ScheduleKind::Multistep => {
-                let begun = self.milestones.iter().filter(|&&milestone| time + 1.0 >= milestone as f64).count();
+                let begun =
+                    self.milestones.iter().filter(|&&milestone| time + 1.0 >= milestone as f64).count();
                 self.gamma.powi(begun as i32)
             }
             ScheduleKind::Cosine => 0.5 * (1.0 + (PI * part).cos()),
@@ -75,7 +78,8 @@ mod tests {
 
     #[test]
     fn multistep_lowers_the_rate_when_a_milestone_begins() {
-        let points = [(0.0, 0.1), (99.99, 0.1), (100.0, 0.01), (104.999, 0.01), (105.0, 0.001), (110.0, 0.001)];
+        let points =
+            [(0.0, 0.1), (99.99, 0.1), (100.0, 0.01), (104.999, 0.01), (105.0, 0.001), (110.0, 0.001)];
         check(&[], &points);
         check(&[("milestones", "1,2"), ("gamma", "0.5")], &[(0.0, 0.05), (1.0, 0.025)]);
     }
@@ -103,7 +107,10 @@ mod tests {
     #[test]
     fn the_other_schedules() {
         let run = |kind| [("schedule", kind), ("epochs", "20"), ("lr", "0.2")];
-        check(&run("cosine"), &[(0.0, 0.2), (5.0, 0.1 * (1.0 + 0.5f64.sqrt())), (10.0, 0.1), (20.0, 0.0), (25.0, 0.0)]);
+        check(
+            &run("cosine"),
+            &[(0.0, 0.2), (5.0, 0.1 * (1.0 + 0.5f64.sqrt())), (10.0, 0.1), (20.0, 0.0), (25.0, 0.0)],
+        );
         check(&run("linear"), &[(0.0, 0.2), (5.0, 0.15), (19.5, 0.005), (20.0, 0.0)]);
         check(&run("cyclic"), &[(0.0, 0.0), (4.0, 0.1), (8.0, 0.2), (14.0, 0.1), (20.0, 0.0)]);
         check(&run("constant"), &[(0.0, 0.2), (19.9, 0.2)]);

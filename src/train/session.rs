@@ -179,7 +179,8 @@ impl<'a> Session<'a> {
         let mut pending = Vec::new();
         let mut looked = Instant::now();
         for (step, indices) in batches.iter().enumerate().skip(progress.steps_done) {
-            let lr = self.schedule.lr(epoch as f64 + (step as f64 + self.config.lr_time.part()) / steps as f64);
+            let lr =
+                self.schedule.lr(epoch as f64 + (step as f64 + self.config.lr_time.part()) / steps as f64);
             pending.push(self.step(epoch, step, indices, lr)?);
             if pending.len() < look_every && step + 1 < steps && !stop.load(Ordering::Relaxed) {
                 continue;
@@ -193,7 +194,8 @@ impl<'a> Session<'a> {
             progress.images_trained += trained;
             progress.steps_done = step + 1;
             let images_per_s = progress.images_trained as f64 / progress.train_seconds.max(1e-9);
-            let left = (config.epochs - epoch) * self.train.len - ((step + 1) * config.batch).min(self.train.len);
+            let left =
+                (config.epochs - epoch) * self.train.len - ((step + 1) * config.batch).min(self.train.len);
             observer.step(&StepInfo {
                 epoch: epoch + 1,
                 epochs: config.epochs,
@@ -218,14 +220,24 @@ impl<'a> Session<'a> {
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
         let (method, settings, awp_gamma) = (self.method, &self.settings, config.awp(epoch));
         let rules = Rules { method, settings, awp_gamma, seed: config.seed, epoch };
-        let update = Update { lr: lr as f32, momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 };
+        let update = Update {
+            lr: lr as f32,
+            momentum: config.momentum as f32,
+            weight_decay: config.weight_decay as f32,
+        };
         let mut nets = Nets { net: &mut self.net, wa: self.wa.as_mut() };
         let stepped = train_step(&mut nets, &batch, &rules, &update, self.average.as_ref())?;
         Ok(Pending { step, images: indices.len(), stepped })
     }
 
     /// Reads the losses of finished steps; the last one is returned. Errors: a loss that is not a number.
-    fn look(&self, dir: &RunDir, epoch: usize, pending: &mut Vec<Pending>, progress: &mut Progress) -> Result<f32> {
+    fn look(
+        &self,
+        dir: &RunDir,
+        epoch: usize,
+        pending: &mut Vec<Pending>,
+        progress: &mut Progress,
+    ) -> Result<f32> {
         let mut last = f32::NAN;
         for done in pending.drain(..) {
             last = done.stepped.loss.item()?;
@@ -248,7 +260,8 @@ impl<'a> Session<'a> {
     ) -> Result<()> {
         let (number, config, totals) = (epoch + 1, self.config, progress.totals.clone());
         // The rate of the last step.
-        let lr = self.schedule.lr(number as f64 - (1.0 - config.lr_time.part()) / self.steps_per_epoch() as f64);
+        let lr =
+            self.schedule.lr(number as f64 - (1.0 - config.lr_time.part()) / self.steps_per_epoch() as f64);
         // A run that was stopped in the selection comes here a second time.
         if let (Some(average), Some(wa), false) = (&self.average, &mut self.wa, progress.averaged) {
             average.after_epoch(wa, &self.net, epoch)?;
@@ -262,7 +275,8 @@ impl<'a> Session<'a> {
         let due = chooses && (number % config.eval_every.max(1) == 0 || number == config.epochs);
         let chosen = if due { self.select(dir, observer, stop)? } else { None };
         let test_time = evaluated.elapsed().as_secs_f64();
-        let better = chosen.is_some_and(|(_, robust)| progress.best.is_none_or(|(_, best)| robust.percent > best));
+        let better =
+            chosen.is_some_and(|(_, robust)| progress.best.is_none_or(|(_, best)| robust.percent > best));
         if better && let Some((_, robust)) = chosen {
             progress.best = Some((number, robust.percent));
             let selection = format!("best pgd{} on {}", config.select_steps, config.select);
@@ -308,11 +322,17 @@ impl<'a> Session<'a> {
     }
 
     /// Clean and robust accuracy on the images that choose the best epoch.
-    fn select(&mut self, dir: &RunDir, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Option<(Accuracy, Accuracy)>> {
+    fn select(
+        &mut self,
+        dir: &RunDir,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Option<(Accuracy, Accuracy)>> {
         let Some(data) = &self.selection else { return Ok(None) };
         let attack = Pgd { steps: self.config.select_steps, ..self.judge_attack() };
         let net = self.wa.as_mut().unwrap_or(&mut self.net);
-        judge(net, data, &attack, self.config, &mut Watch { what: "selection", dir, observer, stop }).map(Some)
+        judge(net, data, &attack, self.config, &mut Watch { what: "selection", dir, observer, stop })
+            .map(Some)
     }
 
     fn test(
@@ -330,13 +350,22 @@ impl<'a> Session<'a> {
 
     /// PGD as it judges: the training attack's ball and step, from a random start, with eval-mode batch norm.
     fn judge_attack(&self) -> Pgd {
-        Pgd { start: Start::Uniform, bn: BnMode::Eval, ..self.settings.inner.pgd(Start::Uniform, BnMode::Eval) }
+        Pgd {
+            start: Start::Uniform,
+            bn: BnMode::Eval,
+            ..self.settings.inner.pgd(Start::Uniform, BnMode::Eval)
+        }
     }
 
-    /// Errors when the last update ruined the network: its loss on a batch of training images is no number. Nothing is saved then.
+    /// Errors when the last update ruined the network: its loss on a batch of training images is no number.
+    /// Nothing is saved then.
     fn check_weights(&mut self, dir: &RunDir, epoch: usize, progress: &Progress) -> Result<()> {
         let loss = loss_on_first(&mut self.net, &self.train, self.config.batch)?;
-        if loss.is_finite() { Ok(()) } else { Err(not_finite(loss, dir, epoch, self.steps_per_epoch(), progress)) }
+        if loss.is_finite() {
+            Ok(())
+        } else {
+            Err(not_finite(loss, dir, epoch, self.steps_per_epoch(), progress))
+        }
     }
 
     /// The final evaluation on the test images, and the summary.
@@ -367,7 +396,8 @@ impl<'a> Session<'a> {
                 json!({ "epoch": epoch, "selection_acc": selected, "select": self.config.select.to_string() }),
             );
         }
-        let job = [("model", &self.config.model), ("method", &self.config.method), ("dataset", &self.dataset)];
+        let job =
+            [("model", &self.config.model), ("method", &self.config.method), ("dataset", &self.dataset)];
         extra.extend(job.map(|(key, name)| (key.to_owned(), json!(name))));
         extra.insert("peak_memory_bytes".into(), json!(self.device.memory_in_use().1));
         let summary = Summary {

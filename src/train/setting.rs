@@ -61,7 +61,11 @@ fn number(key: &'static str, text: &str, what: &str) -> Result<(f64, Option<(f64
 /// The parts of a list, `1,2` or `[1, 2]`; empty for `none`.
 fn items(text: &str) -> Vec<&str> {
     let inner = text.trim().trim_start_matches('[').trim_end_matches(']').trim();
-    if inner.is_empty() || bare(inner) == "none" { Vec::new() } else { inner.split(',').map(str::trim).collect() }
+    if inner.is_empty() || bare(inner) == "none" {
+        Vec::new()
+    } else {
+        inner.split(',').map(str::trim).collect()
+    }
 }
 
 /// A length in pixel space, where pixels lie in `[0, 1]`; it remembers that it was written as a fraction.
@@ -84,7 +88,10 @@ impl Magnitude {
 
     /// So many times the length; of a fraction a fraction.
     pub fn times(self, factor: f64) -> Magnitude {
-        Magnitude { value: self.value * factor, fraction: self.fraction.map(|(over, under)| (over * factor, under)) }
+        Magnitude {
+            value: self.value * factor,
+            fraction: self.fraction.map(|(over, under)| (over * factor, under)),
+        }
     }
 
     /// The length as the kernels take it.
@@ -218,7 +225,10 @@ impl Setting for Vec<f64> {
     const KIND: &'static str = "NUMBER,NUMBER,..";
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        items(text).into_iter().map(|item| Ok(number(key, item, "a number; a list is written 0.5,0.25")?.0)).collect()
+        items(text)
+            .into_iter()
+            .map(|item| Ok(number(key, item, "a number; a list is written 0.5,0.25")?.0))
+            .collect()
     }
 
     fn value(&self) -> Value {
@@ -245,7 +255,10 @@ mod tests {
         assert_eq!(magnitude("-0.1", false).unwrap_err().to_string(), "eps = -0.1: must not be negative");
         for bad in ["abc", "NaN", "inf", "8/0", "8/", "1/2/3", ""] {
             let error = magnitude(bad, false).unwrap_err().to_string();
-            assert_eq!(error, format!("eps = {bad}: not a number; write 8/255, 0.0314 or, with --pixel-units, 8"));
+            assert_eq!(
+                error,
+                format!("eps = {bad}: not a number; write 8/255, 0.0314 or, with --pixel-units, 8")
+            );
         }
     }
 
@@ -256,11 +269,20 @@ mod tests {
         assert_eq!(Vec::<usize>::read("milestones", "none", false).unwrap(), [0; 0]);
         assert_eq!(Vec::<f64>::read("mean", "0.5,1/4", false).unwrap(), [0.5, 0.25]);
         assert!(
-            Vec::<usize>::read("milestones", "1;2", false).unwrap_err().to_string().starts_with("milestones = 1;2: not a list")
+            Vec::<usize>::read("milestones", "1;2", false)
+                .unwrap_err()
+                .to_string()
+                .starts_with("milestones = 1;2: not a list")
         );
         assert_eq!(f64::read("lr", "5e-4", false).unwrap(), 5e-4);
         assert_eq!(f64::read("lr", "fast", false).unwrap_err().to_string(), "lr = fast: not a number");
-        assert_eq!(usize::read("batch", "-1", false).unwrap_err().to_string(), "batch = -1: not a whole number of 0 or more");
-        assert_eq!(bool::read("pixel_units", "maybe", false).unwrap_err().to_string(), "pixel_units = maybe: not true or false");
+        assert_eq!(
+            usize::read("batch", "-1", false).unwrap_err().to_string(),
+            "batch = -1: not a whole number of 0 or more"
+        );
+        assert_eq!(
+            bool::read("pixel_units", "maybe", false).unwrap_err().to_string(),
+            "pixel_units = maybe: not true or false"
+        );
     }
 }

@@ -88,7 +88,12 @@ impl Update {
             Some(velocity) => velocity,
             None => Tensor::uninit(gradient.device(), gradient.shape())?,
         };
-        sgd(&mut param.value, gradient, &mut velocity, SgdStep { lr, momentum, weight_decay, nesterov: false, first })?;
+        sgd(
+            &mut param.value,
+            gradient,
+            &mut velocity,
+            SgdStep { lr, momentum, weight_decay, nesterov: false, first },
+        )?;
         // Without momentum there is nothing to remember: the velocity was not written.
         param.momentum = (momentum != 0.0).then_some(velocity);
         Ok(())
@@ -103,7 +108,10 @@ struct Snapshot {
 
 impl Snapshot {
     fn of(net: &Net) -> Snapshot {
-        Snapshot { values: net.params.iter().map(|p| p.value.clone()).collect(), train_passes: net.train_passes }
+        Snapshot {
+            values: net.params.iter().map(|p| p.value.clone()).collect(),
+            train_passes: net.train_passes,
+        }
     }
 
     /// Brings the parameters of `net` for which `which` holds back.
@@ -114,8 +122,9 @@ impl Snapshot {
     }
 }
 
-/// The attack of a step and the gradients of its loss. With adversarial weight perturbation (Wu, Xia, Wang, NeurIPS 2020, arXiv 2004.05884)
-/// the loss is differentiated at `w + gamma |w| / |g| g`, `g` being its gradient at w on the same adversarial images.
+/// The attack of a step and the gradients of its loss. With adversarial weight perturbation (Wu, Xia, Wang,
+/// NeurIPS 2020, arXiv 2004.05884) the loss is differentiated at `w + gamma |w| / |g| g`, `g` being its
+/// gradient at w on the same adversarial images.
 pub fn differentiate(nets: &mut Nets, batch: &Batch, rules: &Rules, given: &Given) -> Result<Differentiated> {
     let labels = labels(batch)?;
     let attacked = in_step(nets, batch, &labels, rules, given, |step| (rules.method.attack)(step))?;
@@ -176,7 +185,8 @@ fn pass(
     Ok(Differentiated { loss, terms, gradients, logits, labels, attacked, aligned })
 }
 
-/// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update is in place.
+/// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update is in
+/// place.
 fn in_step<T>(
     nets: &mut Nets,
     batch: &Batch,
@@ -206,12 +216,20 @@ fn in_step<T>(
 }
 
 /// Attacks, differentiates, updates, and lets the average follow.
-pub fn train_step(nets: &mut Nets, batch: &Batch, rules: &Rules, update: &Update, average: Option<&Average>) -> Result<Stepped> {
+pub fn train_step(
+    nets: &mut Nets,
+    batch: &Batch,
+    rules: &Rules,
+    update: &Update,
+    average: Option<&Average>,
+) -> Result<Stepped> {
     let given = Given::default();
-    let Differentiated { loss, terms, gradients, logits, labels, attacked, aligned } = differentiate(nets, batch, rules, &given)?;
+    let Differentiated { loss, terms, gradients, logits, labels, attacked, aligned } =
+        differentiate(nets, batch, rules, &given)?;
     let y = labels.as_ref().unwrap_or(batch.y);
     // A loss on one view of several has the labels of one.
-    let right = |z: &Tensor| correct(batch.x.device(), z, if z.shape()[0] == batch.y.len() { batch.y } else { y });
+    let right =
+        |z: &Tensor| correct(batch.x.device(), z, if z.shape()[0] == batch.y.len() { batch.y } else { y });
     let hits = logits.as_ref().map(right).transpose()?;
     let split = attacked.align.map(|align| align.split);
     for (param, gradient) in nets.net.params.iter_mut().zip(gradients) {

@@ -1,4 +1,5 @@
-//! Named tensors in safetensors files, as PyTorch lays them out: what commands read that compute on given data, and what they write.
+//! Named tensors in safetensors files, as PyTorch lays them out: what commands read that compute on given
+//! data, and what they write.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,8 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Reads those tensors of the safetensors or `.npz` file at `path` that are `wanted`. F64 becomes F32, I32 becomes I64.
+    /// Reads those tensors of the safetensors or `.npz` file at `path` that are `wanted`. F64 becomes F32,
+    /// I32 becomes I64.
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] for a file of another kind or a wanted tensor of another type.
     pub fn read(path: &Path, wanted: &[&str]) -> Result<TensorFile> {
@@ -64,8 +66,13 @@ impl TensorFile {
         let mut file = TensorFile { path: path.to_owned(), tensors: BTreeMap::new(), others: vec![] };
         for (name, tensor) in content.iter() {
             if wanted.contains(&name) {
-                let found =
-                    || file.wrong(format!("{name} is {:?} {:?}; expected F32, and I64 for y", tensor.dtype(), tensor.shape()));
+                let found = || {
+                    file.wrong(format!(
+                        "{name} is {:?} {:?}; expected F32, and I64 for y",
+                        tensor.dtype(),
+                        tensor.shape()
+                    ))
+                };
                 let values = values(&tensor).ok_or_else(found)?;
                 file.tensors.insert(name.to_owned(), values);
             } else {
@@ -87,10 +94,13 @@ impl TensorFile {
 
     /// The classes `[N]` that `y` holds. Errors: no y, or one that holds something else.
     pub fn labels(&self) -> Result<Vec<i32>> {
-        let label = |y: &i64| i32::try_from(*y).map_err(|_| self.wrong(format!("y holds {y}, which is no class")));
+        let label =
+            |y: &i64| i32::try_from(*y).map_err(|_| self.wrong(format!("y holds {y}, which is no class")));
         match self.get("y") {
             Some(Values::I64(shape, values)) if shape.len() == 1 => values.iter().map(label).collect(),
-            Some(Values::U8(shape, values)) if shape.len() == 1 => Ok(values.iter().map(|y| i32::from(*y)).collect()),
+            Some(Values::U8(shape, values)) if shape.len() == 1 => {
+                Ok(values.iter().map(|y| i32::from(*y)).collect())
+            }
             Some(other) => Err(self.wrong(format!("y is {}; expected I64 [N]", other.describe()))),
             None => Err(self.wrong("has no y; expected x f32 [N,C,H,W] and y i64 [N]")),
         }
@@ -99,7 +109,9 @@ impl TensorFile {
     /// `labels`, if each of them is one of so many classes.
     pub fn within(&self, labels: &[i32], classes: usize) -> Result<()> {
         match labels.iter().find(|y| !(0..classes as i32).contains(*y)) {
-            Some(bad) => Err(self.wrong(format!("y holds {bad}; the network has classes 0 to {}", classes - 1))),
+            Some(bad) => {
+                Err(self.wrong(format!("y holds {bad}; the network has classes 0 to {}", classes - 1)))
+            }
             None => Ok(()),
         }
     }
@@ -113,7 +125,8 @@ impl TensorFile {
         }
     }
 
-    /// Finite numbers of any size, shaped as images: f32 `[N,C,H,W]`, or bytes `[N,H,W,C]`, which are divided by 255.
+    /// Finite numbers of any size, shaped as images: f32 `[N,C,H,W]`, or bytes `[N,H,W,C]`, which are divided
+    /// by 255.
     pub fn changes(&self, name: &str) -> Result<Option<Images>> {
         let images = match self.get(name) {
             None => return Ok(None),
@@ -142,9 +155,13 @@ fn values(tensor: &TensorView) -> Option<Values> {
     let (shape, data) = (tensor.shape().to_vec(), tensor.data());
     Some(match tensor.dtype() {
         Dtype::F32 => Values::F32(shape, data.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect()),
-        Dtype::F64 => Values::F32(shape, data.as_chunks().0.iter().map(|c| f64::from_le_bytes(*c) as f32).collect()),
+        Dtype::F64 => {
+            Values::F32(shape, data.as_chunks().0.iter().map(|c| f64::from_le_bytes(*c) as f32).collect())
+        }
         Dtype::I64 => Values::I64(shape, data.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect()),
-        Dtype::I32 => Values::I64(shape, data.as_chunks().0.iter().map(|c| i32::from_le_bytes(*c).into()).collect()),
+        Dtype::I32 => {
+            Values::I64(shape, data.as_chunks().0.iter().map(|c| i32::from_le_bytes(*c).into()).collect())
+        }
         Dtype::U8 => Values::U8(shape, data.to_vec()),
         _ => return None,
     })
@@ -162,8 +179,12 @@ pub fn write(tensors: &BTreeMap<String, Values>, path: &Path) -> Result<()> {
     let mut raw = Vec::with_capacity(tensors.len());
     for (name, values) in tensors {
         let (dtype, shape, bytes) = match values {
-            Values::F32(shape, values) => (Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Values::I64(shape, values) => (Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Values::F32(shape, values) => {
+                (Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
+            Values::I64(shape, values) => {
+                (Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
             Values::U8(shape, values) => (Dtype::U8, shape, values.clone()),
         };
         raw.push((name.as_str(), dtype, shape.clone(), bytes));
@@ -176,7 +197,9 @@ pub fn write_raw(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) ->
     let wrong = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
     let views = tensors
         .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?)))
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?))
+        })
         .collect::<Result<Vec<_>>>()?;
     write_atomic(path, &serialize(views, None).map_err(wrong)?)
 }
@@ -203,14 +226,21 @@ mod tests {
         assert_eq!((x.shape, x.pixels), ([2, 1, 2, 3], pixels));
         match file.get("x") {
             // Planes: red of both pixels, then green, then blue.
-            Some(Values::F32(shape, values)) => assert_eq!((shape.as_slice(), values[1]), (&[2, 3, 1, 2][..], 3.0 / 16.0)),
+            Some(Values::F32(shape, values)) => {
+                assert_eq!((shape.as_slice(), values[1]), (&[2, 3, 1, 2][..], 3.0 / 16.0))
+            }
             other => panic!("{other:?}"),
         }
         let bytes = file.images("bytes").unwrap().unwrap();
         assert_eq!((bytes.shape, bytes.pixels), ([1, 1, 2, 1], vec![0.0, 1.0]));
         assert_eq!(file.labels().unwrap(), [3, 0]);
         assert!(file.within(&[3, 0], 4).is_ok());
-        assert!(file.within(&[3, 0], 3).unwrap_err().to_string().ends_with("y holds 3; the network has classes 0 to 2"));
+        assert!(
+            file.within(&[3, 0], 3)
+                .unwrap_err()
+                .to_string()
+                .ends_with("y holds 3; the network has classes 0 to 2")
+        );
         assert!(file.images("x2").unwrap().is_none());
     }
 
@@ -221,12 +251,22 @@ mod tests {
         let message = |x: Values, read: fn(&TensorFile) -> Result<Option<Images>>| {
             write(&BTreeMap::from([("x".to_owned(), x)]), &path).unwrap();
             let file = TensorFile::read(&path, &["x", "y"]).unwrap();
-            assert!(file.labels().unwrap_err().to_string().ends_with("has no y; expected x f32 [N,C,H,W] and y i64 [N]"));
+            assert!(
+                file.labels()
+                    .unwrap_err()
+                    .to_string()
+                    .ends_with("has no y; expected x f32 [N,C,H,W] and y i64 [N]")
+            );
             read(&file).err().unwrap().to_string()
         };
         let pixel = |v: f32| Values::F32(vec![1, 1, 1, 1], vec![v]);
-        assert!(message(pixel(1.5), |file| file.images("x")).ends_with("x holds 1.5; expected a number in [0,1]"));
-        assert!(message(pixel(f32::NAN), |file| file.changes("x")).ends_with("x holds NaN; expected a finite number"));
+        assert!(
+            message(pixel(1.5), |file| file.images("x")).ends_with("x holds 1.5; expected a number in [0,1]")
+        );
+        assert!(
+            message(pixel(f32::NAN), |file| file.changes("x"))
+                .ends_with("x holds NaN; expected a finite number")
+        );
         let flat = message(Values::F32(vec![2], vec![0.0; 2]), |file| file.images("x"));
         assert!(flat.ends_with("x is F32 [2]; expected F32 [N,C,H,W], or U8 [N,H,W,C]"), "{flat}");
         std::fs::write(&path, b"nothing").unwrap();

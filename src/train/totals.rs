@@ -36,7 +36,8 @@ impl Totals {
             self.hits += hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
         }
         if let Some(split) = &stepped.split {
-            let aligned = stepped.aligned.as_ref().map(|s| s.to_vec()).transpose()?.and_then(|s| s.first().copied());
+            let aligned =
+                stepped.aligned.as_ref().map(|s| s.to_vec()).transpose()?.and_then(|s| s.first().copied());
             self.margins.add(split, aligned, images)?;
         }
         self.images += images;

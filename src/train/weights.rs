@@ -24,7 +24,8 @@ pub struct WeightFile {
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     /// Integer scalars: each batch norm's `num_batches_tracked`.
     pub ints: BTreeMap<String, i64>,
-    /// `arch`, `variant`, `num_classes`, `mean`, `std`, `norm`, `eps`, `method`, `recipe`, `epoch`, `selection`, `commit`.
+    /// `arch`, `variant`, `num_classes`, `mean`, `std`, `norm`, `eps`, `method`, `recipe`, `epoch`,
+    /// `selection`, `commit`.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -54,7 +55,12 @@ impl WeightFile {
     pub fn normalisation(&self) -> Result<Option<Normalisation>> {
         let list = |key: &str| -> Result<Vec<f32>> {
             let wrong = |_| Error::file(&self.path, format!("{key} in its metadata is no list of numbers"));
-            let words = self.metadata.get(key).into_iter().flat_map(|text| text.split(',')).filter(|word| !word.is_empty());
+            let words = self
+                .metadata
+                .get(key)
+                .into_iter()
+                .flat_map(|text| text.split(','))
+                .filter(|word| !word.is_empty());
             words.map(|word| word.parse().map_err(wrong)).collect()
         };
         let says = self.metadata.contains_key("mean") || self.metadata.contains_key("std");
@@ -63,27 +69,35 @@ impl WeightFile {
 
     /// Writes into the metadata how images are normalised.
     pub fn set_normalisation(&mut self, with: &Normalisation) {
-        self.metadata.extend([("mean", &with.mean), ("std", &with.std)].map(|(key, values)| (key.to_owned(), listed(values))));
+        self.metadata.extend(
+            [("mean", &with.mean), ("std", &with.std)].map(|(key, values)| (key.to_owned(), listed(values))),
+        );
     }
 
-    /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32; the prefixes that wrappers put before every key (`module.`,
-    /// `model.`, and a leading `0.` or `1.`) go, and so do the parts of `attacker.` and `sub_block1.`, which no network computes with.
+    /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32; the prefixes that wrappers put
+    /// before every key (`module.`, `model.`, and a leading `0.` or `1.`) go, and so do the parts of
+    /// `attacker.` and `sub_block1.`, which no network computes with.
     ///
-    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor of a type that is no weight.
+    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor of a
+    /// type that is no weight.
     pub fn read(path: &Path) -> Result<WeightFile> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the weights"))?;
         let wrong = |problem: String| Error::file(path, problem);
-        let content = SafeTensors::deserialize(&bytes).map_err(|error| wrong(explain(&bytes, &error.to_string())))?;
+        let content =
+            SafeTensors::deserialize(&bytes).map_err(|error| wrong(explain(&bytes, &error.to_string())))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
         let mut file = WeightFile { path: path.to_owned(), ..WeightFile::default() };
-        file.metadata.extend(header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
+        file.metadata
+            .extend(header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
         for (full, tensor) in content.iter() {
             let name = bare_name(full).to_owned();
             if name.starts_with("attacker.") || name.starts_with("sub_block1.") {
                 continue;
             }
             if file.tensors.contains_key(&name) || file.ints.contains_key(&name) {
-                return Err(wrong(format!("{full}: a second tensor called {name} once the prefix is taken off")));
+                return Err(wrong(format!(
+                    "{full}: a second tensor called {name} once the prefix is taken off"
+                )));
             }
             if let Some(values) = floats(&tensor) {
                 file.tensors.insert(name, (tensor.shape().to_vec(), values));
@@ -91,7 +105,9 @@ impl WeightFile {
                 file.ints.insert(name, value);
             } else {
                 let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
-                return Err(wrong(format!("{full} is {found}; expected F32, F64, F16 or BF16, or one whole number")));
+                return Err(wrong(format!(
+                    "{full} is {found}; expected F32, F64, F16 or BF16, or one whole number"
+                )));
             }
         }
         Ok(file)
@@ -117,7 +133,10 @@ impl WeightFile {
         let (mut header, mut offset) = (Map::new(), 0);
         header.insert("__metadata__".into(), json!(self.metadata));
         let mut entry = |name: &String, dtype: &str, shape: &[usize], bytes: usize| {
-            header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + bytes]}));
+            header.insert(
+                name.clone(),
+                json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + bytes]}),
+            );
             offset += bytes;
         };
         // The wider type first, so that every tensor is aligned.
@@ -126,7 +145,10 @@ impl WeightFile {
         }
         for (name, (shape, values)) in &self.tensors {
             if shape.iter().product::<usize>() != values.len() {
-                return Err(Error::file(path, format!("{name} of shape {shape:?} has {} values", values.len())));
+                return Err(Error::file(
+                    path,
+                    format!("{name} of shape {shape:?} has {} values", values.len()),
+                ));
             }
             entry(name, "F32", shape, 4 * values.len());
         }
@@ -136,11 +158,15 @@ impl WeightFile {
             file.write_all(&(head.len() as u64).to_le_bytes())?;
             file.write_all(head.as_bytes())?;
             self.ints.values().try_for_each(|value| file.write_all(&value.to_le_bytes()))?;
-            self.tensors.values().flat_map(|(_, values)| values).try_for_each(|value| file.write_all(&value.to_le_bytes()))
+            self.tensors
+                .values()
+                .flat_map(|(_, values)| values)
+                .try_for_each(|value| file.write_all(&value.to_le_bytes()))
         })
     }
 
-    /// Checks that the tensors are exactly `expected`, by name and shape; [`WeightFile::ints`] may or may not be there.
+    /// Checks that the tensors are exactly `expected`, by name and shape; [`WeightFile::ints`] may or may not
+    /// be there.
     ///
     /// Errors: [`Error::File`] with every missing, extra and mis-shaped key, the first twelve by name.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
@@ -148,7 +174,9 @@ impl WeightFile {
         for (name, shape) in expected {
             match self.tensors.get(name) {
                 None => wrong.push(format!("{name} {shape:?} is missing")),
-                Some((found, _)) if found != shape => wrong.push(format!("{name} is {found:?}, expected {shape:?}")),
+                Some((found, _)) if found != shape => {
+                    wrong.push(format!("{name} is {found:?}, expected {shape:?}"))
+                }
                 Some(_) => {}
             }
         }
@@ -158,8 +186,10 @@ impl WeightFile {
         if wrong.is_empty() {
             return Ok(());
         }
-        let arch = self.metadata.get("arch").map(|arch| format!(" (the file is for {arch})")).unwrap_or_default();
-        let more = if wrong.len() > LISTED { format!("; and {} more", wrong.len() - LISTED) } else { String::new() };
+        let arch =
+            self.metadata.get("arch").map(|arch| format!(" (the file is for {arch})")).unwrap_or_default();
+        let more =
+            if wrong.len() > LISTED { format!("; and {} more", wrong.len() - LISTED) } else { String::new() };
         let count = wrong.len();
         wrong.truncate(LISTED);
         Err(Error::file(
@@ -175,7 +205,8 @@ fn explain(bytes: &[u8], reason: &str) -> String {
     // A valid file can begin with any byte, so these are looked at only after parsing failed.
     let text = bytes.trim_ascii_start();
     if text.first() == Some(&b'<') {
-        return "this is an HTML page, not weights; the download probably led to a login or error page".into();
+        return "this is an HTML page, not weights; the download probably led to a login or error page"
+            .into();
     }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]) {
         return "this is a PyTorch checkpoint; convert it with Python: safetensors.torch.save_file(state_dict, 'weights.safetensors')".into();
@@ -184,7 +215,9 @@ fn explain(bytes: &[u8], reason: &str) -> String {
         return "the file is empty".into();
     }
     if bytes.get(8) == Some(&b'{') && is_cut_off(bytes) {
-        return format!("the file is cut off: {length} bytes, fewer than its header says; download or copy it again");
+        return format!(
+            "the file is cut off: {length} bytes, fewer than its header says; download or copy it again"
+        );
     }
     format!("not a safetensors file ({length} bytes): {reason}")
 }
@@ -192,15 +225,21 @@ fn explain(bytes: &[u8], reason: &str) -> String {
 /// Whether the file ends before its header does, or before the last tensor that its header names.
 fn is_cut_off(bytes: &[u8]) -> bool {
     let Some((size, rest)) = bytes.split_first_chunk::<8>() else { return true };
-    let Some(header) = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(|size| rest.get(..size)) else { return true };
+    let Some(header) = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(|size| rest.get(..size))
+    else {
+        return true;
+    };
     let Ok(Value::Object(entries)) = serde_json::from_slice(header) else { return false };
-    let end = entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
+    let end =
+        entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
     ((rest.len() - header.len()) as u64) < end
 }
 
 /// `name` without the prefixes of wrappers.
 fn bare_name(mut name: &str) -> &str {
-    while let Some(rest) = ["module.", "model.", "0.", "1."].iter().find_map(|prefix| name.strip_prefix(prefix)) {
+    while let Some(rest) =
+        ["module.", "model.", "0.", "1."].iter().find_map(|prefix| name.strip_prefix(prefix))
+    {
         name = rest;
     }
     name
@@ -300,13 +339,20 @@ mod tests {
         let file = WeightFile::read(&path(&dir)).unwrap();
         let fitting = [("bn1.weight".to_owned(), vec![3]), ("conv1.weight".to_owned(), vec![2, 1, 1, 1])];
         file.check(&fitting).unwrap();
-        let error = file.check(&[("bn1.weight".into(), vec![4]), ("fc.bias".into(), vec![10])]).unwrap_err().to_string();
+        let error = file
+            .check(&[("bn1.weight".into(), vec![4]), ("fc.bias".into(), vec![10])])
+            .unwrap_err()
+            .to_string();
         let expected = "the weights do not fit the network (the file is for resnet-mini), 3 keys: bn1.weight is [3], expected [4]; \
                         fc.bias [10] is missing; conv1.weight [2, 1, 1, 1] is not in the network";
         assert_eq!(error, format!("{}: {expected}", path(&dir).display()));
         let many: Vec<_> = (0..20).map(|i| (format!("k{i:02}"), vec![1])).chain(fitting).collect();
         let error = file.check(&many).unwrap_err().to_string();
-        assert!(error.contains(", 20 keys: k00 [1] is missing;") && error.ends_with("k11 [1] is missing; and 8 more"), "{error}");
+        assert!(
+            error.contains(", 20 keys: k00 [1] is missing;")
+                && error.ends_with("k11 [1] is missing; and 8 more"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -323,7 +369,9 @@ mod tests {
         sample().write(&path(&dir)).unwrap();
         let bytes = std::fs::read(path(&dir)).unwrap();
         for keep in [12, 60, bytes.len() - 1] {
-            let expected = format!("the file is cut off: {keep} bytes, fewer than its header says; download or copy it again");
+            let expected = format!(
+                "the file is cut off: {keep} bytes, fewer than its header says; download or copy it again"
+            );
             assert_eq!(message(&bytes[..keep]), expected);
         }
         assert!(message(&[&bytes[..], b"more"].concat()).starts_with("not a safetensors file ("));
@@ -334,14 +382,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |views: &[(&str, Dtype, usize)]| {
             let data = [0u8; 8];
-            let views = views
-                .iter()
-                .map(|&(name, dtype, n)| (name, TensorView::new(dtype, vec![n], &data[..n * dtype.bitsize() / 8]).unwrap()));
+            let views = views.iter().map(|&(name, dtype, n)| {
+                (name, TensorView::new(dtype, vec![n], &data[..n * dtype.bitsize() / 8]).unwrap())
+            });
             safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
             WeightFile::read(&path(&dir)).unwrap_err().to_string()
         };
         let error = write(&[("a", Dtype::U8, 3)]);
-        assert!(error.ends_with("a is U8 [3]; expected F32, F64, F16 or BF16, or one whole number"), "{error}");
+        assert!(
+            error.ends_with("a is U8 [3]; expected F32, F64, F16 or BF16, or one whole number"),
+            "{error}"
+        );
         let error = write(&[("a", Dtype::F32, 1), ("module.a", Dtype::F32, 1)]);
         assert!(error.contains("a second tensor called a once the prefix is taken off"), "{error}");
         let mut file = sample();

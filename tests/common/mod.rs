@@ -56,7 +56,10 @@ pub fn devices() -> Vec<(String, Device)> {
     match cuda::status() {
         cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
         cuda::Status::Missing(reason) => {
-            assert!(std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"), "SADDLE_REQUIRE_CUDA=1, but {reason}");
+            assert!(
+                std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"),
+                "SADDLE_REQUIRE_CUDA=1, but {reason}"
+            );
         }
     }
     devices
@@ -75,13 +78,20 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32], relative: f64) {
     let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs() as f64));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let difference = (*g as f64 - *w as f64).abs();
-        assert!(difference <= relative * largest + 1e-12, "{what}: entry {i} is {g}, want {w} (largest {largest})");
+        assert!(
+            difference <= relative * largest + 1e-12,
+            "{what}: entry {i} is {g}, want {w} (largest {largest})"
+        );
     }
 }
 
 /// Runs the command line in a folder.
 pub fn saddle_in(folder: &Path, line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_saddle")).args(line.split_whitespace()).current_dir(folder).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_saddle"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .unwrap()
 }
 
 /// What a command that must succeed prints.

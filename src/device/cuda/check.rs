@@ -27,18 +27,21 @@ impl Row {
     /// The complaint about a broken promise.
     pub fn problem(&self) -> Option<String> {
         let Row { file, arch, kernel, spill_bytes, .. } = self;
-        self.broken_promise.then(|| format!("{kernel} spills {spill_bytes} bytes on {arch}, although {file} promises none"))
+        self.broken_promise
+            .then(|| format!("{kernel} spills {spill_bytes} bytes on {arch}, although {file} promises none"))
     }
 }
 
 /// Compiles all sources for each of `archs` (such as `sm_90a`) and returns a row for each kernel.
 ///
-/// Errors: NVRTC is missing; a source does not compile; the assembler says nothing about a kernel; a kernel spills although the header of
-/// its file promises none. The error names all that are wrong.
+/// Errors: NVRTC is missing; a source does not compile; the assembler says nothing about a kernel; a kernel
+/// spills although the header of its file promises none. The error names all that are wrong.
 pub fn compile_all(archs: &[&str]) -> Result<Vec<Row>> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
-    let jobs: Vec<(&str, &Source)> = archs.iter().flat_map(|arch| SOURCES.iter().map(move |source| (*arch, source))).collect();
-    let compiled: Vec<Result<Vec<Row>>> = jobs.par_iter().map(|(arch, source)| compile(arch, source)).collect();
+    let jobs: Vec<(&str, &Source)> =
+        archs.iter().flat_map(|arch| SOURCES.iter().map(move |source| (*arch, source))).collect();
+    let compiled: Vec<Result<Vec<Row>>> =
+        jobs.par_iter().map(|(arch, source)| compile(arch, source)).collect();
     let mut rows = Vec::new();
     let mut problems = Vec::new();
     for (outcome, (arch, source)) in compiled.into_iter().zip(&jobs) {
@@ -61,12 +64,22 @@ pub fn compile(arch: &str, source: &'static Source) -> Result<Vec<Row>> {
     let row = |kernel: &'static Kernel| {
         let name = kernel.name;
         let found = resources.iter().find(|r| r.kernel == name && r.registers > 0);
-        let found = found
-            .ok_or_else(|| Error::Cuda { call: "nvrtcCompileProgram", reason: format!("nothing was reported about {name}") })?;
+        let found = found.ok_or_else(|| Error::Cuda {
+            call: "nvrtcCompileProgram",
+            reason: format!("nothing was reported about {name}"),
+        })?;
         let (registers, spill_bytes, shared_bytes) =
             (found.registers, found.spill_bytes, found.shared_bytes + kernel.dynamic.cuda as u32);
         let broken_promise = spill_bytes > 0 && promises_no_spills(source);
-        Ok(Row { file: source.file, arch: arch.into(), kernel: name, registers, spill_bytes, shared_bytes, broken_promise })
+        Ok(Row {
+            file: source.file,
+            arch: arch.into(),
+            kernel: name,
+            registers,
+            spill_bytes,
+            shared_bytes,
+            broken_promise,
+        })
     };
     source.kernels.iter().map(|kernel| row(kernel)).collect()
 }

@@ -6,7 +6,9 @@ pub mod nvrtc;
 use super::kernels::SOURCES;
 use super::{Arg, Grid, Kernel, Source};
 use crate::error::{Error, Result};
-use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
+};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -76,7 +78,8 @@ fn sorted(found: Vec<Result<GpuInfo, String>>) -> (Vec<GpuInfo>, Vec<String>) {
     (usable, unusable)
 }
 
-/// All GPUs by ordinal, each with the reason when it cannot be used; the error is for what none can be used without.
+/// All GPUs by ordinal, each with the reason when it cannot be used; the error is for what none can be used
+/// without.
 fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     const NO_GPU: &str = "the NVIDIA driver works but sees no GPU (CUDA_VISIBLE_DEVICES may hide it)";
     // SAFETY: only tries to open the library.
@@ -106,7 +109,8 @@ fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
 /// What the driver says of a GPU, without a context on it; the error is why it cannot be used.
 fn gpu(ordinal: usize) -> Result<GpuInfo, String> {
     use sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     let asked = || {
         let device = result::device::get(ordinal as i32)?;
@@ -122,17 +126,24 @@ fn gpu(ordinal: usize) -> Result<GpuInfo, String> {
     Ok(gpu)
 }
 
-/// Why an NVRTC version cannot be used with a driver: drivers load no code of a CUDA generation after their own.
+/// Why an NVRTC version cannot be used with a driver: drivers load no code of a CUDA generation after their
+/// own.
 fn too_new((major, minor): (i32, i32), driver: i32) -> Option<String> {
     let generation = driver / 1000;
     let remedy = match generation {
         _ if major <= generation => return None,
         ..12 => "update the driver".into(),
-        12 => "install an NVRTC of that version (pip install nvidia-cuda-nvrtc-cu12), or update the driver".into(),
+        12 => "install an NVRTC of that version (pip install nvidia-cuda-nvrtc-cu12), or update the driver"
+            .into(),
         // From 13 on the package has no number in its name.
-        _ => format!("install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update the driver"),
+        _ => format!(
+            "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update the driver"
+        ),
     };
-    Some(format!("NVRTC {major}.{minor} is newer than the driver, which supports CUDA {}: {remedy}", dotted(driver)))
+    Some(format!(
+        "NVRTC {major}.{minor} is newer than the driver, which supports CUDA {}: {remedy}",
+        dotted(driver)
+    ))
 }
 
 /// A driver's version number as it is written: `13.0` for 13000.
@@ -140,7 +151,8 @@ fn dotted(driver: i32) -> String {
     format!("{}.{}", driver / 1000, driver % 1000 / 10)
 }
 
-/// The version of the installed driver, such as `13.0` for the CUDA version that it supports; `None` without a driver.
+/// The version of the installed driver, such as `13.0` for the CUDA version that it supports; `None` without
+/// a driver.
 pub fn driver_version() -> Option<String> {
     driver_number().map(dotted)
 }
@@ -226,7 +238,8 @@ impl Cuda {
         }
         self.bind()?;
         // SAFETY: the caller owns `bytes` bytes at `address`.
-        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemsetD8Async"))
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemsetD8Async"))
     }
 
     pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
@@ -235,7 +248,8 @@ impl Cuda {
         }
         self.bind()?;
         // SAFETY: the caller owns `bytes` bytes at both addresses.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyDtoDAsync"))
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyDtoDAsync"))
     }
 
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
@@ -243,8 +257,10 @@ impl Cuda {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the caller owns as many bytes at `address`; the stream is waited for before `bytes` can go away.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))?;
+        // SAFETY: the caller owns as many bytes at `address`; the stream is waited for before `bytes` can go
+        // away.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyHtoDAsync"))?;
         self.synchronize()
     }
 
@@ -253,8 +269,10 @@ impl Cuda {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the caller owns as many bytes at `address`; the stream is waited for before `bytes` is used.
-        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }.map_err(failed("cuMemcpyDtoHAsync"))?;
+        // SAFETY: the caller owns as many bytes at `address`; the stream is waited for before `bytes` is
+        // used.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyDtoHAsync"))?;
         self.synchronize()
     }
 
@@ -275,10 +293,16 @@ impl Cuda {
                 &mut params,
             )
         }
-        .map_err(|e| Error::Launch { kernel: kernel.name.into(), grid: grid.0, block, reason: explain(&e) })
+        .map_err(|e| Error::Launch {
+            kernel: kernel.name.into(),
+            grid: grid.0,
+            block,
+            reason: explain(&e),
+        })
     }
 
-    /// The compiled kernel. A source is compiled whole, and all its functions are resolved, when the first of them is used.
+    /// The compiled kernel. A source is compiled whole, and all its functions are resolved, when the first of
+    /// them is used.
     fn function(&self, kernel: &'static Kernel) -> Result<sys::CUfunction> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !loaded.functions.contains_key(kernel.name) {
@@ -288,8 +312,11 @@ impl Cuda {
                 let function = module.load_function(other.name).map_err(failed("cuModuleGetFunction"))?;
                 if other.dynamic.cuda > 0 {
                     // More than 48 KiB only for those who ask.
-                    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                    function.set_attribute(attribute, other.dynamic.cuda as i32).map_err(failed("cuFuncSetAttribute"))?;
+                    let attribute =
+                        sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    function
+                        .set_attribute(attribute, other.dynamic.cuda as i32)
+                        .map_err(failed("cuFuncSetAttribute"))?;
                 }
                 loaded.functions.insert(other.name, function);
             }
@@ -297,16 +324,18 @@ impl Cuda {
         }
         match loaded.functions.get(kernel.name) {
             Some(function) => Ok(function.cu_function()),
-            None => {
-                Err(Error::Cuda { call: "cuModuleGetFunction", reason: format!("{} is not in {}", kernel.name, kernel.file) })
-            }
+            None => Err(Error::Cuda {
+                call: "cuModuleGetFunction",
+                reason: format!("{} is not in {}", kernel.name, kernel.file),
+            }),
         }
     }
 
     /// A source as the driver runs it. A cached image that the driver refuses is compiled anew, once.
     fn module(&self, source: &Source) -> Result<Arc<CudaModule>> {
         self.bind()?;
-        let load = |image| self.context.load_module(Ptx::from_binary(image)).map_err(failed("cuModuleLoadData"));
+        let load =
+            |image| self.context.load_module(Ptx::from_binary(image)).map_err(failed("cuModuleLoadData"));
         if let Some((image, file)) = nvrtc::cached(source, &self.arch)? {
             if let Ok(module) = load(image) {
                 return Ok(module);
@@ -358,9 +387,9 @@ mod tests {
         let told = too_new((12, 9), 11080).unwrap();
         assert_eq!(told, "NVRTC 12.9 is newer than the driver, which supports CUDA 11.8: update the driver");
         assert!(
-            too_new((14, 0), 13020)
-                .unwrap()
-                .contains("CUDA 13.2: install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc==13.*')")
+            too_new((14, 0), 13020).unwrap().contains(
+                "CUDA 13.2: install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc==13.*')"
+            )
         );
     }
 }

@@ -70,7 +70,9 @@ pub fn version() -> Result<(i32, i32), String> {
     }
     let (mut major, mut minor) = (0, 0);
     // SAFETY: fills two integers.
-    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().map_err(|e| format!("NVRTC does not answer: {e:?}"))?;
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }
+        .result()
+        .map_err(|e| format!("NVRTC does not answer: {e:?}"))?;
     new_enough((major, minor))
 }
 
@@ -103,8 +105,12 @@ fn present() -> Result<(i32, i32)> {
 }
 
 fn options(arch: &Arch) -> Vec<String> {
-    let mut options =
-        vec![format!("--gpu-architecture={}", arch.name), "--std=c++17".into(), "-default-device".into(), "-lineinfo".into()];
+    let mut options = vec![
+        format!("--gpu-architecture={}", arch.name),
+        "--std=c++17".into(),
+        "-default-device".into(),
+        "-lineinfo".into(),
+    ];
     // Constants that only the host or only Rust reads are no mistake.
     options.push("--diag-suppress=177".into());
     if arch.name.starts_with("sm_") {
@@ -113,7 +119,8 @@ fn options(arch: &Arch) -> Vec<String> {
     options
 }
 
-/// The image of a source for an architecture and its file, when the cache folder has it (`SADDLE_CACHE`, else the user's cache folder).
+/// The image of a source for an architecture and its file, when the cache folder has it (`SADDLE_CACHE`, else
+/// the user's cache folder).
 pub fn cached(source: &Source, arch: &Arch) -> Result<Option<(Vec<u8>, PathBuf)>> {
     let Some(path) = cache_file(source, arch)? else { return Ok(None) };
     Ok(read(&path).map(|image| (image, path)))
@@ -183,8 +190,9 @@ pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
         .result()
         .map_err(|e| failed(format!("{e:?}")))?;
         let outcome = result::compile_program(program, &options(arch));
-        let log =
-            result::get_program_log(program).map(|l| l.iter().map(|c| *c as u8 as char).collect::<String>()).unwrap_or_default();
+        let log = result::get_program_log(program)
+            .map(|l| l.iter().map(|c| *c as u8 as char).collect::<String>())
+            .unwrap_or_default();
         let log = log.replace('\0', "");
         let image = match outcome {
             Ok(()) => image(program, arch).map_err(failed),
@@ -197,17 +205,21 @@ pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
 
 /// The log without what the assembler says about the kernels that it could translate.
 fn complaints(log: &str) -> String {
-    let lines = log.lines().filter(|line| !line.starts_with("ptxas info") && !line.starts_with("ptxas         ."));
+    let lines =
+        log.lines().filter(|line| !line.starts_with("ptxas info") && !line.starts_with("ptxas         ."));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// One line about complaints: the first error, and where the rest is; `None` where there are none. All of them go to a file in the cache folder.
+/// One line about complaints: the first error, and where the rest is; `None` where there are none. All of
+/// them go to a file in the cache folder.
 fn told(source: &Source, arch: &Arch, complaints: &str) -> Option<String> {
     let (first, further) = first_error(complaints)?;
     // The name may be what a user typed.
     let arch = arch.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let name = format!("{}-{arch}.log", source.file.trim_end_matches(".cu"));
-    let path = cache_folder().map(|folder| folder.join(name)).filter(|path| store(path, complaints.as_bytes()).is_ok());
+    let path = cache_folder()
+        .map(|folder| folder.join(name))
+        .filter(|path| store(path, complaints.as_bytes()).is_ok());
     let rest = if further == 1 { "1 more line".to_owned() } else { format!("{further} more lines") };
     Some(match path {
         Some(path) if further == 0 => format!("{first} (all in {})", path.display()),
@@ -235,16 +247,21 @@ unsafe fn image(program: sys::nvrtcProgram, arch: &Arch) -> Result<Vec<u8>, Stri
             sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(|e| format!("{e:?}"))?;
             Ok(image)
         } else {
-            result::get_ptx(program).map(|ptx| ptx.iter().map(|c| *c as u8).collect()).map_err(|e| format!("{e:?}"))
+            result::get_ptx(program)
+                .map(|ptx| ptx.iter().map(|c| *c as u8).collect())
+                .map_err(|e| format!("{e:?}"))
         }
     }
 }
 
-/// Reads the assembler's verbose lines: a line that names the function, then its stack and spills, then registers and shared memory.
+/// Reads the assembler's verbose lines: a line that names the function, then its stack and spills, then
+/// registers and shared memory.
 fn resources(log: &str) -> Vec<Resources> {
     let mut found: Vec<Resources> = Vec::new();
     for line in log.lines() {
-        if let Some(name) = line.split("Compiling entry function '").nth(1).and_then(|rest| rest.split('\'').next()) {
+        if let Some(name) =
+            line.split("Compiling entry function '").nth(1).and_then(|rest| rest.split('\'').next())
+        {
             found.push(Resources { kernel: name.into(), registers: 0, spill_bytes: 0, shared_bytes: 0 });
         }
         let Some(current) = found.last_mut() else { continue };
@@ -254,7 +271,8 @@ fn resources(log: &str) -> Vec<Resources> {
                 .filter(|head| head.len() < line.len())
                 .and_then(|head| head.rsplit(' ').find(|w| !w.is_empty())?.parse::<u32>().ok())
         };
-        current.spill_bytes += before(" bytes spill stores").unwrap_or(0) + before(" bytes spill loads").unwrap_or(0);
+        current.spill_bytes +=
+            before(" bytes spill stores").unwrap_or(0) + before(" bytes spill loads").unwrap_or(0);
         current.registers = before(" registers").unwrap_or(current.registers);
         current.shared_bytes = before(" bytes smem").unwrap_or(current.shared_bytes);
     }
@@ -283,7 +301,8 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
     #[test]
     fn the_assembler_is_understood() {
         let found = resources(LOG);
-        let numbers: Vec<_> = found.iter().map(|r| (r.kernel.as_str(), r.registers, r.spill_bytes, r.shared_bytes)).collect();
+        let numbers: Vec<_> =
+            found.iter().map(|r| (r.kernel.as_str(), r.registers, r.spill_bytes, r.shared_bytes)).collect();
         assert_eq!(numbers, [("tile", 168, 56, 4096), ("row", 26, 0, 0)]);
         assert_eq!(
             complaints(LOG),
@@ -304,7 +323,12 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
         assert_eq!(new_enough((12, 0)), Ok((12, 0)));
         assert_eq!(new_enough((13, 5)), Ok((13, 5)));
         let told = new_enough((11, 8)).unwrap_err();
-        assert!(told.starts_with("the run-time compiler NVRTC 11.8 (libnvrtc.so) is too old, 12.0 or newer is needed"), "{told}");
+        assert!(
+            told.starts_with(
+                "the run-time compiler NVRTC 11.8 (libnvrtc.so) is too old, 12.0 or newer is needed"
+            ),
+            "{told}"
+        );
     }
 
     #[test]
@@ -316,7 +340,9 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
         let told = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
         let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" is undefined (";
         assert!(told.starts_with(head) && told.lines().count() == 1, "{told}");
-        if let Some(path) = told.strip_suffix(')').and_then(|told| told.split_once("all in ")).map(|(_, path)| path) {
+        if let Some(path) =
+            told.strip_suffix(')').and_then(|told| told.split_once("all in ")).map(|(_, path)| path)
+        {
             assert!(path.ends_with("wrong-sm_80.log"), "{told}");
             let log = std::fs::read_to_string(path).unwrap();
             std::fs::remove_file(path).unwrap();

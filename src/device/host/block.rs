@@ -5,7 +5,8 @@ use super::switch::Fiber;
 use crate::device::Arg;
 use std::ffi::c_char;
 
-/// The first part, up to `result`, is the same struct as `SaddleBlock` in the shim; kernels do not see the rest.
+/// The first part, up to `result`, is the same struct as `SaddleBlock` in the shim; kernels do not see the
+/// rest.
 #[repr(C)]
 pub(super) struct Block {
     pub block_idx: [u32; 3],
@@ -37,7 +38,8 @@ pub(super) struct Block {
     pub idle: *mut Fiber,
 }
 
-/// A kernel's trampoline: runs the threads of the current block that have not started yet, one after the other.
+/// A kernel's trampoline: runs the threads of the current block that have not started yet, one after the
+/// other.
 pub(super) type Enter = unsafe extern "C" fn(*const Arg);
 
 /// Shared arrays that one source file may declare.

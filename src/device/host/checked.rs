@@ -1,4 +1,5 @@
-//! Checked mode: guard pages behind buffers, red zones behind shared arrays, NaN in both; and the arena of shared memory.
+//! Checked mode: guard pages behind buffers, red zones behind shared arrays, NaN in both; and the arena of
+//! shared memory.
 
 use super::block::{Block, SLOTS, saddle_get_block};
 use crate::device::Arg;
@@ -44,7 +45,9 @@ impl Arena {
             let zone = unsafe { std::slice::from_raw_parts(self.start().add(end), RED_ZONE) };
             if let Some(at) = zone.iter().position(|byte| *byte != POISON) {
                 let size = end - (block.slots[slot] as usize - 1);
-                return Err(format!("out-of-bounds write: {at} bytes past the end of a shared array of {size} bytes"));
+                return Err(format!(
+                    "out-of-bounds write: {at} bytes past the end of a shared array of {size} bytes"
+                ));
             }
         }
         Ok(())
@@ -69,14 +72,24 @@ impl Mapping {
         let inside = bytes.max(1).checked_next_multiple_of(page).ok_or_else(out_of_memory)?;
         let whole = inside.checked_add(2 * page).ok_or_else(out_of_memory)?;
         // SAFETY: an anonymous private mapping at an address of the system's choice.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                whole,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
         if at == libc::MAP_FAILED {
             return Err(out_of_memory());
         }
         let mapping = Mapping { start: at as usize + page, whole: at as usize, bytes: whole };
         // SAFETY: a range inside the mapping made above.
-        if unsafe { libc::mprotect(mapping.start as *mut c_void, inside, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+        if unsafe { libc::mprotect(mapping.start as *mut c_void, inside, libc::PROT_READ | libc::PROT_WRITE) }
+            != 0
+        {
             return Err(out_of_memory());
         }
         Ok(mapping)
@@ -110,8 +123,11 @@ pub(in crate::device) fn allocate_guarded(bytes: usize) -> Result<u64> {
     let end = mapping.end();
     let address = (end - bytes.max(1).next_multiple_of(16)) as u64;
     // SAFETY: the bytes between the buffer and its guard page, inside the mapping.
-    unsafe { std::ptr::write_bytes((address as usize + bytes) as *mut u8, POISON, end - address as usize - bytes) };
-    let entry = GUARDS.iter().find(|e| e[0].compare_exchange(0, end, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+    unsafe {
+        std::ptr::write_bytes((address as usize + bytes) as *mut u8, POISON, end - address as usize - bytes)
+    };
+    let entry =
+        GUARDS.iter().find(|e| e[0].compare_exchange(0, end, Ordering::AcqRel, Ordering::Relaxed).is_ok());
     if let Some(entry) = entry {
         entry[1].store(bytes, Ordering::Release);
     }
@@ -130,11 +146,13 @@ pub(in crate::device) fn release_guarded(address: u64) {
     }
 }
 
-/// An explanation when a kernel wrote between the end of a buffer among its arguments and the guard page: up to 15 bytes, because buffers
-/// start at multiples of 16.
+/// An explanation when a kernel wrote between the end of a buffer among its arguments and the guard page: up
+/// to 15 bytes, because buffers start at multiples of 16.
 pub(super) fn check_buffer_ends(args: &[Arg]) -> Result<(), String> {
     let guarded = guarded().lock().unwrap_or_else(PoisonError::into_inner);
-    for (address, (mapping, bytes)) in args.iter().filter_map(|arg| guarded.get(&arg.0).map(|found| (arg.0 as usize, found))) {
+    for (address, (mapping, bytes)) in
+        args.iter().filter_map(|arg| guarded.get(&arg.0).map(|found| (arg.0 as usize, found)))
+    {
         let end = address + bytes;
         // SAFETY: inside the mapping, which lives as long as its entry.
         let padding = unsafe { std::slice::from_raw_parts(end as *const u8, mapping.end() - end) };
@@ -161,16 +179,19 @@ pub(in crate::device) fn install_fault_handler() {
 }
 
 extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-    // SAFETY: the system passes a valid siginfo; everything below reads plain memory and calls write and _exit.
+    // SAFETY: the system passes a valid siginfo; everything below reads plain memory and calls write and
+    // _exit.
     unsafe {
         let address = (*info).si_addr() as usize;
         let block = saddle_get_block();
         let page = page_size();
-        let hit = GUARDS.iter().map(|e| (e[0].load(Ordering::Acquire), e[1].load(Ordering::Acquire))).find(|(end, size)| {
-            *end != 0
-                && ((*end..*end + page).contains(&address)
-                    || (end - size.max(&1).next_multiple_of(page)).wrapping_sub(address) <= page)
-        });
+        let hit = GUARDS.iter().map(|e| (e[0].load(Ordering::Acquire), e[1].load(Ordering::Acquire))).find(
+            |(end, size)| {
+                *end != 0
+                    && ((*end..*end + page).contains(&address)
+                        || (end - size.max(&1).next_multiple_of(page)).wrapping_sub(address) <= page)
+            },
+        );
         let mut line = Line { text: [0; 512], len: 0 };
         line.str(b"error: ");
         if !block.is_null() {
@@ -179,7 +200,10 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void
                 .str(CStr::from_ptr(block.kernel).to_bytes())
                 .str(b", block [")
                 .number(block.block_idx[0] as usize);
-            line.str(b", ").number(block.block_idx[1] as usize).str(b", ").number(block.block_idx[2] as usize);
+            line.str(b", ")
+                .number(block.block_idx[1] as usize)
+                .str(b", ")
+                .number(block.block_idx[2] as usize);
             line.str(b"], thread ").number(block.thread as usize).str(b": ");
         }
         match hit {
@@ -188,7 +212,9 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void
                 line.str(b" bytes past the end of a buffer of ").number(size).str(b" bytes");
             }
             Some((_, size)) => {
-                line.str(b"out-of-bounds access before the start of a buffer of ").number(size).str(b" bytes");
+                line.str(b"out-of-bounds access before the start of a buffer of ")
+                    .number(size)
+                    .str(b" bytes");
             }
             None => {
                 line.str(b"invalid memory access (signal ").number(signal as usize).str(b")");

@@ -1,10 +1,11 @@
 //! Runs blocks: one fiber per waiting thread.
 //!
-//! A worker enters a kernel's trampoline on a fiber; the trampoline runs one thread of the block after the other. When a thread has to
-//! wait, it parks its fiber, and a fresh fiber goes on with the threads not yet started. Once every thread has either ended or parked, the
-//! worker looks for a meeting that is complete (all threads of the block at one barrier, all lanes of a mask at one warp operation; see
-//! [`meeting`](super::meeting)) and resumes who met. When nothing is complete, the kernel diverged: that is an error which names who waits
-//! where, never a hang.
+//! A worker enters a kernel's trampoline on a fiber; the trampoline runs one thread of the block after the
+//! other. When a thread has to wait, it parks its fiber, and a fresh fiber goes on with the threads not yet
+//! started. Once every thread has either ended or parked, the worker looks for a meeting that is complete
+//! (all threads of the block at one barrier, all lanes of a mask at one warp operation; see
+//! [`meeting`](super::meeting)) and resumes who met. When nothing is complete, the kernel diverged: that is
+//! an error which names who waits where, never a hang.
 
 use super::Order;
 use super::block::{Block, Enter, SLOTS, saddle_get_block, saddle_set_block};
@@ -97,7 +98,8 @@ impl Worker {
             home: &raw mut home,
             idle: self.idle,
         };
-        // Kernels change the block behind the compiler's back: it is only touched through this pointer from here on.
+        // Kernels change the block behind the compiler's back: it is only touched through this pointer from
+        // here on.
         let shared: *mut Block = &raw mut described;
         // SAFETY: `described` outlives every use: fibers are parked or done when this function returns.
         unsafe { saddle_set_block(shared) };
@@ -122,7 +124,11 @@ impl Worker {
                 let (block, args) = unsafe { (&*shared, &*launch.args) };
                 outcome = arena.check_red_zones(block).and_then(|()| check_buffer_ends(args));
             }
-            outcome.map_err(|reason| Error::Kernel { kernel: launch.kernel.name.into(), block: place, reason })
+            outcome.map_err(|reason| Error::Kernel {
+                kernel: launch.kernel.name.into(),
+                block: place,
+                reason,
+            })
         });
         // SAFETY: no kernel runs on this OS thread any more.
         unsafe {
@@ -137,7 +143,8 @@ impl Worker {
     }
 
     fn run_block(&mut self, launch: &Launch, block: *mut Block) -> Result<(), String> {
-        // SAFETY: `block` points to the live block of this OS thread, and only idle or waiting fibers are switched to.
+        // SAFETY: `block` points to the live block of this OS thread, and only idle or waiting fibers are
+        // switched to.
         unsafe {
             // No round yet: a thread that waits comes back here.
             (*block).position = (*block).threads;
@@ -171,7 +178,8 @@ impl Worker {
         self.waits.fill(Wait::FREE);
         self.idle = null_mut();
         for fiber in &self.fibers {
-            // SAFETY: no kernel runs on this OS thread, and kernel frames own nothing that would have to be dropped.
+            // SAFETY: no kernel runs on this OS thread, and kernel frames own nothing that would have to be
+            // dropped.
             unsafe {
                 (**fiber).restart(fiber_main);
                 (**fiber).next = self.idle;
@@ -214,7 +222,8 @@ extern "C" fn fiber_main() -> ! {
     }
 }
 
-/// The fiber of the next thread of the round, or, when there is none, the worker; it becomes the one that runs.
+/// The fiber of the next thread of the round, or, when there is none, the worker; it becomes the one that
+/// runs.
 ///
 /// # Safety
 /// With the block of this OS thread.
@@ -226,7 +235,8 @@ unsafe fn next(block: *mut Block) -> *mut Fiber {
         while (*block).position < (*block).threads {
             let position = (*block).position as usize;
             (*block).position += 1;
-            let thread = if (*block).order.is_null() { position } else { *(*block).order.add(position) as usize };
+            let thread =
+                if (*block).order.is_null() { position } else { *(*block).order.add(position) as usize };
             let wait = (*block).waits.add(thread);
             if (*wait).state == State::Met {
                 (*wait).state = State::Free;
@@ -241,8 +251,9 @@ unsafe fn next(block: *mut Block) -> *mut Fiber {
     }
 }
 
-/// The part of `saddle_wait` that decides: kernels call `saddle_wait` (through the shim) when a thread must wait, it saves the thread's
-/// registers, calls this and switches to the fiber that is to run next. `place` is the kind of the wait plus 8 times the source line.
+/// The part of `saddle_wait` that decides: kernels call `saddle_wait` (through the shim) when a thread must
+/// wait, it saves the thread's registers, calls this and switches to the fiber that is to run next. `place`
+/// is the kind of the wait plus 8 times the source line.
 ///
 /// # Safety
 /// Only from `saddle_wait`, on a fiber, with the block of this OS thread.
@@ -254,11 +265,13 @@ pub(super) unsafe extern "C" fn saddle_park(
     lane: u32,
     file: *const c_char,
 ) -> Switch {
-    // SAFETY: a block has one wait for each of its threads. The next fiber is another one: this one's thread has only begun to wait.
+    // SAFETY: a block has one wait for each of its threads. The next fiber is another one: this one's thread
+    // has only begun to wait.
     unsafe {
         let from = (*block).running;
         let state = STATES[(place & 7) as usize];
-        *(*block).waits.add((*block).thread as usize) = Wait { state, mask, lane, line: place >> 3, file, value, fiber: from };
+        *(*block).waits.add((*block).thread as usize) =
+            Wait { state, mask, lane, line: place >> 3, file, value, fiber: from };
         Switch::new(from, next(block))
     }
 }

@@ -38,11 +38,20 @@ pub(super) enum State {
 }
 
 /// The numbers that the shim gives to what a thread can wait for (`SaddleWait`).
-pub(super) const STATES: [State; 8] =
-    [State::Block, State::Sync, State::Shuffle, State::Ballot, State::All, State::Any, State::Free, State::Free];
+pub(super) const STATES: [State; 8] = [
+    State::Block,
+    State::Sync,
+    State::Shuffle,
+    State::Ballot,
+    State::All,
+    State::Any,
+    State::Free,
+    State::Free,
+];
 
 impl Wait {
-    pub const FREE: Wait = Wait { state: State::Free, mask: 0, lane: 0, line: 0, file: null(), value: 0, fiber: null_mut() };
+    pub const FREE: Wait =
+        Wait { state: State::Free, mask: 0, lane: 0, line: 0, file: null(), value: 0, fiber: null_mut() };
 
     fn same_place(&self, other: &Wait) -> bool {
         (self.line, self.file) == (other.line, other.file)
@@ -59,8 +68,9 @@ impl Wait {
     }
 }
 
-/// Lets everybody go on whose meeting is complete: their state becomes [`State::Met`], their value the result. All threads have started;
-/// `waits` has one entry a thread. Returns whether anybody goes on: if not, all have ended. The error explains why nobody can go on.
+/// Lets everybody go on whose meeting is complete: their state becomes [`State::Met`], their value the
+/// result. All threads have started; `waits` has one entry a thread. Returns whether anybody goes on: if not,
+/// all have ended. The error explains why nobody can go on.
 pub(super) fn meet(waits: &mut [Wait]) -> Result<bool, String> {
     let first = waits[0];
     if waits.iter().all(|w| w.state == State::Block && w.same_place(&first)) {
@@ -120,11 +130,16 @@ fn incomplete_barrier(waits: &[Wait]) -> Result<bool, String> {
     let Some((thread, first)) = waiting.next() else { return Ok(false) };
     let place = first.place();
     if let Some((other, wait)) = waiting.find(|(_, w)| !w.same_place(first)) {
-        return Err(format!("barrier in a branch: thread {thread} waits at {place}, thread {other} at {}", wait.place()));
+        return Err(format!(
+            "barrier in a branch: thread {thread} waits at {place}, thread {other} at {}",
+            wait.place()
+        ));
     }
     let (arrived, threads) = (waits.iter().filter(|w| w.state == State::Block).count(), waits.len());
     let missing = waits.iter().position(|w| w.state == State::Free).unwrap_or(threads);
-    Err(format!("{arrived} of {threads} threads wait at the barrier {place}, but thread {missing} ended without it"))
+    Err(format!(
+        "{arrived} of {threads} threads wait at the barrier {place}, but thread {missing} ended without it"
+    ))
 }
 
 /// Gives every lane of a complete meeting its result.
@@ -137,7 +152,9 @@ fn complete(lanes: &mut [Wait], meeting: Wait) -> Result<(), String> {
         lane.value = match lane.state {
             State::Shuffle if mask >> lane.lane & 1 == 0 => {
                 let (place, from) = (lane.place(), lane.lane);
-                return Err(format!("{place}: lane {number} reads from lane {from}, which mask {mask:#010x} does not name"));
+                return Err(format!(
+                    "{place}: lane {number} reads from lane {from}, which mask {mask:#010x} does not name"
+                ));
             }
             State::Shuffle => values[lane.lane as usize],
             State::Ballot => ones as u64,

@@ -1,7 +1,8 @@
 //! The host device: CUDA kernels on the CPU.
 //!
-//! Blocks are spread over the cores (see `spread`); the threads of a block run as plain calls on one fiber until one of them has to wait
-//! (see `fiber`). Every kernel exists in machine code for several instruction sets; the best one that the CPU has is used.
+//! Blocks are spread over the cores (see `spread`); the threads of a block run as plain calls on one fiber
+//! until one of them has to wait (see `fiber`). Every kernel exists in machine code for several instruction
+//! sets; the best one that the CPU has is used.
 
 mod block;
 mod checked;
@@ -20,7 +21,8 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The order in which the threads of a block start, in checked mode. A kernel whose result depends on it lacks a barrier.
+/// The order in which the threads of a block start, in checked mode. A kernel whose result depends on it
+/// lacks a barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Forward,
@@ -31,7 +33,8 @@ pub enum Order {
 
 /// The CPU as a device.
 pub(super) struct Host {
-    /// The index of the instruction set in [`INSTRUCTION_SETS`], or the one behind the last for CUDA's launch shapes.
+    /// The index of the instruction set in [`INSTRUCTION_SETS`], or the one behind the last for CUDA's launch
+    /// shapes.
     isa: usize,
     pub shapes: Shapes,
     /// Checked mode and its order.
@@ -53,7 +56,9 @@ impl Host {
             _ if shapes == Shapes::Cuda => INSTRUCTION_SETS.len(),
             Ok(name) => {
                 let known = INSTRUCTION_SETS.iter().position(|n| *n == name);
-                let isa = known.ok_or_else(|| Error::unknown("instruction set (SADDLE_HOST_ISA)", &name, INSTRUCTION_SETS))?;
+                let isa = known.ok_or_else(|| {
+                    Error::unknown("instruction set (SADDLE_HOST_ISA)", &name, INSTRUCTION_SETS)
+                })?;
                 if isa > best_instruction_set() {
                     return Err(Error::Device {
                         device: "host".into(),
@@ -114,9 +119,13 @@ impl Host {
         match item {
             Recorded::Launch { kernel, grid, args } => self.launch(kernel, *grid, args)?,
             // SAFETY: addresses and sizes come from live buffers, or from blocks that the graph keeps.
-            Recorded::Zero { address, bytes } => unsafe { std::ptr::write_bytes(*address as *mut u8, 0, *bytes) },
+            Recorded::Zero { address, bytes } => unsafe {
+                std::ptr::write_bytes(*address as *mut u8, 0, *bytes)
+            },
             // SAFETY: as above; source and target are different buffers.
-            Recorded::Copy { from, to, bytes } => unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) },
+            Recorded::Copy { from, to, bytes } => unsafe {
+                std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes)
+            },
         }
         Ok(())
     }
@@ -138,7 +147,10 @@ impl Host {
 
     pub fn refuse_while_capturing(&self, what: &str) -> Result<()> {
         if self.capturing.load(Ordering::Relaxed) {
-            return Err(Error::Device { device: "host".into(), reason: format!("cannot {what} while a graph is captured") });
+            return Err(Error::Device {
+                device: "host".into(),
+                reason: format!("cannot {what} while a graph is captured"),
+            });
         }
         Ok(())
     }
@@ -173,7 +185,8 @@ fn best_instruction_set() -> usize {
     0
 }
 
-/// Allocates host memory; large blocks start at a huge-page boundary, so that the system may back them with huge pages.
+/// Allocates host memory; large blocks start at a huge-page boundary, so that the system may back them with
+/// huge pages.
 pub(super) fn allocate(bytes: usize, align: usize) -> Result<u64> {
     let (free, total) = if bytes >= HUGE { checked::system_memory() } else { (0, 0) };
     let out_of_memory = || Error::OutOfMemory { device: "host".into(), asked: bytes, free, total };

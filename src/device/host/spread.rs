@@ -1,12 +1,14 @@
 //! Spreads the blocks of a launch over the cores.
 //!
-//! Each worker has a share of the blocks, the same part of every launch: blocks come in the order of the images, so that what a kernel reads
-//! was mostly written by the same core a kernel earlier, and lies in its cache. A worker that is done helps with the others' shares.
+//! Each worker has a share of the blocks, the same part of every launch: blocks come in the order of the
+//! images, so that what a kernel reads was mostly written by the same core a kernel earlier, and lies in its
+//! cache. A worker that is done helps with the others' shares.
 //!
-//! The launching thread works itself, and asks rayon for helpers. It waits only for blocks that a helper has begun: a helper that wakes up
-//! late finds nothing left and goes away, so that a short launch never waits for a sleeping thread. After its last block a helper lingers
-//! for a moment and takes part in the next launch: helpers that slept between short launches were often woken on the launching thread's own
-//! core and stayed there (a digits training step took 41 ms in half of all processes, and 25 in the others).
+//! The launching thread works itself, and asks rayon for helpers. It waits only for blocks that a helper has
+//! begun: a helper that wakes up late finds nothing left and goes away, so that a short launch never waits
+//! for a sleeping thread. After its last block a helper lingers for a moment and takes part in the next
+//! launch: helpers that slept between short launches were often woken on the launching thread's own core and
+//! stayed there (a digits training step took 41 ms in half of all processes, and 25 in the others).
 
 use super::fiber::{Launch, run_blocks};
 use crate::error::{Error, Result};
@@ -15,10 +17,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A worker takes a quarter of what is left of a share at a time: neighbouring blocks, which share data in the cache, and in the end single
-/// ones, so that all workers end together.
+/// A worker takes a quarter of what is left of a share at a time: neighbouring blocks, which share data in
+/// the cache, and in the end single ones, so that all workers end together.
 const PART: usize = 4;
-/// How often the launching thread looks whether the helpers are done before it lets other threads have its core.
+/// How often the launching thread looks whether the helpers are done before it lets other threads have its
+/// core.
 const LOOKS: usize = 2000;
 
 /// How long a helper waits for the next launch.
@@ -67,8 +70,8 @@ impl Share {
     }
 }
 
-// SAFETY: the launch is plain data and pointers to arguments that are only read; buffers that kernels write are split among blocks by the
-// kernels themselves.
+// SAFETY: the launch is plain data and pointers to arguments that are only read; buffers that kernels write
+// are split among blocks by the kernels themselves.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}

@@ -1,15 +1,16 @@
 //! Switching between stacks: a fiber is a stack and the place on it where it stopped.
 //!
-//! Fibers switch to each other directly, and leave `saddle_wait` with a jump, not a return: the processor predicts a return from the last
-//! call, which another fiber made from another barrier, and each wrong guess would cost as much as the whole switch.
+//! Fibers switch to each other directly, and leave `saddle_wait` with a jump, not a return: the processor
+//! predicts a return from the last call, which another fiber made from another barrier, and each wrong guess
+//! would cost as much as the whole switch.
 
 use super::checked::Mapping;
 use crate::error::Result;
 use std::ptr::null_mut;
 
 const STACK: usize = 256 * 1024;
-/// Stacks start at different distances from the end of a page, a cache line each: at equal ones, the fibers of a block would compete for
-/// the same few lines of the cache.
+/// Stacks start at different distances from the end of a page, a cache line each: at equal ones, the fibers
+/// of a block would compete for the same few lines of the cache.
 const STAGGER: usize = 64;
 
 /// A stack, and where it was left.
@@ -28,7 +29,8 @@ impl Fiber {
         Fiber { sp: null_mut(), top: null_mut(), next: null_mut(), _stack: None }
     }
 
-    /// A fiber that starts with `entry`, which never returns. `number` tells the fibers of an OS thread apart.
+    /// A fiber that starts with `entry`, which never returns. `number` tells the fibers of an OS thread
+    /// apart.
     pub fn new(number: usize, entry: extern "C" fn() -> !) -> Result<Box<Fiber>> {
         let stack = Mapping::new(STACK)?;
         let top = (stack.end() - number * STAGGER % 4096) as *mut usize;
@@ -37,9 +39,11 @@ impl Fiber {
         Ok(fiber)
     }
 
-    /// Forgets what the fiber was doing. It must not run now, and nothing on its stack may be waiting to be dropped.
+    /// Forgets what the fiber was doing. It must not run now, and nothing on its stack may be waiting to be
+    /// dropped.
     pub fn restart(&mut self, entry: extern "C" fn() -> !) {
-        // SAFETY: the frame that `saddle_switch` takes down, inside the stack: zeros for the registers, `entry` as the return address.
+        // SAFETY: the frame that `saddle_switch` takes down, inside the stack: zeros for the registers,
+        // `entry` as the return address.
         unsafe {
             self.sp = self.top.sub(FRAME);
             self.sp.write_bytes(0, FRAME);
@@ -59,11 +63,13 @@ pub(super) unsafe fn switch(from: *mut Fiber, to: *const Fiber) {
 }
 
 unsafe extern "C" {
-    /// Saves the registers that a function must keep, stores the stack pointer, takes the other one and restores.
+    /// Saves the registers that a function must keep, stores the stack pointer, takes the other one and
+    /// restores.
     fn saddle_switch(from: *mut *mut usize, to: *mut usize);
 }
 
-/// What `saddle_park` (see [`fiber`](super::fiber)) tells `saddle_wait`: where to store this stack pointer, and the one to take.
+/// What `saddle_park` (see [`fiber`](super::fiber)) tells `saddle_wait`: where to store this stack pointer,
+/// and the one to take.
 #[repr(C)]
 pub(super) struct Switch {
     from: *mut *mut usize,
@@ -79,7 +85,8 @@ impl Switch {
     }
 }
 
-/// Words of a saved frame, and the one of the return address in it. A new stack must look as if `entry` had been called.
+/// Words of a saved frame, and the one of the return address in it. A new stack must look as if `entry` had
+/// been called.
 #[cfg(target_arch = "x86_64")]
 const FRAME: usize = 8;
 #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,5 @@
-//! RAAT's two ideas (arXiv 2604.26496): a reduced perturbation for boundary samples, and DICAR, the consistency of an interpolation.
+//! RAAT's two ideas (arXiv 2604.26496): a reduced perturbation for boundary samples, and DICAR, the
+//! consistency of an interpolation.
 //!
 //! Counts and flags stay in device memory: the set S is compacted there, and batch norm reads |S| from there.
 
@@ -52,8 +53,9 @@ pub fn both_right(step: &Step, right: &Buffer<u8>) -> Result<Subset> {
     subset(right.device(), (right, 0), second, step.batch())
 }
 
-/// `JS_T(u, v)` averaged over S, 0 when it is empty, where `u = z(r x1'[S] + (1-r) x2'[S])[train]` and v interpolates the clean logits
-/// of both views, which `clean` gives in further `[train]` passes. `x_adv` is X' of both views.
+/// `JS_T(u, v)` averaged over S, 0 when it is empty, where `u = z(r x1'[S] + (1-r) x2'[S])[train]` and v
+/// interpolates the clean logits of both views, which `clean` gives in further `[train]` passes. `x_adv` is
+/// X' of both views.
 ///
 /// Without an S none of these passes moves a running statistic.
 pub fn consistency(

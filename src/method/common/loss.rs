@@ -40,7 +40,8 @@ pub struct Loss {
     pub total: Var,
     /// Its named terms before their weights, for the records.
     pub terms: Vec<(&'static str, Var)>,
-    /// The logits by which training accuracy is counted, one row for each label of the step; `None` for a loss on features.
+    /// The logits by which training accuracy is counted, one row for each label of the step; `None` for a
+    /// loss on features.
     pub logits: Option<Var>,
     /// The logits of the clean images, where the loss has them: an objective on top of this one reads them.
     pub clean: Option<Var>,
@@ -50,7 +51,11 @@ pub struct Loss {
 
 impl Loss {
     /// The sum of `weight * term`. A term of weight 0 is reported and not differentiated.
-    pub fn new(tape: &Tape, logits: impl Into<Option<Var>>, terms: &[(&'static str, f32, Var)]) -> Result<Loss> {
+    pub fn new(
+        tape: &Tape,
+        logits: impl Into<Option<Var>>,
+        terms: &[(&'static str, f32, Var)],
+    ) -> Result<Loss> {
         let mut total = None;
         for &(_, weight, term) in terms.iter().filter(|(_, weight, _)| *weight != 0.0) {
             total = Some(match total {
@@ -89,7 +94,8 @@ impl Loss {
     }
 }
 
-/// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most methods.
+/// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most
+/// methods.
 pub fn pgd_on_cross_entropy(step: &mut Step) -> Result<Attacked> {
     let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Eval);
     Ok(step.attack_ce(&pgd, &step.x.clone(), 0)?.into())

@@ -17,7 +17,8 @@ pub enum Base {
 /// How the averaged network's batch norms work when it teaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaMode {
-    /// As in the released code: in train mode until its first evaluation, at the end of the epoch in which averaging starts.
+    /// As in the released code: in train mode until its first evaluation, at the end of the epoch in which
+    /// averaging starts.
     Code,
     /// Always in eval mode.
     Eval,

@@ -1,4 +1,5 @@
-//! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the attack, the averaged network.
+//! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the
+//! attack, the averaged network.
 
 use super::settings::{Settings, WaMode};
 use crate::attack::{Draws, Pgd};
@@ -55,7 +56,11 @@ impl Step<'_> {
 
     /// View `view` of the clean images `[B,H,W,C]`.
     pub fn view(&self, view: usize) -> Result<Tensor> {
-        if self.x.shape()[0] == self.batch() { Ok(self.x.clone()) } else { rows_of(self.x, view * self.batch(), self.batch()) }
+        if self.x.shape()[0] == self.batch() {
+            Ok(self.x.clone())
+        } else {
+            rows_of(self.x, view * self.batch(), self.batch())
+        }
     }
 
     /// `z(x)[train]`, differentiated.
@@ -65,7 +70,13 @@ impl Step<'_> {
 
     /// `z(x)[train]`, differentiated, of images whose number lies in device memory.
     pub fn train_rows(&mut self, x: &Tensor, rows: &Rows) -> Result<Var> {
-        self.net.forward_rows(self.tape, self.tape.constant(x.clone()), BnMode::Train, Some(self.leaves), rows)
+        self.net.forward_rows(
+            self.tape,
+            self.tape.constant(x.clone()),
+            BnMode::Train,
+            Some(self.leaves),
+            rows,
+        )
     }
 
     /// `z(x)[eval]` without gradient.
@@ -84,8 +95,13 @@ impl Step<'_> {
             WaMode::Code if self.epoch <= self.set.average_start => BnMode::Train,
             _ => BnMode::Eval,
         };
-        let missing =
-            || Error::value("average", "none", "this method needs the averaged network; leave it to the method or set ema");
+        let missing = || {
+            Error::value(
+                "average",
+                "none",
+                "this method needs the averaged network; leave it to the method or set ema",
+            )
+        };
         logits(self.wa.as_deref_mut().ok_or_else(missing)?, x, bn)
     }
 

@@ -1,4 +1,5 @@
-//! AFA's motivation (arXiv 2402.12187, figure 2): how well each layer's features tell classes apart, for clean and for adversarial images.
+//! AFA's motivation (arXiv 2402.12187, figure 2): how well each layer's features tell classes apart, for
+//! clean and for adversarial images.
 //!
 //! ```text
 //! u = f / |f|, f the pooled output of a stage;  the class of an image is that of the training image with the smallest |u - u_a|
@@ -20,8 +21,11 @@ use crate::report::plot::{Axes, Kind, Series, draw};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
-pub const FIGURE: Figure =
-    Figure { name: "layers", about: "accuracy of the nearest training image's class, by each layer's features", make };
+pub const FIGURE: Figure = Figure {
+    name: "layers",
+    about: "accuracy of the nearest training image's class, by each layer's features",
+    make,
+};
 
 /// The features of images after every stage, and the penultimate ones, of length 1.
 fn features(net: &mut Net, x: &Tensor) -> Result<Vec<Tensor>> {
@@ -53,7 +57,8 @@ fn accuracies(subject: &mut Subject) -> Result<Vec<[f64; 2]>> {
                 let tape = Tape::new(&device);
                 let products = linear(&tape, tape.constant(f), tape.constant(known[layer].clone()), None)?;
                 let found = gather_labels(&labels, &argmax(&device, &tape.value(products))?)?.to_vec()?;
-                hits[layer][kind] += found.iter().zip(&classes).filter(|(found, class)| found == class).count();
+                hits[layer][kind] +=
+                    found.iter().zip(&classes).filter(|(found, class)| found == class).count();
             }
         }
     }
@@ -62,7 +67,8 @@ fn accuracies(subject: &mut Subject) -> Result<Vec<[f64; 2]>> {
 
 fn make(subject: &mut Subject) -> Result<Made> {
     let accuracies = accuracies(subject)?;
-    let name = |i: usize| if i + 1 < accuracies.len() { format!("stage {}", i + 1) } else { "penultimate".into() };
+    let name =
+        |i: usize| if i + 1 < accuracies.len() { format!("stage {}", i + 1) } else { "penultimate".into() };
     let names: Vec<String> = (0..accuracies.len()).map(name).collect();
     let mut csv = "layer,clean,adversarial\n".to_owned();
     let (mut lines, mut facts) = (vec![], vec![]);
@@ -96,14 +102,21 @@ mod tests {
         let Subject { net, batches, .. } = &mut subject;
         let wide = |x: &Tensor, net: &mut Net| -> Vec<Vec<f64>> {
             let f = features(net, x).unwrap().remove(0);
-            f.to_vec().unwrap().chunks(f.shape()[1]).map(|row| row.iter().map(|v| *v as f64).collect()).collect()
+            f.to_vec()
+                .unwrap()
+                .chunks(f.shape()[1])
+                .map(|row| row.iter().map(|v| *v as f64).collect())
+                .collect()
         };
         let known: Vec<_> = batches.iter().flat_map(|b| wide(&b.x, net)).collect();
         let labels: Vec<i32> = batches.iter().flat_map(|b| b.y.to_vec().unwrap()).collect();
         let queries: Vec<_> = batches.iter().flat_map(|b| wide(&b.x_adv, net)).collect();
         let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
-        let nearest =
-            |q: &Vec<f64>| (0..known.len()).min_by(|a, b| distance(q, &known[*a]).total_cmp(&distance(q, &known[*b]))).unwrap();
+        let nearest = |q: &Vec<f64>| {
+            (0..known.len())
+                .min_by(|a, b| distance(q, &known[*a]).total_cmp(&distance(q, &known[*b])))
+                .unwrap()
+        };
         let right = queries.iter().zip(&labels).filter(|(q, y)| labels[nearest(q)] == **y).count();
         assert_eq!(found[0][1], 2.0 * right as f64);
     }

@@ -12,8 +12,11 @@ use crate::report::histogram::{Histograms, histograms, outline};
 use crate::report::plot::{Axes, Kind, Series, draw};
 use crate::tape::Tape;
 
-pub const FIGURE: Figure =
-    Figure { name: "margins", about: "histograms of the margins of clean, slightly perturbed and adversarial images", make };
+pub const FIGURE: Figure = Figure {
+    name: "margins",
+    about: "histograms of the margins of clean, slightly perturbed and adversarial images",
+    make,
+};
 
 /// The margins at x, x'' and x' of every image.
 fn margins(subject: &mut Subject) -> Result<[Vec<f32>; 3]> {
@@ -38,17 +41,23 @@ fn make(subject: &mut Subject) -> Result<Made> {
         csv += &format!("{},{},{},{},{}\n", edge[0], edge[1], counts[0][i], counts[1][i], counts[2][i]);
     }
     let names = ["x".to_owned(), format!("x + {} (x' - x)", subject.rho), "x'".to_owned()];
-    let series: Vec<Series> =
-        names.iter().zip(counts).map(|(name, counts)| Series { name: name.clone(), points: outline(edges, counts) }).collect();
+    let series: Vec<Series> = names
+        .iter()
+        .zip(counts)
+        .map(|(name, counts)| Series { name: name.clone(), points: outline(edges, counts) })
+        .collect();
     let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
     let svg = draw(&axes, Kind::Lines, &series)?;
     let percent = |n: usize| 100.0 * n as f64 / lists[0].len().max(1) as f64;
     let wrong = |(name, list): (&String, &Vec<f32>)| {
         (format!("margin not above 0 at {name} (%)"), percent(list.iter().filter(|m| **m <= 0.0).count()))
     };
-    let boundary = (0..lists[0].len()).filter(|i| lists[0][*i] > 0.0 && lists[1][*i] <= 0.0 && lists[2][*i] <= 0.0).count();
+    let boundary = (0..lists[0].len())
+        .filter(|i| lists[0][*i] > 0.0 && lists[1][*i] <= 0.0 && lists[2][*i] <= 0.0)
+        .count();
     let mut facts: Vec<(String, f64)> = names.iter().zip(&lists).map(wrong).collect();
-    facts.push((format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]), percent(boundary)));
+    facts
+        .push((format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]), percent(boundary)));
     Ok(Made { csv, svg, facts })
 }
 
@@ -63,6 +72,9 @@ mod tests {
         let Histograms { counts, .. } = histograms(&lists).unwrap();
         assert_eq!(counts.iter().map(|counts| counts.iter().sum::<usize>()).collect::<Vec<_>>(), [50; 3]);
         let total = |list: &[f32]| list.iter().map(|m| *m as f64).sum::<f64>();
-        assert!(total(&lists[0]) > total(&lists[1]) && total(&lists[1]) > total(&lists[2]), "the attack lowers margins");
+        assert!(
+            total(&lists[0]) > total(&lists[1]) && total(&lists[1]) > total(&lists[2]),
+            "the attack lowers margins"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What the papers show of a trained network: their motivating figures, made from a run, as data and as pictures.
+//! What the papers show of a trained network: their motivating figures, made from a run, as data and as
+//! pictures.
 
 pub mod layers;
 pub mod margins;
@@ -37,7 +38,10 @@ pub static FIGURES: &[Figure] = &[perception::FIGURE, margins::FIGURE, layers::F
 /// The figure of this name. Errors name the nearest.
 pub fn find(name: &str) -> Result<&'static Figure> {
     let wanted = name.trim().to_lowercase();
-    FIGURES.iter().find(|f| f.name == wanted).ok_or_else(|| Error::unknown("figure", name, FIGURES.iter().map(|f| f.name)))
+    FIGURES
+        .iter()
+        .find(|f| f.name == wanted)
+        .ok_or_else(|| Error::unknown("figure", name, FIGURES.iter().map(|f| f.name)))
 }
 
 /// What came of a figure.
@@ -129,8 +133,13 @@ impl Subject {
         gallery: Resident,
         mut progress: impl FnMut(usize),
     ) -> Result<Subject> {
-        let attack =
-            Pgd { norm: config.norm.into(), eps: config.eps.get(), step: config.step.get(), steps: 20, ..Pgd::default() };
+        let attack = Pgd {
+            norm: config.norm.into(),
+            eps: config.eps.get(),
+            step: config.step.get(),
+            steps: 20,
+            ..Pgd::default()
+        };
         let key = Key::new(config.seed, Purpose::EvalStart, 0, 0);
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
@@ -178,7 +187,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     let (net, _) = checkpoint::open(&device, &weights, (test.classes, test.shape))?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
-    let mut subject = Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
+    let mut subject =
+        Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
     let mut made = Vec::new();
     for figure in &request.figures {
         let figure_made = (figure.make)(&mut subject)?;

@@ -1,10 +1,12 @@
-//! RPAT's motivation (arXiv 2508.02186): how far the logits move on the way from the clean image to the adversarial one.
+//! RPAT's motivation (arXiv 2508.02186): how far the logits move on the way from the clean image to the
+//! adversarial one.
 //!
 //! ```text
 //! x_t = x + t (x' - x);  the mean over images of 1/K |z(x_t) - z(x)|^2,  t = 0, 0.1 .. 1
 //! ```
 //!
-//! For all images, and for those that are classified correctly when clean: where the attack succeeds (x' is wrong), and where it fails.
+//! For all images, and for those that are classified correctly when clean: where the attack succeeds (x' is
+//! wrong), and where it fails.
 
 use super::{Attacked, Figure, Made, Subject, logits};
 use crate::error::Result;
@@ -13,8 +15,11 @@ use crate::ops::mse::mse_per_row;
 use crate::ops::predict::correct;
 use crate::report::plot::{Axes, Kind, Series, draw};
 
-pub const FIGURE: Figure =
-    Figure { name: "perception", about: "logit MSE between clean and perturbed images, on the way to the attack's result", make };
+pub const FIGURE: Figure = Figure {
+    name: "perception",
+    about: "logit MSE between clean and perturbed images, on the way to the attack's result",
+    make,
+};
 
 /// Parts of the way from x to x'.
 const STEPS: usize = 10;
@@ -27,13 +32,15 @@ struct Group {
 }
 
 fn curves(subject: &mut Subject) -> Result<[Group; 3]> {
-    let mut groups = ["all", "success", "failure"].map(|name| Group { name, images: 0, mse: vec![0.0; STEPS + 1] });
+    let mut groups =
+        ["all", "success", "failure"].map(|name| Group { name, images: 0, mse: vec![0.0; STEPS + 1] });
     let Subject { net, batches, .. } = subject;
     for Attacked { x, x_adv, y } in batches.iter() {
         let (z, z_adv) = (logits(net, x)?, logits(net, x_adv)?);
         let right = correct(x.device(), &z, y)?.to_vec()?.into_iter().map(|hit| hit != 0);
         let still = correct(x.device(), &z_adv, y)?.to_vec()?.into_iter().map(|hit| hit != 0);
-        let belongs: Vec<[bool; 3]> = right.zip(still).map(|(right, still)| [true, right && !still, right && still]).collect();
+        let belongs: Vec<[bool; 3]> =
+            right.zip(still).map(|(right, still)| [true, right && !still, right && still]).collect();
         for (i, group) in groups.iter_mut().enumerate() {
             group.images += belongs.iter().filter(|belongs| belongs[i]).count();
         }
@@ -73,7 +80,9 @@ fn make(subject: &mut Subject) -> Result<Made> {
         ..Axes::default()
     };
     let svg = draw(&axes, Kind::Lines, &some().map(line).collect::<Vec<_>>())?;
-    let fact = |group: &Group| (format!("logit MSE of x and x', {} ({} images)", group.name, group.images), group.mse[STEPS]);
+    let fact = |group: &Group| {
+        (format!("logit MSE of x and x', {} ({} images)", group.name, group.images), group.mse[STEPS])
+    };
     Ok(Made { csv, svg, facts: some().map(fact).collect() })
 }
 
@@ -90,9 +99,15 @@ mod tests {
         let Subject { net, batches, .. } = &mut subject;
         let (mut sum, mut right) = (0.0, 0);
         for Attacked { x, x_adv, y } in batches.iter() {
-            let (z, z_adv) = (logits(net, x).unwrap().to_vec().unwrap(), logits(net, x_adv).unwrap().to_vec().unwrap());
+            let (z, z_adv) =
+                (logits(net, x).unwrap().to_vec().unwrap(), logits(net, x_adv).unwrap().to_vec().unwrap());
             sum += z.iter().zip(z_adv).map(|(a, b)| (*a as f64 - b as f64).powi(2)).sum::<f64>() / 10.0;
-            right += correct(x.device(), &logits(net, x).unwrap(), y).unwrap().to_vec().unwrap().iter().sum::<i32>();
+            right += correct(x.device(), &logits(net, x).unwrap(), y)
+                .unwrap()
+                .to_vec()
+                .unwrap()
+                .iter()
+                .sum::<i32>();
         }
         assert!(sum > 0.0 && (all.mse[STEPS] / (sum / 50.0) - 1.0).abs() < 1e-5, "{} {sum}", all.mse[STEPS]);
         assert_eq!((all.images, success.images + failure.images), (50, right as usize));

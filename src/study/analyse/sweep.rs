@@ -1,5 +1,6 @@
-//! RAAT's figure 1 (arXiv 2604.26496): what training comes to when boundary samples, or all others, keep eps, eps / 10 or nothing of their
-//! perturbation. Five trainings, by the method `boundary-at`, with the settings of a run.
+//! RAAT's figure 1 (arXiv 2604.26496): what training comes to when boundary samples, or all others, keep eps,
+//! eps / 10 or nothing of their perturbation. Five trainings, by the method `boundary-at`, with the settings
+//! of a run.
 
 use super::Made;
 use crate::error::{Error, Result};
@@ -21,7 +22,8 @@ const PARTS: [(f64, f64); 5] = [(1.0, 1.0), (0.1, 1.0), (0.0, 1.0), (1.0, 0.1), 
 pub fn contenders(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>> {
     let contender = |(rho_boundary, rho_other): (f64, f64)| {
         let epochs = epochs.unwrap_or(config.epochs);
-        let config = Config { method: "boundary-at".into(), rho_boundary, rho_other, epochs, ..config.clone() };
+        let config =
+            Config { method: "boundary-at".into(), rho_boundary, rho_other, epochs, ..config.clone() };
         config.validate()?;
         let name = format!("boundary-at-{rho_boundary}-{rho_other}");
         Ok(Recipe { name, about: String::new(), config, reference: Reference::default() })
@@ -29,7 +31,8 @@ pub fn contenders(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>>
     PARTS.into_iter().map(contender).collect()
 }
 
-/// Trains what has not been trained yet, each in its own folder below `out/sweep/runs`, and makes `out/sweep.csv` and `.svg`.
+/// Trains what has not been trained yet, each in its own folder below `out/sweep/runs`, and makes
+/// `out/sweep.csv` and `.svg`.
 pub fn run(
     contenders: Vec<Recipe>,
     out: &Path,
@@ -57,21 +60,28 @@ fn kept(part: f64) -> &'static str {
 
 /// The figure of a comparison of [`contenders`].
 fn made(table: &Table) -> Result<Made> {
-    let names: Vec<String> = PARTS.iter().map(|(boundary, other)| format!("{} | {}", kept(*boundary), kept(*other))).collect();
+    let names: Vec<String> =
+        PARTS.iter().map(|(boundary, other)| format!("{} | {}", kept(*boundary), kept(*other))).collect();
     let mut csv = "rho_boundary,rho_other,clean,pgd20\n".to_owned();
     let mut bars = ["clean", "PGD-20"].map(|name| Series { name: name.into(), points: vec![] });
     let mut facts = vec![];
     for (i, (row, (boundary, other))) in table.rows.iter().zip(PARTS).enumerate() {
-        let [Some(clean), Some(pgd20)] = [0, 1].map(|column: usize| row.columns.get(column)?.first().copied()) else {
+        let [Some(clean), Some(pgd20)] =
+            [0, 1].map(|column: usize| row.columns.get(column)?.first().copied())
+        else {
             return Err(Error::file(Path::new("sweep"), format!("{} has no accuracies", row.recipe)));
         };
         csv += &format!("{boundary},{other},{clean},{pgd20}\n");
         for (bars, (what, accuracy)) in bars.iter_mut().zip([("clean", clean), ("PGD-20", pgd20)]) {
             bars.points.push((i as f64, accuracy));
-            facts.push((format!("{what} accuracy, boundary {}, others {} (%)", kept(boundary), kept(other)), accuracy));
+            facts.push((
+                format!("{what} accuracy, boundary {}, others {} (%)", kept(boundary), kept(other)),
+                accuracy,
+            ));
         }
     }
-    let (title, x, y) = ("Trained with a part of the perturbation", "boundary samples | others", "accuracy (%)");
+    let (title, x, y) =
+        ("Trained with a part of the perturbation", "boundary samples | others", "accuracy (%)");
     let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, Kind::Bars, &bars)?;
     Ok(Made { csv, svg, facts })
 }
@@ -101,11 +111,16 @@ mod tests {
         };
         let rows = five.iter().enumerate().map(row).collect();
         let columns = vec!["clean".into(), "PGD-20".into()];
-        let mut table = Table { dataset: "digits".into(), device: "host".into(), seeds: vec![0], columns, rows };
+        let mut table =
+            Table { dataset: "digits".into(), device: "host".into(), seeds: vec![0], columns, rows };
         let made = super::made(&table).unwrap();
         assert_eq!(made.csv.lines().nth(2), Some("0.1,1,91,51"));
         assert_eq!(made.facts[3], ("PGD-20 accuracy, boundary eps/10, others eps (%)".into(), 51.0));
-        assert!(["boundary samples | others", "accuracy (%)", "eps/10 | eps", "PGD-20"].iter().all(|t| made.svg.contains(t)));
+        assert!(
+            ["boundary samples | others", "accuracy (%)", "eps/10 | eps", "PGD-20"]
+                .iter()
+                .all(|t| made.svg.contains(t))
+        );
         table.rows[0].columns.pop();
         assert!(super::made(&table).is_err());
     }
