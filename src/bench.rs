@@ -4,6 +4,7 @@
 //! disturbed one.
 
 use crate::attack::{Draws, Pgd, logits};
+use crate::config::Config;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::method;
@@ -18,7 +19,6 @@ use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::train::config::Config;
 use crate::train::step::{Batch, Nets, Rules, Update, train_step};
 use serde::Serialize;
 use std::time::Instant;

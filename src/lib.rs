@@ -8,6 +8,7 @@
 pub mod attack;
 pub mod bench;
 pub mod cli;
+pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod nn;
 pub mod ops;
 pub mod report;
 pub mod rng;
+pub mod run;
 pub mod study;
 pub mod tape;
 pub mod tensor;

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use saddle::attack::{self, Settings, logits};
 use saddle::data::{self, ImageShape};
 use saddle::device::{Buffer, Device};
+use saddle::files::tensors::{TensorFile, Values, write};
+use saddle::files::weights::WeightFile;
 use saddle::nn::{Arch, Net, Shape};
 use saddle::ops::predict::argmax;
+use saddle::run::network;
 use saddle::tensor::Tensor;
-use saddle::train::checkpoint;
-use saddle::train::tensors::{TensorFile, Values, write};
-use saddle::train::weights::WeightFile;
 
 const IMAGES: usize = 50;
 
@@ -92,9 +92,8 @@ impl Job {
     fn loaded(&self) -> (Net, Tensor, Buffer<i32>, Buffer<i32>) {
         let device = Device::host().unwrap();
         let file = WeightFile::read(&self.here().join("run/checkpoints/best.safetensors")).unwrap();
-        let net =
-            checkpoint::network_for(&device, &file, None, ImageShape { height: 8, width: 8, channels: 1 })
-                .unwrap();
+        let net = network::network_for(&device, &file, None, ImageShape { height: 8, width: 8, channels: 1 })
+            .unwrap();
         let x = Tensor::from_slice(&device, &[IMAGES, 8, 8, 1], &self.pixels).unwrap();
         let indices = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
         (net, x, Buffer::from_slice(&device, &self.labels).unwrap(), indices)

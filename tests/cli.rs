@@ -78,7 +78,7 @@ fn help_names_every_command_and_key() {
         assert_eq!(own, printed(&format!("{command} --help")));
     }
     let train = printed("help train");
-    for key in saddle::train::config::KEYS {
+    for key in saddle::config::KEYS {
         let flag = format!("--{}", key.name.replace('_', "-"));
         assert!(train.contains(&flag), "{flag} is not in:\n{train}");
         assert!(train.contains(&format!("\n{}:\n", key.group)));
@@ -165,9 +165,9 @@ fn recipes_are_listed_and_printed() {
 #[test]
 fn keys_are_listed() {
     let keys = json("keys --json");
-    assert_eq!(keys.as_array().unwrap().len(), saddle::train::config::KEYS.len());
+    assert_eq!(keys.as_array().unwrap().len(), saddle::config::KEYS.len());
     let text = printed("keys");
-    for key in saddle::train::config::KEYS {
+    for key in saddle::config::KEYS {
         assert!(text.contains(&format!("\n  {}", key.name)), "{}", key.name);
     }
     assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");

@@ -2,6 +2,8 @@
 //! verified, and when it warns.
 
 use saddle::attack::{Attack, Model, Norm, Settings, by_name};
+use saddle::config::DeviceChoice;
+use saddle::config::recipe;
 use saddle::data::{self, Dataset, ImageShape, resident::Resident};
 use saddle::device::{Buffer, Device};
 use saddle::error::Error;
@@ -12,17 +14,16 @@ use saddle::eval::state::State;
 use saddle::eval::verdict::{Outcomes, Verdict};
 use saddle::eval::verify::verify;
 use saddle::eval::{self, Extras, Request};
+use saddle::files::tensors::{Values, write};
+use saddle::files::weights::WeightFile;
 use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
+use saddle::run::network;
+use saddle::run::observer::{Judging, Observer, Silent};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
-use saddle::train::config::DeviceChoice;
-use saddle::train::observer::{Judging, Observer, Silent};
-use saddle::train::tensors::{Values, write};
-use saddle::train::weights::WeightFile;
-use saddle::train::{checkpoint, recipe};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,7 +78,7 @@ fn digits(n: usize) -> (saddle::nn::Net, Resident) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let (net, _) =
-        checkpoint::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
+        network::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
     (net, Resident::new(&device, &test).unwrap())
 }
 

@@ -3,9 +3,10 @@
 
 mod common;
 
+use saddle::config::recipe;
 use saddle::error::Error;
-use saddle::train::observer::{Observer, Silent, StepInfo};
-use saddle::train::{Outcome, Request, recipe, run};
+use saddle::run::observer::{Observer, Silent, StepInfo};
+use saddle::train::{Outcome, Request, run};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -172,7 +173,7 @@ fn afa_trains_features_then_the_classifier() {
 fn a_run_starts_from_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let file = |name: &str| saddle::train::weights::WeightFile::read(&folder.path().join(name)).unwrap();
+    let file = |name: &str| saddle::files::weights::WeightFile::read(&folder.path().join(name)).unwrap();
     train("digits", Path::new(&path("first")), &[]).unwrap();
     let first = path("first");
     // Without a step that moves them, and with none of another seed's weights: what the run leaves is what it
@@ -186,7 +187,7 @@ fn a_run_starts_from_weights() {
             file("first/checkpoints/best.safetensors"),
             file(&format!("{name}/checkpoints/last.safetensors")),
         );
-        let learned = |file: &saddle::train::weights::WeightFile| -> Vec<(String, Vec<f32>)> {
+        let learned = |file: &saddle::files::weights::WeightFile| -> Vec<(String, Vec<f32>)> {
             let all = file.tensors.iter().filter(|(name, _)| !name.contains("running"));
             all.map(|(name, (_, values))| (name.clone(), values.clone())).collect()
         };

@@ -4,10 +4,10 @@
 mod common;
 
 use common::{Golden, devices};
-use saddle::train::config::{Config, DeviceChoice};
-use saddle::train::probe::{self, Request};
-use saddle::train::tensors::{self, Values};
-use saddle::train::weights::WeightFile;
+use saddle::config::{Config, DeviceChoice};
+use saddle::files::tensors::{self, Values};
+use saddle::files::weights::WeightFile;
+use saddle::train::check_step::{self, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,7 @@ impl Inputs {
         config.device = if device == "host" { DeviceChoice::Host } else { DeviceChoice::Cuda(0) };
         let out = self.path("out");
         let (weights, wa_weights) = (self.path("weights"), Some(self.path("wa")));
-        probe::run(&Request { config, normalised: false, epoch, weights, wa_weights, batch, out })
+        check_step::run(&Request { config, normalised: false, epoch, weights, wa_weights, batch, out })
     }
 }
 
@@ -274,7 +274,7 @@ fn a_step_normalises_as_its_weights_say() {
     stamp("weights", "scaled", "0.5");
     stamp("wa", "wa-scaled", "0.5");
     stamp("wa", "wa-other", "0.4");
-    // The loss of ReBAT, which reads both networks, or what `saddle step` complains about.
+    // The loss of ReBAT, which reads both networks, or what `saddle check-step` complains about.
     let loss = |weights: &str, wa: &str, sets: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_saddle"));
         command.args([

@@ -4,15 +4,15 @@
 mod common;
 
 use common::{Golden, devices};
+use saddle::config::Config;
 use saddle::device::{Buffer, Device};
+use saddle::files::weights::WeightFile;
 use saddle::method;
 use saddle::nn::{Arch, BnMode, Net, Role, Shape};
+use saddle::run::network;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
-use saddle::train::checkpoint;
-use saddle::train::config::Config;
 use saddle::train::step::{Batch, Nets, Rules, Update, differentiate, train_step};
-use saddle::train::weights::WeightFile;
 
 const IMAGES: usize = 8;
 const SIDE: usize = 8;
@@ -26,7 +26,7 @@ fn net(device: &Device, golden: &Golden, prefix: &str) -> Net {
     for name in golden.names().filter(|name| name.starts_with(prefix)) {
         file.tensors.insert(name[prefix.len()..].to_owned(), (golden.shape(&name), golden.floats(&name)));
     }
-    checkpoint::load(&mut net, device, &file).unwrap();
+    network::load(&mut net, device, &file).unwrap();
     net
 }
 

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{error, printed};
+use saddle::config::{DeviceChoice, Select};
+use saddle::run::observer::Silent;
 use saddle::study::compare;
-use saddle::train::config::{DeviceChoice, Select};
-use saddle::train::observer::Silent;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;

@@ -2,12 +2,13 @@
 
 mod common;
 
+use saddle::config::DeviceChoice;
+use saddle::config::recipe;
 use saddle::data::ImageShape;
 use saddle::error::Error;
-use saddle::train::config::DeviceChoice;
-use saddle::train::observer::{Observer, Silent, StepInfo};
-use saddle::train::{Outcome, Request, recipe, run};
-use saddle::{eval, train};
+use saddle::eval;
+use saddle::run::observer::{Observer, Silent, StepInfo};
+use saddle::train::{Outcome, Request, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,7 +174,8 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint() {
         message.contains("epoch 2, step") && message.contains("the checkpoints of epoch 1 are kept"),
         "{message}"
     );
-    let weights = train::weights::WeightFile::read(&out.join("checkpoints/last.safetensors")).unwrap();
+    let weights =
+        saddle::files::weights::WeightFile::read(&out.join("checkpoints/last.safetensors")).unwrap();
     assert!(weights.tensors.values().all(|(_, values)| values.iter().all(|v| v.is_finite())));
     assert!(!out.join("summary.json").exists());
 }
@@ -199,7 +201,8 @@ fn weights_ruined_by_the_last_step_of_an_epoch_replace_nothing() {
     );
     for name in ["last", "best", "state"] {
         let weights =
-            train::weights::WeightFile::read(&out.join(format!("checkpoints/{name}.safetensors"))).unwrap();
+            saddle::files::weights::WeightFile::read(&out.join(format!("checkpoints/{name}.safetensors")))
+                .unwrap();
         let largest =
             weights.tensors.values().flat_map(|(_, values)| values).fold(0.0f32, |m, v| m.max(v.abs()));
         assert!(largest < 1e3, "{name}: {largest}");
@@ -317,7 +320,7 @@ fn cifar_files_train_with_crops_flips_and_normalisation() {
     let out = folder.path().join("run");
     let summary = train(&out, &settings).unwrap().summary;
     assert!(summary.clean_acc > 50.0, "{summary:?}");
-    let best = train::weights::WeightFile::read(&out.join("checkpoints/best.safetensors")).unwrap();
+    let best = saddle::files::weights::WeightFile::read(&out.join("checkpoints/best.safetensors")).unwrap();
     assert_eq!(best.metadata["mean"], "0.4914,0.4822,0.4465");
 }
 
@@ -350,12 +353,12 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     let out = folder.path().join("run");
     train(&out, SHORT).unwrap();
     let path = out.join("checkpoints/last.safetensors");
-    let mut file = train::weights::WeightFile::read(&path).unwrap();
+    let mut file = saddle::files::weights::WeightFile::read(&path).unwrap();
     file.metadata.insert("arch".into(), "resnet18".into());
     file.write(&path).unwrap();
     let device = saddle::device::Device::host().unwrap();
     let message =
-        train::checkpoint::open(&device, &path, (10, ImageShape { height: 8, width: 8, channels: 1 }))
+        saddle::run::network::open(&device, &path, (10, ImageShape { height: 8, width: 8, channels: 1 }))
             .err()
             .unwrap()
             .to_string();
@@ -365,7 +368,7 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
         "{message}"
     );
     let message =
-        train::checkpoint::open(&device, &path, (100, ImageShape { height: 32, width: 32, channels: 3 }))
+        saddle::run::network::open(&device, &path, (100, ImageShape { height: 32, width: 32, channels: 3 }))
             .err()
             .unwrap()
             .to_string();

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::compare::Overview;
 use super::train::{recorded, stop_on_interrupt};
 use super::{progress, text};
+use crate::config::{DeviceChoice, Setting};
 use crate::error::{Error, Result};
 use crate::study::analyse::{self, FIGURES, Request, find, sweep};
-use crate::train::config::{DeviceChoice, Setting};
 
 const EXAMPLES: &str = "\
 Figures, each OUT/NAME.csv and OUT/NAME.svg; OUT/analysis.json has the main numbers:

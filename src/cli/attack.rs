@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use super::flags::{ForCrafting, Given};
 use super::parameters::Parameters;
 use super::{progress, text};
+use crate::config::Config;
 use crate::error::Result;
 use crate::eval::craft::{self, Request};
-use crate::eval::weight_file;
-use crate::train::config::Config;
-use crate::train::weights::WeightFile;
+use crate::files::weights::WeightFile;
+use crate::run::network::weight_file;
 
 const EXAMPLES: &str = "\
 The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].

@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::flags::{Set, sets};
 use super::text;
 use super::train::stop_on_interrupt;
+use crate::config::{DeviceChoice, Setting};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::plan::Plan;
+use crate::run::observer::{Observer, StepInfo};
 use crate::study::compare::{Request, contenders, run as compare};
-use crate::train::config::{DeviceChoice, Setting};
-use crate::train::observer::{Observer, StepInfo};
 
 const EXAMPLES: &str = "\
 Each contender is a recipe for the data set ('saddle recipes'), each run a run directory

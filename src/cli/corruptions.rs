@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::{progress, text};
+use crate::config::{Config, DeviceChoice, Setting};
 use crate::error::Result;
 use crate::eval::corruptions::{self, Request, mean};
-use crate::eval::weight_file;
-use crate::train::config::{Config, DeviceChoice, Setting};
-use crate::train::weights::WeightFile;
+use crate::files::weights::WeightFile;
+use crate::run::network::weight_file;
 
 const EXAMPLES: &str = "\
 The folder holds labels.npy and the 15 files NAME.npy of CIFAR-10-C or CIFAR-100-C; which of

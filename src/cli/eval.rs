@@ -8,15 +8,15 @@ use super::flags::{ForEvaluation, Given};
 use super::parameters::Parameters;
 use super::train::{Record, recorded, stop_on_interrupt};
 use super::{progress, text};
+use crate::config::Config;
+use crate::config::recipe;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
 use crate::eval::{self, Extras, Report, Request, write_result};
 use crate::files::check_writable;
-use crate::train::checkpoint::Described;
-use crate::train::config::Config;
-use crate::train::recipe;
-use crate::train::weights::WeightFile;
+use crate::files::weights::WeightFile;
+use crate::run::network::Described;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 
+use crate::config::recipe;
+use crate::config::{Config, KEYS, Key, assignment};
 use crate::error::Result;
-use crate::train::config::{Config, KEYS, Key, assignment};
-use crate::train::recipe;
 
 /// What a command's help says about a key.
 pub struct Shown {

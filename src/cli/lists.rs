@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::flags::shape_and_help;
 use super::text;
+use crate::config::recipe::{self, Recipe};
+use crate::config::{KEYS, Key, key};
 use crate::error::Result;
 use crate::eval::plan::VERSIONS;
-use crate::train::config::{KEYS, Key, key};
-use crate::train::recipe::{self, Recipe};
 use crate::{attack, data, method, nn};
 
 /// List the recipes, or print one.

@@ -3,6 +3,7 @@
 mod analyse;
 mod attack;
 mod bench;
+mod check_step;
 mod compare;
 mod corruptions;
 mod devices;
@@ -12,7 +13,6 @@ mod kernels;
 mod lists;
 mod parameters;
 mod progress;
-mod step;
 mod text;
 mod train;
 
@@ -54,7 +54,7 @@ enum Command {
     Corruptions(corruptions::Arguments),
     Compare(compare::Arguments),
     Analyse(analyse::Arguments),
-    Step(step::Arguments),
+    CheckStep(check_step::Arguments),
     Bench(bench::Arguments),
     Devices(devices::Arguments),
     Kernels(kernels::Arguments),
@@ -79,7 +79,7 @@ impl Command {
             Command::Corruptions(arguments) => corruptions::run(arguments),
             Command::Compare(arguments) => compare::run(arguments, line),
             Command::Analyse(arguments) => analyse::run(arguments, line),
-            Command::Step(arguments) => step::run(arguments),
+            Command::CheckStep(arguments) => check_step::run(arguments),
             Command::Bench(arguments) => bench::run(arguments),
             Command::Devices(arguments) => devices::run(arguments),
             Command::Kernels(arguments) => kernels::run(arguments),

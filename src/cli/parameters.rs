@@ -1,7 +1,7 @@
 //! Flags for what an attack can be told besides its ball and the length of its steps.
 
 use crate::attack::Settings;
-use crate::train::config::Config;
+use crate::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::train::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
+use crate::run::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
 
 /// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step
 /// line to the next, 0 for none.

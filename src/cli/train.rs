@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::flags::{ForTraining, Given, Set};
 use super::{progress, text};
+use crate::config::recipe::{self, Recipe, Reference};
+use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
-use crate::train::config::{Config, KEYS, Key, key};
-use crate::train::recipe::{self, Recipe, Reference};
-use crate::train::rundir::Summary;
+use crate::run::dir::Summary;
 use crate::train::{self, Outcome, Request};
 
 const EXAMPLES: &str = "\

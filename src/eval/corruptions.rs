@@ -9,10 +9,10 @@ use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
 use crate::data::resident::Resident;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
-use crate::train::checkpoint;
-use crate::train::observer::Observer;
-use crate::train::weights::WeightFile;
+use crate::run::network;
+use crate::run::observer::Observer;
 
 /// What is to be measured.
 pub struct Request {
@@ -96,7 +96,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let set = Corruptions::open(&request.data, request.weights.classes()?)?;
     request.out.as_deref().map_or(Ok(()), check_writable)?;
     let device = Device::by_name(&request.device)?;
-    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), SHAPE)?;
+    let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), SHAPE)?;
     let mut report = Report {
         weights: request.weights.path.clone(),
         dataset: String::new(),

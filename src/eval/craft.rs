@@ -8,15 +8,15 @@ use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::files::check_writable;
+use crate::files::tensors::{Images, TensorFile, Values, write};
+use crate::files::weights::WeightFile;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;
 use crate::ops::reduce::Reduction;
+use crate::run::network;
+use crate::run::observer::Observer;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::train::checkpoint;
-use crate::train::observer::Observer;
-use crate::train::tensors::{Images, TensorFile, Values, write};
-use crate::train::weights::WeightFile;
 
 /// What is to be attacked, and how.
 pub struct Request {
@@ -70,7 +70,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     check_writable(&request.out)?;
     let device = Device::by_name(&request.device)?;
     let shape = ImageShape { height: *h, width: *w, channels: *c };
-    let mut net = checkpoint::network_for(&device, &request.weights, request.model.as_deref(), shape)?;
+    let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), shape)?;
 
     let (mut x_adv, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
     let (mut clean, size) = (0, h * w * c);

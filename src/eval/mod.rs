@@ -14,16 +14,16 @@ pub mod verdict;
 pub mod verify;
 
 use crate::attack::{Norm, Settings};
+use crate::config::DeviceChoice;
 use crate::data::{self, Dataset, resident::Resident};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
 use crate::report::Stage as Shown;
-use crate::train::checkpoint::{self, Described};
-use crate::train::config::DeviceChoice;
-use crate::train::observer::Observer;
-use crate::train::weights::WeightFile;
+use crate::run::network::{self, Described};
+use crate::run::observer::Observer;
 use accuracy::{accuracy, robust};
 use page::{Subject, Sweep, Told};
 use plan::{Plan, Stage};
@@ -158,11 +158,11 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     for path in [&request.out, &extras.save_adv, &extras.page].into_iter().flatten() {
         check_writable(path)?;
     }
-    let path = weight_file(&request.weights)?;
+    let path = crate::run::network::weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
     // The labels of a file do not tell whether there are more classes.
     let described = Described { more_classes: test.name == data::FILE, ..extras.described.clone() };
-    let (mut net, file) = checkpoint::open_as(&device, &path, (test.classes, test.shape), &described)?;
+    let (mut net, file) = network::open_as(&device, &path, (test.classes, test.shape), &described)?;
     let mut report = Report {
         rows: Vec::new(),
         weights: path,
@@ -377,17 +377,4 @@ fn identity(net: &Net, file: &WeightFile) -> Result<String> {
 /// Writes a result, indented.
 pub fn write_result(path: &Path, result: &Value) -> Result<()> {
     write_atomic(path, format!("{result:#}\n").as_bytes())
-}
-
-/// The weight file that a path stands for: of a run directory its `best` checkpoint, else `last`.
-pub fn weight_file(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let candidates =
-        ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
-    let found = candidates.into_iter().find(|file| file.exists());
-    found.ok_or_else(|| {
-        Error::file(path, "holds no checkpoints/best.safetensors or last.safetensors; expected a weight file or a run directory")
-    })
 }

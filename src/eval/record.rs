@@ -5,7 +5,7 @@ use super::state::differences;
 use super::verdict::Verdict;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::train::tensors::write_raw;
+use crate::files::tensors::write_raw;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

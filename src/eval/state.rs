@@ -2,8 +2,8 @@
 
 use super::protocol::{Images, Standing};
 use crate::error::{Error, Result};
+use crate::files::tensors::write_raw;
 use crate::files::write_atomic;
-use crate::train::tensors::write_raw;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

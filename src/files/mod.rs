@@ -2,6 +2,8 @@
 
 pub mod npy;
 pub mod npz;
+pub mod tensors;
+pub mod weights;
 
 use std::fs::File;
 use std::io::{self, Write};

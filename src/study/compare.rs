@@ -2,15 +2,15 @@
 //! comparison goes on where it was.
 
 use crate::attack::Settings;
+use crate::config::recipe::{self, Recipe};
+use crate::config::{Config, DeviceChoice, KEYS, METHOD_GROUP, Select};
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::files::write_atomic;
 use crate::method;
+use crate::run::dir::Summary;
+use crate::run::observer::Observer;
 use crate::train;
-use crate::train::config::{Config, DeviceChoice, KEYS, METHOD_GROUP, Select};
-use crate::train::observer::Observer;
-use crate::train::recipe::{self, Recipe};
-use crate::train::rundir::Summary;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -309,7 +309,7 @@ fn interrupted(error: Error, command: &str) -> Error {
 fn same_settings(dir: &Path, config: &Config) -> Result<()> {
     let (there, _) = train::recorded(dir)?;
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
-    let matters = |key: &&train::config::Key| {
+    let matters = |key: &&crate::config::Key| {
         !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name))
     };
     match KEYS.iter().filter(matters).find(|key| (key.get)(&there) != (key.get)(config)) {

@@ -1,40 +1,31 @@
 //! Training: configuration, schedules, the epoch loop, checkpoints, the run directory.
 
 pub mod average;
+pub mod check_step;
 pub mod checkpoint;
-pub mod choice;
-pub mod config;
-mod judge;
-pub mod keys;
+pub mod epoch_stats;
 pub mod margins;
-pub mod observer;
-pub mod probe;
-pub mod recipe;
-pub mod rundir;
 pub mod schedule;
-mod session;
-pub mod setting;
 pub mod step;
-pub mod tensors;
-pub mod totals;
-pub mod weights;
+mod trainer;
+mod validate;
 
 use crate::attack;
+use crate::config::{Config, options, recipe};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::method;
 use crate::method::settings::{Inner, Settings};
 use crate::nn::BnMode;
 use crate::ops::augment::{Augmentation, Padding};
+use crate::run::dir::{self, RunDir, Summary};
+use crate::run::observer::Observer;
 use average::Average;
-use config::Config;
-use observer::Observer;
-use rundir::{RunDir, Summary};
 use serde_json::{Map, Value, json};
-use session::Session;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+use trainer::Session;
 
 /// What is to be trained.
 pub struct Request {
@@ -103,7 +94,7 @@ fn state_path(dir: &Path) -> PathBuf {
 ///
 /// Errors: no record, or one that holds no configuration.
 pub fn recorded(dir: &Path) -> Result<(Config, String)> {
-    let run = rundir::read_run(dir)?;
+    let run = dir::read_run(dir)?;
     let lacks = || Error::file(&dir.join("run.json"), "holds no 'config'");
     let config = Config::from_json(run.get("config").and_then(Value::as_object).ok_or_else(lacks)?)?;
     let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -140,11 +131,11 @@ fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
 }
 
-impl From<choice::Norm> for attack::Norm {
-    fn from(norm: choice::Norm) -> attack::Norm {
+impl From<options::Norm> for attack::Norm {
+    fn from(norm: options::Norm) -> attack::Norm {
         match norm {
-            choice::Norm::Linf => attack::Norm::Linf,
-            choice::Norm::L2 => attack::Norm::L2,
+            options::Norm::Linf => attack::Norm::Linf,
+            options::Norm::L2 => attack::Norm::L2,
         }
     }
 }
@@ -158,15 +149,15 @@ impl Config {
             step: self.step.get(),
             steps: self.steps,
             start: match self.start {
-                choice::Start::Method => None,
-                choice::Start::Uniform => Some(attack::Start::Uniform),
-                choice::Start::Zero => Some(attack::Start::Clean),
+                options::Start::Method => None,
+                options::Start::Uniform => Some(attack::Start::Uniform),
+                options::Start::Zero => Some(attack::Start::Clean),
             },
             bn: match self.attack_bn {
-                choice::AttackBn::Method => None,
-                choice::AttackBn::Eval => Some(BnMode::Eval),
-                choice::AttackBn::Batch => Some(BnMode::Batch),
-                choice::AttackBn::Train => Some(BnMode::Train),
+                options::AttackBn::Method => None,
+                options::AttackBn::Eval => Some(BnMode::Eval),
+                options::AttackBn::Batch => Some(BnMode::Batch),
+                options::AttackBn::Train => Some(BnMode::Train),
             },
         };
         Settings {
@@ -203,11 +194,11 @@ impl Config {
     /// How the network is averaged, if a key or the method asks for it.
     pub fn averaging(&self, method: &method::Entry) -> Option<Average> {
         let kind = match self.average {
-            choice::Averaging::None if method.averaged => choice::Averaging::Ema,
+            options::Averaging::None if method.averaged => options::Averaging::Ema,
             kind => kind,
         };
         let average = Average { kind, decay: self.average_decay as f32, start: self.average_start };
-        (kind != choice::Averaging::None).then_some(average)
+        (kind != options::Averaging::None).then_some(average)
     }
 
     /// Adversarial weight perturbation's gamma in an epoch counted from 0.
@@ -220,13 +211,13 @@ impl Config {
         let cropped = Augmentation::crop_flip(self.crop_padding, self.seed, epoch as u32).padded(match self
             .crop_fill
         {
-            choice::CropFill::Zero => Padding::Zero,
-            choice::CropFill::Reflect => Padding::Reflect,
+            options::CropFill::Zero => Padding::Zero,
+            options::CropFill::Reflect => Padding::Reflect,
         });
         let augmentation = match self.augment {
-            choice::Augment::None => Augmentation::none(),
-            choice::Augment::Crop => Augmentation { flip: false, ..cropped },
-            choice::Augment::CropFlip => cropped,
+            options::Augment::None => Augmentation::none(),
+            options::Augment::Crop => Augmentation { flip: false, ..cropped },
+            options::Augment::CropFlip => cropped,
         };
         augmentation.views(views)
     }

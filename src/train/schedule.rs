@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use super::config::{Config, ScheduleKind};
+use crate::config::{Config, ScheduleKind};
 
 /// The learning rate over a run.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare `saddle step` with the PyTorch reference in `reference/`: every method and variant, on a small and on a large network.
+"""Compare `saddle check-step` with the PyTorch reference in `reference/`: every method and variant, on a small and on a large network.
 
     python3 check_step.py --saddle ../../target/release/saddle                    # everything
     python3 check_step.py --saddle PATH --model resnet-mini --case raat           # cases whose names contain `raat`
@@ -143,7 +143,7 @@ def move_off_zero(weights, near):
 
 # ------------------------------------------------------------------------------------------------ comparison
 def run_saddle(binary, extra, method, model, settings, batch, weights, wa, folder):
-    """The tensors that `saddle step` writes; the text of its error, where it fails."""
+    """The tensors that `saddle check-step` writes; the text of its error, where it fails."""
     paths = {name: str(folder / f"{name}.safetensors") for name in ("weights", "wa", "batch", "out")}
     for name, tensors in (("weights", weights), ("wa", wa), ("batch", batch)):
         Path(paths[name]).write_bytes(safetensors_bytes(tensors, {}))

@@ -7,20 +7,20 @@ pub mod perception;
 pub mod sweep;
 
 use crate::attack::{Draws, Pgd};
+use crate::config::{Config, DeviceChoice, Select};
 use crate::data::resident::{Resident, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::eval::weight_file;
 use crate::files::write_atomic;
 use crate::nn::{BnMode, Net};
 use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
+use crate::run::network;
+use crate::run::network::weight_file;
+use crate::run::observer::Observer;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::train::checkpoint;
-use crate::train::config::{Config, DeviceChoice, Select};
-use crate::train::observer::Observer;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -184,7 +184,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = trained_on(train, config, request.gallery)?;
     let device = Device::by_name(&request.device.to_string())?;
-    let (net, _) = checkpoint::open(&device, &weights, (test.classes, test.shape))?;
+    let (net, _) = network::open(&device, &weights, (test.classes, test.shape))?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
     let mut subject =
@@ -222,7 +222,7 @@ fn untrained(n: usize) -> Subject {
     let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
     let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
-    let mut config = crate::train::recipe::load("digits").unwrap().config;
+    let mut config = crate::config::recipe::load("digits").unwrap().config;
     config.apply(&[("batch", "20")]).unwrap();
     let resident = || Resident::new(&device, &images).unwrap();
     Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()

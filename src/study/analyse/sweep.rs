@@ -3,12 +3,12 @@
 //! of a run.
 
 use super::Made;
+use crate::config::recipe::{Recipe, Reference};
+use crate::config::{Config, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::run::observer::Observer;
 use crate::study::compare::{self, Table};
-use crate::train::config::{Config, DeviceChoice};
-use crate::train::observer::Observer;
-use crate::train::recipe::{Recipe, Reference};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -89,8 +89,8 @@ fn made(table: &Table) -> Result<Made> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::config::Select;
-    use crate::train::recipe;
+    use crate::config::Select;
+    use crate::config::recipe;
 
     #[test]
     fn five_trainings_of_a_run() {

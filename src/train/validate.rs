@@ -1,10 +1,8 @@
 //! Evaluation inside a run, and the ways in which a run ends early.
 
 use super::checkpoint::Progress;
-use super::config::Config;
-use super::observer::Observer;
-use super::rundir::RunDir;
 use crate::attack::Pgd;
+use crate::config::Config;
 use crate::data::resident::{Resident, in_order};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::{Accuracy, accuracy};
@@ -12,6 +10,8 @@ use crate::nn::{BnMode, Net};
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
+use crate::run::dir::RunDir;
+use crate::run::observer::Observer;
 use crate::tape::Tape;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,18 +1,23 @@
 //! A configuration: the hyper-parameters of `keys`, how settings are applied to them, and what must hold
 //! between them.
 
+pub mod keys;
+pub mod options;
+pub mod recipe;
+pub mod value;
+
 use serde_json::{Map, Value};
 
-pub use super::choice::{
-    AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start,
-};
-pub use super::keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
-pub use super::setting::{Magnitude, Setting, text_of};
 use crate::attack::usual_step;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::method;
 use crate::method::settings::Stage;
+pub use keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
+pub use options::{
+    AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start,
+};
+pub use value::{Magnitude, Setting, text_of};
 
 /// Where settings come from: a person gives what the method reads, a record holds everything.
 #[derive(Clone, Copy, PartialEq)]

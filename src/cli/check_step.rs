@@ -1,13 +1,13 @@
-//! `saddle step`: one training step on given data, to check any implementation against another.
+//! `saddle check-step`: one training step on given data, to check any implementation against another.
 
 use std::path::PathBuf;
 
 use super::flags::{Set, sets};
 use super::text;
+use crate::config::{Config, key};
 use crate::error::{Error, Result};
-use crate::train::config::{Config, key};
-use crate::train::probe::{self, Request};
-use crate::train::tensors::Values;
+use crate::files::tensors::Values;
+use crate::train::check_step::{self, Request};
 
 const EXAMPLES: &str = "\
 The batch file holds x f32 [N,C,H,W] in [0,1] and y i64 [N], and may hold x2 (the second
@@ -17,9 +17,9 @@ grad.PARAMETER and buffer.NAME, as far as the method has them. Images are normal
 the weights' metadata say, unless --set mean=... and --set std=... say it.
 
 Examples:
-  saddle step --method trades --model resnet-mini --weights W.safetensors
+  saddle check-step --method trades --model resnet-mini --weights W.safetensors
       --batch B.safetensors --out O.safetensors --set beta=6 --set eps=0.1 --set step=0.025
-  saddle step --method raat# --model preact-resnet18 --weights W.safetensors
+  saddle check-step --method raat# --model preact-resnet18 --weights W.safetensors
       --wa-weights A.safetensors --batch B.safetensors --out O.safetensors --set epoch=105";
 
 /// Compute one training step on given data, and write its loss, images, gradients and statistics.
@@ -67,8 +67,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
         settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
     let mut config = Config::default();
     config.apply(&settings)?;
-    let tensors =
-        probe::run(&Request { config, normalised, epoch, weights, wa_weights, batch, out: out.clone() })?;
+    let tensors = check_step::run(&Request {
+        config,
+        normalised,
+        epoch,
+        weights,
+        wa_weights,
+        batch,
+        out: out.clone(),
+    })?;
     let mut rows = Vec::new();
     for (name, values) in tensors.iter().filter(|(name, _)| name.starts_with("loss")) {
         if let Values::F32(_, values) = values {

@@ -1,17 +1,17 @@
 //! One training step on given data: what it computes, tensor by tensor, for comparison with any other
 //! implementation.
 
-use super::checkpoint;
-use super::config::Config;
 use super::step::{Batch, Nets, Rules, differentiate};
-use super::tensors::{Images, TensorFile, Values, write};
-use super::weights::{Normalisation, WeightFile};
+use crate::config::Config;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
+use crate::files::tensors::{Images, TensorFile, Values, write};
+use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, Given};
 use crate::nn::Role;
 use crate::ops::rows::{join, rows_of};
+use crate::run::network;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     let [file, wa_file] = weights(request)?;
     let [_, height, width, channels] = x.nhwc("x")?;
     let shape = ImageShape { height, width, channels };
-    let network = |file| checkpoint::network_for(&device, file, Some(&config.model), shape);
+    let network = |file| network::network_for(&device, file, Some(&config.model), shape);
     let (mut net, mut wa) = (network(&file)?, network(&wa_file)?);
     given.file.within(&given.y, net.classes())?;
     let mix = match given.file.get("mix") {

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
-use super::setting::{Magnitude, Setting, bare};
+use super::value::{Magnitude, Setting, bare};
 use crate::error::{Error, Result};
 use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
 

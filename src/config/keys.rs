@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::choice::{
+use super::options::{
     AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start,
 };
-use super::setting::{Magnitude, Setting, text_of};
+use super::value::{Magnitude, Setting, text_of};
 use crate::error::{Error, Result};
 use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
 

@@ -1,23 +1,24 @@
 //! One run: the epoch loop, selection, the final evaluation.
 
 use super::average::Average;
-use super::checkpoint::{Origin, Progress, beginning, load, load_state, save, save_state};
-use super::config::{Config, Select};
-use super::judge::{Watch, interrupted, judge, loss_on_first, not_finite};
-use super::observer::{EpochInfo, Observer, Started, StepInfo};
-use super::rundir::{LogRow, RunDir, Summary};
+use super::checkpoint::{Origin, Progress, load_state, save, save_state};
+use super::epoch_stats::Totals;
 use super::schedule::Schedule;
 use super::step::{Batch, Nets, Rules, Stepped, Update, train_step};
-use super::totals::Totals;
-use super::weights::WeightFile;
+use super::validate::{Watch, interrupted, judge, loss_on_first, not_finite};
 use crate::attack::{Pgd, Start};
+use crate::config::{Config, Select};
 use crate::data::resident::{Resident, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::Accuracy;
+use crate::files::weights::WeightFile;
 use crate::method::{self, Entry, Settings};
 use crate::nn::{Arch, BnMode, Net, Shape};
+use crate::run::dir::{LogRow, RunDir, Summary};
+use crate::run::network::{beginning, load};
+use crate::run::observer::{EpochInfo, Observer, Started, StepInfo};
 use serde_json::{Map, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
