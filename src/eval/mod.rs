@@ -15,7 +15,7 @@ pub mod verify;
 
 use crate::attack::{Norm, Settings};
 use crate::config::DeviceChoice;
-use crate::data::{self, Dataset, resident::Resident};
+use crate::data::{self, Dataset, device_dataset::DeviceDataset};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -161,7 +161,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let path = crate::run::network::weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
     // The labels of a file do not tell whether there are more classes.
-    let described = Described { more_classes: test.name == data::FILE, ..extras.described.clone() };
+    let described = Described { more_classes: !test.all_classes, ..extras.described.clone() };
     let (mut net, file) = network::open_as(&device, &path, (test.classes, test.shape), &described)?;
     let mut report = Report {
         rows: Vec::new(),
@@ -175,7 +175,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         device: device.describe(),
         record: None,
     };
-    let data = Resident::new(&device, &test)?;
+    let data = DeviceDataset::new(&device, &test)?;
     let judged = match &plan {
         Some(plan) => {
             let weights = identity(&net, &file)?;
@@ -223,7 +223,7 @@ fn one_by_one(
     request: &Request,
     attacks: &[Stage],
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Row>> {
     let &Request { batch, settings: Settings { seed, .. }, ref extras, .. } = request;
@@ -260,7 +260,7 @@ fn illustrate(
     report: &Report,
     judgement: &Judgement,
     range: Range<usize>,
-    (test, data, net): (&Dataset, &Resident, &mut Net),
+    (test, data, net): (&Dataset, &DeviceDataset, &mut Net),
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let Judgement { verdict, images, predictions } = judgement;
@@ -291,7 +291,7 @@ fn selection(request: &Request) -> Result<Dataset> {
 fn by_protocol(
     request: &Request,
     plan: &Plan,
-    (test, resident): (&Dataset, &Resident),
+    (test, resident): (&Dataset, &DeviceDataset),
     (net, weights): (&mut Net, &str),
     report: &mut Report,
     observer: &mut dyn Observer,

@@ -8,7 +8,7 @@ use super::step::{Batch, Nets, Rules, Stepped, Update, train_step};
 use super::validate::{Watch, interrupted, judge, loss_on_first, not_finite};
 use crate::attack::{Pgd, Start};
 use crate::config::{Config, Select};
-use crate::data::resident::{Resident, shuffled};
+use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -44,10 +44,10 @@ pub struct Session<'a> {
     shape: Shape,
     image_width: usize,
     dataset: String,
-    train: Resident,
+    train: DeviceDataset,
     /// What the best epoch is chosen by, if it is.
-    selection: Option<Resident>,
-    test: Resident,
+    selection: Option<DeviceDataset>,
+    test: DeviceDataset,
     schedule: Schedule,
 }
 
@@ -93,9 +93,9 @@ impl<'a> Session<'a> {
             shape,
             image_width: train.shape.width,
             dataset: train.name.clone(),
-            train: Resident::new(device, &train)?,
-            selection: selection.map(|s| Resident::new(device, &s)).transpose()?,
-            test: Resident::new(device, &split.test)?,
+            train: DeviceDataset::new(device, &train)?,
+            selection: selection.map(|s| DeviceDataset::new(device, &s)).transpose()?,
+            test: DeviceDataset::new(device, &split.test)?,
             schedule: Schedule::new(config, (method.pretraining)(&settings)),
             settings,
         })

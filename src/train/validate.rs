@@ -3,7 +3,7 @@
 use super::checkpoint::Progress;
 use crate::attack::Pgd;
 use crate::config::Config;
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::{Accuracy, accuracy};
 use crate::nn::{BnMode, Net};
@@ -38,7 +38,7 @@ impl Watch<'_> {
 /// Accuracy on clean images and under `attack`.
 pub(super) fn judge(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: &Pgd,
     config: &Config,
     watch: &mut Watch,
@@ -50,7 +50,7 @@ pub(super) fn judge(
 }
 
 /// The loss of a network on the first batch of images, as they are; 0 where there are none.
-pub(super) fn loss_on_first(net: &mut Net, data: &Resident, batch: usize) -> Result<f32> {
+pub(super) fn loss_on_first(net: &mut Net, data: &DeviceDataset, batch: usize) -> Result<f32> {
     let few = in_order(data.device(), data.len.min(batch), batch)?;
     let Some(indices) = few.first() else { return Ok(0.0) };
     let (x, y) = data.batch(indices, &Augmentation::none())?;
