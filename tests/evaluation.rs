@@ -4,7 +4,7 @@
 use saddle::attack::{Attack, Model, Norm, Settings, by_name};
 use saddle::config::DeviceChoice;
 use saddle::config::recipe;
-use saddle::data::{self, Dataset, ImageShape, resident::Resident};
+use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
 use saddle::device::{Buffer, Device};
 use saddle::error::Error;
 use saddle::eval::plan::{Plan, Stage};
@@ -14,7 +14,8 @@ use saddle::eval::state::State;
 use saddle::eval::verdict::{Outcomes, Verdict};
 use saddle::eval::verify::verify;
 use saddle::eval::{self, Extras, Request};
-use saddle::files::tensors::{Values, write};
+use saddle::files::safetensors::{SafeTensors, floats, integers};
+use saddle::files::tensor_file::{Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
@@ -74,18 +75,24 @@ fn short(norm: Norm, eps: f32) -> Plan {
 }
 
 /// The net and the first n test images.
-fn digits(n: usize) -> (saddle::nn::Net, Resident) {
+fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+<<<<<<< HEAD
     let file = WeightFile::read(&weights()).unwrap();
     let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
     let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
     (net, Resident::new(&device, &test).unwrap())
+=======
+    let (net, _) =
+        network::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
+    (net, DeviceDataset::new(&device, &test).unwrap())
+>>>>>>> h-data
 }
 
 fn judged(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     plan: &Plan,
     range: Range<usize>,
     batch: usize,
@@ -99,7 +106,7 @@ fn bits(images: &Images) -> Vec<(usize, Vec<u32>)> {
 }
 
 /// The protocol as it is written down: one batch, every attack as a whole.
-fn by_hand(model: &mut dyn Model, data: &Resident, plan: &Plan) -> (Vec<Option<usize>>, Images) {
+fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Option<usize>>, Images) {
     let (mut outcomes, mut images) = (vec![None; data.len], Images::new());
     for number in 0..=plan.stages.len() {
         let left: Vec<i32> =
@@ -370,6 +377,7 @@ fn toy(classes: usize) -> (Toy, Dataset) {
         shape: ImageShape { height: 4, width: 4, channels: 1 },
         classes,
         class_names: vec![],
+        all_classes: true,
         byte_scale: 1.0 / 255.0,
     };
     let weight = Tensor::from_slice(&Device::host().unwrap(), &[classes, 16], &weight).unwrap();
@@ -384,7 +392,7 @@ fn verdict(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Verdict {
             self.0.push(line.to_owned());
         }
     }
-    let data = Resident::new(&Device::host().unwrap(), data).unwrap();
+    let data = DeviceDataset::new(&Device::host().unwrap(), data).unwrap();
     let mut notes = Notes(vec![]);
     let conduct = Conduct { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
     let verdict = judge(toy, &data, plan, &conduct, &mut notes).unwrap().verdict;
@@ -469,7 +477,7 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
 #[test]
 fn verification_finds_what_is_wrong() {
     let (mut sound, set) = toy(10);
-    let data = Resident::new(&Device::host().unwrap(), &set).unwrap();
+    let data = DeviceDataset::new(&Device::host().unwrap(), &set).unwrap();
     let mut check = |images: &Images, outcomes: Vec<Option<usize>>| {
         verify(&mut sound, &data, 0..40, (Norm::Linf, 0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
     };
@@ -578,25 +586,16 @@ fn adversarial_images_are_saved() {
     );
     let record = report.unwrap().record.unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("x_adv").unwrap().shape(), [30, 1, 8, 8]);
-    let longs = |name: &str| {
-        let tensor = file.tensor(name).unwrap();
-        tensor.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
-    };
+    let longs = |name: &str| integers(&file.tensor(name).unwrap()).unwrap();
     let (y, pred) = (longs("y"), longs("pred"));
     let success: Vec<bool> = file.tensor("success").unwrap().data().iter().map(|b| *b == 1).collect();
     assert_eq!(success, y.iter().zip(&pred).map(|(y, pred)| y != pred).collect::<Vec<_>>());
     assert_eq!(success, record.verdict.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
     // The stored images alone reproduce the accuracy.
     let (mut net, data) = digits(30);
-    let adv: Vec<f32> = file
-        .tensor("x_adv")
-        .unwrap()
-        .data()
-        .chunks(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect();
+    let adv: Vec<f32> = floats(&file.tensor("x_adv").unwrap(), |value| value as f32).unwrap();
     let z =
         saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap())
             .unwrap();

@@ -15,7 +15,7 @@ pub mod verify;
 
 use crate::attack::{Norm, Settings};
 use crate::config::DeviceChoice;
-use crate::data::{self, Dataset, resident::Resident};
+use crate::data::{self, Dataset, device_dataset::DeviceDataset};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -161,7 +161,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let path = network::weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
     // The labels of a file do not tell whether there are more classes.
-    let classes = if test.name == data::FILE { Classes::AtLeast } else { Classes::Exactly };
+    let classes = if test.all_classes { Classes::Exactly } else { Classes::AtLeast };
     let input = (classes(test.classes), test.shape);
     let (mut net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
     let mut report = Report {
@@ -176,7 +176,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         device: device.describe(),
         record: None,
     };
-    let data = Resident::new(&device, &test)?;
+    let data = DeviceDataset::new(&device, &test)?;
     let judged = match &plan {
         Some(plan) => {
             let weights = identity(&net, &file)?;
@@ -224,7 +224,7 @@ fn one_by_one(
     request: &Request,
     attacks: &[Stage],
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Row>> {
     let &Request { batch, settings: Settings { seed, .. }, ref extras, .. } = request;
@@ -261,7 +261,7 @@ fn illustrate(
     report: &Report,
     judgement: &Judgement,
     range: Range<usize>,
-    (test, data, net): (&Dataset, &Resident, &mut Net),
+    (test, data, net): (&Dataset, &DeviceDataset, &mut Net),
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let Judgement { verdict, images, predictions } = judgement;
@@ -292,7 +292,7 @@ fn selection(request: &Request) -> Result<Dataset> {
 fn by_protocol(
     request: &Request,
     plan: &Plan,
-    (test, resident): (&Dataset, &Resident),
+    (test, resident): (&Dataset, &DeviceDataset),
     (net, weights): (&mut Net, &str),
     report: &mut Report,
     observer: &mut dyn Observer,

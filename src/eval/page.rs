@@ -4,7 +4,7 @@
 use super::accuracy::{accuracy, robust};
 use crate::attack::{self, Settings};
 use crate::data::Dataset;
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::{Error, Result};
 use crate::nn::Net;
 use crate::ops::augment::Augmentation;
@@ -52,7 +52,7 @@ pub struct Subject<'a> {
     pub net: &'a mut Net,
     pub test: &'a Dataset,
     /// The same images on the network's device.
-    pub data: &'a Resident,
+    pub data: &'a DeviceDataset,
     /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where every attack failed.
     pub x_adv: &'a [f32],
     /// Images at once.
@@ -102,7 +102,7 @@ pub fn collect(
         progress("margins", done, data.len);
     }
     let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
-    let curve = curve(net, &Resident::new(device, &first)?, sweep, batch, progress)?;
+    let curve = curve(net, &DeviceDataset::new(device, &first)?, sweep, batch, progress)?;
     let Told { title, facts, path, warnings } = told;
     Ok(EvalPage {
         title,
@@ -132,7 +132,7 @@ struct Seen {
 /// eps and accuracy for every factor. With eps = 0 that is the clean accuracy.
 fn curve(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     sweep: &Sweep,
     batch: usize,
     mut progress: impl FnMut(&str, usize, usize),
@@ -208,7 +208,7 @@ mod tests {
             crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
         let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
-        let data = Resident::new(&device, &test).unwrap();
+        let data = DeviceDataset::new(&device, &test).unwrap();
         let settings = Settings { eps: 0.2, step: Some(0.1), ..Settings::default() };
         let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();
         let (x, y) = data.batch(&all, &Augmentation::none()).unwrap();

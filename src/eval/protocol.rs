@@ -18,7 +18,7 @@ use super::state::State;
 use super::verdict::{CLEAN, Outcomes, Passes, Row, Verdict};
 use super::verify::{Verification, verify};
 use crate::attack::{Found, Model, Points, logits};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
@@ -72,7 +72,7 @@ pub struct Standing {
 /// reports.
 pub fn judge(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     plan: &Plan,
     conduct: &Conduct,
     observer: &mut dyn Observer,
@@ -119,7 +119,7 @@ pub fn judge(
 
 struct Judge<'a> {
     model: &'a mut dyn Model,
-    data: &'a Resident,
+    data: &'a DeviceDataset,
     plan: &'a Plan,
     conduct: &'a Conduct<'a>,
     observer: &'a mut dyn Observer,

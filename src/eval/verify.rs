@@ -4,7 +4,7 @@
 use super::protocol::Images;
 use super::verdict::Outcomes;
 use crate::attack::{Model, Norm, logits};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
@@ -74,7 +74,7 @@ impl Verification {
 /// fresh predictions.
 pub fn verify(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     range: Range<usize>,
     ball: (Norm, f32),
     (images, outcomes): (&Images, &Outcomes),
