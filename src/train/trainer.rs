@@ -351,11 +351,7 @@ impl<'a> Session<'a> {
 
     /// PGD as it judges: the training attack's ball and step, from a random start, with eval-mode batch norm.
     fn judge_attack(&self) -> Pgd {
-        Pgd {
-            start: Start::Uniform,
-            bn: BnMode::Eval,
-            ..self.settings.inner.pgd(Start::Uniform, BnMode::Eval)
-        }
+        Pgd { start: Start::Uniform, ..self.settings.inner.pgd(Start::Uniform, BnMode::Eval).pgd }
     }
 
     /// Errors when the last update ruined the network: its loss on a batch of training images is no number.
