@@ -46,6 +46,9 @@ pub enum Error {
         "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the usual remedy"
     )]
     NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
+    /// A fault of the program itself, whatever the user asked for.
+    #[error("internal error: {what}")]
+    Internal { what: String },
     /// A run that was asked to stop (Ctrl-C); `resume` is the command that goes on.
     #[error("interrupted: {saved}; go on with: {resume}")]
     Interrupted { saved: String, resume: String },

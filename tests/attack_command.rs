@@ -272,8 +272,7 @@ fn npy(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
 /// An untrained network for 32x32 RGB images without metadata, as another program may have written it.
 fn foreign_weights(path: &Path, classes: usize) -> Net {
     let shape = Shape { channels: 3, height: 32, classes, mean: vec![], std: vec![] };
-    let net =
-        Net::new(&Device::host().unwrap(), &Arch::find("resnet-mini").unwrap().spec(), &shape, 1).unwrap();
+    let net = Net::new(&Device::host().unwrap(), Arch::find("resnet-mini").unwrap(), &shape, 1).unwrap();
     let mut file = WeightFile::default();
     file.tensors
         .extend(net.export().unwrap().into_iter().map(|(name, shape, values)| (name, (shape, values))));

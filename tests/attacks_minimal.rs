@@ -254,7 +254,7 @@ fn results_are_valid_and_mistakes_stay() {
 fn a_point_does_not_depend_on_its_batch() {
     let (device, mut stream) = (device(), Stream::new(5, "batches"));
     let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![0.3], std: vec![0.4] };
-    let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 3).unwrap();
+    let mut net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 3).unwrap();
     let n = 23;
     let values: Vec<f32> = (0..n * 64).map(|_| stream.uniform()).collect();
     let batch = |rows: &[usize]| {

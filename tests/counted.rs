@@ -23,7 +23,7 @@ fn net(device: &Device, name: &str) -> Net {
         mean: vec![0.5, 0.4, 0.3],
         std: vec![0.2, 0.3, 0.25],
     };
-    Net::new(device, &Arch::find(name).unwrap().spec(), &shape, 3).unwrap()
+    Net::new(device, Arch::find(name).unwrap(), &shape, 3).unwrap()
 }
 
 /// `count` images in [0,1], the same for every count, and up to `capacity` of NaN behind them.

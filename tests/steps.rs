@@ -21,7 +21,7 @@ const UPDATE: Update = Update { lr: 0.05, momentum: 0.9, weight_decay: 5e-4 };
 /// The network of the goldens whose weights have this prefix.
 fn net(device: &Device, golden: &Golden, prefix: &str) -> Net {
     let shape = Shape { channels: 1, height: SIDE, classes: 10, mean: vec![], std: vec![] };
-    let mut net = Net::new(device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+    let mut net = Net::new(device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
     let mut file = WeightFile::default();
     for name in golden.names().filter(|name| name.starts_with(prefix)) {
         file.tensors.insert(name[prefix.len()..].to_owned(), (golden.shape(&name), golden.floats(&name)));

@@ -1,9 +1,11 @@
-//! Runs `kernels/conformance.cu`: what every device must do, and the wrong kernels that the host device must
+//! Runs `kernels/conformance`: what every device must do, and the wrong kernels that the host device must
 //! refuse, with the exact message.
 
-use super::kernels::conformance::*;
-use super::kernels::conformance_math::conf_exp_log;
-use super::testing::{checked_devices, devices};
+use super::cuda::check::{self, Row};
+use super::kernels::conformance::SOURCES;
+use super::kernels::conformance::execution::*;
+use super::kernels::conformance::math::conf_exp_log;
+use super::testing::{checked_devices, devices, nvrtc_is_present};
 use super::{Buffer, Device, Grid, Order};
 use crate::error::Result;
 use std::process::Command;
@@ -323,9 +325,9 @@ fn launches_from_several_threads() {
     });
 }
 
-/// `kernels/conformance.cu:LINE` of the line that carries this comment.
+/// `kernels/conformance/execution.cu:LINE` of the line that carries this comment.
 fn line(comment: &str) -> String {
-    let source = include_str!("../../kernels/conformance.cu");
+    let source = include_str!("../../kernels/conformance/execution.cu");
     let marked: Vec<usize> = source
         .lines()
         .enumerate()
@@ -333,7 +335,7 @@ fn line(comment: &str) -> String {
         .map(|(i, _)| i + 1)
         .collect();
     assert_eq!(marked.len(), 1, "{comment}");
-    format!("kernels/conformance.cu:{}", marked[0])
+    format!("kernels/conformance/execution.cu:{}", marked[0])
 }
 
 /// A wrong kernel gives this message on the host, checked or not, in every order; afterwards the device still
@@ -514,6 +516,26 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
             }
         }
     });
+}
+
+/// The architectures of `tests/nvrtc.rs`; sm_75 has less dynamic shared memory than one kernel asks for.
+#[test]
+fn conformance_kernels_compile_for_gpus() {
+    if !nvrtc_is_present() {
+        return;
+    }
+    let archs = ["sm_75", "sm_80", "sm_90a", "sm_100"];
+    let rows =
+        archs.map(|arch| SOURCES.iter().flat_map(|s| check::compile(arch, s).unwrap()).collect::<Vec<_>>());
+    let kernels = SOURCES.iter().map(|source| source.kernels.len()).sum::<usize>();
+    for (arch, rows) in archs.iter().zip(&rows) {
+        assert_eq!(rows.len(), kernels, "{arch}");
+        assert_eq!(rows.iter().find_map(Row::problem), None);
+        // Kernels with known arrays: the numbers are read, not defaulted.
+        let shared = |name: &str| rows.iter().find(|row| row.kernel == name).unwrap().shared_bytes;
+        assert_eq!(shared("conf_sum_1024"), 4096, "{arch}");
+        assert_eq!(shared("conf_dynamic_shared"), 65536 + 256, "{arch}");
+    }
 }
 
 /// The name of the variable that tells a child process to run the wrong kernel.

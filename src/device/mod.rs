@@ -44,8 +44,8 @@ enum Backend {
 /// A kernel as build.rs found it: where it is, what it takes, how it is entered on the host.
 pub struct Kernel {
     pub name: &'static str,
-    /// The file in `kernels/`.
-    pub file: &'static str,
+    /// Where it stands.
+    pub source: &'static Source,
     /// The C signature.
     pub signature: &'static str,
     /// What the kernel computes, from the comment above its name.
@@ -55,13 +55,13 @@ pub struct Kernel {
     /// Bytes of dynamic shared memory.
     pub dynamic: PerDevice,
     c_name: &'static CStr,
-    source: usize,
     /// The entry for each of [`kernels::INSTRUCTION_SETS`], and last the one with CUDA's launch shapes.
     host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len() + 1],
 }
 
 /// A kernel source file: its text and the kernels in it.
 pub struct Source {
+    /// The path inside `kernels/`.
     pub file: &'static str,
     pub text: &'static str,
     pub kernels: &'static [&'static Kernel],

@@ -1,6 +1,6 @@
 //! Graphs, the allocator, buffers and device names.
 
-use super::kernels::conformance::conf_increment;
+use super::kernels::conformance::execution::conf_increment;
 use super::testing::devices;
 use super::{Buffer, Device, cuda};
 use crate::error::{Error, Result};

@@ -151,7 +151,7 @@ fn network(
 ) -> Result<Net> {
     let Normalisation { mean, std } = file.normalisation()?.unwrap_or_default();
     let shape = Shape { channels, height, classes, mean, std };
-    let mut net = Net::new(device, &arch.spec(), &shape, 0)?;
+    let mut net = Net::new(device, arch, &shape, 0)?;
     load(&mut net, device, file)?;
     Ok(net)
 }

@@ -80,7 +80,7 @@ impl<'a> Session<'a> {
             mean: single(&config.mean),
             std: single(&config.std),
         };
-        let new_net = || Net::new(device, &arch.spec(), &shape, config.seed);
+        let new_net = || Net::new(device, arch, &shape, config.seed);
         let (average, settings) = (config.averaging(method), config.settings());
         Ok(Session {
             device: device.clone(),

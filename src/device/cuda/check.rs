@@ -39,7 +39,7 @@ impl Row {
 pub fn compile_all(archs: &[&str]) -> Result<Vec<Row>> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
     let jobs: Vec<(&str, &Source)> =
-        archs.iter().flat_map(|arch| SOURCES.iter().map(move |source| (*arch, source))).collect();
+        archs.iter().flat_map(|arch| SOURCES.iter().map(move |source| (*arch, *source))).collect();
     let compiled: Vec<Result<Vec<Row>>> =
         jobs.par_iter().map(|(arch, source)| compile(arch, source)).collect();
     let mut rows = Vec::new();

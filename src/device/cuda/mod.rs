@@ -3,7 +3,6 @@
 pub mod check;
 pub mod nvrtc;
 
-use super::kernels::SOURCES;
 use super::{Arg, Grid, Kernel, Source};
 use crate::error::{Error, Result};
 use cudarc::driver::{
@@ -26,10 +25,10 @@ pub struct Cuda {
     loaded: Mutex<Loaded>,
 }
 
-/// Modules by source index and functions by kernel name.
+/// Modules by source file and functions by kernel name.
 #[derive(Default)]
 struct Loaded {
-    modules: HashMap<usize, Arc<CudaModule>>,
+    modules: HashMap<&'static str, Arc<CudaModule>>,
     functions: HashMap<&'static str, CudaFunction>,
 }
 
@@ -306,9 +305,8 @@ impl Cuda {
     fn function(&self, kernel: &'static Kernel) -> Result<sys::CUfunction> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !loaded.functions.contains_key(kernel.name) {
-            let source = &SOURCES[kernel.source];
-            let module = self.module(source)?;
-            for other in source.kernels {
+            let module = self.module(kernel.source)?;
+            for other in kernel.source.kernels {
                 let function = module.load_function(other.name).map_err(failed("cuModuleGetFunction"))?;
                 if other.dynamic.cuda > 0 {
                     // More than 48 KiB only for those who ask.
@@ -320,13 +318,12 @@ impl Cuda {
                 }
                 loaded.functions.insert(other.name, function);
             }
-            loaded.modules.insert(kernel.source, module);
+            loaded.modules.insert(kernel.source.file, module);
         }
         match loaded.functions.get(kernel.name) {
             Some(function) => Ok(function.cu_function()),
-            None => Err(Error::Cuda {
-                call: "cuModuleGetFunction",
-                reason: format!("{} is not in {}", kernel.name, kernel.file),
+            None => Err(Error::Internal {
+                what: format!("{} is not in the list of {}", kernel.name, kernel.source.file),
             }),
         }
     }
