@@ -52,7 +52,8 @@ fn modules_of(text: &mut String, sources: &[Source], shared: &[Config], isas: &[
             source.kernels.iter().map(|k| format!("&{}", k.name.to_uppercase())).collect();
         writeln!(
             text,
-            "    pub(crate) static SOURCE: Source = Source {{ file: {:?}, text: include_str!({:?}), kernels: &[{}] }};",
+            "    pub(crate) static SOURCE: Source = Source {{\n        file: {:?},\n        \
+             text: include_str!({:?}),\n        kernels: &[{}],\n    }};",
             source.file,
             source.path,
             names.join(", ")
@@ -105,8 +106,9 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
     let upper = kernel.name.to_uppercase();
     writeln!(
         text,
-        "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", source: &SOURCE, doc: {doc:?}, \
-         signature: \"{name}({signature})\", threads: {threads}, dynamic: {dynamic}, host: [{host}] }};",
+        "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", \
+         source: &SOURCE, doc: {doc:?}, signature: \"{name}({signature})\", threads: {threads}, \
+         dynamic: {dynamic}, host: [{host}] }};",
         name = kernel.name,
         doc = kernel.doc,
         signature = signature.join(", "),

@@ -22,8 +22,8 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Whether |got - want| <= absolute + relative |want| for every entry. An infinity is close to itself only, and
-/// NaN to nothing.
+/// Whether |got - want| <= absolute + relative |want| for every entry. An infinity is close to itself only,
+/// and NaN to nothing.
 ///
 /// Errors: another length; entries that differ.
 pub fn close<G, W>(got: &[G], want: &[W], relative: f64, absolute: f64) -> Result<(), Mismatch>

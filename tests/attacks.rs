@@ -6,6 +6,7 @@ use saddle::attack::{
 };
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, Net, Shape};
+use saddle::numeric::max_abs;
 use saddle::ops::global_avg_pool::global_avg_pool;
 use saddle::ops::linear::linear;
 use saddle::ops::random_start::{Noise, surface};
@@ -133,7 +134,7 @@ fn bits(found: &Found) -> (Vec<u32>, Vec<i32>) {
 
 fn norm(d: &[f64], norm: Norm) -> f64 {
     match norm {
-        Norm::Linf => d.iter().fold(0.0, |m, v| m.max(v.abs())),
+        Norm::Linf => max_abs(d.iter().copied()),
         Norm::L2 => d.iter().map(|v| v * v).sum::<f64>().sqrt(),
     }
 }

@@ -5,6 +5,7 @@ use saddle::attack::{Attack, Fab, FabT, Found, Model, Norm, Points, Settings, Sq
 use saddle::device::{Buffer, Device, Order};
 use saddle::error::Result;
 use saddle::nn::{Arch, Net, Shape};
+use saddle::numeric::max_abs;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
 use saddle::tape::{Tape, Var};
@@ -80,9 +81,9 @@ fn classes(model: &mut dyn Model, x: &Tensor) -> Vec<i32> {
 }
 
 fn distance(norm: Norm, a: &[f32], b: &[f32]) -> f64 {
-    let d = a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).abs());
+    let d = a.iter().zip(b).map(|(a, b)| *a as f64 - *b as f64);
     match norm {
-        Norm::Linf => d.fold(0.0, f64::max),
+        Norm::Linf => max_abs(d),
         Norm::L2 => d.map(|d| d * d).sum::<f64>().sqrt(),
     }
 }

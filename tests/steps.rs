@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Golden, devices};
+use common::{Golden, Tolerance, assert_close, devices};
 use saddle::config::Config;
 use saddle::device::{Buffer, Device};
 use saddle::files::weights::WeightFile;
@@ -50,13 +50,8 @@ fn between(a: &[f32], b: &[f32], t: f64) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| (1.0 - t) * f64::from(*a) + t * f64::from(*b)).collect()
 }
 
-fn close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
-    let scale = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
-    let worst = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
-    assert!(
-        got.len() == want.len() && worst <= tolerance * scale,
-        "{what}: off by {worst:.1e} of {scale:.1e}"
-    );
+fn close(got: &[f32], want: &[f64], relative: f64, what: &str) {
+    assert_close(what, got, want, Tolerance { relative, least: 1e-3 });
 }
 
 /// Running statistics of the first batch norm.

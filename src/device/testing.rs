@@ -1,4 +1,4 @@
-//! Which devices a test suite runs on.
+//! The devices that a test suite runs on.
 
 use super::{Device, Order, cuda};
 

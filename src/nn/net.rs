@@ -84,8 +84,8 @@ impl Net {
     }
 
     /// [`Net::forward`] of the images that `rows` says. With `Rows::First` the logits of the others are those
-    /// of features 0 (folded passes: of what lies there), and give no gradient to a weight when their own is
-    /// 0.
+    /// of features 0 (in folded passes: of whatever the memory holds), and give no gradient to a weight when
+    /// their own is 0.
     pub fn forward_rows(
         &mut self,
         tape: &Tape,

@@ -1,4 +1,4 @@
-//! What the residual families share: stages, the post-activation block, and the network around it.
+//! The common parts of the residual families: stages, blocks, and the network around post-activation blocks.
 
 use super::families::Layers;
 use super::layers::{BatchNorm, Builder, Conv, ConvBn, Layer, Pass};
@@ -52,7 +52,7 @@ pub fn stages<B: Layer + 'static>(
     Ok((stages, cin))
 }
 
-/// PyTorch's usual name of a block.
+/// The name of a block in most PyTorch code: `layer1.0`.
 pub fn layer_name(stage: usize, block: usize) -> String {
     format!("layer{}.{block}", stage + 1)
 }

@@ -36,11 +36,11 @@ struct Loaded {
 pub enum Status {
     /// These GPUs can be used.
     Usable(Vec<GpuInfo>),
-    /// What is missing and how to get it, one line.
+    /// The missing part and how to get it, one line.
     Missing(String),
 }
 
-/// What `saddle devices` prints of a GPU.
+/// The facts about a GPU that `saddle devices` prints.
 pub struct GpuInfo {
     pub ordinal: usize,
     pub name: String,
@@ -77,14 +77,16 @@ fn sorted(found: Vec<Result<GpuInfo, String>>) -> (Vec<GpuInfo>, Vec<String>) {
     (usable, unusable)
 }
 
-/// All GPUs by ordinal, each with the reason when it cannot be used; the error is for what none can be used
-/// without.
+/// All GPUs by ordinal, each with the reason when it cannot be used. The error is the reason why none can.
 fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     const NO_GPU: &str = "the NVIDIA driver works but sees no GPU (CUDA_VISIBLE_DEVICES may hide it)";
     // SAFETY: only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(
-            "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a container start it with GPU access".into(),
+            "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a \
+             container \
+             start it with GPU access"
+                .into(),
         );
     }
     let missing = |what: &'static str| {
@@ -105,7 +107,7 @@ fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     }
 }
 
-/// What the driver says of a GPU, without a context on it; the error is why it cannot be used.
+/// The driver's facts about a GPU, without a context on it; the error is why it cannot be used.
 fn gpu(ordinal: usize) -> Result<GpuInfo, String> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
@@ -136,7 +138,9 @@ fn too_new((major, minor): (i32, i32), driver: i32) -> Option<String> {
             .into(),
         // From 13 on the package has no number in its name.
         _ => format!(
-            "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update the driver"
+            "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update \
+             the \
+             driver"
         ),
     };
     Some(format!(
@@ -309,7 +313,7 @@ impl Cuda {
             for other in kernel.source.kernels {
                 let function = module.load_function(other.name).map_err(failed("cuModuleGetFunction"))?;
                 if other.dynamic.cuda > 0 {
-                    // More than 48 KiB only for those who ask.
+                    // A kernel gets more than 48 KiB only on request.
                     let attribute =
                         sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     function
@@ -377,12 +381,15 @@ mod tests {
         assert_eq!(
             too_new((13, 5), 12040).as_deref(),
             Some(
-                "NVRTC 13.5 is newer than the driver, which supports CUDA 12.4: install an NVRTC of that version \
-                 (pip install nvidia-cuda-nvrtc-cu12), or update the driver"
+                "NVRTC 13.5 is newer than the driver, which supports CUDA 12.4: install an NVRTC of that \
+                 version (pip install nvidia-cuda-nvrtc-cu12), or update the driver"
             )
         );
-        let told = too_new((12, 9), 11080).unwrap();
-        assert_eq!(told, "NVRTC 12.9 is newer than the driver, which supports CUDA 11.8: update the driver");
+        let reason = too_new((12, 9), 11080).unwrap();
+        assert_eq!(
+            reason,
+            "NVRTC 12.9 is newer than the driver, which supports CUDA 11.8: update the driver"
+        );
         assert!(
             too_new((14, 0), 13020).unwrap().contains(
                 "CUDA 13.2: install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc==13.*')"
