@@ -21,12 +21,16 @@ fn main() {
     for watched in ["build.rs", "build", "kernels", "src/ops", "src/method", "recipes"] {
         println!("cargo:rerun-if-changed={watched}");
     }
-    let sources: Vec<parse::Source> =
-        list(&root.join("kernels"), "cu").iter().map(|path| parse::source(path)).collect();
+    let kernels = root.join("kernels");
+    let sources = |folder: &Path| -> Vec<parse::Source> {
+        list(folder, "cu").iter().map(|path| parse::source(&kernels, path)).collect()
+    };
+    let (sources, conformance) = (sources(&kernels), sources(&kernels.join("conformance")));
     let shared = parse::configs(&read(&root.join("kernels/lib/common.cuh")));
     let isas = host::instruction_sets();
-    host::compile(&root, &out, &sources, &isas);
+    host::compile(&root, &out, &sources, &conformance, &isas);
     generate::kernels(&root, &out, &sources, &shared, &isas);
+    generate::conformance(&out, &conformance, &shared, &isas);
     generate::modules(&root, &out, "ops");
     generate::modules(&root, &out, "method");
     generate::recipes(&root, &out);

@@ -266,7 +266,7 @@ impl Job {
     fn net(&self, device: &Device) -> Result<Net> {
         let shape =
             Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
-        Net::new(device, &Arch::find(self.model)?.spec(), &shape, 0)
+        Net::new(device, Arch::find(self.model)?, &shape, 0)
     }
 
     /// A training step of `method` on a batch of n images, again and again.

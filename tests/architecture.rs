@@ -1,12 +1,16 @@
-//! The shape of the crate: who may import whom, where `unsafe` may stand, what every kernel file says about
-//! itself.
+//! The shape of the crate: which module may import which, where `unsafe` may stand, the header of every
+//! kernel file, the format, width and length of all files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A module and what it may import; everybody may import itself, `error`, `files` and `rng`.
+/// The modules that every module may import.
+const EVERYWHERE: &[&str] = &["error", "files", "numeric", "rng"];
+
+/// A module and the others that it may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("numeric", &[]),
     ("files", &[]),
     ("report", &[]),
     ("device", &[]),
@@ -130,7 +134,7 @@ fn imports_follow_the_arrows() {
                 // Names like `crate::Result`, and the module itself.
                 if !modules.contains(target)
                     || target == own
-                    || ["error", "files", "rng"].contains(&target)
+                    || EVERYWHERE.contains(&target)
                     || allowed.contains(&target)
                 {
                     continue;
@@ -182,7 +186,7 @@ fn nothing_is_unwrapped_outside_tests() {
     for file in files("src", &["rs"]).iter().filter(|f| !is_test(f)) {
         let mut in_cases = false;
         for (number, line) in code(file) {
-            // The test cases of an operation stand behind its code, as a function or module of their own.
+            // The test cases of an operation follow its code, as a function or module of their own.
             in_cases |= line == "#[cfg(test)]";
             let unwraps = line.contains(".unwrap()")
                 || line.contains(".expect(")
@@ -222,7 +226,8 @@ fn every_kernel_file_belongs_to_an_operation() {
         // `conv2d_weight.cu` belongs to `conv2d.rs`.
         let mut names = stem.match_indices('_').map(|(at, _)| &stem[..at]).chain([stem]);
         let found = names.any(|name| root().join(format!("src/ops/{name}.rs")).exists());
-        assert!(found || stem.starts_with("conformance"), "{}: no src/ops/{stem}.rs", file.display());
+        let tests_devices = file.starts_with("kernels/conformance");
+        assert!(found || tests_devices, "{}: no src/ops/{stem}.rs", file.display());
     }
 }
 
@@ -242,6 +247,53 @@ fn kernels_include_headers_by_the_name_that_nvrtc_knows() {
     }
 }
 
+/// Folders with Rust, CUDA or Markdown, and the root itself.
+const FOLDERS: &[&str] = &["src", "build", "tests", "benches", "kernels", "docs", "studies"];
+
+/// All files of the repository with one of these extensions.
+fn all_files(extensions: &[&str]) -> Vec<PathBuf> {
+    let folders = FOLDERS.iter().filter(|folder| root().join(folder).exists());
+    let mut found: Vec<PathBuf> = folders.flat_map(|folder| files(folder, extensions)).collect();
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let path = PathBuf::from(entry.unwrap().file_name());
+        if path.extension().is_some_and(|e| extensions.contains(&e.to_str().unwrap())) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_rust_file_is_formatted() {
+    let mut rustfmt = std::process::Command::new("rustfmt");
+    rustfmt.args(["--check", "--edition", "2024"]).args(all_files(&["rs"])).current_dir(root());
+    match rustfmt.output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(error) => eprintln!("NOT RUN: rustfmt: {error}"),
+    }
+}
+
+#[test]
+fn lines_stay_narrow() {
+    const COLUMNS: usize = 110;
+    let mut problems = Vec::new();
+    for file in all_files(&["rs", "cu", "cuh", "h", "cpp", "md"]) {
+        let markdown = file.extension().is_some_and(|extension| extension == "md");
+        let mut in_code = false;
+        for (number, line) in text(&file).lines().enumerate() {
+            in_code ^= markdown && line.trim_start().starts_with("```");
+            let table_or_link = line.starts_with('|') || line.contains("](") || line.contains("://");
+            // A word that is longer than a line.
+            let unbreakable = line.trim().chars().take(COLUMNS).all(|c| c != ' ');
+            if line.chars().count() > COLUMNS && !(markdown && (in_code || table_or_link)) && !unbreakable {
+                problems.push(format!("{}:{}: {} columns", file.display(), number + 1, line.chars().count()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{} lines:\n{}", problems.len(), problems.join("\n"));
+}
+
+/// The length of a Rust file means something because [`every_rust_file_is_formatted`].
 #[test]
 fn files_stay_short() {
     for file in [files("src", &["rs"]), files("build", &["rs"]), files("kernels", &["cu", "cuh", "h", "cpp"])]
@@ -254,7 +306,7 @@ fn files_stay_short() {
 
 #[test]
 fn imports_are_read_as_written() {
-    assert_eq!(imports("use crate::config::DeviceChoice;"), ["train::config"]);
+    assert_eq!(imports("use crate::config::DeviceChoice;"), ["config::DeviceChoice"]);
     assert_eq!(imports("use crate::{attack, data::cifar, nn};"), ["attack", "data::cifar", "nn"]);
     assert_eq!(imports("fn f(x: crate::tensor::Tensor, e: crate::Error) {"), ["tensor::Tensor", "Error"]);
 }

@@ -3,34 +3,30 @@
 
 mod common;
 
-use common::{Golden, assert_close, devices_and_cuda_shapes};
+use common::{Golden, Tolerance, assert_close, devices_and_cuda_shapes};
 use saddle::device::{Buffer, Device};
-use saddle::nn::{BnMode, Family, Net, Role, Shape, Spec, Stage};
+use saddle::nn::{BnMode, Builder, Net, Role, Shape, Size, families};
 use saddle::ops::cross_entropy::cross_entropy;
 use saddle::ops::reduce::Reduction;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
 use saddle::train::step::Sgd;
 
-/// Of a tensor's largest entry; PyTorch's own float32 error on these nets is about 4e-6.
-const TOLERANCE: f64 = 2e-5;
+/// PyTorch's own float32 error on these nets is about 4e-6 of a tensor's largest entry.
+const TOLERANCE: Tolerance = Tolerance { relative: 2e-5, least: 1e-7 };
 
 fn build(device: &Device, golden: &Golden) -> Net {
-    let arch = golden.metadata["arch"].trim_end_matches('2').to_owned();
-    let family = match arch.as_str() {
-        "basicblock" => Family::Basic,
-        "preact" => Family::PreAct,
-        "bottleneck" => Family::Bottleneck,
-        "wide" => Family::Wide,
+    let number = |key: &str| golden.metadata[key].parse::<usize>().unwrap();
+    let size = Size { width: number("width"), stages: 3, blocks: number("blocks") };
+    let shape = Shape { channels: 3, height: 8, classes: 10, mean: vec![], std: vec![] };
+    let layers = |builder: &mut Builder| match golden.metadata["arch"].trim_end_matches('2') {
+        "basicblock" => families::basic::layers(builder, size),
+        "preact" => families::preact::layers(builder, size),
+        "bottleneck" => families::bottleneck::layers(builder, size),
+        "wide" => families::wide::layers(builder, size.width / 2, size),
         other => panic!("unknown golden {other}"),
     };
-    let number = |key: &str| golden.metadata[key].parse::<usize>().unwrap();
-    let (width, blocks) = (number("width"), number("blocks"));
-    let stages =
-        (0..3).map(|i| Stage { channels: width << i, blocks, stride: if i == 0 { 1 } else { 2 } }).collect();
-    let spec = Spec { family, stem: if family == Family::Wide { width / 2 } else { width }, stages };
-    let shape = Shape { channels: 3, height: 8, classes: 10, mean: vec![], std: vec![] };
-    let mut net = Net::new(device, &spec, &shape, 0).unwrap();
+    let mut net = Net::of_layers(device, &shape, 0, layers).unwrap();
     for (name, shape) in net.expected() {
         assert_eq!(golden.shape(&format!("param.{name}")), shape, "{name}");
     }

@@ -7,6 +7,7 @@ use common::{Golden, devices};
 use saddle::config::{Config, DeviceChoice};
 use saddle::files::tensor_file::{self, Values};
 use saddle::files::weights::WeightFile;
+use saddle::numeric::close;
 use saddle::train::check_step::{self, StepCheck};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -124,8 +125,7 @@ fn differences(out: &BTreeMap<String, Values>, case: &Value) -> Vec<String> {
     let loss = case["scalars"]["loss"].as_f64().unwrap();
     for (name, want) in case["scalars"].as_object().unwrap() {
         let (got, want) = (floats(out, name)[0] as f64, want.as_f64().unwrap());
-        let near = (got - want).abs() <= LOSS * want.abs().max(1e-2 * loss.abs());
-        if !near {
+        if close(&[got], &[want], 0.0, LOSS * want.abs().max(1e-2 * loss.abs())).is_err() {
             wrong.push(format!("{name} is {got}, not {want}"));
         }
     }
@@ -133,8 +133,7 @@ fn differences(out: &BTreeMap<String, Values>, case: &Value) -> Vec<String> {
         let want: Vec<f64> = want.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
         let got = summary(floats(out, name));
         // A difference d between the tensors changes a dot product by about |d|.
-        let near = |(got, expected): (&f64, &f64)| (got - expected).abs() <= 3.0 * TENSOR * want[0] + 1e-7;
-        if !got.iter().zip(&want).all(near) {
+        if close(&got, &want, 0.0, 3.0 * TENSOR * want[0] + 1e-7).is_err() {
             wrong.push(format!("{name} is {got:?}, not {want:?}"));
         }
     }
@@ -310,7 +309,8 @@ fn a_step_normalises_as_its_weights_say() {
         "what is given goes before"
     );
     let told = loss("scaled", "wa-other", &[]).unwrap_err();
-    let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes mean 0.5 and std 0.25; \
+    let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes \
+                    mean 0.5 and std 0.25; \
                     --set mean and --set std hold for both";
     assert!(
         told.starts_with("error: ")

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Golden, devices};
+use common::{Golden, Tolerance, assert_close, devices};
 use saddle::config::Config;
 use saddle::device::{Buffer, Device};
 use saddle::files::weights::WeightFile;
@@ -21,7 +21,7 @@ const SGD: Sgd = Sgd { lr: 0.05, momentum: 0.9, weight_decay: 5e-4 };
 /// The network of the goldens whose weights have this prefix.
 fn net(device: &Device, golden: &Golden, prefix: &str) -> Net {
     let shape = Shape { channels: 1, height: SIDE, classes: 10, mean: vec![], std: vec![] };
-    let mut net = Net::new(device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+    let mut net = Net::new(device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
     let mut file = WeightFile::default();
     for name in golden.names().filter(|name| name.starts_with(prefix)) {
         file.tensors.insert(name[prefix.len()..].to_owned(), (golden.shape(&name), golden.floats(&name)));
@@ -50,13 +50,8 @@ fn between(a: &[f32], b: &[f32], t: f64) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| (1.0 - t) * f64::from(*a) + t * f64::from(*b)).collect()
 }
 
-fn close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
-    let scale = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
-    let worst = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
-    assert!(
-        got.len() == want.len() && worst <= tolerance * scale,
-        "{what}: off by {worst:.1e} of {scale:.1e}"
-    );
+fn close(got: &[f32], want: &[f64], relative: f64, what: &str) {
+    assert_close(what, got, want, Tolerance { relative, least: 1e-3 });
 }
 
 /// Running statistics of the first batch norm.

@@ -131,7 +131,7 @@ pub fn keys(arguments: KeysArguments) -> Result<()> {
 
 /// `saddle models`.
 pub fn models(arguments: ListArguments) -> Result<()> {
-    list(&arguments, nn::architectures().iter().map(|model| (model.name, model.about)))
+    list(&arguments, nn::architectures().map(|model| (model.name, model.about)))
 }
 
 /// `saddle methods`: each with its paper and the keys that it reads.

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::files::check_writable;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::WeightFile;
+use crate::numeric::max_abs;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;
 use crate::ops::reduce::Reduction;
@@ -117,14 +118,14 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     Ok(crafted)
 }
 
-/// The length of the longest difference of two images of so many numbers.
+/// The length of the longest difference of two images of `size` numbers each; NaN where a number is NaN.
 fn longest(norm: Norm, x: &[f32], x_adv: &[f32], size: usize) -> f64 {
     let length = |(x, x_adv): (&[f32], &[f32])| {
-        let differences = x.iter().zip(x_adv).map(|(x, x_adv)| f64::from(x_adv - x).abs());
+        let differences = x.iter().zip(x_adv).map(|(x, x_adv)| f64::from(x_adv - x));
         match norm {
-            Norm::Linf => differences.fold(0.0, f64::max),
+            Norm::Linf => max_abs(differences),
             Norm::L2 => differences.map(|d| d * d).sum::<f64>().sqrt(),
         }
     };
-    x.chunks(size).zip(x_adv.chunks(size)).map(length).fold(0.0, f64::max)
+    max_abs(x.chunks(size).zip(x_adv.chunks(size)).map(length))
 }

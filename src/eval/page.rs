@@ -209,7 +209,7 @@ mod tests {
         let test =
             crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
-        let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+        let mut net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
         let data = DeviceDataset::new(&device, &test).unwrap();
         let params = Params { ball: Ball::linf(0.2), step_size: Some(0.1), ..Params::default() };
         let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();

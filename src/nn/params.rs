@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// What a stored tensor is for.
+/// The purpose of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A convolution's filter: `[Cout,kh,kw,Cin]` on the device, `[Cout,Cin,kh,kw]` in files.
@@ -98,8 +98,8 @@ impl Params {
         self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value))).clone()
     }
 
-    /// A filter with the batch norm behind it, whose (scale, shift) `fold` computes; made once per change of
-    /// any value.
+    /// A filter with the batch norm after it folded in, whose (scale, shift) `fold` computes; made once per
+    /// change of any value.
     pub(super) fn folded(
         &mut self,
         weight: ParamId,

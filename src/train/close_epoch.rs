@@ -3,10 +3,9 @@
 use super::run::Run;
 use super::trainer::Trainer;
 use super::validate::{Validation, loss_on_first, validate};
-use crate::attack::{Pgd, Start};
+use crate::attack::{Ball, Pgd, Start};
 use crate::error::Result;
 use crate::files::weights::WeightFile;
-use crate::nn::BnMode;
 use crate::run::dir::{LogRow, Summary};
 use crate::run::network::load;
 use crate::run::observer::EpochInfo;
@@ -131,14 +130,8 @@ impl Trainer<'_> {
     /// eval-mode batch norm.
     fn pgd(&self, steps: usize) -> Pgd {
         let inner = &self.settings.inner;
-        Pgd {
-            norm: inner.norm,
-            eps: inner.eps,
-            step: inner.step,
-            steps,
-            start: Start::Uniform,
-            bn: BnMode::Eval,
-        }
+        let ball = Ball { norm: inner.norm, eps: inner.eps };
+        Pgd { ball, start: Start::Uniform, steps, step_size: inner.step, momentum: None }
     }
 
     /// Accuracy of checkpoint `which` on the test images.

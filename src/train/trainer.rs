@@ -72,7 +72,7 @@ impl<'a> Trainer<'a> {
             mean: single(&config.mean),
             std: single(&config.std),
         };
-        let new_net = || Net::new(device, &arch.spec(), &shape, config.seed);
+        let new_net = || Net::new(device, arch, &shape, config.seed);
         let (average, settings) = (config.averaging(method), config.settings());
         Ok(Trainer {
             device: device.clone(),
