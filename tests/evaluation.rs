@@ -1,7 +1,7 @@
 //! The protocol of AutoAttack: that its result depends on nothing but what it should, is kept, merged and
 //! verified, and when it warns.
 
-use saddle::attack::{Attack, Model, Norm, Settings, by_name};
+use saddle::attack::{Attack, Ball, Model, Norm, Params, by_name};
 use saddle::config::DeviceChoice;
 use saddle::config::recipe;
 use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
@@ -21,7 +21,7 @@ use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
-use saddle::run::network;
+use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::run::observer::{Judging, Observer, Silent};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
@@ -40,11 +40,11 @@ fn trained() -> &'static Path {
         let out = folder.path().join("run");
         let mut job = recipe::load(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let settings =
+        let params =
             [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
-        job.config.apply(&settings).unwrap();
+        job.config.apply(&params).unwrap();
         let (config, recipe) = (job.config, job.name);
-        let request = saddle::train::Request {
+        let request = saddle::train::TrainJob {
             config,
             recipe,
             reference: job.reference,
@@ -63,24 +63,32 @@ fn weights() -> PathBuf {
 
 const EPS: f32 = 0.1;
 
-fn settings(steps: usize) -> Settings {
-    Settings { eps: EPS, steps: Some(steps), ..Settings::default() }
+fn params(steps: usize) -> Params {
+    Params { ball: Ball::linf(EPS), steps: Some(steps), ..Params::default() }
 }
 
 /// The standard attacks, shortened.
 fn short(norm: Norm, eps: f32) -> Plan {
-    let stage = |name, steps| Stage::new(name, &Settings { norm, eps, ..settings(steps) }).unwrap();
+    let stage =
+        |name, steps| Stage::new(name, &Params { ball: Ball { norm, eps }, ..params(steps) }).unwrap();
     let stages = vec![stage("apgd-ce", 3), stage("apgd-t", 4), stage("fab-t", 4), stage("square", 40)];
-    Plan::new("custom", stages, &Settings { norm, eps, ..settings(1) }).unwrap()
+    Plan::new("custom", stages, &Params { ball: Ball { norm, eps }, ..params(1) }).unwrap()
 }
 
 /// The net and the first n test images.
 fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+<<<<<<< HEAD
+    let file = WeightFile::read(&weights()).unwrap();
+    let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
+    let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
+    (net, DeviceDataset::new(&device, &test).unwrap())
+=======
     let (net, _) =
         network::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
     (net, DeviceDataset::new(&device, &test).unwrap())
+>>>>>>> h-data
 }
 
 fn judged(
@@ -223,7 +231,7 @@ fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
         dataset: "digits".into(),
         data: None,
         attacks: attack.split(',').map(str::to_owned).collect(),
-        settings: Settings { eps: EPS, ..Settings::default() },
+        params: Params { ball: Ball::linf(EPS), ..Params::default() },
         n: Some(30),
         batch: 16,
         device: DeviceChoice::Host,
@@ -252,9 +260,9 @@ fn the_state_of_another_evaluation_is_refused() {
     file.tensors.get_mut("linear.bias").unwrap().1[0] += 1.0;
     file.write(&other).unwrap();
     for (change, expected) in [
-        (&(|request: &mut Request| request.settings.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
-        (&|request| request.settings.norm = Norm::L2, "norm is linf there, not l2"),
-        (&|request| request.settings.seed = 1, "seed is 0 there, not 1"),
+        (&(|request: &mut Request| request.params.ball.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
+        (&|request| request.params.ball.norm = Norm::L2, "norm is linf there, not l2"),
+        (&|request| request.params.seed = 1, "seed is 0 there, not 1"),
         (&|request| request.n = Some(29), "images is 30 there, not 29"),
         (
             &|request| request.attacks = vec!["autoattack:fgsm".into()],
@@ -279,7 +287,7 @@ fn shards_merge_to_the_whole() {
     let evaluate = |name: &str, shard: Option<Shard>, eps: f32| {
         let extras = Extras { shard, eps_text: Some("1/10".into()), ..Extras::default() };
         let mut request = request(weights(), "autoattack:pgd3,fgsm", extras);
-        (request.settings.eps, request.out) = (eps, Some(file(name)));
+        (request.params.ball.eps, request.out) = (eps, Some(file(name)));
         eval::run(&request, &mut Silent).unwrap();
     };
     evaluate("whole", None, EPS);
@@ -417,9 +425,9 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
         "custom",
         vec![
             plan.stages.into_iter().next().unwrap(),
-            Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap(),
+            Stage::new("square", &Params { ball: Ball::linf(0.05), ..params(300) }).unwrap(),
         ],
-        &Settings { eps: 0.05, ..settings(1) },
+        &Params { ball: Ball::linf(0.05), ..params(1) },
     )
     .unwrap();
     let mut masked = Toy { masked: true, ..toy(10).0 };
@@ -430,10 +438,9 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
     );
 
     let mut drifting = Toy { drift: 1e-6, ..toy(10).0 };
-    let pgd = Plan::custom(&["pgd2"], &settings(2)).unwrap();
+    let pgd = Plan::custom(&["pgd2"], &params(2)).unwrap();
     warns(&verdict(&mut drifting, &data, &pgd), &["the logits of 5 passes over the same images differ"]);
-    let rand =
-        Plan::new("rand", Plan::custom(&["pgd2"], &settings(2)).unwrap().stages, &settings(2)).unwrap();
+    let rand = Plan::new("rand", Plan::custom(&["pgd2"], &params(2)).unwrap().stages, &params(2)).unwrap();
     warns(&verdict(&mut Toy { drift: 1e-6, ..toy(10).0 }, &data, &rand), &[]);
 
     let mut constant = Toy { constant: Some([vec![0.91], vec![0.01; 9]].concat()), ..toy(10).0 };
@@ -459,7 +466,7 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
     warns(&found, &lines);
     assert!(found.rows[2].skipped && found.rows[2].attacked == 0 && !found.rows[3].skipped);
     assert_eq!(found.rows[2].robust, found.rows[1].robust);
-    let dlr = Plan::custom(&["apgd-dlr"], &Settings { eps: 0.05, ..settings(2) }).unwrap();
+    let dlr = Plan::custom(&["apgd-dlr"], &Params { ball: Ball::linf(0.05), ..params(2) }).unwrap();
     let (mut two, data) = toy(2);
     warns(
         &verdict(&mut two, &data, &dlr),
@@ -472,7 +479,7 @@ fn verification_finds_what_is_wrong() {
     let (mut sound, set) = toy(10);
     let data = DeviceDataset::new(&Device::host().unwrap(), &set).unwrap();
     let mut check = |images: &Images, outcomes: Vec<Option<usize>>| {
-        verify(&mut sound, &data, 0..40, (Norm::Linf, 0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
+        verify(&mut sound, &data, 0..40, Ball::linf(0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
     };
     let clean =
         |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
@@ -561,11 +568,12 @@ fn a_file_may_lack_the_last_classes() {
     assert_eq!(file(8, 2).unwrap(), 1);
     let message = file(8, 10).unwrap_err().to_string();
     assert!(
-        message.contains("the network is for 10 classes") && message.contains("the data set has 11 classes"),
+        message.contains("the network is for 10 classes")
+            && message.contains("the data has at least 11 classes"),
         "{message}"
     );
     let message = file(16, 2).unwrap_err().to_string();
-    assert!(message.contains("images of 8x8, ") && message.ends_with("images of 16x8"), "{message}");
+    assert!(message.contains("images of 8x8x1, ") && message.ends_with("images of 16x8x1"), "{message}");
 }
 
 #[test]
@@ -593,7 +601,8 @@ fn adversarial_images_are_saved() {
             .unwrap();
     let classes = saddle::ops::predict::argmax(data.device(), &z).unwrap().to_vec().unwrap();
     assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
-    let single: Box<dyn Attack> = by_name("pgd5", &Settings { eps: EPS, ..Settings::default() }).unwrap();
+    let single: Box<dyn Attack> =
+        by_name("pgd5", &Params { ball: Ball::linf(EPS), ..Params::default() }).unwrap();
     let robust = eval::accuracy::robust(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
     assert_eq!(record.verdict.robust(), robust, "a cascade of one attack is that attack");
 }
@@ -704,11 +713,11 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         ),
         (
             "--merge 1.json 2.json --eps 0.1",
-            "eps = 0.1: the shards have been evaluated with settings of their own",
+            "eps = 0.1: the shards have been evaluated with params of their own",
         ),
         (
             "--merge 1.json 2.json --restarts 2",
-            "restarts = 2: the shards have been evaluated with settings of their own",
+            "restarts = 2: the shards have been evaluated with params of their own",
         ),
     ] {
         let message = command(line, 2).unwrap_err();
@@ -730,7 +739,11 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     bare.metadata.clear();
     bare.write(&folder.path().join("bare.safetensors")).unwrap();
     let message = command("-w bare.safetensors --dataset digits -a fgsm", 2).unwrap_err();
-    assert!(message.contains("does not say 'arch'") && message.contains("--model NAME"), "{message}");
+    assert!(
+        message.contains("does not say what network these weights are for")
+            && message.contains("--model NAME"),
+        "{message}"
+    );
     let flags = if normalised[0].is_empty() {
         String::new()
     } else {
@@ -752,9 +765,9 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         (
             "linear.weight",
             vec![7, 64],
-            "the network is for 7 classes and 1-channel images of 8x8, the data set has 10 classes",
+            "the network is for 7 classes and images of 1 channels, the data has 10 classes and images of 8x8x1",
         ),
-        ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and 3-channel images"),
+        ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and images of 3 channels, "),
     ] {
         let mut other = bare.clone();
         let size = shape.iter().product();
@@ -767,5 +780,5 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     large.metadata.insert("input".into(), "32x32x1".into());
     large.write(&folder.path().join("large.safetensors")).unwrap();
     let message = command("-w large.safetensors --dataset digits", 2).unwrap_err();
-    assert!(message.contains("images of 32x32, ") && message.contains("images of 8x8"), "{message}");
+    assert!(message.contains("images of 32x32x1, ") && message.contains("images of 8x8x1"), "{message}");
 }

@@ -1,6 +1,6 @@
 //! Accuracy on clean and on attacked images.
 
-use crate::attack::{Attack, Draws, Pgd};
+use crate::attack::{Attack, Pgd, RngKey};
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
@@ -36,8 +36,8 @@ pub fn accuracy(
     for indices in in_order(&device, data.len, batch)? {
         let (mut x, y) = data.batch(&indices, &Augmentation::none())?;
         if let Some(attack) = attack {
-            let draws = Draws { key: Key::new(seed, Purpose::EvalStart, 0, 0), images: &indices };
-            x = attack.cross_entropy(net, &x, &y, draws)?;
+            let rng = RngKey { key: Key::new(seed, Purpose::EvalStart, 0, 0), images: &indices };
+            x = attack.cross_entropy(net, &x, &y, rng)?;
         }
         let tape = Tape::new(&device);
         let x = tape.constant(x);
