@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::accuracy::accuracy;
-use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
+use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE, STANDARD};
 use crate::data::device_dataset::DeviceDataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -108,8 +108,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         rows: vec![],
         device: device.describe(),
     };
-    let cells = set.names().len() * report.severities.len();
-    for (number, name) in set.names().iter().enumerate() {
+    let cells = STANDARD.len() * report.severities.len();
+    for (number, name) in STANDARD.into_iter().enumerate() {
         let mut row = Vec::new();
         for (place, &severity) in report.severities.iter().enumerate() {
             let mut cell = set.load(name, severity)?;
@@ -129,7 +129,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
             );
             (report.images, report.dataset) = (cell.len(), cell.name);
         }
-        report.rows.push((name.clone(), row));
+        report.rows.push((name.to_owned(), row));
     }
     observer.finished();
     if let Some(out) = &request.out {

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
-use crate::report::Stage as Shown;
+use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 use accuracy::{accuracy, robust};
@@ -333,7 +333,8 @@ fn told(report: &Report, warnings: &[String]) -> Told {
         .facts()
         .into_iter()
         .map(|(name, value)| (name, value.as_str().map_or(value.to_string(), str::to_owned)));
-    let stage = |row: &Row| Shown { attack: row.name.clone(), accuracy: row.accuracy, seconds: row.seconds };
+    let stage =
+        |row: &Row| AttackAccuracy { attack: row.name.clone(), accuracy: row.accuracy, seconds: row.seconds };
     Told {
         title: format!("{} on {} under AutoAttack's protocol", report.arch, report.dataset),
         facts: facts.collect(),

@@ -10,7 +10,7 @@ use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::margin::margin;
 use crate::ops::predict::argmax;
-use crate::report::{Class, EvalPage, Example, Stage};
+use crate::report::{AttackAccuracy, ClassAccuracy, EvalPage, Example};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -24,7 +24,7 @@ pub struct Told {
     pub title: String,
     pub facts: Vec<(String, String)>,
     /// The accuracy left after each attack, clean first.
-    pub path: Vec<Stage>,
+    pub path: Vec<AttackAccuracy>,
     pub warnings: Vec<String>,
 }
 
@@ -183,7 +183,7 @@ fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Exa
 }
 
 /// The accuracy on each class that has images. An image is robust where it is right before and after.
-fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<Class> {
+fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<ClassAccuracy> {
     let of = |(class, count): (usize, usize)| {
         let label = class as i32;
         let members = || (0..test.len()).filter(|index| test.labels[*index] == label);
@@ -191,7 +191,7 @@ fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<Class> {
         let robust = members().filter(|index| before[*index] == label && after[*index] == label).count();
         let percent = |right: usize| 100.0 * right as f64 / count as f64;
         let name = test.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
-        Class { name, clean: percent(clean), robust: percent(robust), count }
+        ClassAccuracy { name, clean: percent(clean), robust: percent(robust), count }
     };
     test.class_counts().into_iter().enumerate().filter(|(_, count)| *count > 0).map(of).collect()
 }
@@ -229,7 +229,7 @@ mod tests {
         let right = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
         let (clean, robust) = (right(&page.margins_before), right(&page.margins_after));
         assert_eq!(robust, broken.iter().filter(|broken| **broken == 0).count());
-        let images = |of: fn(&Class) -> f64| {
+        let images = |of: fn(&ClassAccuracy) -> f64| {
             page.per_class.iter().map(|c| of(c) * c.count as f64 / 100.0).sum::<f64>()
         };
         assert!(
