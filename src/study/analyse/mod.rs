@@ -12,12 +12,12 @@ use crate::data::resident::{Resident, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
+use crate::files::weights::WeightFile;
 use crate::files::write_atomic;
 use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
-use crate::run::network;
-use crate::run::network::weight_file;
+use crate::run::network::{self, Classes, WeightOverrides, weight_file};
 use crate::run::observer::Observer;
 use crate::tensor::Tensor;
 use serde_json::{Value, json};
@@ -175,7 +175,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = trained_on(train, config, request.gallery)?;
     let device = Device::by_name(&request.device.to_string())?;
-    let (net, _) = network::open(&device, &weights, (test.classes, test.shape))?;
+    let input = (Classes::Exactly(test.classes), test.shape);
+    let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
     let mut subject =
