@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use saddle::attack::{self, Ball, Norm, Params, logits};
 use saddle::data::{self, ImageShape};
 use saddle::device::{Buffer, Device};
-use saddle::files::tensors::{TensorFile, Values, write};
+use saddle::files::tensor_file::{TensorFile, Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::nn::{Arch, Net, Shape};
 use saddle::ops::predict::argmax;

@@ -4,7 +4,7 @@
 use saddle::attack::{Attack, Ball, Model, Norm, Params, by_name};
 use saddle::config::DeviceChoice;
 use saddle::config::recipe;
-use saddle::data::{self, Dataset, ImageShape, resident::Resident};
+use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
 use saddle::device::{Buffer, Device};
 use saddle::error::Error;
 use saddle::eval::outcome::{Outcome, PointOutcomes};
@@ -14,7 +14,8 @@ use saddle::eval::protocol::{AdvImages, Progress, ProtocolResult, RunOptions, ru
 use saddle::eval::record::{Record, Shard, merge};
 use saddle::eval::state::State;
 use saddle::eval::{self, EvalRequest, Extras};
-use saddle::files::tensors::{Values, write};
+use saddle::files::safetensors::{SafeTensors, floats, integers};
+use saddle::files::tensor_file::{Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
@@ -39,9 +40,9 @@ fn trained() -> &'static Path {
         let out = folder.path().join("run");
         let mut job = recipe::load(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let params =
+        let settings =
             [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
-        job.config.apply(&params).unwrap();
+        job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
         let request = saddle::train::TrainJob {
             config,
@@ -75,18 +76,18 @@ fn short(norm: Norm, eps: f32) -> Plan {
 }
 
 /// The net and the first n test images.
-fn digits(n: usize) -> (saddle::nn::Net, Resident) {
+fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let file = WeightFile::read(&weights()).unwrap();
     let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
     let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
-    (net, Resident::new(&device, &test).unwrap())
+    (net, DeviceDataset::new(&device, &test).unwrap())
 }
 
 fn by_protocol(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     plan: &Plan,
     range: Range<usize>,
     batch: usize,
@@ -100,7 +101,7 @@ fn bits(images: &AdvImages) -> Vec<(usize, Vec<u32>)> {
 }
 
 /// The protocol as it is written down: one batch, every attack as a whole.
-fn by_hand(model: &mut dyn Model, data: &Resident, plan: &Plan) -> (Vec<Option<usize>>, AdvImages) {
+fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Option<usize>>, AdvImages) {
     let (mut outcomes, mut images) = (vec![None; data.len], AdvImages::new());
     for number in 0..=plan.stages.len() {
         let left: Vec<i32> =
@@ -375,6 +376,7 @@ fn toy(classes: usize) -> (Toy, Dataset) {
         shape: ImageShape { height: 4, width: 4, channels: 1 },
         classes,
         class_names: vec![],
+        all_classes: true,
         byte_scale: 1.0 / 255.0,
     };
     let weight = Tensor::from_slice(&Device::host().unwrap(), &[classes, 16], &weight).unwrap();
@@ -389,7 +391,7 @@ fn outcome(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Outcome {
             self.0.push(line.to_owned());
         }
     }
-    let data = Resident::new(&Device::host().unwrap(), data).unwrap();
+    let data = DeviceDataset::new(&Device::host().unwrap(), data).unwrap();
     let mut notes = Notes(vec![]);
     let options = RunOptions { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
     let outcome = run_protocol(toy, &data, plan, &options, &mut notes).unwrap().outcome;
@@ -473,7 +475,7 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
 #[test]
 fn verification_finds_what_is_wrong() {
     let (mut sound, set) = toy(10);
-    let data = Resident::new(&Device::host().unwrap(), &set).unwrap();
+    let data = DeviceDataset::new(&Device::host().unwrap(), &set).unwrap();
     let mut check = |images: &AdvImages, outcomes: Vec<Option<usize>>| {
         verify(&mut sound, &data, 0..40, Ball::linf(0.1), images, &PointOutcomes(outcomes), 7).unwrap().0
     };
@@ -582,25 +584,16 @@ fn adversarial_images_are_saved() {
     );
     let record = report.unwrap().record.unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("x_adv").unwrap().shape(), [30, 1, 8, 8]);
-    let longs = |name: &str| {
-        let tensor = file.tensor(name).unwrap();
-        tensor.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
-    };
+    let longs = |name: &str| integers(&file.tensor(name).unwrap()).unwrap();
     let (y, pred) = (longs("y"), longs("pred"));
     let success: Vec<bool> = file.tensor("success").unwrap().data().iter().map(|b| *b == 1).collect();
     assert_eq!(success, y.iter().zip(&pred).map(|(y, pred)| y != pred).collect::<Vec<_>>());
     assert_eq!(success, record.outcome.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
     // The stored images alone reproduce the accuracy.
     let (mut net, data) = digits(30);
-    let adv: Vec<f32> = file
-        .tensor("x_adv")
-        .unwrap()
-        .data()
-        .chunks(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect();
+    let adv: Vec<f32> = floats(&file.tensor("x_adv").unwrap(), |value| value as f32).unwrap();
     let z =
         saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap())
             .unwrap();

@@ -99,10 +99,10 @@ impl Square {
             rows: Buffer::from_slice(device, &rows)?,
             changed: Window::whole(h, w),
         };
-        let (mut found, mut done) = (x.clone(), Buffer::zeros(device, n)?);
+        let (mut x_adv, mut done) = (x.clone(), Buffer::zeros(device, n)?);
         for asked in 0..=self.queries {
             if asked.is_multiple_of(CHECK_EVERY) || asked == 1 || asked == 10 {
-                batch.drop_succeeded(&mut found, &mut done)?;
+                batch.drop_succeeded(&mut x_adv, &mut done)?;
             }
             if batch.y.is_empty() {
                 break;
@@ -115,8 +115,8 @@ impl Square {
                 Norm::L2 => batch.advance_l2(&margin, eps, next, &pyramids)?,
             }
         }
-        batch.drop_succeeded(&mut found, &mut done)?;
-        Ok(found)
+        batch.drop_succeeded(&mut x_adv, &mut done)?;
+        Ok(x_adv)
     }
 
     /// The change of query `query`, counted from 0, of images `[H,W]`.
@@ -221,21 +221,21 @@ impl Batch {
         let mut margins = vec![f32::INFINITY; n];
         if !rows.is_empty() {
             let asked = Buffer::from_slice(device, &rows)?;
-            let found = ask(model, take(trial, &asked)?, &gather_labels(&self.y, &asked)?)?.to_vec()?;
-            rows.iter().zip(found).for_each(|(row, margin)| margins[*row as usize] = margin);
+            let new = ask(model, take(trial, &asked)?, &gather_labels(&self.y, &asked)?)?.to_vec()?;
+            rows.iter().zip(new).for_each(|(row, margin)| margins[*row as usize] = margin);
         }
         Tensor::from_slice(device, &[n], &margins)
     }
 
-    /// Moves the best images of the rows that succeeded to `found`, and continues with the others.
-    fn drop_succeeded(&mut self, found: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
+    /// Moves the best images of the rows that succeeded to `x_adv`, and continues with the others.
+    fn drop_succeeded(&mut self, x_adv: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
         let device = self.search.x.device().clone();
         let best_margin = self.search.best_margin.to_vec()?;
         let succeeded: Vec<i32> = best_margin.iter().map(|margin| (*margin <= 0.0) as i32).collect();
         if succeeded.iter().all(|succeeded| *succeeded == 0) {
             return Ok(());
         }
-        merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
+        merge(x_adv, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
         let left: Vec<i32> = (0..).zip(&succeeded).filter(|(_, s)| **s == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
         let kept: Vec<f32> = left.iter().map(|row| best_margin[*row as usize]).collect();
@@ -262,8 +262,8 @@ impl Attack for Square {
         images: &Buffer<i32>,
     ) -> Result<AttackResult> {
         attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
-            let found = self.search(model, points, restart as u32)?;
-            AttackResult::of(model, points, &found)
+            let x_adv = self.search(model, points, restart as u32)?;
+            AttackResult::of(model, points, &x_adv)
         })
     }
 

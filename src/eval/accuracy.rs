@@ -1,7 +1,7 @@
 //! Accuracy on clean and on attacked images.
 
 use crate::attack::{Attack, Pgd, RngKey, logits};
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::nn::Net;
 use crate::ops::augment::Augmentation;
@@ -25,7 +25,7 @@ pub struct Accuracy {
 /// number of images done, and may end the evaluation with an error.
 pub fn accuracy(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: Option<&Pgd>,
     batch: usize,
     seed: u64,
@@ -55,7 +55,7 @@ pub fn accuracy(
 /// [`accuracy`].
 pub fn robust(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: &dyn Attack,
     batch: usize,
     mut progress: impl FnMut(usize) -> Result<()>,

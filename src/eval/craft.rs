@@ -8,7 +8,7 @@ use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::files::check_writable;
-use crate::files::tensors::{Images, TensorFile, Values, write};
+use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::WeightFile;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;

@@ -2,6 +2,7 @@
 
 use super::accuracy::{accuracy, robust};
 use super::identity::{evaluation, weights_fingerprint};
+use super::outcome::AttackRow;
 use super::page::{self, PageFacts, Subject, Sweep};
 use super::plan::{Plan, Stage};
 use super::protocol::{ProtocolResult, RunOptions, run_protocol};
@@ -9,7 +10,7 @@ use super::record::{Record, save_adversarial, stored};
 use super::report::{Report, ReportRow, write_result};
 use super::request::{EvalRequest, Extras};
 use super::state::State;
-use crate::data::{self, Dataset, resident::Resident};
+use crate::data::{Dataset, device_dataset::DeviceDataset};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -27,14 +28,14 @@ struct Job<'a> {
     request: &'a EvalRequest,
     test: Dataset,
     /// The same images on the network's device.
-    data: Resident,
+    data: DeviceDataset,
     net: Net,
-    /// [`weights_fingerprint`]'s file.
+    /// The network's weight file.
     file: WeightFile,
 }
 
 /// A protocol's result on these indices of the data set.
-struct Judged {
+struct ProtocolRun {
     result: ProtocolResult,
     range: Range<usize>,
 }
@@ -56,7 +57,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
     let path = network::weight_file(&request.weights)?;
     let device = Device::by_name(&request.device.to_string())?;
     // The labels of a file do not tell whether there are more classes.
-    let classes = if test.name == data::FILE { Classes::AtLeast } else { Classes::Exactly };
+    let classes = if test.all_classes { Classes::Exactly } else { Classes::AtLeast };
     let input = (classes(test.classes), test.shape);
     let (net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
     let mut report = Report {
@@ -71,8 +72,8 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         device: device.describe(),
         record: None,
     };
-    let mut job = Job { request, data: Resident::new(&device, &test)?, test, net, file };
-    let judged = match &plan {
+    let mut job = Job { request, data: DeviceDataset::new(&device, &test)?, test, net, file };
+    let run = match &plan {
         Some(plan) => Some(job.by_protocol(plan, &mut report, observer)?),
         None => {
             report.rows = job.one_by_one(&alone, observer)?;
@@ -83,8 +84,8 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         write_result(out, &report.to_json())?;
     }
     // The result is written before the images and the page, which may fail.
-    if let Some(judged) = judged {
-        job.write_images_and_page(&report, &judged, observer)?;
+    if let Some(run) = run {
+        job.write_images_and_page(&report, &run, observer)?;
     }
     observer.finished();
     Ok(report)
@@ -127,7 +128,7 @@ impl Job<'_> {
         plan: &Plan,
         report: &mut Report,
         observer: &mut dyn Observer,
-    ) -> Result<Judged> {
+    ) -> Result<ProtocolRun> {
         let Extras { state, shard, page, stop, .. } = &self.request.extras;
         if let (Some(path), Some(_)) = (page, shard) {
             let problem = "a page shows all images, not a shard of them";
@@ -142,7 +143,7 @@ impl Job<'_> {
         let options =
             RunOptions { range: range.clone(), batch: self.request.batch, state: state.as_ref(), stop };
         let result = run_protocol(&mut self.net, &self.data, plan, &options, observer)?;
-        let row = |row: &super::outcome::AttackRow| ReportRow {
+        let row = |row: &AttackRow| ReportRow {
             name: row.attack.clone(),
             about: row.attack.clone(),
             accuracy: row.accuracy,
@@ -154,14 +155,14 @@ impl Job<'_> {
         about.insert("additional_data".into(), false.into());
         about.insert("number_forward_passes".into(), "1".into());
         report.record = Some(Record { about, evaluation, shard: *shard, outcome: result.outcome.clone() });
-        Ok(Judged { result, range })
+        Ok(ProtocolRun { result, range })
     }
 
     /// Writes the adversarial images and the page, where they are asked for.
     fn write_images_and_page(
         &mut self,
         report: &Report,
-        Judged { result, range }: &Judged,
+        ProtocolRun { result, range }: &ProtocolRun,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Job { request, test, data, net, .. } = self;

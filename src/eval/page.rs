@@ -4,7 +4,7 @@ use super::accuracy::{accuracy, robust};
 use super::report::{Report, ReportRow};
 use crate::attack::{self, Params};
 use crate::data::Dataset;
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::{Error, Result};
 use crate::nn::Net;
 use crate::ops::augment::Augmentation;
@@ -70,7 +70,7 @@ pub struct Subject<'a> {
     pub net: &'a mut Net,
     pub test: &'a Dataset,
     /// The same images on the network's device.
-    pub data: &'a Resident,
+    pub data: &'a DeviceDataset,
     /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where all attacks failed.
     pub x_adv: &'a [f32],
     /// Images per batch.
@@ -121,7 +121,7 @@ pub fn collect(
         progress("margins", done, data.len);
     }
     let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
-    let curve = curve(net, &Resident::new(device, &first)?, sweep, batch, progress)?;
+    let curve = curve(net, &DeviceDataset::new(device, &first)?, sweep, batch, progress)?;
     let PageFacts { title, facts, path, warnings } = facts;
     Ok(EvalPage {
         title,
@@ -151,7 +151,7 @@ struct Predictions {
 /// eps and accuracy for every factor. With eps = 0 that is the clean accuracy.
 fn curve(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     sweep: &Sweep,
     batch: usize,
     mut progress: impl FnMut(&str, usize, usize),
@@ -230,12 +230,12 @@ mod tests {
             crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
         let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
-        let data = Resident::new(&device, &test).unwrap();
+        let data = DeviceDataset::new(&device, &test).unwrap();
         let params = Params { ball: Ball::linf(0.2), step_size: Some(0.1), ..Params::default() };
         let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();
         let (x, y) = data.batch(&all, &Augmentation::none()).unwrap();
-        let found = attack::by_name("pgd5", &params).unwrap().run(&mut net, &x, &y, &all).unwrap();
-        let (x_adv, broken) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
+        let result = attack::by_name("pgd5", &params).unwrap().run(&mut net, &x, &y, &all).unwrap();
+        let (x_adv, success) = (result.x_adv.to_vec().unwrap(), result.success.to_vec().unwrap());
 
         let sweep = Sweep { attack: "pgd5".into(), params, factors: vec![0.0, 1.0, 2.0], images: 50 };
         let facts =
@@ -247,9 +247,9 @@ mod tests {
         assert_eq!(seen.first(), Some(&("margins".to_owned(), 32, 60)));
         assert_eq!(seen.last(), Some(&("pgd5 with eps 0.4000".to_owned(), 50, 50)));
 
-        let right = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
-        let (clean, robust) = (right(&page.margins_before), right(&page.margins_after));
-        assert_eq!(robust, broken.iter().filter(|broken| **broken == 0).count());
+        let correct = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
+        let (clean, robust) = (correct(&page.margins_before), correct(&page.margins_after));
+        assert_eq!(robust, success.iter().filter(|success| **success == 0).count());
         let images = |of: fn(&Class) -> f64| {
             page.per_class.iter().map(|c| of(c) * c.count as f64 / 100.0).sum::<f64>()
         };
@@ -259,7 +259,7 @@ mod tests {
         );
         assert_eq!(page.per_class.iter().map(|c| c.count).sum::<usize>(), 60);
         assert_eq!(page.curve.iter().map(|(eps, _)| *eps as f32).collect::<Vec<_>>(), [0.0, 0.2, 0.4]);
-        assert_eq!(page.curve[0].1, 2.0 * right(&page.margins_before[..50]) as f64);
+        assert_eq!(page.curve[0].1, 2.0 * correct(&page.margins_before[..50]) as f64);
         assert!(page.curve[1].1 <= page.curve[0].1);
         assert!(clean > robust, "the attack does something: {clean}, {robust}");
         for (number, example) in page.grid.iter().enumerate() {

@@ -4,7 +4,7 @@
 use super::outcome::PointOutcomes;
 use super::protocol::AdvImages;
 use crate::attack::{Ball, Model, Norm, logits};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
@@ -73,14 +73,14 @@ impl Verification {
 /// predictions.
 pub fn verify(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     range: Range<usize>,
     ball: Ball,
     images: &AdvImages,
     outcomes: &PointOutcomes,
     batch: usize,
 ) -> Result<(Verification, Vec<i32>)> {
-    let (mut found, mut predictions) = (Verification::default(), Vec::with_capacity(range.len()));
+    let (mut verification, mut predictions) = (Verification::default(), Vec::with_capacity(range.len()));
     let points: Vec<usize> = (0..range.len()).collect();
     for points in points.chunks(batch.max(1)) {
         let indices: Vec<i32> = points.iter().map(|point| (range.start + point) as i32).collect();
@@ -102,7 +102,7 @@ pub fn verify(
         for (((clean, adv), point), ((class, finite), label)) in rows.zip(points).zip(answers) {
             let (distance, allowed) = distance(ball, clean, adv);
             let inside = distance <= allowed;
-            found.join(&Verification {
+            verification.join(&Verification {
                 passed: true,
                 largest_distance: if distance.is_nan() { f64::MAX } else { distance },
                 outside_ball: !inside as usize,
@@ -113,7 +113,7 @@ pub fn verify(
         }
         predictions.extend(fresh);
     }
-    Ok((found, predictions))
+    Ok((verification, predictions))
 }
 
 /// The distance of two images, and the largest that is allowed: eps and one unit in the last place of each

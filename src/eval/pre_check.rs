@@ -2,7 +2,7 @@
 
 use super::plan::{Plan, Stage};
 use crate::attack::{Model, Objective, logits};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
@@ -18,7 +18,7 @@ const PASSES: usize = 5;
 /// One line for each suspicion.
 pub fn warnings(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     range: Range<usize>,
     plan: &Plan,
 ) -> Result<Vec<String>> {

@@ -18,7 +18,7 @@ use super::pre_check::warnings;
 use super::reporter::{Pace, Reporter, WatchedModel};
 use super::state::State;
 use crate::attack::{AttackResult, Model, Points, logits};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
@@ -72,7 +72,7 @@ pub struct Progress {
 /// the model.
 pub fn run_protocol(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     plan: &Plan,
     options: &RunOptions,
     observer: &mut dyn Observer,
@@ -115,7 +115,7 @@ pub fn run_protocol(
 
 struct Runner<'a> {
     model: &'a mut dyn Model,
-    data: &'a Resident,
+    data: &'a DeviceDataset,
     plan: &'a Plan,
     options: &'a RunOptions<'a>,
     observer: &'a mut dyn Observer,

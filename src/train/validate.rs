@@ -1,12 +1,12 @@
 //! Evaluation inside a run.
 
 use super::run::Run;
-use crate::attack::Pgd;
+use crate::attack::{Pgd, logits};
 use crate::config::Config;
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::eval::accuracy::{Accuracy, accuracy};
-use crate::nn::{BnMode, Net};
+use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
@@ -22,7 +22,7 @@ pub(super) struct Validation {
 /// Accuracy on clean images and under `attack`, reported as `what`. Errors: the run was asked to stop.
 pub(super) fn validate(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: &Pgd,
     config: &Config,
     what: &str,
@@ -35,11 +35,11 @@ pub(super) fn validate(
 }
 
 /// The loss of a network on the first batch of images, without augmentation; 0 where there are none.
-pub(super) fn loss_on_first(net: &mut Net, data: &Resident, batch: usize) -> Result<f32> {
+pub(super) fn loss_on_first(net: &mut Net, data: &DeviceDataset, batch: usize) -> Result<f32> {
     let few = in_order(data.device(), data.len.min(batch), batch)?;
     let Some(indices) = few.first() else { return Ok(0.0) };
     let (x, y) = data.batch(indices, &Augmentation::none())?;
     let tape = Tape::new(x.device());
-    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None)?;
+    let z = tape.constant(logits(net, &x)?);
     tape.value(cross_entropy(&tape, z, &y, Reduction::Mean)?).item()
 }

@@ -8,7 +8,7 @@ pub mod sweep;
 
 use crate::attack::{Ball, Pgd, RngKey, logits};
 use crate::config::{Config, DeviceChoice, Select};
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ pub struct Subject {
     /// The test images, clean and attacked.
     batches: Vec<Attacked>,
     /// Training images.
-    gallery: Resident,
+    gallery: DeviceDataset,
     /// The part of its perturbation that x'' keeps.
     rho: f32,
     batch: usize,
@@ -128,8 +128,8 @@ impl Subject {
     fn new(
         mut net: Net,
         config: &Config,
-        test: &Resident,
-        gallery: Resident,
+        test: &DeviceDataset,
+        gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
     ) -> Result<Subject> {
         let attack = Pgd {
@@ -178,7 +178,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     let input = (Classes::Exactly(test.classes), test.shape);
     let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
-    let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
+    let (shown, among) = (DeviceDataset::new(&device, &test)?, DeviceDataset::new(&device, &gallery)?);
     let mut subject =
         Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
     let mut made = Vec::new();
@@ -216,6 +216,6 @@ fn untrained(n: usize) -> Subject {
     let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
     let mut config = crate::config::recipe::load("digits").unwrap().config;
     config.apply(&[("batch", "20")]).unwrap();
-    let resident = || Resident::new(&device, &images).unwrap();
+    let resident = || DeviceDataset::new(&device, &images).unwrap();
     Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()
 }
