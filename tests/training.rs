@@ -137,7 +137,7 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
     let out = folder.path().join("run");
     let summary = train(&out, &[("epochs", "3"), ("select", "last")]).unwrap().summary;
     let evaluate = |batch| {
-        let request = eval::Request {
+        let request = eval::EvalRequest {
             weights: out.clone(),
             dataset: "digits".into(),
             data: None,

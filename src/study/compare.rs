@@ -339,7 +339,7 @@ fn judged(
     if !out.is_file() {
         let config = &recipe.config;
         eval::run(
-            &eval::Request {
+            &eval::EvalRequest {
                 weights: dir.to_owned(),
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),

@@ -6,6 +6,7 @@ use super::validate::{Validation, loss_on_first, validate};
 use crate::attack::{Ball, Pgd, Start};
 use crate::error::Result;
 use crate::files::weights::WeightFile;
+use crate::method::settings::Inner;
 use crate::run::dir::{LogRow, Summary};
 use crate::run::network::load;
 use crate::run::observer::EpochInfo;
@@ -126,12 +127,10 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The attack of evaluations: the training attack's ball and step length, from a random start, with
-    /// eval-mode batch norm.
+    /// The attack of evaluations: the training attack's ball and step size, from a random start.
     fn pgd(&self, steps: usize) -> Pgd {
-        let inner = &self.settings.inner;
-        let ball = Ball { norm: inner.norm, eps: inner.eps };
-        Pgd { ball, start: Start::Uniform, steps, step_size: inner.step, momentum: None }
+        let &Inner { ball, step, .. } = &self.settings.inner;
+        Pgd { ball, start: Start::Uniform, steps, step_size: step, momentum: None }
     }
 
     /// Accuracy of checkpoint `which` on the test images.

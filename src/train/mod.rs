@@ -129,8 +129,7 @@ impl Config {
     /// The settings of the method.
     pub fn settings(&self) -> Settings {
         let inner = Inner {
-            norm: self.norm.into(),
-            eps: self.eps.get(),
+            ball: attack::Ball { norm: self.norm.into(), eps: self.eps.get() },
             step: self.step.get(),
             steps: self.steps,
             start: match self.start {
