@@ -84,8 +84,7 @@ fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     if !unsafe { sys::is_culib_present() } {
         return Err(
             "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a \
-             container \
-             start it with GPU access"
+             container start it with GPU access"
                 .into(),
         );
     }
@@ -139,8 +138,7 @@ fn too_new((major, minor): (i32, i32), driver: i32) -> Option<String> {
         // From 13 on the package has no number in its name.
         _ => format!(
             "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update \
-             the \
-             driver"
+             the driver"
         ),
     };
     Some(format!(
