@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// An NVIDIA GPU.
 pub struct Cuda {
-    pub(super) ordinal: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -193,7 +192,7 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
-        Ok(Cuda { ordinal, context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
+        Ok(Cuda { context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
     }
 
     pub(super) fn describe(&self) -> String {
