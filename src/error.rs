@@ -27,8 +27,7 @@ pub enum Error {
     /// Device memory ran out.
     #[error(
         "out of memory on {device}: {asked} bytes asked, {free} of {total} bytes free; a smaller --batch \
-         needs \
-         less"
+         needs less"
     )]
     OutOfMemory { device: String, asked: usize, free: usize, total: usize },
     /// A file or folder could not be read or written.
@@ -46,8 +45,7 @@ pub enum Error {
     /// Training met a loss that is not a number.
     #[error(
         "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the \
-         usual \
-         remedy"
+         usual remedy"
     )]
     NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
     /// A fault of the program itself, whatever the user asked for.

@@ -361,8 +361,7 @@ fn refuses_an_early_exit_above_a_barrier() {
     refused(
         &format!(
             "kernel conf_bad_early_exit, block [0, 0, 0]: 50 of 64 threads wait at the barrier {at}, but \
-             thread 50 \
-             ended without it"
+             thread 50 ended without it"
         ),
         |d| conf_bad_early_exit(d, 1, &ints(d, 64), &mut out(d, 64), 50),
     );
@@ -383,8 +382,7 @@ fn refuses_unequal_rounds_of_a_loop_with_a_barrier() {
     let at = line("ROUNDS");
     let message = format!(
         "kernel conf_bad_rounds, block [0, 0, 0]: 15 of 16 threads wait at the barrier {at}, but thread 3 \
-         ended \
-         without it"
+         ended without it"
     );
     refused(&message, |d| conf_bad_rounds(d, 1, &mut out(d, 16)));
 }
@@ -431,8 +429,7 @@ fn names_the_block_that_diverged() {
 #[test]
 fn refuses_too_much_shared_memory() {
     let message = "kernel conf_bad_shared_size, block [0, 0, 0]: a shared array of 262144 bytes does not fit \
-                   into \
-                   the 227 KiB of a block";
+                   into the 227 KiB of a block";
     refused(message, |d| conf_bad_shared_size(d, 1, &mut Buffer::uninit(d, 4)?));
 }
 
@@ -462,8 +459,7 @@ fn refuses_writes_past_a_shared_array() {
         conf_bad_shared_write(&device, 1, &mut out(&device, 32), 32).unwrap();
         let error = conf_bad_shared_write(&device, 1, &mut out(&device, 32), 33).unwrap_err().to_string();
         let message = "kernel conf_bad_shared_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the \
-                       end of \
-                       a shared array of 128 bytes";
+                       end of a shared array of 128 bytes";
         assert_eq!(error, message, "{label}");
         conf_bad_dynamic_write(&device, 1, &mut out(&device, 32), 32).unwrap();
         let error = conf_bad_dynamic_write(&device, 1, &mut out(&device, 32), 40).unwrap_err().to_string();
@@ -480,8 +476,7 @@ fn refuses_writes_between_a_buffer_and_its_guard_page() {
         assert_eq!(
             error,
             "kernel conf_bad_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a buffer \
-             of \
-             132 bytes",
+             of 132 bytes",
             "{label}"
         );
     }

@@ -207,7 +207,7 @@ impl State {
     }
 
     fn flush(&mut self, backend: &Backend) {
-        for (size, blocks) in std::mem::best_fit(&mut self.free) {
+        for (size, blocks) in std::mem::take(&mut self.free) {
             for block in blocks {
                 self.sizes.remove(&block);
                 raw_release(backend, block, size);

@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// An NVIDIA GPU.
 pub struct Cuda {
-    pub(super) ordinal: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -84,8 +83,7 @@ fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     if !unsafe { sys::is_culib_present() } {
         return Err(
             "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a \
-             container \
-             start it with GPU access"
+             container start it with GPU access"
                 .into(),
         );
     }
@@ -139,8 +137,7 @@ fn too_new((major, minor): (i32, i32), driver: i32) -> Option<String> {
         // From 13 on the package has no number in its name.
         _ => format!(
             "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update \
-             the \
-             driver"
+             the driver"
         ),
     };
     Some(format!(
@@ -195,7 +192,7 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
-        Ok(Cuda { ordinal, context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
+        Ok(Cuda { context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
     }
 
     pub(super) fn describe(&self) -> String {

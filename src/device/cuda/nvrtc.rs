@@ -347,8 +347,7 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
         let source = Source { file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
         let message = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
         let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" \
-                    is \
-                    undefined (";
+                    is undefined (";
         assert!(message.starts_with(head) && message.lines().count() == 1, "{message}");
         if let Some(path) =
             message.strip_suffix(')').and_then(|text| text.split_once("all in ")).map(|(_, path)| path)

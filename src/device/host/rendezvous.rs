@@ -113,8 +113,7 @@ pub(super) fn release(waits: &mut [Wait]) -> Result<bool, String> {
                 explanation.get_or_insert_with(|| {
                     format!(
                         "{}: lanes {arrived:#010x} of warp {warp} wait with mask {:#010x}, but lanes \
-                         {:#010x} wait \
-                         elsewhere or ended",
+                         {:#010x} wait elsewhere or ended",
                         place(),
                         first.mask,
                         first.mask & !arrived
