@@ -231,12 +231,12 @@ pub fn parts(
             })
         };
         let (one, two) = (pass(&x, &y)?, pass(&both, &of_both)?);
-        let update = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
+        let sgd = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
         let update = best(device, seconds, || {
             let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
             learned
                 .map(|param| (param.value.clone(), param))
-                .try_for_each(|(gradient, param)| update.apply(param, &gradient))
+                .try_for_each(|(gradient, param)| sgd.update(param, &gradient))
         })?;
         let detail = format!("{model}, {n} images");
         for (name, time, counts) in [
@@ -287,10 +287,10 @@ impl Job {
         Ok(Box::new(move || {
             let step_config =
                 StepConfig { method: entry, settings: &settings, awp_gamma: 0.0, seed: 0, epoch: 0 };
-            let update = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+            let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
             let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
-            train_step(&mut models, &batch, &step_config, &update, average.as_ref()).map(|_| ())
+            train_step(&mut models, &batch, &step_config, &sgd, average.as_ref()).map(|_| ())
         }))
     }
 }

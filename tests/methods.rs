@@ -185,7 +185,7 @@ fn every_method_and_variant_is_pytorchs() {
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
     let covered: std::collections::BTreeSet<&str> =
         cases.iter().map(|case| case["method"].as_str().unwrap()).collect();
-    for method in saddle::method::methods() {
+    for method in saddle::method::METHODS {
         assert!(
             covered.contains(method.name) || method.name == "boundary-at",
             "{} has no golden",
@@ -236,7 +236,7 @@ fn what_methods_reduce_to() {
 #[test]
 fn small_and_one_sided_batches() {
     let inputs = Inputs::new();
-    for method in saddle::method::methods() {
+    for method in saddle::method::METHODS {
         // One image alone; its maps still have several pixels for batch norm.
         let one = inputs.step(method.name, &BALL, inputs.batch(&BTreeMap::new(), 1)).unwrap();
         assert!(floats(&one, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&one, "loss"));
@@ -249,7 +249,7 @@ fn small_and_one_sided_batches() {
     // One class only: every image of the batch is a positive of every anchor, and there is nothing to tell
     // apart but the images.
     let one_class = BTreeMap::from([("y".to_owned(), "same".to_owned())]);
-    for method in saddle::method::methods() {
+    for method in saddle::method::METHODS {
         let same = inputs.step(method.name, &BALL, inputs.batch(&one_class, 8)).unwrap();
         assert!(floats(&same, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&same, "loss"));
     }
@@ -274,11 +274,11 @@ fn a_step_normalises_as_its_weights_say() {
     stamp("weights", "scaled", "0.5");
     stamp("wa", "wa-scaled", "0.5");
     stamp("wa", "wa-other", "0.4");
-    // The loss of ReBAT, which reads both networks, or what `saddle check-step` complains about.
+    // The loss of ReBAT, which reads both networks, or the error of `saddle check-step`.
     let loss = |weights: &str, wa: &str, sets: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_saddle"));
         command.args([
-            "step",
+            "check-step",
             "--method",
             "rebat",
             "--model",

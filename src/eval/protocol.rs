@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
 use crate::ops::predict::correct;
 use crate::ops::survivors::take;
-use crate::run::observer::{Judged, Judging, Observer};
+use crate::run::observer::{AttackProgress, AttackSummary, Observer};
 use crate::tape::{Tape, Var};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -180,7 +180,7 @@ impl Judge<'_> {
         let Row { attacked, seconds, .. } = self.standing.rows[number];
         let (robust, points) = (self.standing.outcomes.robust().count(), self.conduct.range.len());
         let robust_acc = 100.0 * robust as f64 / points.max(1) as f64;
-        self.observer.judged(&Judged { attack, robust_acc, attacked, seconds });
+        self.observer.attacked(&AttackSummary { attack, robust_acc, attacked, seconds });
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Judge<'_> {
         let (x, y) = self.data.batch(&indices, &Augmentation::none())?;
         let points = Points { x: &x, y: &y, images: &indices };
         let robust = self.standing.outcomes.robust().count();
-        let mut at = Judging {
+        let mut at = AttackProgress {
             attack: stage.map_or(CLEAN, |stage| &stage.name).to_owned(),
             number: self.standing.rows.len() - 1,
             of: self.plan.stages.len(),
@@ -223,7 +223,7 @@ impl Judge<'_> {
             } else {
                 seconds / done * (pace.left as f64 - part).max(0.0)
             };
-            observer.judging(&at);
+            observer.attacking(&at);
         };
         let passes = &mut self.standing.passes;
         let mut model =
