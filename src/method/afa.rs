@@ -22,7 +22,7 @@
 
 use super::settings::{LinearOn, Settings, Stage};
 use super::{AdversarialLoss, Loss, Method, Step};
-use crate::attack::Start;
+use crate::attack::{Start, gradient};
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;
@@ -69,9 +69,11 @@ pub fn contrastive_attack(step: &mut Step) -> Result<Tensor> {
     let scratch = Tape::new(step.x.device());
     let clean = net.features(&scratch, scratch.constant(step.x.clone()), BnMode::Eval, None)?;
     let clean = scratch.value(clean);
-    pgd.climb(step.x, start, |tape, x| {
-        let adv = net.features(tape, x, pgd.bn, None)?;
-        contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+    pgd.pgd.ascend(step.x, start, |x_adv| {
+        gradient(x_adv, |tape, x| {
+            let adv = net.features(tape, x, pgd.bn, None)?;
+            contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+        })
     })
 }
 

@@ -26,7 +26,7 @@ pub const METHOD: Method = Method {
 fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
     let mut pgd = step.set.inner.pgd(Start::Uniform, BnMode::Train);
     if step.epoch >= step.set.late_epoch {
-        (pgd.eps, pgd.steps) = (step.set.late_eps, step.set.late_steps);
+        (pgd.pgd.ball.eps, pgd.pgd.steps) = (step.set.late_eps, step.set.late_steps);
     }
     let x_adv = rebat::attack_in_train_mode(step, &pgd, step.x, 0)?;
     Ok(AdversarialLoss::on(x_adv, rebat::loss))

@@ -1,7 +1,7 @@
 //! Methods times seeds on one data set: every run in a directory of its own, so that an interrupted
 //! comparison goes on where it was.
 
-use crate::attack::Settings;
+use crate::attack::{Ball, Params};
 use crate::config::recipe::{self, Recipe};
 use crate::config::{Config, DeviceChoice, KEYS, METHOD_GROUP, Select};
 use crate::error::{Error, Result};
@@ -344,7 +344,10 @@ fn judged(
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                settings: Settings { norm: config.norm.into(), eps: config.eps.get(), ..Settings::default() },
+                params: Params {
+                    ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+                    ..Params::default()
+                },
                 n: None,
                 batch: Config::default().batch,
                 device: request.device,

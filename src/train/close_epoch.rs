@@ -3,10 +3,10 @@
 use super::run::Run;
 use super::trainer::Trainer;
 use super::validate::{Validation, loss_on_first, validate};
-use crate::attack::{Pgd, Start};
+use crate::attack::{Ball, Pgd, Start};
 use crate::error::Result;
 use crate::files::weights::WeightFile;
-use crate::nn::BnMode;
+use crate::method::settings::Inner;
 use crate::run::dir::{LogRow, Summary};
 use crate::run::network::load;
 use crate::run::observer::EpochInfo;
@@ -127,18 +127,11 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The attack of evaluations: the training attack's ball and step length, from a random start, with
-    /// eval-mode batch norm.
+    /// The attack of evaluations: the training attack's ball and step length, from a uniform start.
     fn pgd(&self, steps: usize) -> Pgd {
-        let inner = &self.settings.inner;
-        Pgd {
-            norm: inner.norm,
-            eps: inner.eps,
-            step: inner.step,
-            steps,
-            start: Start::Uniform,
-            bn: BnMode::Eval,
-        }
+        let &Inner { norm, eps, step, .. } = &self.settings.inner;
+        let (ball, start) = (Ball { norm, eps }, Start::Uniform);
+        Pgd { ball, start, steps, step_size: step, momentum: None }
     }
 
     /// Accuracy of checkpoint `which` on the test images.
