@@ -79,16 +79,10 @@ fn short(norm: Norm, eps: f32) -> Plan {
 fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-<<<<<<< HEAD
     let file = WeightFile::read(&weights()).unwrap();
     let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
     let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
-    (net, Resident::new(&device, &test).unwrap())
-=======
-    let (net, _) =
-        network::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
     (net, DeviceDataset::new(&device, &test).unwrap())
->>>>>>> h-data
 }
 
 fn judged(

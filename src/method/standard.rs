@@ -1,7 +1,6 @@
 //! Standard training: the cross entropy of clean images, loss = CE(z(x)`[train]`, y).
 
 use super::{AdversarialLoss, Method, pgd_at};
-use crate::error::Result;
 
 pub const METHOD: Method = Method {
     name: "standard",
