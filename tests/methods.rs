@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const TENSOR: f64 = 1e-4;
 const LOSS: f64 = 1e-5;
 
-/// The input of the goldens, and what a case puts in its place.
+/// The input of the goldens, of which a case may replace parts.
 struct Inputs {
     dir: tempfile::TempDir,
     golden: Golden,
@@ -118,7 +118,7 @@ fn summary(values: &[f32]) -> [f64; 5] {
     [norm, dot(0), dot(1), dot(2), dot(3)]
 }
 
-/// What differs between an output and its golden case.
+/// The differences between an output and its golden case.
 fn differences(out: &BTreeMap<String, Values>, case: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let loss = case["scalars"]["loss"].as_f64().unwrap();
@@ -241,8 +241,8 @@ fn small_and_one_sided_batches() {
             method.name
         );
     }
-    // One class only: every image of the batch is a positive of every anchor, and there is nothing to tell
-    // apart but the images.
+    // One class only: every image of the batch is a positive of every anchor, and only the
+    // images differ.
     let one_class = BTreeMap::from([("y".to_owned(), "same".to_owned())]);
     for method in saddle::method::METHODS {
         let same = inputs.step(method.name, &BALL, inputs.batch(&one_class, 8)).unwrap();
@@ -303,23 +303,23 @@ fn a_step_normalises_as_its_weights_say() {
     let (plain, scaled) = (loss("weights", "wa", &[]).unwrap(), loss("scaled", "wa-scaled", &[]).unwrap());
     assert!(plain != scaled, "{plain}");
     assert_eq!(loss("weights", "wa", &["mean=0.5", "std=0.25"]), Ok(scaled));
-    assert_eq!(loss("scaled", "wa", &[]), Ok(scaled), "an average that says nothing is as the network");
+    assert_eq!(loss("scaled", "wa", &[]), Ok(scaled), "an average without metadata is as the network");
     assert_eq!(
         loss("scaled", "wa-other", &["mean=none", "std=none"]),
         Ok(plain),
         "what is given goes before"
     );
-    let told = loss("scaled", "wa-other", &[]).unwrap_err();
+    let message = loss("scaled", "wa-other", &[]).unwrap_err();
     let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes mean 0.5 and std 0.25; \
                     --set mean and --set std hold for both";
     assert!(
-        told.starts_with("error: ")
-            && told.trim_end().ends_with(expected)
-            && told.trim_end().lines().count() == 1,
-        "{told}"
+        message.starts_with("error: ")
+            && message.trim_end().ends_with(expected)
+            && message.trim_end().lines().count() == 1,
+        "{message}"
     );
-    let told = loss("weights", "wa-other", &[]).unwrap_err();
-    assert!(told.contains("that of --weights does not normalise images"), "{told}");
+    let message = loss("weights", "wa-other", &[]).unwrap_err();
+    assert!(message.contains("that of --weights does not normalise images"), "{message}");
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn bad_input_is_one_line() {
     let path = batch();
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
-    let told = inputs.step("raat", &[], path.clone()).unwrap_err().to_string();
-    assert!(told.contains("batch.safetensors: not a safetensors or .npz file"), "{told}");
-    let told = inputs.step("raat", &[], inputs.path("weights")).unwrap_err().to_string();
-    assert!(told.contains("unknown tensor of a batch"), "{told}");
+    let message = inputs.step("raat", &[], path.clone()).unwrap_err().to_string();
+    assert!(message.contains("batch.safetensors: not a safetensors or .npz file"), "{message}");
+    let message = inputs.step("raat", &[], inputs.path("weights")).unwrap_err().to_string();
+    assert!(message.contains("unknown tensor of a batch"), "{message}");
 }

@@ -1,4 +1,4 @@
-//! What a training step leaves behind, against float64 and against passes put together by hand: the updated
+//! The results of a training step, against float64 and against passes put together by hand: the updated
 //! weights, the running statistics, the averaged network, and the |S| that is recorded.
 
 mod common;
@@ -72,7 +72,7 @@ impl First {
         First { mean: wide(&tensor(net, "bn1.running_mean")), var: wide(&tensor(net, "bn1.running_var")) }
     }
 
-    /// What a pass in train mode over images `x` makes of them, in float64: `r <- 0.9 r + 0.1 s`, with the
+    /// Updates them as a pass in train mode over images `x` does, in float64: `r <- 0.9 r + 0.1 s`, with the
     /// unbiased variance.
     fn pass(&mut self, conv1: &[f64], x: &[f64]) {
         for channel in 0..self.mean.len() {
@@ -210,7 +210,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
     }
 }
 
-/// How many images have both views right, by a network in eval mode.
+/// The number of images with both views right, by a network in eval mode.
 fn both_right(net: &mut Net, x: &Tensor, y: &[i32]) -> usize {
     let tape = Tape::new(x.device());
     let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None).unwrap();

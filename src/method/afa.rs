@@ -9,7 +9,7 @@
 //! linear stage:  backbone frozen [eval];  loss = CE(classifier(f(x')), y),  x' = PGD(CE)
 //! ```
 //!
-//! Neither the released code nor the hyper-parameters could be had. Our reading, with a key: tau; the
+//! Neither the released code nor the hyper-parameters are available. Our reading, with a key: tau; the
 //! contrast set (`contrast`: the clean batch, or both with the anchor left out); the images of the linear
 //! stage (`linear_on`) and its length (`linear_epochs`); and, as of every attack, a uniform start, ten steps
 //! and batch norm in eval mode (`start`, `steps`, `attack_bn`). Our reading, without a key: no projection

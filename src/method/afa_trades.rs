@@ -5,8 +5,8 @@
 //! loss = CE(z(x), y) + beta KL(p(x) || p(x')) + lambda L_AFA
 //! ```
 //!
-//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and what `afa` says of tau, the contrast
-//! set and the attack. Our reading, without one: one `[train]` pass over clean and adversarial images
+//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and, as in `afa`, tau, the contrast set
+//! and the attack. Our reading, without one: one `[train]` pass over clean and adversarial images
 //! together, from which all three terms take their features or logits; the contrastive loss on the features
 //! that the classifier reads, without a projection head; a gradient through both sides of the divergence, and
 //! through the set as well as the anchors.

@@ -24,7 +24,7 @@ use crate::ops::subset::subset;
 
 pub const METHOD: Method = Method {
     name: "raat#",
-    about: "RAAT on the ReBAT recipe: the averaged network tells boundary samples and correctly classified images",
+    about: "RAAT on the ReBAT recipe: the averaged network finds the boundary samples and the correctly classified images",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["lambda", "rho", "temperature", "variant", "mix_beta", "wa_mode"],
     views: |_| 2,

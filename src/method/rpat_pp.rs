@@ -1,5 +1,5 @@
 //! RPAT++: RPAT (Wang, Liu, ICCV 2025, arXiv 2508.02186) on the ReBAT recipe, with the averaged network as
-//! the one whose perception is followed.
+//! the teacher of the perception.
 //!
 //! ```text
 //! loss = CE(z(x')[train], y) + lambda KL( softmax(z_wa(x_a) - a z_wa(x)) || softmax((1 - a) z(x')) ),   x_a = (1 - a) x' + a x
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The second term counts from epoch average_start (0-based), with gradient only through z(x'). Attack,
-//! passes and averaging are ReBAT's. As in the released code `wa` sees x first, which its running statistics
-//! tell while it is in train mode.
+//! passes and averaging are ReBAT's. As in the released code `wa` sees x first, which shows in its running
+//! statistics while it is in train mode.
 
 use super::common::perturbation::reduced;
 use super::{AdversarialLoss, Loss, Method, Step, pgd_at, rebat};

@@ -39,7 +39,7 @@ impl Observer for Silent {}
 pub struct AttackProgress {
     /// The attack.
     pub attack: String,
-    /// Its number, counted from 1, and how many there are.
+    /// Its number, counted from 1, and the number of attacks.
     pub number: usize,
     pub of: usize,
     /// Points that it has not finished with.
@@ -57,9 +57,9 @@ pub struct AttackSummary {
     pub attack: String,
     /// Points that have withstood it and all before it, in percent of all.
     pub robust_acc: f64,
-    /// How many points it was given.
+    /// Points that it was given.
     pub attacked: usize,
-    /// How long it took.
+    /// Its duration.
     pub seconds: f64,
 }
 

@@ -36,7 +36,7 @@ pub struct StepCheck {
 /// The tensors that a batch file may hold.
 const BATCH: [&str; 6] = ["x", "y", "x2", "noise", "noise2", "mix"];
 
-/// The batch file, and how many images it must hold in what shape.
+/// The batch file, its labels and the shape of its images.
 struct BatchFile {
     file: TensorFile,
     y: Vec<i32>,
@@ -169,8 +169,8 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     Ok(out)
 }
 
-/// The weights of the network and of its average, whose metadata say how images are normalised: for both as
-/// is given, or else as the network's own metadata say.
+/// The weights of the network and of its average, with metadata that say how images are normalised: for both
+/// as is given, or else as the network's own metadata say.
 ///
 /// Errors: the average's metadata say something else.
 fn weights(check: &StepCheck) -> Result<[WeightFile; 2]> {
@@ -186,11 +186,11 @@ fn weights(check: &StepCheck) -> Result<[WeightFile; 2]> {
         Some(path) => WeightFile::read(path)?,
         None => file.clone(),
     };
-    if let (None, Some(said)) = (&given, average.normalisation()?)
-        && said != both
+    if let (None, Some(stated)) = (&given, average.normalisation()?)
+        && stated != both
     {
         let problem =
-            format!("its network {said}, that of --weights {both}; --set mean and --set std hold for both");
+            format!("its network {stated}, that of --weights {both}; --set mean and --set std hold for both");
         return Err(Error::file(&average.path, problem));
     }
     file.set_normalisation(&both);

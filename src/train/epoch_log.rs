@@ -46,7 +46,7 @@ impl Histogram {
 /// One name of the log over an epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Statistic {
-    /// A sum over so many samples or images.
+    /// A sum over `of` samples or images.
     Mean {
         sum: u64,
         of: u64,

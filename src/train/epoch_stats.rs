@@ -12,7 +12,7 @@ pub struct EpochStats {
     loss: f64,
     /// The named terms, times images.
     terms: Vec<(String, f64)>,
-    /// Labels that the training passes were compared with, and how many were right.
+    /// Labels that the training passes were compared with, and the number of right predictions.
     labels: usize,
     hits: usize,
     /// Further facts, of methods that log them.
