@@ -151,7 +151,7 @@ fn rust_type(param: &Param) -> String {
     }
 }
 
-/// `ops.rs` or `method.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and
+/// `ops.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and
 /// helpers excepted), and the list of their names as a macro that calls another macro with it.
 pub fn modules(root: &Path, out: &Path, folder: &str) {
     let files = crate::list(&root.join("src").join(folder), "rs");

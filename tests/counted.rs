@@ -68,7 +68,7 @@ fn pass(
     let dx = gradients.take(input).unwrap().to_vec().unwrap();
     let of_params = leaves.gradients(&mut gradients);
     let named =
-        net.params.iter().zip(of_params).filter_map(|(p, g)| Some((p.name.clone(), g?.to_vec().unwrap())));
+        of_params.iter().map(|(id, gradient)| (net.params.get(*id).name.clone(), gradient.to_vec().unwrap()));
     let named = named.chain([("images".into(), dx)]).collect();
     (tape.value(total).item().unwrap(), named, net)
 }
@@ -180,7 +180,7 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
         let total = sum(&tape, loss).unwrap();
         let mut gradients = tape.backward(total, None).unwrap();
         let all: Vec<Vec<f32>> =
-            leaves.gradients(&mut gradients).into_iter().flatten().map(|g| g.to_vec().unwrap()).collect();
+            leaves.gradients(&mut gradients).iter().map(|(_, gradient)| gradient.to_vec().unwrap()).collect();
         (tape.value(total).item().unwrap(), all)
     };
     let counted = run(&mixed, &Rows::First(set.count.clone()), &set, &both);

@@ -22,7 +22,7 @@ use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
 use saddle::run::network::{self, Classes, WeightOverrides};
-use saddle::run::observer::{Judging, Observer, Silent};
+use saddle::run::observer::{AttackProgress, Observer, Silent};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
 use std::ops::Range;
@@ -170,7 +170,7 @@ struct StopAtSecond<'a> {
 }
 
 impl Observer for StopAtSecond<'_> {
-    fn judging(&mut self, _at: &Judging) {
+    fn attacking(&mut self, _at: &AttackProgress) {
         self.batches += 1;
         self.stop.store(self.batches >= 2, Ordering::SeqCst);
     }

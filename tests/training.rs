@@ -95,7 +95,7 @@ fn two_runs_give_the_same_bytes_whatever_the_number_of_threads() {
     assert!(files.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
-/// Stops the run after so many steps.
+/// Stops the run after this number of steps.
 struct StopAfter<'a>(usize, &'a AtomicBool);
 
 impl Observer for StopAfter<'_> {
@@ -244,7 +244,7 @@ impl Observer for StopEvaluation<'_> {
     }
 }
 
-/// What the epochs' lines of `metrics.jsonl` say, but for times.
+/// The epochs' lines of `metrics.jsonl` without times.
 fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {

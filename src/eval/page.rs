@@ -32,7 +32,7 @@ pub struct PageFacts {
 impl PageFacts {
     pub(super) fn new(report: &Report, warnings: &[String]) -> PageFacts {
         let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
-        let stage = |row: &ReportRow| Stage {
+        let stage = |row: &ReportRow| AttackAccuracy {
             attack: row.name.clone(),
             accuracy: row.accuracy,
             seconds: row.seconds,

@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::ops::augment::Augmentation;
 use crate::ops::predict::correct;
 use crate::ops::survivors::take;
-use crate::run::observer::{Judged, Judging, Observer};
+use crate::run::observer::{AttackSummary, AttackProgress, Observer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -160,7 +160,7 @@ impl Runner<'_> {
         }
         let AttackRow { attacked, seconds, .. } = self.progress.rows[number];
         let robust_acc = self.robust_accuracy();
-        self.observer.judged(&Judged { attack: name(stage).into(), robust_acc, attacked, seconds });
+        self.observer.attacked(&AttackSummary { attack: name(stage).into(), robust_acc, attacked, seconds });
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl Runner<'_> {
         let index = |pair: &Pair| (self.options.range.start + pair.point) as i32;
         let indices = Buffer::from_slice(device, &pairs.iter().map(index).collect::<Vec<_>>())?;
         let (x, y) = self.data.batch(&indices, &Augmentation::none())?;
-        let at = Judging {
+        let at = AttackProgress {
             attack: name(stage).to_owned(),
             number: self.progress.rows.len() - 1,
             of: self.plan.stages.len(),

@@ -4,7 +4,7 @@ use super::outcome::Passes;
 use super::protocol::RunOptions;
 use crate::attack::Model;
 use crate::error::{Error, Result};
-use crate::run::observer::{Judging, Observer};
+use crate::run::observer::{AttackProgress, Observer};
 use crate::tape::{Tape, Var};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub struct Pace {
 pub struct Reporter<'a> {
     pub observer: &'a mut dyn Observer,
     /// The report; only the time left changes.
-    pub at: Judging,
+    pub at: AttackProgress,
     pub pace: &'a Pace,
     /// Attempts in the batch.
     pub attempts: usize,
@@ -50,7 +50,7 @@ impl Reporter<'_> {
         } else {
             seconds / done * (pace.left as f64 - part).max(0.0)
         };
-        self.observer.judging(&self.at);
+        self.observer.attacking(&self.at);
     }
 }
 

@@ -85,6 +85,17 @@ impl Params {
         self.list.iter()
     }
 
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// One parameter or buffer, to be changed.
+    pub fn get_mut(&mut self, id: ParamId) -> &mut Param {
+        self.filters.clear();
+        self.folded.clear();
+        &mut self.list[id.0]
+    }
+
     /// Everything, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
         self.filters.clear();
@@ -137,9 +148,9 @@ impl Leaves {
         self.0.get(id.0).copied().flatten()
     }
 
-    /// The gradients by parameter, in the order of [`Params::iter`]; `None` for buffers and for parameters
-    /// that the loss does not use.
-    pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor>> {
-        self.0.iter().map(|leaf| leaf.and_then(|leaf| gradients.take(leaf))).collect()
+    /// The gradients of the parameters that the loss depends on, in the order of [`Params::iter`].
+    pub fn gradients(&self, gradients: &mut Gradients) -> Vec<(ParamId, Tensor)> {
+        let gradient = |(i, leaf): (usize, &Option<Var>)| Some((ParamId(i), gradients.take((*leaf)?)?));
+        self.0.iter().enumerate().filter_map(gradient).collect()
     }
 }

@@ -6,7 +6,7 @@
 
 use super::{Attacked, Figure, Made, Subject, logits};
 use crate::error::Result;
-use crate::method::common::align::reduced;
+use crate::method::common::perturbation::reduced;
 use crate::ops::margin::margin;
 use crate::report::histogram::{Histograms, histograms, outline};
 use crate::report::plot::{Axes, PlotKind, Series, draw};

@@ -10,7 +10,7 @@
 
 use super::{Attacked, Figure, Made, Subject, logits};
 use crate::error::Result;
-use crate::method::common::align::reduced;
+use crate::method::common::perturbation::reduced;
 use crate::ops::mse::mse_per_row;
 use crate::ops::predict::correct;
 use crate::report::plot::{Axes, PlotKind, Series, draw};
