@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 /// those and all that they may import. Everybody may import [`BASE`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
-    ("numeric", &[]),
     ("files", &[]),
     ("numeric", &[]),
     ("report", &[]),
