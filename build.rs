@@ -3,8 +3,8 @@
 //! * `build/parse.rs`: kernel signatures and CONFIG constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
 //!   compiler;
-//! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of ops, methods and recipes
-//!   found in their folders.
+//! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of methods and recipes found
+//!   in their folders.
 
 #[path = "build/generate.rs"]
 mod generate;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for watched in ["build.rs", "build", "kernels", "src/ops", "src/method", "recipes"] {
+    for watched in ["build.rs", "build", "kernels", "src/method", "recipes"] {
         println!("cargo:rerun-if-changed={watched}");
     }
     let sources: Vec<parse::Source> =
@@ -27,7 +27,6 @@ fn main() {
     let isas = host::instruction_sets();
     host::compile(&root, &out, &sources, &isas);
     generate::kernels(&root, &out, &sources, &shared, &isas);
-    generate::modules(&root, &out, "ops");
     generate::modules(&root, &out, "method");
     generate::recipes(&root, &out);
     generate::version(&root);

@@ -9,7 +9,11 @@ use std::path::Path;
 pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], isas: &[InstructionSet]) {
     let mut text = String::new();
     let kernels_dir = root.join("kernels");
-    writeln!(text, "/// The names of the instruction sets that kernels were compiled for, from the least to the most able.").ok();
+    writeln!(
+        text,
+        "/// The names of the instruction sets that kernels were compiled for, from lowest to highest."
+    )
+    .ok();
     let plain: Vec<&str> =
         isas.iter().map(|i| i.name).filter(|name| *name != crate::host::CUDA_SHAPES).collect();
     writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {plain:?};", plain.len()).ok();
@@ -109,18 +113,58 @@ fn launcher(
         host = host.join(", "),
     )
     .ok();
-    let params: Vec<String> = kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p))).collect();
-    let args: Vec<String> = kernel.params.iter().map(|p| format!("{}.arg()", p.name)).collect();
+    let params: Vec<String> =
+        kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p, "&"))).collect();
+    let args: Vec<String> = kernel.params.iter().map(|p| argument(p, &upper)).collect();
+    let (params, args) = (params.join(", "), args.join(", "));
+    let short = kernel.name.strip_prefix(&format!("{}_", source.stem)).unwrap_or(&kernel.name);
     writeln!(text, "    /// {}", kernel.doc.replace('[', "\\[").replace(']', "\\]")).ok();
-    writeln!(text, "    #[allow(clippy::too_many_arguments)]").ok();
+    if kernel.params.len() <= MOST_POSITIONAL {
+        writeln!(
+            text,
+            "    pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) -> Result<()> {{\n        \
+             device.launch(&{upper}, grid.into(), &[{args}])\n    }}"
+        )
+        .ok();
+        return;
+    }
+    let (name, lifetime) = match kernel.params.iter().any(|p| p.pointer.is_some()) {
+        true => (camel_case(short), "<'a>"),
+        false => (camel_case(short), ""),
+    };
+    let fields: Vec<String> =
+        kernel.params.iter().map(|p| format!("        pub {}: {},", p.name, rust_type(p, "&'a "))).collect();
+    let names: Vec<&str> = kernel.params.iter().map(|p| p.name.as_str()).collect();
     writeln!(
         text,
-        "    pub fn {}(device: &Device, grid: impl Into<Grid>, {}) -> Result<()> {{\n        device.launch(&{upper}, grid.into(), &[{}])\n    }}",
-        kernel.name,
-        params.join(", "),
-        args.join(", ")
+        "    pub struct {name}{lifetime} {{\n{fields}\n    }}\n    impl{lifetime} {name}{lifetime} {{\n        \
+         pub fn launch(self, device: &Device, grid: impl Into<Grid>) -> Result<()> {{\n            \
+         let {name} {{ {names} }} = self;\n            \
+         device.launch(&{upper}, grid.into(), &[{args}])\n        }}\n    }}",
+        fields = fields.join("\n"),
+        names = names.join(", "),
     )
     .ok();
+}
+
+/// A launcher of more parameters takes them by name, as the fields of a struct.
+const MOST_POSITIONAL: usize = 8;
+
+fn camel_case(name: &str) -> String {
+    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
+    name.split('_').map(word).collect()
+}
+
+/// The bits of a parameter of this name.
+fn argument(param: &Param, kernel: &str) -> String {
+    let name = &param.name;
+    match &param.pointer {
+        None if param.scalar.c == "int" => format!("narrowed(&{kernel}, \"{name}\", {name})?.arg()"),
+        Some(p) if p.mutable && !p.nullable && param.scalar.c == "float" => {
+            format!("{name}.output()?.arg()")
+        }
+        _ => format!("{name}.arg()"),
+    }
 }
 
 fn c_type(param: &Param) -> String {
@@ -134,13 +178,17 @@ fn c_type(param: &Param) -> String {
     }
 }
 
-fn rust_type(param: &Param) -> String {
+/// The type of a launcher's parameter, with `reference` as `&` or `&'a `.
+fn rust_type(param: &Param, reference: &str) -> String {
     let scalar = param.scalar.rust;
     match &param.pointer {
+        None if param.scalar.c == "int" => "usize".into(),
         None => scalar.into(),
+        Some(p) if p.mutable && !p.nullable && scalar == "f32" => format!("{reference}mut dyn Output"),
         Some(p) => {
-            let reference = format!("&{}Buffer<{scalar}>", if p.mutable { "mut " } else { "" });
-            if p.nullable { format!("Option<{reference}>") } else { reference }
+            let mutable = if p.mutable { "mut " } else { "" };
+            let pointer = format!("{reference}{mutable}Buffer<{scalar}>");
+            if p.nullable { format!("Option<{pointer}>") } else { pointer }
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::add::accumulate;
-use crate::ops::apgd::{Carried, Memory, Moment, step_l2, step_linf};
+use crate::ops::apgd::{Iterates, Phase, State, step_l2, step_linf};
 use crate::ops::fill::scale;
 use crate::ops::predict::{correct, top_class};
 use crate::ops::random_start::{Noise, surface};
@@ -114,11 +114,11 @@ impl Apgd {
         let key = Key::new(self.seed, Purpose::Apgd, self.loss as u32, restart);
         let adv = surface(x, noise, key, images, ranks)?;
         let mut prev = adv.clone();
-        let mut memory = Memory::new(device, y.len())?;
+        let mut memory = State::new(device, y.len())?;
         let Pass { logits, losses, grad } = self.pass(model, &objective, &adv, y)?;
-        memory.judge(&losses, &correct(device, &logits, y)?, &right, self.eps, Moment::Start)?;
+        memory.judge(&losses, &correct(device, &logits, y)?, &right, self.eps, Phase::Start)?;
         let (best, best_grad) = (Tensor::uninit(device, x.shape())?, Tensor::uninit(device, x.shape())?);
-        let mut carried = Carried { adv, grad, best, best_grad, found: x.clone() };
+        let mut carried = Iterates { adv, grad, best, best_grad, found: x.clone() };
         carried.keep(&memory)?;
         for (k, moment) in moments(self.steps).into_iter().enumerate() {
             let a = if k == 0 { 1.0 } else { 0.75 };
@@ -204,18 +204,18 @@ impl Ranked for Apgd {
 }
 
 /// What each of the steps ends: the windows between checkpoints shrink from 0.22 T by 0.03 T to 0.06 T.
-fn moments(steps: usize) -> Vec<Moment> {
+fn moments(steps: usize) -> Vec<Phase> {
     let share = |part: f64| ((part * steps as f64) as usize).max(1);
     let (mut window, mut since) = (share(0.22), 0);
     let after_step = |_| {
         since += 1;
         if since < window {
-            return Moment::Step;
+            return Phase::Step;
         }
         let ended = window;
         window = window.saturating_sub(share(0.03)).max(share(0.06));
         since = 0;
-        Moment::Checkpoint(ended)
+        Phase::Checkpoint(ended)
     };
     (0..steps).map(after_step).collect()
 }
@@ -226,8 +226,8 @@ mod tests {
 
     /// The steps behind which a checkpoint stands, and the windows that end there.
     fn checkpoints(steps: usize) -> Vec<(usize, usize)> {
-        let ended = |(k, moment): (usize, Moment)| match moment {
-            Moment::Checkpoint(window) => Some((k + 1, window)),
+        let ended = |(k, moment): (usize, Phase)| match moment {
+            Phase::Checkpoint(window) => Some((k + 1, window)),
             _ => None,
         };
         moments(steps).into_iter().enumerate().filter_map(ended).collect()

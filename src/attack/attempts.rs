@@ -4,9 +4,9 @@ use super::objective::logits;
 use super::{Found, Model};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
-use crate::ops::augment::gather_labels;
+use crate::ops::augment::gather_i32;
+use crate::ops::gather::{gather, scatter, select_misclassified};
 use crate::ops::predict::correct;
-use crate::ops::survivors::{merge, settle, take};
 use crate::tensor::Tensor;
 
 /// A batch of images x `[N,H,W,C]` in `[0,1]` with labels `[N]` and their indices in the data set `[N]`.
@@ -61,9 +61,9 @@ pub fn attempts<T>(
         }
         let rows = Buffer::from_slice(device, &left)?;
         let (x, y, images) =
-            (take(points.x, &rows)?, gather_labels(points.y, &rows)?, gather_labels(points.images, &rows)?);
+            (gather(points.x, &rows)?, gather_i32(points.y, &rows)?, gather_i32(points.images, &rows)?);
         let more = attempt(number, Points { x: &x, y: &y, images: &images })?;
-        merge(&mut found.x_adv, &mut found.success, &rows, &more.x_adv, &more.success)?;
+        scatter(&mut found.x_adv, &mut found.success, &rows, &more.x_adv, &more.success)?;
     }
     Ok(found)
 }
@@ -90,7 +90,7 @@ impl Found {
         let Points { x, y, .. } = points;
         let mut right = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);
         let (clean, held) = (right(x)?, right(candidates)?);
-        let (x_adv, success) = settle(x, candidates, &clean, &held)?;
+        let (x_adv, success) = select_misclassified(x, candidates, &clean, &held)?;
         Ok(Found { x_adv, success })
     }
 }

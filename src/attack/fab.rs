@@ -23,12 +23,12 @@ use super::objective::logits;
 use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::ops::difference::difference;
 use crate::ops::fab::{self, Nearest, Stride};
 use crate::ops::fill::full;
+use crate::ops::gather::select_misclassified;
+use crate::ops::logit_difference::logit_difference;
 use crate::ops::predict::{correct, top_class};
 use crate::ops::random_start::{Noise, surface};
-use crate::ops::survivors::settle;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -101,7 +101,7 @@ impl Walk {
             let held = correct(device, &logits(model, &walk)?, y)?;
             fab::keep(l2, &mut walk, x, &held, &mut best, &mut closest, self.beta)?;
         }
-        let (x_adv, success) = settle(x, &closest, right, &fab::beyond(&best, self.eps)?)?;
+        let (x_adv, success) = select_misclassified(x, &closest, right, &fab::beyond(&best, self.eps)?)?;
         Ok(Found { x_adv, success })
     }
 }
@@ -143,7 +143,7 @@ impl FabT {
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
-            let h = difference(&tape, z, y, &targets)?;
+            let h = logit_difference(&tape, z, y, &targets)?;
             let w = tape.backward(h, Some(ones.clone()))?.take(leaf);
             Ok(w.map(|w| (tape.value(h), w)))
         })
@@ -211,7 +211,7 @@ impl Fab {
             let z = model.logits(&tape, leaf)?;
             let mut nearest = Nearest::new(at)?;
             for (k, rival) in rivals.iter().enumerate() {
-                let h = difference(&tape, z, y, rival)?;
+                let h = logit_difference(&tape, z, y, rival)?;
                 let Some(w) = tape.backward(h, Some(ones.clone()))?.take(leaf) else { return Ok(None) };
                 nearest.offer(l2, k, &tape.value(h), &w, y)?;
             }

@@ -23,11 +23,11 @@ use super::objective::logits;
 use super::{Attack, Entry, Found, Model, Norm, Settings};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::augment::gather_labels;
+use crate::ops::augment::gather_i32;
+use crate::ops::gather::{gather, scatter};
 use crate::ops::margin::margin;
 use crate::ops::predict::correct;
 use crate::ops::square::{Patch, Pyramid, Search, Transfer, Window, start_l2, start_linf};
-use crate::ops::survivors::{merge, take};
 use crate::rng::{Key, Purpose, philox};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -203,7 +203,7 @@ impl Play {
         let mut margins = vec![f32::INFINITY; n];
         if !rows.is_empty() {
             let asked = Buffer::from_slice(device, &rows)?;
-            let found = ask(model, take(trial, &asked)?, &gather_labels(&self.y, &asked)?)?.to_vec()?;
+            let found = ask(model, gather(trial, &asked)?, &gather_i32(&self.y, &asked)?)?.to_vec()?;
             rows.iter().zip(found).for_each(|(row, margin)| margins[*row as usize] = margin);
         }
         Tensor::from_slice(device, &[n], &margins)
@@ -212,22 +212,23 @@ impl Play {
     /// Moves the best image of every broken row to `found`, and goes on with the others.
     fn drop_broken(&mut self, found: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
         let device = self.search.x.device().clone();
-        let least = self.search.least.to_vec()?;
+        let least = self.search.best_margin.to_vec()?;
         let broken: Vec<i32> = least.iter().map(|least| (*least <= 0.0) as i32).collect();
         if broken.iter().all(|broken| *broken == 0) {
             return Ok(());
         }
-        merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
+        scatter(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
         let left: Vec<i32> =
             (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
         let kept: Vec<f32> = left.iter().map(|row| least[*row as usize]).collect();
         let Search { x, best, trial, .. } = &self.search;
-        let (x, best, trial) = (take(x, &rows)?, take(best, &rows)?, take(trial, &rows)?);
-        self.search = Search { x, best, trial, least: Buffer::from_slice(&device, &kept)? };
-        self.y = gather_labels(&self.y, &rows)?;
-        self.images = gather_labels(&self.images, &rows)?;
-        self.rows = gather_labels(&self.rows, &rows)?;
+        let (x, best, trial) = (gather(x, &rows)?, gather(best, &rows)?, gather(trial, &rows)?);
+        let best_margin = Buffer::from_slice(&device, &kept)?;
+        self.search = Search { x, best, trial, best_margin };
+        self.y = gather_i32(&self.y, &rows)?;
+        self.images = gather_i32(&self.images, &rows)?;
+        self.rows = gather_i32(&self.rows, &rows)?;
         Ok(())
     }
 }

@@ -22,8 +22,8 @@ use crate::data::resident::Resident;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
+use crate::ops::gather::gather;
 use crate::ops::predict::correct;
-use crate::ops::survivors::take;
 use crate::run::observer::{Judged, Judging, Observer};
 use crate::tape::{Tape, Var};
 use serde::{Deserialize, Serialize};
@@ -248,7 +248,7 @@ impl Judge<'_> {
             return Ok(Images::new());
         }
         let images =
-            take(&found.x_adv, &Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?)?
+            gather(&found.x_adv, &Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?)?
                 .to_vec()?;
         let size = images.len() / rows.len();
         Ok(rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect())

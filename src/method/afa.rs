@@ -29,7 +29,7 @@ use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows};
+use crate::ops::slice::{concat_tensor, slice};
 use crate::tape::Tape;
 
 pub const METHOD: Entry = Entry {
@@ -77,12 +77,12 @@ pub fn contrastive_attack(step: &mut Step) -> Result<Attacked> {
 fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let (tape, set, b) = (step.tape, step.set, step.batch());
     if pretrains(set, step.epoch) {
-        let both = tape.constant(join(step.x, &made.x_adv)?);
+        let both = tape.constant(concat_tensor(step.x, &made.x_adv)?);
         let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
         let afa = contrastive(
             tape,
-            rows(tape, f, 0, b)?,
-            rows(tape, f, b, b)?,
+            slice(tape, f, 0, b)?,
+            slice(tape, f, b, b)?,
             step.y,
             set.tau,
             set.contrast,

@@ -14,7 +14,7 @@ use super::{Attacked, Entry, Loss, Step};
 use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
-use crate::ops::mart::{bce, weighted_kl};
+use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
 
 pub const METHOD: Entry = Entry {
@@ -35,7 +35,7 @@ pub fn attack(step: &mut Step) -> Result<Attacked> {
 pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let z = step.train(step.x)?;
     let z_adv = step.train(&made.x_adv)?;
-    let bce = bce(step.tape, z_adv, step.y, Reduction::Mean)?;
+    let bce = boosted_ce(step.tape, z_adv, step.y, Reduction::Mean)?;
     let kl = weighted_kl(step.tape, z, z_adv, step.y, Reduction::Mean)?;
     Ok(Loss::new(step.tape, z_adv, &[("bce", 1.0, bce), ("kl", step.set.beta, kl)])?.with_clean(z))
 }

@@ -13,7 +13,7 @@ use super::common::align::{both_right, dicar_of_both};
 use super::settings::Variant;
 use super::{Attacked, Entry, Loss, Step, mart, raat};
 use crate::error::Result;
-use crate::ops::mart::{bce, weighted_kl};
+use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
 use crate::ops::split::correct;
 
@@ -35,7 +35,7 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let z_adv = step.train(&made.x_adv)?;
     let z_clean = step.train(step.x)?;
     let z = step.train(x_ce)?;
-    let bce = bce(step.tape, z, step.y, Reduction::Mean)?;
+    let bce = boosted_ce(step.tape, z, step.y, Reduction::Mean)?;
     let kl = weighted_kl(step.tape, z_clean, z_adv, step.y, Reduction::Mean)?;
     // The three passes have moved the running statistics: S is made again.
     let right = correct(step.x.device(), &step.eval(step.x)?, step.y)?;

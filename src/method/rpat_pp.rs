@@ -13,7 +13,8 @@
 use super::common::align::reduced;
 use super::{Attacked, Entry, Loss, Step, pgd_at, rebat};
 use crate::error::Result;
-use crate::ops::combine::{combine, scaled};
+use crate::ops::axpby::axpby;
+use crate::ops::fill::scale;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
 
@@ -32,7 +33,7 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
     let (a, tape) = (step.set.a, step.tape);
     let z_clean = step.wa(step.x)?;
     let z_a = step.wa(&reduced(step.x, &made.x_adv, 1.0 - a)?)?;
-    let teacher = combine(tape, tape.constant(z_a), 1.0, tape.constant(z_clean), -a)?;
-    let rp = kl(tape, teacher, scaled(tape, z, 1.0 - a)?, Reduction::Mean)?;
+    let teacher = axpby(tape, tape.constant(z_a), 1.0, tape.constant(z_clean), -a)?;
+    let rp = kl(tape, teacher, scale(tape, z, 1.0 - a)?, Reduction::Mean)?;
     loss.plus(tape, "rp", step.set.lambda, rp)
 }

@@ -12,7 +12,7 @@ mod net;
 mod params;
 
 pub use crate::ops::batch_norm::BnMode;
-pub use crate::ops::existing::Rows;
+pub use crate::ops::valid::Rows;
 pub use arch::{Arch, Family, Spec, Stage, architectures};
 pub use net::{Net, Shape};
 pub use params::{Leaves, Param, ParamId, Params, Role};

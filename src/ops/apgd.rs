@@ -1,11 +1,10 @@
-//! Auto-PGD's step, and what it remembers of each image between steps: nothing of it is read back while the
-//! attack runs.
+//! Auto-PGD's step and its state per image; nothing of it is read back while the attack runs.
 
 use super::prelude::*;
-use kernels::apgd::*;
+use kernels::apgd;
 
-/// What APGD remembers of the images of a batch: steps, losses, counters, and which are broken.
-pub struct Memory {
+/// APGD's state of the images of a batch: step sizes, losses, counters, and which attacks succeeded.
+pub struct State {
     /// `[N, MEMORY]`: eta, f_best, f_best at the last checkpoint, the loss before, increases since the
     /// checkpoint, halved there.
     images: Buffer<f32>,
@@ -15,39 +14,39 @@ pub struct Memory {
     verdict: Buffer<i32>,
 }
 
-/// Where an attack is when a pass is judged.
+/// The place of a pass in an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum Phase {
     /// At its start x_0.
     Start,
-    /// Behind a step.
+    /// After a step.
     Step,
-    /// Behind a step that ends a window of so many.
+    /// After a step that ends a window of this many.
     Checkpoint(usize),
 }
 
-impl Memory {
+impl State {
     /// For n images; the first judgement fills it.
-    pub fn new(device: &Device, n: usize) -> Result<Memory> {
-        Ok(Memory {
-            images: Buffer::uninit(device, n * MEMORY.on(device))?,
+    pub fn new(device: &Device, n: usize) -> Result<State> {
+        Ok(State {
+            images: Buffer::uninit(device, n * apgd::MEMORY.on(device))?,
             success: Buffer::uninit(device, n)?,
             verdict: Buffer::uninit(device, n)?,
         })
     }
 
-    /// Takes in a pass: the losses `[N]`, and whether the iterates (`held`) and the clean images (`right`)
-    /// are classified correctly. A misclassified clean image counts as broken, and nothing is kept for it.
+    /// Takes in a pass: the losses `[N]`, and whether the iterates and the clean images are classified
+    /// correctly. A misclassified clean image counts as a success, and nothing is kept for it.
     pub fn judge(
         &mut self,
         losses: &Tensor,
-        held: &Buffer<i32>,
-        right: &Buffer<i32>,
+        adv_correct: &Buffer<i32>,
+        clean_correct: &Buffer<i32>,
         eps: f32,
-        moment: Moment,
+        phase: Phase,
     ) -> Result<()> {
         let n = self.success.len();
-        for got in [losses.len(), held.len(), right.len()] {
+        for got in [losses.len(), adv_correct.len(), clean_correct.len()] {
             if got != n {
                 return Err(Error::Shape {
                     op: "apgd",
@@ -56,19 +55,31 @@ impl Memory {
                 });
             }
         }
-        let (first, window) = match moment {
-            Moment::Start => (1, 0),
-            Moment::Step => (0, 0),
-            Moment::Checkpoint(window) => (0, int(window)?),
+        let (first, window) = match phase {
+            Phase::Start => (true, 0),
+            Phase::Step => (false, 0),
+            Phase::Checkpoint(window) => (false, window),
         };
-        let (device, f) = (losses.device(), losses.buffer());
-        let Memory { images, success, verdict } = self;
-        let grid = n.div_ceil(IMAGES.on(device));
-        apgd_judge(device, grid, f, held, right, images, success, verdict, eps, first, window, int(n)?)
+        let device = losses.device();
+        let grid = n.div_ceil(apgd::IMAGES.on(device));
+        let State { images: memory, success, verdict } = self;
+        apgd::Judge {
+            loss: losses,
+            held: adv_correct,
+            right: clean_correct,
+            memory,
+            success,
+            verdict,
+            eps,
+            first,
+            window,
+            n,
+        }
+        .launch(device, grid)
     }
 
     /// The elements of an image, for kernels that give a block to each.
-    fn size(&self, x: &Tensor) -> Result<i32> {
+    fn size(&self, x: &Tensor) -> Result<usize> {
         let n = self.success.len();
         if x.shape().first() != Some(&n) {
             return Err(Error::Shape {
@@ -77,8 +88,7 @@ impl Memory {
                 got: x.shape().to_vec(),
             });
         }
-        int(x.len())?;
-        int(x.len() / n.max(1))
+        Ok(x.len() / n.max(1))
     }
 }
 
@@ -89,24 +99,12 @@ pub fn step_linf(
     prev: &mut Tensor,
     x: &Tensor,
     grad: &Tensor,
-    memory: &Memory,
+    memory: &State,
     eps: f32,
     a: f32,
 ) -> Result<()> {
     let size = equal(memory, x, &[adv, prev, grad])?;
-    let (g, state) = (grad.buffer(), &memory.images);
-    apgd_step_linf(
-        x.device(),
-        memory.success.len(),
-        adv.buffer(),
-        prev.make_mut()?,
-        x.buffer(),
-        g,
-        state,
-        eps,
-        a,
-        size,
-    )
+    apgd::step_linf(x.device(), memory.success.len(), adv, prev, x, grad, &memory.images, eps, a, size)
 }
 
 /// One step of L2, as [`step_linf`].
@@ -115,28 +113,16 @@ pub fn step_l2(
     prev: &mut Tensor,
     x: &Tensor,
     grad: &Tensor,
-    memory: &Memory,
+    memory: &State,
     eps: f32,
     a: f32,
 ) -> Result<()> {
     let size = equal(memory, x, &[adv, prev, grad])?;
-    let (g, state) = (grad.buffer(), &memory.images);
-    apgd_step_l2(
-        x.device(),
-        memory.success.len(),
-        adv.buffer(),
-        prev.make_mut()?,
-        x.buffer(),
-        g,
-        state,
-        eps,
-        a,
-        size,
-    )
+    apgd::step_l2(x.device(), memory.success.len(), adv, prev, x, grad, &memory.images, eps, a, size)
 }
 
-/// The images that an attack carries, each `[N,H,W,C]`.
-pub struct Carried {
+/// The iterates of an attack and their gradients, each `[N,H,W,C]`.
+pub struct Iterates {
     /// x_k, and the gradient there.
     pub adv: Tensor,
     pub grad: Tensor,
@@ -147,19 +133,17 @@ pub struct Carried {
     pub found: Tensor,
 }
 
-impl Carried {
-    /// Copies what the last judgement asks for.
-    pub fn keep(&mut self, memory: &Memory) -> Result<()> {
+impl Iterates {
+    /// Copies the iterates that the last judgement chose.
+    pub fn keep(&mut self, memory: &State) -> Result<()> {
         let size = equal(memory, &self.adv, &[&self.grad, &self.best, &self.best_grad, &self.found])?;
-        let device = self.adv.device().clone();
-        let Carried { adv, grad, best, best_grad, found } = self;
-        let [adv, grad, best, best_grad, found] =
-            [adv.make_mut()?, grad.make_mut()?, best.make_mut()?, best_grad.make_mut()?, found.make_mut()?];
-        apgd_keep(&device, memory.success.len(), &memory.verdict, adv, grad, best, best_grad, found, size)
+        let device = memory.verdict.device();
+        let Iterates { adv, grad, best, best_grad, found } = self;
+        apgd::keep(device, memory.success.len(), &memory.verdict, adv, grad, best, best_grad, found, size)
     }
 }
 
-fn equal(memory: &Memory, x: &Tensor, others: &[&Tensor]) -> Result<i32> {
+fn equal(memory: &State, x: &Tensor, others: &[&Tensor]) -> Result<usize> {
     others.iter().try_for_each(|other| same_shape("apgd", x, other))?;
     memory.size(x)
 }
@@ -184,9 +168,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             for (kind, grad) in [("", grad), (" no gradient", Input::filled(shape, 0.0))] {
                 for l2 in [false, true] {
                     let run = move |device: &Device, t: &[Tensor]| {
-                        let mut memory = Memory::new(device, n)?;
+                        let mut memory = State::new(device, n)?;
                         let ones = Buffer::from_slice(device, &vec![1; n])?;
-                        memory.judge(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Moment::Start)?;
+                        memory.judge(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Phase::Start)?;
                         let mut prev = t[1].clone();
                         let step = if l2 { step_l2 } else { step_linf };
                         step(&t[0], &mut prev, &t[2], &t[3], &memory, eps, a)?;
@@ -243,7 +227,7 @@ fn next(
     project((0..x.len()).map(|i| adv[i] + a * (w[i] - adv[i]) + (1.0 - a) * (adv[i] - prev[i])).collect())
 }
 
-/// What [`Memory`] holds of eight images, whose losses and hits are written out by hand, behind a start,
+/// The [`State`] of eight images, whose losses and hits are written out by hand, after a start,
 /// three steps, a checkpoint, two steps and another checkpoint.
 #[cfg(test)]
 fn trace() -> super::testing::Case {
@@ -272,17 +256,17 @@ fn trace() -> super::testing::Case {
         [1.0, f32::NAN, f32::NAN, 2.0, 3.0, 4.0, 5.0, 6.0],
     ];
     let moments = [
-        Moment::Start,
-        Moment::Step,
-        Moment::Step,
-        Moment::Step,
-        Moment::Checkpoint(4),
-        Moment::Step,
-        Moment::Step,
-        Moment::Checkpoint(3),
+        Phase::Start,
+        Phase::Step,
+        Phase::Step,
+        Phase::Step,
+        Phase::Checkpoint(4),
+        Phase::Step,
+        Phase::Step,
+        Phase::Checkpoint(3),
     ];
     let run = move |device: &Device, _: &[Tensor]| {
-        let mut memory = Memory::new(device, 8)?;
+        let mut memory = State::new(device, 8)?;
         let mut values = Vec::new();
         for (k, moment) in moments.into_iter().enumerate() {
             let f: Vec<f32> = losses.iter().map(|image| image[k]).collect();
@@ -341,12 +325,12 @@ fn kept() -> super::testing::Case {
     let shape = [8, 5, 3, 3];
     let inputs: Vec<Input> = (0..5).map(|seed| Input::normal_seeded(&shape, seed)).collect();
     let run = |device: &Device, t: &[Tensor]| {
-        let mut memory = Memory::new(device, 8)?;
+        let mut memory = State::new(device, 8)?;
         memory.verdict = Buffer::from_slice(device, &(0..8).collect::<Vec<i32>>())?;
         let [adv, grad, best, best_grad, found] = [0, 1, 2, 3, 4].map(|at| t[at].clone());
-        let mut carried = Carried { adv, grad, best, best_grad, found };
+        let mut carried = Iterates { adv, grad, best, best_grad, found };
         carried.keep(&memory)?;
-        let Carried { adv, grad, best, best_grad, found } = &carried;
+        let Iterates { adv, grad, best, best_grad, found } = &carried;
         Ok([adv, grad, best, best_grad, found]
             .map(|t| t.to_vec())
             .into_iter()

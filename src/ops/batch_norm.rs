@@ -1,12 +1,12 @@
 //! Batch normalisation over the last axis, optionally with ReLU in the same pass.
 //!
-//! What the statistics are is an argument of every call (`BnMode`): which passes use or move the running
+//! The source of the statistics is an argument of every call (`BnMode`): which passes use or move the running
 //! statistics is part of a training method, never a state of the network.
 
-use super::existing::Rows;
 use super::prelude::*;
 use super::relu::relu;
-use kernels::batch_norm::*;
+use super::valid::Rows;
+use kernels::batch_norm;
 
 /// Added to the variance.
 pub const EPS: f32 = 1e-5;
@@ -24,7 +24,7 @@ pub enum BnMode {
     Eval,
 }
 
-/// What a batch norm has besides its input.
+/// The parameters of a batch norm.
 pub struct Norm<'a> {
     /// `[C]`.
     pub weight: Var,
@@ -62,28 +62,70 @@ pub fn fold(
         same_shape("batch_norm fold", weight, other)?;
     }
     let (device, channels) = (weight.device(), weight.len());
-    let (mut scale, mut shift) = (Buffer::uninit(device, channels)?, Buffer::uninit(device, channels)?);
-    batch_norm_fold(
-        device,
-        elementwise(device, channels),
-        weight.buffer(),
-        bias.buffer(),
-        running_mean.buffer(),
-        running_var.buffer(),
-        &mut scale,
-        &mut shift,
-        int(channels)?,
-        EPS,
-    )?;
-    Ok((Tensor::new(scale, weight.shape())?, Tensor::new(shift, weight.shape())?))
+    let (mut scale, mut shift) = (Tensor::uninit(device, &[channels])?, Tensor::uninit(device, &[channels])?);
+    let (mean, var, grid) = (running_mean, running_var, elementwise(device, channels));
+    batch_norm::fold(device, grid, weight, bias, mean, var, &mut scale, &mut shift, channels, EPS)?;
+    Ok((scale, shift))
+}
+
+fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
+    let Norm { weight, bias, mean, var, mode, rows } = norm;
+    let vars = [x, weight, bias];
+    let [input, w, b] = vars.map(|v| tape.value(v));
+    check(&input, [&w, &b, mean, var])?;
+    let plan = Plan::new(&input, rows);
+    let stats = match mode {
+        BnMode::Train => plan.batch_stats(&input, &w, &b, Some((mean, var)))?,
+        BnMode::Batch => plan.batch_stats(&input, &w, &b, None)?,
+        BnMode::Eval => plan.running_stats(&w, &b, mean, var)?,
+    };
+    let keep_mask = relu && vars.iter().any(|v| tape.needs(*v));
+    let (out, mask) = plan.apply(&input, &stats, relu, keep_mask)?;
+    let saved = Saved { plan, input, stats, mask };
+    tape.push(out, &vars, move |grad, sink| {
+        let wants = Wants {
+            through_stats: mode != BnMode::Eval && sink.wants(x),
+            weight: sink.wants(weight),
+            bias: sink.wants(bias),
+        };
+        let sums = saved.sums(grad, wants)?;
+        if let Some((into, accumulate)) = sink.slot(x)? {
+            saved.input_grad(grad, sums.coefficients.as_ref(), into, accumulate)?;
+        }
+        for (var, gradient) in [(weight, sums.weight), (bias, sums.bias)] {
+            if let Some(gradient) = gradient {
+                sink.pass(var, &gradient)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn check(x: &Tensor, per_channel: [&Tensor; 4]) -> Result<()> {
+    let wrong = |expected: String, got: &Tensor| {
+        Err(Error::Shape { op: "batch_norm", expected, got: got.shape().to_vec() })
+    };
+    if x.is_empty() {
+        return wrong("at least one element".into(), x);
+    }
+    let channels = x.shape().last().copied().unwrap_or(0);
+    match per_channel.into_iter().find(|tensor| tensor.shape() != [channels]) {
+        Some(tensor) => wrong(format!("[{channels}] per channel"), tensor),
+        None => Ok(()),
+    }
 }
 
 /// How the kernels share the work; it depends on the sizes and the kind of device alone, so that results do
 /// not depend on its cores.
-#[derive(Clone, Copy)]
 struct Plan {
+    device: Device,
+    /// Which images the statistics are of, and the rows of each.
+    images: Rows,
+    rows_per_image: usize,
+    /// Pixels of all images.
     rows: usize,
     channels: usize,
+    /// Vectors of channels.
     groups: usize,
     /// Groups side by side in a block.
     side: usize,
@@ -91,188 +133,235 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(device: &Device, rows: usize, channels: usize) -> Plan {
+    fn new(x: &Tensor, images: &Rows) -> Plan {
+        let (device, channels) = (x.device(), x.shape().last().copied().unwrap_or(1));
+        let rows = x.len() / channels;
+        let rows_per_image = rows / if x.shape().len() > 1 { x.shape()[0] } else { 1 };
         let groups = channels.div_ceil(kernels::VEC.on(device));
-        let side = groups.next_power_of_two().min(TILE.on(device)).min(THREADS.on(device));
+        let (tile, threads) = (batch_norm::TILE.on(device), batch_norm::THREADS.on(device));
+        let side = groups.next_power_of_two().min(tile).min(threads);
         // As many rows as a block's threads hold at once are the least; beyond that, enough blocks for a
         // large GPU, or chunks that stay in a core's first-level cache.
-        let least = THREADS.on(device) / side * BATCH.on(device);
+        let least = threads / side * batch_norm::BATCH.on(device);
         let rows_per_block = if device.is_host() {
             (8192 / channels).max(rows.div_ceil(1024))
         } else {
-            rows.div_ceil(1024usize.div_ceil(groups.div_ceil(TILE.on(device))))
+            rows.div_ceil(1024usize.div_ceil(groups.div_ceil(tile)))
         };
-        Plan { rows, channels, groups, side, rows_per_block: rows_per_block.max(1).next_multiple_of(least) }
+        Plan {
+            device: device.clone(),
+            images: images.clone(),
+            rows_per_image,
+            rows,
+            channels,
+            groups,
+            side,
+            rows_per_block: rows_per_block.max(1).next_multiple_of(least),
+        }
+    }
+
+    /// `[4,C]` of the running statistics.
+    fn running_stats(
+        &self,
+        weight: &Tensor,
+        bias: &Tensor,
+        mean: &Tensor,
+        var: &Tensor,
+    ) -> Result<Buffer<f32>> {
+        let mut stats = self.stats()?;
+        let (device, grid) = (&self.device, self.groups.div_ceil(32));
+        batch_norm::running(device, grid, mean, var, weight, bias, &mut stats, self.channels, EPS)?;
+        Ok(stats)
+    }
+
+    /// `[4,C]` of the batch; the running mean and variance move towards it.
+    fn batch_stats(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        running: Option<(&mut Tensor, &mut Tensor)>,
+    ) -> Result<Buffer<f32>> {
+        let Plan { rows, channels, side, rows_per_block, .. } = *self;
+        let (mut stats, mut partial) = (self.stats()?, self.partial()?);
+        let (existing, per_image) = self.images.of_images(self.rows_per_image)?;
+        let device = &self.device;
+        batch_norm::statistics(
+            device,
+            self.columns(),
+            x,
+            &mut partial,
+            existing,
+            per_image,
+            rows,
+            channels,
+            side,
+            rows_per_block,
+        )?;
+        let (running_mean, running_var) = match running {
+            Some((mean, var)) => (Some(mean.make_mut()?), Some(var.make_mut()?)),
+            None => (None, None),
+        };
+        batch_norm::Finish {
+            partial: &partial,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            stats: &mut stats,
+            existing,
+            per_image,
+            rows,
+            channels,
+            rows_per_block,
+            eps: EPS,
+            momentum: MOMENTUM,
+        }
+        .launch(device, self.groups)?;
+        Ok(stats)
+    }
+
+    /// x normalised, and the bits of the ReLU where they are to be kept.
+    fn apply(
+        &self,
+        x: &Tensor,
+        stats: &Buffer<f32>,
+        relu: bool,
+        keep_mask: bool,
+    ) -> Result<(Tensor, Option<Buffer<u8>>)> {
+        let mut y = Tensor::uninit(&self.device, x.shape())?;
+        let mut mask =
+            keep_mask.then(|| Buffer::<u8>::uninit(&self.device, mask_bytes(x.len()))).transpose()?;
+        let (existing, per_image) = self.images.of_images(self.rows_per_image)?;
+        let Plan { rows, channels, .. } = *self;
+        let to = (&mut y, mask.as_mut());
+        batch_norm::Apply { x, stats, y: to.0, mask: to.1, existing, per_image, rows, channels, relu }
+            .launch(&self.device, self.elements())?;
+        Ok((y, mask))
+    }
+
+    /// The grid of a kernel that walks down columns.
+    fn columns(&self) -> (usize, usize) {
+        (self.chunks(), self.groups.div_ceil(batch_norm::TILE.on(&self.device)))
+    }
+
+    /// The grid of a kernel that works on single elements.
+    fn elements(&self) -> usize {
+        (self.rows * self.groups).div_ceil(batch_norm::PAIRS.on(&self.device))
     }
 
     fn chunks(&self) -> usize {
         self.rows.div_ceil(self.rows_per_block)
     }
 
-    fn columns(&self, device: &Device) -> (usize, usize) {
-        (self.chunks(), self.groups.div_ceil(TILE.on(device)))
+    fn padded(&self) -> usize {
+        self.groups * kernels::VEC.on(&self.device)
     }
 
-    fn elements(&self, device: &Device) -> usize {
-        (self.rows * self.groups).div_ceil(PAIRS.on(device))
+    fn stats(&self) -> Result<Buffer<f32>> {
+        Buffer::uninit(&self.device, 4 * self.padded())
     }
 
-    fn padded(&self, device: &Device) -> usize {
-        self.groups * kernels::VEC.on(device)
-    }
-
-    fn partial(&self, device: &Device) -> Result<Buffer<f32>> {
-        Buffer::uninit(device, self.chunks() * 2 * self.padded(device))
+    fn partial(&self) -> Result<Buffer<f32>> {
+        Buffer::uninit(&self.device, self.chunks() * 2 * self.padded())
     }
 }
 
-fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
-    let Norm { weight, bias, mode, .. } = norm;
-    let vars = [x, weight, bias];
-    let (input, w, b) = (tape.value(x), tape.value(weight), tape.value(bias));
-    let device = tape.device();
-    let channels = input.shape().last().copied().unwrap_or(0);
-    if input.is_empty() {
-        return Err(Error::Shape {
-            op: "batch_norm",
-            expected: "at least one element".into(),
-            got: input.shape().to_vec(),
-        });
-    }
-    for tensor in [&w, &b, &*norm.mean, &*norm.var] {
-        if tensor.shape() != [channels] {
-            return Err(Error::Shape {
-                op: "batch_norm",
-                expected: format!("[{channels}] per channel"),
-                got: tensor.shape().to_vec(),
-            });
-        }
-    }
-    let n = input.len();
-    let plan = Plan::new(device, n / channels, channels);
-    let images = if input.shape().len() > 1 { input.shape()[0] } else { 1 };
-    let (counted, rows, count) = (norm.rows.clone(), int(n / channels)?, int(channels)?);
-    let per_image = n / channels / images;
-    let (existing, of_image) = counted.of_images(per_image)?;
-    int(n)?;
-    let mut stats = Buffer::uninit(device, 4 * plan.padded(device))?;
-    if mode == BnMode::Eval {
-        let grid = plan.groups.div_ceil(32);
-        let (mean, var) = (norm.mean.buffer(), norm.var.buffer());
-        batch_norm_running(device, grid, mean, var, w.buffer(), b.buffer(), &mut stats, count, EPS)?;
-    } else {
-        let mut partial = plan.partial(device)?;
-        let (side, span) = (int(plan.side)?, int(plan.rows_per_block)?);
-        let grid = plan.columns(device);
-        batch_norm_statistics(
-            device,
-            grid,
-            input.buffer(),
-            &mut partial,
-            existing,
-            of_image,
-            rows,
-            count,
-            side,
-            span,
-        )?;
-        let (mean, var) = match mode {
-            BnMode::Train => (Some(norm.mean.make_mut()?), Some(norm.var.make_mut()?)),
-            _ => (None, None),
+/// Values of the forward pass that the backward pass reads.
+struct Saved {
+    plan: Plan,
+    input: Tensor,
+    stats: Buffer<f32>,
+    mask: Option<Buffer<u8>>,
+}
+
+/// The sums over rows that are wanted.
+struct Wants {
+    /// The gradient of x through the batch's statistics.
+    through_stats: bool,
+    weight: bool,
+    bias: bool,
+}
+
+struct Sums {
+    /// `[2,C]`: the mean of the gradient, and its covariance with the normalised x.
+    coefficients: Option<Buffer<f32>>,
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+}
+
+impl Saved {
+    fn sums(&self, grad_out: &Tensor, wants: Wants) -> Result<Sums> {
+        let Saved { plan, input: x, stats, mask } = self;
+        let Plan { device, rows, channels, side, rows_per_block, .. } = plan;
+        let coefficients = || Buffer::uninit(device, 2 * plan.padded());
+        let gradient = |wanted: bool| wanted.then(|| Tensor::uninit(device, &[*channels])).transpose();
+        let mut sums = Sums {
+            coefficients: wants.through_stats.then(coefficients).transpose()?,
+            weight: gradient(wants.weight)?,
+            bias: gradient(wants.bias)?,
         };
-        let (w, b, groups, to) = (w.buffer(), b.buffer(), plan.groups, &mut stats);
-        batch_norm_finish(
-            device, groups, &partial, w, b, mean, var, to, existing, of_image, rows, count, span, EPS,
-            MOMENTUM,
-        )?;
+        if !(wants.through_stats || wants.weight || wants.bias) {
+            return Ok(sums);
+        }
+        let (mask, mut partial) = (mask.as_ref(), plan.partial()?);
+        let (existing, per_image) = plan.images.of_images(plan.rows_per_image)?;
+        let (rows, channels, side, rows_per_block) = (*rows, *channels, *side, *rows_per_block);
+        batch_norm::Sums {
+            grad_out,
+            mask,
+            x,
+            stats,
+            partial: &mut partial,
+            existing,
+            per_image,
+            rows,
+            channels,
+            side,
+            rows_per_block,
+        }
+        .launch(device, plan.columns())?;
+        batch_norm::SumsFinish {
+            partial: &partial,
+            stats,
+            grad_weight: sums.weight.as_mut().map(Tensor::make_mut).transpose()?,
+            grad_bias: sums.bias.as_mut().map(Tensor::make_mut).transpose()?,
+            coefficients: sums.coefficients.as_mut(),
+            existing,
+            per_image,
+            rows,
+            channels,
+            rows_per_block,
+        }
+        .launch(device, plan.groups)?;
+        Ok(sums)
     }
-    let mut out = Buffer::uninit(device, n)?;
-    let recorded = vars.iter().any(|v| tape.needs(*v));
-    let mut mask = (relu && recorded).then(|| Buffer::<u8>::uninit(device, mask_bytes(n))).transpose()?;
-    let (grid, bits) = (plan.elements(device), mask.as_mut());
-    batch_norm_apply(
-        device,
-        grid,
-        input.buffer(),
-        &stats,
-        &mut out,
-        bits,
-        existing,
-        of_image,
-        rows,
-        count,
-        relu as i32,
-    )?;
-    let shape = input.shape().to_vec();
-    tape.push(Tensor::new(out, &shape)?, &vars, move |grad, sink| {
-        let device = grad.device();
-        let (existing, of_image) = counted.of_images(per_image)?;
-        let through_statistics = mode != BnMode::Eval && sink.wants(x);
-        let mut coefficients =
-            through_statistics.then(|| Buffer::uninit(device, 2 * plan.padded(device))).transpose()?;
-        let of = |var| sink.wants(var).then(|| Tensor::uninit(device, &[plan.channels])).transpose();
-        let (mut grad_weight, mut grad_bias) = (of(weight)?, of(bias)?);
-        if through_statistics || grad_weight.is_some() || grad_bias.is_some() {
-            let mut partial = plan.partial(device)?;
-            let (side, span) = (int(plan.side)?, int(plan.rows_per_block)?);
-            let grid = plan.columns(device);
-            batch_norm_sums(
-                device,
-                grid,
-                grad.buffer(),
-                mask.as_ref(),
-                input.buffer(),
-                &stats,
-                &mut partial,
-                existing,
-                of_image,
-                rows,
-                count,
-                side,
-                span,
-            )?;
-            let of_weight = grad_weight.as_mut().map(Tensor::make_mut).transpose()?;
-            let of_bias = grad_bias.as_mut().map(Tensor::make_mut).transpose()?;
-            batch_norm_sums_finish(
-                device,
-                plan.groups,
-                &partial,
-                &stats,
-                of_weight,
-                of_bias,
-                coefficients.as_mut(),
-                existing,
-                of_image,
-                rows,
-                count,
-                span,
-            )?;
+
+    fn input_grad(
+        &self,
+        grad_out: &Tensor,
+        coefficients: Option<&Buffer<f32>>,
+        grad_in: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        let Saved { plan, input: x, stats, mask } = self;
+        let Plan { rows, channels, .. } = *plan;
+        let (existing, per_image) = plan.images.of_images(plan.rows_per_image)?;
+        batch_norm::Backward {
+            grad_out,
+            mask: mask.as_ref(),
+            x,
+            stats,
+            coefficients,
+            grad_in,
+            existing,
+            per_image,
+            rows,
+            channels,
+            accumulate,
         }
-        if let Some((into, accumulate)) = sink.slot(x)? {
-            let (grid, through) = (plan.elements(device), coefficients.as_ref());
-            batch_norm_backward(
-                device,
-                grid,
-                grad.buffer(),
-                mask.as_ref(),
-                input.buffer(),
-                &stats,
-                through,
-                into,
-                existing,
-                of_image,
-                rows,
-                count,
-                accumulate,
-            )?;
-        }
-        for (var, gradient) in [(weight, grad_weight), (bias, grad_bias)] {
-            if let Some(gradient) = gradient {
-                sink.pass(var, &gradient)?;
-            }
-        }
-        Ok(())
-    })
+        .launch(&plan.device, plan.elements())
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use super::cross_entropy::labelled;
 use super::prelude::*;
 use crate::rng::Key;
-use kernels::square::*;
+use kernels::square;
 
 /// A part of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Window {
     /// No pixel.
     const NONE: Window = Window { top: 0, left: 0, height: 0, width: 0 };
 
-    fn numbers(self, [_, h, w, _]: [usize; 4]) -> Result<[i32; 4]> {
+    fn inside(self, [_, h, w, _]: [usize; 4]) -> Result<Window> {
         if self.top + self.height > h || self.left + self.width > w {
             return Err(Error::Shape {
                 op: "square",
@@ -35,7 +35,7 @@ impl Window {
                 got: vec![self.top, self.left],
             });
         }
-        Ok([int(self.top)?, int(self.left)?, int(self.height)?, int(self.width)?])
+        Ok(self)
     }
 }
 
@@ -68,8 +68,8 @@ pub struct Search {
     pub best: Tensor,
     /// The images that are asked about.
     pub trial: Tensor,
-    /// `[N]`: the smallest margins so far; rows at 0 or below are done and stay as they are.
-    pub least: Buffer<f32>,
+    /// `[N]`: the smallest margins so far; rows at 0 or below are done and do not change.
+    pub best_margin: Buffer<f32>,
 }
 
 impl Search {
@@ -83,42 +83,39 @@ impl Search {
         next: Option<Patch>,
     ) -> Result<()> {
         let (rows, shape, size) = self.sizes(margin)?;
-        let [_, _, w, c] = shape;
+        let [_, _, image_width, channels] = shape;
         let Patch { window, signs } = next.unwrap_or(Patch { window: Window::NONE, signs: 0 });
-        let ([t, l, h, b], [top, left, height, width]) = (before.numbers(shape)?, window.numbers(shape)?);
-        if c > 32 {
+        let old = before.inside(shape)?;
+        let Window { top, left, height, width } = window.inside(shape)?;
+        if channels > 32 {
             return Err(Error::Shape {
                 op: "square",
                 expected: "at most 32 channels".into(),
                 got: shape.to_vec(),
             });
         }
-        let Search { x, best, trial, least } = self;
-        let (best, trial, m, columns, channels) =
-            (best.make_mut()?, trial.make_mut()?, margin.buffer(), int(w)?, int(c)?);
-        let x = x.buffer();
-        square_turn_linf(
-            x.device(),
-            rows,
+        let Search { x, best, trial, best_margin } = self;
+        square::TurnLinf {
             x,
             best,
             trial,
-            least,
-            m,
+            least: best_margin,
+            margin,
             eps,
             signs,
-            t,
-            l,
-            h,
-            b,
+            old_top: old.top,
+            old_left: old.left,
+            old_height: old.height,
+            old_width: old.width,
             top,
             left,
             height,
             width,
-            columns,
+            image_width,
             channels,
             size,
-        )
+        }
+        .launch(margin.device(), rows)
     }
 
     /// The same in L2, where a trial may differ anywhere; `images` `[N]` are the indices in the data set.
@@ -131,87 +128,58 @@ impl Search {
     ) -> Result<()> {
         let (rows, shape, size) = self.sizes(margin)?;
         labelled("square", images, rows)?;
-        let Search { x, best, trial, least } = self;
-        let (best, trial, m) = (best.make_mut()?, trial.make_mut()?, margin.buffer());
-        let (x, [_, _, w, c]) = (x.buffer(), shape);
-        let (columns, channels) = (int(w)?, int(c)?);
-        let Some(Transfer { pyramid, to, from, transposed, key }) = next else {
-            // Any buffer stands for the pyramid that is not read.
-            let none = x;
-            return square_turn_l2(
-                x.device(),
-                rows,
-                x,
-                best,
-                trial,
-                least,
-                m,
-                images,
-                none,
-                0,
-                eps,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                columns,
-                channels,
-                size,
-            );
-        };
-        let square = |[top, left]: [usize; 2]| {
-            Window { top, left, height: pyramid.side, width: pyramid.side }.numbers(shape)
-        };
-        let ([top, left, side, _], [other_top, other_left, ..]) = (square(to)?, square(from)?);
-        let (shaped, key) = (&pyramid.values, key.bits());
-        square_turn_l2(
-            x.device(),
-            rows,
+        let [_, _, image_width, channels] = shape;
+        let (side, [top, left], [other_top, other_left]) =
+            next.map_or((0, [0, 0], [0, 0]), |next| (next.pyramid.side, next.to, next.from));
+        for (top, left) in [(top, left), (other_top, other_left)] {
+            Window { top, left, height: side, width: side }.inside(shape)?;
+        }
+        let Search { x, best, trial, best_margin } = self;
+        square::TurnL2 {
             x,
             best,
             trial,
-            least,
-            m,
+            least: best_margin,
+            margin,
             images,
-            shaped,
-            key,
+            // Any buffer stands for a pyramid that is not read.
+            pyramid: next.map_or(x, |next| &next.pyramid.values),
+            key: next.map_or(0, |next| next.key.bits()),
             eps,
-            transposed as i32,
+            transposed: next.is_some_and(|next| next.transposed),
             side,
             top,
             left,
             other_top,
             other_left,
-            columns,
+            image_width,
             channels,
             size,
-        )
+        }
+        .launch(margin.device(), rows)
     }
 
     /// The search from where `trial` is, which every image takes that `correct` says is classified correctly;
     /// the others are done.
     pub fn begin(x: Tensor, trial: Tensor, correct: &Buffer<i32>) -> Result<Search> {
         let (device, n) = (x.device(), correct.len());
-        let mut least = Buffer::uninit(device, n)?;
-        square_begin(device, elementwise(device, n), correct, &mut least, int(n)?)?;
-        Ok(Search { best: x.clone(), x, trial, least })
+        let mut best_margin = Buffer::uninit(device, n)?;
+        square::begin(device, elementwise(device, n), correct, &mut best_margin, n)?;
+        Ok(Search { best: x.clone(), x, trial, best_margin })
     }
 
-    fn sizes(&self, margin: &Tensor) -> Result<(usize, [usize; 4], i32)> {
+    fn sizes(&self, margin: &Tensor) -> Result<(usize, [usize; 4], usize)> {
         let shape = self.x.nhwc("square")?;
         same_shape("square", &self.x, &self.best)?;
         same_shape("square", &self.x, &self.trial)?;
-        if margin.len() != shape[0] || self.least.len() != shape[0] {
+        if margin.len() != shape[0] || self.best_margin.len() != shape[0] {
             return Err(Error::Shape {
                 op: "square",
                 expected: format!("{} margins", shape[0]),
                 got: margin.shape().to_vec(),
             });
         }
-        int(self.x.len())?;
-        Ok((shape[0], shape, int(shape[1..].iter().product())?))
+        Ok((shape[0], shape, shape[1..].iter().product()))
     }
 }
 
@@ -219,49 +187,34 @@ impl Search {
 pub fn start_linf(x: &Tensor, eps: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
     let [n, h, w, c] = x.nhwc("square")?;
     labelled("square", images, n)?;
-    int(x.len())?;
-    let mut trial = Buffer::uninit(x.device(), x.len())?;
-    square_start_linf(
-        x.device(),
-        n,
-        x.buffer(),
-        images,
-        &mut trial,
-        key.bits(),
-        eps,
-        int(w * c)?,
-        int(h * w * c)?,
-    )?;
-    Tensor::new(trial, x.shape())
+    let mut trial = Tensor::uninit(x.device(), x.shape())?;
+    square::start_linf(x.device(), n, x, images, &mut trial, key.bits(), eps, w * c, h * w * c)?;
+    Ok(trial)
 }
 
 /// clip01(x + eps d / |d|) with d five by five pyramids (more where tiles of a fifth of the height fit more
 /// often), each with a random direction and sign for each image and channel.
 pub fn start_l2(x: &Tensor, eps: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
-    let [n, h, w, c] = x.nhwc("square")?;
+    let [n, image_height, image_width, channels] = x.nhwc("square")?;
     labelled("square", images, n)?;
-    int(x.len())?;
-    let (device, side) = (x.device(), (h / 5).max(1));
-    let (pyramid, origin) = (Pyramid::new(device, side)?, h.saturating_sub(5 * side) / 2);
-    let mut trial = Buffer::uninit(device, x.len())?;
-    let (key, side, origin) = (key.bits(), int(side)?, int(origin)?);
-    let (rows, columns, channels) = (int(h)?, int(w)?, int(c)?);
-    square_start_l2(
-        device,
-        n,
-        x.buffer(),
+    let (device, side) = (x.device(), (image_height / 5).max(1));
+    let (pyramid, origin) = (Pyramid::new(device, side)?, image_height.saturating_sub(5 * side) / 2);
+    let mut trial = Tensor::uninit(device, x.shape())?;
+    square::StartL2 {
+        x,
         images,
-        &mut trial,
-        &pyramid.values,
-        key,
+        trial: &mut trial,
+        pyramid: &pyramid.values,
+        key: key.bits(),
         eps,
         side,
         origin,
-        rows,
-        columns,
+        image_height,
+        image_width,
         channels,
-    )?;
-    Tensor::new(trial, x.shape())
+    }
+    .launch(device, n)?;
+    Ok(trial)
 }
 
 /// The L2 attack's pattern on a square: a hill above a hole, of length 1.
@@ -335,7 +288,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             (0..n * size).map(|i| if keeps[i / size] { v[2][i] } else { v[1][i] }).collect()
         };
         let result = |search: Search| {
-            Ok([search.best.to_vec()?, search.trial.to_vec()?, search.least.to_vec()?].concat())
+            Ok([search.best.to_vec()?, search.trial.to_vec()?, search.best_margin.to_vec()?].concat())
         };
         let patch = Patch {
             window: Window { top: to[0], left: to[1], height: side.min(2), width: side },
@@ -347,7 +300,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     x: t[0].clone(),
                     best: t[1].clone(),
                     trial: t[2].clone(),
-                    least: least(device)?,
+                    best_margin: least(device)?,
                 };
                 search.turn_linf(
                     &Tensor::from_slice(device, &[n], &margins)?,
@@ -377,7 +330,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     x: t[0].clone(),
                     best: t[1].clone(),
                     trial: t[2].clone(),
-                    least: least(device)?,
+                    best_margin: least(device)?,
                 };
                 let pyramid = Pyramid::new(device, side)?;
                 let next =
@@ -432,7 +385,7 @@ pub fn cases() -> Vec<super::testing::Case> {
         [Input::filled(&[3, 2, 2, 1], 0.5), Input::filled(&[3, 2, 2, 1], 0.25)],
         |device, t| {
             let search = Search::begin(t[0].clone(), t[1].clone(), &Buffer::from_slice(device, &[1, 0, 1])?)?;
-            search.least.to_vec()
+            search.best_margin.to_vec()
         },
         |_| vec![f64::INFINITY, 0.0, f64::INFINITY],
     ));

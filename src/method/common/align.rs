@@ -8,10 +8,10 @@ use super::step::Step;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::Rows;
+use crate::ops::axpby::axpby;
 use crate::ops::dicar::dicar;
-use crate::ops::interpolate::interpolate;
 use crate::ops::split::{Split, select, split};
-use crate::ops::subset::{Subset, mix, subset};
+use crate::ops::subset::{RowsFrom, Subset, mix, subset};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -28,7 +28,8 @@ pub struct Align {
 /// `x + factor * (x' - x)`.
 pub fn reduced(x: &Tensor, x_adv: &Tensor, factor: f32) -> Result<Tensor> {
     let tape = Tape::new(x.device());
-    let point = interpolate(&tape, tape.constant(x_adv.clone()), tape.constant(x.clone()), factor)?;
+    let (x_adv, x) = (tape.constant(x_adv.clone()), tape.constant(x.clone()));
+    let point = axpby(&tape, x_adv, factor, x, 1.0 - factor)?;
     Ok(tape.value(point))
 }
 
@@ -49,8 +50,8 @@ pub fn boundary(
 
 /// S from the flags of correctly classified images `[2B]`: both views right, or in the paper the first.
 pub fn both_right(step: &Step, right: &Buffer<u8>) -> Result<Subset> {
-    let second = (step.set.variant == Variant::Code).then_some((right, step.batch()));
-    subset(right.device(), (right, 0), second, step.batch())
+    let second = (step.set.variant == Variant::Code).then_some(RowsFrom::new(right, step.batch()));
+    subset(right.device(), RowsFrom::all(right), second, step.batch())
 }
 
 /// `JS_T(u, v)` averaged over S, 0 when it is empty, where `u = z(r x1'[S] + (1-r) x2'[S])[train]` and v
@@ -62,10 +63,10 @@ pub fn consistency(
     step: &mut Step,
     x_adv: &Tensor,
     s: &Subset,
-    clean: impl FnOnce(&mut Step, &Rows) -> Result<[(Var, usize); 2]>,
+    clean: impl FnOnce(&mut Step, &Rows) -> Result<[RowsFrom<Var>; 2]>,
 ) -> Result<Var> {
     let (r, b) = (step.mix(), step.batch());
-    let mixed = mix(x_adv.device(), (x_adv, 0), (x_adv, b), s, r)?;
+    let mixed = mix(x_adv.device(), RowsFrom::all(x_adv), RowsFrom::new(x_adv, b), s, r)?;
     let u = step.train_rows(&mixed, &Rows::First(s.count.clone()))?;
     let [z1, z2] = clean(step, &Rows::AllIf(s.count.clone()))?;
     dicar(step.tape, u, z1, z2, s, r, step.set.temperature, step.set.variant)
@@ -76,6 +77,6 @@ pub fn dicar_of_both(step: &mut Step, x_adv: &Tensor, s: &Subset) -> Result<Var>
     let b = step.batch();
     consistency(step, x_adv, s, |step, rows| {
         let z = step.train_rows(&step.x.clone(), rows)?;
-        Ok([(z, 0), (z, b)])
+        Ok([RowsFrom::all(z), RowsFrom::new(z, b)])
     })
 }

@@ -6,7 +6,8 @@ use crate::attack::Start;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::BnMode;
-use crate::ops::combine::{combine, scaled};
+use crate::ops::axpby::axpby;
+use crate::ops::fill::scale;
 use crate::ops::subset::Subset;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -60,14 +61,14 @@ impl Loss {
         for &(_, weight, term) in terms.iter().filter(|(_, weight, _)| *weight != 0.0) {
             total = Some(match total {
                 None if weight == 1.0 => term,
-                None => scaled(tape, term, weight)?,
-                Some(sum) => combine(tape, sum, 1.0, term, weight)?,
+                None => scale(tape, term, weight)?,
+                Some(sum) => axpby(tape, sum, 1.0, term, weight)?,
             });
         }
         // Nothing to minimise: zero.
         let total = match (total, terms.first()) {
             (Some(total), _) => total,
-            (None, Some((_, _, term))) => scaled(tape, tape.detach(*term), 0.0)?,
+            (None, Some((_, _, term))) => scale(tape, tape.detach(*term), 0.0)?,
             (None, None) => tape.constant(Tensor::zeros(tape.device(), &[1])?),
         };
         let terms = terms.iter().map(|&(name, _, term)| (name, term)).collect();
@@ -87,7 +88,7 @@ impl Loss {
     /// `self + weight * term`.
     pub fn plus(mut self, tape: &Tape, name: &'static str, weight: f32, term: Var) -> Result<Loss> {
         if weight != 0.0 {
-            self.total = combine(tape, self.total, 1.0, term, weight)?;
+            self.total = axpby(tape, self.total, 1.0, term, weight)?;
         }
         self.terms.push((name, term));
         Ok(self)

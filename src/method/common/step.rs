@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows_of};
+use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::rng::{Key, Purpose, Stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -59,7 +59,7 @@ impl Step<'_> {
         if self.x.shape()[0] == self.batch() {
             Ok(self.x.clone())
         } else {
-            rows_of(self.x, view * self.batch(), self.batch())
+            slice_tensor(self.x, view * self.batch(), self.batch())
         }
     }
 
@@ -121,8 +121,8 @@ impl Step<'_> {
     pub fn start(&self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
         let b = self.batch();
         if x.shape()[0] > b {
-            let first = self.start(pgd, &rows_of(x, 0, b)?, view)?;
-            return join(&first, &self.start(pgd, &rows_of(x, b, b)?, view + 1)?);
+            let first = self.start(pgd, &slice_tensor(x, 0, b)?, view)?;
+            return concat_tensor(&first, &self.start(pgd, &slice_tensor(x, b, b)?, view + 1)?);
         }
         match self.given.noise.get(view).and_then(Option::as_ref) {
             Some(noise) => pgd.start_at(x, noise),
