@@ -26,7 +26,7 @@ pub enum Phase {
 }
 
 impl State {
-    /// For n images; the first judgement fills it.
+    /// For n images; the first update fills it.
     pub fn new(device: &Device, n: usize) -> Result<State> {
         Ok(State {
             images: Buffer::uninit(device, n * apgd::MEMORY.on(device))?,
@@ -37,7 +37,7 @@ impl State {
 
     /// Takes in a pass: the losses `[N]`, and whether the iterates and the clean images are classified
     /// correctly. A misclassified clean image counts as a success, and nothing is kept for it.
-    pub fn judge(
+    pub fn update(
         &mut self,
         losses: &Tensor,
         adv_correct: &Buffer<i32>,
@@ -134,7 +134,7 @@ pub struct Iterates {
 }
 
 impl Iterates {
-    /// Copies the iterates that the last judgement chose.
+    /// Copies the iterates that the last update chose.
     pub fn keep(&mut self, memory: &State) -> Result<()> {
         let size = equal(memory, &self.adv, &[&self.grad, &self.best, &self.best_grad, &self.found])?;
         let device = memory.verdict.device();
@@ -170,7 +170,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     let run = move |device: &Device, t: &[Tensor]| {
                         let mut memory = State::new(device, n)?;
                         let ones = Buffer::from_slice(device, &vec![1; n])?;
-                        memory.judge(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Phase::Start)?;
+                        memory.update(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Phase::Start)?;
                         let mut prev = t[1].clone();
                         let step = if l2 { step_l2 } else { step_linf };
                         step(&t[0], &mut prev, &t[2], &t[3], &memory, eps, a)?;
@@ -274,7 +274,7 @@ fn trace() -> super::testing::Case {
             let held: Vec<i32> = (0..8).map(|i| !matches!((i, k), (0, 2) | (1, 0) | (2, 5)) as i32).collect();
             let right: Vec<i32> = (0..8).map(|i| (i != 2) as i32).collect();
             let of = |flags: &[i32]| Buffer::from_slice(device, flags);
-            memory.judge(&Tensor::from_slice(device, &[8], &f)?, &of(&held)?, &of(&right)?, 0.5, moment)?;
+            memory.update(&Tensor::from_slice(device, &[8], &f)?, &of(&held)?, &of(&right)?, 0.5, moment)?;
             values.extend(memory.verdict.to_vec()?.iter().map(|v| *v as f32));
             values.extend(memory.success.to_vec()?.iter().map(|v| *v as f32));
             // eta and f_best.
