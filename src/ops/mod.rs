@@ -92,7 +92,7 @@ fn every_file_of_this_folder_is_listed() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops");
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".rs").map(str::to_owned))
         .filter(|name| !["mod", "prelude", "testing"].contains(&name.as_str()))
         .collect();
     files.sort();
