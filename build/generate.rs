@@ -122,22 +122,19 @@ fn launcher(
     if kernel.params.len() <= MOST_POSITIONAL {
         writeln!(
             text,
-            "    pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) -> Result<()> {{\n        \
+            "    #[allow(clippy::too_many_arguments)]\n    pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) -> Result<()> {{\n        \
              device.launch(&{upper}, grid.into(), &[{args}])\n    }}"
         )
         .ok();
         return;
     }
-    let (name, lifetime) = match kernel.params.iter().any(|p| p.pointer.is_some()) {
-        true => (camel_case(short), "<'a>"),
-        false => (camel_case(short), ""),
-    };
+    let name = camel_case(short);
     let fields: Vec<String> =
         kernel.params.iter().map(|p| format!("        pub {}: {},", p.name, rust_type(p, "&'a "))).collect();
     let names: Vec<&str> = kernel.params.iter().map(|p| p.name.as_str()).collect();
     writeln!(
         text,
-        "    pub struct {name}{lifetime} {{\n{fields}\n    }}\n    impl{lifetime} {name}{lifetime} {{\n        \
+        "    pub struct {name}<'a> {{\n{fields}\n    }}\n    impl {name}<'_> {{\n        \
          pub fn launch(self, device: &Device, grid: impl Into<Grid>) -> Result<()> {{\n            \
          let {name} {{ {names} }} = self;\n            \
          device.launch(&{upper}, grid.into(), &[{args}])\n        }}\n    }}",
