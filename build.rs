@@ -1,6 +1,6 @@
 //! Reads `kernels/*.cu`, compiles them for the host device and writes the Rust side of every kernel.
 //!
-//! * `build/parse.rs`: kernel signatures and CONFIG constants of the `.cu` files;
+//! * `build/parse.rs`: kernel signatures and PER_DEVICE constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
 //!   compiler;
 //! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of ops, methods and recipes
@@ -21,9 +21,10 @@ fn main() {
     for watched in ["build.rs", "build", "kernels", "src/ops", "src/method", "recipes"] {
         println!("cargo:rerun-if-changed={watched}");
     }
+    let kernels = root.join("kernels");
     let sources: Vec<parse::Source> =
-        list(&root.join("kernels"), "cu").iter().map(|path| parse::source(path)).collect();
-    let shared = parse::configs(&read(&root.join("kernels/lib/common.cuh")));
+        list(&kernels, "cu").iter().map(|path| parse::source(&kernels, path)).collect();
+    let shared = parse::configs(&read(&kernels.join("lib/common.cuh")));
     let isas = host::instruction_sets();
     host::compile(&root, &out, &sources, &isas);
     generate::kernels(&root, &out, &sources, &shared, &isas);
