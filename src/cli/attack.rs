@@ -62,13 +62,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     config.apply(&weights.trained_for())?;
     config.apply(&given)?;
     config.validate()?;
-    let settings = arguments.parameters.settings(&config, named("step"));
+    let params = arguments.parameters.params(&config, named("step"));
     let request = Request {
         weights,
         model: arguments.model,
         data: arguments.data,
         attack: arguments.attack,
-        settings,
+        params,
         batch: config.batch,
         device: config.device.to_string(),
         out: arguments.out,

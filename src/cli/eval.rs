@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::flags::{ForEvaluation, Given};
 use super::parameters::Parameters;
-use super::train::{Record, recorded, stop_on_interrupt};
+use super::train::stop_on_interrupt;
 use super::{progress, text};
 use crate::config::Config;
 use crate::config::recipe;
@@ -16,7 +16,8 @@ use crate::eval::record::{Shard, merge};
 use crate::eval::{self, Extras, Report, Request, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
-use crate::run::network::Described;
+use crate::run::dir::RunDir;
+use crate::run::network::WeightOverrides;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -216,12 +217,12 @@ fn table(report: &Value) -> String {
 /// What the arguments ask for, one request a checkpoint.
 fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let settings = arguments.given.settings()?;
-    let (files, record) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
+    let (files, run) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
     let named =
         |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let alone = record.is_none();
-    let mut config = match (record, named("dataset")) {
-        (Some(record), _) => record.config,
+    let alone = run.is_none();
+    let mut config = match (run, named("dataset")) {
+        (Some(run), _) => run.config()?,
         (None, Some(name)) if data::find(name)?.name == "digits" => recipe::load(recipe::DEFAULT)?.config,
         (None, Some(_)) => Config::default(),
         (None, None) => {
@@ -269,11 +270,10 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let narrow = |list: &[f64]| list.iter().map(|value| *value as f32).collect();
     let extras = Extras {
         eps_text: Some(config.eps.to_string()),
-        described: Described {
+        overrides: WeightOverrides {
             model: given("model").then(|| config.model.clone()),
             mean: given("mean").then(|| narrow(&config.mean)),
             std: given("std").then(|| narrow(&config.std)),
-            ..Described::default()
         },
         state: arguments.state,
         shard,
@@ -286,7 +286,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         dataset: config.dataset.clone(),
         data: config.data.clone(),
         attacks: attacks.clone(),
-        settings: arguments.parameters.settings(&config, given("step")),
+        params: arguments.parameters.params(&config, given("step")),
         n: arguments.n,
         batch: if given("batch") { config.batch } else { Config::default().batch },
         device: if given("device") { config.device } else { Config::default().device },
@@ -296,11 +296,11 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     Ok(files.into_iter().map(request).collect())
 }
 
-/// The weight files that are meant, and the record of the run that they belong to, if there is one.
+/// The weight files that are meant, and the run that they belong to, if there is one.
 ///
 /// Errors: [`Error::File`] for a folder without a run or without a checkpoint, [`Error::Io`] when there is
 /// nothing.
-fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>, Option<Record>)> {
+fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>, Option<RunDir>)> {
     let kind = std::fs::metadata(weights).map_err(Error::io(weights, "cannot open the weights"))?;
     if !kind.is_dir() {
         if checkpoint.is_some() {
@@ -311,10 +311,10 @@ fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>,
             ));
         }
         let run = weights.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
-        let record = run.filter(|run| run.join("run.json").is_file()).map(recorded).transpose()?;
-        return Ok((vec![weights.to_owned()], record));
+        let run = run.filter(|run| run.join("run.json").is_file()).map(RunDir::open).transpose()?;
+        return Ok((vec![weights.to_owned()], run));
     }
-    let record = recorded(weights)?;
+    let run = RunDir::open(weights)?;
     let names: &[&str] = match checkpoint {
         Some(Checkpoint::Best) => &["best"],
         Some(Checkpoint::Last) => &["last"],
@@ -334,5 +334,5 @@ fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>,
     {
         files.pop();
     }
-    Ok((files, Some(record)))
+    Ok((files, Some(run)))
 }

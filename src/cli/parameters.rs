@@ -1,6 +1,6 @@
 //! Flags for what an attack can be told besides its ball and the length of its steps.
 
-use crate::attack::Settings;
+use crate::attack::{Ball, Params};
 use crate::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
@@ -17,10 +17,10 @@ pub struct Parameters {
     /// Target classes of apgd-t and fab-t, from the runner-up on `[default: 9]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     targets: Option<usize>,
-    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for networks that are
-    /// random `[default: 1]`
+    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for randomized defenses
+    /// `[default: 1]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
-    passes: Option<usize>,
+    eot_iter: Option<usize>,
     /// Confidence of cw: its margin counts down to -kappa (κ) `[default: 50]`
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
     kappa: Option<f32>,
@@ -39,7 +39,7 @@ impl Parameters {
             (self.steps, "steps"),
             (self.restarts, "restarts"),
             (self.targets, "targets"),
-            (self.passes, "passes"),
+            (self.eot_iter, "eot-iter"),
         ];
         let numbers = [(self.kappa, "kappa"), (self.momentum, "momentum")];
         let counts = counts.map(|(value, name)| count(value, name)).into_iter();
@@ -47,16 +47,15 @@ impl Parameters {
     }
 
     /// What was given, in the ball and with the seed of `config`; its step counts if that was given, too.
-    pub fn settings(&self, config: &Config, step_given: bool) -> Settings {
-        let usual = Settings::default();
-        Settings {
-            norm: config.norm.into(),
-            eps: config.eps.get(),
-            step: step_given.then_some(config.step.get()),
+    pub fn params(&self, config: &Config, step_given: bool) -> Params {
+        let usual = Params::default();
+        Params {
+            ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+            step_size: step_given.then_some(config.step.get()),
             steps: self.steps,
             restarts: self.restarts.unwrap_or(usual.restarts),
             targets: self.targets.unwrap_or(usual.targets),
-            passes: self.passes.unwrap_or(usual.passes),
+            eot_iter: self.eot_iter.unwrap_or(usual.eot_iter),
             kappa: self.kappa.unwrap_or(usual.kappa),
             momentum: self.momentum.unwrap_or(usual.momentum),
             seed: config.seed,

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::accuracy::accuracy;
 use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
-use crate::run::network;
+use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 
 /// What is to be measured.
@@ -93,10 +93,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     if request.batch == 0 {
         return Err(Error::value("batch", 0, "must be 1 or more"));
     }
-    let set = Corruptions::open(&request.data, request.weights.classes()?)?;
+    let classes = request.weights.classes()?;
+    let set = Corruptions::open(&request.data, classes)?;
     request.out.as_deref().map_or(Ok(()), check_writable)?;
     let device = Device::by_name(&request.device)?;
-    let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), SHAPE)?;
+    let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
+    let data = (Classes::Exactly(classes), SHAPE);
+    let (mut net, _) = network::open(&device, request.weights.clone(), &overrides, data)?;
     let mut report = Report {
         weights: request.weights.path.clone(),
         dataset: String::new(),
@@ -121,7 +124,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
                 Ok(())
             };
             row.push(
-                accuracy(&mut net, &Resident::new(&device, &cell)?, None, request.batch, 0, progress)?
+                accuracy(&mut net, &DeviceDataset::new(&device, &cell)?, None, request.batch, 0, progress)?
                     .percent,
             );
             (report.images, report.dataset) = (cell.len(), cell.name);

@@ -6,20 +6,19 @@ pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::{Draws, Pgd};
+use crate::attack::{Ball, Pgd, RngKey, logits};
 use crate::config::{Config, DeviceChoice, Select};
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
+use crate::files::weights::WeightFile;
 use crate::files::write_atomic;
-use crate::nn::{BnMode, Net};
+use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
-use crate::run::network;
-use crate::run::network::weight_file;
+use crate::run::network::{self, Classes, WeightOverrides, weight_file};
 use crate::run::observer::Observer;
-use crate::tape::Tape;
 use crate::tensor::Tensor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -110,7 +109,7 @@ pub struct Subject {
     /// The test images, clean and attacked.
     batches: Vec<Attacked>,
     /// Training images.
-    gallery: Resident,
+    gallery: DeviceDataset,
     /// The part of its perturbation that x'' keeps.
     rho: f32,
     batch: usize,
@@ -129,14 +128,13 @@ impl Subject {
     fn new(
         mut net: Net,
         config: &Config,
-        test: &Resident,
-        gallery: Resident,
+        test: &DeviceDataset,
+        gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
     ) -> Result<Subject> {
         let attack = Pgd {
-            norm: config.norm.into(),
-            eps: config.eps.get(),
-            step: config.step.get(),
+            ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+            step_size: config.step.get(),
             steps: 20,
             ..Pgd::default()
         };
@@ -144,20 +142,13 @@ impl Subject {
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
             let (x, y) = test.batch(&indices, &Augmentation::none())?;
-            let x_adv = attack.cross_entropy(&mut net, &x, &y, Draws { key, images: &indices })?;
+            let x_adv = attack.cross_entropy(&mut net, &x, &y, RngKey { key, images: &indices })?;
             done += indices.len();
             batches.push(Attacked { x, x_adv, y });
             progress(done);
         }
         Ok(Subject { net, batches, gallery, rho: config.rho as f32, batch: config.batch })
     }
-}
-
-/// The logits `[N, classes]` of images, in eval mode.
-fn logits(net: &mut Net, x: &Tensor) -> Result<Tensor> {
-    let tape = Tape::new(x.device());
-    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None)?;
-    Ok(tape.value(z))
 }
 
 /// The images that a run was trained on, at most `most` of them with each class's share.
@@ -184,9 +175,10 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = trained_on(train, config, request.gallery)?;
     let device = Device::by_name(&request.device.to_string())?;
-    let (net, _) = network::open(&device, &weights, (test.classes, test.shape))?;
+    let input = (Classes::Exactly(test.classes), test.shape);
+    let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
-    let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
+    let (shown, among) = (DeviceDataset::new(&device, &test)?, DeviceDataset::new(&device, &gallery)?);
     let mut subject =
         Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
     let mut made = Vec::new();
@@ -224,6 +216,6 @@ fn untrained(n: usize) -> Subject {
     let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
     let mut config = crate::config::recipe::load("digits").unwrap().config;
     config.apply(&[("batch", "20")]).unwrap();
-    let resident = || Resident::new(&device, &images).unwrap();
+    let resident = || DeviceDataset::new(&device, &images).unwrap();
     Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()
 }
