@@ -85,7 +85,7 @@ fn launcher(
             let known = source.configs.iter().chain(shared).any(|c| c.name == value);
             assert!(
                 known,
-                "{}: {what} of {} must be a number or a CONFIG, not {value}",
+                "{}: {what} of {} must be a number or a PER_DEVICE constant, not {value}",
                 source.path.display(),
                 kernel.name
             );

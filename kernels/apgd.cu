@@ -15,12 +15,12 @@
 //     The first call, for x_0, only sets the memory.
 //   keep: copies x_{k+1} to `found` (misclassified), x_{k+1} and its gradient to the best (better), the best
 //     to both (restart).
-// Threads: step and keep: a block per sample, one thread on the host. judge: a thread an image, IMAGES a
+// Threads: step and keep: a block per sample, one thread on the host. judge: one thread per image, IMAGES per
 //   block.
-// Preconditions: equal shapes, one entry of every vector an image; checked by src/ops/apgd.rs.
+// Preconditions: equal shapes, one entry of every vector per image; checked by src/ops/apgd.rs.
 // Outputs: step overwrites prev with x_{k+1}; judge and keep are in place; a NaN loss is never better, a NaN
 //   gradient becomes NaN in x_{k+1}.
-// Accumulation: norms in float32, VEC sums a thread, then a fixed tree: independent of the other images.
+// Accumulation: norms in float32, VEC sums per thread, then a fixed tree: independent of the other images.
 //   Deterministic. No spills.
 #include "lib/sample.cuh"
 

@@ -8,7 +8,8 @@
 //   on the host.
 // Preconditions: equal shapes; checked by src/ops/attack_step.rs.
 // Outputs: adv and m in place.
-// Accumulation: norms in float32, VEC sums a thread, then a fixed tree. |g| above 1.8e19 counts as infinite:
+// Accumulation: norms in float32, VEC sums per thread, then a fixed tree. |g| above 1.8e19 counts as
+//   infinite:
 //   no step. Deterministic.
 // No spills.
 #include "lib/sample.cuh"

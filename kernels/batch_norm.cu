@@ -68,7 +68,7 @@ INLINE Vec column_broadcast(Vec v, float* scratch, int side) {
 }
 
 // A column pass: calls f(channel, row, end, step) for every group of this block, in all threads at once (f
-// may meet at barriers). The thread's rows are row, row + step, ... below end; channel may lie past the
+// may wait at barriers). The thread's rows are row, row + step, ... below end; channel may lie past the
 // last one.
 template <class F>
 INLINE void each_column(int rows, int channels, int side, int rows_per_block, F f) {

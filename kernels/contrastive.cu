@@ -5,7 +5,7 @@
 //   without i itself. s_ia = <u_i, u_a> / tau, p_ia = softmax over a;
 //   P(i) are the members with y_a = y_i. loss_i = -1/|P(i)| sum over P(i) of log p_ia; d loss_i / d s_ia =
 //   p_ia - [a in P(i)] / |P(i)|. df = (du - <u, du> u) / |f|, and du / floor where |f| is at the floor.
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: labels has N entries, tau > 0, sizes match; src/ops/contrastive.rs checks. Labels are only
 //   compared with each other.
 // Outputs: units, norms, loss, scaled slopes `=`; similarities become slopes in place; df `=` or `+=`
@@ -50,7 +50,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_units_back
   const float inverse = 1.0f / (norm < floor ? floor : norm);
   for (int i = lane * PACK; i < d; i += LANES * PACK) {
     const Pack across = vec_fma(-along, pack_load(units + i, d - i), pack_load(grad_units + i, d - i));
-    pack_put(grad_in + i, across * pack_splat(inverse), d - i, accumulate);
+    pack_put(grad_in + i, across * inverse, d - i, accumulate);
   }
 }
 

@@ -2,7 +2,7 @@
 // Mathematics: logits z [N,K], labels y [N]; loss_n = logsumexp(z_n) - z_n[y_n]; dz = g_n * (softmax(z_n) -
 //   onehot(y_n)), where g_n = factor * dout[n * stride]: stride 0 and factor 1/N for the mean, stride 1 and
 //   factor 1 for losses per sample.
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: labels has N entries; src/ops/cross_entropy.rs checks. A label outside 0..K gives NaN, loss
 //   and gradient, and reads nothing.
 // Outputs: loss `=`; dz `=` or `+=` (accumulate).

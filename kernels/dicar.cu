@@ -6,7 +6,7 @@
 //   (1), views of S_j. loss_j = JS(P, Q) / |S|, the mixture kept above the floor as in js.cu; 0 for j >= |S|,
 //   so that the sum over j is the loss. The gradients are those of js.cu; a view's is r or 1-r times that of
 //   its softmax (of Q itself, or of the summand).
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: shapes and offsets fit, T > 0, 0 <= r <= 1; src/ops/dicar.rs checks. sharpness is 1/T.
 // Outputs: loss `=`; du and dz `=` or `+=` (accumulate), 0 for rows without a member.
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax.
@@ -18,7 +18,7 @@ struct MixedRow {
   const float *a, *b;
   float r;
   INLINE Pack pack(int i, int count) const {
-    return vec_fma(r, pack_load(a + i, count), 1.0f - r * pack_load(b + i, count));
+    return vec_fma(r, pack_load(a + i, count), (1.0f - r) * pack_load(b + i, count));
   }
 };
 

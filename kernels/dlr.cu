@@ -5,7 +5,7 @@
 //   Untargeted: o is the first in that order that is not y, w = 1. Targeted: o = targets[n], w = 1/2.
 //   dz = g_n (-(e_y - e_o)/D + A (e_(1) - w e_(3) - w [targeted] e_(4))/D^2), where g_n = factor * dout[n *
 //   stride].
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: labels, and targets if given, have N entries; K >= 3, targeted K >= 4; src/ops/dlr.rs
 //   checks. A label or a target outside 0..K gives NaN, loss and gradient, and reads nothing. A NaN among the
 //   logits gives a NaN loss.

@@ -12,8 +12,8 @@
 // Preconditions: rows of equal size, x and x_k in [0, 1]; checked by src/ops/fab.rs. NaN in h or w gives a
 //   NaN or a finite point; a NaN point is never kept.
 // Outputs: in place.
-// Accumulation: float32, VEC sums a thread, then a fixed tree, all of them over one row: a row's bits do not
-//   depend on its batch.
+// Accumulation: float32, VEC sums per thread, then a fixed tree, all of them over one row: a row's bits do
+//   not depend on its batch.
 //   Deterministic. No spills.
 #include "lib/hyperplane.cuh"
 

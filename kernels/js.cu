@@ -3,7 +3,7 @@
 //   (log p - log m) + q (log q - log m))/2.
 //   With h = (log p - log m + [m is at the floor]) / 2: du = g_n / T * p (h - sum_j p_j h_j), where g_n =
 //   factor * dout[n * stride]; dv is the same with the sides swapped.
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: u and v have one shape, T > 0; src/ops/js.rs checks. sharpness is 1/T.
 // Outputs: loss `=`; du `=` or `+=` (accumulate).
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax.

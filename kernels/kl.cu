@@ -2,7 +2,7 @@
 // Mathematics: u, v [N,K]; p = softmax(u), q = softmax(v); loss_n = sum_k p_k (log p_k - log q_k);
 //   du_k = g_n * p_k ((log p_k - log q_k) - loss_n); dv_k = g_n * (q_k - p_k), where g_n = factor * dout[n *
 //   stride].
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: u and v have one shape; src/ops/kl.rs checks.
 // Outputs: loss `=`; du, dv `=` or `+=` (accumulate).
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax.

@@ -2,8 +2,8 @@
 // Mathematics: x [N,K], weight w [M,K], bias b [M] or none; out[n,m] = b[m] + sum_k x[n,k] w[m,k];
 //   dx[n,k] = sum_m dout[n,m] w[m,k]; dw[m,k] = sum_n dout[n,m] x[n,k]; db[m] = sum_n dout[n,m].
 // Threads: forward: a group of LANES threads takes a tile of TILE_ROWS x TILE_OUTPUTS dot products, GROUPS
-//   tiles a block. Backward: all three are out[t,i] = sum_j c(j,t) m[j,i]; a thread takes a Pack of columns i
-//   of a tile of rows t, and every SLICES-th j.
+//   tiles per block. Backward: all three are out[t,i] = sum_j c(j,t) m[j,i]; a thread takes a Pack of columns
+//   i of a tile of rows t, and every SLICES-th j.
 // Preconditions: shapes match; src/ops/linear.rs checks.
 // Outputs: out `=`; dx, dw, db `=` or `+=` (accumulate).
 // Accumulation: float32, fixed order: a partial sum for each lane (forward) or slice (backward), then a fixed
@@ -86,8 +86,7 @@ INLINE void product(
         const Pack v = pack_load(m + j * columns + column, count);
         // A tile at the edge computes its last row several times and stores it once.
         UNROLL
-        for (int t = 0; t < tile; t++)
-          sum[t] = vec_fma(pack_splat(coefficient(j, min(row + t, rows - 1))), v, sum[t]);
+        for (int t = 0; t < tile; t++) sum[t] = vec_fma(coefficient(j, min(row + t, rows - 1)), v, sum[t]);
       }
       UNROLL
       for (int t = 0; t < tile; t++) partial[(slice * tile + t) * LANES + lane] = sum[t];

@@ -1,7 +1,7 @@
 // Margin of the labelled class over its strongest rival, per row.
 // Mathematics: logits z [N,K], labels y [N]; m_n = max(z_n[y] - max_{k != y} z_n[k], floor); dz[y] = g_n,
 //   dz[first largest rival] = -g_n, else 0; nothing where the floor is the larger one.
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: labels has N entries and K >= 2; src/ops/margin.rs checks. A label outside 0..K gives a NaN
 //   margin and a NaN gradient.
 //   A NaN among the logits gives a NaN margin.

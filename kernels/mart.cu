@@ -7,7 +7,7 @@
 //     (q_k sum_j s_j - s_k).
 //   g_n = factor * dout[n * stride]. Every 1 - p_k is the sum of the other classes: near p_k = 1 a difference
 //   would have no digits left.
-// Threads: a group of LANES threads a row; ROWS rows a block.
+// Threads: a group of LANES threads per row; ROWS rows per block.
 // Preconditions: z and z' have one shape, labels has N entries, K >= 2 for bce; src/ops/mart.rs checks. A
 //   label outside 0..K gives NaN, loss and gradient, and reads nothing.
 // Outputs: loss `=`; dz, dz' `=` or `+=` (accumulate).
@@ -114,7 +114,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_kl_backward_adv(
   const float total = row_sum(lane, k, [&](int i) { return share(i, vec_exp(pair.log_q(i))); });
   const float gradient = factor * grad_out[row * stride] * pair.weight;
   each_pack(lane, k, [&](int i) {
-    const Pack q = vec_exp(pair.log_q(i)), slope = q * pack_splat(total) - share(i, q);
+    const Pack q = vec_exp(pair.log_q(i)), slope = q * total - share(i, q);
     pack_put(grad_in + row * k + i, gradient * slope, k - i, accumulate);
   });
 }

@@ -3,8 +3,8 @@
 //   and divides.
 //   da = factor * dout * (a - b) with factor 2/n; the other side's gradient is the same with a and b swapped.
 //   Row by row: out_n = 1/K sum_k (a_nk - b_nk)^2 for a, b [N,K].
-// Threads: each takes runs of VEC neighbouring elements (each_vec); row by row a group of LANES threads a
-//   row, ROWS rows a block.
+// Threads: each takes runs of VEC neighbouring elements (each_vec); row by row a group of LANES threads per
+//   row, ROWS rows per block.
 // Preconditions: a and b have one shape; src/ops/mse.rs checks.
 // Outputs: partial and out `=`; da `=` or `+=` (accumulate).
 // Accumulation: float32, a partial sum for each lane of each thread, a fixed tree in the block.

@@ -2,7 +2,7 @@
 // Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n];
 //   total (+)= sum_n correct_n;
 //   ranked_n = the class in place rank_n, counted from 1, of a stable sort of z_n by falling value.
-// Threads: a group of LANES threads a row, ROWS rows a block; the count is one block.
+// Threads: a group of LANES threads per row, ROWS rows per block; the count is one block.
 // Preconditions: labels has N entries and K >= 1; src/ops/predict.rs checks. A label outside 0..K is never
 //   right.
 //   A rank outside 1..K gives class -1. NaN ranks above every number, as in PyTorch: a row with NaN predicts

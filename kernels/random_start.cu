@@ -7,8 +7,8 @@
 // Preconditions: samples = views * per_view, images has per_view entries, samples * size < 2^31; surface:
 //   images and views have samples entries; checked by src/ops/random_start.rs.
 // Outputs: `=`.
-// Accumulation: squares in float32, one sum a thread, then a fixed tree. Deterministic; the numbers depend on
-//   key, image and view alone.
+// Accumulation: squares in float32, one sum per thread, then a fixed tree. Deterministic; the numbers depend
+//   on key, image and view alone.
 // No spills.
 #include "lib/sample.cuh"
 #include "lib/philox.cuh"

@@ -4,7 +4,7 @@
 //   the first largest logit is at y;
 //   boundary (strict): z is correct, z' and z'' are not; boundary (otherwise): z'' is not. out_n = flag_n ?
 //   a_n : b_n.
-// Threads: a group of LANES threads a row, ROWS rows a block; the choice takes runs of VEC neighbouring
+// Threads: a group of LANES threads per row, ROWS rows per block; the choice takes runs of VEC neighbouring
 //   elements (each_vec).
 // Preconditions: one shape, N labels and flags, K >= 2; src/ops/split.rs checks. A label outside 0..K gives
 //   NaN margins and is never correct. NaN ranks above every number, as in predict.cu.

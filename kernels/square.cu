@@ -16,8 +16,8 @@
 // Preconditions: windows lie inside the image, C <= 32 in Linf; src/ops/square.rs checks. Rows with least <=
 //   0 are not changed in `best`.
 // Outputs: `trial` `=`; in Linf only inside the old and the new window. `best` and `least` as said.
-// Accumulation: float32, one sum a thread, then a fixed tree. Deterministic: the numbers drawn depend on key
-//   and image alone. No spills.
+// Accumulation: float32, one sum per thread, then a fixed tree. Deterministic: the numbers drawn depend on
+//   key and image alone. No spills.
 #include "lib/hyperplane.cuh"
 #include "lib/philox.cuh"
 

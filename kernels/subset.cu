@@ -3,7 +3,7 @@
 //   S_j for j < count, else -1;
 //   position[S_j] = j, else -1. out_j = r a[S_j + o1] + (1 - r) b[S_j + o2] for j < count, else 0, rows of
 //   `size` elements.
-// Threads: the set is made by one block, a run of neighbouring images a thread; mixing takes runs of VEC
+// Threads: the set is made by one block, a run of neighbouring images per thread; mixing takes runs of VEC
 //   neighbouring elements (each_vec).
 // Preconditions: offsets and B within the flags and the rows; src/ops/subset.rs checks.
 // Outputs: `=`.

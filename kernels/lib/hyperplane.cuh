@@ -6,9 +6,9 @@
 // p_i is v_i or 1 - v_i, the distance to the bound of the box in the direction of d_i, and u_i = 1 makes d
 // shortest in Linf, u_i = |w_i| in L2. If even t = p does not reach the hyperplane, d goes to that corner.
 //
-// The paper finds lambda by sorting. Here: S is concave and piecewise linear, so Newton's method from lambda
-// = 0 never overshoots: each iteration solves the linear piece where it stands, and the exact root is found
-// when no further coordinate has met its bound. That takes at most as many iterations as there are
+// S is concave and piecewise linear in lambda, so Newton's method from lambda = 0 never overshoots: each
+// iteration solves the linear piece where it stands, and the exact root is found when no further coordinate
+// has met its bound. (The paper sorts the coordinates.) That takes at most as many iterations as there are
 // coordinates, and two to four in practice. In one iteration, over the active coordinates (those that have
 // not met their bound) and the others,
 //   lambda = (|c| - sum_others |w_i| p_i) / sum_active |w_i| u_i.

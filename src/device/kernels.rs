@@ -1,4 +1,4 @@
-//! One module per file of `kernels/`, with its CONFIG constants and a typed launcher per kernel. Written by
+//! One module per file of `kernels/`, with its PER_DEVICE constants and a typed launcher per kernel. Written by
 //! `build.rs`.
 
 use super::{Arg, Buffer, Device, Grid, IntoArg, Kernel, PerDevice, Source};

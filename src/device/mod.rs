@@ -67,7 +67,7 @@ pub struct Source {
     pub kernels: &'static [&'static Kernel],
 }
 
-/// A constant of a kernel source that has one value a device (`CONFIG` in the source).
+/// A constant of a kernel source that has one value a device (`PER_DEVICE` in the source).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerDevice {
     pub cuda: usize,
