@@ -69,7 +69,21 @@ fn begins(message: String, expected: &str) {
 fn help_names_every_command_and_key() {
     let help = printed("--help");
     for command in [
-        "train", "eval", "bench", "devices", "kernels", "recipes", "keys", "models", "methods", "attacks",
+        "train",
+        "eval",
+        "attack",
+        "corruptions",
+        "compare",
+        "analyse",
+        "check-step",
+        "bench",
+        "devices",
+        "kernels",
+        "recipes",
+        "keys",
+        "models",
+        "methods",
+        "attacks",
         "datasets",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in:\n{help}");
@@ -87,7 +101,7 @@ fn help_names_every_command_and_key() {
     for part in [
         "(ε)",
         "[default: 8/255; digits: 0.1]",
-        "Without RECIPE the job is 'digits'",
+        "Without RECIPE, the recipe is 'digits'.",
         "saddle train --resume",
     ] {
         assert!(train.contains(part), "{part} is not in:\n{train}");

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod protocol;
 pub mod record;
 pub mod state;
+pub mod target;
 pub mod verdict;
 pub mod verify;
 
