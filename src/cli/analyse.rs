@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::compare::Overview;
 use super::device_flag::DeviceFlag;
 use super::interrupt::stop_on_interrupt;
-use super::train::recorded;
 use super::{Run, progress, text};
 use crate::error::{Error, Result};
+use crate::run::dir::RunDir;
 use crate::study::analyse::{self, AnalyseRequest, Analysis, FIGURES, Figure, find, sweep};
 
 const EXAMPLES: &str = "\
@@ -62,7 +62,7 @@ impl Run for AnalyseArgs {
     fn run(self, command_line: String) -> Result<()> {
         let figures = selected(&self.figures)?;
         let device = self.device.choice()?;
-        let config = recorded(&self.run)?.config;
+        let config = RunDir::open(&self.run)?.config()?;
         let runs = self.sweep.then(|| sweep::entries(&config, self.sweep_epochs)).transpose()?;
         let request = AnalyseRequest {
             out: self.out.unwrap_or_else(|| self.run.join("analysis")),

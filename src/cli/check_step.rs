@@ -8,7 +8,7 @@ use super::{Run, text};
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
 use crate::files::tensors::Values;
-use crate::train::check_step::{self, Request};
+use crate::train::check_step::{self, StepCheck};
 
 const EXAMPLES: &str = "\
 The batch file holds x f32 [N,C,H,W] in [0,1] and y i64 [N], and may hold x2 (the second
@@ -62,7 +62,7 @@ impl Run for CheckStepArgs {
         let mut config = Config::default();
         config.apply(&settings)?;
         let out = self.out.display().to_string();
-        let tensors = check_step::run(&Request {
+        let tensors = check_step::run(&StepCheck {
             config,
             normalised,
             epoch,

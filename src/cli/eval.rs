@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::attack_flags::AttackFlags;
 use super::flags::{EvalKeys, GROUP, KeyFlags};
 use super::interrupt::stop_on_interrupt;
-use super::train::recorded;
 use super::{Run, progress, text};
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
@@ -16,7 +15,7 @@ use crate::eval::target::{Weights, settings_of};
 use crate::eval::{self, Extras, Report, Request, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
-use crate::run::network::Described;
+use crate::run::network::WeightOverrides;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -205,7 +204,7 @@ impl EvalArgs {
         // where it is opened.
         let alone = if run.is_none() { WeightFile::read(&files[0]).ok() } else { None };
         let metadata = alone.as_ref().map(WeightFile::trained_for).unwrap_or_default();
-        let run = run.map(|run| recorded(&run)).transpose()?.map(|run| run.config);
+        let run = run.map(|run| run.config()).transpose()?;
         let config = settings_of(run, &metadata, &settings)?.ok_or_else(|| {
             let problem = "no run.json says which data set these weights are for; add --dataset NAME";
             Error::file(&files[0], problem)
@@ -234,11 +233,10 @@ impl EvalArgs {
         let single = |list: &[f64]| list.iter().map(|value| *value as f32).collect();
         let extras = Extras {
             eps_text: Some(config.eps.to_string()),
-            described: Described {
+            overrides: WeightOverrides {
                 model: given("model").then(|| config.model.clone()),
                 mean: given("mean").then(|| single(&config.mean)),
                 std: given("std").then(|| single(&config.std)),
-                ..Described::default()
             },
             state: self.state,
             shard,

@@ -1,8 +1,8 @@
-//! `saddle train`: from recipe, flags and `--set` to a run, and from its summary to a table.
+//! `saddle train`: from recipe, flags and `--set` to a run, and from its result to a table.
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::flags::{KeyFlags, SetFlag, TrainKeys};
 use super::interrupt::stop_on_interrupt;
@@ -12,8 +12,8 @@ use crate::config::recipe::{self, Recipe, Reference};
 use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
-use crate::run::dir::Summary;
-use crate::train::{self, Outcome, Request};
+use crate::run::dir::{RunDir, Summary};
+use crate::train::{self, TrainJob, TrainedRun};
 
 const EXAMPLES: &str = "\
 Without RECIPE, the recipe is 'digits'. If --dataset names another data set, there is no
@@ -69,20 +69,20 @@ impl Run for TrainArgs {
             None => Job::new(self.recipe.as_deref(), &settings, command_line)?,
         };
         let stop = stop_on_interrupt("without a checkpoint");
-        let mut observer = progress::observer(self.quiet, self.json, job.request.config.log_every);
-        let outcome = train::run(&job.request, &mut *observer, &stop)?;
+        let mut observer = progress::observer(self.quiet, self.json, job.train.config.log_every);
+        let trained = train::run(&job.train, &mut *observer, &stop)?;
         drop(observer);
         if self.json {
-            text::print_json_line(&job.record(&outcome))
+            text::print_json_line(&job.record(&trained))
         } else {
-            text::print(&job.table(&outcome))
+            text::print(&job.table(&trained))
         }
     }
 }
 
-/// A run to make.
+/// A training job, compared with its recipe.
 struct Job {
-    request: Request,
+    train: TrainJob,
     /// The keys whose values differ from the recipe's.
     changed: Vec<&'static str>,
 }
@@ -105,7 +105,7 @@ impl Job {
         config.validate()?;
         let changed = changed_keys(&config, &recipe.config);
         let (recipe, reference) = (recipe.name, recipe.reference);
-        Ok(Job { request: Request { config, recipe, reference, command, resume: None }, changed })
+        Ok(Job { train: TrainJob { config, recipe, reference, command, resume: None }, changed })
     }
 
     /// The rest of an interrupted run.
@@ -116,22 +116,23 @@ impl Job {
                 return Err(Error::value(name, value, problem));
             }
         }
-        let record = recorded(dir)?;
-        let mut config = record.config;
+        let run = RunDir::open(dir)?;
+        let mut config = run.config()?;
         config.apply(settings)?;
         config.out = Some(dir.to_owned());
         config.validate()?;
-        let recipe = recipe::load(&record.recipe).ok();
+        let name = run.recipe().to_owned();
+        let recipe = recipe::load(&name).ok();
         let changed = recipe.as_ref().map(|recipe| changed_keys(&config, &recipe.config)).unwrap_or_default();
         let reference = recipe.map(|recipe| recipe.reference).unwrap_or_default();
-        let resume = Some(dir.to_owned());
-        Ok(Job { request: Request { config, recipe: record.recipe, reference, command, resume }, changed })
+        let train = TrainJob { config, recipe: name, reference, command, resume: Some(run) };
+        Ok(Job { train, changed })
     }
 
     /// The result as a table.
-    fn table(&self, outcome: &Outcome) -> String {
-        let Job { request, changed } = self;
-        let (summary, reference) = (&outcome.summary, &request.reference);
+    fn table(&self, trained: &TrainedRun) -> String {
+        let Job { train: job, changed } = self;
+        let (summary, reference) = (&trained.summary, &job.reference);
         let known = reference.clean.is_some() || reference.pgd20.is_some();
         let accuracy = |name: &str, percent: f64, reference: &Option<String>| {
             let mut row = vec![name.to_owned(), format!("{percent:.2} %")];
@@ -140,11 +141,11 @@ impl Job {
         };
         let mut accuracies = Vec::new();
         if known {
-            accuracies.push(vec!["".into(), "this run".into(), format!("{} (reference)", request.recipe)]);
+            accuracies.push(vec!["".into(), "this run".into(), format!("{} (reference)", job.recipe)]);
         }
         accuracies.push(accuracy("clean accuracy", summary.clean_acc, &reference.clean));
         accuracies.push(accuracy("PGD-20 accuracy", summary.pgd20_acc, &reference.pgd20));
-        let dir = outcome.dir.display().to_string();
+        let dir = trained.dir.display().to_string();
         let speed = format!("{} images/s on {}", text::number(summary.images_per_s), summary.device);
         let mut facts = vec![("training", speed), ("time", text::duration(summary.seconds))];
         if known && !changed.is_empty() {
@@ -161,14 +162,14 @@ impl Job {
     }
 
     /// The result as JSON.
-    fn record(&self, outcome: &Outcome) -> Value {
+    fn record(&self, trained: &TrainedRun) -> Value {
         json!({
             "event": "result",
-            "recipe": self.request.recipe,
+            "recipe": self.train.recipe,
             "changed": self.changed,
-            "summary": outcome.summary,
-            "reference": reference_record(&self.request.reference),
-            "dir": outcome.dir,
+            "summary": trained.summary,
+            "reference": reference_record(&self.train.reference),
+            "dir": trained.dir,
         })
     }
 }
@@ -183,37 +184,6 @@ fn dataset_of(settings: &[(String, String)]) -> Result<Option<&'static str>> {
 fn changed_keys(config: &Config, recipe: &Config) -> Vec<&'static str> {
     let differ = |key: &&Key| !NEUTRAL.contains(&key.name) && (key.get)(config) != (key.get)(recipe);
     KEYS.iter().filter(differ).map(|key| key.name).collect()
-}
-
-/// The settings of a run.
-pub struct Record {
-    /// The hyper-parameters.
-    pub config: Config,
-    /// The recipe's name.
-    pub recipe: String,
-}
-
-/// Reads `run.json` in `dir`: the keys are in `config`, or at the top level.
-///
-/// Errors: [`Error::File`] when there is none or it is no record, and as [`Config::from_json`].
-pub fn recorded(dir: &Path) -> Result<Record> {
-    let path = dir.join("run.json");
-    if !path.is_file() {
-        return Err(Error::file(dir, "holds no run (there is no run.json in it)"));
-    }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
-    let run: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
-    let keys = run.get("config").and_then(Value::as_object).unwrap_or(&run);
-    let known = |name: &&String| KEYS.iter().any(|key| key.name == **name);
-    let keys = keys
-        .iter()
-        .filter(|(name, _)| known(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let config = Config::from_json(&keys).map_err(|error| Error::file(&path, error.to_string()))?;
-    let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or("custom").to_owned();
-    Ok(Record { config, recipe })
 }
 
 /// How the checkpoint of the result was selected; selection by test images is marked.

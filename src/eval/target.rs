@@ -6,15 +6,15 @@ use crate::config::recipe;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
+use crate::run::dir::RunDir;
 use std::path::{Path, PathBuf};
 
 /// Weight files, and the run that they belong to.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Weights {
     /// One file, or the best and the last checkpoint of a run if they differ.
     pub files: Vec<PathBuf>,
-    /// The run directory, if there is one.
-    pub run: Option<PathBuf>,
+    pub run: Option<RunDir>,
 }
 
 impl Weights {
@@ -31,14 +31,12 @@ impl Weights {
                 return Err(Error::value("weights", path.display(), problem));
             }
             let run = path.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
-            let run = run.filter(|run| run.join("run.json").is_file()).map(Path::to_owned);
+            let run = run.filter(|run| run.join("run.json").is_file()).map(RunDir::open).transpose()?;
             return Ok(Weights { files: vec![path.to_owned()], run });
         }
-        if !path.join("run.json").is_file() {
-            return Err(Error::file(path, "holds no run (there is no run.json in it)"));
-        }
+        let run = RunDir::open(path)?;
         let names = checkpoints.unwrap_or(&["best", "last"]);
-        let paths = names.iter().map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
+        let paths = names.iter().map(|name| run.checkpoint(name));
         let mut files: Vec<PathBuf> = paths.filter(|file| file.is_file()).collect();
         if files.is_empty() {
             let problem = format!("this run has no checkpoint yet (checkpoints/{}.safetensors)", names[0]);
@@ -49,7 +47,7 @@ impl Weights {
         {
             files.pop();
         }
-        Ok(Weights { files, run: Some(path.to_owned()) })
+        Ok(Weights { files, run: Some(run) })
     }
 }
 
@@ -127,13 +125,16 @@ mod tests {
         std::fs::write(run.join("run.json"), "{}").unwrap();
         assert!(message(Some(&["last"])).ends_with("no checkpoint yet (checkpoints/last.safetensors)"));
         std::fs::write(&best, "weights").unwrap();
-        let found = Weights { files: vec![best.clone()], run: Some(run.clone()) };
-        assert_eq!(Weights::find(&run, None).unwrap(), found);
-        assert_eq!(Weights::find(&best, None).unwrap(), found, "a checkpoint belongs to its run");
+        let found = |path: &Path| {
+            let Weights { files, run } = Weights::find(path, None).unwrap();
+            (files, run.map(|run| run.root().to_owned()))
+        };
+        assert_eq!(found(&run), (vec![best.clone()], Some(run.clone())));
+        assert_eq!(found(&best), found(&run), "a checkpoint belongs to its run");
         let beside = Weights::find(&best, Some(&["best"])).unwrap_err().to_string();
         assert!(beside.ends_with("is a file; --checkpoint selects in a run directory"), "{beside}");
         let alone = folder.path().join("net.safetensors");
         std::fs::copy(&best, &alone).unwrap();
-        assert_eq!(Weights::find(&alone, None).unwrap(), Weights { files: vec![alone.clone()], run: None });
+        assert_eq!(found(&alone), (vec![alone.clone()], None));
     }
 }

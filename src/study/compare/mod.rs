@@ -13,9 +13,9 @@ use crate::config::{Config, DeviceChoice, KEYS, Key, METHOD_GROUP};
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::method;
-use crate::run::dir::Summary;
+use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-use crate::train;
+use crate::train::{self, TrainJob};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -104,25 +104,27 @@ impl Runner<'_> {
         let dir = out.join("runs").join(format!("{}-seed{seed}", recipe.name));
         let mut config = recipe.config.clone();
         (config.seed, config.out, config.device) = (seed, Some(dir.clone()), *device);
-        let begun = dir.join("run.json").is_file();
-        if begun {
-            check_same_settings(&dir, &config)?;
+        let begun = dir.join("run.json").is_file().then(|| RunDir::open(&dir)).transpose()?;
+        if let Some(run) = &begun {
+            let recorded = run.config()?;
+            check_same_settings(&dir, &recorded, &config)?;
+            config = Config { device: *device, ..recorded };
         }
         let summary = dir.join("summary.json");
         if summary.is_file() {
             let summary = read_json(&summary, "summary")?;
             return Ok(Run { dir, summary });
         }
-        let request = train::Request {
+        let job = TrainJob {
             config,
             recipe: recipe.name.clone(),
             reference: recipe.reference.clone(),
             command: command.clone(),
-            resume: begun.then(|| dir.clone()),
+            resume: begun,
         };
-        let outcome =
-            train::run(&request, self.observer, self.stop).map_err(|error| self.resumed_as_a_whole(error))?;
-        Ok(Run { dir: outcome.dir, summary: outcome.summary })
+        let trained =
+            train::run(&job, self.observer, self.stop).map_err(|error| self.resumed_as_a_whole(error))?;
+        Ok(Run { dir: trained.dir, summary: trained.summary })
     }
 
     /// A run's accuracy under one more attack, measured once and kept in its directory, as is the progress of
@@ -171,14 +173,13 @@ fn read_json<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T> {
 }
 
 /// Errors: a run directory that holds a run with other settings; the error names the first that differs.
-fn check_same_settings(dir: &Path, config: &Config) -> Result<()> {
-    let (recorded, _) = train::recorded(dir)?;
+fn check_same_settings(dir: &Path, recorded: &Config, config: &Config) -> Result<()> {
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
     let matters =
         |key: &&Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));
-    match KEYS.iter().filter(matters).find(|key| (key.get)(&recorded) != (key.get)(config)) {
+    match KEYS.iter().filter(matters).find(|key| (key.get)(recorded) != (key.get)(config)) {
         Some(key) => {
-            let (name, had, wanted) = (key.name, key.text(&recorded), key.text(config));
+            let (name, had, wanted) = (key.name, key.text(recorded), key.text(config));
             Err(Error::file(
                 dir,
                 format!("holds a run with {name} = {had}, not {wanted}; choose another --out, or delete it"),
