@@ -69,7 +69,7 @@ impl Run for AttackArgs {
             model: self.model,
             data: self.data,
             attack: self.attack,
-            settings: self.parameters.settings(&config, step_given),
+            params: self.parameters.params(&config, step_given),
             batch: config.batch,
             device: config.device.to_string(),
             out: self.out,

@@ -1,6 +1,6 @@
 //! Flags for the parameters of attacks other than the ball and the step size.
 
-use crate::attack::Settings;
+use crate::attack::{Ball, Params};
 use crate::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
@@ -20,7 +20,7 @@ pub struct AttackFlags {
     /// Passes to average each gradient of apgd-ce, apgd-dlr and apgd-t over, for randomized defenses
     /// [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
-    passes: Option<usize>,
+    eot_iter: Option<usize>,
     /// Confidence of cw: a margin below -kappa (κ) counts as -kappa [default: 50]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
     kappa: Option<f32>,
@@ -39,7 +39,7 @@ impl AttackFlags {
             (self.steps, "steps"),
             (self.restarts, "restarts"),
             (self.targets, "targets"),
-            (self.passes, "passes"),
+            (self.eot_iter, "eot-iter"),
         ];
         let numbers = [(self.kappa, "kappa"), (self.momentum, "momentum")];
         let counts = counts.map(|(value, name)| count(value, name)).into_iter();
@@ -48,16 +48,15 @@ impl AttackFlags {
 
     /// The parameters of an attack: those given, with the ball and seed of `config`, and with its step size if
     /// that was given, too.
-    pub fn settings(&self, config: &Config, step_given: bool) -> Settings {
-        let default = Settings::default();
-        Settings {
-            norm: config.norm.into(),
-            eps: config.eps.get(),
-            step: step_given.then_some(config.step.get()),
+    pub fn params(&self, config: &Config, step_given: bool) -> Params {
+        let default = Params::default();
+        Params {
+            ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+            step_size: step_given.then_some(config.step.get()),
             steps: self.steps,
             restarts: self.restarts.unwrap_or(default.restarts),
             targets: self.targets.unwrap_or(default.targets),
-            passes: self.passes.unwrap_or(default.passes),
+            eot_iter: self.eot_iter.unwrap_or(default.eot_iter),
             kappa: self.kappa.unwrap_or(default.kappa),
             momentum: self.momentum.unwrap_or(default.momentum),
             seed: config.seed,

@@ -7,7 +7,7 @@ use super::flags::SetFlag;
 use super::{Run, text};
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
-use crate::files::tensors::Values;
+use crate::files::tensor_file::Values;
 use crate::train::check_step::{self, StepCheck};
 
 const EXAMPLES: &str = "\

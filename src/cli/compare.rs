@@ -94,10 +94,10 @@ impl Run for CompareArgs {
 fn extra_attacks(list: &[String]) -> Result<Vec<String>> {
     let mut attacks = names(list);
     attacks.retain(|name| !matches!(name.as_str(), "pgd20" | "pgd-20" | "clean"));
-    let settings = attack::Settings::default();
+    let params = attack::Params::default();
     for name in &attacks {
-        if Plan::named(std::slice::from_ref(name), &settings)?.is_none() {
-            attack::by_name(name, &settings)?;
+        if Plan::named(std::slice::from_ref(name), &params)?.is_none() {
+            attack::by_name(name, &params)?;
         }
     }
     Ok(attacks)

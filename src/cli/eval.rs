@@ -249,7 +249,7 @@ impl EvalArgs {
             dataset: config.dataset.clone(),
             data: config.data.clone(),
             attacks: attacks.clone(),
-            settings: self.parameters.settings(&config, given("step")),
+            params: self.parameters.params(&config, given("step")),
             n: self.n,
             batch: config.batch,
             device: config.device,

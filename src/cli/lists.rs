@@ -36,7 +36,7 @@ impl Run for ModelsArgs {
 
 impl Run for AttacksArgs {
     fn run(self, _: String) -> Result<()> {
-        self.form.print(attack::attacks().iter().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
+        self.form.print(attack::attacks().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
     }
 }
 

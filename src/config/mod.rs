@@ -8,7 +8,7 @@ pub mod value;
 
 use serde_json::{Map, Value};
 
-use crate::attack::usual_step;
+use crate::attack::Ball;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::method;
@@ -73,7 +73,8 @@ impl Config {
             self.eps = self.norm.usual_eps();
         }
         if !step_given {
-            self.step = self.eps.times(usual_step(self.norm.into(), 1.0).into());
+            let unit = Ball { norm: self.norm.into(), eps: 1.0 };
+            self.step = self.eps.times(unit.default_step_size().into());
         }
         Ok(())
     }

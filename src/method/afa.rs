@@ -23,7 +23,7 @@
 use super::common::loss::pgd_on_cross_entropy;
 use super::settings::{LinearOn, Settings, Stage};
 use super::{Attacked, Entry, Loss, Step};
-use crate::attack::Start;
+use crate::attack::{Start, gradient};
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;
@@ -67,9 +67,11 @@ pub fn contrastive_attack(step: &mut Step) -> Result<Attacked> {
     let scratch = Tape::new(step.x.device());
     let clean = net.features(&scratch, scratch.constant(step.x.clone()), BnMode::Eval, None)?;
     let clean = scratch.value(clean);
-    let x_adv = pgd.climb(step.x, start, |tape, x| {
-        let adv = net.features(tape, x, pgd.bn, None)?;
-        contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+    let x_adv = pgd.pgd.ascend(step.x, start, |x_adv| {
+        gradient(x_adv, |tape, x| {
+            let adv = net.features(tape, x, pgd.bn, None)?;
+            contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+        })
     })?;
     Ok(x_adv.into())
 }

@@ -1,9 +1,12 @@
 //! What a method can be told: the numbers of its formulas, and which of two readings it takes.
 
-use crate::attack::{Norm, Pgd, Start};
-use crate::nn::BnMode;
+use crate::attack::{Ball, Norm, Pgd, Start, gradient};
+use crate::error::Result;
+use crate::nn::{BnMode, Net};
 pub use crate::ops::contrastive::ContrastSet;
 pub use crate::ops::split::Variant;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 
 /// The objective that RPAT is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +67,36 @@ pub struct Inner {
 
 impl Inner {
     /// The attack of a method that starts at `start` with batch norms in `bn`, unless a key says otherwise.
-    pub fn pgd(&self, start: Start, bn: BnMode) -> Pgd {
+    pub fn pgd(&self, start: Start, bn: BnMode) -> InnerAttack {
         let Inner { norm, eps, step, steps, .. } = *self;
-        Pgd { norm, eps, step, steps, start: self.start.unwrap_or(start), bn: self.bn.unwrap_or(bn) }
+        let (ball, start) = (Ball { norm, eps }, self.start.unwrap_or(start));
+        let pgd = Pgd { ball, start, steps, step_size: step, momentum: None };
+        InnerAttack { pgd, bn: self.bn.unwrap_or(bn) }
+    }
+}
+
+/// PGD on a network whose batch norms work in this mode.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InnerAttack {
+    pub pgd: Pgd,
+    pub bn: BnMode,
+}
+
+impl InnerAttack {
+    /// Ascends `loss(logits)` from `x_adv`. No weight gradient is computed.
+    pub fn ascend(
+        &self,
+        net: &mut Net,
+        x: &Tensor,
+        x_adv: Tensor,
+        loss: impl Fn(&Tape, Var) -> Result<Var>,
+    ) -> Result<Tensor> {
+        self.pgd.ascend(x, x_adv, |x_adv| {
+            gradient(x_adv, |tape, x| {
+                let z = net.forward(tape, x, self.bn, None)?;
+                loss(tape, z)
+            })
+        })
     }
 }
 

@@ -10,7 +10,7 @@
 //! the gallery as its weight computes.
 
 use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
-use crate::data::resident::in_order;
+use crate::data::device_dataset::in_order;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::{BnMode, Net};

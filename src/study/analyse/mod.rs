@@ -5,9 +5,9 @@ pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::{Draws, Pgd};
+use crate::attack::{Ball, Pgd, RngKey};
 use crate::config::{Config, DeviceChoice, Select};
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -119,7 +119,7 @@ pub struct TrainedModel {
     /// The test images, clean and attacked.
     batches: Vec<AttackedBatch>,
     /// Training images.
-    gallery: Resident,
+    gallery: DeviceDataset,
     /// The part of its perturbation that x'' keeps.
     rho: f32,
     batch: usize,
@@ -140,14 +140,13 @@ impl TrainedModel {
     fn new(
         mut net: Net,
         config: &Config,
-        test: &Resident,
-        gallery: Resident,
+        test: &DeviceDataset,
+        gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
     ) -> Result<TrainedModel> {
         let attack = Pgd {
-            norm: config.norm.into(),
-            eps: config.eps.get(),
-            step: config.step.get(),
+            ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+            step_size: config.step.get(),
             steps: 20,
             ..Pgd::default()
         };
@@ -155,7 +154,7 @@ impl TrainedModel {
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
             let (x, y) = test.batch(&indices, &Augmentation::none())?;
-            let x_adv = attack.cross_entropy(&mut net, &x, &y, Draws { key, images: &indices })?;
+            let x_adv = attack.cross_entropy(&mut net, &x, &y, RngKey { key, images: &indices })?;
             done += indices.len();
             batches.push(AttackedBatch { x, x_adv, y });
             progress(done);
@@ -191,9 +190,9 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
     let input = (Classes::Exactly(test.classes), test.shape);
     let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
-    let images = Resident::new(&device, &test)?;
+    let images = DeviceDataset::new(&device, &test)?;
     let progress = |done| observer.evaluating("PGD-20", done, test.len());
-    let mut model = TrainedModel::new(net, config, &images, Resident::new(&device, &gallery)?, progress)?;
+    let mut model = TrainedModel::new(net, config, &images, DeviceDataset::new(&device, &gallery)?, progress)?;
     let mut figures = Vec::new();
     for figure in &request.figures {
         let output = (figure.make)(&mut model)?;
@@ -238,7 +237,7 @@ mod tests {
         let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
         let mut config = crate::config::recipe::load("digits").unwrap().config;
         config.apply(&[("batch", "20")]).unwrap();
-        let resident = || Resident::new(&device, &images).unwrap();
+        let resident = || DeviceDataset::new(&device, &images).unwrap();
         TrainedModel::new(net, &config, &resident(), resident(), |_| ()).unwrap()
     }
 

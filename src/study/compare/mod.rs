@@ -7,7 +7,7 @@ mod table;
 pub use entries::{display_name, entries};
 pub use table::{Comparison, ComparisonRow, Statistic};
 
-use crate::attack::Settings;
+use crate::attack::{Ball, Params};
 use crate::config::recipe::Recipe;
 use crate::config::{Config, DeviceChoice, KEYS, Key, METHOD_GROUP};
 use crate::error::{Error, Result};
@@ -139,7 +139,10 @@ impl Runner<'_> {
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                settings: Settings { norm: config.norm.into(), eps: config.eps.get(), ..Settings::default() },
+                params: Params {
+                    ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+                    ..Params::default()
+                },
                 n: None,
                 batch: Config::default().batch,
                 device: self.request.device,
