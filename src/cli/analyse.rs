@@ -53,9 +53,8 @@ fn figures_and_examples() -> String {
     let line =
         |(name, about): (&str, &str)| text::wrapped(about, &format!("  {name:<10}  "), &" ".repeat(14), 90);
     let lines: String = figures.chain([(sweep::NAME, sweep::ABOUT)]).map(line).collect();
-    format!(
-        "Figures, each as OUT/NAME.csv and OUT/NAME.svg, with main numbers in OUT/analysis.json:\n{lines}\n{EXAMPLES}"
-    )
+    let heading = "Figures, each as OUT/NAME.csv and OUT/NAME.svg, with main numbers in OUT/analysis.json";
+    format!("{heading}:\n{lines}\n{EXAMPLES}")
 }
 
 impl Run for AnalyseArgs {

@@ -46,8 +46,8 @@ impl AttackFlags {
         counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()
     }
 
-    /// The parameters of an attack: those given, with the ball and seed of `config`, and with its step size if
-    /// that was given, too.
+    /// The parameters of an attack: those given, the ball and seed of `config`, and its step size if that was
+    /// given, too.
     pub fn params(&self, config: &Config, step_given: bool) -> Params {
         let default = Params::default();
         Params {

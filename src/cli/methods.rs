@@ -18,7 +18,10 @@ impl Run for MethodsArgs {
     fn run(self, _: String) -> Result<()> {
         let all = method::methods();
         if self.json {
-            let record = |m: &&method::Entry| json!({"name": m.name, "about": m.about, "paper": m.paper, "keys": m.keys});
+            let record = |method: &&method::Entry| {
+                let method::Entry { name, about, paper, keys, .. } = method;
+                json!({"name": name, "about": about, "paper": paper, "keys": keys})
+            };
             return text::print_json(&all.iter().map(record).collect::<Vec<_>>());
         }
         let mut lines = String::new();
@@ -32,8 +35,8 @@ impl Run for MethodsArgs {
                 lines += &text::wrapped(&method.keys.join(", "), "    keys: ", "          ", text::WIDTH);
             }
         }
-        lines += "\n'saddle keys NAME' explains a key. Every method also reads awp_gamma, average and the keys of \
-                  the attack.\n";
+        lines += "\n'saddle keys NAME' explains a key. Every method also reads awp_gamma, average and the \
+                  keys of the attack.\n";
         text::print(&lines)
     }
 }

@@ -1,4 +1,4 @@
-//! The command line. A command is a file here, with its arguments and what it does, and a line in `commands!`.
+//! The command line. A command is a file here, with its arguments and its work, and a line in `commands!`.
 //!
 //! Doc comments of arguments are their help texts.
 #![allow(rustdoc::broken_intra_doc_links)] // `[default: all]` is not a link.

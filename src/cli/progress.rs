@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::text;
 use crate::run::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
 
-/// The observer for the flags `--quiet` and `--json` and for this standard error. `log_every` is the number of
-/// steps from one step line to the next, 0 for none.
+/// The observer for the flags `--quiet` and `--json`, and and for this standard error. `log_every`
+/// is the number of steps from one step line to the next, 0 for none.
 pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> {
     match (quiet, json) {
         (true, _) => Box::new(Silent),
@@ -298,7 +298,8 @@ mod tests {
         assert_eq!(epoch_line(&done), "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s");
         done.terms = vec![("ce".into(), 1.0), ("kl".into(), 0.5)];
         (done.clean_acc, done.robust_acc, done.best) = (Some(97.5), Some(8.25), true);
-        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  robust  8.25 %  3,512 images/s  0.4 s  best";
+        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  robust  8.25 %  \
+                    3,512 images/s  0.4 s  best";
         assert_eq!(epoch_line(&done), line);
     }
 

@@ -192,7 +192,8 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let images = DeviceDataset::new(&device, &test)?;
     let progress = |done| observer.evaluating("PGD-20", done, test.len());
-    let mut model = TrainedModel::new(net, config, &images, DeviceDataset::new(&device, &gallery)?, progress)?;
+    let mut model =
+        TrainedModel::new(net, config, &images, DeviceDataset::new(&device, &gallery)?, progress)?;
     let mut figures = Vec::new();
     for figure in &request.figures {
         let output = (figure.make)(&mut model)?;
