@@ -9,7 +9,7 @@ use super::flags::{AttackKeys, GROUP, KeyFlags};
 use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
-use crate::eval::craft::{self, Request};
+use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
 
@@ -64,7 +64,7 @@ impl Run for AttackArgs {
         config.apply(&weights.trained_for())?;
         config.apply(&settings)?;
         config.validate()?;
-        let request = Request {
+        let request = CraftRequest {
             weights,
             model: self.model,
             data: self.data,

@@ -8,7 +8,7 @@ use super::device_flag::DeviceFlag;
 use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
-use crate::eval::corruptions::{self, Report, Request, mean};
+use crate::eval::corruptions::{self, CorruptionsReport, CorruptionsRequest, mean};
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
 
@@ -60,7 +60,7 @@ impl Run for CorruptionsArgs {
         let mut severities = self.severity;
         severities.sort_unstable();
         severities.dedup();
-        let request = Request {
+        let request = CorruptionsRequest {
             device: self.device.choice()?.to_string(),
             weights: WeightFile::read(&weight_file(&self.weights)?)?,
             model: self.model,
@@ -82,7 +82,7 @@ impl Run for CorruptionsArgs {
 }
 
 /// The accuracies by corruption and severity, their means, and the mean of all.
-fn table(report: &Report) -> String {
+fn table(report: &CorruptionsReport) -> String {
     let severities = report.severities.iter().map(|severity| format!("severity {severity}"));
     let headings = ["corruption".into()].into_iter().chain(severities).chain(["mean %".into()]);
     let mut rows: Vec<Vec<String>> = vec![headings.collect()];

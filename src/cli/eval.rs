@@ -12,7 +12,7 @@ use super::{Run, progress, text};
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
 use crate::eval::target::{Weights, settings_of};
-use crate::eval::{self, Extras, Report, Request, write_result};
+use crate::eval::{self, EvalRequest, Extras, Report, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
 use crate::run::network::WeightOverrides;
@@ -196,7 +196,7 @@ impl EvalArgs {
     }
 
     /// One request per checkpoint.
-    fn requests(self) -> Result<Vec<Request>> {
+    fn requests(self) -> Result<Vec<EvalRequest>> {
         let settings = self.keys.settings()?;
         let path = self.weights.as_deref().unwrap_or(Path::new(""));
         let Weights { files, run } = Weights::find(path, self.checkpoint.map(Checkpoints::names))?;
@@ -244,7 +244,7 @@ impl EvalArgs {
             page: self.report,
             ..Extras::default()
         };
-        let request = |weights: PathBuf| Request {
+        let request = |weights: PathBuf| EvalRequest {
             weights,
             dataset: config.dataset.clone(),
             data: config.data.clone(),

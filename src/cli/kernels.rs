@@ -60,7 +60,8 @@ impl Run for KernelsArgs {
 /// Errors: [`Error::Unknown`] if there is none.
 fn select(filter: &str) -> Result<Vec<Selection>> {
     let filter = filter.to_lowercase();
-    let matches = |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.file.contains(&filter);
+    let matches =
+        |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.source.file.contains(&filter);
     let selections: Vec<Selection> = SOURCES
         .iter()
         .map(|source| Selection { source, kernels: source.kernels.iter().filter(matches).copied().collect() })
@@ -94,7 +95,7 @@ fn list(selections: &[Selection]) -> String {
 fn record(kernel: &Kernel) -> Value {
     json!({
         "name": kernel.name,
-        "file": format!("kernels/{}", kernel.file),
+        "file": format!("kernels/{}", kernel.source.file),
         "signature": kernel.signature,
         "doc": kernel.doc,
         "threads": {"cuda": kernel.threads.cuda, "host": kernel.threads.host},

@@ -30,7 +30,7 @@ pub struct DatasetsArgs {
 
 impl Run for ModelsArgs {
     fn run(self, _: String) -> Result<()> {
-        self.form.print(nn::architectures().iter().map(|model| (model.name, model.about)))
+        self.form.print(nn::architectures().map(|model| (model.name, model.about)))
     }
 }
 

@@ -16,10 +16,10 @@ pub struct MethodsArgs {
 
 impl Run for MethodsArgs {
     fn run(self, _: String) -> Result<()> {
-        let all = method::methods();
+        let all = method::METHODS;
         if self.json {
-            let record = |method: &&method::Entry| {
-                let method::Entry { name, about, paper, keys, .. } = method;
+            let record = |method: &method::Method| {
+                let method::Method { name, about, paper, keys, .. } = method;
                 json!({"name": name, "about": about, "paper": paper, "keys": keys})
             };
             return text::print_json(&all.iter().map(record).collect::<Vec<_>>());

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::run::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
+use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Observer, Silent, Started, StepInfo};
 
 /// The observer for the flags `--quiet` and `--json` and for this standard error. `log_every` is the number of
 /// steps from one step line to the next, 0 for none.
@@ -80,14 +80,14 @@ fn evaluating_line(what: &str, done: usize, of: usize) -> String {
 }
 
 /// The progress of an attack.
-fn judging_line(at: &Judging) -> String {
-    let Judging { attack, number, of, left, robust_acc, .. } = at;
+fn attack_line(at: &AttackProgress) -> String {
+    let AttackProgress { attack, number, of, left, robust_acc, .. } = at;
     let (left, time) = (HumanCount(*left as u64), text::duration(at.seconds_left));
     format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left")
 }
 
 /// The result of an attack in one line.
-fn judged_line(done: &Judged) -> String {
+fn summary_line(done: &AttackSummary) -> String {
     let attacked = HumanCount(done.attacked as u64);
     let (name, time) = (&done.attack, text::duration(done.seconds));
     format!("{name:<10} robust {:5.2} %  {attacked} points attacked  {time}", done.robust_acc)
@@ -137,12 +137,12 @@ impl Observer for Bar {
         self.bar.set_message(evaluating_line(what, done, of));
     }
 
-    fn judging(&mut self, at: &Judging) {
-        self.bar.set_message(judging_line(at));
+    fn attacking(&mut self, at: &AttackProgress) {
+        self.bar.set_message(attack_line(at));
     }
 
-    fn judged(&mut self, done: &Judged) {
-        self.bar.println(judged_line(done));
+    fn attacked(&mut self, done: &AttackSummary) {
+        self.bar.println(summary_line(done));
     }
 
     fn note(&mut self, line: &str) {
@@ -216,12 +216,12 @@ impl Observer for Plain {
         self.print_after_silence(|| evaluating_line(what, done, of));
     }
 
-    fn judging(&mut self, at: &Judging) {
-        self.print_after_silence(|| judging_line(at));
+    fn attacking(&mut self, at: &AttackProgress) {
+        self.print_after_silence(|| attack_line(at));
     }
 
-    fn judged(&mut self, done: &Judged) {
-        self.print(&judged_line(done));
+    fn attacked(&mut self, done: &AttackSummary) {
+        self.print(&summary_line(done));
     }
 
     fn note(&mut self, line: &str) {
@@ -267,11 +267,11 @@ impl Observer for Json {
         self.event("evaluating", &json!({"what": what, "done": done, "of": of}));
     }
 
-    fn judging(&mut self, at: &Judging) {
+    fn attacking(&mut self, at: &AttackProgress) {
         self.event("judging", at);
     }
 
-    fn judged(&mut self, done: &Judged) {
+    fn attacked(&mut self, done: &AttackSummary) {
         self.event("judged", done);
     }
 

@@ -11,10 +11,10 @@
 use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
 use crate::attack::logits;
 use crate::error::Result;
-use crate::method::common::align::reduced;
+use crate::method::common::perturbation::reduced;
 use crate::ops::mse::mse_per_row;
 use crate::ops::predict::correct;
-use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::report::plot::{Axes, PlotKind, Series, draw};
 
 pub const FIGURE: Figure = Figure {
     name: "perception",
@@ -81,7 +81,7 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
         y: "logit MSE to the clean image",
         ..Axes::default()
     };
-    let svg = draw(&axes, Kind::Lines, &some().map(line).collect::<Vec<_>>())?;
+    let svg = draw(&axes, PlotKind::Lines, &some().map(line).collect::<Vec<_>>())?;
     let metric = |group: &Group| Metric {
         name: format!("logit MSE of x and x', {} ({} images)", group.name, group.images),
         value: group.mse[STEPS],

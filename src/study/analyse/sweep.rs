@@ -6,7 +6,7 @@ use super::{AnalyseRequest, FigureOutput, Metric};
 use crate::config::Config;
 use crate::config::recipe::{Recipe, Reference};
 use crate::error::{Error, Result};
-use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::run::observer::Observer;
 use crate::study::compare::{self, CompareRequest, Comparison};
 use std::path::Path;
@@ -113,7 +113,7 @@ fn figure(table: &Comparison) -> Result<FigureOutput> {
         names: &names,
         top: Some(100.0),
     };
-    let svg = draw(&axes, Kind::Bars, &bars)?;
+    let svg = draw(&axes, PlotKind::Bars, &bars)?;
     Ok(FigureOutput { name: NAME, csv, svg, metrics })
 }
 

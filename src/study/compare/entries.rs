@@ -19,7 +19,7 @@ pub fn entries(
 ) -> Result<Vec<Recipe>> {
     let all = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
     let mut entries: Vec<Recipe> = all.into_iter().filter(|r| r.config.dataset == dataset).collect();
-    entries.sort_by_key(|r| method::methods().iter().position(|m| m.name == r.config.method));
+    entries.sort_by_key(|r| method::METHODS.iter().position(|m| m.name == r.config.method));
     if let Some(model) = model {
         let known: BTreeSet<String> = entries.iter().map(|r| r.config.model.clone()).collect();
         entries.retain(|r| r.config.model == model);
@@ -78,11 +78,8 @@ mod tests {
         assert_eq!(names(&["rpat"]).len(), 4);
         let every: BTreeSet<String> =
             entries("digits", &[], None, &[]).unwrap().into_iter().map(|r| r.config.method).collect();
-        let known = method::methods()
-            .iter()
-            .map(|m| m.name.to_owned())
-            .filter(|name| name != "boundary-at")
-            .collect();
+        let known =
+            method::METHODS.iter().map(|m| m.name.to_owned()).filter(|name| name != "boundary-at").collect();
         assert_eq!(every, known, "every method has a digits recipe");
         let message =
             |methods: &[String], model| entries("digits", methods, model, &[]).unwrap_err().to_string();

@@ -134,7 +134,7 @@ impl Runner<'_> {
         let state = attack.starts_with("autoattack").then(|| dir.join(format!("eval-{attack}.state")));
         if !out.is_file() {
             let config = &recipe.config;
-            let request = eval::Request {
+            let request = eval::EvalRequest {
                 weights: dir.to_owned(),
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
