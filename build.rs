@@ -3,7 +3,7 @@
 //! * `build/parse.rs`: kernel signatures and CONFIG constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
 //!   compiler;
-//! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of ops and recipes found
+//! * `build/generate.rs`: typed launchers, the embedded sources, and the recipes found
 //!   in their folders.
 
 #[path = "build/generate.rs"]
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for watched in ["build.rs", "build", "kernels", "src/ops", "recipes"] {
+    for watched in ["build.rs", "build", "kernels", "recipes"] {
         println!("cargo:rerun-if-changed={watched}");
     }
     let kernels = root.join("kernels");
@@ -31,7 +31,6 @@ fn main() {
     host::compile(&root, &out, &sources, &conformance, &isas);
     generate::kernels(&root, &out, &sources, &shared, &isas);
     generate::conformance(&out, &conformance, &shared, &isas);
-    generate::modules(&root, &out, "ops");
     generate::recipes(&root, &out);
     generate::version(&root);
 }

@@ -50,9 +50,13 @@ pub struct Scalar {
     pub rust: &'static str,
 }
 
-const SCALARS: [Scalar; 5] = [
+/// An `int` of a parameter list is a size, a count or a place, never negative: `usize` in Rust. Where it may
+/// be negative, the kernel says `signed int`.
+const SCALARS: [Scalar; 7] = [
     Scalar { c: "float", rust: "f32" },
     Scalar { c: "int", rust: "i32" },
+    Scalar { c: "signed int", rust: "i32" },
+    Scalar { c: "bool", rust: "bool" },
     Scalar { c: "uint8_t", rust: "u8" },
     Scalar { c: "uint32_t", rust: "u32" },
     Scalar { c: "uint64_t", rust: "u64" },
@@ -134,6 +138,6 @@ fn param(text: &str) -> Option<Param> {
     let name = words.pop()?.to_owned();
     let mut take = |word: &str| words.iter().position(|w| *w == word).map(|at| words.remove(at)).is_some();
     let (constant, nullable, pointer) = (take("const"), take("NULLABLE"), take("*"));
-    let scalar = SCALARS.iter().find(|s| words == [s.c])?;
+    let scalar = SCALARS.iter().find(|s| words.join(" ") == s.c)?;
     Some(Param { name, scalar, pointer: pointer.then_some(Pointer { mutable: !constant, nullable }) })
 }

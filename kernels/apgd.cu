@@ -80,7 +80,7 @@ apgd_step_l2(const float* adv, float* prev, const float* x, const float* grad, c
 
 extern "C" __global__ void __launch_bounds__(JUDGE_THREADS)
 // the memory after a pass, and in `verdict` what is to be copied; window = 0: no checkpoint; first: the pass at x_0
-apgd_judge(const float* loss, const int* held, const int* right, float* memory, int* success, int* verdict, float eps, int first,
+apgd_judge(const float* loss, const int* held, const int* right, float* memory, int* success, int* verdict, float eps, bool first,
            int window, int n) {
   const int end = min(n, static_cast<int>(blockIdx.x + 1) * IMAGES);
   for (int i = blockIdx.x * IMAGES + threadIdx.x; i < end; i += JUDGE_THREADS) {

@@ -26,7 +26,7 @@ INLINE void convert(const uint8_t* from, bool inside, const float* scale, const 
 extern "C" __global__ void __launch_bounds__(IMAGE_THREADS)
 // a batch of `views` views as floats: gathered, cropped, flipped
 augment_images(const uint8_t* data, const int* images, const float* scale, const float* shift, float* out, uint64_t key, int known,
-               int per_view, int height, int width, int channels, int pad, int reflect, int flip) {
+               int per_view, int height, int width, int channels, int pad, bool reflect, bool flip) {
   const int sample = blockIdx.x, image = images[sample % per_view], pixels = height * width;
   out += sample * pixels * channels;
   const bool exists = image >= 0 && image < known;
@@ -62,7 +62,7 @@ augment_images(const uint8_t* data, const int* images, const float* scale, const
 
 extern "C" __global__ void __launch_bounds__(256)
 // labels[indices[i]], -1 where there is none
-augment_labels(const int* labels, const int* indices, int* out, int known, int n) {
+augment_gather_i32(const int* labels, const int* indices, int* out, int known, int n) {
   const int i = blockIdx.x * 256 + threadIdx.x;
   if (i < n) out[i] = indices[i] >= 0 && indices[i] < known ? labels[indices[i]] : -1;
 }

@@ -204,7 +204,7 @@ batch_norm_fold(const float* weight, const float* bias, const float* running_mea
 extern "C" __global__ void __launch_bounds__(THREADS)
 // y = (x - mean) k + b, then ReLU with a bit mask if asked
 batch_norm_apply(const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, NULLABLE const int* existing, int per_image, int rows,
-                 int channels, int relu) {
+                 int channels, bool relu) {
   const bool aligned = rows_aligned(channels);
   const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
@@ -293,7 +293,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // dx (+)= k dy and, with batch statistics, what flows through them
 batch_norm_backward(const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats,
                     NULLABLE const float* coefficients, float* grad_in, NULLABLE const int* existing, int per_image, int rows, int channels,
-                    int accumulate) {
+                    bool accumulate) {
   const bool aligned = rows_aligned(channels);
   const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {

@@ -36,7 +36,7 @@ contrastive_units(const float* f, float* units, float* norms, float floor, int n
 extern "C" __global__ void __launch_bounds__(THREADS)
 // df (+)= the gradient of contrastive_units
 contrastive_units_backward(const float* grad_units, const float* units, const float* norms, float* grad_in, float floor, int n, int d,
-                           int accumulate) {
+                           bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   grad_units += row * d, units += row * d, grad_in += row * d;
@@ -50,7 +50,7 @@ contrastive_units_backward(const float* grad_units, const float* units, const fl
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // loss per anchor; `clean` and `adv`, <u_i, u_a> for the members of the set, become d loss_i / d <u_i, u_a>
-contrastive_rows(float* clean, NULLABLE float* adv, const int* labels, float* loss, float sharpness, int n) {
+contrastive_rows(float* clean, NULLABLE float* adv, const int* labels, float* loss, float inv_temp, int n) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   clean += row * n;
@@ -65,12 +65,12 @@ contrastive_rows(float* clean, NULLABLE float* adv, const int* labels, float* lo
     }
   };
   float top = -INFINITY;
-  each([&](float& s, bool) { top = fmaxf(top, sharpness * s); });
+  each([&](float& s, bool) { top = fmaxf(top, inv_temp * s); });
   top = group_max<LANES>(top);
   // From here on similarities are relative to the largest one.
   float sum = 0.0f, positive_sum = 0.0f, positives = 0.0f;
   each([&](float& s, bool positive) {
-    const float relative = sharpness * s - top;
+    const float relative = inv_temp * s - top;
     if (positive) positive_sum += relative, positives += 1.0f;
     s = expf(relative);
     sum += s;
@@ -80,7 +80,7 @@ contrastive_rows(float* clean, NULLABLE float* adv, const int* labels, float* lo
   positive_sum = group_sum<LANES>(positive_sum);
   if (lane == 0) loss[row] = logf(sum) - share * positive_sum;
   const float inverse = 1.0f / sum;
-  each([&](float& s, bool positive) { s = sharpness * (inverse * s - (positive ? share : 0.0f)); });
+  each([&](float& s, bool positive) { s = inv_temp * (inverse * s - (positive ? share : 0.0f)); });
   if (adv && row % LANES == lane) adv[row] = 0.0f;
 }
 

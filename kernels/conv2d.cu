@@ -269,7 +269,7 @@ INLINE void gather_gemm(const Geometry& g, const float* source, const float* pan
 extern "C" __global__ void __launch_bounds__(THREADS)
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
 conv2d_forward(const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual, float* y,
-               NULLABLE uint8_t* relu_mask, NULLABLE const int* existing, int relu, int images, int height, int width, int channels,
+               NULLABLE uint8_t* relu_mask, NULLABLE const int* existing, bool relu, int images, int height, int width, int channels,
                int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
   const int present = existing_images(existing, images);
   const Geometry g = {present, images, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad};
@@ -289,7 +289,7 @@ conv2d_forward(const float* x, const float* panels, NULLABLE const float* shift,
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x).
 conv2d_input_grad(const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in,
-                  NULLABLE const int* existing, int accumulate, int images, int height, int width, int channels, int out_height,
+                  NULLABLE const int* existing, bool accumulate, int images, int height, int width, int channels, int out_height,
                   int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
   const int present = existing_images(existing, images);
   const Geometry g = {present, images, out_height, out_width, out_channels, height, width, channels, kernel_h, kernel_w, stride, pad};
@@ -339,7 +339,7 @@ INLINE void narrow_pixel(const Geometry& g, const float* grad_out, const float* 
 
 extern "C" __global__ void __launch_bounds__(NARROW_THREADS)
 // dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the forward pass.
-conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* existing, int accumulate, int images,
+conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* existing, bool accumulate, int images,
                          int height, int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w,
                          int stride, int pad) {
   const int present = existing_images(existing, images), lane = threadIdx.x % NARROW_LANES, first = blockIdx.x * NARROW_PIXELS;
@@ -368,7 +368,7 @@ conv2d_input_grad_narrow(const float* grad_out, const float* panels, float* grad
 extern "C" __global__ void __launch_bounds__(PREPARE_THREADS)
 // w [Cout,taps,Cin], times scale[Cout], as panels: of output channels with rows (tap, input channel); transposed = 1: of input channels with
 // rows (tap, output channel).
-conv2d_prepare(const float* w, NULLABLE const float* scale, float* panels, int out_channels, int taps, int in_channels, int transposed) {
+conv2d_prepare(const float* w, NULLABLE const float* scale, float* panels, int out_channels, int taps, int in_channels, bool transposed) {
   const int columns = transposed ? in_channels : out_channels, depth = transposed ? out_channels : in_channels;
   const int width = panel_width(columns), rows = round_up(taps * depth, STEP_ROWS), first = blockIdx.x * PREPARE_ROWS;
   float* const panel = panels + static_cast<size_t>(blockIdx.y) * rows * width;

@@ -227,7 +227,7 @@ INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, 
 extern "C" __global__ void __launch_bounds__(WEIGHT_THREADS)
 // One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out [splits,Cout,kh,kw,Cin]. With `existing`, N is
 // *existing.
-conv2d_weight_grad(const float* x, const float* grad_out, float* out, NULLABLE const int* existing, int accumulate, int images, int height,
+conv2d_weight_grad(const float* x, const float* grad_out, float* out, NULLABLE const int* existing, bool accumulate, int images, int height,
                    int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
                    int pad) {
   images = existing_images(existing, images);
@@ -249,7 +249,7 @@ conv2d_weight_grad(const float* x, const float* grad_out, float* out, NULLABLE c
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out[i] (+)= sum over s of parts[s, i], i < n.
-conv2d_weight_reduce(const float* parts, float* out, int splits, int n, int accumulate) {
+conv2d_weight_reduce(const float* parts, float* out, int splits, int n, bool accumulate) {
   each_vec(n, [=](int i, int count) {
     Vec sum = vec_splat(0.0f);
     for (int s = 0; s < splits; s++) sum = sum + load_columns(parts + static_cast<size_t>(s) * n + i, count, n % VEC == 0);

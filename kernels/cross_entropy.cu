@@ -24,7 +24,7 @@ cross_entropy_forward(const float* logits, const int* labels, float* loss, int n
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= factor * dout * (softmax(z) - onehot(label))
 cross_entropy_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, int stride, float factor, int n,
-                       int k, int accumulate) {
+                       int k, bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const LogSoftmax<LANES> log_p(logits + row * k, 1.0f, lane, k);

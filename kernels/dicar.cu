@@ -4,7 +4,7 @@
 //   loss_j = JS(P, Q) / |S|, the mixture kept above the floor as in js.cu; 0 for j >= |S|, so that the sum over j is the loss.
 //   The gradients are those of js.cu; a view's is r or 1-r times that of its softmax (of Q itself, or of the summand).
 // Threads: a group of LANES threads a row; ROWS rows a block.
-// Preconditions: shapes and offsets fit, T > 0, 0 <= r <= 1; src/ops/dicar.rs checks. sharpness is 1/T.
+// Preconditions: shapes and offsets fit, T > 0, 0 <= r <= 1; src/ops/dicar.rs checks. inv_temp is 1/T.
 // Outputs: loss `=`; du and dz `=` or `+=` (accumulate), 0 for rows without a member.
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax. Deterministic. No spills.
 #include "lib/js.cuh"
@@ -34,12 +34,12 @@ struct LogMixture {
 
 // Calls f(log Q, log s1, log s2): the target of a member and the softmaxes through which its views enter.
 template <class F>
-INLINE void with_target(const float* z1, const float* z2, float r, float sharpness, int mix_probabilities, int lane, int k, F f) {
+INLINE void with_target(const float* z1, const float* z2, float r, float inv_temp, int mix_probabilities, int lane, int k, F f) {
   if (mix_probabilities) {
-    const LogSoftmax<LANES> log_a(z1, sharpness, lane, k), log_b(z2, sharpness, lane, k);
+    const LogSoftmax<LANES> log_a(z1, inv_temp, lane, k), log_b(z2, inv_temp, lane, k);
     f(LogMixture{log_a, log_b, logf(r), logf(1.0f - r)}, log_a, log_b);
   } else {
-    const LogSoftmax<LANES, MixedRow> log_q(MixedRow{z1, z2, r}, sharpness, lane, k);
+    const LogSoftmax<LANES, MixedRow> log_q(MixedRow{z1, z2, r}, inv_temp, lane, k);
     f(log_q, log_q, log_q);
   }
 }
@@ -47,7 +47,7 @@ INLINE void with_target(const float* z1, const float* z2, float r, float sharpne
 extern "C" __global__ void __launch_bounds__(THREADS)
 // loss[j] = the divergence of the j-th member of S over |S|, 0 behind the last
 dicar_forward(const float* u, const float* z1, int offset1, const float* z2, int offset2, const int* members, const int* index, float* loss,
-              float r, float sharpness, float floor, int mix_probabilities, int n, int k) {
+              float r, float inv_temp, float floor, bool mix_probabilities, int n, int k) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   if (row >= *members) {
@@ -55,8 +55,8 @@ dicar_forward(const float* u, const float* z1, int offset1, const float* z2, int
     return;
   }
   const float *const first = z1 + (index[row] + offset1) * k, *const second = z2 + (index[row] + offset2) * k;
-  const LogSoftmax<LANES> log_p(u + row * k, sharpness, lane, k);
-  with_target(first, second, r, sharpness, mix_probabilities, lane, k, [&](const auto& log_q, const auto&, const auto&) {
+  const LogSoftmax<LANES> log_p(u + row * k, inv_temp, lane, k);
+  with_target(first, second, r, inv_temp, mix_probabilities, lane, k, [&](const auto& log_q, const auto&, const auto&) {
     const float divergence = js_divergence<LANES>(log_p, log_q, floor, lane, k);
     if (lane == 0) loss[row] = divergence / *members;
   });
@@ -65,8 +65,8 @@ dicar_forward(const float* u, const float* z1, int offset1, const float* z2, int
 extern "C" __global__ void __launch_bounds__(THREADS)
 // du (+)= the gradient of the mixed images' logits
 dicar_backward_mixed(const float* grad_out, const float* u, const float* z1, int offset1, const float* z2, int offset2, const int* members,
-                     const int* index, float* grad_in, float r, float sharpness, float floor, int mix_probabilities, int n, int k,
-                     int accumulate) {
+                     const int* index, float* grad_in, float r, float inv_temp, float floor, bool mix_probabilities, int n, int k,
+                     bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   float* const to = grad_in + row * k;
@@ -75,9 +75,9 @@ dicar_backward_mixed(const float* grad_out, const float* u, const float* z1, int
     return;
   }
   const float *const first = z1 + (index[row] + offset1) * k, *const second = z2 + (index[row] + offset2) * k;
-  const float gradient = sharpness * *grad_out / *members;
-  const LogSoftmax<LANES> log_p(u + row * k, sharpness, lane, k);
-  with_target(first, second, r, sharpness, mix_probabilities, lane, k, [&](const auto& log_q, const auto&, const auto&) {
+  const float gradient = inv_temp * *grad_out / *members;
+  const LogSoftmax<LANES> log_p(u + row * k, inv_temp, lane, k);
+  with_target(first, second, r, inv_temp, mix_probabilities, lane, k, [&](const auto& log_q, const auto&, const auto&) {
     js_gradient<LANES>(log_p, log_p, log_q, floor, gradient, to, lane, k, accumulate);
   });
 }
@@ -85,8 +85,8 @@ dicar_backward_mixed(const float* grad_out, const float* u, const float* z1, int
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= the gradient of the logits of view 1 (views = 1), view 2 (2), or both in one tensor (3) of n rows; B images
 dicar_backward_views(const float* grad_out, const float* u, const float* z1, int offset1, const float* z2, int offset2, const int* members,
-                     const int* position, float* grad_in, float r, float sharpness, float floor, int mix_probabilities, int views,
-                     int images, int n, int k, int accumulate) {
+                     const int* position, float* grad_in, float r, float inv_temp, float floor, bool mix_probabilities, int views,
+                     int images, int n, int k, bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   float* const to = grad_in + row * k;
@@ -97,9 +97,9 @@ dicar_backward_views(const float* grad_out, const float* u, const float* z1, int
   };
   const auto add = [&](int at, int image, bool is_first) {
     const float *const first = z1 + (image + offset1) * k, *const second = z2 + (image + offset2) * k;
-    const float gradient = (is_first ? r : 1.0f - r) * sharpness * *grad_out / *members;
-    const LogSoftmax<LANES> log_p(u + at * k, sharpness, lane, k);
-    with_target(first, second, r, sharpness, mix_probabilities, lane, k, [&](const auto& log_q, const auto& log_a, const auto& log_b) {
+    const float gradient = (is_first ? r : 1.0f - r) * inv_temp * *grad_out / *members;
+    const LogSoftmax<LANES> log_p(u + at * k, inv_temp, lane, k);
+    with_target(first, second, r, inv_temp, mix_probabilities, lane, k, [&](const auto& log_q, const auto& log_a, const auto& log_b) {
       js_gradient<LANES>(is_first ? log_a : log_b, log_q, log_p, floor, gradient, to, lane, k, accumulate);
     });
     accumulate = 1;

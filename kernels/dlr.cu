@@ -56,7 +56,7 @@ dlr_forward(const float* logits, const int* labels, NULLABLE const int* targets,
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= factor * dout * the gradient of numerator and denominator
 dlr_backward(const float* grad_out, const float* logits, const int* labels, NULLABLE const int* targets, float* grad_in, int stride,
-             float factor, int n, int k, int accumulate) {
+             float factor, int n, int k, bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const Ratio ratio(logits + row * k, labels[row], targets, row, lane, k);

@@ -90,7 +90,7 @@ fab_keep_l2(float* walk, const float* x, const int* correct, float* best, float*
 
 extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // the hyperplane of class k replaces the nearest one where it is nearer; dual 1: distance by |w|_1, dual 2: by |w|_2; first: replace always
-fab_nearest(const float* w_k, const float* h_k, const int* labels, float* w, float* h, float* distance, int k, int dual, int first,
+fab_nearest(const float* w_k, const float* h_k, const int* labels, float* w, float* h, float* distance, int k, int dual, bool first,
             int size) {
   SHARED(float, scratch, SCRATCH);
   const int row = blockIdx.x, start = row * size;

@@ -14,6 +14,6 @@ fill_value(float* out, float value, int n) {
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out (+)= factor * x
-fill_scaled(const float* x, float* out, float factor, int n, int accumulate) {
+fill_scaled(const float* x, float* out, float factor, int n, bool accumulate) {
   each_vec(n, [&](int i, int count) { vec_put(out + i, factor * vec_load(x + i, count), count, accumulate); });
 }

@@ -36,7 +36,7 @@ global_avg_pool_forward(const float* x, float* out, int pixels, int channels) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dx[n, :, c] (+)= dout[n, c] / pixels
-global_avg_pool_backward(const float* grad_out, float* grad_in, int pixels, int channels, int accumulate) {
+global_avg_pool_backward(const float* grad_out, float* grad_in, int pixels, int channels, bool accumulate) {
   float* image = grad_in + blockIdx.x * pixels * channels;
   each_pack(channels, [&](int c, int count) {
     const Pack gradient = pack_load(grad_out + blockIdx.x * channels + c, count) * (1.0f / pixels);

@@ -34,7 +34,7 @@ kl_forward(const float* u, const float* v, float* loss, int n, int k) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 // du (+)= factor * dout * p * (log p - log q - KL), the gradient of the first side
 kl_backward_first(const float* grad_out, const float* u, const float* v, float* grad_in, int stride, float factor, int n, int k,
-                  int accumulate) {
+                  bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const Pair pair(u + row * k, v + row * k, lane, k);
@@ -48,7 +48,7 @@ kl_backward_first(const float* grad_out, const float* u, const float* v, float* 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dv (+)= factor * dout * (q - p), the gradient of the second side
 kl_backward_second(const float* grad_out, const float* u, const float* v, float* grad_in, int stride, float factor, int n, int k,
-                   int accumulate) {
+                   bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const Pair pair(u + row * k, v + row * k, lane, k);

@@ -87,18 +87,18 @@ INLINE void product(const float* m, F coefficient, float* out, int rows, int inn
 
 extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS)
 // dx (+)= dout * weight
-linear_backward_input(const float* grad_out, const float* weight, float* grad_in, int rows, int inputs, int outputs, int accumulate) {
+linear_backward_input(const float* grad_out, const float* weight, float* grad_in, int rows, int inputs, int outputs, bool accumulate) {
   product<TILE>(weight, [=](int m, int n) { return grad_out[n * outputs + m]; }, grad_in, rows, outputs, inputs, accumulate);
 }
 
 extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS)
 // dweight (+)= transposed(dout) * x
-linear_backward_weight(const float* grad_out, const float* x, float* grad_weight, int rows, int inputs, int outputs, int accumulate) {
+linear_backward_weight(const float* grad_out, const float* x, float* grad_weight, int rows, int inputs, int outputs, bool accumulate) {
   product<TILE>(x, [=](int n, int m) { return grad_out[n * outputs + m]; }, grad_weight, outputs, rows, inputs, accumulate);
 }
 
 extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS)
 // dbias (+)= the column sums of dout
-linear_backward_bias(const float* grad_out, float* grad_bias, int rows, int outputs, int accumulate) {
+linear_backward_bias(const float* grad_out, float* grad_bias, int rows, int outputs, bool accumulate) {
   product<1>(grad_out, [](int, int) { return 1.0f; }, grad_bias, 1, rows, outputs, accumulate);
 }

@@ -26,7 +26,7 @@ margin_forward(const float* logits, const int* labels, float* margin, float floo
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= dmargin at the label, -dmargin at the first largest rival
 margin_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, float floor, int n, int k,
-                int accumulate) {
+                bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const int label = labels[row];

@@ -23,7 +23,7 @@ INLINE float rest(const LogSoftmax<LANES>& log_p, int without, int lane, int k) 
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 // loss[n] = cross entropy - log(1 - the largest probability of a wrong class + margin)
-mart_bce_forward(const float* logits, const int* labels, float* loss, float margin, int n, int k) {
+mart_boosted_ce_forward(const float* logits, const int* labels, float* loss, float margin, int n, int k) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const LogSoftmax<LANES> log_q(logits + row * k, 1.0f, lane, k);
@@ -34,9 +34,9 @@ mart_bce_forward(const float* logits, const int* labels, float* loss, float marg
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-// dz' (+)= the gradient of mart_bce_forward
-mart_bce_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, float margin, int stride, float factor,
-                  int n, int k, int accumulate) {
+// dz' (+)= the gradient of mart_boosted_ce_forward
+mart_boosted_ce_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, float margin, int stride, float factor,
+                  int n, int k, bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const LogSoftmax<LANES> log_q(logits + row * k, 1.0f, lane, k);
@@ -83,7 +83,7 @@ mart_kl_forward(const float* z, const float* z_adv, const int* labels, float* lo
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= the gradient of the clean side, through the divergence and the weight
 mart_kl_backward_clean(const float* grad_out, const float* z, const float* z_adv, const int* labels, float* grad_in, float margin,
-                       float floor, int stride, float factor, int n, int k, int accumulate) {
+                       float floor, int stride, float factor, int n, int k, bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const Weighted pair(z, z_adv, labels, margin, floor, row, lane, k);
@@ -100,7 +100,7 @@ mart_kl_backward_clean(const float* grad_out, const float* z, const float* z_adv
 extern "C" __global__ void __launch_bounds__(THREADS)
 // dz' (+)= the gradient of the adversarial side
 mart_kl_backward_adv(const float* grad_out, const float* z, const float* z_adv, const int* labels, float* grad_in, float margin,
-                     float floor, int stride, float factor, int n, int k, int accumulate) {
+                     float floor, int stride, float factor, int n, int k, bool accumulate) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const Weighted pair(z, z_adv, labels, margin, floor, row, lane, k);

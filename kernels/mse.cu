@@ -26,7 +26,7 @@ mse_forward(const float* a, const float* b, float* partial, int n) {
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // da (+)= factor * dout * (a - b)
-mse_backward(const float* grad_out, const float* a, const float* b, float* grad_in, float factor, int n, int accumulate) {
+mse_backward(const float* grad_out, const float* a, const float* b, float* grad_in, float factor, int n, bool accumulate) {
   const float gradient = factor * *grad_out;
   each_vec(n, [&](int i, int count) {
     vec_put(grad_in + i, gradient * (vec_load(a + i, count) - vec_load(b + i, count)), count, accumulate);

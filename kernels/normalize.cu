@@ -27,7 +27,7 @@ normalize_forward(const float* x, const float* mean, const float* factor, float*
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // dx (+)= factor dy
-normalize_backward(const float* grad_out, const float* factor, float* grad_in, int channels, int n, int accumulate) {
+normalize_backward(const float* grad_out, const float* factor, float* grad_in, int channels, int n, bool accumulate) {
   each_vec(n, [&](int i, int count) {
     row_put(grad_in + i, row_load(grad_out + i, count, true) * periodic_load(factor, i % channels), count, true, accumulate);
   });

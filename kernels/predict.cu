@@ -47,7 +47,7 @@ predict_ranked(const float* logits, const int* ranks, int* classes, int n, int k
 
 extern "C" __global__ void __launch_bounds__(COUNT_THREADS)
 // total (+)= the sum of flags
-predict_count(const int* flags, int* total, int n, int accumulate) {
+predict_count(const int* flags, int* total, int n, bool accumulate) {
   int sum = 0;
   for (int i = threadIdx.x; i < n; i += COUNT_THREADS) sum += flags[i];
   sum = block_sum<COUNT_THREADS, LANES>(sum);

@@ -61,7 +61,7 @@ INLINE void each_run(const int* images, uint64_t key, int samples, int per_view,
 
 extern "C" __global__ void __launch_bounds__(RUN_THREADS)
 // out = x + eps U(-1, 1)
-random_start_uniform(const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int samples, int per_view,
+random_start_uniform(const float* x, const int* images, float* out, uint64_t key, float eps, bool clip, int samples, int per_view,
                      int size) {
   each_run(images, key, samples, per_view, size, [&](int at, int count, const Philox<QUADS>& words) {
     float noise[RUN];
@@ -72,7 +72,7 @@ random_start_uniform(const float* x, const int* images, float* out, uint64_t key
 
 extern "C" __global__ void __launch_bounds__(RUN_THREADS)
 // out = x + sigma N(0, 1)
-random_start_gaussian(const float* x, const int* images, float* out, uint64_t key, float sigma, int clip, int samples, int per_view,
+random_start_gaussian(const float* x, const int* images, float* out, uint64_t key, float sigma, bool clip, int samples, int per_view,
                       int size) {
   each_run(images, key, samples, per_view, size, [&](int at, int count, const Philox<QUADS>& words) {
     float noise[RUN];
@@ -102,7 +102,7 @@ INLINE float normal_sample(float* out, uint64_t key, int image, int view, int si
 
 extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // out = x + a point of the L2 ball
-random_start_ball(const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int per_view, int size) {
+random_start_ball(const float* x, const int* images, float* out, uint64_t key, float eps, bool clip, int per_view, int size) {
   SHARED(float, scratch, 32);
   const int sample = blockIdx.x, image = images[sample % per_view], view = sample / per_view;
   x += sample * size, out += sample * size;
@@ -116,7 +116,7 @@ random_start_ball(const float* x, const int* images, float* out, uint64_t key, f
 
 extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // out = clip01(x + eps noise / |noise|), a point of the surface of the Linf or (l2) the L2 ball; `views` tells apart draws for one image
-random_start_surface(const float* x, const int* images, const int* views, float* out, uint64_t key, float eps, int l2, int size) {
+random_start_surface(const float* x, const int* images, const int* views, float* out, uint64_t key, float eps, bool l2, int size) {
   SHARED(float, scratch, 32);
   const int sample = blockIdx.x, image = images[sample], view = views[sample];
   x += sample * size, out += sample * size;

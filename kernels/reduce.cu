@@ -21,7 +21,7 @@ reduce_forward(const float* x, float* out, float factor, int n) {
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // dx (+)= factor * dout for every element
-reduce_backward(const float* grad_out, float* grad_in, float factor, int n, int accumulate) {
+reduce_backward(const float* grad_out, float* grad_in, float factor, int n, bool accumulate) {
   const Vec gradient = vec_splat(factor * *grad_out);
   each_vec(n, [&](int i, int count) { vec_put(grad_in + i, gradient, count, accumulate); });
 }

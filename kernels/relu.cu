@@ -19,7 +19,7 @@ relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n) {
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // dx (+)= dy where the mask bit is set
-relu_backward(const float* grad_out, const uint8_t* mask, float* grad_in, int n, int accumulate) {
+relu_backward(const float* grad_out, const uint8_t* mask, float* grad_in, int n, bool accumulate) {
   each_vec(n, [&](int i, int count) {
     vec_put(grad_in + i, vec_keep(vec_load(grad_out + i, count), mask_load(mask, i)), count, accumulate);
   });

@@ -9,7 +9,7 @@
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // moves w along the velocity; without velocity along the gradient; with `first` the velocity's old content is not read
-sgd_step(float* w, const float* grad, NULLABLE float* velocity, float lr, float momentum, float decay, int nesterov, int first, int n) {
+sgd_step(float* w, const float* grad, NULLABLE float* velocity, float lr, float momentum, float decay, bool nesterov, bool first, int n) {
   each_vec(n, [&](int i, int count) {
     const Vec old = row_load(w + i, count, true);
     Vec direction = vec_fma(vec_splat(decay), old, row_load(grad + i, count, true));

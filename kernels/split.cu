@@ -24,7 +24,7 @@ INLINE bool judge(const float* row, int label, float* margin, int lane, int k) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 // margins at X, X' and X'', whether X is classified correctly, and whether it lies at the boundary
 split_margins(const float* z, const float* z_adv, const float* z_reduced, const int* labels, float* clean, float* adv, float* reduced,
-              uint8_t* boundary, uint8_t* correct, int strict, int n, int k) {
+              uint8_t* boundary, uint8_t* correct, bool strict, int n, int k) {
   const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
   if (row >= n) return;
   const int label = labels[row];

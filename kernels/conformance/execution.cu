@@ -251,7 +251,7 @@ conf_bits(const int* x, int* out) {
 
 extern "C" __global__ void __launch_bounds__(1)
 // every type of argument: out[i] = the argument, or 1 for a pointer that is there
-conf_arguments(uint32_t* out, const float* there, NULLABLE const float* absent, NULLABLE int* also_there, int i, uint32_t u, uint64_t l, float f) {
+conf_arguments(uint32_t* out, const float* there, NULLABLE const float* absent, NULLABLE int* also_there, signed int i, uint32_t u, uint64_t l, float f) {
   out[0] = there != nullptr;
   out[1] = absent != nullptr;
   out[2] = also_there != nullptr;
@@ -353,11 +353,11 @@ conf_bad_missing_barrier(const float* x, float* out) {
 
 extern "C" __global__ void __launch_bounds__(32)
 // WRONG when `at` is outside the buffer: out[at + t] = t
-conf_bad_write(int* out, int at) { out[at + static_cast<int>(threadIdx.x)] = threadIdx.x; }
+conf_bad_write(int* out, signed int at) { out[at + static_cast<int>(threadIdx.x)] = threadIdx.x; }
 
 extern "C" __global__ void __launch_bounds__(32)
 // WRONG when `at` is outside the buffer: out[t] = x[at + t]
-conf_bad_read(const int* x, int* out, int at) { out[threadIdx.x] = x[at + static_cast<int>(threadIdx.x)]; }
+conf_bad_read(const int* x, int* out, signed int at) { out[threadIdx.x] = x[at + static_cast<int>(threadIdx.x)]; }
 
 extern "C" __global__ void __launch_bounds__(32)
 // WRONG when count > 32: writes `count` elements of a shared array of 32

@@ -14,11 +14,11 @@ use crate::data::device_dataset::in_order;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
-use crate::ops::augment::{Augmentation, gather_labels};
+use crate::ops::augment::{Augmentation, gather_i32};
 use crate::ops::contrastive::unit_rows;
 use crate::ops::linear::linear;
 use crate::ops::predict::argmax;
-use crate::ops::rows::join;
+use crate::ops::slice::concat_tensor;
 use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -48,7 +48,7 @@ fn accuracies(model: &mut TrainedModel) -> Result<Vec<[f64; 2]>> {
         let next = features(net, &gallery.batch(&indices, &none)?.0)?;
         known = match known.is_empty() {
             true => next,
-            false => known.iter().zip(&next).map(|(a, b)| join(a, b)).collect::<Result<_>>()?,
+            false => known.iter().zip(&next).map(|(a, b)| concat_tensor(a, b)).collect::<Result<_>>()?,
         };
     }
     let (mut hits, mut images) = (vec![[0, 0]; known.len()], 0);
@@ -59,7 +59,7 @@ fn accuracies(model: &mut TrainedModel) -> Result<Vec<[f64; 2]>> {
             for (layer, f) in features(net, x)?.into_iter().enumerate() {
                 let tape = Tape::new(&device);
                 let products = linear(&tape, tape.constant(f), tape.constant(known[layer].clone()), None)?;
-                let found = gather_labels(&labels, &argmax(&device, &tape.value(products))?)?.to_vec()?;
+                let found = gather_i32(&labels, &argmax(&device, &tape.value(products))?)?.to_vec()?;
                 hits[layer][kind] +=
                     found.iter().zip(&classes).filter(|(found, class)| found == class).count();
             }

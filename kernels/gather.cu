@@ -3,7 +3,7 @@
 //   correctly, success_n = not (right_n and held_n), out_n = candidate_n where right_n and not held_n, else x_n. Merge: where broken_m,
 //   found[rows[m]] = x[m] and success[rows[m]] = 1. Samples have `size` elements.
 // Threads: a block per sample, one thread on the host.
-// Preconditions: rows lie inside and, in merge, differ; the caller's, see src/ops/survivors.rs, which checks the lengths. A row outside gives
+// Preconditions: rows lie inside and, in merge, differ; the caller's, see src/ops/gather.rs, which checks the lengths. A row outside gives
 //   NaN in take and is left out in merge.
 // Outputs: take, settle `=`; merge overwrites the samples that are broken.
 // Accumulation: none. Deterministic. No spills.
@@ -16,7 +16,7 @@ INLINE void copy_sample(const float* from, float* to, int size) {
 
 extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // out[m] = x[rows[m]], NaN where there is none
-survivors_take(const float* x, const int* rows, float* out, int known, int size) {
+gather_rows(const float* x, const int* rows, float* out, int known, int size) {
   const int row = rows[blockIdx.x];
   out += blockIdx.x * size;
   if (row >= 0 && row < known) return copy_sample(x + row * size, out, size);
@@ -26,7 +26,7 @@ survivors_take(const float* x, const int* rows, float* out, int known, int size)
 
 extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // out = the candidate where only it is misclassified, else x; success = 1 where out is misclassified
-survivors_settle(const float* x, const float* candidate, const int* right, const int* held, float* out, int* success, int size) {
+gather_select(const float* x, const float* candidate, const int* right, const int* held, float* out, int* success, int size) {
   const int n = blockIdx.x;
   const bool fooled = right[n] && !held[n];
   copy_sample((fooled ? candidate : x) + n * size, out + n * size, size);
@@ -35,7 +35,7 @@ survivors_settle(const float* x, const float* candidate, const int* right, const
 
 extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
 // found[rows[m]] = x[m] and success[rows[m]] = 1 where broken[m]
-survivors_merge(const float* x, const int* broken, const int* rows, float* found, int* success, int known, int size) {
+gather_scatter(const float* x, const int* broken, const int* rows, float* found, int* success, int known, int size) {
   const int m = blockIdx.x, row = rows[m];
   if (!broken[m] || row < 0 || row >= known) return;
   copy_sample(x + m * size, found + row * size, size);

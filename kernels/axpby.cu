@@ -1,7 +1,7 @@
 // A weighted sum of two tensors.
 // Mathematics: out = alpha a + beta b, n elements, any shape. The gradients, alpha dout and beta dout, are fill.cu's fill_scaled.
 // Threads: each takes runs of VEC neighbouring elements (each_vec).
-// Preconditions: a and b have one shape; src/ops/combine.rs checks.
+// Preconditions: a and b have one shape; src/ops/axpby.rs checks.
 // Outputs: out `=`.
 // Accumulation: none. Deterministic. No spills.
 #include "lib/common.cuh"
@@ -17,7 +17,7 @@ INLINE Vec vec_negative_zeros(Vec v) {
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out = alpha * a + beta * b; alpha 1 and beta 0 give a, the signs of its zeros included
-combine_forward(const float* a, const float* b, float* out, float alpha, float beta, int n) {
+axpby_forward(const float* a, const float* b, float* out, float alpha, float beta, int n) {
   each_vec(n, [&](int i, int count) {
     const Vec second = vec_negative_zeros(beta * vec_load(b + i, count));
     vec_store(out + i, vec_fma(vec_splat(alpha), vec_load(a + i, count), second), count);

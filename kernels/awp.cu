@@ -1,7 +1,7 @@
 // Moves a weight along its gradient, as far as a share of the weight's own norm.
 // Mathematics: out = w + gamma |w| / (|g| + floor) g, both norms L2 over all n elements, any shape.
 // Threads: squares and move: each takes runs of VEC neighbouring elements (each_vec); ratio: one block, each thread adds runs of VEC sums.
-// Preconditions: equal lengths; parts has two floats for every block of perturb_squares; src/ops/perturb.rs checks.
+// Preconditions: equal lengths; parts has two floats for every block of awp_squares; src/ops/awp.rs checks.
 // Outputs: parts, ratio, out `=`.
 // Accumulation: float32: a sum for each lane of each thread, a fixed tree over the block, then the same over the blocks' sums. Deterministic.
 //   No spills.
@@ -11,7 +11,7 @@ CONFIG(RATIO_THREADS, 256, 1)
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // parts[b] = the sum of w * w over block b, parts[blocks + b] = that of g * g
-perturb_squares(const float* w, const float* g, float* parts, int n) {
+awp_squares(const float* w, const float* g, float* parts, int n) {
   SHARED(float, scratch, 32);
   Vec own = vec_splat(0.0f), along = vec_splat(0.0f);
   each_vec(n, [&](int i, int count) {
@@ -37,7 +37,7 @@ INLINE float norm_of(const float* parts, int first, int n, float* scratch) {
 
 extern "C" __global__ void __launch_bounds__(RATIO_THREADS)
 // ratio = gamma * |w| / (|g| + floor)
-perturb_ratio(const float* parts, float* ratio, float gamma, float floor, int blocks) {
+awp_ratio(const float* parts, float* ratio, float gamma, float floor, int blocks) {
   SHARED(float, scratch, 32);
   const float own = norm_of(parts, 0, blocks, scratch), along = norm_of(parts, blocks, blocks, scratch);
   if (threadIdx.x == 0) *ratio = gamma * own / (along + floor);
@@ -45,7 +45,7 @@ perturb_ratio(const float* parts, float* ratio, float gamma, float floor, int bl
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out = w + ratio * g
-perturb_move(const float* w, const float* g, const float* ratio, float* out, int n) {
+awp_apply(const float* w, const float* g, const float* ratio, float* out, int n) {
   const Vec step = vec_splat(*ratio);
   each_vec(n, [&](int i, int count) { vec_store(out + i, vec_fma(step, vec_load(g + i, count), vec_load(w + i, count)), count); });
 }
