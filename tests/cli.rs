@@ -1,4 +1,4 @@
-//! The program from outside: what it prints, how it ends, and that a mistake leaves nothing behind.
+//! The program from outside: its output, its exit status, and that a failed command leaves no files.
 
 use std::io::Read;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn saddle_in(folder: &Path, line: &str) -> Output {
         .unwrap()
 }
 
-/// What a successful command prints.
+/// The output of a successful command.
 fn printed(line: &str) -> String {
     let output = saddle(line);
     let (out, err) =
@@ -159,8 +159,8 @@ fn kernels_compile_where_nvrtc_is() {
         assert!(printed(line).lines().nth(1).unwrap().starts_with("sm_80 "));
         let wrong = saddle("kernels fill_value --compile sm_1");
         assert_eq!(wrong.status.code(), Some(1));
-        let told = String::from_utf8(wrong.stderr).unwrap();
-        assert!(told.ends_with("error: kernels: fill.cu does not compile for sm_1\n"), "{told}");
+        let notes = String::from_utf8(wrong.stderr).unwrap();
+        assert!(notes.ends_with("error: kernels: fill.cu does not compile for sm_1\n"), "{notes}");
     }
 }
 
@@ -305,9 +305,9 @@ fn a_reader_who_goes_away_is_no_error() {
     let mut child =
         Command::new(SADDLE).args(["keys"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    let mut told = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+    let mut notes = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut notes).unwrap();
+    assert_eq!((child.wait().unwrap().code(), notes.as_str()), (Some(0), ""));
 }
 
 #[cfg(target_os = "linux")]

@@ -149,7 +149,7 @@ fn figures_of_a_run() {
         error(here, "analyse run --out x")
             .starts_with("run: holds no checkpoints/best.safetensors or last.safetensors")
     );
-    assert!(!here.join("x").exists(), "a mistake leaves nothing behind");
+    assert!(!here.join("x").exists(), "a failed command leaves no files");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn the_sweep_trains_five_networks_once() {
 }
 
 #[test]
-fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
+fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm \
                 --set epochs=1 --set steps=1 --set batch=256 --set select_steps=1 --quiet --out c";
@@ -204,7 +204,7 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
         assert!(mean("apgd-ce") <= clean && robust <= clean, "{row}");
         assert!((mean("Mean") - (clean + robust) / 2.0).abs() < 1e-9, "Mean is of the last attack: {row}");
     }
-    // What is there is read, not run again.
+    // Finished runs are read, not repeated.
     let runs = |what: &str| {
         std::fs::metadata(folder.path().join("c/runs/digits-seed1").join(what)).unwrap().modified().unwrap()
     };

@@ -18,8 +18,8 @@ pub struct FlagHelp {
     default: Option<String>,
 }
 
-/// The heading of flags that say what a command evaluates, and how.
-pub const GROUP: &str = "What and how";
+/// The heading of the flags for networks, images and attacks.
+pub const GROUP: &str = "Target and threat model";
 
 /// The keys that a command has flags for.
 pub trait KeySet {

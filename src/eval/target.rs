@@ -1,4 +1,4 @@
-//! What an evaluation is about: the weight files that a path stands for, and the settings to evaluate them
+//! The target of an evaluation: the weight files that a path stands for, and the settings to evaluate them
 //! with.
 
 use crate::config::Config;

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub struct Figure {
     /// Its name on the command line and the stem of its files.
     pub name: &'static str,
-    /// What it shows, for help.
+    /// Its description in help.
     pub about: &'static str,
     make: fn(&mut TrainedModel) -> Result<FigureOutput>,
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 
 pub const NAME: &str = "sweep";
 
-/// What the figure shows, for help.
+/// The description of the figure in help.
 pub const ABOUT: &str = "with --sweep: the run's training again, five times, where boundary samples or all \
                          others keep eps, eps/10 or nothing of their perturbation; finished runs below \
                          OUT/sweep are not trained again, and Ctrl-C may interrupt it";
