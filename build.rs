@@ -1,10 +1,9 @@
 //! Reads `kernels/*.cu`, compiles them for the host device and writes the Rust side of every kernel.
 //!
-//! * `build/parse.rs`: kernel signatures and CONFIG constants of the `.cu` files;
+//! * `build/parse.rs`: kernel signatures and PER_DEVICE constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
 //!   compiler;
-//! * `build/generate.rs`: typed launchers, the embedded sources, and the recipes found
-//!   in their folders.
+//! * `build/generate.rs`: typed launchers, the embedded sources and recipes.
 
 #[path = "build/generate.rs"]
 mod generate;
@@ -26,7 +25,7 @@ fn main() {
         list(folder, "cu").iter().map(|path| parse::source(&kernels, path)).collect()
     };
     let (sources, conformance) = (sources(&kernels), sources(&kernels.join("conformance")));
-    let shared = parse::configs(&read(&root.join("kernels/lib/common.cuh")));
+    let shared = parse::configs(&read(&kernels.join("lib/common.cuh")));
     let isas = host::instruction_sets();
     host::compile(&root, &out, &sources, &conformance, &isas);
     generate::kernels(&root, &out, &sources, &shared, &isas);

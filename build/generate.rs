@@ -91,7 +91,7 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
             let known = source.configs.iter().chain(shared).any(|c| c.name == value);
             assert!(
                 known,
-                "{}: {what} of {} must be a number or a CONFIG, not {value}",
+                "{}: {what} of {} must be a number or a PER_DEVICE constant, not {value}",
                 source.path.display(),
                 kernel.name
             );

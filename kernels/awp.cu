@@ -1,26 +1,29 @@
 // Moves a weight along its gradient, as far as a share of the weight's own norm.
 // Mathematics: out = w + gamma |w| / (|g| + floor) g, both norms L2 over all n elements, any shape.
-// Threads: squares and move: each takes runs of VEC neighbouring elements (each_vec); ratio: one block, each thread adds runs of VEC sums.
-// Preconditions: equal lengths; parts has two floats for every block of awp_squares; src/ops/awp.rs checks.
+// Threads: squares and move: each takes runs of VEC neighbouring elements (each_vec); ratio: one block, each
+//   thread adds runs of VEC sums.
+// Preconditions: equal lengths; parts has two floats for every block of awp_squares; src/ops/awp.rs
+//   checks.
 // Outputs: parts, ratio, out `=`.
-// Accumulation: float32: a sum for each lane of each thread, a fixed tree over the block, then the same over the blocks' sums. Deterministic.
+// Accumulation: float32: a sum for each lane of each thread, a fixed tree over the block, then the same over
+//   the blocks' sums. Deterministic.
 //   No spills.
-#include "lib/lanes.cuh"
+#include "lib/sample.cuh"
 
-CONFIG(RATIO_THREADS, 256, 1)
+PER_DEVICE(RATIO_THREADS, 256, 1);
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // parts[b] = the sum of w * w over block b, parts[blocks + b] = that of g * g
-awp_squares(const float* w, const float* g, float* parts, int n) {
-  SHARED(float, scratch, 32);
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void awp_squares(
+    const float* w, const float* g, float* parts, int n) {
+  SHARED(float, scratch, SCRATCH);
   Vec own = vec_splat(0.0f), along = vec_splat(0.0f);
   each_vec(n, [&](int i, int count) {
-    const Vec weight = row_load(w + i, count, true), gradient = row_load(g + i, count, true);
+    const Vec weight = vec_load(w + i, count), gradient = vec_load(g + i, count);
     own = vec_fma(weight, weight, own);
     along = vec_fma(gradient, gradient, along);
   });
-  const float own_sum = block_sum<ELEMENTWISE_THREADS>(vec_sum(own), scratch);
-  const float along_sum = block_sum<ELEMENTWISE_THREADS>(vec_sum(along), scratch);
+  const float own_sum = block_sum<ELEMENTWISE_THREADS>(lane_sum(own), scratch);
+  const float along_sum = block_sum<ELEMENTWISE_THREADS>(lane_sum(along), scratch);
   if (threadIdx.x == 0) {
     parts[blockIdx.x] = own_sum;
     parts[gridDim.x + blockIdx.x] = along_sum;
@@ -31,21 +34,24 @@ awp_squares(const float* w, const float* g, float* parts, int n) {
 INLINE float norm_of(const float* parts, int first, int n, float* scratch) {
   const bool aligned = rows_aligned(first);
   Vec sum = vec_splat(0.0f);
-  for (int i = threadIdx.x * VEC; i < n; i += RATIO_THREADS * VEC) sum = sum + row_load(parts + first + i, row_count(i, n), aligned);
-  return sqrtf(block_sum<RATIO_THREADS>(vec_sum(sum), scratch));
+  for (int i = threadIdx.x * VEC; i < n; i += RATIO_THREADS * VEC)
+    sum = sum + vec_load(parts + first + i, run_length(i, n), aligned);
+  return sqrtf(block_sum<RATIO_THREADS>(lane_sum(sum), scratch));
 }
 
-extern "C" __global__ void __launch_bounds__(RATIO_THREADS)
 // ratio = gamma * |w| / (|g| + floor)
-awp_ratio(const float* parts, float* ratio, float gamma, float floor, int blocks) {
-  SHARED(float, scratch, 32);
+extern "C" __global__ __launch_bounds__(RATIO_THREADS) void awp_ratio(
+    const float* parts, float* ratio, float gamma, float floor, int blocks) {
+  SHARED(float, scratch, SCRATCH);
   const float own = norm_of(parts, 0, blocks, scratch), along = norm_of(parts, blocks, blocks, scratch);
   if (threadIdx.x == 0) *ratio = gamma * own / (along + floor);
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out = w + ratio * g
-awp_apply(const float* w, const float* g, const float* ratio, float* out, int n) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void awp_apply(
+    const float* w, const float* g, const float* ratio, float* out, int n) {
   const Vec step = vec_splat(*ratio);
-  each_vec(n, [&](int i, int count) { vec_store(out + i, vec_fma(step, vec_load(g + i, count), vec_load(w + i, count)), count); });
+  each_vec(n, [&](int i, int count) {
+    vec_store(out + i, vec_fma(step, vec_load(g + i, count), vec_load(w + i, count)), count);
+  });
 }

@@ -1,4 +1,4 @@
-//! One module per file of `kernels/`, with its CONFIG constants and a typed launcher per kernel. Written by
+//! One module per file of `kernels/`, with its PER_DEVICE constants and a typed launcher per kernel. Written by
 //! `build.rs`.
 //!
 //! A launcher has the kernel's name without the file's, and the kernel's parameters: of `kl_forward` in

@@ -67,7 +67,7 @@ pub struct Source {
     pub kernels: &'static [&'static Kernel],
 }
 
-/// A constant of a kernel source with a value for each kind of device (`CONFIG` in the source).
+/// A constant of a kernel source with a value per device (`PER_DEVICE` in the source).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerDevice {
     pub cuda: usize,
