@@ -32,7 +32,7 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         printed(
             dir.path(),
-            "train --device host --epochs 2 --steps 2 --batch 128 --select-steps 1 --quiet --out run",
+            "train --device host --epochs 2 --attack-steps 2 --batch 128 --select-steps 1 --quiet --out run",
         );
         let test = data::load("digits", None).unwrap().test;
         let labels = test.labels[..IMAGES].to_vec();
@@ -150,13 +150,13 @@ fn every_attack_and_its_parameters() {
     for (words, settings) in [
         ("fgsm --eps 0.2", Settings { eps: 0.2, ..Settings::default() }),
         (
-            "mim --steps 3 --step 0.05",
+            "mim --steps 3 --step-size 0.05",
             Settings { eps: 0.1, steps: Some(3), step: Some(0.05), ..Settings::default() },
         ),
         ("mim4 --momentum 0.25", Settings { eps: 0.1, momentum: 0.25, ..Settings::default() }),
         ("cw6 --kappa 0.5", Settings { eps: 0.1, kappa: 0.5, ..Settings::default() }),
         (
-            "apgd-ce --steps 6 --passes 2",
+            "apgd-ce --steps 6 --eot-iter 2",
             Settings { eps: 0.1, steps: Some(6), passes: 2, ..Settings::default() },
         ),
         (

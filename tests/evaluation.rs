@@ -2,9 +2,9 @@
 //! verified, and when it warns.
 
 use saddle::attack::{Attack, Model, Norm, Settings, by_name};
-use saddle::config::DeviceChoice;
 use saddle::config::recipe;
 use saddle::data::{self, Dataset, ImageShape, resident::Resident};
+use saddle::device::DeviceChoice;
 use saddle::device::{Buffer, Device};
 use saddle::error::Error;
 use saddle::eval::plan::{Plan, Stage};
@@ -16,6 +16,7 @@ use saddle::eval::verify::verify;
 use saddle::eval::{self, Extras, Request};
 use saddle::files::tensors::{Values, write};
 use saddle::files::weights::WeightFile;
+use saddle::method;
 use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
@@ -37,10 +38,15 @@ fn trained() -> &'static Path {
     let (_, run) = RUN.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
-        let mut job = recipe::load(recipe::DEFAULT).unwrap();
+        let mut job = method::load_recipe(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let settings =
-            [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
+        let settings = [
+            ("device", "host"),
+            ("out", &text),
+            ("epochs", "2"),
+            ("attack_steps", "2"),
+            ("select_steps", "2"),
+        ];
         job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
         let request = saddle::train::Request {

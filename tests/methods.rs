@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Golden, devices};
-use saddle::config::{Config, DeviceChoice};
+use saddle::config::Config;
+use saddle::device::DeviceChoice;
 use saddle::files::tensors::{self, Values};
 use saddle::files::weights::WeightFile;
 use saddle::train::check_step::{self, Request};
@@ -93,7 +94,7 @@ impl Inputs {
             }
         }
         let mut config = Config::default();
-        config.apply(&all)?;
+        saddle::method::apply(&mut config, &all)?;
         config.device = if device == "host" { DeviceChoice::Host } else { DeviceChoice::Cuda(0) };
         let out = self.path("out");
         let (weights, wa_weights) = (self.path("weights"), Some(self.path("wa")));
@@ -194,7 +195,7 @@ fn every_method_and_variant_is_pytorchs() {
     }
 }
 
-const BALL: [(&str, &str); 3] = [("eps", "3/16"), ("step", "3/32"), ("steps", "3")];
+const BALL: [(&str, &str); 3] = [("eps", "3/16"), ("step_size", "3/32"), ("attack_steps", "3")];
 
 fn with(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     BALL.iter().chain(more).copied().collect()
@@ -278,7 +279,7 @@ fn a_step_normalises_as_its_weights_say() {
     let loss = |weights: &str, wa: &str, sets: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_saddle"));
         command.args([
-            "step",
+            "check-step",
             "--method",
             "rebat",
             "--model",

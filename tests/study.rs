@@ -3,7 +3,8 @@
 mod common;
 
 use common::{error, printed};
-use saddle::config::{DeviceChoice, Select};
+use saddle::config::Select;
+use saddle::device::DeviceChoice;
 use saddle::run::observer::Silent;
 use saddle::study::compare;
 use serde_json::Value;
@@ -15,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 fn one_epoch(folder: &Path) {
     printed(
         folder,
-        "train --device host --epochs 1 --steps 2 --batch 256 --select-steps 1 --quiet --out run",
+        "train --device host --epochs 1 --attack-steps 2 --batch 256 --select-steps 1 --quiet --out run",
     );
 }
 
@@ -193,7 +194,7 @@ fn the_sweep_trains_five_networks_once() {
 #[test]
 fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm --set epochs=1 --set steps=1 \
+    let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm --set epochs=1 --set attack_steps=1 \
                 --set batch=256 --set select_steps=1 --quiet --out c";
     let first = printed(folder.path(), line);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("c").join(name)).unwrap();
@@ -218,7 +219,7 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     // An evaluation that is cut off is made again; what chose the checkpoints is said.
     std::fs::remove_file(folder.path().join("c/runs/digits-seed1/eval-apgd-ce.json")).unwrap();
     let mut found = compare::contenders("digits", &["pgd-at".into()], None, &[]).unwrap();
-    let quick = [("epochs", "1"), ("steps", "1"), ("batch", "256"), ("select_steps", "1")];
+    let quick = [("epochs", "1"), ("attack_steps", "1"), ("batch", "256"), ("select_steps", "1")];
     found[0].config.apply(&quick).unwrap();
     let request = compare::Request {
         contenders: found,

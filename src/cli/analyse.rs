@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::compare::Overview;
 use super::train::{recorded, stop_on_interrupt};
 use super::{progress, text};
-use crate::config::{DeviceChoice, Setting};
 use crate::error::{Error, Result};
 use crate::study::analyse::{self, FIGURES, Request, find, sweep};
 
@@ -75,7 +74,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     // In the order of the registry, each once.
     let figures: Vec<_> =
         FIGURES.iter().filter(|figure| chosen.iter().any(|c| c.name == figure.name)).collect();
-    let device = DeviceChoice::read("device", &arguments.device, false)?;
+    let device = arguments.device.parse()?;
     let config = recorded(&arguments.run)?.config;
     let five = arguments.sweep.then(|| sweep::contenders(&config, arguments.sweep_epochs)).transpose()?;
     let out = arguments.out.unwrap_or_else(|| arguments.run.join("analysis"));

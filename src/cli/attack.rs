@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::eval::craft::{self, Request};
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
+use crate::train;
 
 const EXAMPLES: &str = "\
 The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].
@@ -61,8 +62,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // What the network was trained for, unless it is said otherwise.
     config.apply(&weights.trained_for())?;
     config.apply(&given)?;
-    config.validate()?;
-    let settings = arguments.parameters.settings(&config, named("step"));
+    train::validate(&config)?;
+    let settings = arguments.parameters.settings(&config, named("step_size"));
     let request = Request {
         weights,
         model: arguments.model,
@@ -70,7 +71,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         attack: arguments.attack,
         settings,
         batch: config.batch,
-        device: config.device.to_string(),
+        device: config.device,
         out: arguments.out,
     };
     let mut observer = progress::observer(arguments.quiet, false, 0);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::text;
 use crate::bench;
-use crate::device::Device;
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 
 /// Measure the speed of kernels and of whole training steps.
@@ -59,7 +59,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if arguments.batch == Some(0) {
         return Err(Error::value("batch", 0, "must be 1 or more"));
     }
-    let device = Device::by_name(&arguments.device)?;
+    let device = arguments.device.parse::<DeviceChoice>()?.open()?;
     let mut rows = Vec::new();
     let wanted = |what| arguments.what.is_none_or(|chosen| chosen == what);
     if wanted(What::Kernels) {

@@ -7,6 +7,7 @@ use super::text;
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
 use crate::files::tensors::Values;
+use crate::method;
 use crate::train::check_step::{self, Request};
 
 const EXAMPLES: &str = "\
@@ -18,7 +19,7 @@ the weights' metadata say, unless --set mean=... and --set std=... say it.
 
 Examples:
   saddle check-step --method trades --model resnet-mini --weights W.safetensors
-      --batch B.safetensors --out O.safetensors --set beta=6 --set eps=0.1 --set step=0.025
+      --batch B.safetensors --out O.safetensors --set beta=6 --set eps=0.1 --set step_size=0.025
   saddle check-step --method raat# --model preact-resnet18 --weights W.safetensors
       --wa-weights A.safetensors --batch B.safetensors --out O.safetensors --set epoch=105";
 
@@ -66,7 +67,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let normalised =
         settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
     let mut config = Config::default();
-    config.apply(&settings)?;
+    method::apply(&mut config, &settings)?;
     let tensors = check_step::run(&Request {
         config,
         normalised,

@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::flags::{Set, sets};
 use super::text;
 use super::train::stop_on_interrupt;
-use crate::config::{DeviceChoice, Setting};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::plan::Plan;
@@ -85,7 +84,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
         seeds: arguments.seeds,
         attacks,
         out: arguments.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("compare-{dataset}"))),
-        device: DeviceChoice::read("device", &arguments.device, false)?,
+        device: arguments.device.parse()?,
         command: line,
     };
     let stop = stop_on_interrupt("without a result of what is running");

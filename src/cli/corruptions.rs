@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{progress, text};
-use crate::config::{Config, DeviceChoice, Setting};
+use crate::config::Config;
 use crate::error::Result;
 use crate::eval::corruptions::{self, Request, mean};
 use crate::files::weights::WeightFile;
@@ -59,7 +59,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut severities = arguments.severity;
     severities.sort_unstable();
     severities.dedup();
-    let device = DeviceChoice::read("device", &arguments.device, false)?.to_string();
+    let device = arguments.device.parse()?;
     let weights = WeightFile::read(&weight_file(&arguments.weights)?)?;
     let request = Request { weights, model, data, severities, n, batch, device, out };
     let mut observer = progress::observer(arguments.quiet, false, 0);

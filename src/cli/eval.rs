@@ -16,7 +16,9 @@ use crate::eval::record::{Shard, merge};
 use crate::eval::{self, Extras, Report, Request, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
+use crate::method;
 use crate::run::network::Described;
+use crate::train;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -222,7 +224,9 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let alone = record.is_none();
     let mut config = match (record, named("dataset")) {
         (Some(record), _) => record.config,
-        (None, Some(name)) if data::find(name)?.name == "digits" => recipe::load(recipe::DEFAULT)?.config,
+        (None, Some(name)) if data::find(name)?.name == "digits" => {
+            method::load_recipe(recipe::DEFAULT)?.config
+        }
         (None, Some(_)) => Config::default(),
         (None, None) => {
             let problem = "no run.json says which data set these weights are for; add --dataset NAME";
@@ -240,7 +244,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         // The folder of another data set is of no use.
         config.data = None;
     }
-    config.validate()?;
+    train::validate(&config)?;
     if arguments.n == Some(0) {
         return Err(Error::value("n", 0, "must be 1 or more"));
     }
@@ -266,13 +270,12 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         return Err(Error::value("weights", files[0].display(), problem));
     }
     let given = |name: &str| named(name).is_some();
-    let narrow = |list: &[f64]| list.iter().map(|value| *value as f32).collect();
     let extras = Extras {
         eps_text: Some(config.eps.to_string()),
         described: Described {
             model: given("model").then(|| config.model.clone()),
-            mean: given("mean").then(|| narrow(&config.mean)),
-            std: given("std").then(|| narrow(&config.std)),
+            mean: given("mean").then(|| config.mean.clone()),
+            std: given("std").then(|| config.std.clone()),
             ..Described::default()
         },
         state: arguments.state,
@@ -286,7 +289,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         dataset: config.dataset.clone(),
         data: config.data.clone(),
         attacks: attacks.clone(),
-        settings: arguments.parameters.settings(&config, given("step")),
+        settings: arguments.parameters.settings(&config, given("step_size")),
         n: arguments.n,
         batch: if given("batch") { config.batch } else { Config::default().batch },
         device: if given("device") { config.device } else { Config::default().device },

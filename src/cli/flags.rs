@@ -1,7 +1,6 @@
 //! A flag for every hyper-parameter, made from the table [`KEYS`]: name, help, symbol, form and default have
 //! no other source.
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
@@ -10,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::Va
 use crate::config::recipe;
 use crate::config::{Config, KEYS, Key, assignment};
 use crate::error::Result;
+use crate::method;
 
 /// What a command's help says about a key.
 pub struct Shown {
@@ -29,7 +29,7 @@ pub struct ForTraining;
 
 /// The configuration of the default recipe, if it can be read.
 static DEFAULT_JOB: LazyLock<Option<Config>> =
-    LazyLock::new(|| recipe::load(recipe::DEFAULT).ok().map(|recipe| recipe.config));
+    LazyLock::new(|| method::load_recipe(recipe::DEFAULT).ok().map(|recipe| recipe.config));
 
 impl Offer for ForTraining {
     fn shown(key: &'static Key) -> Option<Shown> {
@@ -52,7 +52,7 @@ impl Offer for ForEvaluation {
         let (help, default) = match key.name {
             "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
-            "step" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
+            "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
             "batch" => ("Images at once.", Some(key.default_text())),
             "device" => (key.help, Some(key.default_text())),
             "pixel_units" => (key.help, None),
@@ -71,7 +71,7 @@ impl Offer for ForCrafting {
     fn shown(key: &'static Key) -> Option<Shown> {
         let default = match key.name {
             "norm" | "eps" => "what the weights were trained for".into(),
-            "step" => "1/4 of eps; l2: 15/128".into(),
+            "step_size" => "1/4 of eps; l2: 15/128".into(),
             "seed" | "batch" | "device" => key.default_text(),
             "pixel_units" => return Some(Shown { heading: "What and how", help: key.help, default: None }),
             _ => return None,
@@ -81,19 +81,15 @@ impl Offer for ForCrafting {
     }
 }
 
-/// What a value of `key` looks like, in a word, and `help`, which lists the words that do not fit there.
-pub fn shape_and_help(key: &Key, help: &str) -> (&'static str, String) {
-    let help = help.trim_end_matches('.');
-    match key.kind.contains('|') {
-        _ if key.kind.len() <= 14 => (key.kind, help.to_owned()),
-        true => ("WORD", format!("{help} [{}]", key.kind.replace('|', ", "))),
-        false => ("LIST", help.to_owned()),
+/// The form of a value of `key`, short, and `help`, which lists the words that do not fit there.
+pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
+    let (metavar, help) = ((key.metavar)(), help.trim_end_matches('.'));
+    match metavar.contains('|') {
+        _ if metavar.len() <= 14 => (metavar, help.to_owned()),
+        true => ("WORD".into(), format!("{help} [{}]", metavar.replace('|', ", "))),
+        false => ("LIST".into(), help.to_owned()),
     }
 }
-
-/// The long name of each key's flag, by the key's name.
-static LONG: LazyLock<HashMap<&'static str, String>> =
-    LazyLock::new(|| KEYS.iter().map(|key| (key.name, key.name.replace('_', "-"))).collect());
 
 /// Hyper-parameters as they were given: flags, and `--set key=value`, in the order of the command line.
 pub struct Given<O> {
@@ -117,26 +113,24 @@ impl<O> Given<O> {
 
 /// The flag of `key`.
 fn flag(key: &'static Key, shown: Shown) -> Arg {
-    let (shape, mut help) = shape_and_help(key, shown.help);
+    let (metavar, mut help) = metavar_and_help(key, shown.help);
     if !key.symbol.is_empty() {
         help += &format!(" ({})", key.symbol);
     }
     if let Some(default) = shown.default {
         help += &format!(" [default: {default}]");
     }
-    let mut arg = Arg::new(key.name).value_name(shape).help(help).help_heading(shown.heading);
-    if let Some(long) = LONG.get(key.name) {
-        arg = arg.long(long.as_str());
-        if long != key.name {
-            arg = arg.alias(key.name);
-        }
+    let long = key.name.replace('_', "-");
+    let mut arg = Arg::new(key.name).long(&long).value_name(metavar).help(help).help_heading(shown.heading);
+    if long != key.name {
+        arg = arg.alias(key.name);
     }
-    match key.kind {
+    match (key.metavar)().as_str() {
         "true|false" => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
         }
         // `--eps -1` gets the answer of the table, not one about an unknown flag.
-        kind => arg.allow_hyphen_values(kind.contains("NUMBER") || kind.contains("COUNT")),
+        form => arg.allow_hyphen_values(form.contains("NUMBER") || form.contains("COUNT")),
     }
 }
 
@@ -219,7 +213,7 @@ mod tests {
         let given = settings(&[
             "--set",
             "eps=1",
-            "--step",
+            "--step-size",
             "-1/255",
             "--eps",
             "8",
@@ -230,7 +224,7 @@ mod tests {
         ]);
         let expected = [
             ("eps", "1"),
-            ("step", "-1/255"),
+            ("step_size", "-1/255"),
             ("eps", "8"),
             ("lr", "2"),
             ("pixel_units", "true"),

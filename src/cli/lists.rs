@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::flags::shape_and_help;
+use super::flags::metavar_and_help;
 use super::text;
 use crate::config::recipe::{self, Recipe};
 use crate::config::{KEYS, Key, key};
@@ -50,14 +50,15 @@ pub struct ListArguments {
 /// `saddle recipes`.
 pub fn recipes(arguments: RecipesArguments) -> Result<()> {
     if let Some(name) = &arguments.name {
-        let recipe = recipe::load(name)?;
+        let recipe = method::load_recipe(name)?;
         return if arguments.json {
             text::print_json(&described(&recipe))
         } else {
             text::print(&recipe.to_toml())
         };
     }
-    let recipes = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
+    let recipes =
+        recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
     if arguments.json {
         return text::print_json(&recipes.iter().map(described).collect::<Vec<_>>());
     }
@@ -105,14 +106,14 @@ pub fn keys(arguments: KeysArguments) -> Result<()> {
     if arguments.json {
         let record = |key: &&Key| {
             json!({
-                "name": key.name, "group": key.group, "symbol": key.symbol, "kind": key.kind, "default": key.default_text(), "help": key.help,
+                "name": key.name, "group": key.group, "symbol": key.symbol, "metavar": (key.metavar)(), "default": key.default_text(), "help": key.help,
             })
         };
         return text::print_json(&found.iter().map(record).collect::<Vec<_>>());
     }
     let cells = |key: &&Key| {
-        let (shape, _) = shape_and_help(key, key.help);
-        [&format!("  {}", key.name), key.symbol, &key.default_text(), shape].map(str::to_owned).to_vec()
+        let (metavar, _) = metavar_and_help(key, key.help);
+        [&format!("  {}", key.name), key.symbol, &key.default_text(), &metavar].map(str::to_owned).to_vec()
     };
     let columns = text::table(&found.iter().map(cells).collect::<Vec<_>>(), &[]);
     let width = columns.lines().map(|line| line.chars().count()).max().unwrap_or(0) + 2;
@@ -124,7 +125,7 @@ pub fn keys(arguments: KeysArguments) -> Result<()> {
             lines += &format!("{group}\n");
         }
         let first = format!("{columns}{}", " ".repeat(width - columns.chars().count()));
-        lines += &text::wrapped(&shape_and_help(key, key.help).1, &first, &" ".repeat(width), text::WIDTH);
+        lines += &text::wrapped(&metavar_and_help(key, key.help).1, &first, &" ".repeat(width), text::WIDTH);
     }
     text::print(&lines)
 }

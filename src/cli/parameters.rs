@@ -50,9 +50,9 @@ impl Parameters {
     pub fn settings(&self, config: &Config, step_given: bool) -> Settings {
         let usual = Settings::default();
         Settings {
-            norm: config.norm.into(),
+            norm: config.norm,
             eps: config.eps.get(),
-            step: step_given.then_some(config.step.get()),
+            step: step_given.then_some(config.step_size.get()),
             steps: self.steps,
             restarts: self.restarts.unwrap_or(usual.restarts),
             targets: self.targets.unwrap_or(usual.targets),

@@ -12,6 +12,7 @@ use crate::config::recipe::{self, Recipe, Reference};
 use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
+use crate::method;
 use crate::run::dir::Summary;
 use crate::train::{self, Outcome, Request};
 
@@ -85,8 +86,8 @@ fn fresh(
     command: String,
 ) -> Result<(Request, Vec<&'static str>)> {
     let recipe = match (name, dataset_of(settings)?) {
-        (Some(name), _) => recipe::load(name)?,
-        (None, None | Some("digits")) => recipe::load(recipe::DEFAULT)?,
+        (Some(name), _) => method::load_recipe(name)?,
+        (None, None | Some("digits")) => method::load_recipe(recipe::DEFAULT)?,
         (None, Some(_)) => Recipe {
             name: "custom".into(),
             about: String::new(),
@@ -95,8 +96,8 @@ fn fresh(
         },
     };
     let mut config = recipe.config.clone();
-    config.apply(settings)?;
-    config.validate()?;
+    method::apply(&mut config, settings)?;
+    train::validate(&config)?;
     let changed = differences(&config, &recipe.config);
     Ok((Request { config, recipe: recipe.name, reference: recipe.reference, command, resume: None }, changed))
 }
@@ -123,8 +124,8 @@ fn resumed(
     let mut config = record.config;
     config.apply(settings)?;
     config.out = Some(dir.to_owned());
-    config.validate()?;
-    let recipe = recipe::load(&record.recipe).ok();
+    train::validate(&config)?;
+    let recipe = method::load_recipe(&record.recipe).ok();
     let changed = recipe.as_ref().map(|recipe| differences(&config, &recipe.config)).unwrap_or_default();
     let reference = recipe.map(|recipe| recipe.reference).unwrap_or_default();
     Ok((Request { config, recipe: record.recipe, reference, command, resume: Some(dir.to_owned()) }, changed))

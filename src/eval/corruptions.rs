@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::accuracy::accuracy;
 use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
 use crate::data::resident::Resident;
-use crate::device::Device;
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
@@ -26,8 +26,7 @@ pub struct Request {
     /// Only the first n images of each corruption and severity.
     pub n: Option<usize>,
     pub batch: usize,
-    /// As [`Device::by_name`] takes it.
-    pub device: String,
+    pub device: DeviceChoice,
     /// Where the report is written as JSON.
     pub out: Option<PathBuf>,
 }
@@ -95,7 +94,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     }
     let set = Corruptions::open(&request.data, request.weights.classes()?)?;
     request.out.as_deref().map_or(Ok(()), check_writable)?;
-    let device = Device::by_name(&request.device)?;
+    let device = request.device.open()?;
     let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), SHAPE)?;
     let mut report = Report {
         weights: request.weights.path.clone(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::attack::{self, Norm, Settings, logits};
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, DeviceChoice};
 use crate::error::Result;
 use crate::files::check_writable;
 use crate::files::tensors::{Images, TensorFile, Values, write};
@@ -29,8 +29,7 @@ pub struct Request {
     pub attack: String,
     pub settings: Settings,
     pub batch: usize,
-    /// As [`Device::by_name`] takes it.
-    pub device: String,
+    pub device: DeviceChoice,
     pub out: PathBuf,
 }
 
@@ -68,7 +67,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     }
     file.within(&y, request.weights.classes()?)?;
     check_writable(&request.out)?;
-    let device = Device::by_name(&request.device)?;
+    let device = request.device.open()?;
     let shape = ImageShape { height: *h, width: *w, channels: *c };
     let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), shape)?;
 

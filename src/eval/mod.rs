@@ -14,9 +14,8 @@ pub mod verdict;
 pub mod verify;
 
 use crate::attack::{Norm, Settings};
-use crate::config::DeviceChoice;
 use crate::data::{self, Dataset, resident::Resident};
-use crate::device::Device;
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
@@ -159,7 +158,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         check_writable(path)?;
     }
     let path = crate::run::network::weight_file(&request.weights)?;
-    let device = Device::by_name(&request.device.to_string())?;
+    let device = request.device.open()?;
     // The labels of a file do not tell whether there are more classes.
     let described = Described { more_classes: test.name == data::FILE, ..extras.described.clone() };
     let (mut net, file) = network::open_as(&device, &path, (test.classes, test.shape), &described)?;

@@ -11,8 +11,8 @@
 //! that the classifier reads, without a projection head; a gradient through both sides of the divergence, and
 //! through the set as well as the anchors.
 
-use super::settings::JointAttack;
 use super::{Attacked, Entry, Loss, Step, afa, trades};
+use crate::config::JointAttack;
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;

@@ -7,10 +7,11 @@
 
 pub mod common;
 
+pub use common::keys::{apply, check_keys, load_recipe};
 pub use common::loss::{Attacked, Loss};
-pub use common::settings::{self, Settings};
 pub use common::step::{Given, Step};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/method.rs"));
@@ -26,12 +27,12 @@ pub struct Entry {
     /// The keys of the group "Method" that it reads.
     pub keys: &'static [&'static str],
     /// How many augmented views of each image a step gets.
-    pub views: fn(&Settings) -> usize,
+    pub views: fn(&Config) -> usize,
     /// Whether it needs the averaged network.
     pub averaged: bool,
     /// Epochs before the classifier is trained: the learning-rate schedule begins anew behind them, and no
     /// best epoch is among them.
-    pub pretraining: fn(&Settings) -> usize,
+    pub pretraining: fn(&Config) -> usize,
     /// The adversarial images of a step.
     pub attack: fn(&mut Step) -> Result<Attacked>,
     /// The loss of a step on them.

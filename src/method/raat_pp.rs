@@ -10,11 +10,11 @@
 //! BCE and its constants are MART's.
 
 use super::common::align::{both_right, dicar_of_both};
-use super::settings::Variant;
 use super::{Attacked, Entry, Loss, Step, mart, raat};
 use crate::error::Result;
 use crate::ops::mart::{bce, weighted_kl};
 use crate::ops::reduce::Reduction;
+use crate::ops::split::Variant;
 use crate::ops::split::correct;
 
 pub const METHOD: Entry = Entry {

@@ -14,11 +14,12 @@
 //! which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
 
 use super::common::align::reduced;
-use super::settings::{Base, Settings, Variant};
 use super::{Attacked, Entry, Loss, Step, consistency_at, mart, pgd_at, trades};
+use crate::config::{Base, Config};
 use crate::error::Result;
 use crate::ops::combine::combine;
 use crate::ops::mse::mse;
+use crate::ops::split::Variant;
 
 pub const METHOD: Entry = Entry {
     name: "rpat",
@@ -36,14 +37,14 @@ pub const METHOD: Entry = Entry {
         "start_sigma",
         "temperature",
     ],
-    views: |settings| (base(settings).views)(settings),
+    views: |config| (base(config).views)(config),
     attack: |step| (base(step.set).attack)(step),
     loss,
     ..Entry::BASE
 };
 
-fn base(settings: &Settings) -> &'static Entry {
-    match settings.base {
+fn base(config: &Config) -> &'static Entry {
+    match config.base {
         Base::PgdAt => &pgd_at::METHOD,
         Base::Trades => &trades::METHOD,
         Base::Mart => &mart::METHOD,

@@ -3,7 +3,8 @@
 
 use crate::attack::Settings;
 use crate::config::recipe::{self, Recipe};
-use crate::config::{Config, DeviceChoice, KEYS, METHOD_GROUP, Select};
+use crate::config::{Config, KEYS, METHOD_GROUP, Select};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::files::write_atomic;
@@ -43,7 +44,7 @@ pub fn contenders(
     model: Option<&str>,
     settings: &[(String, String)],
 ) -> Result<Vec<Recipe>> {
-    let all = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
+    let all = recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
     let mut found: Vec<Recipe> = all.into_iter().filter(|r| r.config.dataset == dataset).collect();
     found.sort_by_key(|r| method::methods().iter().position(|m| m.name == r.config.method));
     if let Some(model) = model {
@@ -69,8 +70,8 @@ pub fn contenders(
         found.retain(|r| methods.iter().any(|wanted| is(r, wanted)));
     }
     for recipe in &mut found {
-        recipe.config.apply(settings)?;
-        recipe.config.validate()?;
+        method::apply(&mut recipe.config, settings)?;
+        train::validate(&recipe.config)?;
     }
     if found.is_empty() {
         return Err(Error::value("dataset", dataset, "no recipe is for it; 'saddle recipes' lists all"));
@@ -344,7 +345,7 @@ fn judged(
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                settings: Settings { norm: config.norm.into(), eps: config.eps.get(), ..Settings::default() },
+                settings: Settings { norm: config.norm, eps: config.eps.get(), ..Settings::default() },
                 n: None,
                 batch: Config::default().batch,
                 device: request.device,

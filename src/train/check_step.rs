@@ -91,15 +91,14 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     let Request { epoch, .. } = request;
     let config = &Config { init: Some(request.weights.clone()), ..request.config.clone() };
-    config.validate()?;
+    super::validate(config)?;
     let method = method::find(&config.method)?;
-    let device = Device::by_name(&config.device.to_string())?;
+    let device = config.device.open()?;
     let given = BatchFile::read(&request.batch)?;
     let lacks = |name: &str, why: &str| Error::file(&request.batch, format!("has no {name}; {why}"));
-    let settings = config.settings();
     let x =
         given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
-    let x2 = match ((method.views)(&settings), given.images(&device, "x2")?) {
+    let x2 = match ((method.views)(config), given.images(&device, "x2")?) {
         (1, _) => None,
         (_, Some(x2)) => Some(x2),
         (_, None) => return Err(lacks("x2", &format!("{} takes two views of each image", config.method))),
@@ -124,13 +123,8 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
-    let rules = Rules {
-        method,
-        settings: &settings,
-        awp_gamma: config.awp(*epoch),
-        seed: config.seed,
-        epoch: *epoch,
-    };
+    let rules =
+        Rules { method, settings: config, awp_gamma: config.awp(*epoch), seed: config.seed, epoch: *epoch };
     let nets = &mut Nets { net: &mut net, wa: Some(&mut wa) };
     let done = differentiate(nets, &batch, &rules, &Given { noise, mix })?;
 
@@ -171,9 +165,8 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
 ///
 /// Errors: the average's metadata say something else.
 fn weights(request: &Request) -> Result<[WeightFile; 2]> {
-    let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
     let Config { mean, std, .. } = &request.config;
-    let given = request.normalised.then(|| Normalisation { mean: single(mean), std: single(std) });
+    let given = request.normalised.then(|| Normalisation { mean: mean.clone(), std: std.clone() });
     let mut file = WeightFile::read(&request.weights)?;
     let both = match &given {
         Some(given) => given.clone(),

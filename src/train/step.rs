@@ -1,9 +1,10 @@
 //! One training step: the method's attack and loss, gradients, update, average.
 
 use super::average::Average;
+use crate::config::Config;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
-use crate::method::{Attacked, Entry, Given, Loss, Settings, Step};
+use crate::method::{Attacked, Entry, Given, Loss, Step};
 use crate::nn::{Net, Param, Role};
 use crate::ops::perturb::perturb;
 use crate::ops::predict::correct;
@@ -17,7 +18,7 @@ use std::rc::Rc;
 /// What stays the same over an epoch.
 pub struct Rules<'a> {
     pub method: &'static Entry,
-    pub settings: &'a Settings,
+    pub settings: &'a Config,
     /// Adversarial weight perturbation's gamma; 0: none.
     pub awp_gamma: f32,
     pub seed: u64,

@@ -14,7 +14,7 @@ use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::eval::accuracy::Accuracy;
 use crate::files::weights::WeightFile;
-use crate::method::{self, Entry, Settings};
+use crate::method::{self, Entry};
 use crate::nn::{Arch, BnMode, Net, Shape};
 use crate::run::dir::{LogRow, RunDir, Summary};
 use crate::run::network::{beginning, load};
@@ -36,7 +36,6 @@ pub struct Session<'a> {
     config: &'a Config,
     recipe: &'a str,
     method: &'static Entry,
-    settings: Settings,
     net: Net,
     /// The average of the network's weights, which is then the one that is judged.
     wa: Option<Net>,
@@ -72,16 +71,15 @@ impl<'a> Session<'a> {
             Select::Test => (split.train, Some(split.test.clone())),
             Select::Last => (split.train, None),
         };
-        let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
         let shape = Shape {
             channels: train.shape.channels,
             height: train.shape.height,
             classes: train.classes,
-            mean: single(&config.mean),
-            std: single(&config.std),
+            mean: config.mean.clone(),
+            std: config.std.clone(),
         };
         let new_net = || Net::new(device, &arch.spec(), &shape, config.seed);
-        let (average, settings) = (config.averaging(method), config.settings());
+        let average = config.averaging(method);
         Ok(Session {
             device: device.clone(),
             config,
@@ -96,8 +94,7 @@ impl<'a> Session<'a> {
             train: Resident::new(device, &train)?,
             selection: selection.map(|s| Resident::new(device, &s)).transpose()?,
             test: Resident::new(device, &split.test)?,
-            schedule: Schedule::new(config, (method.pretraining)(&settings)),
-            settings,
+            schedule: Schedule::new(config, (method.pretraining)(config)),
         })
     }
 
@@ -180,8 +177,9 @@ impl<'a> Session<'a> {
         let mut pending = Vec::new();
         let mut looked = Instant::now();
         for (step, indices) in batches.iter().enumerate().skip(progress.steps_done) {
-            let lr =
-                self.schedule.lr(epoch as f64 + (step as f64 + self.config.lr_time.part()) / steps as f64);
+            let lr = self
+                .schedule
+                .lr(epoch as f64 + (step as f64 + self.config.lr_step_at.fraction()) / steps as f64);
             pending.push(self.step(epoch, step, indices, lr)?);
             if pending.len() < look_every && step + 1 < steps && !stop.load(Ordering::Relaxed) {
                 continue;
@@ -216,16 +214,12 @@ impl<'a> Session<'a> {
     /// One training step: batch, attack, loss, gradients, update.
     fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>, lr: f64) -> Result<Pending> {
         let config = self.config;
-        let views = (self.method.views)(&self.settings);
+        let views = (self.method.views)(config);
         let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
-        let (method, settings, awp_gamma) = (self.method, &self.settings, config.awp(epoch));
-        let rules = Rules { method, settings, awp_gamma, seed: config.seed, epoch };
-        let update = Update {
-            lr: lr as f32,
-            momentum: config.momentum as f32,
-            weight_decay: config.weight_decay as f32,
-        };
+        let (method, awp_gamma) = (self.method, config.awp(epoch));
+        let rules = Rules { method, settings: config, awp_gamma, seed: config.seed, epoch };
+        let update = Update { lr: lr as f32, momentum: config.momentum, weight_decay: config.weight_decay };
         let mut nets = Nets { net: &mut self.net, wa: self.wa.as_mut() };
         let stepped = train_step(&mut nets, &batch, &rules, &update, self.average.as_ref())?;
         Ok(Pending { step, images: indices.len(), stepped })
@@ -261,8 +255,9 @@ impl<'a> Session<'a> {
     ) -> Result<()> {
         let (number, config, totals) = (epoch + 1, self.config, progress.totals.clone());
         // The rate of the last step.
-        let lr =
-            self.schedule.lr(number as f64 - (1.0 - config.lr_time.part()) / self.steps_per_epoch() as f64);
+        let lr = self
+            .schedule
+            .lr(number as f64 - (1.0 - config.lr_step_at.fraction()) / self.steps_per_epoch() as f64);
         // A run that was stopped in the selection comes here a second time.
         if let (Some(average), Some(wa), false) = (&self.average, &mut self.wa, progress.averaged) {
             average.after_epoch(wa, &self.net, epoch)?;
@@ -272,7 +267,7 @@ impl<'a> Session<'a> {
         let images = totals.images.max(1) as f64;
         let evaluated = Instant::now();
         // Before there is a classifier there is nothing to choose by.
-        let chooses = epoch >= (self.method.pretraining)(&self.settings);
+        let chooses = epoch >= (self.method.pretraining)(config);
         let due = chooses && (number % config.eval_every.max(1) == 0 || number == config.epochs);
         let chosen = if due { self.select(dir, observer, stop)? } else { None };
         let test_time = evaluated.elapsed().as_secs_f64();
@@ -351,11 +346,7 @@ impl<'a> Session<'a> {
 
     /// PGD as it judges: the training attack's ball and step, from a random start, with eval-mode batch norm.
     fn judge_attack(&self) -> Pgd {
-        Pgd {
-            start: Start::Uniform,
-            bn: BnMode::Eval,
-            ..self.settings.inner.pgd(Start::Uniform, BnMode::Eval)
-        }
+        Pgd { start: Start::Uniform, bn: BnMode::Eval, ..self.config.pgd(Start::Uniform, BnMode::Eval) }
     }
 
     /// Errors when the last update ruined the network: its loss on a batch of training images is no number.

@@ -3,13 +3,13 @@
 //!
 //! Counts and flags stay in device memory: the set S is compacted there, and batch norm reads |S| from there.
 
-use super::settings::Variant;
 use super::step::Step;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::Rows;
 use crate::ops::dicar::dicar;
 use crate::ops::interpolate::interpolate;
+use crate::ops::split::Variant;
 use crate::ops::split::{Split, select, split};
 use crate::ops::subset::{Subset, mix, subset};
 use crate::tape::{Tape, Var};

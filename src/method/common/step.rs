@@ -1,8 +1,8 @@
 //! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the
 //! attack, the averaged network.
 
-use super::settings::{Settings, WaMode};
 use crate::attack::{Draws, Pgd};
+use crate::config::{Config, WaMode};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
@@ -39,7 +39,7 @@ pub struct Step<'a> {
     pub y1: &'a Buffer<i32>,
     /// The images' indices in the training set `[B]`.
     pub images: &'a Buffer<i32>,
-    pub set: &'a Settings,
+    pub set: &'a Config,
     pub given: &'a Given,
     pub seed: u64,
     /// 0-based.
@@ -92,7 +92,7 @@ impl Step<'_> {
     /// Logits of the averaged network, without gradient.
     pub fn wa(&mut self, x: &Tensor) -> Result<Tensor> {
         let bn = match self.set.wa_mode {
-            WaMode::Code if self.epoch <= self.set.average_start => BnMode::Train,
+            WaMode::Code if self.epoch <= self.set.average_start_epoch => BnMode::Train,
             _ => BnMode::Eval,
         };
         let missing = || {
@@ -107,7 +107,7 @@ impl Step<'_> {
 
     /// Whether averaging, and with it what the averaged network teaches, has started.
     pub fn averaging(&self) -> bool {
-        self.epoch >= self.set.average_start
+        self.epoch >= self.set.average_start_epoch
     }
 
     /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.

@@ -7,10 +7,10 @@ pub mod perception;
 pub mod sweep;
 
 use crate::attack::{Draws, Pgd};
-use crate::config::{Config, DeviceChoice, Select};
+use crate::config::{Config, Select, key};
 use crate::data::resident::{Resident, in_order};
 use crate::data::{self, Dataset};
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::nn::{BnMode, Net};
@@ -134,9 +134,9 @@ impl Subject {
         mut progress: impl FnMut(usize),
     ) -> Result<Subject> {
         let attack = Pgd {
-            norm: config.norm.into(),
+            norm: config.norm,
             eps: config.eps.get(),
-            step: config.step.get(),
+            step: config.step_size.get(),
             steps: 20,
             ..Pgd::default()
         };
@@ -149,7 +149,7 @@ impl Subject {
             batches.push(Attacked { x, x_adv, y });
             progress(done);
         }
-        Ok(Subject { net, batches, gallery, rho: config.rho as f32, batch: config.batch })
+        Ok(Subject { net, batches, gallery, rho: config.rho, batch: config.batch })
     }
 }
 
@@ -183,7 +183,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     let data::Split { train, mut test } = data::load(&config.dataset, config.data.as_deref())?;
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = trained_on(train, config, request.gallery)?;
-    let device = Device::by_name(&request.device.to_string())?;
+    let device = request.device.open()?;
     let (net, _) = network::open(&device, &weights, (test.classes, test.shape))?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
@@ -203,8 +203,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
         "dataset": test.name,
         "test images": test.len(),
         "gallery images": gallery.len(),
-        "attack": { "name": "PGD-20", "norm": config.norm.to_string(), "eps": config.eps.to_string(), "step": config.step.to_string() },
-        "rho": config.rho,
+        "attack": { "name": "PGD-20", "norm": config.norm.to_string(), "eps": config.eps.to_string(), "step": config.step_size.to_string() },
+        "rho": (key("rho")?.get)(config),
         "seed": config.seed,
         "device": device.describe(),
         "figures": made.iter().map(|(name, made)| ((*name).to_owned(), made.record())).collect::<Value>(),
@@ -217,12 +217,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
 /// An untrained network that sees the first `n` digits, which are its gallery, too.
 #[cfg(test)]
 fn untrained(n: usize) -> Subject {
+    use crate::device::Device;
     use crate::nn::{Arch, Shape};
     let device = Device::host().unwrap();
     let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
     let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
-    let mut config = crate::config::recipe::load("digits").unwrap().config;
+    let mut config = crate::method::load_recipe("digits").unwrap().config;
     config.apply(&[("batch", "20")]).unwrap();
     let resident = || Resident::new(&device, &images).unwrap();
     Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()

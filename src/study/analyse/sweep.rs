@@ -3,28 +3,30 @@
 //! of a run.
 
 use super::Made;
+use crate::config::Config;
 use crate::config::recipe::{Recipe, Reference};
-use crate::config::{Config, DeviceChoice};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::report::plot::{Axes, Kind, Series, draw};
 use crate::run::observer::Observer;
 use crate::study::compare::{self, Table};
+use crate::train;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// The parts of their perturbation that boundary samples and others keep.
-const PARTS: [(f64, f64); 5] = [(1.0, 1.0), (0.1, 1.0), (0.0, 1.0), (1.0, 0.1), (1.0, 0.0)];
+const PARTS: [(f32, f32); 5] = [(1.0, 1.0), (0.1, 1.0), (0.0, 1.0), (1.0, 0.1), (1.0, 0.0)];
 
 /// The five trainings: those of `config`, but for the method and, if given, the number of epochs.
 ///
 /// Errors: settings that do not go together.
 pub fn contenders(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>> {
-    let contender = |(rho_boundary, rho_other): (f64, f64)| {
+    let contender = |(rho_boundary, rho_other): (f32, f32)| {
         let epochs = epochs.unwrap_or(config.epochs);
         let config =
             Config { method: "boundary-at".into(), rho_boundary, rho_other, epochs, ..config.clone() };
-        config.validate()?;
+        train::validate(&config)?;
         let name = format!("boundary-at-{rho_boundary}-{rho_other}");
         Ok(Recipe { name, about: String::new(), config, reference: Reference::default() })
     };
@@ -50,7 +52,7 @@ pub fn run(
 }
 
 /// eps, eps/10 or 0.
-fn kept(part: f64) -> &'static str {
+fn kept(part: f32) -> &'static str {
     match part {
         1.0 => "eps",
         0.0 => "0",
@@ -90,11 +92,11 @@ fn made(table: &Table) -> Result<Made> {
 mod tests {
     use super::*;
     use crate::config::Select;
-    use crate::config::recipe;
+    use crate::method;
 
     #[test]
     fn five_trainings_of_a_run() {
-        let base = recipe::load("digits").unwrap().config;
+        let base = method::load_recipe("digits").unwrap().config;
         let five = contenders(&base, Some(3)).unwrap();
         let labels: Vec<String> = five.iter().map(|r| compare::label(&r.config)).collect();
         assert_eq!(labels[1..4], ["boundary-at (0.1; 1)", "boundary-at (0; 1)", "boundary-at (1; 0.1)"]);
