@@ -19,7 +19,7 @@ use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::train::step::{Batch, Nets, Rules, Update, train_step};
+use crate::train::step::{Batch, Models, Sgd, StepConfig, train_step};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -231,7 +231,7 @@ pub fn parts(
             })
         };
         let (one, two) = (pass(&x, &y)?, pass(&both, &of_both)?);
-        let update = Update { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
+        let update = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
         let update = best(device, seconds, || {
             let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
             learned
@@ -290,11 +290,12 @@ impl Job {
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
         let average = config.averaging(entry);
         Ok(Box::new(move || {
-            let rules = Rules { method: entry, settings: &config, awp_gamma: 0.0, seed: 0, epoch: 0 };
-            let update = Update { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
-            let mut nets = Nets { net: &mut net, wa: average.map(|_| &mut wa) };
+            let step_config =
+                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 0, epoch: 0 };
+            let update = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+            let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
             let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
-            train_step(&mut nets, &batch, &rules, &update, average.as_ref()).map(|_| ())
+            train_step(&mut models, &batch, &step_config, &update, average.as_ref()).map(|_| ())
         }))
     }
 }

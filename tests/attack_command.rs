@@ -14,7 +14,7 @@ use saddle::files::tensors::{TensorFile, Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::nn::{Arch, Net, Shape};
 use saddle::ops::predict::argmax;
-use saddle::run::network;
+use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::tensor::Tensor;
 
 const IMAGES: usize = 50;
@@ -92,8 +92,8 @@ impl Job {
     fn loaded(&self) -> (Net, Tensor, Buffer<i32>, Buffer<i32>) {
         let device = Device::host().unwrap();
         let file = WeightFile::read(&self.here().join("run/checkpoints/best.safetensors")).unwrap();
-        let net = network::network_for(&device, &file, None, ImageShape { height: 8, width: 8, channels: 1 })
-            .unwrap();
+        let digits = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
+        let (net, _) = network::open(&device, file, &WeightOverrides::default(), digits).unwrap();
         let x = Tensor::from_slice(&device, &[IMAGES, 8, 8, 1], &self.pixels).unwrap();
         let indices = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
         (net, x, Buffer::from_slice(&device, &self.labels).unwrap(), indices)
@@ -225,11 +225,11 @@ fn mistakes_get_one_clear_line() {
         ("--data class.safetensors", "class.safetensors: y holds 10; the network has classes 0 to 9"),
         (
             "--data color.safetensors",
-            "run/checkpoints/best.safetensors: the network is for images of 1 channels, these have 3",
+            "run/checkpoints/best.safetensors: the network is for 10 classes and images of 8x8x1, the data has at least 2 classes and images of 8x8x3",
         ),
         (
             "--data wide.safetensors",
-            "run/checkpoints/best.safetensors: the network is for images of 8x8x1, these are 8x16x1",
+            "run/checkpoints/best.safetensors: the network is for 10 classes and images of 8x8x1, the data has at least 2 classes and images of 8x16x1",
         ),
         (
             "--data flat.safetensors",

@@ -272,7 +272,7 @@ fn weights_must_be_there_and_say_what_they_are_for() {
         "net.safetensors: no run.json says which data set these weights are for",
     );
     begins(answer("eval --weights run"), "run: holds no run (there is no run.json in it)");
-    std::fs::write(folder.path().join("run/run.json"), r#"{"eps": "8/255", "seed": 3}"#).unwrap();
+    std::fs::write(folder.path().join("run/run.json"), r#"{"config": {"eps": "8/255", "seed": 3}}"#).unwrap();
     begins(answer("eval --weights run"), "run: this run has no checkpoint yet");
     begins(
         answer("eval --weights net.safetensors --dataset digits --eps -1"),

@@ -21,7 +21,7 @@ use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
-use saddle::run::network;
+use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::run::observer::{Judging, Observer, Silent};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
@@ -49,7 +49,7 @@ fn trained() -> &'static Path {
         ];
         job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
-        let request = saddle::train::Request {
+        let request = saddle::train::TrainJob {
             config,
             recipe,
             reference: job.reference,
@@ -83,8 +83,9 @@ fn short(norm: Norm, eps: f32) -> Plan {
 fn digits(n: usize) -> (saddle::nn::Net, Resident) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-    let (net, _) =
-        network::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
+    let file = WeightFile::read(&weights()).unwrap();
+    let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
+    let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
     (net, Resident::new(&device, &test).unwrap())
 }
 
@@ -565,11 +566,12 @@ fn a_file_may_lack_the_last_classes() {
     assert_eq!(file(8, 2).unwrap(), 1);
     let message = file(8, 10).unwrap_err().to_string();
     assert!(
-        message.contains("the network is for 10 classes") && message.contains("the data set has 11 classes"),
+        message.contains("the network is for 10 classes")
+            && message.contains("the data has at least 11 classes"),
         "{message}"
     );
     let message = file(16, 2).unwrap_err().to_string();
-    assert!(message.contains("images of 8x8, ") && message.ends_with("images of 16x8"), "{message}");
+    assert!(message.contains("images of 8x8x1, ") && message.ends_with("images of 16x8x1"), "{message}");
 }
 
 #[test]
@@ -743,7 +745,11 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     bare.metadata.clear();
     bare.write(&folder.path().join("bare.safetensors")).unwrap();
     let message = command("-w bare.safetensors --dataset digits -a fgsm", 2).unwrap_err();
-    assert!(message.contains("does not say 'arch'") && message.contains("--model NAME"), "{message}");
+    assert!(
+        message.contains("does not say what network these weights are for")
+            && message.contains("--model NAME"),
+        "{message}"
+    );
     let flags = if normalised[0].is_empty() {
         String::new()
     } else {
@@ -765,9 +771,9 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         (
             "linear.weight",
             vec![7, 64],
-            "the network is for 7 classes and 1-channel images of 8x8, the data set has 10 classes",
+            "the network is for 7 classes and images of 1 channels, the data has 10 classes and images of 8x8x1",
         ),
-        ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and 3-channel images"),
+        ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and images of 3 channels, "),
     ] {
         let mut other = bare.clone();
         let size = shape.iter().product();
@@ -780,5 +786,5 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     large.metadata.insert("input".into(), "32x32x1".into());
     large.write(&folder.path().join("large.safetensors")).unwrap();
     let message = command("-w large.safetensors --dataset digits", 2).unwrap_err();
-    assert!(message.contains("images of 32x32, ") && message.contains("images of 8x8"), "{message}");
+    assert!(message.contains("images of 32x32x1, ") && message.contains("images of 8x8x1"), "{message}");
 }

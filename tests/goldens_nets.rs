@@ -10,7 +10,7 @@ use saddle::ops::cross_entropy::cross_entropy;
 use saddle::ops::reduce::Reduction;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
-use saddle::train::step::Update;
+use saddle::train::step::Sgd;
 
 /// Of a tensor's largest entry; PyTorch's own float32 error on these nets is about 4e-6.
 const TOLERANCE: f64 = 2e-5;
@@ -125,7 +125,7 @@ fn check(name: &str) {
 
         let number = |key: &str| golden.metadata[key].parse::<f32>().unwrap();
         let update =
-            Update { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay") };
+            Sgd { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay") };
         let mut net = build(&device, &golden);
         let mut losses = Vec::new();
         for _ in 0..10 {

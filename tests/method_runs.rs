@@ -6,8 +6,9 @@ mod common;
 use saddle::config::recipe;
 use saddle::error::Error;
 use saddle::method;
+use saddle::run::dir::RunDir;
 use saddle::run::observer::{Observer, Silent, StepInfo};
-use saddle::train::{Outcome, Request, run};
+use saddle::train::{TrainJob, TrainedRun, run};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +23,7 @@ const SHORT: &[(&str, &str)] = &[
     ("average_start_epoch", "1"),
 ];
 
-fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> Request {
+fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> TrainJob {
     let recipe = method::load_recipe(name).unwrap();
     let mut config = recipe.config;
     let out = out.display().to_string();
@@ -32,10 +33,16 @@ fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> Request {
         all.push(("linear_epochs", "1"));
     }
     config.apply(&all).unwrap();
-    Request { config, recipe: recipe.name, reference: recipe.reference, command: "test".into(), resume: None }
+    TrainJob {
+        config,
+        recipe: recipe.name,
+        reference: recipe.reference,
+        command: "test".into(),
+        resume: None,
+    }
 }
 
-fn train(name: &str, out: &Path, settings: &[(&str, &str)]) -> Result<Outcome, Error> {
+fn train(name: &str, out: &Path, settings: &[(&str, &str)]) -> Result<TrainedRun, Error> {
     run(&request(name, out, settings), &mut Silent, &AtomicBool::new(false))
 }
 
@@ -77,7 +84,7 @@ fn every_digits_recipe_is_repeatable_and_resumes_to_the_same_bytes() {
         let (stop, mut first) = (AtomicBool::new(false), request(&name, &parts, &[]));
         let ended = run(&first, &mut StopAt(&stop, 2, 2), &stop);
         assert!(matches!(ended, Err(Error::Interrupted { .. })), "{name}: {:?}", ended.map(|o| o.summary));
-        first.resume = Some(parts.clone());
+        first.resume = Some(RunDir::open(&parts).unwrap());
         run(&first, &mut Silent, &AtomicBool::new(false))
             .unwrap_or_else(|error| panic!("{name} resumed: {error}"));
         assert!(weights(&whole) == weights(&parts), "{name}: a resumed run has other weights");
@@ -206,7 +213,7 @@ fn a_run_starts_from_weights() {
     let (stop, mut begun) = (AtomicBool::new(false), request("digits", Path::new(&path("parts")), &fine));
     assert!(matches!(run(&begun, &mut StopAt(&stop, 1, 2), &stop), Err(Error::Interrupted { .. })));
     std::fs::remove_file(&moved).unwrap();
-    begun.resume = Some(folder.path().join("parts"));
+    begun.resume = Some(RunDir::open(&folder.path().join("parts")).unwrap());
     run(&begun, &mut Silent, &AtomicBool::new(false)).unwrap();
     assert!(weights(&folder.path().join("whole")) == weights(&folder.path().join("parts")));
 

@@ -8,7 +8,7 @@ use saddle::config::Config;
 use saddle::device::DeviceChoice;
 use saddle::files::tensors::{self, Values};
 use saddle::files::weights::WeightFile;
-use saddle::train::check_step::{self, Request};
+use saddle::train::check_step::{self, StepCheck};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,7 @@ impl Inputs {
         config.device = if device == "host" { DeviceChoice::Host } else { DeviceChoice::Cuda(0) };
         let out = self.path("out");
         let (weights, wa_weights) = (self.path("weights"), Some(self.path("wa")));
-        check_step::run(&Request { config, normalised: false, epoch, weights, wa_weights, batch, out })
+        check_step::run(&StepCheck { config, normalised: false, epoch, weights, wa_weights, batch, out })
     }
 }
 

@@ -12,11 +12,11 @@ use saddle::nn::{Arch, BnMode, Net, Role, Shape};
 use saddle::run::network;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
-use saddle::train::step::{Batch, Nets, Rules, Update, differentiate, train_step};
+use saddle::train::step::{Batch, Models, Sgd, StepConfig, differentiate, train_step};
 
 const IMAGES: usize = 8;
 const SIDE: usize = 8;
-const UPDATE: Update = Update { lr: 0.05, momentum: 0.9, weight_decay: 5e-4 };
+const SGD: Sgd = Sgd { lr: 0.05, momentum: 0.9, weight_decay: 5e-4 };
 
 /// The network of the goldens whose weights have this prefix.
 fn net(device: &Device, golden: &Golden, prefix: &str) -> Net {
@@ -126,19 +126,20 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             let y = Buffer::from_slice(&device, &y).unwrap();
             let numbers = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
             let batch = Batch { x: &x, y: &y, images: &numbers, index: 0 };
-            let rules = Rules { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
+            let step_config =
+                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
             let pair = || (net(&device, &golden, "weights."), net(&device, &golden, "wa."));
 
             let (mut online, mut wa) = pair();
             let average = config.averaging(entry).unwrap();
-            let nets = &mut Nets { net: &mut online, wa: Some(&mut wa) };
-            train_step(nets, &batch, &rules, &UPDATE, Some(&average)).unwrap();
+            let models = &mut Models { net: &mut online, wa: Some(&mut wa) };
+            train_step(models, &batch, &step_config, &SGD, Some(&average)).unwrap();
 
             // The same up to the update.
             let (mut before, mut teacher) = pair();
             let mut statistics = First::of(&teacher);
-            let nets = &mut Nets { net: &mut before, wa: Some(&mut teacher) };
-            let done = differentiate(nets, &batch, &rules, &Default::default()).unwrap();
+            let models = &mut Models { net: &mut before, wa: Some(&mut teacher) };
+            let done = differentiate(models, &batch, &step_config, &Default::default()).unwrap();
             let x1_adv = done.attacked.x_adv.to_vec().unwrap()[..x1.len()].to_vec();
 
             // The passes of wa, which is in train mode yet, in the order of the released code.
@@ -162,7 +163,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
                 let (w, g) = (param.value.to_vec().unwrap(), gradient.as_ref().unwrap().to_vec().unwrap());
                 let rule = |(w, g): (&f32, &f32)| {
                     let (w, g) = (f64::from(*w), f64::from(*g));
-                    w - f64::from(UPDATE.lr) * (g + f64::from(UPDATE.weight_decay) * w)
+                    w - f64::from(SGD.lr) * (g + f64::from(SGD.weight_decay) * w)
                 };
                 let want: Vec<f64> = w.iter().zip(&g).map(rule).collect();
                 let updated = online.params.iter().find(|other| other.name == param.name).unwrap();
@@ -255,17 +256,18 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
                 .apply(&[("method", name), ("eps", "0.02"), ("step_size", "0.01"), ("attack_steps", "2")])
                 .unwrap();
             let batch = Batch { x: &x, y: &labels, images: &numbers, index: 0 };
-            let rules = Rules { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
+            let step_config =
+                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
             let mut trained = spoilt();
-            let nets = &mut Nets { net: &mut trained, wa: None };
-            let stepped = train_step(nets, &batch, &rules, &UPDATE, None).unwrap();
+            let models = &mut Models { net: &mut trained, wa: None };
+            let stepped = train_step(models, &batch, &step_config, &SGD, None).unwrap();
             let recorded = stepped.aligned.unwrap().to_vec().unwrap()[0] as usize;
 
             let mut plain = spoilt();
             let at_first = both_right(&mut plain, &x, &y);
             if name == "raat++" {
-                let nets = &mut Nets { net: &mut spoilt(), wa: None };
-                let made = differentiate(nets, &batch, &rules, &Default::default()).unwrap().attacked;
+                let models = &mut Models { net: &mut spoilt(), wa: None };
+                let made = differentiate(models, &batch, &step_config, &Default::default()).unwrap().attacked;
                 for images in [&made.x_adv, &x, &made.align.unwrap().x_ce] {
                     let tape = Tape::new(&device);
                     plain.forward(&tape, tape.constant(images.clone()), BnMode::Train, None).unwrap();

@@ -8,24 +8,32 @@ use saddle::device::DeviceChoice;
 use saddle::error::Error;
 use saddle::eval;
 use saddle::method;
+use saddle::run::dir::RunDir;
+use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::run::observer::{Observer, Silent, StepInfo};
-use saddle::train::{Outcome, Request, run};
+use saddle::train::{TrainJob, TrainedRun, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The default job with other settings, in `out`.
-fn request(out: &Path, settings: &[(&str, &str)]) -> Request {
+fn request(out: &Path, settings: &[(&str, &str)]) -> TrainJob {
     let recipe = method::load_recipe(recipe::DEFAULT).unwrap();
     let mut config = recipe.config;
     let out = out.display().to_string();
     let all: Vec<(&str, &str)> =
         [("device", "host"), ("out", out.as_str())].iter().chain(settings).copied().collect();
     config.apply(&all).unwrap();
-    Request { config, recipe: recipe.name, reference: recipe.reference, command: "test".into(), resume: None }
+    TrainJob {
+        config,
+        recipe: recipe.name,
+        reference: recipe.reference,
+        command: "test".into(),
+        resume: None,
+    }
 }
 
-fn train(out: &Path, settings: &[(&str, &str)]) -> Result<Outcome, Error> {
+fn train(out: &Path, settings: &[(&str, &str)]) -> Result<TrainedRun, Error> {
     run(&request(out, settings), &mut Silent, &AtomicBool::new(false))
 }
 
@@ -114,7 +122,7 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
             other => panic!("expected an interruption, got {:?}", other.map(|o| o.summary)),
         };
         assert!(message.contains("saddle train --resume"), "{message}");
-        first.resume = Some(out.clone());
+        first.resume = Some(RunDir::open(&out).unwrap());
         run(&first, &mut Silent, &AtomicBool::new(false)).unwrap();
         for file in ["last.safetensors", "best.safetensors"] {
             assert!(bytes(&out, file) == bytes(&whole, file), "{file} after a stop at step {steps}");
@@ -219,7 +227,7 @@ fn a_run_that_ended_before_its_first_checkpoint_begins_anew() {
     std::fs::remove_dir_all(out.join("checkpoints")).unwrap();
     std::fs::create_dir(out.join("checkpoints")).unwrap();
     let mut again = request(&out, SHORT);
-    again.resume = Some(out.clone());
+    again.resume = Some(RunDir::open(&out).unwrap());
     run(&again, &mut Silent, &AtomicBool::new(false)).unwrap();
     assert!(bytes(&out, "last.safetensors") == bytes(&whole, "last.safetensors"));
     assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines().count(), 2);
@@ -274,7 +282,7 @@ fn evaluation_can_be_interrupted_too() {
             let ended = run(&first, &mut StopEvaluation(report, &stop), &stop);
             assert!(matches!(ended, Err(Error::Interrupted { .. })), "{case}");
             assert!(!out.join("summary.json").exists());
-            first.resume = Some(out.clone());
+            first.resume = Some(RunDir::open(&out).unwrap());
             let outcome = run(&first, &mut Silent, &AtomicBool::new(false)).unwrap();
             for file in ["last.safetensors", "best.safetensors"] {
                 assert!(bytes(&out, file) == bytes(&whole, file), "{case}: {file}");
@@ -356,24 +364,25 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     let path = out.join("checkpoints/last.safetensors");
     let mut file = saddle::files::weights::WeightFile::read(&path).unwrap();
     file.metadata.insert("arch".into(), "resnet18".into());
-    file.write(&path).unwrap();
     let device = saddle::device::Device::host().unwrap();
-    let message =
-        saddle::run::network::open(&device, &path, (10, ImageShape { height: 8, width: 8, channels: 1 }))
-            .err()
-            .unwrap()
-            .to_string();
+    let message = |classes: usize, height: usize, channels: usize| {
+        let data = (Classes::Exactly(classes), ImageShape { height, width: height, channels });
+        let opened = network::open(&device, file.clone(), &WeightOverrides::default(), data);
+        opened.err().unwrap().to_string()
+    };
+    let keys = message(10, 8, 1);
     assert!(
-        message.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]")
-            && !message.contains('\n'),
-        "{message}"
+        keys.contains("layer1.0.conv1.weight is [16, 16, 3, 3], expected [64, 64, 3, 3]")
+            && !keys.contains('\n'),
+        "{keys}"
     );
-    let message =
-        saddle::run::network::open(&device, &path, (100, ImageShape { height: 32, width: 32, channels: 3 }))
-            .err()
-            .unwrap()
-            .to_string();
-    assert!(message.contains("10 classes"), "{message}");
+    let classes = message(100, 32, 3);
+    assert!(
+        classes.ends_with(
+            "the network is for 10 classes and images of 8x8x1, the data has 100 classes and images of 32x32x3"
+        ),
+        "{classes}"
+    );
 }
 
 /// A limit on the size of files stands for a full disk: the write fails in the middle.

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::compare::Overview;
-use super::train::{recorded, stop_on_interrupt};
+use super::train::stop_on_interrupt;
 use super::{progress, text};
 use crate::error::{Error, Result};
+use crate::run::dir::RunDir;
 use crate::study::analyse::{self, FIGURES, Request, find, sweep};
 
 const EXAMPLES: &str = "\
@@ -75,7 +76,7 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let figures: Vec<_> =
         FIGURES.iter().filter(|figure| chosen.iter().any(|c| c.name == figure.name)).collect();
     let device = arguments.device.parse()?;
-    let config = recorded(&arguments.run)?.config;
+    let config = RunDir::open(&arguments.run)?.config()?;
     let five = arguments.sweep.then(|| sweep::contenders(&config, arguments.sweep_epochs)).transpose()?;
     let out = arguments.out.unwrap_or_else(|| arguments.run.join("analysis"));
     let (n, gallery) = (arguments.n, arguments.gallery);

@@ -8,7 +8,7 @@ use crate::config::{Config, key};
 use crate::error::{Error, Result};
 use crate::files::tensors::Values;
 use crate::method;
-use crate::train::check_step::{self, Request};
+use crate::train::check_step::{self, StepCheck};
 
 const EXAMPLES: &str = "\
 The batch file holds x f32 [N,C,H,W] in [0,1] and y i64 [N], and may hold x2 (the second
@@ -68,7 +68,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
     let mut config = Config::default();
     method::apply(&mut config, &settings)?;
-    let tensors = check_step::run(&Request {
+    let tensors = check_step::run(&StepCheck {
         config,
         normalised,
         epoch,

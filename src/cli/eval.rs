@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::flags::{ForEvaluation, Given};
 use super::parameters::Parameters;
-use super::train::{Record, recorded, stop_on_interrupt};
+use super::train::stop_on_interrupt;
 use super::{progress, text};
 use crate::config::Config;
 use crate::config::recipe;
@@ -17,7 +17,8 @@ use crate::eval::{self, Extras, Report, Request, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
 use crate::method;
-use crate::run::network::Described;
+use crate::run::dir::RunDir;
+use crate::run::network::WeightOverrides;
 use crate::train;
 
 const EXAMPLES: &str = "\
@@ -218,12 +219,12 @@ fn table(report: &Value) -> String {
 /// What the arguments ask for, one request a checkpoint.
 fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let settings = arguments.given.settings()?;
-    let (files, record) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
+    let (files, run) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
     let named =
         |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let alone = record.is_none();
-    let mut config = match (record, named("dataset")) {
-        (Some(record), _) => record.config,
+    let alone = run.is_none();
+    let mut config = match (run, named("dataset")) {
+        (Some(run), _) => run.config()?,
         (None, Some(name)) if data::find(name)?.name == "digits" => {
             method::load_recipe(recipe::DEFAULT)?.config
         }
@@ -272,11 +273,10 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     let given = |name: &str| named(name).is_some();
     let extras = Extras {
         eps_text: Some(config.eps.to_string()),
-        described: Described {
+        overrides: WeightOverrides {
             model: given("model").then(|| config.model.clone()),
             mean: given("mean").then(|| config.mean.clone()),
             std: given("std").then(|| config.std.clone()),
-            ..Described::default()
         },
         state: arguments.state,
         shard,
@@ -299,11 +299,11 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
     Ok(files.into_iter().map(request).collect())
 }
 
-/// The weight files that are meant, and the record of the run that they belong to, if there is one.
+/// The weight files that are meant, and the run that they belong to, if there is one.
 ///
 /// Errors: [`Error::File`] for a folder without a run or without a checkpoint, [`Error::Io`] when there is
 /// nothing.
-fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>, Option<Record>)> {
+fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>, Option<RunDir>)> {
     let kind = std::fs::metadata(weights).map_err(Error::io(weights, "cannot open the weights"))?;
     if !kind.is_dir() {
         if checkpoint.is_some() {
@@ -314,10 +314,10 @@ fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>,
             ));
         }
         let run = weights.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
-        let record = run.filter(|run| run.join("run.json").is_file()).map(recorded).transpose()?;
-        return Ok((vec![weights.to_owned()], record));
+        let run = run.filter(|run| run.join("run.json").is_file()).map(RunDir::open).transpose()?;
+        return Ok((vec![weights.to_owned()], run));
     }
-    let record = recorded(weights)?;
+    let run = RunDir::open(weights)?;
     let names: &[&str] = match checkpoint {
         Some(Checkpoint::Best) => &["best"],
         Some(Checkpoint::Last) => &["last"],
@@ -337,5 +337,5 @@ fn find(weights: &Path, checkpoint: Option<Checkpoint>) -> Result<(Vec<PathBuf>,
     {
         files.pop();
     }
-    Ok((files, Some(record)))
+    Ok((files, Some(run)))
 }

@@ -1,4 +1,4 @@
-//! Flags for what an attack can be told besides its ball and the length of its steps.
+//! Flags for the parameters of attacks other than their ball and step size.
 
 use crate::attack::Settings;
 use crate::config::Config;
@@ -17,20 +17,20 @@ pub struct Parameters {
     /// Target classes of apgd-t and fab-t, from the runner-up on `[default: 9]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     targets: Option<usize>,
-    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for networks that are
-    /// random `[default: 1]`
+    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over (EOT), for randomized
+    /// defenses `[default: 1]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
-    passes: Option<usize>,
+    eot_iter: Option<usize>,
     /// Confidence of cw: its margin counts down to -kappa (κ) `[default: 50]`
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
     kappa: Option<f32>,
-    /// Part of the accumulated gradient that mim keeps in each step (μ) `[default: 1]`
+    /// Fraction of the accumulated gradient that mim keeps in each step (μ) `[default: 1]`
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
     momentum: Option<f32>,
 }
 
 impl Parameters {
-    /// Name and value of what was given.
+    /// Name and value of each parameter that was given.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let text = |value: Option<String>, name| Some((name, value?));
         let count = |value: Option<usize>, name| text(value.map(|value| value.to_string()), name);
@@ -39,26 +39,26 @@ impl Parameters {
             (self.steps, "steps"),
             (self.restarts, "restarts"),
             (self.targets, "targets"),
-            (self.passes, "passes"),
+            (self.eot_iter, "eot-iter"),
         ];
         let numbers = [(self.kappa, "kappa"), (self.momentum, "momentum")];
         let counts = counts.map(|(value, name)| count(value, name)).into_iter();
         counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()
     }
 
-    /// What was given, in the ball and with the seed of `config`; its step counts if that was given, too.
+    /// The attack's settings in the ball and with the seed of `config`, whose step size counts if it was given.
     pub fn settings(&self, config: &Config, step_given: bool) -> Settings {
-        let usual = Settings::default();
+        let default = Settings::default();
         Settings {
             norm: config.norm,
             eps: config.eps.get(),
             step: step_given.then_some(config.step_size.get()),
             steps: self.steps,
-            restarts: self.restarts.unwrap_or(usual.restarts),
-            targets: self.targets.unwrap_or(usual.targets),
-            passes: self.passes.unwrap_or(usual.passes),
-            kappa: self.kappa.unwrap_or(usual.kappa),
-            momentum: self.momentum.unwrap_or(usual.momentum),
+            restarts: self.restarts.unwrap_or(default.restarts),
+            targets: self.targets.unwrap_or(default.targets),
+            passes: self.eot_iter.unwrap_or(default.passes),
+            kappa: self.kappa.unwrap_or(default.kappa),
+            momentum: self.momentum.unwrap_or(default.momentum),
             seed: config.seed,
         }
     }

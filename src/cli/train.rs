@@ -1,10 +1,10 @@
-//! `saddle train`: from recipe, flags and `--set` to a request, and from its outcome to a small table.
+//! `saddle train`: from recipe, flags and `--set` to a job, and from the trained run to a small table.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::flags::{ForTraining, Given, Set};
 use super::{progress, text};
@@ -13,8 +13,8 @@ use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::method;
-use crate::run::dir::Summary;
-use crate::train::{self, Outcome, Request};
+use crate::run::dir::{RunDir, Summary};
+use crate::train::{self, TrainJob, TrainedRun};
 
 const EXAMPLES: &str = "\
 Without RECIPE the job is 'digits', unless --dataset names another data set: then each
@@ -23,7 +23,7 @@ key has its own default.
 Examples:
   saddle train
       PGD-AT on the embedded digits
-  saddle train digits --eps 0.2 --step 0.05 --seed 1
+  saddle train digits --eps 0.2 --step-size 0.05 --seed 1
       the same against larger perturbations
   saddle train pgd-at-cifar10-resnet18 --data ~/cifar-10-batches-bin
       a benchmark recipe
@@ -65,18 +65,18 @@ const NEUTRAL: &[&str] = &["device", "seed", "data", "out", "checkpoint_every", 
 /// Runs the command; `line` is how it was called.
 pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let settings = arguments.given.settings()?;
-    let (request, changed) = match &arguments.resume {
+    let (job, changed) = match &arguments.resume {
         Some(dir) => resumed(dir, &settings, line)?,
         None => fresh(arguments.recipe.as_deref(), &settings, line)?,
     };
     let stop = stop_on_interrupt("without a checkpoint");
-    let mut observer = progress::observer(arguments.quiet, arguments.json, request.config.log_every);
-    let outcome = train::run(&request, &mut *observer, &stop)?;
+    let mut observer = progress::observer(arguments.quiet, arguments.json, job.config.log_every);
+    let trained = train::run(&job, &mut *observer, &stop)?;
     drop(observer);
     if arguments.json {
-        return text::print(&(text::to_json(&json_result(&request, &changed, &outcome), false)? + "\n"));
+        return text::print(&(text::to_json(&json_result(&job, &changed, &trained), false)? + "\n"));
     }
-    text::print(&result(&request, &changed, &outcome))
+    text::print(&result(&job, &changed, &trained))
 }
 
 /// A new job, and the keys that differ from its recipe.
@@ -84,7 +84,7 @@ fn fresh(
     name: Option<&str>,
     settings: &[(String, String)],
     command: String,
-) -> Result<(Request, Vec<&'static str>)> {
+) -> Result<(TrainJob, Vec<&'static str>)> {
     let recipe = match (name, dataset_of(settings)?) {
         (Some(name), _) => method::load_recipe(name)?,
         (None, None | Some("digits")) => method::load_recipe(recipe::DEFAULT)?,
@@ -99,7 +99,10 @@ fn fresh(
     method::apply(&mut config, settings)?;
     train::validate(&config)?;
     let changed = differences(&config, &recipe.config);
-    Ok((Request { config, recipe: recipe.name, reference: recipe.reference, command, resume: None }, changed))
+    Ok((
+        TrainJob { config, recipe: recipe.name, reference: recipe.reference, command, resume: None },
+        changed,
+    ))
 }
 
 /// The data set that the settings name last, by its own name.
@@ -113,59 +116,29 @@ fn resumed(
     dir: &Path,
     settings: &[(String, String)],
     command: String,
-) -> Result<(Request, Vec<&'static str>)> {
+) -> Result<(TrainJob, Vec<&'static str>)> {
     for (name, value) in settings {
         if key(name)?.name != "device" {
             let problem = "a resumed run keeps its settings but for --device; start a new run for others";
             return Err(Error::value(name, value, problem));
         }
     }
-    let record = recorded(dir)?;
-    let mut config = record.config;
+    let run = RunDir::open(dir)?;
+    let mut config = run.config()?;
     config.apply(settings)?;
     config.out = Some(dir.to_owned());
     train::validate(&config)?;
-    let recipe = method::load_recipe(&record.recipe).ok();
+    let name = run.recipe().to_owned();
+    let recipe = method::load_recipe(&name).ok();
     let changed = recipe.as_ref().map(|recipe| differences(&config, &recipe.config)).unwrap_or_default();
     let reference = recipe.map(|recipe| recipe.reference).unwrap_or_default();
-    Ok((Request { config, recipe: record.recipe, reference, command, resume: Some(dir.to_owned()) }, changed))
+    Ok((TrainJob { config, recipe: name, reference, command, resume: Some(run) }, changed))
 }
 
 /// The keys that make the result of `config` another one than that of `recipe`.
 fn differences(config: &Config, recipe: &Config) -> Vec<&'static str> {
     let differ = |key: &&Key| !NEUTRAL.contains(&key.name) && (key.get)(config) != (key.get)(recipe);
     KEYS.iter().filter(differ).map(|key| key.name).collect()
-}
-
-/// What the command line needs from a run directory's `run.json`.
-pub struct Record {
-    /// The hyper-parameters.
-    pub config: Config,
-    /// The recipe's name.
-    pub recipe: String,
-}
-
-/// Reads `run.json` in `dir`: its keys stand in `config`, or beside the other facts.
-///
-/// Errors: [`Error::File`] when there is none or it is no record, and as [`Config::from_json`].
-pub fn recorded(dir: &Path) -> Result<Record> {
-    let path = dir.join("run.json");
-    if !path.is_file() {
-        return Err(Error::file(dir, "holds no run (there is no run.json in it)"));
-    }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
-    let run: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
-    let keys = run.get("config").and_then(Value::as_object).unwrap_or(&run);
-    let known = |name: &&String| KEYS.iter().any(|key| key.name == **name);
-    let keys = keys
-        .iter()
-        .filter(|(name, _)| known(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let config = Config::from_json(&keys).map_err(|error| Error::file(&path, error.to_string()))?;
-    let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or("custom").to_owned();
-    Ok(Record { config, recipe })
 }
 
 /// A flag that the first Ctrl-C raises; the second ends the program.
@@ -185,8 +158,8 @@ pub(super) fn stop_on_interrupt(at_once: &'static str) -> Arc<AtomicBool> {
 }
 
 /// The result for people.
-fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
-    let (summary, reference) = (&outcome.summary, &request.reference);
+fn result(job: &TrainJob, changed: &[&str], trained: &TrainedRun) -> String {
+    let (summary, reference) = (&trained.summary, &job.reference);
     let known = reference.clean.is_some() || reference.pgd20.is_some();
     let cells = |label: &str, value: String, expected: Option<&String>| {
         let mut row = vec![label.to_owned(), value];
@@ -195,7 +168,7 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
     };
     let mut rows = Vec::new();
     if known {
-        rows.push(vec!["result".into(), "here".into(), format!("{} should give", request.recipe)]);
+        rows.push(vec!["result".into(), "here".into(), format!("{} should give", job.recipe)]);
     }
     rows.push(cells("clean accuracy", format!("{:.2} %", summary.clean_acc), reference.clean.as_ref()));
     rows.push(cells("PGD-20 accuracy", format!("{:.2} %", summary.pgd20_acc), reference.pgd20.as_ref()));
@@ -214,7 +187,7 @@ fn result(request: &Request, changed: &[&str], outcome: &Outcome) -> String {
     if let Some(source) = reference.source.as_ref().filter(|_| known) {
         facts.push(vec!["reference".into(), source.clone()]);
     }
-    let dir = outcome.dir.display().to_string();
+    let dir = trained.dir.display().to_string();
     facts.push(vec!["run directory".into(), dir.clone()]);
     facts.push(vec![
         "evaluate with".into(),
@@ -243,14 +216,14 @@ fn checkpoint_fact(summary: &Summary) -> Vec<String> {
 }
 
 /// The result for programs.
-fn json_result(request: &Request, changed: &[&str], outcome: &Outcome) -> Value {
-    let reference = &request.reference;
+fn json_result(job: &TrainJob, changed: &[&str], trained: &TrainedRun) -> Value {
+    let reference = &job.reference;
     json!({
         "event": "result",
-        "recipe": request.recipe,
+        "recipe": job.recipe,
         "changed": changed,
-        "summary": outcome.summary,
+        "summary": trained.summary,
         "reference": {"clean": reference.clean, "pgd20": reference.pgd20, "aa": reference.aa, "source": reference.source},
-        "dir": outcome.dir,
+        "dir": trained.dir,
     })
 }

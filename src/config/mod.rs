@@ -143,6 +143,13 @@ impl Config {
         }
     }
 
+    /// The attack of evaluations: the training attack's ball and step size, from a random start, with
+    /// eval-mode batch norm.
+    pub fn evaluation_pgd(&self, steps: usize) -> Pgd {
+        let (norm, eps, step) = (self.norm, self.eps.get(), self.step_size.get());
+        Pgd { norm, eps, step, steps, start: Start::Uniform, bn: BnMode::Eval }
+    }
+
     /// Adversarial weight perturbation's gamma in an epoch counted from 0.
     pub fn awp(&self, epoch: usize) -> f32 {
         if epoch >= self.awp_start_epoch { self.awp_gamma } else { 0.0 }

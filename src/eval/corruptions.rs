@@ -11,7 +11,7 @@ use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
-use crate::run::network;
+use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 
 /// What is to be measured.
@@ -92,10 +92,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     if request.batch == 0 {
         return Err(Error::value("batch", 0, "must be 1 or more"));
     }
-    let set = Corruptions::open(&request.data, request.weights.classes()?)?;
+    let classes = request.weights.classes()?;
+    let set = Corruptions::open(&request.data, classes)?;
     request.out.as_deref().map_or(Ok(()), check_writable)?;
     let device = request.device.open()?;
-    let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), SHAPE)?;
+    let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
+    let data = (Classes::Exactly(classes), SHAPE);
+    let (mut net, _) = network::open(&device, request.weights.clone(), &overrides, data)?;
     let mut report = Report {
         weights: request.weights.path.clone(),
         dataset: String::new(),

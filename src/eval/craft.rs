@@ -13,7 +13,7 @@ use crate::files::weights::WeightFile;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;
 use crate::ops::reduce::Reduction;
-use crate::run::network;
+use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -69,7 +69,9 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
     check_writable(&request.out)?;
     let device = request.device.open()?;
     let shape = ImageShape { height: *h, width: *w, channels: *c };
-    let mut net = network::network_for(&device, &request.weights, request.model.as_deref(), shape)?;
+    let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
+    let classes = Classes::AtLeast(y.iter().max().map_or(0, |y| *y as usize + 1));
+    let (mut net, _) = network::open(&device, request.weights.clone(), &overrides, (classes, shape))?;
 
     let (mut x_adv, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
     let (mut clean, size) = (0, h * w * c);

@@ -21,7 +21,7 @@ use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
 use crate::report::Stage as Shown;
-use crate::run::network::{self, Described};
+use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 use accuracy::{accuracy, robust};
 use page::{Subject, Sweep, Told};
@@ -61,8 +61,8 @@ pub struct Request {
 pub struct Extras {
     /// The radius as it was written, such as 8/255, for the report.
     pub eps_text: Option<String>,
-    /// What weights without metadata do not say.
-    pub described: Described,
+    /// Facts about the weights that go before their metadata.
+    pub overrides: WeightOverrides,
     /// Of a protocol: the folder where progress is kept.
     pub state: Option<PathBuf>,
     /// Of a protocol: only this part of the images.
@@ -157,11 +157,12 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     for path in [&request.out, &extras.save_adv, &extras.page].into_iter().flatten() {
         check_writable(path)?;
     }
-    let path = crate::run::network::weight_file(&request.weights)?;
+    let path = network::weight_file(&request.weights)?;
     let device = request.device.open()?;
     // The labels of a file do not tell whether there are more classes.
-    let described = Described { more_classes: test.name == data::FILE, ..extras.described.clone() };
-    let (mut net, file) = network::open_as(&device, &path, (test.classes, test.shape), &described)?;
+    let classes = if test.name == data::FILE { Classes::AtLeast } else { Classes::Exactly };
+    let input = (classes(test.classes), test.shape);
+    let (mut net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
     let mut report = Report {
         rows: Vec::new(),
         weights: path,

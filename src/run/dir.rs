@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; what was not measured stays
-/// empty.
+/// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; a cell that was not measured
+/// is empty.
 #[derive(Clone, Debug, Default)]
 pub struct LogRow {
     /// The epoch, counted from 1.
@@ -40,6 +41,9 @@ pub struct LogRow {
     pub test_robust_acc: Option<f64>,
 }
 
+/// The record of what was asked for, and of how the run was called.
+const RUN: &str = "run.json";
+
 /// The first line of `log.csv`.
 const LOG_HEADER: &str = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,Train Robust Loss,Train Robust Acc,\
                           Test Loss,Test Acc,Test Robust Loss,Test Robust Acc\n";
@@ -64,7 +68,7 @@ impl LogRow {
     }
 }
 
-/// What a run came to: `summary.json`.
+/// The results of a run: `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Accuracy on clean test images, in percent.
@@ -79,34 +83,26 @@ pub struct Summary {
     pub device: String,
     /// The seed.
     pub seed: u64,
-    /// Whatever else is known.
+    /// Further facts.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-}
-
-/// What `run.json` in `folder` says.
-///
-/// Errors: [`Error::Io`] when it cannot be read, [`Error::File`] when it is no JSON object.
-pub fn read_run(folder: &Path) -> Result<Map<String, Value>> {
-    let path = folder.join("run.json");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
-    serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("not a JSON object: {error}")))
 }
 
 /// A folder with the records of one run.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     root: PathBuf,
+    /// The content of `run.json`, which is read once.
+    record: Map<String, Value>,
 }
 
 impl RunDir {
-    /// Makes the folder with `checkpoints/` in it and writes `run` to `run.json`.
+    /// Makes the folder with `checkpoints/` in it and writes `record` to `run.json`.
     ///
-    /// Errors: [`Error::File`] when it already holds a run, which stays as it is; [`Error::Io`] when it
-    /// cannot be made or written.
-    pub fn create(root: &Path, run: &Map<String, Value>) -> Result<RunDir> {
-        let dir = RunDir { root: root.to_owned() };
-        for file in ["run.json", "metrics.jsonl", "log.csv", "summary.json"] {
+    /// Errors: [`Error::File`] when it already holds a run, which is left alone; [`Error::Io`] when it cannot
+    /// be made or written.
+    pub fn create(root: &Path, record: Map<String, Value>) -> Result<RunDir> {
+        for file in [RUN, "metrics.jsonl", "log.csv", "summary.json"] {
             if root.join(file).exists() {
                 let problem = format!(
                     "already holds a run ({file}); choose another folder with --out, or delete this one"
@@ -116,26 +112,52 @@ impl RunDir {
         }
         fs::create_dir_all(root.join("checkpoints"))
             .map_err(Error::io(root, "cannot create the run directory"))?;
-        dir.write_run(run)?;
+        let dir = RunDir { root: root.to_owned(), record };
+        dir.write_json(RUN, &dir.record)?;
         Ok(dir)
     }
 
-    /// Opens the folder of a run that was interrupted, and what its `run.json` says; records of epochs after
-    /// `epochs_done`, which will be run again, and a half-written last line are dropped.
+    /// Opens the folder of an earlier run and reads its `run.json`.
     ///
-    /// Errors: [`Error::Io`] when it holds no `run.json`, [`Error::File`] when that is no JSON object.
-    pub fn resume(root: &Path, epochs_done: usize) -> Result<(RunDir, Map<String, Value>)> {
-        let dir = RunDir { root: root.to_owned() };
-        let run = dir.read_run()?;
+    /// Errors: [`Error::File`] when there is none, or it is not a JSON object; [`Error::Io`] when it cannot
+    /// be read.
+    pub fn open(root: &Path) -> Result<RunDir> {
+        let path = root.join(RUN);
+        if !path.is_file() {
+            return Err(Error::file(root, format!("holds no run (there is no {RUN} in it)")));
+        }
+        let text = fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
+        let record = serde_json::from_str(&text)
+            .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
+        Ok(RunDir { root: root.to_owned(), record })
+    }
+
+    /// The hyper-parameters of the run.
+    ///
+    /// Errors, all naming `run.json`: it holds no configuration, a key that is not known, or a wrong value.
+    pub fn config(&self) -> Result<Config> {
+        let path = self.root.join(RUN);
+        let keys = self.record.get("config").and_then(Value::as_object);
+        let keys = keys.ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
+        Config::from_json(keys).map_err(|error| Error::file(&path, error.to_string()))
+    }
+
+    /// The name of the run's recipe.
+    pub fn recipe(&self) -> &str {
+        self.record.get("recipe").and_then(Value::as_str).unwrap_or("custom")
+    }
+
+    /// Drops the records of epochs after `epochs_done`, which will be run again, and a half-written last
+    /// line.
+    pub fn forget_after(&self, epochs_done: usize) -> Result<()> {
         let epoch_of = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("epoch")?.as_u64();
-        dir.keep_lines("metrics.jsonl", |line| {
+        self.keep_lines("metrics.jsonl", |line| {
             epoch_of(line).is_some_and(|epoch| epoch <= epochs_done as u64)
         })?;
         let row_of = |line: &str| line.split(',').next().and_then(|epoch| epoch.parse::<usize>().ok());
-        dir.keep_lines("log.csv", |line| {
+        self.keep_lines("log.csv", |line| {
             line == LOG_HEADER.trim_end() || row_of(line).is_some_and(|epoch| epoch <= epochs_done)
-        })?;
-        Ok((dir, run))
+        })
     }
 
     /// The folder.
@@ -148,14 +170,15 @@ impl RunDir {
         self.root.join("checkpoints").join(format!("{name}.safetensors"))
     }
 
-    /// Writes `run.json` anew, for what is known only at the end, such as the wall time.
-    pub fn write_run(&self, run: &Map<String, Value>) -> Result<()> {
-        self.write_json("run.json", run)
+    /// The file that holds the whole state of an unfinished run.
+    pub fn state(&self) -> PathBuf {
+        self.checkpoint("state")
     }
 
-    /// What `run.json` says.
-    pub fn read_run(&self) -> Result<Map<String, Value>> {
-        read_run(&self.root)
+    /// Adds a fact that is known only at the end, such as the wall time, to `run.json`.
+    pub fn add_fact(&mut self, name: &str, value: Value) -> Result<()> {
+        self.record.insert(name.to_owned(), value);
+        self.write_json(RUN, &self.record)
     }
 
     /// Writes `summary.json`.
@@ -173,7 +196,7 @@ impl RunDir {
         write_atomic(&path, (text + "\n").as_bytes())
     }
 
-    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which [`RunDir::resume`]
+    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which [`RunDir::forget_after`]
     /// goes by.
     pub fn append_metrics(&self, metrics: &Map<String, Value>) -> Result<()> {
         let path = self.root.join("metrics.jsonl");
@@ -201,7 +224,7 @@ impl RunDir {
     }
 }
 
-/// Appends `text` and syncs it; when that fails (a full disk), what was written of it is taken back.
+/// Appends `text` and syncs it; when that fails (a full disk), the part that was written is removed.
 fn append(path: &Path, text: &str) -> Result<()> {
     let add = || {
         let mut file = OpenOptions::new().append(true).create(true).open(path)?;
@@ -227,7 +250,7 @@ mod tests {
     fn a_run_and_its_records() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("runs/one");
-        let run = RunDir::create(&root, &object(json!({"seed": 3, "eps": "8/255"}))).unwrap();
+        let mut run = RunDir::create(&root, object(json!({"seed": 3, "recipe": "digits"}))).unwrap();
         assert!(run.checkpoint("best").parent().unwrap().is_dir());
         assert_eq!(run.checkpoint("epoch-2"), root.join("checkpoints/epoch-2.safetensors"));
         for epoch in 1..=2 {
@@ -262,30 +285,32 @@ mod tests {
         let text = fs::read_to_string(root.join("summary.json")).unwrap();
         assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["epochs"], 2);
-        assert_eq!(run.read_run().unwrap(), object(json!({"seed": 3, "eps": "8/255"})));
+        run.add_fact("seconds", json!(1.5)).unwrap();
+        let again = RunDir::open(&root).unwrap();
+        assert_eq!(again.record, object(json!({"seed": 3, "recipe": "digits", "seconds": 1.5})));
+        assert_eq!(again.recipe(), "digits");
     }
 
     #[test]
     fn a_second_run_in_the_same_folder_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        RunDir::create(dir.path(), &object(json!({"seed": 1}))).unwrap();
-        let error = RunDir::create(dir.path(), &object(json!({"seed": 2}))).unwrap_err().to_string();
+        RunDir::create(dir.path(), object(json!({"seed": 1}))).unwrap();
+        let error = RunDir::create(dir.path(), object(json!({"seed": 2}))).unwrap_err().to_string();
         let problem = "already holds a run (run.json); choose another folder with --out, or delete this one";
         assert_eq!(error, format!("{}: {problem}", dir.path().display()));
-        assert_eq!(RunDir { root: dir.path().into() }.read_run().unwrap()["seed"], 1);
+        assert_eq!(RunDir::open(dir.path()).unwrap().record["seed"], 1);
     }
 
     #[test]
     fn resuming_drops_what_will_be_run_again() {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunDir::create(dir.path(), &object(json!({"seed": 1}))).unwrap();
+        let run = RunDir::create(dir.path(), object(json!({"seed": 1}))).unwrap();
         for epoch in 1..=3 {
             run.append_metrics(&object(json!({"epoch": epoch}))).unwrap();
             run.append_log(&LogRow { epoch, ..LogRow::default() }).unwrap();
         }
         append(&dir.path().join("metrics.jsonl"), "{\"epoch\":1").unwrap();
-        let (_, record) = RunDir::resume(dir.path(), 2).unwrap();
-        assert_eq!(record["seed"], 1);
+        RunDir::open(dir.path()).unwrap().forget_after(2).unwrap();
         assert_eq!(
             fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap(),
             "{\"epoch\":1}\n{\"epoch\":2}\n"
@@ -303,16 +328,29 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
         let inside = file.join("run");
-        let error = RunDir::create(&inside, &Map::new()).unwrap_err().to_string();
+        let error = RunDir::create(&inside, Map::new()).unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("{}: cannot create the run directory: ", inside.display())),
             "{error}"
         );
-        let error = RunDir::resume(dir.path(), 0).unwrap_err().to_string();
-        assert!(error.contains("run.json: cannot read the record of a run: "), "{error}");
-        fs::write(dir.path().join("run.json"), "[]").unwrap();
-        assert!(
-            RunDir::resume(dir.path(), 0).unwrap_err().to_string().contains("run.json: not a JSON object: ")
-        );
+        let record = dir.path().join("run.json");
+        let opened = || RunDir::open(dir.path()).and_then(|run| run.config());
+        let message = || opened().unwrap_err().to_string();
+        assert_eq!(message(), format!("{}: holds no run (there is no run.json in it)", dir.path().display()));
+        for (text, problem) in [
+            ("[]", "not the record of a run: "),
+            (r#"{"seed": 3}"#, "holds no 'config'"),
+            (r#"{"config": {"lr": "fast"}}"#, "lr = fast: "),
+            (r#"{"config": {"epoch": 3}}"#, "unknown key 'epoch' (did you mean 'epochs'?); known: "),
+        ] {
+            fs::write(&record, text).unwrap();
+            assert!(
+                message().starts_with(&format!("{}: {problem}", record.display())),
+                "{text}: {}",
+                message()
+            );
+        }
+        fs::write(&record, r#"{"config": {"lr": 0.5}}"#).unwrap();
+        assert_eq!(opened().unwrap().lr, 0.5);
     }
 }

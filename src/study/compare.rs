@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::eval;
 use crate::files::write_atomic;
 use crate::method;
-use crate::run::dir::Summary;
+use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-use crate::train;
+use crate::train::{self, TrainJob};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -274,9 +274,11 @@ fn one(
     let dir = request.out.join("runs").join(format!("{}-seed{seed}", recipe.name));
     let mut config = recipe.config.clone();
     (config.seed, config.out, config.device) = (seed, Some(dir.clone()), request.device);
-    let begun = dir.join("run.json").is_file();
-    if begun {
-        same_settings(&dir, &config)?;
+    let begun = dir.join("run.json").is_file().then(|| RunDir::open(&dir)).transpose()?;
+    if let Some(run) = &begun {
+        let recorded = run.config()?;
+        same_settings(&dir, &recorded, &config)?;
+        config = Config { device: request.device, ..recorded };
     }
     let finished = dir.join("summary.json");
     if finished.is_file() {
@@ -286,16 +288,15 @@ fn one(
             serde_json::from_str(&text).map_err(|e| Error::file(&finished, format!("not a summary: {e}")))?;
         return Ok((dir, summary));
     }
-    let request = train::Request {
+    let job = TrainJob {
         config,
         recipe: recipe.name.clone(),
         reference: recipe.reference.clone(),
         command: request.command.clone(),
-        resume: begun.then(|| dir.clone()),
+        resume: begun,
     };
-    let outcome =
-        train::run(&request, observer, stop).map_err(|error| interrupted(error, &request.command))?;
-    Ok((outcome.dir, outcome.summary))
+    let trained = train::run(&job, observer, stop).map_err(|error| interrupted(error, &job.command))?;
+    Ok((trained.dir, trained.summary))
 }
 
 /// It is the comparison that goes on, not the run.
@@ -307,15 +308,14 @@ fn interrupted(error: Error, command: &str) -> Error {
 }
 
 /// Errors: a run directory whose settings are others, with the first that differs.
-fn same_settings(dir: &Path, config: &Config) -> Result<()> {
-    let (there, _) = train::recorded(dir)?;
+fn same_settings(dir: &Path, there: &Config, config: &Config) -> Result<()> {
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
     let matters = |key: &&crate::config::Key| {
         !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name))
     };
-    match KEYS.iter().filter(matters).find(|key| (key.get)(&there) != (key.get)(config)) {
+    match KEYS.iter().filter(matters).find(|key| (key.get)(there) != (key.get)(config)) {
         Some(key) => {
-            let (name, had, wants) = (key.name, key.text(&there), key.text(config));
+            let (name, had, wants) = (key.name, key.text(there), key.text(config));
             Err(Error::file(
                 dir,
                 format!("holds a run with {name} = {had}, not {wants}; choose another --out, or delete it"),

@@ -1,7 +1,7 @@
 //! One training step on given data: what it computes, tensor by tensor, for comparison with any other
 //! implementation.
 
-use super::step::{Batch, Nets, Rules, differentiate};
+use super::step::{Batch, Models, StepConfig, differentiate};
 use crate::config::Config;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
@@ -11,17 +11,17 @@ use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, Given};
 use crate::nn::Role;
 use crate::ops::rows::{join, rows_of};
-use crate::run::network;
+use crate::run::network::{self, Classes, WeightOverrides};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is to be computed.
-pub struct Request {
+/// A step to compute.
+pub struct StepCheck {
     /// Method, model, keys and device.
     pub config: Config,
-    /// Whether `mean` and `std` of `config` were given; else the metadata of `weights` says how images are
-    /// normalised.
+    /// Whether `mean` and `std` of `config` were given; else images are normalised as the metadata of
+    /// `weights` say.
     pub normalised: bool,
     /// 0-based epoch that the step belongs to.
     pub epoch: usize,
@@ -34,7 +34,7 @@ pub struct Request {
     pub out: PathBuf,
 }
 
-/// What a batch file may hold.
+/// The tensors that a batch file may hold.
 const BATCH: [&str; 6] = ["x", "y", "x2", "noise", "noise2", "mix"];
 
 /// The batch file, and how many images it must hold in what shape.
@@ -88,14 +88,14 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 /// after the passes that the loss needs.
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
-pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
-    let Request { epoch, .. } = request;
-    let config = &Config { init: Some(request.weights.clone()), ..request.config.clone() };
+pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
+    let StepCheck { epoch, .. } = check;
+    let config = &Config { init: Some(check.weights.clone()), ..check.config.clone() };
     super::validate(config)?;
     let method = method::find(&config.method)?;
     let device = config.device.open()?;
-    let given = BatchFile::read(&request.batch)?;
-    let lacks = |name: &str, why: &str| Error::file(&request.batch, format!("has no {name}; {why}"));
+    let given = BatchFile::read(&check.batch)?;
+    let lacks = |name: &str, why: &str| Error::file(&check.batch, format!("has no {name}; {why}"));
     let x =
         given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
     let x2 = match ((method.views)(config), given.images(&device, "x2")?) {
@@ -103,19 +103,20 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
         (_, Some(x2)) => Some(x2),
         (_, None) => return Err(lacks("x2", &format!("{} takes two views of each image", config.method))),
     };
-    let [file, wa_file] = weights(request)?;
+    let [file, wa_file] = weights(check)?;
     let [_, height, width, channels] = x.nhwc("x")?;
     let shape = ImageShape { height, width, channels };
-    let network = |file| network::network_for(&device, file, Some(&config.model), shape);
-    let (mut net, mut wa) = (network(&file)?, network(&wa_file)?);
+    let overrides = WeightOverrides { model: Some(config.model.clone()), ..WeightOverrides::default() };
+    let network = |file| network::open(&device, file, &overrides, (Classes::AtLeast(0), shape));
+    let ((mut net, _), (mut wa, _)) = (network(file)?, network(wa_file)?);
     given.file.within(&given.y, net.classes())?;
     let mix = match given.file.get("mix") {
         Some(Values::F32(_, values)) => values.first().copied(),
-        Some(_) => return Err(given.file.wrong("mix is no F32")),
+        Some(_) => return Err(given.file.wrong("mix is not F32")),
         None => None,
     };
     if let Some(r) = mix.filter(|r| !(0.0..=1.0).contains(r)) {
-        return Err(Error::file(&request.batch, format!("mix is {r}; expected a number in [0,1]")));
+        return Err(Error::file(&check.batch, format!("mix is {r}; expected a number in [0,1]")));
     }
     let noise = [given.images(&device, "noise")?, given.images(&device, "noise2")?];
     let b = given.y.len();
@@ -123,10 +124,15 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
-    let rules =
-        Rules { method, settings: config, awp_gamma: config.awp(*epoch), seed: config.seed, epoch: *epoch };
-    let nets = &mut Nets { net: &mut net, wa: Some(&mut wa) };
-    let done = differentiate(nets, &batch, &rules, &Given { noise, mix })?;
+    let step_config = StepConfig {
+        method,
+        settings: config,
+        awp_gamma: config.awp(*epoch),
+        seed: config.seed,
+        epoch: *epoch,
+    };
+    let models = &mut Models { net: &mut net, wa: Some(&mut wa) };
+    let done = differentiate(models, &batch, &step_config, &Given { noise, mix })?;
 
     let mut out = BTreeMap::new();
     out.insert("loss".into(), Values::F32(vec![], done.loss.to_vec()?));
@@ -156,7 +162,7 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
         };
         out.insert(format!("grad.{}", param.name), Values::F32(shape, values));
     }
-    write(&out, &request.out)?;
+    write(&out, &check.out)?;
     Ok(out)
 }
 
@@ -164,15 +170,15 @@ pub fn run(request: &Request) -> Result<BTreeMap<String, Values>> {
 /// is given, or else as the network's own metadata say.
 ///
 /// Errors: the average's metadata say something else.
-fn weights(request: &Request) -> Result<[WeightFile; 2]> {
-    let Config { mean, std, .. } = &request.config;
-    let given = request.normalised.then(|| Normalisation { mean: mean.clone(), std: std.clone() });
-    let mut file = WeightFile::read(&request.weights)?;
+fn weights(check: &StepCheck) -> Result<[WeightFile; 2]> {
+    let Config { mean, std, .. } = &check.config;
+    let given = check.normalised.then(|| Normalisation { mean: mean.clone(), std: std.clone() });
+    let mut file = WeightFile::read(&check.weights)?;
     let both = match &given {
         Some(given) => given.clone(),
         None => file.normalisation()?.unwrap_or_default(),
     };
-    let mut average = match &request.wa_weights {
+    let mut average = match &check.wa_weights {
         Some(path) => WeightFile::read(path)?,
         None => file.clone(),
     };

@@ -1,6 +1,6 @@
 //! Checkpoints: weights that other programs read, and the whole state of a run to go on from.
 
-use super::epoch_stats::Totals;
+use super::epoch_stats::EpochStats;
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -9,13 +9,14 @@ use crate::nn::{Net, Role, Shape};
 use crate::run::network::load;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The prefixes of momentum buffers and of the averaged network in a state file.
 const MOMENTUM: &str = "momentum.";
 const AVERAGE: &str = "average.";
 
-/// Where a run stands: everything but the tensors.
+/// The progress of a run: its whole state but for the tensors.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Epochs that are finished.
@@ -23,10 +24,9 @@ pub struct Progress {
     /// Steps of the next epoch that are done.
     pub steps_done: usize,
     /// Whether the average has taken up the epoch of those steps, all of which are done then.
-    #[serde(default)]
     pub averaged: bool,
-    /// What those steps added up so far.
-    pub totals: Totals,
+    /// The sums over those steps.
+    pub stats: EpochStats,
     /// 1-based epoch and robust accuracy (percent) of the best checkpoint.
     pub best: Option<(usize, f64)>,
     /// Seconds of training, without evaluation, of this and earlier sessions.
@@ -36,7 +36,27 @@ pub struct Progress {
     pub seconds: f64,
 }
 
-/// What the metadata of a weight file says about where it comes from.
+impl Progress {
+    /// Training images a second.
+    pub fn images_per_s(&self) -> f64 {
+        self.images_trained as f64 / self.train_seconds.max(1e-9)
+    }
+
+    /// Adds the seconds of further steps.
+    pub fn add_seconds(&mut self, seconds: f64) {
+        self.train_seconds += seconds;
+        self.stats.seconds += seconds;
+    }
+
+    /// Closes an epoch.
+    pub fn next_epoch(&mut self) {
+        self.epochs_done += 1;
+        (self.steps_done, self.averaged) = (0, false);
+        self.stats = EpochStats::default();
+    }
+}
+
+/// The source of a weight file, for its metadata.
 pub struct Origin<'a> {
     pub config: &'a Config,
     pub recipe: &'a str,
@@ -82,7 +102,7 @@ fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
     Ok(file)
 }
 
-/// Writes weights, momentum and progress: all that a run needs to go on with the same bytes.
+/// Writes weights, momentum and progress: everything that a run needs to go on to the same bytes.
 pub fn save_state(
     net: &Net,
     wa: Option<&Net>,
@@ -107,7 +127,7 @@ pub fn save_state(
     file.write(path)
 }
 
-/// Reads what [`save_state`] wrote into a network of the same architecture.
+/// Reads a file of [`save_state`] into networks of the same architecture.
 pub fn load_state(net: &mut Net, wa: Option<&mut Net>, device: &Device, path: &Path) -> Result<Progress> {
     let mut file = WeightFile::read(path)?;
     let text = file
@@ -116,20 +136,30 @@ pub fn load_state(net: &mut Net, wa: Option<&mut Net>, device: &Device, path: &P
         .ok_or_else(|| Error::file(path, "holds no progress: not the state of a run"))?;
     let progress =
         serde_json::from_str(text).map_err(|e| Error::file(path, format!("progress cannot be read: {e}")))?;
-    let (momenta, tensors) = file.tensors.into_iter().partition(|(name, _)| name.starts_with(MOMENTUM));
-    let (average, tensors) =
-        std::collections::BTreeMap::into_iter(tensors).partition(|(name, _)| name.starts_with(AVERAGE));
-    file.tensors = tensors;
+    let momenta = take_prefixed(&mut file, MOMENTUM);
+    let average = take_prefixed(&mut file, AVERAGE);
     load(net, device, &file)?;
     if let Some(wa) = wa {
-        let bare = |(name, tensor): (String, _)| (name.trim_start_matches(AVERAGE).to_owned(), tensor);
-        file.tensors = std::collections::BTreeMap::into_iter(average).map(bare).collect();
+        file.tensors = average;
         load(wa, device, &file)?;
     }
     for param in net.params.iter_mut().filter(|p| p.role != Role::Buffer) {
-        let saved: Option<&(Vec<usize>, Vec<f32>)> = momenta.get(&format!("{MOMENTUM}{}", param.name));
-        param.momentum =
-            saved.map(|(shape, values)| Tensor::from_slice(device, shape, values)).transpose()?;
+        param.momentum = match momenta.get(&param.name) {
+            Some((shape, values)) => Some(Tensor::from_slice(device, shape, values)?),
+            None => None,
+        };
     }
     Ok(progress)
+}
+
+/// Moves the tensors whose names begin with `prefix` out of a file, under their names without it.
+fn take_prefixed(file: &mut WeightFile, prefix: &str) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let mut taken = BTreeMap::new();
+    for (name, tensor) in std::mem::take(&mut file.tensors) {
+        match name.strip_prefix(prefix) {
+            Some(bare) => taken.insert(bare.to_owned(), tensor),
+            None => file.tensors.insert(name, tensor),
+        };
+    }
+    taken
 }

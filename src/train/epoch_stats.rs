@@ -1,51 +1,62 @@
-//! What the steps of an epoch add up to.
+//! Sums over the steps of an epoch.
 
 use super::margins::Margins;
-use super::step::Stepped;
+use super::step::StepOutput;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// Sums over the steps of an epoch.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Totals {
+pub struct EpochStats {
     /// Loss times images.
-    pub loss: f64,
+    loss: f64,
     /// The named terms, times images.
-    pub terms: Vec<(String, f64)>,
+    terms: Vec<(String, f64)>,
     /// Labels that the training passes were compared with, and how many were right.
-    pub judged: usize,
-    pub hits: usize,
+    labels: usize,
+    hits: usize,
     /// The splits of the samples, of methods that make them.
     pub margins: Margins,
     pub images: usize,
+    /// Seconds of training.
     pub seconds: f64,
 }
 
-impl Totals {
+impl EpochStats {
     /// Adds a step over `images` images whose loss was `loss`. Waits for the device.
-    pub fn add(&mut self, images: usize, loss: f32, stepped: &Stepped) -> Result<()> {
+    pub fn add(&mut self, images: usize, loss: f32, output: &StepOutput) -> Result<()> {
         self.loss += loss as f64 * images as f64;
-        for (i, (name, term)) in stepped.terms.iter().enumerate() {
+        for (i, (name, term)) in output.terms.iter().enumerate() {
             if self.terms.len() <= i {
                 self.terms.push(((*name).to_owned(), 0.0));
             }
             self.terms[i].1 += term.item()? as f64 * images as f64;
         }
-        if let Some(hits) = &stepped.hits {
-            self.judged += hits.len();
+        if let Some(hits) = &output.hits {
+            self.labels += hits.len();
             self.hits += hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
         }
-        if let Some(split) = &stepped.split {
+        if let Some(split) = &output.split {
             let aligned =
-                stepped.aligned.as_ref().map(|s| s.to_vec()).transpose()?.and_then(|s| s.first().copied());
+                output.aligned.as_ref().map(|s| s.to_vec()).transpose()?.and_then(|s| s.first().copied());
             self.margins.add(split, aligned, images)?;
         }
         self.images += images;
         Ok(())
     }
 
+    pub fn mean_loss(&self) -> f64 {
+        self.loss / self.images.max(1) as f64
+    }
+
+    /// The means of the terms, by name.
+    pub fn mean_terms(&self) -> Vec<(String, f64)> {
+        let images = self.images.max(1) as f64;
+        self.terms.iter().map(|(name, sum)| (name.clone(), sum / images)).collect()
+    }
+
     /// The part of the labels that training passes got right; `None` where there were none.
     pub fn accuracy(&self) -> Option<f64> {
-        (self.judged > 0).then(|| self.hits as f64 / self.judged as f64)
+        (self.labels > 0).then(|| self.hits as f64 / self.labels as f64)
     }
 }

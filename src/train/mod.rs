@@ -1,11 +1,13 @@
-//! Training: configuration, schedules, the epoch loop, checkpoints, the run directory.
+//! Training: steps, the epoch loop, learning-rate schedules, averages, checkpoints.
 
 pub mod average;
 pub mod check_step;
-pub mod checkpoint;
-pub mod epoch_stats;
-pub mod margins;
+mod checkpoint;
+mod close_epoch;
+mod epoch_stats;
+mod margins;
 mod requirements;
+mod run;
 pub mod schedule;
 pub mod step;
 mod trainer;
@@ -13,32 +15,33 @@ mod validate;
 
 use crate::config::{Averaging, Config, recipe};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::method;
-use crate::run::dir::{self, RunDir, Summary};
+use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
 use average::Average;
 pub use requirements::validate;
+use run::Run;
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use trainer::Session;
+use trainer::Trainer;
 
-/// What is to be trained.
-pub struct Request {
+/// A training job.
+pub struct TrainJob {
     pub config: Config,
-    /// The recipe's name, or what else the configuration came from.
+    /// The recipe's name, or another source of the configuration.
     pub recipe: String,
     pub reference: recipe::Reference,
     /// The command line, for the records.
     pub command: String,
-    /// A run directory to go on with; its recorded configuration replaces `config`, device excepted.
-    pub resume: Option<PathBuf>,
+    /// An interrupted run to go on with, whose configuration `config` is, device excepted.
+    pub resume: Option<RunDir>,
 }
 
-/// What came of it.
-pub struct Outcome {
+/// A run that has come to its end.
+pub struct TrainedRun {
     /// The run directory.
     pub dir: PathBuf,
     pub summary: Summary,
@@ -46,63 +49,45 @@ pub struct Outcome {
 
 /// Trains, evaluates and records.
 ///
-/// Errors: bad settings, data or devices before anything is written; [`Error::NotFinite`];
-/// [`Error::Interrupted`] once `stop` is set.
-pub fn run(request: &Request, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
+/// Errors: bad settings, data or devices before anything is written; [`Error::NotFinite`](crate::Error::NotFinite);
+/// [`Error::Interrupted`](crate::Error::Interrupted) once `stop` is set.
+pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<TrainedRun> {
     let began = Instant::now();
-    let (config, recipe) = match &request.resume {
-        Some(dir) => {
-            let (config, recipe) = recorded(dir)?;
-            (Config { device: request.config.device, ..config }, recipe)
-        }
-        None => (request.config.clone(), request.recipe.clone()),
-    };
-    validate(&config)?;
+    let TrainJob { config, recipe, .. } = job;
+    validate(config)?;
     let device = config.device.open()?;
-    let mut session = Session::new(&device, &config, &recipe)?;
-    let (dir, progress) = match &request.resume {
-        Some(path) => {
+    let mut trainer = Trainer::new(&device, config, recipe)?;
+    let dir = match &job.resume {
+        Some(dir) => {
             // A run that ended before its first checkpoint begins anew.
-            let state = state_path(path);
-            let progress = if state.exists() { session.load(&state)? } else { session.begin()? };
-            (RunDir::resume(path, progress.epochs_done)?.0, progress)
+            if dir.state().exists() {
+                trainer.resume(&dir.state())?
+            } else {
+                trainer.begin()?
+            }
+            dir.forget_after(trainer.progress().epochs_done)?;
+            dir.clone()
         }
         None => {
-            let root = config.out.clone().unwrap_or_else(|| fresh_folder(&recipe, config.seed));
-            let record = record(request, &config, &recipe, &device);
-            let progress = session.begin()?;
-            (RunDir::create(&root, &record)?, progress)
+            let root = config.out.clone().unwrap_or_else(|| fresh_folder(recipe, config.seed));
+            trainer.begin()?;
+            RunDir::create(&root, record(job, &device))?
         }
     };
-    observer.started(&session.started(dir.root()));
-    let summary = session.run(&dir, progress, began, observer, stop)?;
-    observer.finished();
-    let mut run = dir.read_run()?;
-    run.insert("seconds".into(), json!(summary.seconds));
-    dir.write_run(&run)?;
-    Ok(Outcome { dir: dir.root().to_owned(), summary })
+    observer.started(&trainer.started(dir.root()));
+    let earlier = trainer.progress().seconds;
+    let mut run = Run { dir, observer, stop, began, earlier };
+    let summary = trainer.run(&mut run)?;
+    run.observer.finished();
+    run.dir.add_fact("seconds", json!(summary.seconds))?;
+    Ok(TrainedRun { dir: run.dir.root().to_owned(), summary })
 }
 
-/// Where the state of a run is kept.
-fn state_path(dir: &Path) -> PathBuf {
-    dir.join("checkpoints/state.safetensors")
-}
-
-/// The configuration and recipe name of an earlier run.
-///
-/// Errors: no record, or one that holds no configuration.
-pub fn recorded(dir: &Path) -> Result<(Config, String)> {
-    let run = dir::read_run(dir)?;
-    let lacks = || Error::file(&dir.join("run.json"), "holds no 'config'");
-    let config = Config::from_json(run.get("config").and_then(Value::as_object).ok_or_else(lacks)?)?;
-    let recipe = run.get("recipe").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok((config, recipe))
-}
-
-fn record(request: &Request, config: &Config, recipe: &str, device: &Device) -> Map<String, Value> {
-    let reference = &request.reference;
+/// The content of `run.json`.
+fn record(job: &TrainJob, device: &Device) -> Map<String, Value> {
+    let TrainJob { config, recipe, reference, command, .. } = job;
     let record = json!({
-        "command": request.command,
+        "command": command,
         "version": env!("CARGO_PKG_VERSION"),
         "commit": env!("SADDLE_COMMIT"),
         "recipe": recipe,
@@ -115,7 +100,7 @@ fn record(request: &Request, config: &Config, recipe: &str, device: &Device) -> 
     record.as_object().cloned().unwrap_or_default()
 }
 
-/// `runs/RECIPE-seedS`, with a number behind it when that is taken.
+/// `runs/RECIPE-seedS`, or with a number after it when that is taken.
 fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
     let stem: String =
         recipe.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();

@@ -16,7 +16,7 @@ use crate::tensor::Tensor;
 use std::rc::Rc;
 
 /// What stays the same over an epoch.
-pub struct Rules<'a> {
+pub struct StepConfig<'a> {
     pub method: &'static Entry,
     pub settings: &'a Config,
     /// Adversarial weight perturbation's gamma; 0: none.
@@ -39,14 +39,14 @@ pub struct Batch<'a> {
 }
 
 /// The networks of a run.
-pub struct Nets<'a> {
+pub struct Models<'a> {
     pub net: &'a mut Net,
     /// The averaged one.
     pub wa: Option<&'a mut Net>,
 }
 
 /// A loss with its gradients; nothing of it has been read from the device yet.
-pub struct Differentiated {
+pub struct LossGradients {
     pub loss: Tensor,
     /// Terms before their weights.
     pub terms: Vec<(&'static str, Tensor)>,
@@ -62,7 +62,7 @@ pub struct Differentiated {
 }
 
 /// What a step leaves to be looked at; nothing of it has been read from the device yet.
-pub struct Stepped {
+pub struct StepOutput {
     pub loss: Tensor,
     pub terms: Vec<(&'static str, Tensor)>,
     /// 1 where the training pass was right, for each label; empty where the loss has no logits.
@@ -74,16 +74,16 @@ pub struct Stepped {
 
 /// The numbers of SGD.
 #[derive(Clone, Copy, Debug)]
-pub struct Update {
+pub struct Sgd {
     pub lr: f32,
     pub momentum: f32,
     pub weight_decay: f32,
 }
 
-impl Update {
+impl Sgd {
     /// Moves a parameter, and its momentum, which begins with the first gradient.
     pub fn apply(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
-        let &Update { lr, momentum, weight_decay } = self;
+        let &Sgd { lr, momentum, weight_decay } = self;
         let first = param.momentum.is_none();
         let mut velocity = match param.momentum.take() {
             Some(velocity) => velocity,
@@ -126,29 +126,34 @@ impl Snapshot {
 /// The attack of a step and the gradients of its loss. With adversarial weight perturbation (Wu, Xia, Wang,
 /// NeurIPS 2020, arXiv 2004.05884) the loss is differentiated at `w + gamma |w| / |g| g`, `g` being its
 /// gradient at w on the same adversarial images.
-pub fn differentiate(nets: &mut Nets, batch: &Batch, rules: &Rules, given: &Given) -> Result<Differentiated> {
+pub fn differentiate(
+    models: &mut Models,
+    batch: &Batch,
+    config: &StepConfig,
+    given: &Given,
+) -> Result<LossGradients> {
     let labels = labels(batch)?;
-    let attacked = in_step(nets, batch, &labels, rules, given, |step| (rules.method.attack)(step))?;
-    if rules.awp_gamma == 0.0 {
-        return pass(nets, batch, labels, rules, given, attacked);
+    let attacked = in_step(models, batch, &labels, config, given, |step| (config.method.attack)(step))?;
+    if config.awp_gamma == 0.0 {
+        return pass(models, batch, labels, config, given, attacked);
     }
-    let weights = Snapshot::of(nets.net);
-    let teacher = nets.wa.as_deref().map(Snapshot::of);
-    let first = pass(nets, batch, labels, rules, given, attacked)?;
+    let weights = Snapshot::of(models.net);
+    let teacher = models.wa.as_deref().map(Snapshot::of);
+    let first = pass(models, batch, labels, config, given, attacked)?;
     // The first pass only finds the direction: running statistics are as before.
-    weights.restore(nets.net, |_| true);
-    nets.net.train_passes = weights.train_passes;
-    if let (Some(wa), Some(teacher)) = (nets.wa.as_deref_mut(), &teacher) {
+    weights.restore(models.net, |_| true);
+    models.net.train_passes = weights.train_passes;
+    if let (Some(wa), Some(teacher)) = (models.wa.as_deref_mut(), &teacher) {
         teacher.restore(wa, |_| true);
         wa.train_passes = teacher.train_passes;
     }
-    for (param, gradient) in nets.net.params.iter_mut().zip(&first.gradients) {
+    for (param, gradient) in models.net.params.iter_mut().zip(&first.gradients) {
         if let (true, Some(gradient)) = (param.value.shape().len() > 1, gradient) {
-            param.value = perturb(&param.value, gradient, rules.awp_gamma)?;
+            param.value = perturb(&param.value, gradient, config.awp_gamma)?;
         }
     }
-    let second = pass(nets, batch, first.labels, rules, given, first.attacked)?;
-    weights.restore(nets.net, |role| role != Role::Buffer);
+    let second = pass(models, batch, first.labels, config, given, first.attacked)?;
+    weights.restore(models.net, |role| role != Role::Buffer);
     Ok(second)
 }
 
@@ -167,15 +172,15 @@ fn labels(batch: &Batch) -> Result<Option<Buffer<i32>>> {
 
 /// The loss of one pass and its gradients.
 fn pass(
-    nets: &mut Nets,
+    models: &mut Models,
     batch: &Batch,
     labels: Option<Buffer<i32>>,
-    rules: &Rules,
+    config: &StepConfig,
     given: &Given,
     attacked: Attacked,
-) -> Result<Differentiated> {
-    let (loss, terms, gradients, logits, aligned) = in_step(nets, batch, &labels, rules, given, |step| {
-        let loss: Loss = (rules.method.loss)(step, &attacked)?;
+) -> Result<LossGradients> {
+    let (loss, terms, gradients, logits, aligned) = in_step(models, batch, &labels, config, given, |step| {
+        let loss: Loss = (config.method.loss)(step, &attacked)?;
         let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
         let value = |var| step.tape.value(var);
         let terms: Vec<_> = loss.terms.iter().map(|(name, term)| (*name, value(*term))).collect();
@@ -183,25 +188,25 @@ fn pass(
     })?;
     let of_attack = || attacked.align.as_ref()?.subset.as_ref().map(|s| s.count.clone());
     let aligned = aligned.or_else(of_attack);
-    Ok(Differentiated { loss, terms, gradients, logits, labels, attacked, aligned })
+    Ok(LossGradients { loss, terms, gradients, logits, labels, attacked, aligned })
 }
 
 /// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update is in
 /// place.
 fn in_step<T>(
-    nets: &mut Nets,
+    models: &mut Models,
     batch: &Batch,
     labels: &Option<Buffer<i32>>,
-    rules: &Rules,
+    config: &StepConfig,
     given: &Given,
     work: impl FnOnce(&mut Step) -> Result<T>,
 ) -> Result<T> {
     let tape = Tape::new(batch.x.device());
-    let leaves = nets.net.leaves(&tape);
-    let &Rules { settings: set, seed, epoch, .. } = rules;
+    let leaves = models.net.leaves(&tape);
+    let &StepConfig { settings: set, seed, epoch, .. } = config;
     work(&mut Step {
-        net: nets.net,
-        wa: nets.wa.as_deref_mut(),
+        net: models.net,
+        wa: models.wa.as_deref_mut(),
         tape: &tape,
         leaves: &leaves,
         x: batch.x,
@@ -218,29 +223,29 @@ fn in_step<T>(
 
 /// Attacks, differentiates, updates, and lets the average follow.
 pub fn train_step(
-    nets: &mut Nets,
+    models: &mut Models,
     batch: &Batch,
-    rules: &Rules,
-    update: &Update,
+    config: &StepConfig,
+    optimizer: &Sgd,
     average: Option<&Average>,
-) -> Result<Stepped> {
+) -> Result<StepOutput> {
     let given = Given::default();
-    let Differentiated { loss, terms, gradients, logits, labels, attacked, aligned } =
-        differentiate(nets, batch, rules, &given)?;
+    let LossGradients { loss, terms, gradients, logits, labels, attacked, aligned } =
+        differentiate(models, batch, config, &given)?;
     let y = labels.as_ref().unwrap_or(batch.y);
     // A loss on one view of several has the labels of one.
     let right =
         |z: &Tensor| correct(batch.x.device(), z, if z.shape()[0] == batch.y.len() { batch.y } else { y });
     let hits = logits.as_ref().map(right).transpose()?;
     let split = attacked.align.map(|align| align.split);
-    for (param, gradient) in nets.net.params.iter_mut().zip(gradients) {
+    for (param, gradient) in models.net.params.iter_mut().zip(gradients) {
         if let (true, Some(gradient)) = (param.role != Role::Buffer, gradient) {
-            update.apply(param, &gradient)?;
+            optimizer.apply(param, &gradient)?;
         }
     }
-    in_step(nets, batch, &labels, rules, &given, |step| (rules.method.after)(step))?;
-    if let (Some(average), Some(wa)) = (average, nets.wa.as_deref_mut()) {
-        average.after_step(wa, nets.net, rules.epoch)?;
+    in_step(models, batch, &labels, config, &given, |step| (config.method.after)(step))?;
+    if let (Some(average), Some(wa)) = (average, models.wa.as_deref_mut()) {
+        average.after_step(wa, models.net, config.epoch)?;
     }
-    Ok(Stepped { loss, terms, hits, split, aligned })
+    Ok(StepOutput { loss, terms, hits, split, aligned })
 }

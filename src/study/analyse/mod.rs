@@ -6,18 +6,18 @@ pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::{Draws, Pgd};
+use crate::attack::Draws;
 use crate::config::{Config, Select, key};
 use crate::data::resident::{Resident, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
+use crate::files::weights::WeightFile;
 use crate::files::write_atomic;
 use crate::nn::{BnMode, Net};
 use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
-use crate::run::network;
-use crate::run::network::weight_file;
+use crate::run::network::{self, Classes, WeightOverrides, weight_file};
 use crate::run::observer::Observer;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -133,13 +133,7 @@ impl Subject {
         gallery: Resident,
         mut progress: impl FnMut(usize),
     ) -> Result<Subject> {
-        let attack = Pgd {
-            norm: config.norm,
-            eps: config.eps.get(),
-            step: config.step_size.get(),
-            steps: 20,
-            ..Pgd::default()
-        };
+        let attack = config.evaluation_pgd(20);
         let key = Key::new(config.seed, Purpose::EvalStart, 0, 0);
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
@@ -184,7 +178,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = trained_on(train, config, request.gallery)?;
     let device = request.device.open()?;
-    let (net, _) = network::open(&device, &weights, (test.classes, test.shape))?;
+    let input = (Classes::Exactly(test.classes), test.shape);
+    let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
     let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
     let mut subject =
