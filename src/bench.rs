@@ -3,7 +3,7 @@
 //! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least
 //! disturbed one.
 
-use crate::attack::{Draws, Pgd, logits};
+use crate::attack::{Pgd, RngKey, logits};
 use crate::config::Config;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -217,7 +217,7 @@ pub fn parts(
         let pgd = Pgd { steps: STEPS, ..Pgd::default() };
         let key = Key::new(0, Purpose::AttackStart, 0, 0);
         let attack = best(device, seconds, || {
-            pgd.cross_entropy(&mut net, &x, &y, Draws { key, images: &images }).map(|_| ())
+            pgd.cross_entropy(&mut net, &x, &y, RngKey { key, images: &images }).map(|_| ())
         })?;
         let evaluation = best(device, seconds, || logits(&mut net, &x).map(|_| ()))?;
         let mut pass = |x: &Tensor, y: &Buffer<i32>| {

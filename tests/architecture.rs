@@ -45,7 +45,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("eval", "run::network"),
     ("eval", "train::config"),
     ("eval", "run::observer"),
-    ("eval", "files::tensors"),
+    ("eval", "files::tensor_file"),
     ("eval", "files::weights"),
 ];
 

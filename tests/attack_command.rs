@@ -7,10 +7,10 @@ use common::{error, printed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use saddle::attack::{self, Settings, logits};
+use saddle::attack::{self, Ball, Norm, Params, logits};
 use saddle::data::{self, ImageShape};
 use saddle::device::{Buffer, Device};
-use saddle::files::tensors::{TensorFile, Values, write};
+use saddle::files::tensor_file::{TensorFile, Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::nn::{Arch, Net, Shape};
 use saddle::ops::predict::argmax;
@@ -114,7 +114,8 @@ fn adversarial_images_are_those_of_the_attack() {
     let (mut net, x, y, indices) = job.loaded();
     let made = job.attack("--data x.safetensors --attack pgd5 --batch 16 --seed 3");
     // The eps that the weights were trained for.
-    let attack = attack::by_name("pgd5", &Settings { eps: 0.1, seed: 3, ..Settings::default() }).unwrap();
+    let attack =
+        attack::by_name("pgd5", &Params { ball: Ball::linf(0.1), seed: 3, ..Params::default() }).unwrap();
     let found = attack.run(&mut net, &x, &y, &indices).unwrap();
     assert_eq!(made.x_adv, found.x_adv.to_vec().unwrap());
     let z = logits(&mut net, &found.x_adv).unwrap();
@@ -147,36 +148,36 @@ fn adversarial_images_are_those_of_the_attack() {
 #[test]
 fn every_attack_and_its_parameters() {
     let job = Job::new();
-    for (words, settings) in [
-        ("fgsm --eps 0.2", Settings { eps: 0.2, ..Settings::default() }),
+    for (words, params) in [
+        ("fgsm --eps 0.2", Params { ball: Ball::linf(0.2), ..Params::default() }),
         (
             "mim --steps 3 --step-size 0.05",
-            Settings { eps: 0.1, steps: Some(3), step: Some(0.05), ..Settings::default() },
+            Params { ball: Ball::linf(0.1), steps: Some(3), step_size: Some(0.05), ..Params::default() },
         ),
-        ("mim4 --momentum 0.25", Settings { eps: 0.1, momentum: 0.25, ..Settings::default() }),
-        ("cw6 --kappa 0.5", Settings { eps: 0.1, kappa: 0.5, ..Settings::default() }),
+        ("mim4 --momentum 0.25", Params { ball: Ball::linf(0.1), momentum: 0.25, ..Params::default() }),
+        ("cw6 --kappa 0.5", Params { ball: Ball::linf(0.1), kappa: 0.5, ..Params::default() }),
         (
             "apgd-ce --steps 6 --eot-iter 2",
-            Settings { eps: 0.1, steps: Some(6), passes: 2, ..Settings::default() },
+            Params { ball: Ball::linf(0.1), steps: Some(6), eot_iter: 2, ..Params::default() },
         ),
         (
             "apgd-dlr --steps 6 --restarts 2",
-            Settings { eps: 0.1, steps: Some(6), restarts: 2, ..Settings::default() },
+            Params { ball: Ball::linf(0.1), steps: Some(6), restarts: 2, ..Params::default() },
         ),
         (
             "apgd-t --steps 6 --targets 2",
-            Settings { eps: 0.1, steps: Some(6), targets: 2, ..Settings::default() },
+            Params { ball: Ball::linf(0.1), steps: Some(6), targets: 2, ..Params::default() },
         ),
         (
             "fab-t --steps 2 --targets 1",
-            Settings { eps: 0.1, steps: Some(2), targets: 1, ..Settings::default() },
+            Params { ball: Ball::linf(0.1), steps: Some(2), targets: 1, ..Params::default() },
         ),
-        ("square --steps 20", Settings { eps: 0.1, steps: Some(20), ..Settings::default() }),
-        ("pgd3 --norm l2 --eps 0.5", Settings { norm: attack::Norm::L2, eps: 0.5, ..Settings::default() }),
+        ("square --steps 20", Params { ball: Ball::linf(0.1), steps: Some(20), ..Params::default() }),
+        ("pgd3 --norm l2 --eps 0.5", Params { ball: Ball { norm: Norm::L2, eps: 0.5 }, ..Params::default() }),
     ] {
         let (mut net, x, y, indices) = job.loaded();
         let name = words.split(' ').next().unwrap();
-        let found = attack::by_name(name, &settings).unwrap().run(&mut net, &x, &y, &indices).unwrap();
+        let found = attack::by_name(name, &params).unwrap().run(&mut net, &x, &y, &indices).unwrap();
         let made = job.attack(&format!("--data x.safetensors --attack {words}"));
         assert_eq!(made.x_adv, found.x_adv.to_vec().unwrap(), "{words}");
     }

@@ -2,7 +2,8 @@
 //! hold for every attack.
 
 use saddle::attack::{
-    Apgd, ApgdLoss, Attack, Found, Model, Norm, Objective, Points, Settings, attacks, by_name, logits,
+    Apgd, ApgdLoss, Attack, AttackResult, Ball, Model, Norm, Objective, Params, Points, attacks, by_name,
+    logits,
 };
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, Net, Shape};
@@ -127,7 +128,7 @@ fn predicted(z: &Tensor) -> Vec<i32> {
     z.to_vec().unwrap().chunks(k).map(best).collect()
 }
 
-fn bits(found: &Found) -> (Vec<u32>, Vec<i32>) {
+fn bits(found: &AttackResult) -> (Vec<u32>, Vec<i32>) {
     (found.x_adv.to_vec().unwrap().iter().map(|v| v.to_bits()).collect(), found.success.to_vec().unwrap())
 }
 
@@ -165,9 +166,9 @@ fn linear_models_are_attacked_to_the_closed_form() {
         let largest = if ball == Norm::Linf { eps } else { eps * steepest / reach };
         assert!(largest < 0.4, "the box must not bind, but a pixel moves by {largest}");
         for name in ["fgsm", "pgd100", "cw100", "mim20", "apgd-ce"] {
-            let settings = Settings { norm: ball, eps: eps as f32, ..Settings::default() };
+            let params = Params { ball: Ball { norm: ball, eps: eps as f32 }, ..Params::default() };
             let found =
-                by_name(name, &settings).unwrap().run(&mut model, &x, &y, &indices(&device, n)).unwrap();
+                by_name(name, &params).unwrap().run(&mut model, &x, &y, &indices(&device, n)).unwrap();
             let (x_adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
             for i in 0..n {
                 let best = clean[i] - eps * reach;
@@ -196,7 +197,7 @@ struct Run {
 
 /// APGD on one image in float64, from x_0 on, as the paper and the authors' rules tell it.
 fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run {
-    let eps = apgd.eps as f64;
+    let eps = apgd.ball.eps as f64;
     let target = ranked(&model.logits(x))[1];
     let mut plateau = false;
     let mut value = |at: &[f64]| {
@@ -232,7 +233,11 @@ fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run 
         let u: Vec<f64> = v.iter().zip(x).map(|(v, x)| v - x).collect();
         let length = norm(&u, Norm::L2);
         let inside = |u: f64| {
-            if apgd.norm == Norm::L2 { u / (length + 1e-12) * length.min(eps) } else { u.clamp(-eps, eps) }
+            if apgd.ball.norm == Norm::L2 {
+                u / (length + 1e-12) * length.min(eps)
+            } else {
+                u.clamp(-eps, eps)
+            }
         };
         u.iter().zip(x).map(|(u, x)| (x + inside(*u)).clamp(0.0, 1.0)).collect()
     };
@@ -248,7 +253,7 @@ fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run 
         let a = if k == 0 { 1.0 } else { 0.75 };
         let length = norm(&g, Norm::L2);
         let direction = |g: f64| {
-            if apgd.norm == Norm::L2 {
+            if apgd.ball.norm == Norm::L2 {
                 g / (length + 1e-12)
             } else if g == 0.0 {
                 0.0
@@ -300,8 +305,10 @@ fn apgd_follows_the_specification() {
     let (mut broken, mut plateaus, mut halvings, mut strays) = (0, 0, Vec::new(), Vec::new());
     for (ball, eps) in [(Norm::Linf, 0.25f32), (Norm::L2, 0.5)] {
         for loss in [ApgdLoss::CrossEntropy, ApgdLoss::Dlr, ApgdLoss::DlrTargeted] {
-            let apgd =
-                Apgd::new(loss, &Settings { norm: ball, eps, targets: 1, seed: 5, ..Settings::default() });
+            let apgd = Apgd::new(
+                loss,
+                &Params { ball: Ball { norm: ball, eps }, targets: 1, seed: 5, ..Params::default() },
+            );
             let found = apgd.run(&mut model, &x, &y, &images).unwrap();
             let (x_adv, success) = (widen(&found.x_adv.to_vec().unwrap()), found.success.to_vec().unwrap());
             let rank = if loss == ApgdLoss::DlrTargeted { 2 } else { 0 };
@@ -355,14 +362,14 @@ fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
     let labels = predicted(&logits(&mut model, &x).unwrap());
     let (y, images) = (Buffer::from_slice(&device, &labels).unwrap(), indices(&device, n));
     // Nine targets are asked for; five classes have four.
-    let settings = Settings { eps: 0.2, steps: Some(20), ..Settings::default() };
-    let apgd = Apgd::new(ApgdLoss::DlrTargeted, &settings);
+    let params = Params { ball: Ball::linf(0.2), steps: Some(20), ..Params::default() };
+    let apgd = Apgd::new(ApgdLoss::DlrTargeted, &params);
     let (x_adv, success) = bits(&apgd.run(&mut model, &x, &y, &images).unwrap());
     let mut ranks_of_success = std::collections::BTreeSet::new();
     let points = Points { x: &x, y: &y, images: &images };
     let run = |model: &mut Dense, rank: i32| {
         let ranks = Buffer::from_slice(&device, &vec![rank; n]).unwrap();
-        bits(&apgd.run_ranks(model, points, &ranks, 0).unwrap())
+        bits(&apgd.run_once(model, points, &ranks, 0).unwrap())
     };
     let by_rank: Vec<_> = (2..=5).map(|rank| run(&mut model, rank)).collect();
     for i in 0..n {
@@ -382,7 +389,7 @@ fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
     let images = of(rows.iter().map(|(i, _)| 7 * *i as i32 + 3).collect());
     let ranks = of(rows.iter().map(|(_, rank)| *rank).collect());
     let (x_adv, success) =
-        bits(&apgd.run_ranks(&mut model, Points { x: &packed, y: &y, images: &images }, &ranks, 0).unwrap());
+        bits(&apgd.run_once(&mut model, Points { x: &packed, y: &y, images: &images }, &ranks, 0).unwrap());
     for (at, (i, rank)) in rows.iter().enumerate() {
         let (want, flags) = &by_rank[*rank as usize - 2];
         assert_eq!(
@@ -421,9 +428,15 @@ fn digits_like(device: &Device, n: usize) -> (Net, Tensor, Vec<i32>) {
 }
 
 fn every_attack(norm: Norm, eps: f32) -> Vec<Box<dyn Attack>> {
-    let settings =
-        Settings { norm, eps, steps: Some(12), restarts: 2, targets: 3, seed: 4, ..Settings::default() };
-    attacks().iter().map(|entry| by_name(entry.name.trim_end_matches('K'), &settings).unwrap()).collect()
+    let params = Params {
+        ball: Ball { norm, eps },
+        steps: Some(12),
+        restarts: 2,
+        targets: 3,
+        seed: 4,
+        ..Params::default()
+    };
+    attacks().map(|entry| by_name(entry.name.trim_end_matches('K'), &params).unwrap()).collect()
 }
 
 #[test]
@@ -520,7 +533,7 @@ fn network_passes_do_not_depend_on_the_batch() {
             let images = &pixels[rows.start * size..rows.end * size];
             let x = Tensor::from_slice(&device, &[rows.len(), side, side, channels], images).unwrap();
             let y = Buffer::from_slice(&device, &labels[rows]).unwrap();
-            let pass = Objective::Dlr.pass(&mut net, &x, &y).unwrap();
+            let pass = Objective::Dlr.evaluate(&mut net, &x, &y).unwrap();
             [pass.logits, pass.losses, pass.grad]
                 .map(|t| t.to_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
         };
@@ -542,13 +555,13 @@ fn restarts_add_and_several_passes_are_averaged() {
     let x = Tensor::from_slice(&device, &[n, 1, 1, d], &uniform("restart images", n * d, 0.0, 1.0)).unwrap();
     let y = Buffer::from_slice(&device, &predicted(&logits(&mut model, &x).unwrap())).unwrap();
     let images = indices(&device, n);
-    let mut broken = |name: &str, settings: Settings| {
-        bits(&by_name(name, &settings).unwrap().run(&mut model, &x, &y, &images).unwrap())
+    let mut broken = |name: &str, params: Params| {
+        bits(&by_name(name, &params).unwrap().run(&mut model, &x, &y, &images).unwrap())
     };
-    let settings = Settings { eps: 0.06, steps: Some(1), ..Settings::default() };
+    let params = Params { ball: Ball::linf(0.06), steps: Some(1), ..Params::default() };
     for name in ["pgd", "apgd-ce", "apgd-dlr", "square", "fab-t"] {
-        let (first, once) = broken(name, settings);
-        let (kept, often) = broken(name, Settings { restarts: 8, ..settings });
+        let (first, once) = broken(name, params);
+        let (kept, often) = broken(name, Params { restarts: 8, ..params });
         assert!(once.iter().sum::<i32>() < often.iter().sum::<i32>(), "{name}: {once:?} {often:?}");
         for i in (0..n).filter(|i| once[*i] == 1) {
             assert!(
@@ -556,20 +569,20 @@ fn restarts_add_and_several_passes_are_averaged() {
                 "{name}: point {i}"
             );
         }
-        let reseeded = broken(name, Settings { seed: 1, ..settings }).0;
+        let reseeded = broken(name, Params { seed: 1, ..params }).0;
         assert!(
             (reseeded == first) == (name == "fab-t"),
             "{name}: the seed decides the start, if that is random"
         );
     }
     // The mean over passes that are equal is the gradient of one: its signs are the same.
-    let settings = Settings { steps: Some(20), ..settings };
-    assert_eq!(broken("apgd-dlr", settings), broken("apgd-dlr", Settings { passes: 3, ..settings }));
+    let params = Params { steps: Some(20), ..params };
+    assert_eq!(broken("apgd-dlr", params), broken("apgd-dlr", Params { eot_iter: 3, ..params }));
 }
 
 #[test]
 fn names_and_errors() {
-    let settings = Settings { restarts: 2, ..Settings::default() };
+    let params = Params { restarts: 2, ..Params::default() };
     for (name, called) in [
         ("FGSM", "fgsm"),
         ("pgd20", "pgd20"),
@@ -582,26 +595,29 @@ fn names_and_errors() {
         ("apgd-dlr", "apgd-dlr"),
         ("apgd-t", "apgd-t"),
     ] {
-        assert_eq!(by_name(name, &settings).unwrap().name(), called);
+        assert_eq!(by_name(name, &params).unwrap().name(), called);
     }
-    let error = |name: &str, settings: &Settings| by_name(name, settings).err().unwrap().to_string();
-    assert!(error("apgd-cd", &settings).contains("did you mean 'apgd-ce'?"));
+    let error = |name: &str, params: &Params| by_name(name, params).err().unwrap().to_string();
+    assert!(error("apgd-cd", &params).contains("did you mean 'apgd-ce'?"));
     for name in ["fgsm7", "apgd-t9", "", "20", "pgd99999999999999999999"] {
-        assert!(error(name, &settings).starts_with(&format!("unknown attack '{name}'")), "{name}");
+        assert!(error(name, &params).starts_with(&format!("unknown attack '{name}'")), "{name}");
     }
-    assert_eq!(error("pgd0", &settings), "steps = 0: the attack pgd0 needs at least 1");
+    assert_eq!(error("pgd0", &params), "steps = 0: the attack pgd0 needs at least 1");
     assert_eq!(
-        error("cw", &Settings { restarts: 0, ..settings }),
+        error("cw", &Params { restarts: 0, ..params }),
         "restarts = 0: the attack cw needs at least 1"
     );
-    assert_eq!(error("cw", &Settings { eps: -1.0, ..settings }), "eps = -1: must be a number, 0 or more");
+    assert_eq!(
+        error("cw", &Params { ball: Ball::linf(-1.0), ..params }),
+        "eps = -1: must be a number, 0 or more"
+    );
     let device = Device::host().unwrap();
     let (mut model, _) = dense(&device, &[4, 3], 1.0, "three classes");
     let x = Tensor::from_slice(&device, &[2, 1, 1, 4], &[0.5; 8]).unwrap();
     let (two, three) =
         (Buffer::from_slice(&device, &[0, 1]).unwrap(), Buffer::from_slice(&device, &[0, 1, 2]).unwrap());
     let run = |model: &mut Dense, name: &str, y: &Buffer<i32>| {
-        by_name(name, &settings).unwrap().run(model, &x, y, &two).map(|_| ())
+        by_name(name, &params).unwrap().run(model, &x, y, &two).map(|_| ())
     };
     let error = run(&mut model, "apgd-t", &two).unwrap_err().to_string();
     assert_eq!(error, "targeted DLR: expected logits of at least 4 classes, got shape [2, 3]");
@@ -611,7 +627,7 @@ fn names_and_errors() {
     let none = Tensor::zeros(&device, &[0, 1, 1, 4]).unwrap();
     let empty = Buffer::from_slice(&device, &[]).unwrap();
     for name in ["fgsm", "pgd20", "apgd-ce", "apgd-t"] {
-        let found = by_name(name, &settings).unwrap().run(&mut model, &none, &empty, &empty).unwrap();
+        let found = by_name(name, &params).unwrap().run(&mut model, &none, &empty, &empty).unwrap();
         assert!(found.x_adv.is_empty() && found.success.is_empty(), "{name}");
     }
 }

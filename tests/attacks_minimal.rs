@@ -1,7 +1,7 @@
 //! FAB and Square against closed forms on linear models, their invariants, and that a point's result does not
 //! depend on its batch.
 
-use saddle::attack::{Attack, Fab, FabT, Found, Model, Norm, Points, Settings, Square};
+use saddle::attack::{Attack, AttackResult, Ball, Fab, FabT, Model, Norm, Params, Points, Square};
 use saddle::device::{Buffer, Device, Order};
 use saddle::error::Result;
 use saddle::nn::{Arch, Net, Shape};
@@ -88,7 +88,15 @@ fn distance(norm: Norm, a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Everything that holds for the result of any attack.
-fn check(name: &str, model: &mut dyn Model, norm: Norm, eps: f32, x: &Tensor, y: &[i32], found: &Found) {
+fn check(
+    name: &str,
+    model: &mut dyn Model,
+    norm: Norm,
+    eps: f32,
+    x: &Tensor,
+    y: &[i32],
+    found: &AttackResult,
+) {
     let (clean, adv, success) =
         (x.to_vec().unwrap(), found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
     let size = clean.len() / y.len();
@@ -108,14 +116,14 @@ fn check(name: &str, model: &mut dyn Model, norm: Norm, eps: f32, x: &Tensor, y:
     }
 }
 
-fn settings(norm: Norm, eps: f32) -> Settings {
-    Settings { norm, eps, ..Settings::default() }
+fn params(norm: Norm, eps: f32) -> Params {
+    Params { ball: Ball { norm, eps }, ..Params::default() }
 }
 
 /// Every attack of this file in one ball, with few steps.
 fn attacks(norm: Norm, eps: f32) -> Vec<Box<dyn Attack>> {
-    let few = Settings { steps: Some(8), targets: 3, restarts: 2, seed: 3, ..settings(norm, eps) };
-    let square = Square::new(&Settings { steps: Some(120), ..few });
+    let few = Params { steps: Some(8), targets: 3, restarts: 2, seed: 3, ..params(norm, eps) };
+    let square = Square::new(&Params { steps: Some(120), ..few });
     vec![Box::new(FabT::new(&few)), Box::new(Fab::new(&few)), Box::new(square)]
 }
 
@@ -145,7 +153,7 @@ fn fab_finds_the_distance_to_a_hyperplane() {
         let dual = if norm == Norm::Linf { l1 } else { l2 };
         let (labels, index) = (ints(&device, &y), ints(&device, &(0..12).collect::<Vec<_>>()));
         let walks: [Box<dyn Attack>; 2] =
-            [Box::new(FabT::new(&settings(norm, 1.0))), Box::new(Fab::new(&settings(norm, 1.0)))];
+            [Box::new(FabT::new(&params(norm, 1.0))), Box::new(Fab::new(&params(norm, 1.0)))];
         for attack in walks {
             let found = attack.run(&mut model, &x, &labels, &index).unwrap();
             assert_eq!(found.success.to_vec().unwrap(), [1; 12]);
@@ -178,7 +186,7 @@ fn fab_counts_what_is_inside_the_ball_only() {
         let mut sorted = reach.clone();
         sorted.sort_by(f64::total_cmp);
         let eps = (0.5 * (sorted[19] + sorted[20])) as f32;
-        let found = FabT::new(&settings(norm, eps))
+        let found = FabT::new(&params(norm, eps))
             .run(&mut model, &x, &ints(&device, &y), &ints(&device, &[0; 40]))
             .unwrap();
         let want: Vec<i32> = reach.iter().map(|r| (*r <= eps as f64) as i32).collect();
@@ -201,7 +209,7 @@ fn square_comes_near_the_closed_form_and_never_passes_it() {
         // column.
         let index = ints(&device, &(0..60).collect::<Vec<_>>());
         let eps = (h.iter().map(|h| h.abs()).sum::<f64>() / 60.0 / dual) as f32;
-        let square = Square::new(&Settings { steps: Some(2000), ..settings(norm, eps) });
+        let square = Square::new(&Params { steps: Some(2000), ..params(norm, eps) });
         let found = square.run(&mut model, &x, &ints(&device, &y), &index).unwrap();
         check("square", &mut model, norm, eps, &x, &y, &found);
         let near = if norm == Norm::Linf { 0.8 } else { 0.6 };
@@ -282,12 +290,12 @@ fn a_point_does_not_depend_on_its_batch() {
         }
     }
     // Targets of one image packed into one batch.
-    let targeted = FabT::new(&settings(Norm::Linf, 0.05));
+    let targeted = FabT::new(&params(Norm::Linf, 0.05));
     let mut run = |rows: &[usize], ranks: &[i32]| {
         let of =
             |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
         let points = Points { x: &batch(rows), y: &of(&|row| y[row]), images: &of(&|row| row as i32) };
-        let found = targeted.run_ranks(&mut net, points, &ints(&device, ranks), 0).unwrap();
+        let found = targeted.run_once(&mut net, points, &ints(&device, ranks), 0).unwrap();
         (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap())
     };
     let pairs = [(6, 2), (6, 3), (8, 2), (6, 9), (8, 5)];

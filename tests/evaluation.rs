@@ -1,11 +1,10 @@
 //! The protocol of AutoAttack: that its result depends on nothing but what it should, is kept, merged and
 //! verified, and when it warns.
 
-use saddle::attack::{Attack, Model, Norm, Settings, by_name};
+use saddle::attack::{Attack, Ball, Model, Norm, Params, by_name};
 use saddle::config::recipe;
-use saddle::data::{self, Dataset, ImageShape, resident::Resident};
-use saddle::device::DeviceChoice;
-use saddle::device::{Buffer, Device};
+use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
+use saddle::device::{Buffer, Device, DeviceChoice};
 use saddle::error::Error;
 use saddle::eval::plan::{Plan, Stage};
 use saddle::eval::protocol::{Conduct, Images, Judgement, Standing, judge};
@@ -14,7 +13,8 @@ use saddle::eval::state::State;
 use saddle::eval::verdict::{Outcomes, Verdict};
 use saddle::eval::verify::verify;
 use saddle::eval::{self, Extras, Request};
-use saddle::files::tensors::{Values, write};
+use saddle::files::safetensors::{SafeTensors, floats, integers};
+use saddle::files::tensor_file::{Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::method;
 use saddle::ops::augment::Augmentation;
@@ -40,14 +40,9 @@ fn trained() -> &'static Path {
         let out = folder.path().join("run");
         let mut job = method::load_recipe(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let settings = [
-            ("device", "host"),
-            ("out", &text),
-            ("epochs", "2"),
-            ("attack_steps", "2"),
-            ("select_steps", "2"),
-        ];
-        job.config.apply(&settings).unwrap();
+        let params =
+            [("device", "host"), ("out", &text), ("epochs", "2"), ("attack_steps", "2"), ("select_steps", "2")];
+        job.config.apply(&params).unwrap();
         let (config, recipe) = (job.config, job.name);
         let request = saddle::train::TrainJob {
             config,
@@ -68,30 +63,31 @@ fn weights() -> PathBuf {
 
 const EPS: f32 = 0.1;
 
-fn settings(steps: usize) -> Settings {
-    Settings { eps: EPS, steps: Some(steps), ..Settings::default() }
+fn params(steps: usize) -> Params {
+    Params { ball: Ball::linf(EPS), steps: Some(steps), ..Params::default() }
 }
 
 /// The standard attacks, shortened.
 fn short(norm: Norm, eps: f32) -> Plan {
-    let stage = |name, steps| Stage::new(name, &Settings { norm, eps, ..settings(steps) }).unwrap();
+    let stage =
+        |name, steps| Stage::new(name, &Params { ball: Ball { norm, eps }, ..params(steps) }).unwrap();
     let stages = vec![stage("apgd-ce", 3), stage("apgd-t", 4), stage("fab-t", 4), stage("square", 40)];
-    Plan::new("custom", stages, &Settings { norm, eps, ..settings(1) }).unwrap()
+    Plan::new("custom", stages, &Params { ball: Ball { norm, eps }, ..params(1) }).unwrap()
 }
 
 /// The net and the first n test images.
-fn digits(n: usize) -> (saddle::nn::Net, Resident) {
+fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let file = WeightFile::read(&weights()).unwrap();
     let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
     let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
-    (net, Resident::new(&device, &test).unwrap())
+    (net, DeviceDataset::new(&device, &test).unwrap())
 }
 
 fn judged(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     plan: &Plan,
     range: Range<usize>,
     batch: usize,
@@ -105,7 +101,7 @@ fn bits(images: &Images) -> Vec<(usize, Vec<u32>)> {
 }
 
 /// The protocol as it is written down: one batch, every attack as a whole.
-fn by_hand(model: &mut dyn Model, data: &Resident, plan: &Plan) -> (Vec<Option<usize>>, Images) {
+fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Option<usize>>, Images) {
     let (mut outcomes, mut images) = (vec![None; data.len], Images::new());
     for number in 0..=plan.stages.len() {
         let left: Vec<i32> =
@@ -229,7 +225,7 @@ fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
         dataset: "digits".into(),
         data: None,
         attacks: attack.split(',').map(str::to_owned).collect(),
-        settings: Settings { eps: EPS, ..Settings::default() },
+        params: Params { ball: Ball::linf(EPS), ..Params::default() },
         n: Some(30),
         batch: 16,
         device: DeviceChoice::Host,
@@ -258,9 +254,9 @@ fn the_state_of_another_evaluation_is_refused() {
     file.tensors.get_mut("linear.bias").unwrap().1[0] += 1.0;
     file.write(&other).unwrap();
     for (change, expected) in [
-        (&(|request: &mut Request| request.settings.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
-        (&|request| request.settings.norm = Norm::L2, "norm is linf there, not l2"),
-        (&|request| request.settings.seed = 1, "seed is 0 there, not 1"),
+        (&(|request: &mut Request| request.params.ball.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
+        (&|request| request.params.ball.norm = Norm::L2, "norm is linf there, not l2"),
+        (&|request| request.params.seed = 1, "seed is 0 there, not 1"),
         (&|request| request.n = Some(29), "images is 30 there, not 29"),
         (
             &|request| request.attacks = vec!["autoattack:fgsm".into()],
@@ -285,7 +281,7 @@ fn shards_merge_to_the_whole() {
     let evaluate = |name: &str, shard: Option<Shard>, eps: f32| {
         let extras = Extras { shard, eps_text: Some("1/10".into()), ..Extras::default() };
         let mut request = request(weights(), "autoattack:pgd3,fgsm", extras);
-        (request.settings.eps, request.out) = (eps, Some(file(name)));
+        (request.params.ball.eps, request.out) = (eps, Some(file(name)));
         eval::run(&request, &mut Silent).unwrap();
     };
     evaluate("whole", None, EPS);
@@ -376,6 +372,7 @@ fn toy(classes: usize) -> (Toy, Dataset) {
         shape: ImageShape { height: 4, width: 4, channels: 1 },
         classes,
         class_names: vec![],
+        all_classes: true,
         byte_scale: 1.0 / 255.0,
     };
     let weight = Tensor::from_slice(&Device::host().unwrap(), &[classes, 16], &weight).unwrap();
@@ -390,7 +387,7 @@ fn verdict(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Verdict {
             self.0.push(line.to_owned());
         }
     }
-    let data = Resident::new(&Device::host().unwrap(), data).unwrap();
+    let data = DeviceDataset::new(&Device::host().unwrap(), data).unwrap();
     let mut notes = Notes(vec![]);
     let conduct = Conduct { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
     let verdict = judge(toy, &data, plan, &conduct, &mut notes).unwrap().verdict;
@@ -422,9 +419,9 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
         "custom",
         vec![
             plan.stages.into_iter().next().unwrap(),
-            Stage::new("square", &Settings { eps: 0.05, ..settings(300) }).unwrap(),
+            Stage::new("square", &Params { ball: Ball::linf(0.05), ..params(300) }).unwrap(),
         ],
-        &Settings { eps: 0.05, ..settings(1) },
+        &Params { ball: Ball::linf(0.05), ..params(1) },
     )
     .unwrap();
     let mut masked = Toy { masked: true, ..toy(10).0 };
@@ -435,10 +432,9 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
     );
 
     let mut drifting = Toy { drift: 1e-6, ..toy(10).0 };
-    let pgd = Plan::custom(&["pgd2"], &settings(2)).unwrap();
+    let pgd = Plan::custom(&["pgd2"], &params(2)).unwrap();
     warns(&verdict(&mut drifting, &data, &pgd), &["the logits of 5 passes over the same images differ"]);
-    let rand =
-        Plan::new("rand", Plan::custom(&["pgd2"], &settings(2)).unwrap().stages, &settings(2)).unwrap();
+    let rand = Plan::new("rand", Plan::custom(&["pgd2"], &params(2)).unwrap().stages, &params(2)).unwrap();
     warns(&verdict(&mut Toy { drift: 1e-6, ..toy(10).0 }, &data, &rand), &[]);
 
     let mut constant = Toy { constant: Some([vec![0.91], vec![0.01; 9]].concat()), ..toy(10).0 };
@@ -464,7 +460,7 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
     warns(&found, &lines);
     assert!(found.rows[2].skipped && found.rows[2].attacked == 0 && !found.rows[3].skipped);
     assert_eq!(found.rows[2].robust, found.rows[1].robust);
-    let dlr = Plan::custom(&["apgd-dlr"], &Settings { eps: 0.05, ..settings(2) }).unwrap();
+    let dlr = Plan::custom(&["apgd-dlr"], &Params { ball: Ball::linf(0.05), ..params(2) }).unwrap();
     let (mut two, data) = toy(2);
     warns(
         &verdict(&mut two, &data, &dlr),
@@ -475,9 +471,9 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
 #[test]
 fn verification_finds_what_is_wrong() {
     let (mut sound, set) = toy(10);
-    let data = Resident::new(&Device::host().unwrap(), &set).unwrap();
+    let data = DeviceDataset::new(&Device::host().unwrap(), &set).unwrap();
     let mut check = |images: &Images, outcomes: Vec<Option<usize>>| {
-        verify(&mut sound, &data, 0..40, (Norm::Linf, 0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
+        verify(&mut sound, &data, 0..40, Ball::linf(0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
     };
     let clean =
         |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
@@ -584,31 +580,23 @@ fn adversarial_images_are_saved() {
     );
     let record = report.unwrap().record.unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("x_adv").unwrap().shape(), [30, 1, 8, 8]);
-    let longs = |name: &str| {
-        let tensor = file.tensor(name).unwrap();
-        tensor.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
-    };
+    let longs = |name: &str| integers(&file.tensor(name).unwrap()).unwrap();
     let (y, pred) = (longs("y"), longs("pred"));
     let success: Vec<bool> = file.tensor("success").unwrap().data().iter().map(|b| *b == 1).collect();
     assert_eq!(success, y.iter().zip(&pred).map(|(y, pred)| y != pred).collect::<Vec<_>>());
     assert_eq!(success, record.verdict.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
     // The stored images alone reproduce the accuracy.
     let (mut net, data) = digits(30);
-    let adv: Vec<f32> = file
-        .tensor("x_adv")
-        .unwrap()
-        .data()
-        .chunks(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect();
+    let adv: Vec<f32> = floats(&file.tensor("x_adv").unwrap(), |value| value as f32).unwrap();
     let z =
         saddle::attack::logits(&mut net, &Tensor::from_slice(data.device(), &[30, 8, 8, 1], &adv).unwrap())
             .unwrap();
     let classes = saddle::ops::predict::argmax(data.device(), &z).unwrap().to_vec().unwrap();
     assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
-    let single: Box<dyn Attack> = by_name("pgd5", &Settings { eps: EPS, ..Settings::default() }).unwrap();
+    let single: Box<dyn Attack> =
+        by_name("pgd5", &Params { ball: Ball::linf(EPS), ..Params::default() }).unwrap();
     let robust = eval::accuracy::robust(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
     assert_eq!(record.verdict.robust(), robust, "a cascade of one attack is that attack");
 }
@@ -719,11 +707,11 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         ),
         (
             "--merge 1.json 2.json --eps 0.1",
-            "eps = 0.1: the shards have been evaluated with settings of their own",
+            "eps = 0.1: the shards have been evaluated with params of their own",
         ),
         (
             "--merge 1.json 2.json --restarts 2",
-            "restarts = 2: the shards have been evaluated with settings of their own",
+            "restarts = 2: the shards have been evaluated with params of their own",
         ),
     ] {
         let message = command(line, 2).unwrap_err();

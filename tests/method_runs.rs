@@ -124,7 +124,7 @@ fn averages_and_perturbed_weights_are_options_of_every_method() {
     assert!(plain != ema && plain != awp && ema != swa);
     // SWA from the last epoch on is the network at its end: the same but for what the metadata says.
     let tensors = |bytes: &[u8]| {
-        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let file = saddle::files::safetensors::SafeTensors::deserialize(bytes).unwrap();
         let mut all: Vec<_> = file.tensors().into_iter().map(|(name, t)| (name, t.data().to_vec())).collect();
         all.sort();
         all
@@ -139,7 +139,7 @@ fn afa_trains_features_then_the_classifier() {
     let folder = tempfile::tempdir().unwrap();
     let tensors = |run: &str| {
         let bytes = weights(&folder.path().join(run));
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let file = saddle::files::safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let data = |name: &str| file.tensor(name).unwrap().data().to_vec();
         (data("conv1.weight"), data("bn1.running_mean"), data("linear.weight"))
     };

@@ -6,7 +6,7 @@ mod common;
 use common::{Golden, devices};
 use saddle::config::Config;
 use saddle::device::DeviceChoice;
-use saddle::files::tensors::{self, Values};
+use saddle::files::tensor_file::{self, Values};
 use saddle::files::weights::WeightFile;
 use saddle::train::check_step::{self, StepCheck};
 use serde_json::Value;
@@ -32,7 +32,7 @@ impl Inputs {
                 let values = Values::F32(inputs.golden.shape(&name), inputs.golden.floats(&name));
                 (name[prefix.len()..].to_owned(), values)
             };
-            tensors::write(&names.map(tensor).collect(), &inputs.path(file)).unwrap();
+            tensor_file::write(&names.map(tensor).collect(), &inputs.path(file)).unwrap();
         }
         inputs
     }
@@ -44,26 +44,21 @@ impl Inputs {
     /// A batch file of the first `n` images in which the tensors of `swaps` stand for others.
     fn batch(&self, swaps: &BTreeMap<String, String>, n: usize) -> PathBuf {
         let source = |name: &str| swaps.get(name).cloned().unwrap_or(name.to_owned());
-        let mut tensors: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        let mut tensors = BTreeMap::new();
         for name in ["x", "x2", "noise", "noise2"] {
-            let (mut shape, values) = (self.golden.shape(&source(name)), self.golden.floats(&source(name)));
-            let size: usize = shape[1..].iter().product();
+            let (mut shape, mut values) =
+                (self.golden.shape(&source(name)), self.golden.floats(&source(name)));
             shape[0] = n;
-            let bytes = values[..n * size].iter().flat_map(|v| v.to_le_bytes()).collect();
-            tensors.push((name.into(), safetensors::Dtype::F32, shape, bytes));
+            values.truncate(shape.iter().product());
+            tensors.insert(name.to_owned(), Values::F32(shape, values));
         }
-        let mix = self.golden.floats("mix").iter().flat_map(|v| v.to_le_bytes()).collect();
-        tensors.push(("mix".into(), safetensors::Dtype::F32, vec![], mix));
+        tensors.insert("mix".to_owned(), Values::F32(vec![], self.golden.floats("mix")));
         // `same` is not among the goldens: all images are of one class.
         let y =
             if source("y") == "same" { vec![3; n] } else { self.golden.integers(&source("y"))[..n].to_vec() };
-        let y = y.iter().flat_map(|v| v.to_le_bytes()).collect();
-        tensors.push(("y".into(), safetensors::Dtype::I64, vec![n], y));
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-            (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
-        });
+        tensors.insert("y".to_owned(), Values::integers(y));
         let path = self.path("batch");
-        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        tensor_file::write(&tensors, &path).unwrap();
         path
     }
 
@@ -300,7 +295,7 @@ fn a_step_normalises_as_its_weights_say() {
         }
         let done = command.args(sets.iter().flat_map(|set| ["--set", *set])).output().unwrap();
         if done.status.success() {
-            let file = tensors::TensorFile::read(&out, &["loss"]).unwrap();
+            let file = tensor_file::TensorFile::read(&out, &["loss"]).unwrap();
             let Some(Values::F32(_, values)) = file.get("loss") else { panic!("no loss") };
             return Ok(values[0]);
         }

@@ -143,7 +143,7 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
             dataset: "digits".into(),
             data: None,
             attacks: vec!["pgd20".into(), "fgsm".into()],
-            settings: saddle::attack::Settings { eps: 0.1, ..Default::default() },
+            params: saddle::attack::Params { ball: saddle::attack::Ball::linf(0.1), ..Default::default() },
             n: None,
             batch,
             device: DeviceChoice::Host,

@@ -16,16 +16,16 @@
 //! first window f(x_1) counts as a rise if it is above 0, whatever f(x_0) was. The random numbers are others:
 //! they follow from seed, loss, restart, target and the image's index alone.
 
-use super::attempts::{Points, at_ranks};
-use super::objective::{Objective, Pass, logits};
-use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
+use super::attempts::{Points, at_target_ranks};
+use super::ball::{Ball, Norm, RngKey};
+use super::objective::{Evaluation, Objective, logits};
+use super::{Attack, AttackEntry, AttackResult, Model, Params, Targeted};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::add::accumulate;
-use crate::ops::apgd::{Carried, Memory, Moment, step_l2, step_linf};
+use crate::ops::apgd::{Iterates, Phase, State, step_l2, step_linf};
 use crate::ops::fill::scale;
 use crate::ops::predict::{correct, top_class};
-use crate::ops::random_start::{Noise, surface};
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -45,9 +45,7 @@ pub enum ApgdLoss {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Apgd {
     pub loss: ApgdLoss,
-    pub norm: Norm,
-    /// Radius of the ball, of pixels in `[0,1]`.
-    pub eps: f32,
+    pub ball: Ball,
     /// T.
     pub steps: usize,
     /// Random starts (for each target), each on the points that withstood the earlier ones.
@@ -55,128 +53,139 @@ pub struct Apgd {
     /// Targets of APGD-T: the classes of rank 2 to `targets` + 1 on the clean image.
     pub targets: usize,
     /// Passes that each gradient is averaged over.
-    pub passes: usize,
+    pub eot_iter: usize,
     pub seed: u64,
 }
 
-pub(super) const APGD_CE: Entry = Entry {
-    name: "apgd-ce",
-    about: "Auto-PGD on the cross entropy, 100 steps: momentum, and a step that halves by itself",
-    paper: "Croce and Hein, ICML 2020, arXiv 2003.01690",
-    build: |settings| Box::new(Apgd::new(ApgdLoss::CrossEntropy, settings)),
-};
-pub(super) const APGD_DLR: Entry = Entry {
-    name: "apgd-dlr",
-    about: "Auto-PGD on the difference of logits ratio",
-    build: |settings| Box::new(Apgd::new(ApgdLoss::Dlr, settings)),
-    ..APGD_CE
-};
-pub(super) const APGD_T: Entry = Entry {
-    name: "apgd-t",
-    about: "Auto-PGD on the targeted difference of logits ratio, towards nine classes one after the other",
-    build: |settings| Box::new(Apgd::new(ApgdLoss::DlrTargeted, settings)),
-    ..APGD_CE
-};
+pub(super) const ATTACKS: &[AttackEntry] = &[
+    AttackEntry {
+        name: ApgdLoss::CrossEntropy.attack(),
+        about: "Auto-PGD on the cross entropy, 100 steps: momentum, and a step size that halves by itself",
+        paper: PAPER,
+        build: |params| Box::new(Apgd::new(ApgdLoss::CrossEntropy, params)),
+    },
+    AttackEntry {
+        name: ApgdLoss::Dlr.attack(),
+        about: "Auto-PGD on the difference of logits ratio",
+        paper: PAPER,
+        build: |params| Box::new(Apgd::new(ApgdLoss::Dlr, params)),
+    },
+    AttackEntry {
+        name: ApgdLoss::DlrTargeted.attack(),
+        about: "Auto-PGD on the targeted difference of logits ratio, towards nine classes one after the other",
+        paper: PAPER,
+        build: |params| Box::new(Apgd::new(ApgdLoss::DlrTargeted, params)),
+    },
+];
+const PAPER: &str = "Croce and Hein, ICML 2020, arXiv 2003.01690";
+
+impl ApgdLoss {
+    /// The name of the attack on this loss.
+    const fn attack(self) -> &'static str {
+        match self {
+            ApgdLoss::CrossEntropy => "apgd-ce",
+            ApgdLoss::Dlr => "apgd-dlr",
+            ApgdLoss::DlrTargeted => "apgd-t",
+        }
+    }
+}
 
 impl Apgd {
-    /// With these settings; 100 steps if they name none.
-    pub fn new(loss: ApgdLoss, settings: &Settings) -> Apgd {
-        let &Settings { norm, eps, steps, restarts, targets, passes, seed, .. } = settings;
-        Apgd { loss, norm, eps, steps: steps.unwrap_or(100), restarts, targets, passes, seed }
+    /// With these parameters; 100 steps by default.
+    pub fn new(loss: ApgdLoss, params: &Params) -> Apgd {
+        let &Params { ball, steps, restarts, targets, eot_iter, seed, .. } = params;
+        Apgd { loss, ball, steps: steps.unwrap_or(100), restarts, targets, eot_iter, seed }
     }
 
-    /// One run from one start on every point. `ranks` `[N]` says, row by row, which class APGD-T aims at:
-    /// that of this rank among the logits of the clean image, the predicted one being 1. Rows may be the same
-    /// point with several ranks. The other losses take no target; the ranks still tell starts apart, and are
-    /// 0 in [`Attack::run`].
-    pub fn run_ranks(
+    /// One run from one start on every point. `target_ranks` `[N]` gives the class that APGD-T aims at in each
+    /// row: that of this rank among the logits of the clean image, the predicted one being 1. Rows may be the
+    /// same point with several ranks. The other losses take no target; the ranks still keep starts apart, and
+    /// are 0 in [`Attack::run`].
+    pub fn run_once(
         &self,
         model: &mut dyn Model,
         points: Points,
-        ranks: &Buffer<i32>,
+        target_ranks: &Buffer<i32>,
         restart: u32,
-    ) -> Result<Found> {
+    ) -> Result<AttackResult> {
         let Points { x, y, images } = points.checked()?;
-        let device = x.device();
-        let clean = logits(model, x)?;
-        let right = correct(device, &clean, y)?;
-        let targets =
-            if self.loss == ApgdLoss::DlrTargeted { Some(top_class(device, &clean, ranks)?) } else { None };
+        let (device, Ball { norm, eps }) = (x.device(), self.ball);
+        let z = logits(model, x)?;
+        let clean_correct = correct(device, &z, y)?;
+        let targeted = self.loss == ApgdLoss::DlrTargeted;
+        let targets = if targeted { Some(top_class(device, &z, target_ranks)?) } else { None };
         let objective = match (self.loss, &targets) {
             (ApgdLoss::DlrTargeted, Some(targets)) => Objective::DlrTargeted(targets),
             (ApgdLoss::Dlr, _) => Objective::Dlr,
             _ => Objective::CrossEntropy,
         };
-        let noise = match self.norm {
-            Norm::Linf => Noise::Linf(self.eps),
-            Norm::L2 => Noise::L2(self.eps),
-        };
         let key = Key::new(self.seed, Purpose::Apgd, self.loss as u32, restart);
-        let adv = surface(x, noise, key, images, ranks)?;
+        let adv = self.ball.surface(x, RngKey { key, images }, target_ranks)?;
         let mut prev = adv.clone();
-        let mut memory = Memory::new(device, y.len())?;
-        let Pass { logits, losses, grad } = self.pass(model, &objective, &adv, y)?;
-        memory.judge(&losses, &correct(device, &logits, y)?, &right, self.eps, Moment::Start)?;
+        let mut state = State::new(device, y.len())?;
+        let Evaluation { logits, losses, grad } = self.evaluate(model, &objective, &adv, y)?;
+        state.update(&losses, &correct(device, &logits, y)?, &clean_correct, eps, Phase::Start)?;
         let (best, best_grad) = (Tensor::uninit(device, x.shape())?, Tensor::uninit(device, x.shape())?);
-        let mut carried = Carried { adv, grad, best, best_grad, found: x.clone() };
-        carried.keep(&memory)?;
-        for (k, moment) in moments(self.steps).into_iter().enumerate() {
+        let mut iterates = Iterates { adv, grad, best, best_grad, found: x.clone() };
+        iterates.keep(&state)?;
+        let step = if norm == Norm::L2 { step_l2 } else { step_linf };
+        for (k, phase) in phases(self.steps).into_iter().enumerate() {
             let a = if k == 0 { 1.0 } else { 0.75 };
-            let step = if self.norm == Norm::L2 { step_l2 } else { step_linf };
-            step(&carried.adv, &mut prev, x, &carried.grad, &memory, self.eps, a)?;
-            std::mem::swap(&mut carried.adv, &mut prev);
-            let Pass { logits, losses, grad } = self.pass(model, &objective, &carried.adv, y)?;
-            carried.grad = grad;
-            memory.judge(&losses, &correct(device, &logits, y)?, &right, self.eps, moment)?;
-            carried.keep(&memory)?;
+            step(&iterates.adv, &mut prev, x, &iterates.grad, &state, eps, a)?;
+            std::mem::swap(&mut iterates.adv, &mut prev);
+            let Evaluation { logits, losses, grad } = self.evaluate(model, &objective, &iterates.adv, y)?;
+            iterates.grad = grad;
+            state.update(&losses, &correct(device, &logits, y)?, &clean_correct, eps, phase)?;
+            iterates.keep(&state)?;
         }
-        Ok(Found { x_adv: carried.found, success: memory.success })
+        Ok(AttackResult { x_adv: iterates.found, success: state.success })
     }
 
-    /// Logits and losses of the last of several passes, and the mean of their gradients.
-    fn pass(
+    /// Logits and losses of the last of `eot_iter` passes, and the mean of their gradients.
+    fn evaluate(
         &self,
         model: &mut dyn Model,
         objective: &Objective,
         x: &Tensor,
         y: &Buffer<i32>,
-    ) -> Result<Pass> {
-        let mut last = objective.pass(model, x, y)?;
-        if self.passes <= 1 {
+    ) -> Result<Evaluation> {
+        let mut last = objective.evaluate(model, x, y)?;
+        if self.eot_iter <= 1 {
             return Ok(last);
         }
         let mut sum = last.grad.clone();
-        for _ in 1..self.passes {
-            last = objective.pass(model, x, y)?;
+        for _ in 1..self.eot_iter {
+            last = objective.evaluate(model, x, y)?;
             accumulate(&mut sum, &last.grad)?;
         }
         let tape = Tape::new(x.device());
-        let mean = scale(&tape, tape.constant(sum), 1.0 / self.passes as f32)?;
-        Ok(Pass { grad: tape.value(mean), ..last })
+        let mean = scale(&tape, tape.constant(sum), 1.0 / self.eot_iter as f32)?;
+        Ok(Evaluation { grad: tape.value(mean), ..last })
     }
 }
 
 impl Attack for Apgd {
     fn name(&self) -> String {
-        match self.loss {
-            ApgdLoss::CrossEntropy => APGD_CE.name,
-            ApgdLoss::Dlr => APGD_DLR.name,
-            ApgdLoss::DlrTargeted => APGD_T.name,
-        }
-        .into()
+        self.loss.attack().into()
     }
 
-    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        x: &Tensor,
+        y: &Buffer<i32>,
+        images: &Buffer<i32>,
+    ) -> Result<AttackResult> {
         let ranks = match self.loss {
-            ApgdLoss::DlrTargeted => self.ranks(model.classes()),
+            ApgdLoss::DlrTargeted => self.target_ranks(model.classes()),
             _ => 0..=0,
         };
-        at_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
-            self.run_ranks(model, points, ranks, restart as u32)
+        at_target_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
+            self.run_once(model, points, ranks, restart as u32)
         })
     }
 
-    fn least_classes(&self) -> usize {
+    fn min_classes(&self) -> usize {
         match self.loss {
             ApgdLoss::CrossEntropy => 2,
             ApgdLoss::Dlr => 3,
@@ -185,37 +194,42 @@ impl Attack for Apgd {
     }
 
     fn passes(&self) -> usize {
-        1 + (self.steps + 1) * self.passes
+        1 + (self.steps + 1) * self.eot_iter
     }
 
-    fn ranked(&self) -> Option<&dyn Ranked> {
+    fn targeted(&self) -> Option<&dyn Targeted> {
         (self.loss == ApgdLoss::DlrTargeted && self.restarts == 1).then_some(self)
     }
 }
 
-impl Ranked for Apgd {
+impl Targeted for Apgd {
     fn targets(&self) -> usize {
         self.targets
     }
 
-    fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
-        self.run_ranks(model, points, ranks, 0)
+    fn attempt(
+        &self,
+        model: &mut dyn Model,
+        points: Points,
+        target_ranks: &Buffer<i32>,
+    ) -> Result<AttackResult> {
+        self.run_once(model, points, target_ranks, 0)
     }
 }
 
 /// What each of the steps ends: the windows between checkpoints shrink from 0.22 T by 0.03 T to 0.06 T.
-fn moments(steps: usize) -> Vec<Moment> {
+fn phases(steps: usize) -> Vec<Phase> {
     let share = |part: f64| ((part * steps as f64) as usize).max(1);
     let (mut window, mut since) = (share(0.22), 0);
     let after_step = |_| {
         since += 1;
         if since < window {
-            return Moment::Step;
+            return Phase::Step;
         }
         let ended = window;
         window = window.saturating_sub(share(0.03)).max(share(0.06));
         since = 0;
-        Moment::Checkpoint(ended)
+        Phase::Checkpoint(ended)
     };
     (0..steps).map(after_step).collect()
 }
@@ -226,11 +240,11 @@ mod tests {
 
     /// The steps behind which a checkpoint stands, and the windows that end there.
     fn checkpoints(steps: usize) -> Vec<(usize, usize)> {
-        let ended = |(k, moment): (usize, Moment)| match moment {
-            Moment::Checkpoint(window) => Some((k + 1, window)),
+        let ended = |(k, phase): (usize, Phase)| match phase {
+            Phase::Checkpoint(window) => Some((k + 1, window)),
             _ => None,
         };
-        moments(steps).into_iter().enumerate().filter_map(ended).collect()
+        phases(steps).into_iter().enumerate().filter_map(ended).collect()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Restarts, and targets one after the other: attempts on the points that have withstood the earlier ones.
 
 use super::objective::logits;
-use super::{Found, Model};
+use super::{AttackResult, Model};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::augment::gather_labels;
@@ -18,7 +18,7 @@ pub struct Points<'a> {
 }
 
 impl Points<'_> {
-    /// Errors: not one label and one index an image.
+    /// Errors: not one label and one index for each image.
     pub fn checked(self) -> Result<Self> {
         let [n, ..] = self.x.nhwc("attack")?;
         if self.y.len() == n && self.images.len() == n {
@@ -30,67 +30,66 @@ impl Points<'_> {
 }
 
 /// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left:
-/// a point keeps the image of the first attempt that broke it. The host learns once an attempt which they
-/// are.
+/// a point keeps the image of the first attempt that succeeds. The host reads once per attempt which points
+/// are left.
 ///
 /// Errors: no attempt at all.
 pub fn attempts<T>(
     points: Points,
     numbers: impl IntoIterator<Item = T>,
-    mut attempt: impl FnMut(T, Points) -> Result<Found>,
-) -> Result<Found> {
+    mut attempt: impl FnMut(T, Points) -> Result<AttackResult>,
+) -> Result<AttackResult> {
     let (points, mut numbers) = (points.checked()?, numbers.into_iter());
     let first = numbers
         .next()
         .ok_or_else(|| Error::value("restarts and targets", 0, "an attack needs at least one"))?;
     let device = points.x.device();
     if points.y.is_empty() {
-        return Ok(Found { x_adv: points.x.clone(), success: Buffer::zeros(device, 0)? });
+        return Ok(AttackResult { x_adv: points.x.clone(), success: Buffer::zeros(device, 0)? });
     }
-    let mut found = attempt(first, points)?;
+    let mut result = attempt(first, points)?;
     let mut left: Vec<i32> = (0..points.y.len() as i32).collect();
     for number in numbers {
-        let broken = found.success.to_vec()?;
-        left.retain(|row| broken[*row as usize] == 0);
+        let succeeded = result.success.to_vec()?;
+        left.retain(|row| succeeded[*row as usize] == 0);
         if left.is_empty() {
             break;
         }
-        if left.len() == broken.len() {
-            found = attempt(number, points)?;
+        if left.len() == succeeded.len() {
+            result = attempt(number, points)?;
             continue;
         }
         let rows = Buffer::from_slice(device, &left)?;
         let (x, y, images) =
             (take(points.x, &rows)?, gather_labels(points.y, &rows)?, gather_labels(points.images, &rows)?);
         let more = attempt(number, Points { x: &x, y: &y, images: &images })?;
-        merge(&mut found.x_adv, &mut found.success, &rows, &more.x_adv, &more.success)?;
+        merge(&mut result.x_adv, &mut result.success, &rows, &more.x_adv, &more.success)?;
     }
-    Ok(found)
+    Ok(result)
 }
 
-/// Attempts at the classes of these ranks, one after the other, each so many times: `attempt` gets the
-/// points, their ranks `[N]`, which are all the same, and the number of the restart.
-pub fn at_ranks(
+/// Attempts at the classes of these ranks, one after the other, each `restarts` times: `attempt` gets the
+/// points, their target ranks `[N]`, which are all equal, and the number of the restart.
+pub fn at_target_ranks(
     points: Points,
-    ranks: impl IntoIterator<Item = usize>,
+    target_ranks: impl IntoIterator<Item = usize>,
     restarts: usize,
-    mut attempt: impl FnMut(Points, &Buffer<i32>, usize) -> Result<Found>,
-) -> Result<Found> {
-    let runs = ranks.into_iter().flat_map(|rank| (0..restarts).map(move |restart| (rank, restart)));
+    mut attempt: impl FnMut(Points, &Buffer<i32>, usize) -> Result<AttackResult>,
+) -> Result<AttackResult> {
+    let runs = target_ranks.into_iter().flat_map(|rank| (0..restarts).map(move |restart| (rank, restart)));
     attempts(points, runs, |(rank, restart), points| {
         let ranks = Buffer::from_slice(points.x.device(), &vec![rank as i32; points.y.len()])?;
         attempt(points, &ranks, restart)
     })
 }
 
-impl Found {
-    /// What candidates are worth: those that are misclassified while their clean images are not, else the
-    /// clean images.
-    pub fn of(model: &mut dyn Model, points: Points, candidates: &Tensor) -> Result<Found> {
+impl AttackResult {
+    /// The candidates that are misclassified while their clean images are not, else the clean images.
+    pub fn of(model: &mut dyn Model, points: Points, candidates: &Tensor) -> Result<AttackResult> {
         let Points { x, y, .. } = points;
-        let mut right = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);
-        let (clean, held) = (right(x)?, right(candidates)?);
-        let (x_adv, success) = settle(x, candidates, &clean, &held)?;
-        Ok(Found { x_adv, success })
+        let mut correct = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);
+        let (clean_correct, adv_correct) = (correct(x)?, correct(candidates)?);
+        let (x_adv, success) = settle(x, candidates, &clean_correct, &adv_correct)?;
+        Ok(AttackResult { x_adv, success })
     }
 }

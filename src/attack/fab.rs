@@ -18,40 +18,40 @@
 //! the random numbers of restarts, which are keyed by image; and in L2 its projection leaves pixels alone
 //! whose |w_i| is below 1e-8, where this one is exact: it moves them in proportion to w_i.
 
-use super::attempts::{Points, at_ranks, attempts};
+use super::attempts::{Points, at_target_ranks, attempts};
+use super::ball::{Ball, Norm, RngKey};
 use super::objective::logits;
-use super::{Attack, Entry, Found, Model, Norm, Ranked, Settings};
+use super::{Attack, AttackEntry, AttackResult, Model, Params, Targeted};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::difference::difference;
 use crate::ops::fab::{self, Nearest, Stride};
 use crate::ops::fill::full;
 use crate::ops::predict::{correct, top_class};
-use crate::ops::random_start::{Noise, surface};
 use crate::ops::survivors::settle;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
-pub(super) const FAB_T: Entry = Entry {
-    name: "fab-t",
-    about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes one after the other",
-    paper: "Croce and Hein, arXiv 1907.02044",
-    build: |settings| Box::new(FabT::new(settings)),
-};
-pub(super) const FAB: Entry = Entry {
-    name: "fab",
-    about: "FAB towards the nearest class in each step",
-    build: |settings| Box::new(Fab::new(settings)),
-    ..FAB_T
-};
+pub(super) const ATTACKS: &[AttackEntry] = &[
+    AttackEntry {
+        name: "fab-t",
+        about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes one after the other",
+        paper: "Croce and Hein, arXiv 1907.02044",
+        build: |params| Box::new(FabT::new(params)),
+    },
+    AttackEntry {
+        name: "fab",
+        about: "FAB towards the nearest class in each step",
+        paper: "Croce and Hein, arXiv 1907.02044",
+        build: |params| Box::new(Fab::new(params)),
+    },
+];
 
 /// The walk that both forms share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Walk {
-    pub norm: Norm,
-    /// Radius of the ball.
-    pub eps: f32,
+    pub ball: Ball,
     /// T.
     pub steps: usize,
     pub stride: Stride,
@@ -60,16 +60,14 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// 100 steps if the settings name none; alpha_max 0.1, eta 1.05, beta 0.9.
-    pub fn new(settings: &Settings) -> Walk {
-        let &Settings { norm, eps, steps, .. } = settings;
-        Walk {
-            norm,
-            eps,
-            steps: steps.unwrap_or(100),
-            stride: Stride { alpha_max: 0.1, eta: 1.05 },
-            beta: 0.9,
-        }
+    /// 100 steps by default; alpha_max 0.1, eta 1.05, beta 0.9.
+    pub fn new(&Params { ball, steps, .. }: &Params) -> Walk {
+        let stride = Stride { alpha_max: 0.1, eta: 1.05 };
+        Walk { ball, steps: steps.unwrap_or(100), stride, beta: 0.9 }
+    }
+
+    fn l2(&self) -> bool {
+        self.ball.norm == Norm::L2
     }
 
     /// Where a walk begins: number 0 at the image, the others at a random point at half the radius.
@@ -77,32 +75,32 @@ impl Walk {
         if restart == 0 {
             return Ok(x.clone());
         }
-        let (key, radius) = (Key::new(seed, Purpose::Fab, 0, restart as u32), 0.5 * self.eps);
-        let noise = if self.norm == Norm::L2 { Noise::L2(radius) } else { Noise::Linf(radius) };
-        surface(x, noise, key, images, &Buffer::zeros(x.device(), y.len())?)
+        let key = Key::new(seed, Purpose::Fab, 0, restart as u32);
+        let views = Buffer::zeros(x.device(), y.len())?;
+        self.ball.scaled(0.5).surface(x, RngKey { key, images }, &views)
     }
 
     /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend
-    /// on the image. `right` says which images are classified correctly.
+    /// on the image. `clean_correct` `[N]` says which clean images are classified correctly.
     fn run(
         &self,
         model: &mut dyn Model,
         Points { x, y, .. }: Points,
-        right: &Buffer<i32>,
+        clean_correct: &Buffer<i32>,
         mut walk: Tensor,
         mut plane: impl FnMut(&mut dyn Model, &Tensor) -> Result<Option<(Tensor, Tensor)>>,
-    ) -> Result<Found> {
-        let (device, l2) = (x.device(), self.norm == Norm::L2);
+    ) -> Result<AttackResult> {
+        let (device, l2) = (x.device(), self.l2());
         let mut best = Buffer::from_slice(device, &vec![f32::INFINITY; y.len()])?;
         let mut closest = x.clone();
         for _ in 0..self.steps {
             let Some((h, w)) = plane(model, &walk)? else { break };
             fab::step(l2, &mut walk, x, &w, &h, self.stride)?;
-            let held = correct(device, &logits(model, &walk)?, y)?;
-            fab::keep(l2, &mut walk, x, &held, &mut best, &mut closest, self.beta)?;
+            let adv_correct = correct(device, &logits(model, &walk)?, y)?;
+            fab::keep(l2, &mut walk, x, &adv_correct, &mut best, &mut closest, self.beta)?;
         }
-        let (x_adv, success) = settle(x, &closest, right, &fab::beyond(&best, self.eps)?)?;
-        Ok(Found { x_adv, success })
+        let (x_adv, success) = settle(x, &closest, clean_correct, &fab::beyond(&best, self.ball.eps)?)?;
+        Ok(AttackResult { x_adv, success })
     }
 }
 
@@ -118,26 +116,26 @@ pub struct FabT {
 }
 
 impl FabT {
-    /// With these settings.
-    pub fn new(settings: &Settings) -> FabT {
-        let &Settings { targets, restarts, seed, .. } = settings;
-        FabT { walk: Walk::new(settings), targets, restarts, seed }
+    /// With these parameters.
+    pub fn new(params: &Params) -> FabT {
+        let &Params { targets, restarts, seed, .. } = params;
+        FabT { walk: Walk::new(params), targets, restarts, seed }
     }
 
-    /// One walk from every point towards, row by row, the class of rank `ranks` `[N]` among the logits of the
-    /// clean image, the predicted one being 1. Rows may be the same point with several ranks. There is
-    /// nothing random in restart 0; the others begin as those of [`Fab`].
-    pub fn run_ranks(
+    /// One walk from every point towards, row by row, the class of rank `target_ranks` `[N]` among the logits of
+    /// the clean image, the predicted one being 1. Rows may be the same point with several ranks. There is
+    /// nothing random in restart 0; the others begin like those of [`Fab`].
+    pub fn run_once(
         &self,
         model: &mut dyn Model,
         points: Points,
-        ranks: &Buffer<i32>,
+        target_ranks: &Buffer<i32>,
         restart: usize,
-    ) -> Result<Found> {
+    ) -> Result<AttackResult> {
         let Points { x, y, .. } = points.checked()?;
         let (device, clean) = (x.device(), logits(model, x)?);
         let start = self.walk.start(points, self.seed, restart)?;
-        let targets = top_class(device, &clean, ranks)?;
+        let targets = top_class(device, &clean, target_ranks)?;
         let ones = full(device, &[y.len()], 1.0)?;
         self.walk.run(model, points, &correct(device, &clean, y)?, start, |model, at| {
             let tape = Tape::new(device);
@@ -152,13 +150,19 @@ impl FabT {
 
 impl Attack for FabT {
     fn name(&self) -> String {
-        FAB_T.name.into()
+        "fab-t".into()
     }
 
-    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
-        let ranks = self.ranks(model.classes());
-        at_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
-            self.run_ranks(model, points, ranks, restart)
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        x: &Tensor,
+        y: &Buffer<i32>,
+        images: &Buffer<i32>,
+    ) -> Result<AttackResult> {
+        let ranks = self.target_ranks(model.classes());
+        at_target_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
+            self.run_once(model, points, ranks, restart)
         })
     }
 
@@ -166,18 +170,23 @@ impl Attack for FabT {
         1 + 2 * self.walk.steps
     }
 
-    fn ranked(&self) -> Option<&dyn Ranked> {
+    fn targeted(&self) -> Option<&dyn Targeted> {
         (self.restarts == 1).then_some(self)
     }
 }
 
-impl Ranked for FabT {
+impl Targeted for FabT {
     fn targets(&self) -> usize {
         self.targets
     }
 
-    fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found> {
-        self.run_ranks(model, points, ranks, 0)
+    fn attempt(
+        &self,
+        model: &mut dyn Model,
+        points: Points,
+        target_ranks: &Buffer<i32>,
+    ) -> Result<AttackResult> {
+        self.run_once(model, points, target_ranks, 0)
     }
 }
 
@@ -191,21 +200,21 @@ pub struct Fab {
 }
 
 impl Fab {
-    /// With these settings.
-    pub fn new(settings: &Settings) -> Fab {
-        Fab { walk: Walk::new(settings), restarts: settings.restarts, seed: settings.seed }
+    /// With these parameters.
+    pub fn new(params: &Params) -> Fab {
+        Fab { walk: Walk::new(params), restarts: params.restarts, seed: params.seed }
     }
 
     /// One walk from every point; all but number 0 begin at a random point at half the radius.
-    pub fn run_once(&self, model: &mut dyn Model, points: Points, restart: usize) -> Result<Found> {
+    pub fn run_once(&self, model: &mut dyn Model, points: Points, restart: usize) -> Result<AttackResult> {
         let Points { x, y, .. } = points.checked()?;
-        let (device, l2) = (x.device(), self.walk.norm == Norm::L2);
+        let (device, l2) = (x.device(), self.walk.l2());
         let start = self.walk.start(points, self.seed, restart)?;
         let ones = full(device, &[y.len()], 1.0)?;
         let every = |k: usize| Buffer::from_slice(device, &vec![k as i32; y.len()]);
         let rivals = (0..model.classes()).map(every).collect::<Result<Vec<_>>>()?;
-        let right = correct(device, &logits(model, x)?, y)?;
-        self.walk.run(model, points, &right, start, |model, at| {
+        let clean_correct = correct(device, &logits(model, x)?, y)?;
+        self.walk.run(model, points, &clean_correct, start, |model, at| {
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
@@ -222,10 +231,16 @@ impl Fab {
 
 impl Attack for Fab {
     fn name(&self) -> String {
-        FAB.name.into()
+        "fab".into()
     }
 
-    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        x: &Tensor,
+        y: &Buffer<i32>,
+        images: &Buffer<i32>,
+    ) -> Result<AttackResult> {
         attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
             self.run_once(model, points, restart)
         })

@@ -1,23 +1,18 @@
-//! Attacks: how an adversarial image is made from a clean one.
+//! Attacks: adversarial images from clean ones.
+//!
+//! An attack of the evaluator is one file and its line in [`attacks!`]; the file has its `ATTACKS`. The ball
+//! and PGD's loop are also those of adversarial training.
 
-mod apgd;
 mod attempts;
-mod cw;
-mod fab;
-mod fgsm;
-mod iterated;
-mod mim;
+mod ball;
 mod objective;
-mod pgd;
-mod square;
 
 pub use apgd::{Apgd, ApgdLoss};
 pub use attempts::{Points, attempts};
+pub use ball::{Ball, Norm, RngKey, Start};
 pub use fab::{Fab, FabT, Walk};
-pub use fgsm::fgsm;
-pub use iterated::{Iterated, usual_step};
-pub use objective::{Objective, Pass, logits};
-pub use pgd::{Draws, Pgd, Start};
+pub use objective::{Evaluation, Objective, gradient, logits};
+pub use pgd::Pgd;
 pub use square::Square;
 
 use crate::device::Buffer;
@@ -26,7 +21,22 @@ use crate::nn::{BnMode, Net};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// What an attack sees of a classifier: logits that it can differentiate in the image.
+/// Declares the files of attacks and lists their entries, in the order of `saddle attacks`.
+macro_rules! attacks {
+    ($($file:ident),* $(,)?) => {
+        $(mod $file;)*
+        static FILES: &[(&str, &[AttackEntry])] = &[$((stringify!($file), $file::ATTACKS)),*];
+    };
+}
+
+attacks! {
+    pgd,
+    apgd,
+    fab,
+    square,
+}
+
+/// A classifier as an attack sees it: logits that it can differentiate in the image.
 pub trait Model {
     /// Logits `[N,K]` of images `[N,H,W,C]` in `[0,1]`; weights are not differentiated.
     fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var>;
@@ -38,7 +48,7 @@ pub trait Model {
 impl Model for Net {
     /// In eval mode.
     fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
-        self.forward(tape, x, BnMode::Eval, None)
+        InMode { net: self, bn: BnMode::Eval }.logits(tape, x)
     }
 
     fn classes(&self) -> usize {
@@ -46,8 +56,24 @@ impl Model for Net {
     }
 }
 
-/// What an attack on a batch leaves.
-pub struct Found {
+/// A network whose batch norms work in this mode.
+pub struct InMode<'a> {
+    pub net: &'a mut Net,
+    pub bn: BnMode,
+}
+
+impl Model for InMode<'_> {
+    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
+        self.net.forward(tape, x, self.bn, None)
+    }
+
+    fn classes(&self) -> usize {
+        self.net.classes()
+    }
+}
+
+/// The result of an attack on a batch.
+pub struct AttackResult {
     /// `[N,H,W,C]`: the adversarial image where the attack succeeded, else the clean one.
     pub x_adv: Tensor,
     /// `[N]`: 1 where x_adv is misclassified.
@@ -56,71 +82,71 @@ pub struct Found {
 
 /// An attack on a batch of images.
 pub trait Attack {
-    /// As in reports: `apgd-ce`, `fab-t`.
+    /// The name in reports: `apgd-ce`, `fab-t`.
     fn name(&self) -> String;
 
     /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the
-    /// data set, which decide, with a seed, all random numbers. Images that are misclassified as they are
-    /// count as successes and stay as they are.
-    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found>;
+    /// data set, which determine, with a seed, all random numbers. Images that are misclassified without an
+    /// attack count as successes and do not change.
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        x: &Tensor,
+        y: &Buffer<i32>,
+        images: &Buffer<i32>,
+    ) -> Result<AttackResult>;
 
     /// The fewest classes that its loss is defined for.
-    fn least_classes(&self) -> usize {
+    fn min_classes(&self) -> usize {
         2
     }
 
-    /// How many batches of logits one attempt asks for, about; 0 where that is not known.
+    /// About how many batches of logits one attempt asks for; 0 where that is unknown.
     fn passes(&self) -> usize {
         0
     }
 
-    /// The attack as attempts at one class after the other, if that is what it is made of.
-    fn ranked(&self) -> Option<&dyn Ranked> {
+    /// The attack as attempts at one target class after the other, if it consists of such.
+    fn targeted(&self) -> Option<&dyn Targeted> {
         None
     }
 }
 
 /// An attack on one target class after the other. Points and targets can be packed into any batches.
-pub trait Ranked {
+pub trait Targeted {
     /// How many targets are asked for.
     fn targets(&self) -> usize;
 
-    /// One attempt on every row, at the class of rank `ranks` `[N]` on the clean image, the predicted one
-    /// being 1. Rows may be the same point with several ranks.
-    fn attempt(&self, model: &mut dyn Model, points: Points, ranks: &Buffer<i32>) -> Result<Found>;
+    /// One attempt on every row, at the class of rank `target_ranks` `[N]` on the clean image, the predicted
+    /// one being 1. Rows may be the same point with several ranks.
+    fn attempt(
+        &self,
+        model: &mut dyn Model,
+        points: Points,
+        target_ranks: &Buffer<i32>,
+    ) -> Result<AttackResult>;
 
-    /// The ranks that K classes have: 2, which is the runner-up, and the following ones.
-    fn ranks(&self, classes: usize) -> std::ops::RangeInclusive<usize> {
+    /// The target ranks among K classes: 2, which is the runner-up, and the following ones.
+    fn target_ranks(&self, classes: usize) -> std::ops::RangeInclusive<usize> {
         2..=(self.targets() + 1).min(classes)
     }
 }
 
-/// How a perturbation is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Norm {
-    /// The largest change of a pixel channel.
-    Linf,
-    /// The Euclidean length of the change of an image.
-    L2,
-}
-
-/// What the registry builds an attack from; each takes what concerns it.
+/// The parameters of the evaluator's attacks; each reads those that concern it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    pub norm: Norm,
-    /// Radius of the ball, of pixels in `[0,1]`.
-    pub eps: f32,
-    /// Length of a step, where the attack has one; `None` takes the usual one for the norm.
-    pub step: Option<f32>,
-    /// `None` takes the attack's usual number; a number in the name goes first.
+pub struct Params {
+    pub ball: Ball,
+    /// Length of a step, where the attack has one; `None`: the attack's default.
+    pub step_size: Option<f32>,
+    /// `None`: the attack's default; a number in the attack's name comes first.
     pub steps: Option<usize>,
     /// Random starts, each on the points that withstood the earlier ones.
     pub restarts: usize,
     /// Target classes of targeted attacks, from the runner-up of the clean image on.
     pub targets: usize,
-    /// Passes that each gradient of APGD is averaged over, for networks that are random.
-    pub passes: usize,
+    /// Passes that each gradient of APGD is averaged over (expectation over transformation), for randomized
+    /// defenses.
+    pub eot_iter: usize,
     /// Confidence of CW: its margin counts down to -kappa.
     pub kappa: f32,
     /// mu of MIM.
@@ -128,19 +154,17 @@ pub struct Settings {
     pub seed: u64,
 }
 
-impl Default for Settings {
+impl Default for Params {
     /// Linf 8/255; one start, nine targets, one pass. CW's confidence is the one that reports on adversarial
     /// training use: a margin so far below 0 that the attack does not stop when it has succeeded.
-    fn default() -> Settings {
-        let (norm, eps) = (Norm::Linf, 8.0 / 255.0);
-        Settings {
-            norm,
-            eps,
-            step: None,
+    fn default() -> Params {
+        Params {
+            ball: Ball::default(),
+            step_size: None,
             steps: None,
             restarts: 1,
             targets: 9,
-            passes: 1,
+            eot_iter: 1,
             kappa: 50.0,
             momentum: 1.0,
             seed: 0,
@@ -149,60 +173,75 @@ impl Default for Settings {
 }
 
 /// A named attack of the evaluator.
-pub struct Entry {
+pub struct AttackEntry {
     /// `fgsm`, `apgd-ce`; `K` at the end of the name stands for any number of steps.
     pub name: &'static str,
     pub about: &'static str,
     pub paper: &'static str,
-    /// The attack with these settings.
-    pub build: fn(&Settings) -> Box<dyn Attack>,
+    /// The attack with these parameters.
+    pub build: fn(&Params) -> Box<dyn Attack>,
 }
 
-static ATTACKS: [Entry; 10] = [
-    fgsm::FGSM,
-    iterated::PGD,
-    cw::CW,
-    mim::MIM,
-    apgd::APGD_CE,
-    apgd::APGD_DLR,
-    apgd::APGD_T,
-    fab::FAB_T,
-    fab::FAB,
-    square::SQUARE,
-];
-
-/// The attacks that `--attack` knows.
-pub fn attacks() -> &'static [Entry] {
-    &ATTACKS
+/// The attacks that `--attack` takes.
+pub fn attacks() -> impl Iterator<Item = &'static AttackEntry> {
+    FILES.iter().flat_map(|(_, entries)| *entries)
 }
 
 /// The attack called `name`: `fgsm`, `pgd20`, `pgd-100`, `cw`, `apgd-t`.
 ///
-/// Errors: an unknown name, with what is known; no step; a radius that is none; nothing to attempt.
-pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Attack>> {
+/// Errors: an unknown name, with the known ones; no step; a radius below 0 or not finite; nothing to attempt.
+pub fn by_name(name: &str, params: &Params) -> Result<Box<dyn Attack>> {
     let wanted = name.trim().to_lowercase().replace('_', "-");
     let stem = wanted.trim_end_matches(|c: char| c.is_ascii_digit());
     let digits = &wanted[stem.len()..];
     let stem = if digits.is_empty() { stem } else { stem.trim_end_matches('-') };
-    let known = |entry: &&Entry| {
+    let known = |entry: &&AttackEntry| {
         entry.name.strip_suffix('K').map_or(digits.is_empty() && entry.name == stem, |own| own == stem)
     };
     let unknown = || {
-        let examples: Vec<String> = ATTACKS.iter().map(|entry| entry.name.replace('K', "20")).collect();
+        let examples: Vec<String> = attacks().map(|entry| entry.name.replace('K', "20")).collect();
         Error::unknown("attack", name, examples.iter().map(String::as_str))
     };
-    let entry = ATTACKS.iter().find(known).ok_or_else(unknown)?;
-    let steps = if digits.is_empty() { settings.steps } else { Some(digits.parse().map_err(|_| unknown())?) };
-    let positive =
-        [("steps", steps.unwrap_or(1)), ("restarts", settings.restarts), ("targets", settings.targets)];
-    if let Some((key, _)) =
-        positive.into_iter().chain([("passes", settings.passes)]).find(|(_, value)| *value == 0)
-    {
+    let entry = attacks().find(known).ok_or_else(unknown)?;
+    let steps = if digits.is_empty() { params.steps } else { Some(digits.parse().map_err(|_| unknown())?) };
+    let counts = [
+        ("steps", steps.unwrap_or(1)),
+        ("restarts", params.restarts),
+        ("targets", params.targets),
+        ("eot_iter", params.eot_iter),
+    ];
+    if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
         return Err(Error::value(key, 0, format!("the attack {name} needs at least 1")));
     }
-    let numbers = [("eps", settings.eps), ("kappa", settings.kappa), ("momentum", settings.momentum)];
+    let numbers = [("eps", params.ball.eps), ("kappa", params.kappa), ("momentum", params.momentum)];
     if let Some((key, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
         return Err(Error::value(key, value, "must be a number, 0 or more"));
     }
-    Ok((entry.build)(&Settings { steps, ..*settings }))
+    Ok((entry.build)(&Params { steps, ..*params }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    #[test]
+    fn every_file_of_an_attack_is_listed() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/attack");
+        let mut files = BTreeSet::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if std::fs::read_to_string(&path).unwrap().contains("\npub(super) const ATTACKS:") {
+                files.insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
+            }
+        }
+        assert_eq!(FILES.iter().map(|(file, _)| (*file).to_owned()).collect::<BTreeSet<_>>(), files);
+    }
+
+    #[test]
+    fn names_differ() {
+        let names: BTreeSet<&str> = attacks().map(|entry| entry.name).collect();
+        assert_eq!(names.len(), attacks().count());
+    }
 }

@@ -1,4 +1,4 @@
-//! What attacks make larger, and its gradient in the image.
+//! The losses that attacks ascend, and their gradients in the image.
 
 use super::Model;
 use crate::device::Buffer;
@@ -10,6 +10,31 @@ use crate::ops::margin::margin_above;
 use crate::ops::reduce::Reduction::PerSample;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+
+/// The gradient at x of the sum of a loss; `None` where the loss does not depend on x.
+pub fn gradient(x: &Tensor, loss: impl FnOnce(&Tape, Var) -> Result<Var>) -> Result<Option<Tensor>> {
+    Ok(gradient_and(x, |tape, x| Ok((loss(tape, x)?, ())))?.0)
+}
+
+/// The same, with other values of the pass, which `pass` returns beside the loss.
+fn gradient_and<T>(
+    x: &Tensor,
+    pass: impl FnOnce(&Tape, Var) -> Result<(Var, T)>,
+) -> Result<(Option<Tensor>, T)> {
+    let tape = Tape::new(x.device());
+    let leaf = tape.leaf(x.clone());
+    let (loss, values) = pass(&tape, leaf)?;
+    let ones = full(x.device(), tape.value(loss).shape(), 1.0)?;
+    Ok((tape.backward(loss, Some(ones))?.take(leaf), values))
+}
+
+/// The logits `[N,K]` of images, without a gradient.
+pub fn logits(model: &mut dyn Model, x: &Tensor) -> Result<Tensor> {
+    let tape = Tape::new(x.device());
+    let x = tape.constant(x.clone());
+    let z = model.logits(&tape, x)?;
+    Ok(tape.value(z))
+}
 
 /// A loss of each image that an attack ascends.
 #[derive(Clone, Copy)]
@@ -25,13 +50,13 @@ pub enum Objective<'a> {
     },
 }
 
-/// One forward and one backward pass.
-pub struct Pass {
+/// An objective at a batch of images: one forward and one backward pass.
+pub struct Evaluation {
     /// `[N,K]`.
     pub logits: Tensor,
     /// `[N]`.
     pub losses: Tensor,
-    /// Of each image's loss in that image.
+    /// Of each image's loss in that image; 0 where the loss does not depend on it.
     pub grad: Tensor,
 }
 
@@ -50,23 +75,13 @@ impl Objective<'_> {
     }
 
     /// Logits, losses and gradients at x.
-    pub fn pass(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>) -> Result<Pass> {
-        let tape = Tape::new(x.device());
-        let leaf = tape.leaf(x.clone());
-        let z = model.logits(&tape, leaf)?;
-        let losses = self.losses(&tape, z, y)?;
-        let ones = full(x.device(), &[y.len()], 1.0)?;
-        let grad = tape.backward(losses, Some(ones))?.take(leaf);
-        // Logits that do not depend on the image have no gradient.
+    pub fn evaluate(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>) -> Result<Evaluation> {
+        let (grad, (logits, losses)) = gradient_and(x, |tape, x| {
+            let z = model.logits(tape, x)?;
+            let losses = self.losses(tape, z, y)?;
+            Ok((losses, (tape.value(z), tape.value(losses))))
+        })?;
         let grad = grad.map_or_else(|| Tensor::zeros(x.device(), x.shape()), Ok)?;
-        Ok(Pass { logits: tape.value(z), losses: tape.value(losses), grad })
+        Ok(Evaluation { logits, losses, grad })
     }
-}
-
-/// The logits `[N,K]` of images, without a gradient.
-pub fn logits(model: &mut dyn Model, x: &Tensor) -> Result<Tensor> {
-    let tape = Tape::new(x.device());
-    let x = tape.constant(x.clone());
-    let z = model.logits(&tape, x)?;
-    Ok(tape.value(z))
 }

@@ -1,146 +1,205 @@
-//! PGD (Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv 1706.06083).
+//! Projected gradient ascent with steps of one length: the attacks FGSM, PGD, CW and MIM, and the inner attack
+//! of adversarial training.
 //!
 //! ```text
-//! x' <- clip01(x + u),  u uniform in the eps-ball
-//! repeat K times:  g <- gradient of loss(z(x')) with respect to x'
-//!     Linf:  x' <- clip01(clip(x' + alpha sign(g), x - eps, x + eps))
-//!     L2:    d <- x' + alpha g / (|g| + 1e-8) - x;  d <- d min(1, eps / |d|);  x' <- clip01(x + d)
+//! x' <- the start
+//! repeat K times:  g <- gradient of the loss at x';  m <- mu m + g / |g|_1  (without momentum: m <- g)
+//!                  x' <- the ball's step of length alpha along m  (ball.rs)
 //! ```
+//! The last iterate is the result. The attacks of the evaluator:
+//!
+//! ```text
+//!        loss                                     start    K    alpha                    mu
+//! FGSM   cross entropy                            x        1    eps                      -
+//! PGD    cross entropy                            uniform  20   eps/4, L2: 15/128 eps    -
+//! CW     -max(z_y - max over k != y of z_k, -kappa)  uniform  100  as PGD                   -
+//! MIM    cross entropy                            x        10   eps/K                    1
+//! ```
+//! FGSM: Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, arXiv 1412.6572. PGD:
+//! Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv 1706.06083. CW: the loss
+//! of Carlini and Wagner: Towards Evaluating the Robustness of Neural Networks, arXiv 1608.04644, with PGD's
+//! steps. MIM: Dong et al.: Boosting Adversarial Attacks with Momentum, arXiv 1710.06081.
 
-use super::Norm;
+use super::attempts::{Points, attempts};
+use super::ball::{Ball, RngKey, Start};
+use super::objective::{Objective, gradient};
+use super::{Attack, AttackEntry, AttackResult, Model, Params};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::nn::{BnMode, Net};
-use crate::ops::add::add;
-use crate::ops::attack_step::{l2_step, linf_step};
+use crate::ops::attack_step::add_momentum;
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::random_start::{gaussian, uniform_l2, uniform_linf};
 use crate::ops::reduce::Reduction;
-use crate::rng::Key;
-use crate::tape::{Tape, Var};
+use crate::rng::{Key, Purpose};
 use crate::tensor::Tensor;
 
-/// Where an attack starts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Start {
-    /// At a point drawn uniformly from the eps-ball, clipped to `[0,1]`.
-    Uniform,
-    /// At the clean image.
-    Clean,
-    /// At the clean image plus normal noise of this standard deviation, not clipped.
-    Gaussian(f32),
-}
+pub(super) const ATTACKS: &[AttackEntry] = &[
+    AttackEntry {
+        name: "fgsm",
+        about: "one signed (L2: normalised) gradient step of length eps from the clean image",
+        paper: "Goodfellow et al., arXiv 1412.6572",
+        build: |params| {
+            let ball = params.ball;
+            let pgd = Pgd { ball, start: Start::Clean, steps: 1, step_size: ball.eps, momentum: None };
+            boxed("fgsm".into(), pgd, Objective::CrossEntropy, params, 0)
+        },
+    },
+    AttackEntry {
+        name: "pgdK",
+        about: "K projected gradient steps on the cross entropy from a random start, such as pgd20",
+        paper: "Madry et al., arXiv 1706.06083",
+        build: |params| {
+            let pgd = Pgd::new(params, 20);
+            boxed(format!("pgd{}", pgd.steps), pgd, Objective::CrossEntropy, params, 0)
+        },
+    },
+    AttackEntry {
+        name: "cwK",
+        about: "K projected gradient steps on the margin, confidence kappa = 50; 100 steps if no number is given",
+        paper: "Carlini and Wagner, arXiv 1608.04644",
+        build: |params| {
+            let pgd = Pgd::new(params, 100);
+            boxed(format!("cw{}", pgd.steps), pgd, Objective::Margin { kappa: params.kappa }, params, 1)
+        },
+    },
+    AttackEntry {
+        name: "mimK",
+        about: "K steps of length eps/K along the accumulated gradient, momentum 1.0; 10 steps if no number is given",
+        paper: "Dong et al., arXiv 1710.06081",
+        build: |params| {
+            let pgd = Pgd::new(params, 10);
+            let step_size = params.step_size.unwrap_or(pgd.ball.eps / pgd.steps as f32);
+            let pgd = Pgd { start: Start::Clean, step_size, momentum: Some(params.momentum), ..pgd };
+            boxed(format!("mim{}", pgd.steps), pgd, Objective::CrossEntropy, params, 0)
+        },
+    },
+];
 
 /// Projected gradient ascent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pgd {
-    pub norm: Norm,
-    /// Radius of the ball, of pixels in `[0,1]`.
-    pub eps: f32,
-    /// alpha, the length of a step.
-    pub step: f32,
+    pub ball: Ball,
+    pub start: Start,
     /// K.
     pub steps: usize,
-    pub start: Start,
-    /// Batch norm inside the attack.
-    pub bn: BnMode,
+    /// alpha.
+    pub step_size: f32,
+    /// mu, of the accumulated gradient.
+    pub momentum: Option<f32>,
 }
 
 impl Default for Pgd {
-    /// Linf 8/255, step 2/255, ten steps, uniform start, eval-mode batch norm.
+    /// Linf 8/255, ten steps of 2/255 from a uniform start.
     fn default() -> Pgd {
         Pgd {
-            norm: Norm::Linf,
-            eps: 8.0 / 255.0,
-            step: 2.0 / 255.0,
-            steps: 10,
+            ball: Ball::default(),
             start: Start::Uniform,
-            bn: BnMode::Eval,
+            steps: 10,
+            step_size: 2.0 / 255.0,
+            momentum: None,
         }
     }
-}
-
-/// Which random numbers an attack uses: those of `key` for each image's index in its data set.
-#[derive(Clone, Copy)]
-pub struct Draws<'a> {
-    pub key: Key,
-    /// `[N]`, the images' indices.
-    pub images: &'a Buffer<i32>,
 }
 
 impl Pgd {
+    /// From a uniform start in the ball of `params`, with its number and length of steps, or else `steps` and the
+    /// ball's default.
+    fn new(params: &Params, steps: usize) -> Pgd {
+        let &Params { ball, .. } = params;
+        Pgd {
+            ball,
+            start: Start::Uniform,
+            steps: params.steps.unwrap_or(steps),
+            step_size: params.step_size.unwrap_or(ball.default_step_size()),
+            momentum: None,
+        }
+    }
+
     /// Adversarial images `[N,H,W,C]` that raise the cross entropy of `labels`.
     pub fn cross_entropy(
         &self,
-        net: &mut Net,
+        model: &mut dyn Model,
         x: &Tensor,
         labels: &Buffer<i32>,
-        draws: Draws,
+        rng: RngKey,
     ) -> Result<Tensor> {
-        let start = self.start(x, draws)?;
-        self.ascend(net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
-    }
-
-    /// The point where the attack starts.
-    pub fn start(&self, x: &Tensor, draws: Draws) -> Result<Tensor> {
-        match (self.start, self.norm) {
-            (Start::Clean, _) => Ok(x.clone()),
-            (Start::Uniform, Norm::Linf) => uniform_linf(x, self.eps, draws.key, draws.images),
-            (Start::Uniform, Norm::L2) => uniform_l2(x, self.eps, draws.key, draws.images),
-            (Start::Gaussian(sigma), _) => gaussian(x, sigma, draws.key, draws.images),
-        }
-    }
-
-    /// The start at `x + noise`, clipped to `[0,1]` where this attack's start is clipped.
-    pub fn start_at(&self, x: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let tape = Tape::new(x.device());
-        let start = tape.value(add(&tape, tape.constant(x.clone()), tape.constant(noise.clone()))?);
-        match self.start {
-            Start::Gaussian(_) => Ok(start),
-            // A step of length 0 in a ball that holds all images only clips.
-            Start::Uniform | Start::Clean => {
-                let (mut start, still) = (start.clone(), Tensor::zeros(x.device(), x.shape())?);
-                linf_step(&mut start, &still, x, 0.0, f32::INFINITY)?;
-                Ok(start)
-            }
-        }
-    }
-
-    /// Ascends `loss(logits)` from `x_adv`. No weight gradient is computed.
-    pub fn ascend(
-        &self,
-        net: &mut Net,
-        x: &Tensor,
-        x_adv: Tensor,
-        loss: impl Fn(&Tape, Var) -> Result<Var>,
-    ) -> Result<Tensor> {
-        self.climb(x, x_adv, |tape, image| {
-            let z = net.forward(tape, image, self.bn, None)?;
-            loss(tape, z)
+        let start = self.start.draw(self.ball, x, rng)?;
+        self.ascend(x, start, |x_adv| {
+            gradient(x_adv, |tape, x| {
+                let z = model.logits(tape, x)?;
+                cross_entropy(tape, z, labels, Reduction::Sum)
+            })
         })
     }
 
-    /// Ascends any `loss(images)` from `x_adv`.
-    pub fn climb(
+    /// Ascends from `x_adv` in the balls around x; all `[N,H,W,C]`. `gradient` gives the gradient of the loss at
+    /// an iterate; where the loss does not depend on the images there is none, and the ascent ends.
+    pub fn ascend(
         &self,
         x: &Tensor,
         mut x_adv: Tensor,
-        mut loss: impl FnMut(&Tape, Var) -> Result<Var>,
+        mut gradient: impl FnMut(&Tensor) -> Result<Option<Tensor>>,
     ) -> Result<Tensor> {
+        let mut accumulated =
+            self.momentum.map(|mu| Ok((mu, Tensor::zeros(x.device(), x.shape())?))).transpose()?;
         for _ in 0..self.steps {
-            let g = {
-                let tape = Tape::new(x.device());
-                let leaf = tape.leaf(x_adv.clone());
-                let ascended = loss(&tape, leaf)?;
-                tape.backward(ascended, None)?.take(leaf)
+            let Some(grad) = gradient(&x_adv)? else { break };
+            let direction = match &mut accumulated {
+                Some((mu, sum)) => {
+                    add_momentum(sum, &grad, *mu)?;
+                    &*sum
+                }
+                None => &grad,
             };
-            // A loss that does not depend on the image has no gradient: there is nothing to climb.
-            let Some(g) = g else { break };
-            match self.norm {
-                Norm::Linf => linf_step(&mut x_adv, &g, x, self.step, self.eps)?,
-                Norm::L2 => l2_step(&mut x_adv, &g, x, self.step, self.eps)?,
-            }
+            self.ball.step(&mut x_adv, direction, x, self.step_size)?;
         }
         Ok(x_adv)
+    }
+}
+
+/// A row of the table: PGD on an objective, several times.
+struct PgdAttack {
+    name: String,
+    pgd: Pgd,
+    objective: Objective<'static>,
+    /// Starts, each on the points that withstood the earlier ones.
+    restarts: usize,
+    seed: u64,
+    /// Keeps the random starts of attacks with one seed apart.
+    stream: u32,
+}
+
+fn boxed(
+    name: String,
+    pgd: Pgd,
+    objective: Objective<'static>,
+    &Params { restarts, seed, .. }: &Params,
+    stream: u32,
+) -> Box<dyn Attack> {
+    // Without a random start every restart is the same.
+    let restarts = if pgd.start.is_random() { restarts } else { 1 };
+    Box::new(PgdAttack { name, pgd, objective, restarts, seed, stream })
+}
+
+impl Attack for PgdAttack {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        x: &Tensor,
+        y: &Buffer<i32>,
+        images: &Buffer<i32>,
+    ) -> Result<AttackResult> {
+        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
+            let Points { x, y, images } = points;
+            let key = Key::new(self.seed, Purpose::EvalStart, self.stream, restart as u32);
+            let start = self.pgd.start.draw(self.pgd.ball, x, RngKey { key, images })?;
+            let x_adv = self
+                .pgd
+                .ascend(x, start, |x_adv| Ok(Some(self.objective.evaluate(model, x_adv, y)?.grad)))?;
+            AttackResult::of(model, points, &x_adv)
+        })
     }
 }

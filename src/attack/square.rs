@@ -19,8 +19,9 @@
 //! tile's is shared by the batch.
 
 use super::attempts::{Points, attempts};
+use super::ball::{Ball, Norm};
 use super::objective::logits;
-use super::{Attack, Entry, Found, Model, Norm, Settings};
+use super::{Attack, AttackEntry, AttackResult, Model, Params};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::augment::gather_labels;
@@ -32,19 +33,17 @@ use crate::rng::{Key, Purpose, philox};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
-pub(super) const SQUARE: Entry = Entry {
+pub(super) const ATTACKS: &[AttackEntry] = &[AttackEntry {
     name: "square",
     about: "random search over windows of falling size with 5000 queries, without a gradient",
     paper: "Andriushchenko et al., arXiv 1912.00049",
-    build: |settings| Box::new(Square::new(settings)),
-};
+    build: |params| Box::new(Square::new(params)),
+}];
 
 /// Random search over windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Square {
-    pub norm: Norm,
-    /// Radius of the ball.
-    pub eps: f32,
+    pub ball: Ball,
     /// T: how often an image is asked about after the start.
     pub queries: usize,
     /// Searches, each of the images that withstood the earlier ones.
@@ -62,10 +61,10 @@ const LOOK_EVERY: usize = 100;
 const WINDOWS: u32 = 3;
 
 impl Square {
-    /// With these settings, whose steps are the queries; 5000 if they name none.
-    pub fn new(settings: &Settings) -> Square {
-        let &Settings { norm, eps, steps, restarts, seed, .. } = settings;
-        Square { norm, eps, queries: steps.unwrap_or(5000), restarts, seed }
+    /// With these parameters, whose steps are the queries; 5000 by default.
+    pub fn new(params: &Params) -> Square {
+        let &Params { ball, steps, restarts, seed, .. } = params;
+        Square { ball, queries: steps.unwrap_or(5000), restarts, seed }
     }
 
     /// The side of the window of query `query`, counted from 0, in images `[H,W]`.
@@ -73,7 +72,7 @@ impl Square {
         let halvings = HALVED_AFTER.iter().filter(|after| query > **after).count() as i32;
         let side = (FRACTION / 2f64.powi(halvings) * (h * w) as f64).sqrt().round_ties_even() as usize;
         let (least, most) = (side.max(1), h.min(w));
-        match self.norm {
+        match self.ball.norm {
             Norm::Linf => least.min(most),
             // Odd, and at least 3, where the image has room for that.
             Norm::L2 => (least.max(3) | 1).min(most.saturating_sub(1) | 1),
@@ -86,11 +85,11 @@ impl Square {
         let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
         let key = |number: usize| Key::new(self.seed, Purpose::Square, number as u32, restart);
         let right = correct(device, &logits(model, x)?, y)?;
-        let trial = match self.norm {
-            Norm::Linf => start_linf(x, self.eps, key(0), images)?,
-            Norm::L2 => start_l2(x, self.eps, key(0), images)?,
+        let trial = match self.ball.norm {
+            Norm::Linf => start_linf(x, self.ball.eps, key(0), images)?,
+            Norm::L2 => start_l2(x, self.ball.eps, key(0), images)?,
         };
-        let pyramids = if self.norm == Norm::L2 { self.pyramids(device, [h, w])? } else { vec![] };
+        let pyramids = if self.ball.norm == Norm::L2 { self.pyramids(device, [h, w])? } else { vec![] };
         let rows: Vec<i32> = (0..n as i32).collect();
         let mut play = Play {
             search: Search::begin(x.clone(), trial, &right)?,
@@ -134,13 +133,13 @@ impl Square {
             let place = |word: usize, room: usize| (((words[word] >> 8) as usize) * (room - side)) >> 24;
             (side, [place(0, h), place(1, w)], [place(2, h), place(3, w)], spare[0])
         });
-        match self.norm {
+        match self.ball.norm {
             Norm::Linf => {
                 let patch = drawn.map(|(side, [top, left], _, signs)| Patch {
                     window: Window { top, left, height: side, width: side },
                     signs,
                 });
-                play.search.turn_linf(margin, self.eps, play.before, patch)?;
+                play.search.turn_linf(margin, self.ball.eps, play.before, patch)?;
                 play.before = patch.map_or(Window::whole(h, w), |patch| patch.window);
             }
             Norm::L2 => {
@@ -148,7 +147,7 @@ impl Square {
                     let pyramid = pyramids.iter().find(|pyramid| pyramid.side == side)?;
                     Some(Transfer { pyramid, to, from, transposed: bits & 1 == 1, key })
                 });
-                play.search.turn_l2(margin, self.eps, &play.images, transfer)?;
+                play.search.turn_l2(margin, self.ball.eps, &play.images, transfer)?;
             }
         }
         Ok(())
@@ -237,10 +236,16 @@ impl Attack for Square {
         "square".into()
     }
 
-    fn run(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>, images: &Buffer<i32>) -> Result<Found> {
+    fn run(
+        &self,
+        model: &mut dyn Model,
+        x: &Tensor,
+        y: &Buffer<i32>,
+        images: &Buffer<i32>,
+    ) -> Result<AttackResult> {
         attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
             let found = self.search(model, points, restart as u32)?;
-            Found::of(model, points, &found)
+            AttackResult::of(model, points, &found)
         })
     }
 
@@ -254,7 +259,7 @@ mod tests {
     use super::*;
 
     fn square(norm: Norm) -> Square {
-        Square::new(&Settings { norm, ..Settings::default() })
+        Square::new(&Params { ball: Ball { norm, eps: 0.1 }, ..Params::default() })
     }
 
     #[test]

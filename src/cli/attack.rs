@@ -63,13 +63,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     config.apply(&weights.trained_for())?;
     config.apply(&given)?;
     train::validate(&config)?;
-    let settings = arguments.parameters.settings(&config, named("step_size"));
+    let params = arguments.parameters.params(&config, named("step_size"));
     let request = Request {
         weights,
         model: arguments.model,
         data: arguments.data,
         attack: arguments.attack,
-        settings,
+        params,
         batch: config.batch,
         device: config.device,
         out: arguments.out,

@@ -6,7 +6,7 @@ use super::flags::{Set, sets};
 use super::text;
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
-use crate::files::tensors::Values;
+use crate::files::tensor_file::Values;
 use crate::method;
 use crate::train::check_step::{self, StepCheck};
 

@@ -69,9 +69,9 @@ pub fn run(arguments: Arguments, line: String) -> Result<()> {
     let mut attacks: Vec<String> = arguments.attack.iter().map(|name| name.trim().to_lowercase()).collect();
     attacks.retain(|name| !name.is_empty() && !matches!(name.as_str(), "pgd20" | "pgd-20" | "clean"));
     for attack in &attacks {
-        let settings = crate::attack::Settings::default();
-        if Plan::named(std::slice::from_ref(attack), &settings)?.is_none() {
-            crate::attack::by_name(attack, &settings)?;
+        let params = crate::attack::Params::default();
+        if Plan::named(std::slice::from_ref(attack), &params)?.is_none() {
+            crate::attack::by_name(attack, &params)?;
         }
     }
     let request = Request {

@@ -289,7 +289,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         dataset: config.dataset.clone(),
         data: config.data.clone(),
         attacks: attacks.clone(),
-        settings: arguments.parameters.settings(&config, given("step_size")),
+        params: arguments.parameters.params(&config, given("step_size")),
         n: arguments.n,
         batch: if given("batch") { config.batch } else { Config::default().batch },
         device: if given("device") { config.device } else { Config::default().device },

@@ -161,7 +161,7 @@ pub fn methods(arguments: ListArguments) -> Result<()> {
 
 /// `saddle attacks`.
 pub fn attacks(arguments: ListArguments) -> Result<()> {
-    list(&arguments, attack::attacks().iter().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
+    list(&arguments, attack::attacks().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
 }
 
 /// `saddle datasets`.

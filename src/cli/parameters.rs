@@ -1,6 +1,6 @@
 //! Flags for the parameters of attacks other than their ball and step size.
 
-use crate::attack::Settings;
+use crate::attack::Params;
 use crate::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
@@ -17,8 +17,8 @@ pub struct Parameters {
     /// Target classes of apgd-t and fab-t, from the runner-up on `[default: 9]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     targets: Option<usize>,
-    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over (EOT), for randomized
-    /// defenses `[default: 1]`
+    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for randomized defenses
+    /// `[default: 1]`
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     eot_iter: Option<usize>,
     /// Confidence of cw: its margin counts down to -kappa (κ) `[default: 50]`
@@ -46,17 +46,16 @@ impl Parameters {
         counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()
     }
 
-    /// The attack's settings in the ball and with the seed of `config`, whose step size counts if it was given.
-    pub fn settings(&self, config: &Config, step_given: bool) -> Settings {
-        let default = Settings::default();
-        Settings {
-            norm: config.norm,
-            eps: config.eps.get(),
-            step: step_given.then_some(config.step_size.get()),
+    /// The attack's parameters in the ball and with the seed of `config`, whose step size counts if it was given.
+    pub fn params(&self, config: &Config, step_given: bool) -> Params {
+        let default = Params::default();
+        Params {
+            ball: config.ball(),
+            step_size: step_given.then_some(config.step_size.get()),
             steps: self.steps,
             restarts: self.restarts.unwrap_or(default.restarts),
             targets: self.targets.unwrap_or(default.targets),
-            passes: self.eot_iter.unwrap_or(default.passes),
+            eot_iter: self.eot_iter.unwrap_or(default.eot_iter),
             kappa: self.kappa.unwrap_or(default.kappa),
             momentum: self.momentum.unwrap_or(default.momentum),
             seed: config.seed,

@@ -9,9 +9,8 @@ pub mod value;
 
 use serde_json::{Map, Value as Json};
 
-use crate::attack::{Norm, Pgd, Start, usual_step};
+use crate::attack::{Ball, Norm, Pgd, Start};
 use crate::error::{Error, Result};
-use crate::nn::BnMode;
 use crate::ops::augment::Augmentation;
 pub use keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
 pub use options::{
@@ -65,7 +64,8 @@ impl Config {
             self.eps = default_eps(self.norm);
         }
         if !step_given {
-            self.step_size = self.eps.times(usual_step(self.norm, 1.0).into());
+            let unit = Ball { norm: self.norm, eps: 1.0 };
+            self.step_size = self.eps.times(unit.default_step_size().into());
         }
         Ok(())
     }
@@ -130,24 +130,20 @@ impl Config {
         Ok(())
     }
 
-    /// The training attack of a method that starts at `start` with batch norms in `bn`, unless a key says
-    /// otherwise.
-    pub fn pgd(&self, start: Start, bn: BnMode) -> Pgd {
-        Pgd {
-            norm: self.norm,
-            eps: self.eps.get(),
-            step: self.step_size.get(),
-            steps: self.attack_steps,
-            start: self.attack_start.unwrap_or(start),
-            bn: self.attack_bn.unwrap_or(bn),
-        }
+    /// The threat model.
+    pub fn ball(&self) -> Ball {
+        Ball { norm: self.norm, eps: self.eps.get() }
     }
 
-    /// The attack of evaluations: the training attack's ball and step size, from a random start, with
-    /// eval-mode batch norm.
+    /// The training attack of a method that starts at `start` unless a key says otherwise.
+    pub fn pgd(&self, start: Start) -> Pgd {
+        let (steps, step_size) = (self.attack_steps, self.step_size.get());
+        Pgd { ball: self.ball(), start: self.attack_start.unwrap_or(start), steps, step_size, momentum: None }
+    }
+
+    /// The attack of evaluations: the training attack's ball and step size, from a uniform start.
     pub fn evaluation_pgd(&self, steps: usize) -> Pgd {
-        let (norm, eps, step) = (self.norm, self.eps.get(), self.step_size.get());
-        Pgd { norm, eps, step, steps, start: Start::Uniform, bn: BnMode::Eval }
+        Pgd { start: Start::Uniform, steps, ..self.pgd(Start::Uniform) }
     }
 
     /// Adversarial weight perturbation's gamma in an epoch counted from 0.

@@ -135,6 +135,7 @@ impl Layout {
                 shape: SHAPE,
                 classes: self.classes,
                 class_names: class_names.clone(),
+                all_classes: true,
                 byte_scale: 1.0 / 255.0,
             };
             paths.iter().try_for_each(|path| archive.read(path, &mut set))?;

@@ -96,6 +96,7 @@ impl Corruptions {
             shape: SHAPE,
             classes: self.classes,
             class_names: numbers(self.classes),
+            all_classes: true,
             byte_scale: 1.0 / 255.0,
         })
     }

@@ -68,6 +68,7 @@ fn parse(text: &str) -> Result<Dataset, String> {
         shape: SHAPE,
         classes: 10,
         class_names: (0..10).map(|digit| digit.to_string()).collect(),
+        all_classes: true,
         byte_scale: 1.0 / f32::from(LEVELS),
     })
 }

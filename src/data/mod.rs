@@ -5,10 +5,10 @@
 
 mod cifar;
 pub mod corruptions;
+pub mod device_dataset;
 mod digits;
+mod file;
 mod pickle;
-pub mod resident;
-mod tensors;
 mod tiny_imagenet;
 
 use std::path::{Path, PathBuf};
@@ -29,12 +29,9 @@ pub struct Source {
     load: fn(Option<&Path>) -> Result<Split>,
 }
 
-/// The name of data sets that are a file of any images.
-pub const FILE: &str = tensors::FILE.name;
-
-/// The registry: a new data set is one file and one line here.
+/// The registry.
 pub static SOURCES: &[Source] =
-    &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, tensors::FILE];
+    &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, file::FILE];
 
 /// Height, width and channels of every image of a data set, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +64,8 @@ pub struct Dataset {
     pub shape: ImageShape,
     /// How many classes there are, also where a subset lacks some.
     pub classes: usize,
+    /// Whether there are no more classes than `classes`; `false` where they were counted from the labels.
+    pub all_classes: bool,
     /// A name per class, `[classes]`.
     pub class_names: Vec<String>,
     /// A pixel in `[0, 1]` is its byte times this: 1/16 for digits, 1/255 for CIFAR.
@@ -220,6 +219,7 @@ mod tests {
             shape: ImageShape { height: 1, width: 2, channels: 1 },
             classes,
             class_names: (0..classes).map(|c| c.to_string()).collect(),
+            all_classes: true,
             byte_scale: 1.0,
         }
     }

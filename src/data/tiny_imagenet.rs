@@ -62,6 +62,7 @@ fn load(dir: Option<&Path>) -> Result<Split> {
         shape: SHAPE,
         classes: classes.len(),
         class_names: class_names.clone(),
+        all_classes: true,
         byte_scale: 1.0 / 255.0,
     };
     let test = part(&photos[train..], images.split_off(train * SHAPE.bytes()));

@@ -1,7 +1,7 @@
 //! Accuracy on clean and on attacked images.
 
-use crate::attack::{Attack, Draws, Pgd};
-use crate::data::resident::{Resident, in_order};
+use crate::attack::{Attack, Pgd, RngKey};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
 use crate::ops::augment::Augmentation;
@@ -25,7 +25,7 @@ pub struct Accuracy {
 /// images done, and may end the evaluation with an error.
 pub fn accuracy(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: Option<&Pgd>,
     batch: usize,
     seed: u64,
@@ -36,8 +36,8 @@ pub fn accuracy(
     for indices in in_order(&device, data.len, batch)? {
         let (mut x, y) = data.batch(&indices, &Augmentation::none())?;
         if let Some(attack) = attack {
-            let draws = Draws { key: Key::new(seed, Purpose::EvalStart, 0, 0), images: &indices };
-            x = attack.cross_entropy(net, &x, &y, draws)?;
+            let rng = RngKey { key: Key::new(seed, Purpose::EvalStart, 0, 0), images: &indices };
+            x = attack.cross_entropy(net, &x, &y, rng)?;
         }
         let tape = Tape::new(&device);
         let x = tape.constant(x);
@@ -56,7 +56,7 @@ pub fn accuracy(
 /// [`accuracy`].
 pub fn robust(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: &dyn Attack,
     batch: usize,
     mut progress: impl FnMut(usize) -> Result<()>,

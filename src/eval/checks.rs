@@ -2,7 +2,7 @@
 
 use super::plan::{Plan, Stage};
 use crate::attack::{Model, Objective, logits};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
@@ -18,7 +18,7 @@ const PASSES: usize = 5;
 /// One line for every suspicion.
 pub fn checks(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     range: Range<usize>,
     plan: &Plan,
 ) -> Result<Vec<String>> {
@@ -59,7 +59,7 @@ pub fn checks(
             "the outputs look like probabilities: attacks need logits, without a softmax behind them".into(),
         );
     }
-    let grad = rows(&Objective::CrossEntropy.pass(model, &x, &y)?.grad)?;
+    let grad = rows(&Objective::CrossEntropy.evaluate(model, &x, &y)?.grad)?;
     let flat = grad.iter().filter(|image| image.iter().all(|g| *g == 0.0)).count();
     if flat > 0 {
         lines.push(format!(
@@ -73,12 +73,12 @@ pub fn checks(
 
 /// What an attack lacks when there are K classes.
 fn few_classes(stage: &Stage, classes: usize) -> Option<String> {
-    let (name, least) = (&stage.about, stage.attack.least_classes());
+    let (name, least) = (&stage.about, stage.attack.min_classes());
     if classes < least {
         return Some(format!("{name} is skipped: its loss needs {least} classes, and there are {classes}"));
     }
-    let ranked = stage.attack.ranked()?;
-    let (wanted, there) = (ranked.targets(), ranked.ranks(classes).count());
+    let targeted = stage.attack.targeted()?;
+    let (wanted, there) = (targeted.targets(), targeted.target_ranks(classes).count());
     (there < wanted)
         .then(|| format!("{name} has {there} targets instead of {wanted}: there are {classes} classes"))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::accuracy::accuracy;
 use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
-use crate::data::resident::Resident;
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -123,7 +123,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
                 Ok(())
             };
             row.push(
-                accuracy(&mut net, &Resident::new(&device, &cell)?, None, request.batch, 0, progress)?
+                accuracy(&mut net, &DeviceDataset::new(&device, &cell)?, None, request.batch, 0, progress)?
                     .percent,
             );
             (report.images, report.dataset) = (cell.len(), cell.name);

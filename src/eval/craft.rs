@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::attack::{self, Norm, Settings, logits};
+use crate::attack::{self, Norm, Params, logits};
 use crate::data::ImageShape;
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::Result;
 use crate::files::check_writable;
-use crate::files::tensors::{Images, TensorFile, Values, write};
+use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::WeightFile;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;
@@ -27,7 +27,7 @@ pub struct Request {
     pub data: PathBuf,
     /// A name that [`attack::by_name`] knows.
     pub attack: String,
-    pub settings: Settings,
+    pub params: Params,
     pub batch: usize,
     pub device: DeviceChoice,
     pub out: PathBuf,
@@ -52,8 +52,8 @@ pub struct Crafted {
 ///
 /// Errors: files of the wrong content, an unknown attack; nothing is written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
-    let Request { settings, batch, .. } = request;
-    let attack = attack::by_name(&request.attack, settings)?;
+    let Request { params, batch, .. } = request;
+    let attack = attack::by_name(&request.attack, params)?;
     let file = TensorFile::read(&request.data, &["x", "y"])?;
     let y = file.labels()?;
     let x =
@@ -103,7 +103,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
         clean: percent(clean),
         robust: percent(success.iter().filter(|s| **s == 0).count()),
         loss: losses.iter().map(|l| f64::from(*l)).sum::<f64>() / *n as f64,
-        longest: longest(settings.norm, pixels, &x_adv, size),
+        longest: longest(params.ball.norm, pixels, &x_adv, size),
     };
     let tensors = [
         ("x_adv", Values::images(&x.shape, &x_adv)),

@@ -13,8 +13,8 @@ pub mod state;
 pub mod verdict;
 pub mod verify;
 
-use crate::attack::{Norm, Settings};
-use crate::data::{self, Dataset, resident::Resident};
+use crate::attack::{Norm, Params};
+use crate::data::{self, Dataset, device_dataset::DeviceDataset};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -46,7 +46,7 @@ pub struct Request {
     /// [`Plan::named`] knows it; clean accuracy always comes first.
     pub attacks: Vec<String>,
     /// Ball, seed and parameters of all attacks.
-    pub settings: Settings,
+    pub params: Params,
     /// Only the first n test images.
     pub n: Option<usize>,
     pub batch: usize,
@@ -146,13 +146,13 @@ fn word(norm: Norm) -> &'static str {
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another
 /// evaluation, an interruption; no report is written then.
 pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
-    let Request { settings, extras, .. } = request;
-    let plan = Plan::named(&request.attacks, settings)?;
+    let Request { params, extras, .. } = request;
+    let plan = Plan::named(&request.attacks, params)?;
     if plan.is_none() {
         needs_protocol(request)?;
     }
     let alone = if plan.is_some() { &[] } else { request.attacks.as_slice() };
-    let alone = alone.iter().map(|name| Stage::new(name, settings)).collect::<Result<Vec<_>>>()?;
+    let alone = alone.iter().map(|name| Stage::new(name, params)).collect::<Result<Vec<_>>>()?;
     let test = selection(request)?;
     for path in [&request.out, &extras.save_adv, &extras.page].into_iter().flatten() {
         check_writable(path)?;
@@ -160,7 +160,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let path = network::weight_file(&request.weights)?;
     let device = request.device.open()?;
     // The labels of a file do not tell whether there are more classes.
-    let classes = if test.name == data::FILE { Classes::AtLeast } else { Classes::Exactly };
+    let classes = if test.all_classes { Classes::Exactly } else { Classes::AtLeast };
     let input = (classes(test.classes), test.shape);
     let (mut net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
     let mut report = Report {
@@ -169,13 +169,13 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         arch: file.metadata.get("arch").cloned().unwrap_or_default(),
         dataset: test.name.clone(),
         images: test.len(),
-        norm: settings.norm,
-        eps: extras.eps_text.clone().unwrap_or_else(|| settings.eps.to_string()),
-        seed: settings.seed,
+        norm: params.ball.norm,
+        eps: extras.eps_text.clone().unwrap_or_else(|| params.ball.eps.to_string()),
+        seed: params.seed,
         device: device.describe(),
         record: None,
     };
-    let data = Resident::new(&device, &test)?;
+    let data = DeviceDataset::new(&device, &test)?;
     let judged = match &plan {
         Some(plan) => {
             let weights = identity(&net, &file)?;
@@ -223,10 +223,10 @@ fn one_by_one(
     request: &Request,
     attacks: &[Stage],
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Row>> {
-    let &Request { batch, settings: Settings { seed, .. }, ref extras, .. } = request;
+    let &Request { batch, params: Params { seed, .. }, ref extras, .. } = request;
     let named = request.attacks.iter().zip(attacks).map(|(name, stage)| (name.as_str(), Some(stage)));
     let measured = [("clean", None)].into_iter().chain(named).map(|(name, stage)| {
         let began = Instant::now();
@@ -256,11 +256,11 @@ fn one_by_one(
 
 /// Writes the adversarial images and the page, as far as they are asked for.
 fn illustrate(
-    Request { extras, settings, batch, .. }: &Request,
+    Request { extras, params, batch, .. }: &Request,
     report: &Report,
     judgement: &Judgement,
     range: Range<usize>,
-    (test, data, net): (&Dataset, &Resident, &mut Net),
+    (test, data, net): (&Dataset, &DeviceDataset, &mut Net),
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let Judgement { verdict, images, predictions } = judgement;
@@ -272,7 +272,7 @@ fn illustrate(
         range.enumerate().flat_map(|(point, index)| stored(test, index, images.get(&point))).collect();
     let subject = Subject { net, test, data, x_adv: &x_adv, batch: *batch };
     let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-    let html = page::report(subject, told(report, &verdict.warnings), &Sweep::usual(*settings), progress)?;
+    let html = page::report(subject, told(report, &verdict.warnings), &Sweep::usual(*params), progress)?;
     write_atomic(path, html.as_bytes())
 }
 
@@ -291,7 +291,7 @@ fn selection(request: &Request) -> Result<Dataset> {
 fn by_protocol(
     request: &Request,
     plan: &Plan,
-    (test, resident): (&Dataset, &Resident),
+    (test, resident): (&Dataset, &DeviceDataset),
     (net, weights): (&mut Net, &str),
     report: &mut Report,
     observer: &mut dyn Observer,
@@ -348,8 +348,8 @@ fn evaluation(plan: &Plan, report: &Report, test: &Dataset, weights: &str) -> Ma
         ("weights", json!(weights)),
         ("data", json!(format!("{} {}", test.name, fingerprint(&[&test.images, &labels])))),
         ("images", json!(test.len())),
-        ("norm", json!(word(plan.norm))),
-        ("eps", json!(plan.eps)),
+        ("norm", json!(word(plan.ball.norm))),
+        ("eps", json!(plan.ball.eps)),
         ("seed", json!(plan.seed)),
         ("version", json!(plan.version)),
         (

@@ -2,9 +2,9 @@
 //! eps.
 
 use super::accuracy::{accuracy, robust};
-use crate::attack::{self, Settings};
+use crate::attack::{self, Params};
 use crate::data::Dataset;
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::{Error, Result};
 use crate::nn::Net;
 use crate::ops::augment::Augmentation;
@@ -33,7 +33,7 @@ pub struct Sweep {
     /// A name that [`attack::by_name`] knows.
     pub attack: String,
     /// Its eps is what the factors multiply; its step, if it has one, grows with it.
-    pub settings: Settings,
+    pub params: Params,
     pub factors: Vec<f32>,
     /// Only the first so many images.
     pub images: usize,
@@ -41,9 +41,9 @@ pub struct Sweep {
 
 impl Sweep {
     /// APGD-CE on at most 500 images with 0 to 2 times eps.
-    pub fn usual(settings: Settings) -> Sweep {
+    pub fn usual(params: Params) -> Sweep {
         let factors = vec![0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
-        Sweep { attack: "apgd-ce".into(), settings, factors, images: 500 }
+        Sweep { attack: "apgd-ce".into(), params, factors, images: 500 }
     }
 }
 
@@ -52,7 +52,7 @@ pub struct Subject<'a> {
     pub net: &'a mut Net,
     pub test: &'a Dataset,
     /// The same images on the network's device.
-    pub data: &'a Resident,
+    pub data: &'a DeviceDataset,
     /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where every attack failed.
     pub x_adv: &'a [f32],
     /// Images at once.
@@ -102,7 +102,7 @@ pub fn collect(
         progress("margins", done, data.len);
     }
     let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
-    let curve = curve(net, &Resident::new(device, &first)?, sweep, batch, progress)?;
+    let curve = curve(net, &DeviceDataset::new(device, &first)?, sweep, batch, progress)?;
     let Told { title, facts, path, warnings } = told;
     Ok(EvalPage {
         title,
@@ -132,26 +132,27 @@ struct Seen {
 /// eps and accuracy for every factor. With eps = 0 that is the clean accuracy.
 fn curve(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     sweep: &Sweep,
     batch: usize,
     mut progress: impl FnMut(&str, usize, usize),
 ) -> Result<Vec<(f64, f64)>> {
     let mut curve = Vec::new();
     for factor in &sweep.factors {
-        let Settings { eps, step, .. } = sweep.settings;
-        let settings = Settings { eps: factor * eps, step: step.map(|step| factor * step), ..sweep.settings };
-        let what = format!("{} with eps {:.4}", sweep.attack, settings.eps);
+        let Params { ball, step_size, .. } = sweep.params;
+        let step_size = step_size.map(|step_size| factor * step_size);
+        let params = Params { ball: ball.scaled(*factor), step_size, ..sweep.params };
+        let what = format!("{} with eps {:.4}", sweep.attack, params.ball.eps);
         let told = |done| {
             progress(&what, done, data.len);
             Ok(())
         };
-        let percent = if settings.eps == 0.0 {
-            accuracy(net, data, None, batch, settings.seed, told)?.percent
+        let percent = if params.ball.eps == 0.0 {
+            accuracy(net, data, None, batch, params.seed, told)?.percent
         } else {
-            robust(net, data, &*attack::by_name(&sweep.attack, &settings)?, batch, told)?
+            robust(net, data, &*attack::by_name(&sweep.attack, &params)?, batch, told)?
         };
-        curve.push((settings.eps.into(), percent));
+        curve.push((params.ball.eps.into(), percent));
     }
     Ok(curve)
 }
@@ -198,6 +199,7 @@ fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<Class> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attack::Ball;
     use crate::device::{Buffer, Device};
     use crate::nn::{Arch, Shape};
 
@@ -208,14 +210,14 @@ mod tests {
             crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
         let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
-        let data = Resident::new(&device, &test).unwrap();
-        let settings = Settings { eps: 0.2, step: Some(0.1), ..Settings::default() };
+        let data = DeviceDataset::new(&device, &test).unwrap();
+        let params = Params { ball: Ball::linf(0.2), step_size: Some(0.1), ..Params::default() };
         let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();
         let (x, y) = data.batch(&all, &Augmentation::none()).unwrap();
-        let found = attack::by_name("pgd5", &settings).unwrap().run(&mut net, &x, &y, &all).unwrap();
+        let found = attack::by_name("pgd5", &params).unwrap().run(&mut net, &x, &y, &all).unwrap();
         let (x_adv, broken) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
 
-        let sweep = Sweep { attack: "pgd5".into(), settings, factors: vec![0.0, 1.0, 2.0], images: 50 };
+        let sweep = Sweep { attack: "pgd5".into(), params, factors: vec![0.0, 1.0, 2.0], images: 50 };
         let told = Told { title: "digits".into(), warnings: vec!["untrained".into()], ..Told::default() };
         let mut seen = Vec::new();
         let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv, batch: 32 };

@@ -1,6 +1,6 @@
 //! Which attacks are run one after the other: the versions of AutoAttack, and any other list.
 
-use crate::attack::{self, Attack, Norm, Settings};
+use crate::attack::{self, Attack, Ball, Params};
 use crate::error::{Error, Result};
 
 /// Attacks in order, each on the points that withstood the earlier ones.
@@ -8,8 +8,7 @@ pub struct Plan {
     /// `standard`, `plus`, `rand` or `custom`.
     pub version: String,
     pub stages: Vec<Stage>,
-    pub norm: Norm,
-    pub eps: f32,
+    pub ball: Ball,
     pub seed: u64,
 }
 
@@ -24,29 +23,29 @@ pub struct Stage {
 
 impl Stage {
     /// The attack that the registry knows by this name.
-    pub fn new(name: &str, settings: &Settings) -> Result<Stage> {
-        let attack = attack::by_name(name, settings)?;
+    pub fn new(name: &str, params: &Params) -> Result<Stage> {
+        let attack = attack::by_name(name, params)?;
         let name = attack.name();
-        let usual = Settings::default();
+        let usual = Params::default();
         let mut about = name.clone();
         for (what, value, usual) in [
-            ("restarts", settings.restarts, usual.restarts),
-            ("targets", settings.targets, usual.targets),
-            ("passes a gradient", settings.passes, usual.passes),
+            ("restarts", params.restarts, usual.restarts),
+            ("targets", params.targets, usual.targets),
+            ("passes a gradient", params.eot_iter, usual.eot_iter),
         ] {
             if value != usual {
                 about += &format!(", {value} {what}");
             }
         }
         for (what, value, usual) in
-            [("kappa", settings.kappa, usual.kappa), ("momentum", settings.momentum, usual.momentum)]
+            [("kappa", params.kappa, usual.kappa), ("momentum", params.momentum, usual.momentum)]
         {
             if value != usual {
                 about += &format!(", {what} {value}");
             }
         }
-        about.extend(settings.steps.map(|steps| format!(", {steps} steps")));
-        about.extend(settings.step.map(|step| format!(", steps of {step}")));
+        about.extend(params.steps.map(|steps| format!(", {steps} steps")));
+        about.extend(params.step_size.map(|step| format!(", steps of {step}")));
         Ok(Stage { name, about, attack })
     }
 }
@@ -74,8 +73,8 @@ pub const VERSIONS: [(&str, &str); 4] = [
 ];
 
 impl Plan {
-    /// These stages, in the ball and with the seed of `settings`.
-    pub fn new(version: &str, stages: Vec<Stage>, settings: &Settings) -> Result<Plan> {
+    /// These stages, in the ball and with the seed of `params`.
+    pub fn new(version: &str, stages: Vec<Stage>, params: &Params) -> Result<Plan> {
         if stages.is_empty() || stages.len() > MOST_STAGES {
             return Err(Error::value(
                 "attack",
@@ -83,33 +82,33 @@ impl Plan {
                 format!("a protocol has 1 to {MOST_STAGES} attacks"),
             ));
         }
-        let &Settings { norm, eps, seed, .. } = settings;
-        Ok(Plan { version: version.into(), stages, norm, eps, seed })
+        let &Params { ball, seed, .. } = params;
+        Ok(Plan { version: version.into(), stages, ball, seed })
     }
 
     /// apgd-ce, apgd-t, fab-t and square with their usual numbers of steps, targets and queries.
-    pub fn standard(settings: &Settings) -> Result<Plan> {
-        let settings = &usual(settings);
-        Plan::new("standard", stages(&["apgd-ce", "apgd-t", "fab-t", "square"], settings)?, settings)
+    pub fn standard(params: &Params) -> Result<Plan> {
+        let params = &usual(params);
+        Plan::new("standard", stages(&["apgd-ce", "apgd-t", "fab-t", "square"], params)?, params)
     }
 
     /// Five restarts of apgd-ce, apgd-dlr and fab, then square and the targeted attacks.
-    pub fn plus(settings: &Settings) -> Result<Plan> {
-        let settings = &usual(settings);
-        let mut list = stages(&["apgd-ce", "apgd-dlr", "fab"], &Settings { restarts: 5, ..*settings })?;
-        list.extend(stages(&["square", "apgd-t", "fab-t"], settings)?);
-        Plan::new("plus", list, settings)
+    pub fn plus(params: &Params) -> Result<Plan> {
+        let params = &usual(params);
+        let mut list = stages(&["apgd-ce", "apgd-dlr", "fab"], &Params { restarts: 5, ..*params })?;
+        list.extend(stages(&["square", "apgd-t", "fab-t"], params)?);
+        Plan::new("plus", list, params)
     }
 
     /// apgd-ce and apgd-dlr with gradients that are means of 20 passes.
-    pub fn rand(settings: &Settings) -> Result<Plan> {
-        let settings = &Settings { passes: 20, ..usual(settings) };
-        Plan::new("rand", stages(&["apgd-ce", "apgd-dlr"], settings)?, settings)
+    pub fn rand(params: &Params) -> Result<Plan> {
+        let params = &Params { eot_iter: 20, ..usual(params) };
+        Plan::new("rand", stages(&["apgd-ce", "apgd-dlr"], params)?, params)
     }
 
     /// Any list of attacks.
-    pub fn custom(names: &[&str], settings: &Settings) -> Result<Plan> {
-        Plan::new("custom", stages(names, settings)?, settings)
+    pub fn custom(names: &[&str], params: &Params) -> Result<Plan> {
+        Plan::new("custom", stages(names, params)?, params)
     }
 
     /// The plan that a list of names asks for, whose first one is `autoattack`, `autoattack-plus`,
@@ -117,7 +116,7 @@ impl Plan {
     /// each alone.
     ///
     /// Errors: attacks beside a version; unknown ones.
-    pub fn named(names: &[String], settings: &Settings) -> Result<Option<Plan>> {
+    pub fn named(names: &[String], params: &Params) -> Result<Option<Plan>> {
         let Some(at) = names.iter().position(|name| name.starts_with(NAME)) else { return Ok(None) };
         let alone = |problem: &str| Err(Error::value("attack", names.join(","), problem));
         if at > 0 {
@@ -127,45 +126,45 @@ impl Plan {
             let list = std::iter::once(first)
                 .chain(names[1..].iter().map(String::as_str))
                 .filter(|name| !name.is_empty());
-            return Plan::custom(&list.collect::<Vec<_>>(), settings).map(Some);
+            return Plan::custom(&list.collect::<Vec<_>>(), params).map(Some);
         }
         if names.len() > 1 {
             return alone("autoattack stands alone; for a list of your own write autoattack:A,B");
         }
-        if *settings != usual(settings) {
+        if *params != usual(params) {
             return alone(
                 "the attacks of autoattack have parameters of their own; for others write autoattack:A,B",
             );
         }
         match names[0].replace('_', "-").as_str() {
-            NAME | "autoattack-standard" => Plan::standard(settings),
-            "autoattack-plus" => Plan::plus(settings),
-            "autoattack-rand" => Plan::rand(settings),
+            NAME | "autoattack-standard" => Plan::standard(params),
+            "autoattack-plus" => Plan::plus(params),
+            "autoattack-rand" => Plan::rand(params),
             _ => Err(Error::unknown("attack", &names[0], VERSIONS.iter().map(|(name, _)| *name))),
         }
         .map(Some)
     }
 }
 
-/// The settings of a version: norm, radius and seed are free.
-fn usual(&Settings { norm, eps, seed, .. }: &Settings) -> Settings {
-    Settings { norm, eps, seed, ..Settings::default() }
+/// The params of a version: norm, radius and seed are free.
+fn usual(&Params { ball, seed, .. }: &Params) -> Params {
+    Params { ball, seed, ..Params::default() }
 }
 
-fn stages(names: &[&str], settings: &Settings) -> Result<Vec<Stage>> {
-    names.iter().map(|name| Stage::new(name, settings)).collect()
+fn stages(names: &[&str], params: &Params) -> Result<Vec<Stage>> {
+    names.iter().map(|name| Stage::new(name, params)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn named_with(list: &str, settings: &Settings) -> Result<Option<Plan>> {
-        Plan::named(&list.split(',').map(str::to_owned).collect::<Vec<_>>(), settings)
+    fn named_with(list: &str, params: &Params) -> Result<Option<Plan>> {
+        Plan::named(&list.split(',').map(str::to_owned).collect::<Vec<_>>(), params)
     }
 
     fn named(list: &str) -> Result<Option<Plan>> {
-        named_with(list, &Settings::default())
+        named_with(list, &Params::default())
     }
 
     #[test]
@@ -185,7 +184,7 @@ mod tests {
         );
         is("autoattack_rand", "rand", "apgd-ce, 20 passes a gradient; apgd-dlr, 20 passes a gradient");
         is("autoattack:apgd-ce,square", "custom", "apgd-ce; square");
-        let short = Settings { steps: Some(3), kappa: 1.0, restarts: 2, ..Settings::default() };
+        let short = Params { steps: Some(3), kappa: 1.0, restarts: 2, ..Params::default() };
         let own = named_with("autoattack:apgd-ce,cw", &short).unwrap().unwrap();
         let about: Vec<&str> = own.stages.iter().map(|stage| stage.about.as_str()).collect();
         assert_eq!(about, ["apgd-ce, 2 restarts, kappa 1, 3 steps", "cw3, 2 restarts, kappa 1, 3 steps"]);

@@ -17,8 +17,8 @@ use super::plan::{Plan, Stage};
 use super::state::State;
 use super::verdict::{CLEAN, Outcomes, Passes, Row, Verdict};
 use super::verify::{Verification, verify};
-use crate::attack::{Found, Model, Points, logits};
-use crate::data::resident::Resident;
+use crate::attack::{AttackResult, Model, Points, logits};
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
@@ -72,7 +72,7 @@ pub struct Standing {
 /// reports.
 pub fn judge(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     plan: &Plan,
     conduct: &Conduct,
     observer: &mut dyn Observer,
@@ -105,7 +105,7 @@ pub fn judge(
         judge.stage(number + 1, Some(stage))?;
     }
     let Judge { standing: Standing { outcomes, rows, passes, warnings, .. }, images, .. } = judge;
-    let (range, ball) = (conduct.range.clone(), (plan.norm, plan.eps));
+    let (range, ball) = (conduct.range.clone(), plan.ball);
     let (verification, predictions): (Verification, _) =
         verify(model, data, range, ball, (&images, &outcomes), conduct.batch)?;
     let known = warnings.len();
@@ -119,7 +119,7 @@ pub fn judge(
 
 struct Judge<'a> {
     model: &'a mut dyn Model,
-    data: &'a Resident,
+    data: &'a DeviceDataset,
     plan: &'a Plan,
     conduct: &'a Conduct<'a>,
     observer: &'a mut dyn Observer,
@@ -134,7 +134,7 @@ impl Judge<'_> {
             return Ok(());
         }
         let attack = stage.map_or(CLEAN, |stage| &stage.name).to_owned();
-        let skipped = stage.is_some_and(|stage| self.model.classes() < stage.attack.least_classes());
+        let skipped = stage.is_some_and(|stage| self.model.classes() < stage.attack.min_classes());
         if self.standing.rows.len() == number {
             let attacked = if skipped { 0 } else { self.standing.outcomes.robust().count() };
             self.standing.rows.push(Row {
@@ -147,7 +147,7 @@ impl Judge<'_> {
             });
             self.standing.tried = vec![0; self.conduct.range.len()];
         }
-        let ranks = stage.and_then(|stage| Some(stage.attack.ranked()?.ranks(self.model.classes())));
+        let ranks = stage.and_then(|stage| Some(stage.attack.targeted()?.target_ranks(self.model.classes())));
         let (first, attempts) = ranks.map_or((0, 1), |ranks| (*ranks.start(), ranks.count()));
         let attempts = if skipped { 0 } else { attempts };
         let mut pace = Pace::default();
@@ -229,8 +229,8 @@ impl Judge<'_> {
         let mut model =
             Watched { model: &mut *self.model, conduct: self.conduct, passes, calls: 0, tell: &mut tell };
         let found = match stage {
-            None => Found { x_adv: x.clone(), success: Buffer::zeros(device, pairs.len())? },
-            Some(stage) => match stage.attack.ranked() {
+            None => AttackResult { x_adv: x.clone(), success: Buffer::zeros(device, pairs.len())? },
+            Some(stage) => match stage.attack.targeted() {
                 None => stage.attack.run(&mut model, &x, &y, &indices)?,
                 Some(ranked) => {
                     let ranks: Vec<i32> = pairs.iter().map(|(_, attempt)| (first + attempt) as i32).collect();

@@ -5,8 +5,7 @@ use super::state::differences;
 use super::verdict::Verdict;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::files::tensors::write_raw;
-use safetensors::tensor::Dtype;
+use crate::files::safetensors::{self, TensorEntry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -181,24 +180,22 @@ pub fn save_adversarial(
 ) -> Result<()> {
     let [h, w, c] = [data.shape.height, data.shape.width, data.shape.channels];
     let labels = &data.labels[range.clone()];
-    let mut pixels = Vec::with_capacity(labels.len() * data.shape.bytes() * 4);
+    let mut pixels = Vec::with_capacity(labels.len() * data.shape.bytes());
     for (point, index) in range.enumerate() {
         let image = stored(data, index, images.get(&point));
-        let planes = (0..c).flat_map(|channel| image.iter().skip(channel).step_by(c));
-        pixels.extend(planes.flat_map(|v| v.to_le_bytes()));
+        pixels.extend((0..c).flat_map(|channel| image.iter().copied().skip(channel).step_by(c)));
     }
     let n = labels.len();
-    let long = |values: &[i32]| values.iter().flat_map(|v| (*v as i64).to_le_bytes()).collect::<Vec<u8>>();
-    let success = labels.iter().zip(predictions).map(|(label, class)| (label != class) as u8).collect();
-    write_raw(
-        path,
-        &[
-            ("x_adv", Dtype::F32, vec![n, c, h, w], pixels),
-            ("y", Dtype::I64, vec![n], long(labels)),
-            ("pred", Dtype::I64, vec![n], long(predictions)),
-            ("success", Dtype::BOOL, vec![n], success),
-        ],
-    )
+    let long = |values: &[i32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<i64>>();
+    let (y, pred) = (long(labels), long(predictions));
+    let success: Vec<bool> = labels.iter().zip(predictions).map(|(label, class)| label != class).collect();
+    let entries = vec![
+        TensorEntry::new("x_adv", &[n, c, h, w], &pixels),
+        TensorEntry::new("y", &[n], &y),
+        TensorEntry::new("pred", &[n], &pred),
+        TensorEntry::new("success", &[n], &success),
+    ];
+    safetensors::write(path, None, entries)
 }
 
 /// The image of a point `[H,W,C]`: what broke it, or the clean image.

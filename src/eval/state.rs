@@ -2,9 +2,8 @@
 
 use super::protocol::{Images, Standing};
 use crate::error::{Error, Result};
-use crate::files::tensors::write_raw;
+use crate::files::safetensors::{self, SafeTensorError, SafeTensors, TensorEntry, floats, integers};
 use crate::files::write_atomic;
-use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -109,27 +108,25 @@ pub fn differences(there: &Map<String, Value>, here: &Map<String, Value>) -> Vec
 }
 
 fn write_images(path: &Path, images: &Images) -> Result<()> {
-    let points: Vec<u8> = images.keys().flat_map(|point| (*point as u64).to_le_bytes()).collect();
-    let pixels: Vec<u8> = images.values().flatten().flat_map(|v| v.to_le_bytes()).collect();
-    let shape = vec![images.len(), images.values().next().map_or(0, Vec::len)];
-    write_raw(
-        path,
-        &[("point", Dtype::U64, vec![images.len()], points), ("image", Dtype::F32, shape, pixels)],
-    )
+    let points: Vec<u64> = images.keys().map(|point| *point as u64).collect();
+    let pixels: Vec<f32> = images.values().flatten().copied().collect();
+    let shape = [images.len(), images.values().next().map_or(0, Vec::len)];
+    let entries =
+        vec![TensorEntry::new("point", &[images.len()], &points), TensorEntry::new("image", &shape, &pixels)];
+    safetensors::write(path, None, entries)
 }
 
 fn read_images(path: &Path) -> Result<Images> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
-    let wrong = |error: safetensors::SafeTensorError| {
-        Error::file(path, format!("not the images of an evaluation: {error}"))
-    };
+    let not_images =
+        |problem: String| Error::file(path, format!("not the images of an evaluation: {problem}"));
+    let wrong = |error: SafeTensorError| not_images(error.to_string());
     let content = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let (points, images) = (content.tensor("point").map_err(wrong)?, content.tensor("image").map_err(wrong)?);
-    let numbers = |bytes: &[u8]| {
-        bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | *b as usize)).collect::<Vec<_>>()
-    };
-    let pixels: Vec<f32> =
-        images.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     let size = images.shape().last().copied().unwrap_or(0).max(1);
-    Ok(numbers(points.data()).into_iter().zip(pixels.chunks(size).map(<[f32]>::to_vec)).collect())
+    let (Some(points), Some(pixels)) = (integers(&points), floats::<f32>(&images, |value| value as f32))
+    else {
+        return Err(not_images(format!("point is {:?}, image {:?}", points.dtype(), images.dtype())));
+    };
+    Ok(points.into_iter().map(|point| point as usize).zip(pixels.chunks(size).map(<[f32]>::to_vec)).collect())
 }

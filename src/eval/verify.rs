@@ -3,8 +3,8 @@
 
 use super::protocol::Images;
 use super::verdict::Outcomes;
-use crate::attack::{Model, Norm, logits};
-use crate::data::resident::Resident;
+use crate::attack::{Ball, Model, Norm, logits};
+use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
@@ -74,9 +74,9 @@ impl Verification {
 /// fresh predictions.
 pub fn verify(
     model: &mut dyn Model,
-    data: &Resident,
+    data: &DeviceDataset,
     range: Range<usize>,
-    ball: (Norm, f32),
+    ball: Ball,
     (images, outcomes): (&Images, &Outcomes),
     batch: usize,
 ) -> Result<(Verification, Vec<i32>)> {
@@ -118,7 +118,7 @@ pub fn verify(
 
 /// How far two images are apart, and how far they may be: eps and one unit in the last place of each pixel;
 /// in L2 also what float32 sums of that length lose.
-fn distance((norm, eps): (Norm, f32), clean: &[f32], adv: &[f32]) -> (f64, f64) {
+fn distance(Ball { norm, eps }: Ball, clean: &[f32], adv: &[f32]) -> (f64, f64) {
     let changes =
         || clean.iter().zip(adv).map(|(a, b)| (*b as f64 - *a as f64, ulp(a.abs().max(b.abs()).max(eps))));
     let eps = eps as f64;
@@ -149,7 +149,7 @@ mod tests {
     fn distances_know_rounding_from_too_far() {
         let eps = 8.0 / 255.0;
         let within = |norm, clean: &[f32], adv: &[f32]| {
-            let (distance, allowed) = distance((norm, eps), clean, adv);
+            let (distance, allowed) = distance(Ball { norm, eps }, clean, adv);
             distance <= allowed
         };
         for x in (0..=255).map(|byte| byte as f32 / 255.0) {
@@ -166,6 +166,6 @@ mod tests {
                 !within(norm, &[0.5, 0.5], &[f32::NAN, 0.5]) && !within(norm, &[0.5, 0.5], &[0.5, f32::NAN])
             );
         }
-        assert_eq!(distance((Norm::Linf, eps), &[0.0, 0.25], &[0.0, 0.75]).0, 0.5);
+        assert_eq!(distance(Ball { norm: Norm::Linf, eps }, &[0.0, 0.25], &[0.0, 0.75]).0, 0.5);
     }
 }

@@ -2,7 +2,8 @@
 
 pub mod npy;
 pub mod npz;
-pub mod tensors;
+pub mod safetensors;
+pub mod tensor_file;
 pub mod weights;
 
 use std::fs::File;

@@ -5,20 +5,20 @@ use std::fs;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView, serialize};
 use zip::ZipArchive;
 
 use super::npy::Header;
+use super::safetensors::{Dtype, TensorEntry, encode};
 use crate::error::{Error, Result};
 
-/// How a zip archive begins.
+/// The first bytes of a zip archive.
 const ZIP: &[u8] = b"PK\x03\x04";
 
 /// The bytes of the safetensors file at `path`; of an `.npz` archive, those of a safetensors file with the
-/// same tensors.
+/// same tensors. A file that is not an archive is returned unread.
 ///
-/// Errors: [`Error::Io`]; [`Error::File`] for an archive that holds no arrays or other ones than row-major,
-/// little-endian numbers. What is no archive is not looked into.
+/// Errors: [`Error::Io`]; [`Error::File`] for an archive without arrays, or with arrays other than row-major,
+/// little-endian numbers.
 pub fn read_tensors(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).map_err(Error::io(path, "cannot read the tensors"))?;
     match bytes.starts_with(ZIP) {
@@ -52,16 +52,15 @@ fn converted(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
             others.join(", ")
         ));
     }
-    let views = arrays.iter().map(|(name, dtype, header, content)| {
-        let elements = &content[header.start as usize..];
-        TensorView::new(*dtype, header.shape.clone(), elements)
-            .map(|view| (name, view))
-            .map_err(|error| format!("{name}: {error}"))
+    let entries = arrays.iter().map(|(name, dtype, header, content)| {
+        TensorEntry::raw(name, *dtype, &header.shape, &content[header.start as usize..])
     });
-    serialize(views.collect::<Result<Vec<_>, _>>()?, None).map_err(|error| error.to_string())
+    let mut file = Vec::new();
+    encode(&mut file, None, entries.collect()).map_err(|error| error.to_string())?;
+    Ok(file)
 }
 
-/// What safetensors calls numpy's type.
+/// The type of safetensors that is numpy's `descr`.
 fn dtype(descr: &str) -> Result<Dtype, String> {
     Ok(match descr {
         "|b1" => Dtype::BOOL,
@@ -84,10 +83,10 @@ fn dtype(descr: &str) -> Result<Dtype, String> {
 mod tests {
     use std::io::Write;
 
-    use safetensors::SafeTensors;
     use zip::write::{SimpleFileOptions, ZipWriter};
 
     use super::super::npy::tests::array;
+    use super::super::safetensors::SafeTensors;
     use super::*;
 
     fn archive(path: &Path, entries: &[(&str, Vec<u8>)]) {
@@ -119,7 +118,7 @@ mod tests {
         let (x, y) = (file.tensor("x").unwrap(), file.tensor("y").unwrap());
         assert_eq!((x.dtype(), x.shape(), x.data()), (Dtype::U8, &[3, 2][..], &[1u8, 2, 3, 4, 5, 6][..]));
         assert_eq!((y.dtype(), y.shape(), y.data()), (Dtype::F32, &[2][..], &floats[..]));
-        // Safetensors stay as they are.
+        // A safetensors file is returned unchanged.
         fs::write(&path, &bytes).unwrap();
         assert_eq!(read_tensors(&path).unwrap(), bytes);
     }

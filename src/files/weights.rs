@@ -2,15 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::slice;
 
-use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde_json::{Map, Value, json};
-
+use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView, diagnose};
 use crate::error::{Error, Result};
-use crate::files::write_atomic_with;
 
 /// How many wrong keys a message lists before it counts the rest.
 const LISTED: usize = 12;
@@ -83,8 +79,7 @@ impl WeightFile {
     pub fn read(path: &Path) -> Result<WeightFile> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the weights"))?;
         let wrong = |problem: String| Error::file(path, problem);
-        let content =
-            SafeTensors::deserialize(&bytes).map_err(|error| wrong(explain(&bytes, &error.to_string())))?;
+        let content = SafeTensors::deserialize(&bytes).map_err(|error| wrong(diagnose(&bytes, &error)))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
         let mut file = WeightFile { path: path.to_owned(), ..WeightFile::default() };
         file.metadata
@@ -99,7 +94,7 @@ impl WeightFile {
                     "{full}: a second tensor called {name} once the prefix is taken off"
                 )));
             }
-            if let Some(values) = floats(&tensor) {
+            if let Some(values) = safetensors::floats(&tensor, |value| value as f32) {
                 file.tensors.insert(name, (tensor.shape().to_vec(), values));
             } else if let Some(value) = integer(&tensor) {
                 file.ints.insert(name, value);
@@ -130,39 +125,10 @@ impl WeightFile {
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] when a tensor's values do not fill its shape.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let (mut header, mut offset) = (Map::new(), 0);
-        header.insert("__metadata__".into(), json!(self.metadata));
-        let mut entry = |name: &String, dtype: &str, shape: &[usize], bytes: usize| {
-            header.insert(
-                name.clone(),
-                json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + bytes]}),
-            );
-            offset += bytes;
-        };
-        // The wider type first, so that every tensor is aligned.
-        for name in self.ints.keys() {
-            entry(name, "I64", &[], 8);
-        }
-        for (name, (shape, values)) in &self.tensors {
-            if shape.iter().product::<usize>() != values.len() {
-                return Err(Error::file(
-                    path,
-                    format!("{name} of shape {shape:?} has {} values", values.len()),
-                ));
-            }
-            entry(name, "F32", shape, 4 * values.len());
-        }
-        let mut head = Value::Object(header).to_string();
-        head.extend(std::iter::repeat_n(' ', head.len().next_multiple_of(8) - head.len()));
-        write_atomic_with(path, |file| {
-            file.write_all(&(head.len() as u64).to_le_bytes())?;
-            file.write_all(head.as_bytes())?;
-            self.ints.values().try_for_each(|value| file.write_all(&value.to_le_bytes()))?;
-            self.tensors
-                .values()
-                .flat_map(|(_, values)| values)
-                .try_for_each(|value| file.write_all(&value.to_le_bytes()))
-        })
+        let ints = self.ints.iter().map(|(name, value)| TensorEntry::new(name, &[], slice::from_ref(value)));
+        let tensors =
+            self.tensors.iter().map(|(name, (shape, values))| TensorEntry::new(name, shape, values));
+        safetensors::write(path, Some(&self.metadata), ints.chain(tensors).collect())
     }
 
     /// Checks that the tensors are exactly `expected`, by name and shape; [`WeightFile::ints`] may or may not
@@ -199,42 +165,6 @@ impl WeightFile {
     }
 }
 
-/// What a file that is no whole safetensors file probably is; `reason` is the parser's.
-fn explain(bytes: &[u8], reason: &str) -> String {
-    let length = bytes.len();
-    // A valid file can begin with any byte, so these are looked at only after parsing failed.
-    let text = bytes.trim_ascii_start();
-    if text.first() == Some(&b'<') {
-        return "this is an HTML page, not weights; the download probably led to a login or error page"
-            .into();
-    }
-    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]) {
-        return "this is a PyTorch checkpoint; convert it with Python: safetensors.torch.save_file(state_dict, 'weights.safetensors')".into();
-    }
-    if text.is_empty() {
-        return "the file is empty".into();
-    }
-    if bytes.get(8) == Some(&b'{') && is_cut_off(bytes) {
-        return format!(
-            "the file is cut off: {length} bytes, fewer than its header says; download or copy it again"
-        );
-    }
-    format!("not a safetensors file ({length} bytes): {reason}")
-}
-
-/// Whether the file ends before its header does, or before the last tensor that its header names.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    let Some((size, rest)) = bytes.split_first_chunk::<8>() else { return true };
-    let Some(header) = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(|size| rest.get(..size))
-    else {
-        return true;
-    };
-    let Ok(Value::Object(entries)) = serde_json::from_slice(header) else { return false };
-    let end =
-        entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
-    ((rest.len() - header.len()) as u64) < end
-}
-
 /// `name` without the prefixes of wrappers.
 fn bare_name(mut name: &str) -> &str {
     while let Some(rest) =
@@ -245,34 +175,17 @@ fn bare_name(mut name: &str) -> &str {
     name
 }
 
-/// The little-endian numbers of `bytes`.
-fn numbers<const N: usize, T>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.chunks_exact(N).filter_map(|chunk| chunk.try_into().ok()).map(from).collect()
-}
-
-/// The values of a floating-point tensor.
-fn floats(tensor: &TensorView) -> Option<Vec<f32>> {
-    let bytes = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => Some(numbers(bytes, f32::from_le_bytes)),
-        Dtype::F64 => Some(numbers(bytes, |chunk| f64::from_le_bytes(chunk) as f32)),
-        Dtype::F16 => Some(numbers(bytes, |chunk| f16::from_le_bytes(chunk).to_f32())),
-        Dtype::BF16 => Some(numbers(bytes, |chunk| bf16::from_le_bytes(chunk).to_f32())),
-        _ => None,
-    }
-}
-
 /// The value of an integer tensor of one element.
 fn integer(tensor: &TensorView) -> Option<i64> {
-    match (tensor.dtype(), tensor.data()) {
-        (Dtype::I64, bytes) => bytes.try_into().ok().map(i64::from_le_bytes),
-        (Dtype::I32, bytes) => bytes.try_into().ok().map(|bytes| i64::from(i32::from_le_bytes(bytes))),
-        _ => None,
-    }
+    let values =
+        safetensors::integers(tensor).filter(|_| matches!(tensor.dtype(), Dtype::I64 | Dtype::I32))?;
+    if let [value] = values[..] { Some(value) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     fn sample() -> WeightFile {
@@ -325,7 +238,7 @@ mod tests {
             ("model.n", TensorView::new(Dtype::I32, vec![], &count).unwrap()),
             ("attacker.d", TensorView::new(Dtype::F64, vec![2], &double).unwrap()),
         ];
-        safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
+        ::safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
         let file = WeightFile::read(&path(&dir)).unwrap();
         assert_eq!(file.tensors.keys().collect::<Vec<_>>(), ["b", "d", "h"]);
         assert!(file.tensors.values().all(|(_, values)| values == &[1.5, -2.0]));
@@ -385,7 +298,7 @@ mod tests {
             let views = views.iter().map(|&(name, dtype, n)| {
                 (name, TensorView::new(dtype, vec![n], &data[..n * dtype.bitsize() / 8]).unwrap())
             });
-            safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
+            ::safetensors::serialize_to_file(views, None, &path(&dir)).unwrap();
             WeightFile::read(&path(&dir)).unwrap_err().to_string()
         };
         let error = write(&[("a", Dtype::U8, 3)]);

@@ -22,7 +22,7 @@
 
 use super::common::loss::pgd_on_cross_entropy;
 use super::{Attacked, Entry, Loss, Step};
-use crate::attack::Start;
+use crate::attack::{Start, gradient};
 use crate::config::{Config, LinearOn, Stage};
 use crate::error::Result;
 use crate::nn::BnMode;
@@ -61,15 +61,17 @@ fn attack(step: &mut Step) -> Result<Attacked> {
 
 /// The attack that maximises the contrastive loss of the whole batch.
 pub fn contrastive_attack(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.pgd(Start::Uniform, BnMode::Eval);
+    let pgd = step.pgd(Start::Uniform, BnMode::Eval);
     let start = step.start(&pgd, step.x, 0)?;
     let (net, y, set) = (&mut *step.net, step.y, step.set);
     let scratch = Tape::new(step.x.device());
     let clean = net.features(&scratch, scratch.constant(step.x.clone()), BnMode::Eval, None)?;
     let clean = scratch.value(clean);
-    let x_adv = pgd.climb(step.x, start, |tape, x| {
-        let adv = net.features(tape, x, pgd.bn, None)?;
-        contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+    let x_adv = pgd.pgd.ascend(step.x, start, |x_adv| {
+        gradient(x_adv, |tape, x| {
+            let adv = net.features(tape, x, pgd.bn, None)?;
+            contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
+        })
     })?;
     Ok(x_adv.into())
 }

@@ -28,7 +28,7 @@ pub const METHOD: Entry = Entry {
 };
 
 pub fn attack(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
+    let pgd = step.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
     Ok(step.attack_ce(&pgd, step.x, 0)?.into())
 }
 

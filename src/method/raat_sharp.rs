@@ -34,7 +34,7 @@ pub const METHOD: Entry = Entry {
 };
 
 fn attack(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.pgd(Start::Uniform, BnMode::Train);
+    let pgd = step.pgd(Start::Uniform, BnMode::Train);
     let (x1, x2) = (step.view(0)?, step.view(1)?);
     let x1_adv = rebat::attack_in_train_mode(step, &pgd, &x1, 0)?;
     let x2_adv = rebat::attack_in_train_mode(step, &pgd, &x2, 1)?;

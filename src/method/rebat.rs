@@ -12,8 +12,9 @@
 //! move the running statistics, and `wa` itself is in train mode until its first evaluation (`wa_mode =
 //! "eval"`: never).
 
+use super::common::inner_attack::InnerAttack;
 use super::{Attacked, Entry, Loss, Step, pgd_at};
-use crate::attack::{Pgd, Start};
+use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::kl::kl;
@@ -34,12 +35,12 @@ pub const METHOD: Entry = Entry {
 
 /// The attack of the recipe.
 pub fn attack(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.pgd(Start::Uniform, BnMode::Train);
+    let pgd = step.pgd(Start::Uniform, BnMode::Train);
     Ok(attack_in_train_mode(step, &pgd, step.x, 0)?.into())
 }
 
 /// PGD in train mode on one view, and the pass behind it.
-pub fn attack_in_train_mode(step: &mut Step, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
+pub fn attack_in_train_mode(step: &mut Step, pgd: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
     let x_adv = step.attack_ce(pgd, x, view)?;
     step.pass(&x_adv, pgd.bn)?;
     Ok(x_adv)

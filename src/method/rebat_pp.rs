@@ -21,9 +21,9 @@ pub const METHOD: Entry = Entry {
 };
 
 fn attack(step: &mut Step) -> Result<Attacked> {
-    let mut pgd = step.set.pgd(Start::Uniform, BnMode::Train);
+    let mut pgd = step.pgd(Start::Uniform, BnMode::Train);
     if step.epoch >= step.set.late_start_epoch {
-        (pgd.eps, pgd.steps) = (step.set.late_eps.get(), step.set.late_steps);
+        (pgd.pgd.ball.eps, pgd.pgd.steps) = (step.set.late_eps.get(), step.set.late_steps);
     }
     Ok(rebat::attack_in_train_mode(step, &pgd, step.x, 0)?.into())
 }

@@ -30,7 +30,7 @@ pub const METHOD: Entry = Entry {
 
 /// The attack on the divergence from the clean prediction.
 pub fn attack(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
+    let pgd = step.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
     let clean = step.eval(step.x)?;
     let start = step.start(&pgd, step.x, 0)?;
     let x_adv = pgd.ascend(step.net, step.x, start, |tape, z| {

@@ -4,8 +4,8 @@
 use super::prelude::*;
 use kernels::apgd::*;
 
-/// What APGD remembers of the images of a batch: steps, losses, counters, and which are broken.
-pub struct Memory {
+/// What APGD remembers of the images of a batch: step sizes, losses, counters, and which attacks succeeded.
+pub struct State {
     /// `[N, MEMORY]`: eta, f_best, f_best at the last checkpoint, the loss before, increases since the
     /// checkpoint, halved there.
     images: Buffer<f32>,
@@ -15,39 +15,39 @@ pub struct Memory {
     verdict: Buffer<i32>,
 }
 
-/// Where an attack is when a pass is judged.
+/// The place of a pass in the attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// At its start x_0.
+pub enum Phase {
+    /// At the start x_0.
     Start,
-    /// Behind a step.
+    /// After a step.
     Step,
-    /// Behind a step that ends a window of so many.
+    /// After a step that ends a window of this many.
     Checkpoint(usize),
 }
 
-impl Memory {
-    /// For n images; the first judgement fills it.
-    pub fn new(device: &Device, n: usize) -> Result<Memory> {
-        Ok(Memory {
+impl State {
+    /// For n images; the first update fills it.
+    pub fn new(device: &Device, n: usize) -> Result<State> {
+        Ok(State {
             images: Buffer::uninit(device, n * MEMORY.on(device))?,
             success: Buffer::uninit(device, n)?,
             verdict: Buffer::uninit(device, n)?,
         })
     }
 
-    /// Takes in a pass: the losses `[N]`, and whether the iterates (`held`) and the clean images (`right`)
+    /// Takes in a pass: the losses `[N]`, and whether the iterates (`adv_correct`) and the clean images (`clean_correct`)
     /// are classified correctly. A misclassified clean image counts as broken, and nothing is kept for it.
-    pub fn judge(
+    pub fn update(
         &mut self,
         losses: &Tensor,
-        held: &Buffer<i32>,
-        right: &Buffer<i32>,
+        adv_correct: &Buffer<i32>,
+        clean_correct: &Buffer<i32>,
         eps: f32,
-        moment: Moment,
+        phase: Phase,
     ) -> Result<()> {
         let n = self.success.len();
-        for got in [losses.len(), held.len(), right.len()] {
+        for got in [losses.len(), adv_correct.len(), clean_correct.len()] {
             if got != n {
                 return Err(Error::Shape {
                     op: "apgd",
@@ -56,15 +56,28 @@ impl Memory {
                 });
             }
         }
-        let (first, window) = match moment {
-            Moment::Start => (1, 0),
-            Moment::Step => (0, 0),
-            Moment::Checkpoint(window) => (0, int(window)?),
+        let (first, window) = match phase {
+            Phase::Start => (1, 0),
+            Phase::Step => (0, 0),
+            Phase::Checkpoint(window) => (0, int(window)?),
         };
         let (device, f) = (losses.device(), losses.buffer());
-        let Memory { images, success, verdict } = self;
+        let State { images, success, verdict } = self;
         let grid = n.div_ceil(IMAGES.on(device));
-        apgd_judge(device, grid, f, held, right, images, success, verdict, eps, first, window, int(n)?)
+        apgd_judge(
+            device,
+            grid,
+            f,
+            adv_correct,
+            clean_correct,
+            images,
+            success,
+            verdict,
+            eps,
+            first,
+            window,
+            int(n)?,
+        )
     }
 
     /// The elements of an image, for kernels that give a block to each.
@@ -89,20 +102,20 @@ pub fn step_linf(
     prev: &mut Tensor,
     x: &Tensor,
     grad: &Tensor,
-    memory: &Memory,
+    state: &State,
     eps: f32,
     a: f32,
 ) -> Result<()> {
-    let size = equal(memory, x, &[adv, prev, grad])?;
-    let (g, state) = (grad.buffer(), &memory.images);
+    let size = equal(state, x, &[adv, prev, grad])?;
+    let (g, images) = (grad.buffer(), &state.images);
     apgd_step_linf(
         x.device(),
-        memory.success.len(),
+        state.success.len(),
         adv.buffer(),
         prev.make_mut()?,
         x.buffer(),
         g,
-        state,
+        images,
         eps,
         a,
         size,
@@ -115,28 +128,28 @@ pub fn step_l2(
     prev: &mut Tensor,
     x: &Tensor,
     grad: &Tensor,
-    memory: &Memory,
+    state: &State,
     eps: f32,
     a: f32,
 ) -> Result<()> {
-    let size = equal(memory, x, &[adv, prev, grad])?;
-    let (g, state) = (grad.buffer(), &memory.images);
+    let size = equal(state, x, &[adv, prev, grad])?;
+    let (g, images) = (grad.buffer(), &state.images);
     apgd_step_l2(
         x.device(),
-        memory.success.len(),
+        state.success.len(),
         adv.buffer(),
         prev.make_mut()?,
         x.buffer(),
         g,
-        state,
+        images,
         eps,
         a,
         size,
     )
 }
 
-/// The images that an attack carries, each `[N,H,W,C]`.
-pub struct Carried {
+/// The images of an attack, each `[N,H,W,C]`.
+pub struct Iterates {
     /// x_k, and the gradient there.
     pub adv: Tensor,
     pub grad: Tensor,
@@ -147,21 +160,21 @@ pub struct Carried {
     pub found: Tensor,
 }
 
-impl Carried {
-    /// Copies what the last judgement asks for.
-    pub fn keep(&mut self, memory: &Memory) -> Result<()> {
-        let size = equal(memory, &self.adv, &[&self.grad, &self.best, &self.best_grad, &self.found])?;
+impl Iterates {
+    /// Copies what the last update asks for.
+    pub fn keep(&mut self, state: &State) -> Result<()> {
+        let size = equal(state, &self.adv, &[&self.grad, &self.best, &self.best_grad, &self.found])?;
         let device = self.adv.device().clone();
-        let Carried { adv, grad, best, best_grad, found } = self;
+        let Iterates { adv, grad, best, best_grad, found } = self;
         let [adv, grad, best, best_grad, found] =
             [adv.make_mut()?, grad.make_mut()?, best.make_mut()?, best_grad.make_mut()?, found.make_mut()?];
-        apgd_keep(&device, memory.success.len(), &memory.verdict, adv, grad, best, best_grad, found, size)
+        apgd_keep(&device, state.success.len(), &state.verdict, adv, grad, best, best_grad, found, size)
     }
 }
 
-fn equal(memory: &Memory, x: &Tensor, others: &[&Tensor]) -> Result<i32> {
+fn equal(state: &State, x: &Tensor, others: &[&Tensor]) -> Result<i32> {
     others.iter().try_for_each(|other| same_shape("apgd", x, other))?;
-    memory.size(x)
+    state.size(x)
 }
 
 #[cfg(test)]
@@ -184,12 +197,12 @@ pub fn cases() -> Vec<super::testing::Case> {
             for (kind, grad) in [("", grad), (" no gradient", Input::filled(shape, 0.0))] {
                 for l2 in [false, true] {
                     let run = move |device: &Device, t: &[Tensor]| {
-                        let mut memory = Memory::new(device, n)?;
+                        let mut state = State::new(device, n)?;
                         let ones = Buffer::from_slice(device, &vec![1; n])?;
-                        memory.judge(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Moment::Start)?;
+                        state.update(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Phase::Start)?;
                         let mut prev = t[1].clone();
                         let step = if l2 { step_l2 } else { step_linf };
-                        step(&t[0], &mut prev, &t[2], &t[3], &memory, eps, a)?;
+                        step(&t[0], &mut prev, &t[2], &t[3], &state, eps, a)?;
                         prev.to_vec()
                     };
                     let (eps, a) = (eps as f64, a as f64);
@@ -243,7 +256,7 @@ fn next(
     project((0..x.len()).map(|i| adv[i] + a * (w[i] - adv[i]) + (1.0 - a) * (adv[i] - prev[i])).collect())
 }
 
-/// What [`Memory`] holds of eight images, whose losses and hits are written out by hand, behind a start,
+/// What [`State`] holds of eight images, whose losses and hits are written out by hand, behind a start,
 /// three steps, a checkpoint, two steps and another checkpoint.
 #[cfg(test)]
 fn trace() -> super::testing::Case {
@@ -271,30 +284,37 @@ fn trace() -> super::testing::Case {
         // NaN is never better and never an increase.
         [1.0, f32::NAN, f32::NAN, 2.0, 3.0, 4.0, 5.0, 6.0],
     ];
-    let moments = [
-        Moment::Start,
-        Moment::Step,
-        Moment::Step,
-        Moment::Step,
-        Moment::Checkpoint(4),
-        Moment::Step,
-        Moment::Step,
-        Moment::Checkpoint(3),
+    let phases = [
+        Phase::Start,
+        Phase::Step,
+        Phase::Step,
+        Phase::Step,
+        Phase::Checkpoint(4),
+        Phase::Step,
+        Phase::Step,
+        Phase::Checkpoint(3),
     ];
     let run = move |device: &Device, _: &[Tensor]| {
-        let mut memory = Memory::new(device, 8)?;
+        let mut state = State::new(device, 8)?;
         let mut values = Vec::new();
-        for (k, moment) in moments.into_iter().enumerate() {
+        for (k, phase) in phases.into_iter().enumerate() {
             let f: Vec<f32> = losses.iter().map(|image| image[k]).collect();
             // Image 0 is wrong once, image 1 at the start, image 2 is wrong when clean, the others never.
-            let held: Vec<i32> = (0..8).map(|i| !matches!((i, k), (0, 2) | (1, 0) | (2, 5)) as i32).collect();
-            let right: Vec<i32> = (0..8).map(|i| (i != 2) as i32).collect();
+            let adv_correct: Vec<i32> =
+                (0..8).map(|i| !matches!((i, k), (0, 2) | (1, 0) | (2, 5)) as i32).collect();
+            let clean_correct: Vec<i32> = (0..8).map(|i| (i != 2) as i32).collect();
             let of = |flags: &[i32]| Buffer::from_slice(device, flags);
-            memory.judge(&Tensor::from_slice(device, &[8], &f)?, &of(&held)?, &of(&right)?, 0.5, moment)?;
-            values.extend(memory.verdict.to_vec()?.iter().map(|v| *v as f32));
-            values.extend(memory.success.to_vec()?.iter().map(|v| *v as f32));
+            state.update(
+                &Tensor::from_slice(device, &[8], &f)?,
+                &of(&adv_correct)?,
+                &of(&clean_correct)?,
+                0.5,
+                phase,
+            )?;
+            values.extend(state.verdict.to_vec()?.iter().map(|v| *v as f32));
+            values.extend(state.success.to_vec()?.iter().map(|v| *v as f32));
             // eta and f_best.
-            values.extend(memory.images.to_vec()?.chunks(6).flat_map(|m| [m[0], m[1]]));
+            values.extend(state.images.to_vec()?.chunks(6).flat_map(|m| [m[0], m[1]]));
         }
         Ok(values)
     };
@@ -341,12 +361,12 @@ fn kept() -> super::testing::Case {
     let shape = [8, 5, 3, 3];
     let inputs: Vec<Input> = (0..5).map(|seed| Input::normal_seeded(&shape, seed)).collect();
     let run = |device: &Device, t: &[Tensor]| {
-        let mut memory = Memory::new(device, 8)?;
-        memory.verdict = Buffer::from_slice(device, &(0..8).collect::<Vec<i32>>())?;
+        let mut state = State::new(device, 8)?;
+        state.verdict = Buffer::from_slice(device, &(0..8).collect::<Vec<i32>>())?;
         let [adv, grad, best, best_grad, found] = [0, 1, 2, 3, 4].map(|at| t[at].clone());
-        let mut carried = Carried { adv, grad, best, best_grad, found };
-        carried.keep(&memory)?;
-        let Carried { adv, grad, best, best_grad, found } = &carried;
+        let mut iterates = Iterates { adv, grad, best, best_grad, found };
+        iterates.keep(&state)?;
+        let Iterates { adv, grad, best, best_grad, found } = &iterates;
         Ok([adv, grad, best, best_grad, found]
             .map(|t| t.to_vec())
             .into_iter()

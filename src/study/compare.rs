@@ -1,7 +1,7 @@
 //! Methods times seeds on one data set: every run in a directory of its own, so that an interrupted
 //! comparison goes on where it was.
 
-use crate::attack::Settings;
+use crate::attack::Params;
 use crate::config::recipe::{self, Recipe};
 use crate::config::{Config, KEYS, METHOD_GROUP, Select};
 use crate::device::DeviceChoice;
@@ -345,7 +345,7 @@ fn judged(
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                settings: Settings { norm: config.norm, eps: config.eps.get(), ..Settings::default() },
+                params: Params { ball: config.ball(), ..Params::default() },
                 n: None,
                 batch: Config::default().batch,
                 device: request.device,

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::files::tensors::{Images, TensorFile, Values, write};
+use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, Given};
 use crate::nn::Role;

@@ -6,7 +6,7 @@ use super::run::Run;
 use super::schedule::Schedule;
 use super::step::{Batch, Models, Sgd, StepConfig, StepOutput, train_step};
 use crate::config::{Config, Select};
-use crate::data::resident::{Resident, shuffled};
+use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -34,10 +34,10 @@ pub struct Trainer<'a> {
     shape: Shape,
     image_width: usize,
     pub(super) dataset: String,
-    pub(super) train: Resident,
+    pub(super) train: DeviceDataset,
     /// The images that choose the best epoch, if one is chosen.
-    pub(super) selection: Option<Resident>,
-    pub(super) test: Resident,
+    pub(super) selection: Option<DeviceDataset>,
+    pub(super) test: DeviceDataset,
     pub(super) schedule: Schedule,
     pub(super) progress: Progress,
 }
@@ -83,9 +83,9 @@ impl<'a> Trainer<'a> {
             shape,
             image_width: train.shape.width,
             dataset: train.name.clone(),
-            train: Resident::new(device, &train)?,
-            selection: selection.map(|s| Resident::new(device, &s)).transpose()?,
-            test: Resident::new(device, &split.test)?,
+            train: DeviceDataset::new(device, &train)?,
+            selection: selection.map(|s| DeviceDataset::new(device, &s)).transpose()?,
+            test: DeviceDataset::new(device, &split.test)?,
             schedule: Schedule::new(config, (method.pretraining)(config)),
             progress: Progress::default(),
         })

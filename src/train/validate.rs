@@ -3,7 +3,7 @@
 use super::run::Run;
 use crate::attack::Pgd;
 use crate::config::Config;
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::eval::accuracy::{Accuracy, accuracy};
 use crate::nn::{BnMode, Net};
@@ -22,7 +22,7 @@ pub(super) struct Validation {
 /// Accuracy on clean images and under `attack`, reported as `what`. Errors: the run was asked to stop.
 pub(super) fn validate(
     net: &mut Net,
-    data: &Resident,
+    data: &DeviceDataset,
     attack: &Pgd,
     config: &Config,
     what: &str,
@@ -35,7 +35,7 @@ pub(super) fn validate(
 }
 
 /// The loss of a network on the first batch of images, without augmentation; 0 where there are none.
-pub(super) fn loss_on_first(net: &mut Net, data: &Resident, batch: usize) -> Result<f32> {
+pub(super) fn loss_on_first(net: &mut Net, data: &DeviceDataset, batch: usize) -> Result<f32> {
     let few = in_order(data.device(), data.len.min(batch), batch)?;
     let Some(indices) = few.first() else { return Ok(0.0) };
     let (x, y) = data.batch(indices, &Augmentation::none())?;

@@ -2,8 +2,7 @@
 #![allow(dead_code)]
 
 use saddle::device::{Device, Order, cuda};
-use safetensors::SafeTensors;
-use safetensors::tensor::Dtype;
+use saddle::files::safetensors::{Dtype, SafeTensors, floats, integers};
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -39,14 +38,14 @@ impl Golden {
         let content = self.content();
         let tensor = content.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
-        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        floats(&tensor, |value| value as f32).unwrap()
     }
 
     pub fn integers(&self, name: &str) -> Vec<i64> {
         let content = self.content();
         let tensor = content.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
-        tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+        integers(&tensor).unwrap()
     }
 }
 

@@ -97,6 +97,6 @@ impl Loss {
 /// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most
 /// methods.
 pub fn pgd_on_cross_entropy(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.pgd(Start::Uniform, BnMode::Eval);
+    let pgd = step.pgd(Start::Uniform, BnMode::Eval);
     Ok(step.attack_ce(&pgd, &step.x.clone(), 0)?.into())
 }

@@ -1,7 +1,8 @@
 //! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the
 //! attack, the averaged network.
 
-use crate::attack::{Draws, Pgd};
+use super::inner_attack::InnerAttack;
+use crate::attack::{InMode, RngKey, Start, logits};
 use crate::config::{Config, WaMode};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
@@ -63,6 +64,11 @@ impl Step<'_> {
         }
     }
 
+    /// The attack of a method that starts at `start` with batch norms in `bn`, unless a key says otherwise.
+    pub fn pgd(&self, start: Start, bn: BnMode) -> InnerAttack {
+        InnerAttack { pgd: self.set.pgd(start), bn: self.set.attack_bn.unwrap_or(bn) }
+    }
+
     /// `z(x)[train]`, differentiated.
     pub fn train(&mut self, x: &Tensor) -> Result<Var> {
         self.train_rows(x, &Rows::All)
@@ -81,12 +87,12 @@ impl Step<'_> {
 
     /// `z(x)[eval]` without gradient.
     pub fn eval(&mut self, x: &Tensor) -> Result<Tensor> {
-        logits(self.net, x, BnMode::Eval)
+        logits(self.net, x)
     }
 
     /// A pass without gradient whose only effect is on the running statistics, if `bn` moves them.
     pub fn pass(&mut self, x: &Tensor, bn: BnMode) -> Result<()> {
-        if bn == BnMode::Train { logits(self.net, x, bn).map(|_| ()) } else { Ok(()) }
+        if bn == BnMode::Train { logits(&mut InMode { net: self.net, bn }, x).map(|_| ()) } else { Ok(()) }
     }
 
     /// Logits of the averaged network, without gradient.
@@ -102,7 +108,7 @@ impl Step<'_> {
                 "this method needs the averaged network; leave it to the method or set ema",
             )
         };
-        logits(self.wa.as_deref_mut().ok_or_else(missing)?, x, bn)
+        logits(&mut InMode { net: self.wa.as_deref_mut().ok_or_else(missing)?, bn }, x)
     }
 
     /// Whether averaging, and with it what the averaged network teaches, has started.
@@ -111,24 +117,24 @@ impl Step<'_> {
     }
 
     /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.
-    pub fn attack_ce(&mut self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
-        let start = self.start(pgd, x, view)?;
+    pub fn attack_ce(&mut self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
+        let start = self.start(attack, x, view)?;
         let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
-        pgd.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
+        attack.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
     }
 
     /// Where an attack on `x` starts; `view` is the first view in it.
-    pub fn start(&self, pgd: &Pgd, x: &Tensor, view: usize) -> Result<Tensor> {
+    pub fn start(&self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let b = self.batch();
         if x.shape()[0] > b {
-            let first = self.start(pgd, &rows_of(x, 0, b)?, view)?;
-            return join(&first, &self.start(pgd, &rows_of(x, b, b)?, view + 1)?);
+            let first = self.start(attack, &rows_of(x, 0, b)?, view)?;
+            return join(&first, &self.start(attack, &rows_of(x, b, b)?, view + 1)?);
         }
         match self.given.noise.get(view).and_then(Option::as_ref) {
-            Some(noise) => pgd.start_at(x, noise),
+            Some(noise) => attack.pgd.start.at(x, noise),
             None => {
                 let key = Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
-                pgd.start(x, Draws { key, images: self.images })
+                attack.pgd.start.draw(attack.pgd.ball, x, RngKey { key, images: self.images })
             }
         }
     }
@@ -141,11 +147,4 @@ impl Step<'_> {
             l.max(1.0 - l) as f32
         })
     }
-}
-
-/// Logits without gradient.
-fn logits(net: &mut Net, x: &Tensor, bn: BnMode) -> Result<Tensor> {
-    let tape = Tape::new(x.device());
-    let z = net.forward(&tape, tape.constant(x.clone()), bn, None)?;
-    Ok(tape.value(z))
 }

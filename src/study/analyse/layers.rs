@@ -8,7 +8,7 @@
 //! |u - u_a|^2 = 2 - 2 <u, u_a>: the nearest has the largest inner product, which is the linear layer with the gallery as its weight.
 
 use super::{Attacked, Figure, Made, Subject};
-use crate::data::resident::in_order;
+use crate::data::device_dataset::in_order;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::{BnMode, Net};

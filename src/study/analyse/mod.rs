@@ -6,20 +6,19 @@ pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::Draws;
+use crate::attack::{RngKey, logits};
 use crate::config::{Config, Select, key};
-use crate::data::resident::{Resident, in_order};
+use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::write_atomic;
-use crate::nn::{BnMode, Net};
+use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
 use crate::run::network::{self, Classes, WeightOverrides, weight_file};
 use crate::run::observer::Observer;
-use crate::tape::Tape;
 use crate::tensor::Tensor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -110,7 +109,7 @@ pub struct Subject {
     /// The test images, clean and attacked.
     batches: Vec<Attacked>,
     /// Training images.
-    gallery: Resident,
+    gallery: DeviceDataset,
     /// The part of its perturbation that x'' keeps.
     rho: f32,
     batch: usize,
@@ -129,8 +128,8 @@ impl Subject {
     fn new(
         mut net: Net,
         config: &Config,
-        test: &Resident,
-        gallery: Resident,
+        test: &DeviceDataset,
+        gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
     ) -> Result<Subject> {
         let attack = config.evaluation_pgd(20);
@@ -138,20 +137,13 @@ impl Subject {
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
             let (x, y) = test.batch(&indices, &Augmentation::none())?;
-            let x_adv = attack.cross_entropy(&mut net, &x, &y, Draws { key, images: &indices })?;
+            let x_adv = attack.cross_entropy(&mut net, &x, &y, RngKey { key, images: &indices })?;
             done += indices.len();
             batches.push(Attacked { x, x_adv, y });
             progress(done);
         }
         Ok(Subject { net, batches, gallery, rho: config.rho, batch: config.batch })
     }
-}
-
-/// The logits `[N, classes]` of images, in eval mode.
-fn logits(net: &mut Net, x: &Tensor) -> Result<Tensor> {
-    let tape = Tape::new(x.device());
-    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None)?;
-    Ok(tape.value(z))
 }
 
 /// The images that a run was trained on, at most `most` of them with each class's share.
@@ -181,7 +173,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     let input = (Classes::Exactly(test.classes), test.shape);
     let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
-    let (shown, among) = (Resident::new(&device, &test)?, Resident::new(&device, &gallery)?);
+    let (shown, among) = (DeviceDataset::new(&device, &test)?, DeviceDataset::new(&device, &gallery)?);
     let mut subject =
         Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
     let mut made = Vec::new();
@@ -220,6 +212,6 @@ fn untrained(n: usize) -> Subject {
     let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
     let mut config = crate::method::load_recipe("digits").unwrap().config;
     config.apply(&[("batch", "20")]).unwrap();
-    let resident = || Resident::new(&device, &images).unwrap();
+    let resident = || DeviceDataset::new(&device, &images).unwrap();
     Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()
 }

@@ -7,11 +7,10 @@
 
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-
 use super::{Dataset, ImageShape, Source, Split, given, numbers};
 use crate::error::{Error, Result};
 use crate::files::npz::read_tensors;
+use crate::files::safetensors::{Dtype, SafeTensors, TensorView, floats, integers};
 
 /// The registry's entry.
 pub(super) const FILE: Source = Source {
@@ -96,6 +95,7 @@ impl Images {
             shape: self.shape,
             classes,
             class_names: numbers(classes),
+            all_classes: false,
             byte_scale: 1.0 / 255.0,
         }
     }
@@ -119,8 +119,7 @@ fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
     }
     let planes = match x.dtype() {
         Dtype::U8 => return Ok((shape, x.data().to_vec())),
-        Dtype::F32 => quantize(items(x.data()).map(|item| f32::from_le_bytes(item).into()))?,
-        Dtype::F64 => quantize(items(x.data()).map(f64::from_le_bytes))?,
+        Dtype::F32 | Dtype::F64 => quantize(floats(x, |value| value).ok_or_else(expected)?)?,
         _ => return Err(expected()),
     };
     let plane = height * width;
@@ -131,13 +130,8 @@ fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
     Ok((shape, pixels.collect()))
 }
 
-/// The elements of a tensor, each as its bytes.
-fn items<const SIZE: usize>(data: &[u8]) -> impl Iterator<Item = [u8; SIZE]> {
-    data.as_chunks().0.iter().copied()
-}
-
 /// The bytes that were divided by 255.
-fn quantize(values: impl Iterator<Item = f64>) -> Result<Vec<u8>, String> {
+fn quantize(values: Vec<f64>) -> Result<Vec<u8>, String> {
     let byte = |(index, value): (usize, f64)| {
         let byte = (value * 255.0).round();
         let near = (0.0..=255.0).contains(&byte) && (value - byte / 255.0).abs() <= TOLERANCE;
@@ -145,20 +139,15 @@ fn quantize(values: impl Iterator<Item = f64>) -> Result<Vec<u8>, String> {
             format!("element {index} is {value}, no multiple of 1/255 in [0, 1]; images are kept as bytes: save uint8 [N,H,W,C]")
         })
     };
-    values.enumerate().map(byte).collect()
+    values.into_iter().enumerate().map(byte).collect()
 }
 
 /// Labels of any integer type.
 fn labels(y: &TensorView) -> Result<Vec<i32>, String> {
-    let data = y.data();
-    let values: Vec<i64> = match (y.shape(), y.dtype()) {
-        ([_], Dtype::U8) => data.iter().map(|&label| label.into()).collect(),
-        ([_], Dtype::I32) => items(data).map(|item| i32::from_le_bytes(item).into()).collect(),
-        ([_], Dtype::I64) => items(data).map(i64::from_le_bytes).collect(),
-        (shape, dtype) => {
-            return Err(format!("expected uint8, int32 or int64 [N], found {dtype:?} {shape:?}"));
-        }
-    };
+    let known = matches!((y.shape(), y.dtype()), ([_], Dtype::U8 | Dtype::I32 | Dtype::I64));
+    let values = integers(y).filter(|_| known).ok_or_else(|| {
+        format!("expected uint8, int32 or int64 [N], found {:?} {:?}", y.dtype(), y.shape())
+    })?;
     let label = |(index, value): (usize, i64)| match u16::try_from(value) {
         Ok(label) => Ok(label.into()),
         Err(_) => Err(format!("label {index} is {value}, expected a class, counted from 0")),
@@ -175,7 +164,7 @@ mod tests {
         let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
         let views =
             tensors.iter().map(|(name, dtype, shape, bytes)| (*name, view(*dtype, shape, bytes.as_slice())));
-        safetensors::serialize(views, None).unwrap()
+        ::safetensors::serialize(views, None).unwrap()
     }
 
     fn floats(values: &[f32]) -> Vec<u8> {

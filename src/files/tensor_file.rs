@@ -1,14 +1,12 @@
-//! Named tensors in safetensors files, as PyTorch lays them out: what commands read that compute on given
-//! data, and what they write.
+//! Tensors and images in safetensors files with PyTorch's layouts: the input and the output of commands that
+//! compute on given data.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
-
+use super::npz::read_tensors;
+use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView};
 use crate::error::{Error, Result};
-use crate::files::npz::read_tensors;
-use crate::files::write_atomic;
 
 /// A tensor of a file: its shape and its values.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,17 +150,11 @@ impl TensorFile {
 
 /// The values of a tensor; `None` for a type that no reader asks for.
 fn values(tensor: &TensorView) -> Option<Values> {
-    let (shape, data) = (tensor.shape().to_vec(), tensor.data());
+    let shape = tensor.shape().to_vec();
     Some(match tensor.dtype() {
-        Dtype::F32 => Values::F32(shape, data.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect()),
-        Dtype::F64 => {
-            Values::F32(shape, data.as_chunks().0.iter().map(|c| f64::from_le_bytes(*c) as f32).collect())
-        }
-        Dtype::I64 => Values::I64(shape, data.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect()),
-        Dtype::I32 => {
-            Values::I64(shape, data.as_chunks().0.iter().map(|c| i32::from_le_bytes(*c).into()).collect())
-        }
-        Dtype::U8 => Values::U8(shape, data.to_vec()),
+        Dtype::F32 | Dtype::F64 => Values::F32(shape, safetensors::floats(tensor, |value| value as f32)?),
+        Dtype::I64 | Dtype::I32 => Values::I64(shape, safetensors::integers(tensor)?),
+        Dtype::U8 => Values::U8(shape, tensor.data().to_vec()),
         _ => return None,
     })
 }
@@ -176,32 +168,12 @@ fn transposed(values: &[f32], n: usize, rows: usize, columns: usize) -> Vec<f32>
 
 /// Writes tensors as safetensors, whole or not at all.
 pub fn write(tensors: &BTreeMap<String, Values>, path: &Path) -> Result<()> {
-    let mut raw = Vec::with_capacity(tensors.len());
-    for (name, values) in tensors {
-        let (dtype, shape, bytes) = match values {
-            Values::F32(shape, values) => {
-                (Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-            }
-            Values::I64(shape, values) => {
-                (Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-            }
-            Values::U8(shape, values) => (Dtype::U8, shape, values.clone()),
-        };
-        raw.push((name.as_str(), dtype, shape.clone(), bytes));
-    }
-    write_raw(path, &raw)
-}
-
-/// [`write()`] for tensors of any type: name, type, shape and bytes of each.
-pub fn write_raw(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<()> {
-    let wrong = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
-    let views = tensors
-        .iter()
-        .map(|(name, dtype, shape, bytes)| {
-            Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    write_atomic(path, &serialize(views, None).map_err(wrong)?)
+    let entries = tensors.iter().map(|(name, values)| match values {
+        Values::F32(shape, values) => TensorEntry::new(name, shape, values),
+        Values::I64(shape, values) => TensorEntry::new(name, shape, values),
+        Values::U8(shape, values) => TensorEntry::new(name, shape, values),
+    });
+    safetensors::write(path, None, entries.collect())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::rng::Stream;
 use crate::tensor::Tensor;
 
 /// Images and labels on a device.
-pub struct Resident {
+pub struct DeviceDataset {
     images: Buffer<u8>,
     labels: Buffer<i32>,
     /// Per channel, what a byte is multiplied by: pixels are in `[0,1]`.
@@ -19,11 +19,11 @@ pub struct Resident {
     pub len: usize,
 }
 
-impl Resident {
+impl DeviceDataset {
     /// Copies a data set to the device.
-    pub fn new(device: &Device, data: &Dataset) -> Result<Resident> {
+    pub fn new(device: &Device, data: &Dataset) -> Result<DeviceDataset> {
         let channels = data.shape.channels;
-        Ok(Resident {
+        Ok(DeviceDataset {
             images: Buffer::from_slice(device, &data.images)?,
             labels: Buffer::from_slice(device, &data.labels)?,
             scale: Tensor::from_slice(device, &[channels], &vec![data.byte_scale; channels])?,
