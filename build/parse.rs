@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 /// One `.cu` file.
 pub struct Source {
     pub path: PathBuf,
+    /// The path inside `kernels/`, such as `kl.cu` or `conformance/math.cu`.
+    pub file: String,
     pub stem: String,
     pub configs: Vec<Config>,
     pub kernels: Vec<Kernel>,
@@ -58,8 +60,8 @@ const SCALARS: [Scalar; 5] = [
 
 const MARK: &str = "extern \"C\" __global__ void __launch_bounds__(";
 
-/// Reads a `.cu` file; panics with file and reason, which cargo prints as the build error.
-pub fn source(path: &Path) -> Source {
+/// Reads a `.cu` file under `root`; panics with file and reason, which cargo prints as the build error.
+pub fn source(root: &Path, path: &Path) -> Source {
     let text = crate::read(path);
     let fail = |why: String| -> ! { panic!("{}: {why}", path.display()) };
     if text.matches("__global__").count() != text.matches(MARK).count() {
@@ -88,7 +90,15 @@ pub fn source(path: &Path) -> Source {
             params: params.collect(),
         });
     }
-    Source { path: path.to_owned(), stem: crate::stem(path), configs: configs(&text), kernels }
+    let file = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+    Source { path: path.to_owned(), file, stem: crate::stem(path), configs: configs(&text), kernels }
+}
+
+impl Source {
+    /// The path inside `kernels/` as an identifier.
+    pub fn identifier(&self) -> String {
+        self.file.trim_end_matches(".cu").replace('/', "_")
+    }
 }
 
 /// The CONFIG lines of a file.

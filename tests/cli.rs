@@ -212,11 +212,13 @@ fn wrong_arguments_get_one_line_with_the_nearest_name() {
         ),
         (
             "eval",
-            "the following required arguments were not provided: --weights <FILE|RUN>; see saddle eval --help",
+            "the following required arguments were not provided: --weights <FILE|RUN>; see saddle eval \
+             --help",
         ),
         (
             "bench kernel",
-            "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] (did you mean 'kernels'?)",
+            "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] (did you mean \
+             'kernels'?)",
         ),
     ] {
         begins(usage_error(line), expected);

@@ -194,7 +194,8 @@ fn the_sweep_trains_five_networks_once() {
 #[test]
 fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm --set epochs=1 --set attack_steps=1 \
+    let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm \
+                --set epochs=1 --set attack_steps=1 \
                 --set batch=256 --set select_steps=1 --quiet --out c";
     let first = printed(folder.path(), line);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("c").join(name)).unwrap();

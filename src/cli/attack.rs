@@ -7,7 +7,7 @@ use super::parameters::Parameters;
 use super::{progress, text};
 use crate::config::Config;
 use crate::error::Result;
-use crate::eval::craft::{self, Request};
+use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
 use crate::train;
@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     config.apply(&given)?;
     train::validate(&config)?;
     let params = arguments.parameters.params(&config, named("step_size"));
-    let request = Request {
+    let request = CraftRequest {
         weights,
         model: arguments.model,
         data: arguments.data,

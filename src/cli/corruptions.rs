@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{progress, text};
 use crate::config::Config;
 use crate::error::Result;
-use crate::eval::corruptions::{self, Request, mean};
+use crate::eval::corruptions::{self, CorruptionsRequest, mean};
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
 
@@ -61,7 +61,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     severities.dedup();
     let device = arguments.device.parse()?;
     let weights = WeightFile::read(&weight_file(&arguments.weights)?)?;
-    let request = Request { weights, model, data, severities, n, batch, device, out };
+    let request = CorruptionsRequest { weights, model, data, severities, n, batch, device, out };
     let mut observer = progress::observer(arguments.quiet, false, 0);
     let report = corruptions::run(&request, &mut *observer)?;
     drop(observer);

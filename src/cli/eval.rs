@@ -13,7 +13,7 @@ use crate::config::recipe;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
-use crate::eval::{self, Extras, Report, Request, write_result};
+use crate::eval::{self, EvalRequest, Extras, Report, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
 use crate::method;
@@ -217,7 +217,7 @@ fn table(report: &Value) -> String {
 }
 
 /// What the arguments ask for, one request a checkpoint.
-fn requests(arguments: Arguments) -> Result<Vec<Request>> {
+fn requests(arguments: Arguments) -> Result<Vec<EvalRequest>> {
     let settings = arguments.given.settings()?;
     let (files, run) = find(arguments.weights.as_deref().unwrap_or(Path::new("")), arguments.checkpoint)?;
     let named =
@@ -284,7 +284,7 @@ fn requests(arguments: Arguments) -> Result<Vec<Request>> {
         page: arguments.report,
         ..Extras::default()
     };
-    let request = |weights: PathBuf| Request {
+    let request = |weights: PathBuf| EvalRequest {
         weights,
         dataset: config.dataset.clone(),
         data: config.data.clone(),

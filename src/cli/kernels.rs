@@ -70,10 +70,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// Errors: [`Error::Unknown`] when there is none.
 fn wanted(filter: Option<&str>) -> Result<Vec<Wanted>> {
     let filter = filter.unwrap_or_default().to_lowercase();
-    let matches = |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.file.contains(&filter);
+    let matches =
+        |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.source.file.contains(&filter);
     let wanted: Vec<Wanted> = SOURCES
         .iter()
-        .map(|source| (source, source.kernels.iter().filter(matches).copied().collect::<Vec<_>>()))
+        .map(|source| (*source, source.kernels.iter().filter(matches).copied().collect::<Vec<_>>()))
         .filter(|(_, kernels)| !kernels.is_empty())
         .collect();
     if wanted.is_empty() {
@@ -85,7 +86,7 @@ fn wanted(filter: Option<&str>) -> Result<Vec<Wanted>> {
 
 fn described(kernel: &Kernel) -> Value {
     json!({
-        "name": kernel.name, "file": format!("kernels/{}", kernel.file), "signature": kernel.signature, "doc": kernel.doc,
+        "name": kernel.name, "file": format!("kernels/{}", kernel.source.file), "signature": kernel.signature, "doc": kernel.doc,
         "threads": {"cuda": kernel.threads.cuda, "host": kernel.threads.host},
     })
 }

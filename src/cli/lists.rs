@@ -132,15 +132,15 @@ pub fn keys(arguments: KeysArguments) -> Result<()> {
 
 /// `saddle models`.
 pub fn models(arguments: ListArguments) -> Result<()> {
-    list(&arguments, nn::architectures().iter().map(|model| (model.name, model.about)))
+    list(&arguments, nn::architectures().map(|model| (model.name, model.about)))
 }
 
 /// `saddle methods`: each with its paper and the keys that it reads.
 pub fn methods(arguments: ListArguments) -> Result<()> {
-    let all = method::methods();
+    let all = method::METHODS;
     if arguments.json {
         let record =
-            |m: &&method::Entry| json!({"name": m.name, "about": m.about, "paper": m.paper, "keys": m.keys});
+            |m: &method::Method| json!({"name": m.name, "about": m.about, "paper": m.paper, "keys": m.keys});
         return text::print_json(&all.iter().map(record).collect::<Vec<_>>());
     }
     let mut lines = String::new();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::run::observer::{EpochInfo, Judged, Judging, Observer, Silent, Started, StepInfo};
+use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Observer, Silent, Started, StepInfo};
 
 /// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step
 /// line to the next, 0 for none.
@@ -80,14 +80,14 @@ fn evaluating_line(what: &str, done: usize, of: usize) -> String {
 }
 
 /// Where an attack of an evaluation stands.
-fn judging_line(at: &Judging) -> String {
-    let Judging { attack, number, of, left, robust_acc, .. } = at;
+fn judging_line(at: &AttackProgress) -> String {
+    let AttackProgress { attack, number, of, left, robust_acc, .. } = at;
     let (left, time) = (text::thousands(*left as i64), text::duration(at.seconds_left));
     format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left")
 }
 
 /// An attack of an evaluation in one line.
-fn judged_line(done: &Judged) -> String {
+fn judged_line(done: &AttackSummary) -> String {
     let attacked = text::thousands(done.attacked as i64);
     let (name, time) = (&done.attack, text::duration(done.seconds));
     format!("{name:<10} robust {:5.2} %  {attacked} points attacked  {time}", done.robust_acc)
@@ -137,11 +137,11 @@ impl Observer for Bar {
         self.bar.set_message(evaluating_line(what, done, of));
     }
 
-    fn judging(&mut self, at: &Judging) {
+    fn attacking(&mut self, at: &AttackProgress) {
         self.bar.set_message(judging_line(at));
     }
 
-    fn judged(&mut self, done: &Judged) {
+    fn attacked(&mut self, done: &AttackSummary) {
         self.bar.println(judged_line(done));
     }
 
@@ -216,11 +216,11 @@ impl Observer for Plain {
         self.now_and_then(|| evaluating_line(what, done, of));
     }
 
-    fn judging(&mut self, at: &Judging) {
+    fn attacking(&mut self, at: &AttackProgress) {
         self.now_and_then(|| judging_line(at));
     }
 
-    fn judged(&mut self, done: &Judged) {
+    fn attacked(&mut self, done: &AttackSummary) {
         self.tell(&judged_line(done));
     }
 
@@ -267,11 +267,11 @@ impl Observer for Json {
         self.event("evaluating", &json!({"what": what, "done": done, "of": of}));
     }
 
-    fn judging(&mut self, at: &Judging) {
+    fn attacking(&mut self, at: &AttackProgress) {
         self.event("judging", at);
     }
 
-    fn judged(&mut self, done: &Judged) {
+    fn attacked(&mut self, done: &AttackSummary) {
         self.event("judged", done);
     }
 

@@ -13,15 +13,16 @@
 //! base, then x_a, then x where the base made no pass over it. They move running statistics by themselves,
 //! which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
 
-use super::common::align::reduced;
-use super::{Attacked, Entry, Loss, Step, consistency_at, mart, pgd_at, trades};
-use crate::config::{Base, Config};
+use super::common::perturbation::reduced;
+use crate::config::Base;
+use crate::ops::split::Variant;
+use super::{AdversarialLoss, Loss, Method, Step, consistency_at, mart, pgd_at, trades};
 use crate::error::Result;
 use crate::ops::combine::combine;
 use crate::ops::mse::mse;
-use crate::ops::split::Variant;
+use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "rpat",
     about: "robust perception on top of a base method: logits change evenly from the clean to the adversarial image",
     paper: "Wang and Liu, ICCV 2025, arXiv 2508.02186",
@@ -37,31 +38,34 @@ pub const METHOD: Entry = Entry {
         "start_sigma",
         "temperature",
     ],
-    views: |config| (base(config).views)(config),
-    attack: |step| (base(step.set).attack)(step),
-    loss,
-    ..Entry::BASE
+    views: |set| if set.base == Base::ConsistencyAt { 2 } else { 1 },
+    prepare,
+    ..Method::BASE
 };
 
-fn base(config: &Config) -> &'static Entry {
-    match config.base {
-        Base::PgdAt => &pgd_at::METHOD,
-        Base::Trades => &trades::METHOD,
-        Base::Mart => &mart::METHOD,
-        Base::ConsistencyAt => &consistency_at::METHOD,
-    }
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    let x_adv = match step.set.base {
+        Base::PgdAt | Base::ConsistencyAt => step.pgd_on_cross_entropy()?,
+        Base::Trades => trades::attack(step)?,
+        Base::Mart => mart::attack(step)?,
+    };
+    Ok(AdversarialLoss::on(x_adv, loss))
 }
 
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     // lambda is the weight of L_RP: the base keeps its own.
-    let loss = match step.set.base {
-        Base::ConsistencyAt => consistency_at::weighted(step, made, step.set.base_lambda)?,
-        _ => (base(step.set).loss)(step, made)?,
+    let base = match step.set.base {
+        Base::PgdAt => pgd_at::loss(step, x_adv)?,
+        Base::Trades => trades::loss(step, x_adv)?,
+        Base::Mart => mart::loss(step, x_adv)?,
+        Base::ConsistencyAt => consistency_at::loss(step, x_adv, step.set.base_lambda)?,
     };
-    let (Some(z_adv), true) = (loss.logits, step.epoch >= step.set.rpat_start_epoch) else { return Ok(loss) };
-    let (a, tape) = (step.set.a, step.tape);
-    let z_a = step.train(&reduced(step.x, &made.x_adv, 1.0 - a)?)?;
-    let z = match loss.clean {
+    if step.epoch < step.set.rpat_start_epoch {
+        return Ok(base.loss);
+    }
+    let (a, tape, z_adv) = (step.set.a, step.tape, base.adv);
+    let z_a = step.train(&reduced(step.x, x_adv, 1.0 - a)?)?;
+    let z = match base.clean {
         Some(z) => z,
         None => step.train(step.x)?,
     };
@@ -76,5 +80,5 @@ fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
             )?
         }
     };
-    loss.plus(tape, "rp", step.set.lambda, rp)
+    base.loss.plus(tape, "rp", step.set.lambda, rp)
 }

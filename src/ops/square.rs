@@ -69,7 +69,7 @@ pub struct Search {
     /// The images that are asked about.
     pub trial: Tensor,
     /// `[N]`: the smallest margins so far; rows at 0 or below are done and stay as they are.
-    pub least: Buffer<f32>,
+    pub best_margin: Buffer<f32>,
 }
 
 impl Search {
@@ -93,7 +93,7 @@ impl Search {
                 got: shape.to_vec(),
             });
         }
-        let Search { x, best, trial, least } = self;
+        let Search { x, best, trial, best_margin } = self;
         let (best, trial, m, columns, channels) =
             (best.make_mut()?, trial.make_mut()?, margin.buffer(), int(w)?, int(c)?);
         let x = x.buffer();
@@ -103,7 +103,7 @@ impl Search {
             x,
             best,
             trial,
-            least,
+            best_margin,
             m,
             eps,
             signs,
@@ -131,7 +131,7 @@ impl Search {
     ) -> Result<()> {
         let (rows, shape, size) = self.sizes(margin)?;
         labelled("square", images, rows)?;
-        let Search { x, best, trial, least } = self;
+        let Search { x, best, trial, best_margin } = self;
         let (best, trial, m) = (best.make_mut()?, trial.make_mut()?, margin.buffer());
         let (x, [_, _, w, c]) = (x.buffer(), shape);
         let (columns, channels) = (int(w)?, int(c)?);
@@ -144,7 +144,7 @@ impl Search {
                 x,
                 best,
                 trial,
-                least,
+                best_margin,
                 m,
                 images,
                 none,
@@ -172,7 +172,7 @@ impl Search {
             x,
             best,
             trial,
-            least,
+            best_margin,
             m,
             images,
             shaped,
@@ -194,16 +194,16 @@ impl Search {
     /// the others are done.
     pub fn begin(x: Tensor, trial: Tensor, correct: &Buffer<i32>) -> Result<Search> {
         let (device, n) = (x.device(), correct.len());
-        let mut least = Buffer::uninit(device, n)?;
-        square_begin(device, elementwise(device, n), correct, &mut least, int(n)?)?;
-        Ok(Search { best: x.clone(), x, trial, least })
+        let mut best_margin = Buffer::uninit(device, n)?;
+        square_begin(device, elementwise(device, n), correct, &mut best_margin, int(n)?)?;
+        Ok(Search { best: x.clone(), x, trial, best_margin })
     }
 
     fn sizes(&self, margin: &Tensor) -> Result<(usize, [usize; 4], i32)> {
         let shape = self.x.nhwc("square")?;
         same_shape("square", &self.x, &self.best)?;
         same_shape("square", &self.x, &self.trial)?;
-        if margin.len() != shape[0] || self.least.len() != shape[0] {
+        if margin.len() != shape[0] || self.best_margin.len() != shape[0] {
             return Err(Error::Shape {
                 op: "square",
                 expected: format!("{} margins", shape[0]),
@@ -326,7 +326,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             v
         };
         // Better, worse, broken just now although not better, and broken before.
-        let least = |device: &Device| Buffer::from_slice(device, &[1.0, 1.0, 0.5, 0.0]);
+        let best_margin = |device: &Device| Buffer::from_slice(device, &[1.0, 1.0, 0.5, 0.0]);
         let margins = [0.5f32, 2.0, 0.0, -1.0];
         let keeps = [true, false, true, false];
         let after = [0.5, 1.0, 0.0, 0.0];
@@ -335,7 +335,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             (0..n * size).map(|i| if keeps[i / size] { v[2][i] } else { v[1][i] }).collect()
         };
         let result = |search: Search| {
-            Ok([search.best.to_vec()?, search.trial.to_vec()?, search.least.to_vec()?].concat())
+            Ok([search.best.to_vec()?, search.trial.to_vec()?, search.best_margin.to_vec()?].concat())
         };
         let patch = Patch {
             window: Window { top: to[0], left: to[1], height: side.min(2), width: side },
@@ -347,7 +347,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     x: t[0].clone(),
                     best: t[1].clone(),
                     trial: t[2].clone(),
-                    least: least(device)?,
+                    best_margin: best_margin(device)?,
                 };
                 search.turn_linf(
                     &Tensor::from_slice(device, &[n], &margins)?,
@@ -377,7 +377,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     x: t[0].clone(),
                     best: t[1].clone(),
                     trial: t[2].clone(),
-                    least: least(device)?,
+                    best_margin: best_margin(device)?,
                 };
                 let pyramid = Pyramid::new(device, side)?;
                 let next =
@@ -432,7 +432,7 @@ pub fn cases() -> Vec<super::testing::Case> {
         [Input::filled(&[3, 2, 2, 1], 0.5), Input::filled(&[3, 2, 2, 1], 0.25)],
         |device, t| {
             let search = Search::begin(t[0].clone(), t[1].clone(), &Buffer::from_slice(device, &[1, 0, 1])?)?;
-            search.least.to_vec()
+            search.best_margin.to_vec()
         },
         |_| vec![f64::INFINITY, 0.0, f64::INFINITY],
     ));

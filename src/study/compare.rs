@@ -46,7 +46,7 @@ pub fn contenders(
 ) -> Result<Vec<Recipe>> {
     let all = recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
     let mut found: Vec<Recipe> = all.into_iter().filter(|r| r.config.dataset == dataset).collect();
-    found.sort_by_key(|r| method::methods().iter().position(|m| m.name == r.config.method));
+    found.sort_by_key(|r| method::METHODS.iter().position(|m| m.name == r.config.method));
     if let Some(model) = model {
         let known: std::collections::BTreeSet<String> =
             found.iter().map(|r| r.config.model.clone()).collect();
@@ -340,7 +340,7 @@ fn judged(
     if !out.is_file() {
         let config = &recipe.config;
         eval::run(
-            &eval::Request {
+            &eval::EvalRequest {
                 weights: dir.to_owned(),
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
@@ -407,11 +407,8 @@ mod tests {
         assert_eq!(names(&["rpat"]).len(), 4);
         let every: std::collections::BTreeSet<String> =
             contenders("digits", &[], None, &[]).unwrap().into_iter().map(|r| r.config.method).collect();
-        let known = method::methods()
-            .iter()
-            .map(|m| m.name.to_owned())
-            .filter(|name| name != "boundary-at")
-            .collect();
+        let known =
+            method::METHODS.iter().map(|m| m.name.to_owned()).filter(|name| name != "boundary-at").collect();
         assert_eq!(every, known, "every method has a digits recipe");
         let unknown = contenders("digits", &["tradez".into()], None, &[]).unwrap_err().to_string();
         assert!(

@@ -99,7 +99,7 @@ impl Trainer<'_> {
             clean_acc: clean.map(|clean| clean.percent),
             robust_acc: robust.map(|robust| robust.percent),
             best,
-            margins: stats.margins.record(),
+            log: stats.log.record(),
             images_per_s: stats.images.max(1) as f64 / stats.seconds.max(1e-9),
             seconds: stats.seconds,
         };

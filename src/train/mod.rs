@@ -4,8 +4,8 @@ pub mod average;
 pub mod check_step;
 mod checkpoint;
 mod close_epoch;
+mod epoch_log;
 mod epoch_stats;
-mod margins;
 mod requirements;
 mod run;
 pub mod schedule;
@@ -16,11 +16,11 @@ mod validate;
 use crate::config::{Averaging, Config, recipe};
 use crate::device::Device;
 use crate::error::Result;
-use crate::method;
+use crate::method::Method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-use average::Average;
 pub use requirements::validate;
+use average::Average;
 use run::Run;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -116,7 +116,7 @@ fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
 
 impl Config {
     /// How the network is averaged, if a key or the method asks for it.
-    pub fn averaging(&self, method: &method::Entry) -> Option<Average> {
+    pub fn averaging(&self, method: &Method) -> Option<Average> {
         let kind = match self.average {
             Averaging::None if method.averaged => Averaging::Ema,
             kind => kind,

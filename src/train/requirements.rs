@@ -3,7 +3,7 @@
 use crate::config::{Averaging, Config, Stage, key};
 use crate::data;
 use crate::error::{Error, Result};
-use crate::method::{self, Entry};
+use crate::method::{self, Method};
 
 /// Checks a configuration; the names of methods and models are checked where they are looked up.
 ///
@@ -15,7 +15,7 @@ pub fn validate(config: &Config) -> Result<()> {
 }
 
 /// Checks what a method asks of the other keys.
-fn check_method(config: &Config, method: &Entry) -> Result<()> {
+fn check_method(config: &Config, method: &Method) -> Result<()> {
     let averaged = config.averaging(method).is_some();
     let staged = |stage| method.keys.contains(&"stage") && config.stage == stage;
     for (name, good, problem) in [

@@ -10,7 +10,7 @@ use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::method::{self, Entry};
+use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Shape};
 use crate::run::dir::Summary;
 use crate::run::network::{initial_weights, load};
@@ -26,7 +26,7 @@ pub struct Trainer<'a> {
     pub(super) device: Device,
     pub(super) config: &'a Config,
     recipe: &'a str,
-    pub(super) method: &'static Entry,
+    pub(super) method: &'static Method,
     pub(super) net: Net,
     /// The average of the network's weights, which is the network that is evaluated and saved.
     pub(super) wa: Option<Net>,
@@ -70,7 +70,7 @@ impl<'a> Trainer<'a> {
             mean: config.mean.clone(),
             std: config.std.clone(),
         };
-        let new_net = || Net::new(device, &arch.spec(), &shape, config.seed);
+        let new_net = || Net::new(device, arch, &shape, config.seed);
         let average = config.averaging(method);
         Ok(Trainer {
             device: device.clone(),
@@ -175,8 +175,7 @@ impl<'a> Trainer<'a> {
     /// One training step: batch, attack, loss, gradients, update.
     fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
         let config = self.config;
-        let time =
-            epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
+        let time = epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
         let views = (self.method.views)(config);
         let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };

@@ -1,9 +1,9 @@
-//! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the
-//! attack, the averaged network.
+//! A training step as a method sees it, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the attack,
+//! the averaged network.
 
 use super::inner_attack::InnerAttack;
-use crate::attack::{InMode, RngKey, Start, logits};
 use crate::config::{Config, WaMode};
+use crate::attack::{InMode, RngKey, Start, logits};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
@@ -14,16 +14,16 @@ use crate::rng::{Key, Purpose, Stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// Numbers that are given instead of drawn, to compare a step with another implementation.
+/// Random numbers that are given, not drawn: to compare a step with another implementation.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
-    /// For each view: where the attack starts, as the difference to the clean images.
+pub struct FixedNoise {
+    /// For each view: the start of the attack, as the difference to the clean images.
     pub noise: [Option<Tensor>; 2],
     /// DICAR's r.
     pub mix: Option<f32>,
 }
 
-/// What a method gets for one training step.
+/// A training step as a method sees it.
 pub struct Step<'a> {
     pub net: &'a mut Net,
     /// The averaged network, of methods that have one.
@@ -41,7 +41,7 @@ pub struct Step<'a> {
     /// The images' indices in the training set `[B]`.
     pub images: &'a Buffer<i32>,
     pub set: &'a Config,
-    pub given: &'a Given,
+    pub fixed: &'a FixedNoise,
     pub seed: u64,
     /// 0-based.
     pub epoch: usize,
@@ -74,7 +74,7 @@ impl Step<'_> {
         self.train_rows(x, &Rows::All)
     }
 
-    /// `z(x)[train]`, differentiated, of images whose number lies in device memory.
+    /// `z(x)[train]`, differentiated, of images whose number is in device memory.
     pub fn train_rows(&mut self, x: &Tensor, rows: &Rows) -> Result<Var> {
         self.net.forward_rows(
             self.tape,
@@ -111,26 +111,33 @@ impl Step<'_> {
         logits(&mut InMode { net: self.wa.as_deref_mut().ok_or_else(missing)?, bn }, x)
     }
 
-    /// Whether averaging, and with it what the averaged network teaches, has started.
+    /// Whether averaging, and with it the averaged network's part in the loss, has started.
     pub fn averaging(&self) -> bool {
         self.epoch >= self.set.average_start_epoch
     }
 
-    /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.
+    /// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most
+    /// methods.
+    pub fn pgd_on_cross_entropy(&mut self) -> Result<Tensor> {
+        let attack = self.pgd(Start::Uniform, BnMode::Eval);
+        self.attack_ce(&attack, self.x, 0)
+    }
+
+    /// The attack on the cross entropy of `x`, the images of view `view` and of those after it.
     pub fn attack_ce(&mut self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let start = self.start(attack, x, view)?;
         let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
         attack.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
     }
 
-    /// Where an attack on `x` starts; `view` is the first view in it.
+    /// The start of an attack on `x`; `view` is the first view in it.
     pub fn start(&self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let b = self.batch();
         if x.shape()[0] > b {
             let first = self.start(attack, &rows_of(x, 0, b)?, view)?;
             return join(&first, &self.start(attack, &rows_of(x, b, b)?, view + 1)?);
         }
-        match self.given.noise.get(view).and_then(Option::as_ref) {
+        match self.fixed.noise.get(view).and_then(Option::as_ref) {
             Some(noise) => attack.pgd.start.at(x, noise),
             None => {
                 let key = Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
@@ -141,7 +148,7 @@ impl Step<'_> {
 
     /// DICAR's r = max(l, 1 - l) with l ~ Beta(mix_beta, mix_beta), one for the batch.
     pub fn mix(&self) -> f32 {
-        self.given.mix.unwrap_or_else(|| {
+        self.fixed.mix.unwrap_or_else(|| {
             let name = format!("mix of epoch {}, step {}", self.epoch, self.index);
             let l = Stream::new(self.seed, &name).beta(self.set.mix_beta, self.set.mix_beta);
             l.max(1.0 - l) as f32

@@ -17,7 +17,7 @@ use crate::ops::contrastive::unit_rows;
 use crate::ops::linear::linear;
 use crate::ops::predict::argmax;
 use crate::ops::rows::join;
-use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -82,7 +82,7 @@ fn make(subject: &mut Subject) -> Result<Made> {
         lines.push(Series { name: name.into(), points });
     }
     let (title, x, y) = ("Nearest neighbours, layer by layer", "layer", "1-nn accuracy (%)");
-    let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, Kind::Lines, &lines)?;
+    let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, PlotKind::Lines, &lines)?;
     Ok(Made { csv, svg, facts })
 }
 

@@ -6,10 +6,10 @@
 
 use super::{Attacked, Figure, Made, Subject, logits};
 use crate::error::Result;
-use crate::method::common::align::reduced;
+use crate::method::common::perturbation::reduced;
 use crate::ops::margin::margin;
 use crate::report::histogram::{Histograms, histograms, outline};
-use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::tape::Tape;
 
 pub const FIGURE: Figure = Figure {
@@ -47,7 +47,7 @@ fn make(subject: &mut Subject) -> Result<Made> {
         .map(|(name, counts)| Series { name: name.clone(), points: outline(edges, counts) })
         .collect();
     let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
-    let svg = draw(&axes, Kind::Lines, &series)?;
+    let svg = draw(&axes, PlotKind::Lines, &series)?;
     let percent = |n: usize| 100.0 * n as f64 / lists[0].len().max(1) as f64;
     let wrong = |(name, list): (&String, &Vec<f32>)| {
         (format!("margin not above 0 at {name} (%)"), percent(list.iter().filter(|m| **m <= 0.0).count()))

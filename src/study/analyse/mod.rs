@@ -209,7 +209,7 @@ fn untrained(n: usize) -> Subject {
     let device = Device::host().unwrap();
     let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
-    let net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+    let net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
     let mut config = crate::method::load_recipe("digits").unwrap().config;
     config.apply(&[("batch", "20")]).unwrap();
     let resident = || DeviceDataset::new(&device, &images).unwrap();

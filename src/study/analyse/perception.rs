@@ -10,10 +10,10 @@
 
 use super::{Attacked, Figure, Made, Subject, logits};
 use crate::error::Result;
-use crate::method::common::align::reduced;
+use crate::method::common::perturbation::reduced;
 use crate::ops::mse::mse_per_row;
 use crate::ops::predict::correct;
-use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::report::plot::{Axes, PlotKind, Series, draw};
 
 pub const FIGURE: Figure = Figure {
     name: "perception",
@@ -79,7 +79,7 @@ fn make(subject: &mut Subject) -> Result<Made> {
         y: "logit MSE to the clean image",
         ..Axes::default()
     };
-    let svg = draw(&axes, Kind::Lines, &some().map(line).collect::<Vec<_>>())?;
+    let svg = draw(&axes, PlotKind::Lines, &some().map(line).collect::<Vec<_>>())?;
     let fact = |group: &Group| {
         (format!("logit MSE of x and x', {} ({} images)", group.name, group.images), group.mse[STEPS])
     };

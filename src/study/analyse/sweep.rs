@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::config::recipe::{Recipe, Reference};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::report::plot::{Axes, Kind, Series, draw};
+use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::run::observer::Observer;
 use crate::study::compare::{self, Table};
 use crate::train;
@@ -84,7 +84,7 @@ fn made(table: &Table) -> Result<Made> {
     }
     let (title, x, y) =
         ("Trained with a part of the perturbation", "boundary samples | others", "accuracy (%)");
-    let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, Kind::Bars, &bars)?;
+    let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, PlotKind::Bars, &bars)?;
     Ok(Made { csv, svg, facts })
 }
 

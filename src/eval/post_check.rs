@@ -1,8 +1,8 @@
-//! The last word on stored adversarial images: are they in the ball, are they images, and does the network
-//! still say what was reported?
+//! Verification after the last attack: the stored adversarial images lie in the ball and in [0,1], and the
+//! network classifies them as reported.
 
-use super::protocol::Images;
-use super::verdict::Outcomes;
+use super::outcome::PointOutcomes;
+use super::protocol::AdvImages;
 use crate::attack::{Ball, Model, Norm, logits};
 use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
@@ -13,21 +13,20 @@ use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// What became of the checks.
+/// The result of the checks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// Whether all of them hold.
     pub passed: bool,
-    /// The largest distance of an image from its clean one, in the norm; the largest float where one is not a
-    /// number.
+    /// The largest distance of an image from its clean one, in the norm; the largest float where one is NaN.
     pub largest_distance: f64,
-    /// Images that are farther away than eps and the rounding of one float32 operation a pixel.
+    /// Images that are farther away than eps and the rounding of one float32 operation per pixel.
     pub outside_ball: usize,
-    /// Images with a pixel below 0, above 1 or not a number.
+    /// Images with a pixel below 0, above 1 or NaN.
     pub outside_box: usize,
-    /// Points whose fresh prediction is not what was reported.
+    /// Points whose fresh prediction differs from the reported one.
     pub other_outcome: usize,
-    /// Points with a logit that is infinite or not a number: what the network says of them means nothing.
+    /// Points with a logit that is infinite or NaN: the prediction means nothing.
     #[serde(default)]
     pub no_logits: usize,
 }
@@ -46,7 +45,7 @@ impl Default for Verification {
 }
 
 impl Verification {
-    /// Adds the outcome for other points.
+    /// Adds the result for other points.
     pub fn join(&mut self, other: &Verification) {
         self.largest_distance = self.largest_distance.max(other.largest_distance);
         self.outside_ball += other.outside_ball;
@@ -56,7 +55,7 @@ impl Verification {
         self.passed = self.outside_ball + self.outside_box + self.other_outcome + self.no_logits == 0;
     }
 
-    /// What failed, in one line.
+    /// The failures, in one line; `None` where all checks passed.
     pub fn complaint(&self) -> Option<String> {
         let Verification { largest_distance, outside_ball, outside_box, other_outcome, no_logits, .. } = self;
         let largest =
@@ -70,17 +69,18 @@ impl Verification {
     }
 }
 
-/// Checks all images of `range`: the stored ones, and the clean ones of points that no attack broke. Also the
-/// fresh predictions.
+/// Checks all images of `range`: the stored ones, and the clean ones of robust points. Also returns the fresh
+/// predictions.
 pub fn verify(
     model: &mut dyn Model,
     data: &DeviceDataset,
     range: Range<usize>,
     ball: Ball,
-    (images, outcomes): (&Images, &Outcomes),
+    images: &AdvImages,
+    outcomes: &PointOutcomes,
     batch: usize,
 ) -> Result<(Verification, Vec<i32>)> {
-    let (mut found, mut predictions) = (Verification::default(), Vec::with_capacity(range.len()));
+    let (mut verification, mut predictions) = (Verification::default(), Vec::with_capacity(range.len()));
     let points: Vec<usize> = (0..range.len()).collect();
     for points in points.chunks(batch.max(1)) {
         let indices: Vec<i32> = points.iter().map(|point| (range.start + point) as i32).collect();
@@ -102,7 +102,7 @@ pub fn verify(
         for (((clean, adv), point), ((class, finite), label)) in rows.zip(points).zip(answers) {
             let (distance, allowed) = distance(ball, clean, adv);
             let inside = distance <= allowed;
-            found.join(&Verification {
+            verification.join(&Verification {
                 passed: true,
                 largest_distance: if distance.is_nan() { f64::MAX } else { distance },
                 outside_ball: !inside as usize,
@@ -113,17 +113,17 @@ pub fn verify(
         }
         predictions.extend(fresh);
     }
-    Ok((found, predictions))
+    Ok((verification, predictions))
 }
 
-/// How far two images are apart, and how far they may be: eps and one unit in the last place of each pixel;
-/// in L2 also what float32 sums of that length lose.
+/// The distance of two images, and the largest that is allowed: eps and one unit in the last place of each
+/// pixel; in L2 also the rounding of float32 sums of that length.
 fn distance(Ball { norm, eps }: Ball, clean: &[f32], adv: &[f32]) -> (f64, f64) {
     let changes =
         || clean.iter().zip(adv).map(|(a, b)| (*b as f64 - *a as f64, ulp(a.abs().max(b.abs()).max(eps))));
     let eps = eps as f64;
     match norm {
-        // The one change that exceeds what is allowed decides; NaN is no number that max knows.
+        // The change that exceeds its allowance most decides; f64::max would ignore NaN.
         Norm::Linf => changes().fold((0.0, eps), |(most, allowed), (d, ulp)| match d.abs() {
             d if d.is_nan() => (f64::NAN, allowed),
             d if d - ulp > most - (allowed - eps) => (d, eps + ulp),

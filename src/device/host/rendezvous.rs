@@ -1,4 +1,4 @@
-//! Who waits for whom: barriers of a block, and warp operations among the lanes of a mask.
+//! Rendezvous of threads: barriers of a block, and warp operations among the lanes of a mask.
 
 use super::switch::Fiber;
 use std::ffi::{CStr, c_char, c_int};
@@ -6,7 +6,7 @@ use std::ptr::{null, null_mut};
 
 const WARP: usize = 32;
 
-/// What a thread waits for.
+/// The rendezvous that a thread waits for.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Wait {
@@ -16,7 +16,7 @@ pub(super) struct Wait {
     pub lane: u32,
     pub line: c_int,
     pub file: *const c_char,
-    /// What the thread brings; once it has met the others, what the operation gives it.
+    /// The thread's operand; after the rendezvous, the result of the operation.
     pub value: u64,
     /// The fiber that goes on with the thread.
     pub fiber: *mut Fiber,
@@ -27,8 +27,8 @@ pub(super) struct Wait {
 pub(super) enum State {
     /// Runs, has ended, or has not started.
     Free,
-    /// Has met everybody it waited for, and goes on in this round.
-    Met,
+    /// Its rendezvous is complete: it goes on in this round.
+    Released,
     Block,
     Sync,
     Shuffle,
@@ -37,7 +37,7 @@ pub(super) enum State {
     Any,
 }
 
-/// The numbers that the shim gives to what a thread can wait for (`SaddleWait`).
+/// States by the shim's number of the operation that a thread waits in (`SaddleWait`).
 pub(super) const STATES: [State; 8] = [
     State::Block,
     State::Sync,
@@ -57,7 +57,7 @@ impl Wait {
         (self.line, self.file) == (other.line, other.file)
     }
 
-    fn meets(&self, other: &Wait) -> bool {
+    fn same_rendezvous(&self, other: &Wait) -> bool {
         (self.state, self.mask) == (other.state, other.mask) && self.same_place(other)
     }
 
@@ -68,26 +68,26 @@ impl Wait {
     }
 }
 
-/// Lets everybody go on whose meeting is complete: their state becomes [`State::Met`], their value the
-/// result. All threads have started; `waits` has one entry a thread. Returns whether anybody goes on: if not,
-/// all have ended. The error explains why nobody can go on.
-pub(super) fn meet(waits: &mut [Wait]) -> Result<bool, String> {
+/// Releases the threads of every complete rendezvous: their state becomes [`State::Released`], their value
+/// the result. All threads have started; `waits` has one entry a thread. Returns whether any thread was
+/// released: if not, all have ended. The error explains why no waiting thread can go on.
+pub(super) fn release(waits: &mut [Wait]) -> Result<bool, String> {
     let first = waits[0];
     if waits.iter().all(|w| w.state == State::Block && w.same_place(&first)) {
-        waits.iter_mut().for_each(|w| w.state = State::Met);
+        waits.iter_mut().for_each(|w| w.state = State::Released);
         return Ok(true);
     }
     if waits.iter().all(|w| matches!(w.state, State::Free | State::Block)) {
         return incomplete_barrier(waits);
     }
-    let mut anybody = false;
+    let mut any = false;
     let mut explanation = None;
     for (warp, lanes) in waits.chunks_mut(WARP).enumerate() {
-        let existing = u32::MAX >> (WARP - lanes.len());
+        let present = u32::MAX >> (WARP - lanes.len());
         let mut rest = bits(lanes, |w| !matches!(w.state, State::Free | State::Block));
         while rest != 0 {
             let first = lanes[rest.trailing_zeros() as usize];
-            let arrived = bits(lanes, |w| w.meets(&first));
+            let arrived = bits(lanes, |w| w.same_rendezvous(&first));
             rest &= !arrived;
             let place = || first.place();
             if arrived & !first.mask != 0 {
@@ -98,7 +98,7 @@ pub(super) fn meet(waits: &mut [Wait]) -> Result<bool, String> {
                     first.mask
                 ));
             }
-            if first.mask & !existing != 0 {
+            if first.mask & !present != 0 {
                 let lanes = lanes.len();
                 return Err(format!(
                     "{}: mask {:#010x} names lanes that warp {warp} of {lanes} threads does not have",
@@ -108,11 +108,12 @@ pub(super) fn meet(waits: &mut [Wait]) -> Result<bool, String> {
             }
             if arrived == first.mask {
                 complete(lanes, first)?;
-                anybody = true;
+                any = true;
             } else {
                 explanation.get_or_insert_with(|| {
                     format!(
-                        "{}: lanes {arrived:#010x} of warp {warp} wait with mask {:#010x}, but lanes {:#010x} wait elsewhere or ended",
+                        "{}: lanes {arrived:#010x} of warp {warp} wait with mask {:#010x}, but lanes \
+                         {:#010x} wait elsewhere or ended",
                         place(),
                         first.mask,
                         first.mask & !arrived
@@ -121,7 +122,7 @@ pub(super) fn meet(waits: &mut [Wait]) -> Result<bool, String> {
             }
         }
     }
-    if anybody { Ok(true) } else { Err(explanation.unwrap_or_default()) }
+    if any { Ok(true) } else { Err(explanation.unwrap_or_default()) }
 }
 
 /// Why the threads that are left, all at barriers, cannot go on; `false` when none is left.
@@ -142,9 +143,9 @@ fn incomplete_barrier(waits: &[Wait]) -> Result<bool, String> {
     ))
 }
 
-/// Gives every lane of a complete meeting its result.
-fn complete(lanes: &mut [Wait], meeting: Wait) -> Result<(), String> {
-    let mask = meeting.mask;
+/// Releases the lanes of a complete rendezvous, each with its result.
+fn complete(lanes: &mut [Wait], rendezvous: Wait) -> Result<(), String> {
+    let mask = rendezvous.mask;
     let mut values = [0u64; WARP];
     lanes.iter().zip(&mut values).for_each(|(lane, value)| *value = lane.value);
     let ones = mask & values.iter().enumerate().fold(0, |ones, (l, v)| ones | ((*v != 0) as u32) << l);
@@ -160,9 +161,9 @@ fn complete(lanes: &mut [Wait], meeting: Wait) -> Result<(), String> {
             State::Ballot => ones as u64,
             State::All => (ones == mask) as u64,
             State::Any => (ones != 0) as u64,
-            State::Free | State::Met | State::Block | State::Sync => 0,
+            State::Free | State::Released | State::Block | State::Sync => 0,
         };
-        lane.state = State::Met;
+        lane.state = State::Released;
     }
     Ok(())
 }

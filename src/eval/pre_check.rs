@@ -1,4 +1,4 @@
-//! Signs that a robust accuracy may not be worth much, looked for before the first attack.
+//! Checks before the first attack: signs that a robust accuracy may mean little.
 
 use super::plan::{Plan, Stage};
 use crate::attack::{Model, Objective, logits};
@@ -9,14 +9,14 @@ use crate::ops::augment::Augmentation;
 use crate::tensor::Tensor;
 use std::ops::Range;
 
-/// Images whose logits and gradients are looked at: a number of its own, so that the batch size changes
-/// nothing.
-const LOOKED_AT: usize = 128;
-/// Passes whose logits must agree.
+/// Images whose logits and gradients are checked: independent of the batch size, so that it changes no
+/// warning.
+const SAMPLE: usize = 128;
+/// Passes whose logits must be equal.
 const PASSES: usize = 5;
 
-/// One line for every suspicion.
-pub fn checks(
+/// One line for each suspicion.
+pub fn warnings(
     model: &mut dyn Model,
     data: &DeviceDataset,
     range: Range<usize>,
@@ -28,8 +28,8 @@ pub fn checks(
         data.batch(&Buffer::from_slice(data.device(), &indices)?, &Augmentation::none())
     };
     let mut outside = 0;
-    for start in range.clone().step_by(LOOKED_AT) {
-        let (x, _) = batch(start..range.end.min(start + LOOKED_AT))?;
+    for start in range.clone().step_by(SAMPLE) {
+        let (x, _) = batch(start..range.end.min(start + SAMPLE))?;
         outside += rows(&x)?.iter().filter(|image| !image.iter().all(|v| (0.0..=1.0).contains(v))).count();
     }
     if outside > 0 {
@@ -38,7 +38,7 @@ pub fn checks(
             range.len()
         ));
     }
-    let (x, y) = batch(range.start..range.end.min(range.start + LOOKED_AT))?;
+    let (x, y) = batch(range.start..range.end.min(range.start + SAMPLE))?;
     let first = rows(&logits(model, &x)?)?;
     let bits = |rows: &[Vec<f32>]| rows.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
     let mut random = false;
@@ -47,7 +47,7 @@ pub fn checks(
     }
     if random && plan.version != "rand" {
         lines.push(format!(
-            "the logits of {PASSES} passes over the same images differ: use autoattack-rand for a network that is random"
+            "the logits of {PASSES} passes over the same images differ: use autoattack-rand for a randomized defense"
         ));
     }
     let probabilities = |row: &Vec<f32>| {
@@ -56,7 +56,7 @@ pub fn checks(
     };
     if first.iter().all(probabilities) {
         lines.push(
-            "the outputs look like probabilities: attacks need logits, without a softmax behind them".into(),
+            "the outputs look like probabilities: attacks need logits, without a softmax after them".into(),
         );
     }
     let grad = rows(&Objective::CrossEntropy.evaluate(model, &x, &y)?.grad)?;
@@ -71,16 +71,16 @@ pub fn checks(
     Ok(lines)
 }
 
-/// What an attack lacks when there are K classes.
+/// The warning about an attack that lacks classes.
 fn few_classes(stage: &Stage, classes: usize) -> Option<String> {
-    let (name, least) = (&stage.about, stage.attack.min_classes());
-    if classes < least {
-        return Some(format!("{name} is skipped: its loss needs {least} classes, and there are {classes}"));
+    let (name, min) = (&stage.about, stage.attack.min_classes());
+    if classes < min {
+        return Some(format!("{name} is skipped: its loss needs {min} classes, and there are {classes}"));
     }
     let targeted = stage.attack.targeted()?;
-    let (wanted, there) = (targeted.targets(), targeted.target_ranks(classes).count());
-    (there < wanted)
-        .then(|| format!("{name} has {there} targets instead of {wanted}: there are {classes} classes"))
+    let (wanted, possible) = (targeted.targets(), targeted.target_ranks(classes).count());
+    (possible < wanted)
+        .then(|| format!("{name} has {possible} targets instead of {wanted}: there are {classes} classes"))
 }
 
 /// The rows of a tensor `[N,..]`.
