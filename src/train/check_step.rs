@@ -122,13 +122,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
-    let step_config = StepConfig {
-        method,
-        settings: config,
-        awp_gamma: config.awp(*epoch),
-        seed: config.seed,
-        epoch: *epoch,
-    };
+    let step_config = StepConfig { method, set: config, epoch: *epoch };
     let models = &mut Models { net: &mut net, wa: Some(&mut wa) };
     let done = differentiate(models, &batch, &step_config, &FixedNoise { noise, mix })?;
 

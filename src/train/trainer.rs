@@ -179,13 +179,7 @@ impl<'a> Trainer<'a> {
         let views = (self.method.views)(config);
         let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
-        let step_config = StepConfig {
-            method: self.method,
-            settings: config,
-            awp_gamma: config.awp(epoch),
-            seed: config.seed,
-            epoch,
-        };
+        let step_config = StepConfig { method: self.method, set: config, epoch };
         let sgd = Sgd {
             lr: self.schedule.lr(time) as f32,
             momentum: config.momentum,
