@@ -9,7 +9,7 @@ use std::path::Path;
 pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], isas: &[InstructionSet]) {
     let mut text = String::new();
     let kernels_dir = root.join("kernels");
-    writeln!(text, "/// The names of the instruction sets that kernels were compiled for, from the least to the most able.").ok();
+    writeln!(text, "/// The instruction sets that kernels are compiled for, from lowest to highest.").ok();
     let plain: Vec<&str> =
         isas.iter().map(|i| i.name).filter(|name| *name != crate::host::CUDA_SHAPES).collect();
     writeln!(text, "pub const INSTRUCTION_SETS: [&str; {}] = {plain:?};", plain.len()).ok();
@@ -24,29 +24,43 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     for header in crate::list(&kernels_dir.join("lib"), "cuh") {
         writeln!(text, "    (\"lib/{}.cuh\", include_str!({:?})),", crate::stem(&header), header).ok();
     }
-    writeln!(text, "];\n/// Every kernel source.\npub static SOURCES: &[Source] = &[").ok();
+    writeln!(text, "];").ok();
+    modules_of(&mut text, sources, shared, isas);
+    write(out, "kernels.rs", &text);
+}
+
+/// `conformance.rs`: the same for the kernels of `kernels/conformance`, which test the devices.
+pub fn conformance(out: &Path, sources: &[Source], shared: &[Config], isas: &[InstructionSet]) {
+    let mut text = String::new();
+    modules_of(&mut text, sources, shared, isas);
+    write(out, "conformance.rs", &text);
+}
+
+/// The table of sources, and a module for each.
+fn modules_of(text: &mut String, sources: &[Source], shared: &[Config], isas: &[InstructionSet]) {
+    let table: Vec<String> = sources.iter().map(|source| format!("&{}::SOURCE", source.stem)).collect();
+    writeln!(text, "/// Every kernel source.\npub static SOURCES: &[&Source] = &[{}];", table.join(", "))
+        .ok();
     for source in sources {
-        let names: Vec<String> =
-            source.kernels.iter().map(|k| format!("&{}::{}", source.stem, k.name.to_uppercase())).collect();
         writeln!(
             text,
-            "    Source {{ file: \"{}.cu\", text: include_str!({:?}), kernels: &[{}] }},",
-            source.stem,
+            "/// Launchers and constants of `kernels/{}`.\npub mod {} {{\n    use super::*;",
+            source.file, source.stem
+        )
+        .ok();
+        let names: Vec<String> =
+            source.kernels.iter().map(|k| format!("&{}", k.name.to_uppercase())).collect();
+        writeln!(
+            text,
+            "    pub(crate) static SOURCE: Source = Source {{\n        file: {:?},\n        \
+             text: include_str!({:?}),\n        kernels: &[{}],\n    }};",
+            source.file,
             source.path,
             names.join(", ")
         )
         .ok();
-    }
-    writeln!(text, "];").ok();
-    for (index, source) in sources.iter().enumerate() {
-        writeln!(
-            text,
-            "/// Launchers and constants of `kernels/{}.cu`.\npub mod {} {{\n    use super::*;",
-            source.stem, source.stem
-        )
-        .ok();
         for config in &source.configs {
-            constant(&mut text, "    ", config);
+            constant(text, "    ", config);
         }
         writeln!(text, "    unsafe extern \"C\" {{").ok();
         for (kernel, isa) in source.kernels.iter().flat_map(|k| isas.iter().map(move |i| (k, i))) {
@@ -54,11 +68,10 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
         }
         writeln!(text, "    }}").ok();
         for kernel in &source.kernels {
-            launcher(&mut text, source, index, kernel, shared, isas);
+            launcher(text, source, kernel, shared, isas);
         }
         writeln!(text, "}}").ok();
     }
-    write(out, "kernels.rs", &text);
 }
 
 fn constant(text: &mut String, indent: &str, config: &Config) {
@@ -71,14 +84,7 @@ fn constant(text: &mut String, indent: &str, config: &Config) {
     .ok();
 }
 
-fn launcher(
-    text: &mut String,
-    source: &Source,
-    index: usize,
-    kernel: &Kernel,
-    shared: &[Config],
-    isas: &[InstructionSet],
-) {
+fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Config], isas: &[InstructionSet]) {
     let per_device = |what: &str, value: &str| match value.parse::<u32>() {
         Ok(n) => format!("PerDevice {{ cuda: {n}, host: {n} }}"),
         Err(_) => {
@@ -100,27 +106,64 @@ fn launcher(
     let upper = kernel.name.to_uppercase();
     writeln!(
         text,
-        "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", file: \"{stem}.cu\", source: {index}, doc: {doc:?}, \
-         signature: \"{name}({signature})\", threads: {threads}, dynamic: {dynamic}, host: [{host}] }};",
+        "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", \
+         source: &SOURCE, doc: {doc:?}, signature: \"{name}({signature})\", threads: {threads}, \
+         dynamic: {dynamic}, host: [{host}] }};",
         name = kernel.name,
-        stem = source.stem,
         doc = kernel.doc,
         signature = signature.join(", "),
         host = host.join(", "),
     )
     .ok();
-    let params: Vec<String> = kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p))).collect();
-    let args: Vec<String> = kernel.params.iter().map(|p| format!("{}.arg()", p.name)).collect();
+    let params: Vec<String> =
+        kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p, "&"))).collect();
+    let args: Vec<String> = kernel.params.iter().map(|p| argument(p, &upper)).collect();
+    let (params, args) = (params.join(", "), args.join(", "));
+    let short = kernel.name.strip_prefix(&format!("{}_", source.stem)).unwrap_or(&kernel.name);
     writeln!(text, "    /// {}", kernel.doc.replace('[', "\\[").replace(']', "\\]")).ok();
-    writeln!(text, "    #[allow(clippy::too_many_arguments)]").ok();
+    if kernel.params.len() <= MOST_POSITIONAL {
+        writeln!(
+            text,
+            "    #[allow(clippy::too_many_arguments)]\n    pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) -> Result<()> {{\n        \
+             device.launch(&{upper}, grid.into(), &[{args}])\n    }}"
+        )
+        .ok();
+        return;
+    }
+    let name = camel_case(short);
+    let fields: Vec<String> =
+        kernel.params.iter().map(|p| format!("        pub {}: {},", p.name, rust_type(p, "&'a "))).collect();
+    let names: Vec<&str> = kernel.params.iter().map(|p| p.name.as_str()).collect();
     writeln!(
         text,
-        "    pub fn {}(device: &Device, grid: impl Into<Grid>, {}) -> Result<()> {{\n        device.launch(&{upper}, grid.into(), &[{}])\n    }}",
-        kernel.name,
-        params.join(", "),
-        args.join(", ")
+        "    pub struct {name}<'a> {{\n{fields}\n    }}\n    impl {name}<'_> {{\n        \
+         pub fn launch(self, device: &Device, grid: impl Into<Grid>) -> Result<()> {{\n            \
+         let {name} {{ {names} }} = self;\n            \
+         device.launch(&{upper}, grid.into(), &[{args}])\n        }}\n    }}",
+        fields = fields.join("\n"),
+        names = names.join(", "),
     )
     .ok();
+}
+
+/// A launcher of more parameters takes them by name, as the fields of a struct.
+const MOST_POSITIONAL: usize = 8;
+
+fn camel_case(name: &str) -> String {
+    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
+    name.split('_').map(word).collect()
+}
+
+/// The bits of a parameter of this name.
+fn argument(param: &Param, kernel: &str) -> String {
+    let name = &param.name;
+    match &param.pointer {
+        None if param.scalar.c == "int" => format!("narrowed(&{kernel}, \"{name}\", {name})?.arg()"),
+        Some(p) if p.mutable && !p.nullable && param.scalar.c == "float" => {
+            format!("{name}.output()?.arg()")
+        }
+        _ => format!("{name}.arg()"),
+    }
 }
 
 fn c_type(param: &Param) -> String {
@@ -134,35 +177,22 @@ fn c_type(param: &Param) -> String {
     }
 }
 
-fn rust_type(param: &Param) -> String {
+/// The type of a launcher's parameter, with `reference` as `&` or `&'a `.
+fn rust_type(param: &Param, reference: &str) -> String {
     let scalar = param.scalar.rust;
     match &param.pointer {
+        None if param.scalar.c == "int" => "usize".into(),
         None => scalar.into(),
+        Some(p) if p.mutable && !p.nullable && scalar == "f32" => format!("{reference}mut dyn Output"),
         Some(p) => {
-            let reference = format!("&{}Buffer<{scalar}>", if p.mutable { "mut " } else { "" });
-            if p.nullable { format!("Option<{reference}>") } else { reference }
+            let mutable = if p.mutable { "mut " } else { "" };
+            let pointer = format!("{reference}{mutable}Buffer<{scalar}>");
+            if p.nullable { format!("Option<{pointer}>") } else { pointer }
         }
     }
 }
 
-/// `ops.rs` or `method.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and
-/// helpers excepted), and the list of their names as a macro that calls another macro with it.
-pub fn modules(root: &Path, out: &Path, folder: &str) {
-    let files = crate::list(&root.join("src").join(folder), "rs");
-    let names: Vec<(String, &Path)> = files
-        .iter()
-        .map(|f| (crate::stem(f), f.as_path()))
-        .filter(|(stem, _)| !["mod", "prelude", "testing", "oracle"].contains(&stem.as_str()))
-        .collect();
-    let mut text = String::new();
-    for (name, path) in &names {
-        writeln!(text, "#[path = {path:?}]\npub mod {name};").ok();
-    }
-    let list: Vec<&str> = names.iter().map(|(n, _)| n.as_str()).collect();
-    writeln!(text, "/// Calls `$macro!` with the names of all files of this folder.\n#[allow(unused_macros)]\nmacro_rules! every {{\n    ($macro:ident) => {{ $macro!({}) }};\n}}", list.join(", ")).ok();
-    write(out, &format!("{folder}.rs"), &text);
-}
-
+/// `ops.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and
 /// `recipes.rs`: the recipes of `recipes/*.toml`, embedded.
 pub fn recipes(root: &Path, out: &Path) {
     let mut text = String::from(

@@ -63,9 +63,9 @@ const FLAGS: &[&str] = &[
     "-Werror=return-type",
 ];
 
-/// Compiles every source for every instruction set (in parallel, and only what changed) and tells cargo to
-/// link the result.
-pub fn compile(root: &Path, out: &Path, sources: &[Source], isas: &[InstructionSet]) {
+/// Compiles every source for every instruction set (in parallel, and only what changed), tells cargo to link
+/// those of `sources`, and leaves those of `conformance` in an archive of their own, which unit tests link.
+pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Source], isas: &[InstructionSet]) {
     println!("cargo:rerun-if-env-changed=CXX");
     let compiler = cc::Build::new().cpp(true).cargo_metadata(false).get_compiler();
     let kernels = root.join("kernels");
@@ -93,10 +93,10 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], isas: &[InstructionS
         headers,
         &[],
     ));
-    for source in sources {
+    for source in sources.iter().chain(conformance) {
         let text = crate::read(&source.path);
         for isa in isas {
-            let stem = format!("{}_{}", source.stem, isa.name);
+            let stem = format!("{}_{}", source.identifier(), isa.name);
             jobs.push(Job::new(out, &stem, translation_unit(source, isa), &text, headers, isa.flags));
         }
     }
@@ -111,11 +111,14 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], isas: &[InstructionS
             });
         }
     });
-    let mut archive = cc::Build::new();
-    for job in &jobs {
-        archive.object(&job.object);
+    let (product, conformance) = jobs.split_at(1 + sources.len() * isas.len());
+    for (name, jobs) in [("saddle_kernels", product), ("saddle_conformance", conformance)] {
+        let mut archive = cc::Build::new();
+        for job in jobs {
+            archive.object(&job.object);
+        }
+        archive.cargo_metadata(false).compile(name);
     }
-    archive.cargo_metadata(false).compile("saddle_kernels");
     println!("cargo:rustc-link-search=native={}", out.display());
     println!("cargo:rustc-link-lib=static:+whole-archive=saddle_kernels");
     println!("cargo:rustc-link-lib=m");
@@ -170,14 +173,16 @@ impl Job {
 /// Vec is not even passed in the same way.
 fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
     let mut unit = format!(
-        "// Written by build.rs from {0}.cu.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n#ifdef __x86_64__\n\
-         #include <immintrin.h>\n#endif\nnamespace saddle_{0}_{1} {{\n#include \"lib/common.cuh\"\n",
-        source.stem, isa.name
+        "// Written by build.rs from {0}.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n#ifdef __x86_64__\n\
+         #include <immintrin.h>\n#endif\nnamespace saddle_{1}_{2} {{\n#include \"lib/common.cuh\"\n",
+        source.file,
+        source.identifier(),
+        isa.name
     );
     for kernel in &source.kernels {
         unit += &format!("#define {0} {0}_{1}\n", kernel.name, isa.name);
     }
-    unit += &format!("#include \"{}.cu\"\n", source.stem);
+    unit += &format!("#include \"{}\"\n", source.file);
     for kernel in &source.kernels {
         unit += &trampoline(kernel, isa);
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 /// One `.cu` file.
 pub struct Source {
     pub path: PathBuf,
+    /// The path inside `kernels/`, such as `kl.cu` or `conformance/math.cu`.
+    pub file: String,
     pub stem: String,
     /// The constants of the file and of the headers that it includes, except those of `lib/common.cuh`.
     pub configs: Vec<Config>,
@@ -49,9 +51,13 @@ pub struct Scalar {
     pub rust: &'static str,
 }
 
-const SCALARS: [Scalar; 5] = [
+/// An `int` of a parameter list is a size, a count or a place, never negative: `usize` in Rust. Where it may
+/// be negative, the kernel says `signed int`.
+const SCALARS: [Scalar; 7] = [
     Scalar { c: "float", rust: "f32" },
     Scalar { c: "int", rust: "i32" },
+    Scalar { c: "signed int", rust: "i32" },
+    Scalar { c: "bool", rust: "bool" },
     Scalar { c: "uint8_t", rust: "u8" },
     Scalar { c: "uint32_t", rust: "u32" },
     Scalar { c: "uint64_t", rust: "u64" },
@@ -59,8 +65,7 @@ const SCALARS: [Scalar; 5] = [
 
 const MARK: &str = "extern \"C\" __global__ __launch_bounds__(";
 
-/// Reads a `.cu` file of the folder `kernels`; panics with file and reason, which cargo prints as the build
-/// error.
+/// Reads a `.cu` file under `kernels_dir`; panics with file and reason, which cargo prints as the build error.
 pub fn source(kernels_dir: &Path, path: &Path) -> Source {
     let text = crate::read(path);
     let fail = |why: String| -> ! { panic!("{}: {why}", path.display()) };
@@ -103,7 +108,15 @@ pub fn source(kernels_dir: &Path, path: &Path) -> Source {
     for header in headers(kernels_dir, &text).iter().filter(|header| *header != "lib/common.cuh") {
         configs.extend(self::configs(&crate::read(&kernels_dir.join(header))));
     }
-    Source { path: path.to_owned(), stem: crate::stem(path), configs, kernels }
+    let file = path.strip_prefix(kernels_dir).unwrap_or(path).to_string_lossy().into_owned();
+    Source { path: path.to_owned(), file, stem: crate::stem(path), configs, kernels }
+}
+
+impl Source {
+    /// The path inside `kernels/` as an identifier.
+    pub fn identifier(&self) -> String {
+        self.file.trim_end_matches(".cu").replace('/', "_")
+    }
 }
 
 /// The PER_DEVICE lines of a file.
@@ -153,6 +166,6 @@ fn param(text: &str) -> Option<Param> {
     let name = words.pop()?.to_owned();
     let mut take = |word: &str| words.iter().position(|w| *w == word).map(|at| words.remove(at)).is_some();
     let (constant, nullable, pointer) = (take("const"), take("NULLABLE"), take("*"));
-    let scalar = SCALARS.iter().find(|s| words == [s.c])?;
+    let scalar = SCALARS.iter().find(|s| words.join(" ") == s.c)?;
     Some(Param { name, scalar, pointer: pointer.then_some(Pointer { mutable: !constant, nullable }) })
 }

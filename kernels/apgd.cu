@@ -107,7 +107,7 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void apgd_step_l2(
 // at x_0
 extern "C" __global__ __launch_bounds__(JUDGE_THREADS) void apgd_judge(
     const float* loss, const int* held, const int* right, float* memory, int* success, int* verdict,
-    float eps, int first, int window, int n) {
+    float eps, bool first, int window, int n) {
   const int end = min(n, static_cast<int>(blockIdx.x + 1) * IMAGES);
   for (int i = blockIdx.x * IMAGES + threadIdx.x; i < end; i += JUDGE_THREADS) {
     Memory* image = reinterpret_cast<Memory*>(memory + i * MEMORY);

@@ -30,7 +30,7 @@ INLINE void convert(
 // a batch of `views` views as floats: gathered, cropped, flipped
 extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_images(
     const uint8_t* data, const int* images, const float* scale, const float* shift, float* out, uint64_t key,
-    int known, int per_view, int height, int width, int channels, int pad, int reflect, int flip) {
+    int known, int per_view, int height, int width, int channels, int pad, bool reflect, bool flip) {
   const int sample = blockIdx.x, image = images[sample % per_view], pixels = height * width;
   out += sample * pixels * channels;
   const bool exists = image >= 0 && image < known;
@@ -73,7 +73,7 @@ extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_images(
 }
 
 // labels[indices[i]], -1 where there is none
-extern "C" __global__ __launch_bounds__(256) void augment_labels(
+extern "C" __global__ __launch_bounds__(256) void augment_gather_i32(
     const int* labels, const int* indices, int* out, int known, int n) {
   const int i = blockIdx.x * 256 + threadIdx.x;
   if (i < n) out[i] = indices[i] >= 0 && indices[i] < known ? labels[indices[i]] : -1;

@@ -238,7 +238,7 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void batch_norm_fol
 // y = (x - mean) scale + shift, then ReLU with a bit mask if asked
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_apply(
     const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, NULLABLE const int* existing,
-    int per_image, int rows, int channels, int relu) {
+    int per_image, int rows, int channels, bool relu) {
   const bool aligned = rows_aligned(channels);
   const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
@@ -337,7 +337,7 @@ extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_sums_f
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_backward(
     const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats,
     NULLABLE const float* coefficients, float* grad_in, NULLABLE const int* existing, int per_image, int rows,
-    int channels, int accumulate) {
+    int channels, bool accumulate) {
   const bool aligned = rows_aligned(channels);
   const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {

@@ -40,7 +40,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_units(
 // df (+)= the gradient of contrastive_units
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_units_backward(
     const float* grad_units, const float* units, const float* norms, float* grad_in, float floor, int n,
-    int d, int accumulate) {
+    int d, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   grad_units += row * d;
@@ -56,7 +56,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_units_back
 
 // loss per anchor; `clean` and `adv`, <u_i, u_a> for the members of the set, become d loss_i / d <u_i, u_a>
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_rows(
-    float* clean, NULLABLE float* adv, const int* labels, float* loss, float sharpness, int n) {
+    float* clean, NULLABLE float* adv, const int* labels, float* loss, float inv_temp, int n) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   clean += row * n;
@@ -71,12 +71,12 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_rows(
     }
   };
   float top = -INFINITY;
-  each([&](float& s, bool) { top = fmaxf(top, sharpness * s); });
+  each([&](float& s, bool) { top = fmaxf(top, inv_temp * s); });
   top = warp_max<LANES>(top);
   // From here on similarities are relative to the largest one.
   float sum = 0.0f, positive_sum = 0.0f, positives = 0.0f;
   each([&](float& s, bool positive) {
-    const float relative = sharpness * s - top;
+    const float relative = inv_temp * s - top;
     if (positive) {
       positive_sum += relative;
       positives += 1.0f;
@@ -89,7 +89,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void contrastive_rows(
   positive_sum = warp_sum<LANES>(positive_sum);
   if (lane == 0) loss[row] = logf(sum) - share * positive_sum;
   const float inverse = 1.0f / sum;
-  each([&](float& s, bool positive) { s = sharpness * (inverse * s - (positive ? share : 0.0f)); });
+  each([&](float& s, bool positive) { s = inv_temp * (inverse * s - (positive ? share : 0.0f)); });
   if (adv && row % LANES == lane) adv[row] = 0.0f;
 }
 

@@ -27,7 +27,7 @@ PER_DEVICE(NARROW_CHANNELS, 4, 4);   // most input channels
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
 extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
     const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual,
-    float* y, NULLABLE uint8_t* relu_mask, NULLABLE const int* existing, int relu, int images, int height,
+    float* y, NULLABLE uint8_t* relu_mask, NULLABLE const int* existing, bool relu, int images, int height,
     int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w,
     int stride, int pad) {
   const int valid = existing_images(existing, images);
@@ -49,7 +49,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
 // dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x).
 extern "C" __global__ __launch_bounds__(THREADS) void conv2d_input_grad(
     const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in,
-    NULLABLE const int* existing, int accumulate, int images, int height, int width, int channels,
+    NULLABLE const int* existing, bool accumulate, int images, int height, int width, int channels,
     int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
   const int valid = existing_images(existing, images);
   const Geometry g = {valid, images,   out_height, out_width, out_channels, height,
@@ -111,7 +111,7 @@ INLINE void narrow_pixel(
 // dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the
 // forward pass.
 extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_narrow(
-    const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* existing, int accumulate,
+    const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* existing, bool accumulate,
     int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
     int kernel_h, int kernel_w, int stride, int pad) {
   const int valid = existing_images(existing, images);
@@ -145,7 +145,7 @@ extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_n
 // transposed = 1: of input channels with rows (tap, output channel).
 extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
     const float* w, NULLABLE const float* scale, float* panels, int out_channels, int taps, int in_channels,
-    int transposed) {
+    bool transposed) {
   const int columns = transposed ? in_channels : out_channels;
   const int depth = transposed ? out_channels : in_channels;
   const int width = panel_width(columns);

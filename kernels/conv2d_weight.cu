@@ -292,7 +292,7 @@ INLINE void weight_tile(
 // One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out
 // [splits,Cout,kh,kw,Cin]. With `existing`, N is *existing.
 extern "C" __global__ __launch_bounds__(WEIGHT_THREADS) void conv2d_weight_grad(
-    const float* x, const float* grad_out, float* out, NULLABLE const int* existing, int accumulate,
+    const float* x, const float* grad_out, float* out, NULLABLE const int* existing, bool accumulate,
     int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
     int kernel_h, int kernel_w, int stride, int pad) {
   images = existing_images(existing, images);
@@ -315,7 +315,7 @@ extern "C" __global__ __launch_bounds__(WEIGHT_THREADS) void conv2d_weight_grad(
 
 // out[i] (+)= sum over s of parts[s, i], i < n.
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void conv2d_weight_reduce(
-    const float* parts, float* out, int splits, int n, int accumulate) {
+    const float* parts, float* out, int splits, int n, bool accumulate) {
   each_vec(n, [=](int i, int count) {
     Vec sum = vec_splat(0.0f);
     for (int s = 0; s < splits; s++)

@@ -23,7 +23,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void cross_entropy_forward(
 // dz (+)= factor * dout * (softmax(z) - onehot(label))
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void cross_entropy_backward(
     const float* grad_out, const float* logits, const int* labels, float* grad_in, int stride, float factor,
-    int n, int k, int accumulate) {
+    int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const LogSoftmax log_p(logits + row * k, 1.0f, lane, k);

@@ -60,7 +60,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void dlr_forward(
 // dz (+)= factor * dout * the gradient of numerator and denominator
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void dlr_backward(
     const float* grad_out, const float* logits, const int* labels, NULLABLE const int* targets,
-    float* grad_in, int stride, float factor, int n, int k, int accumulate) {
+    float* grad_in, int stride, float factor, int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Ratio ratio(logits + row * k, labels[row], targets, row, lane, k);

@@ -96,7 +96,7 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void fab_keep_l2(
 // by |w|_2; first: replace always
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void fab_nearest(
     const float* w_k, const float* h_k, const int* labels, float* w, float* h, float* distance, int k,
-    int dual, int first, int size) {
+    int dual, bool first, int size) {
   SHARED(float, scratch, SCRATCH);
   const int row = blockIdx.x, start = row * size;
   const bool aligned = rows_aligned(size);

@@ -13,7 +13,7 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void fill_value(flo
 
 // out (+)= factor * x
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void fill_scaled(
-    const float* x, float* out, float factor, int n, int accumulate) {
+    const float* x, float* out, float factor, int n, bool accumulate) {
   each_vec(
       n, [&](int i, int count) { vec_put(out + i, factor * vec_load(x + i, count), count, accumulate); });
 }

@@ -40,7 +40,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_forward(
 
 // dx[n, :, c] (+)= dout[n, c] / pixels
 extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_backward(
-    const float* grad_out, float* grad_in, int pixels, int channels, int accumulate) {
+    const float* grad_out, float* grad_in, int pixels, int channels, bool accumulate) {
   float* image = grad_in + blockIdx.x * pixels * channels;
   each_channel_pack(channels, [&](int c, int count) {
     const Pack gradient = pack_load(grad_out + blockIdx.x * channels + c, count) * (1.0f / pixels);

@@ -34,7 +34,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void kl_forward(
 // du (+)= factor * dout * p * (log p - log q - KL), the gradient of the first side
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void kl_backward_first(
     const float* grad_out, const float* u, const float* v, float* grad_in, int stride, float factor, int n,
-    int k, int accumulate) {
+    int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Pair pair(u + row * k, v + row * k, lane, k);
@@ -48,7 +48,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void kl_backward_first(
 // dv (+)= factor * dout * (q - p), the gradient of the second side
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void kl_backward_second(
     const float* grad_out, const float* u, const float* v, float* grad_in, int stride, float factor, int n,
-    int k, int accumulate) {
+    int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Pair pair(u + row * k, v + row * k, lane, k);

@@ -104,7 +104,7 @@ INLINE void product(
 // dx (+)= dout * weight
 extern "C" __global__ __launch_bounds__(BACKWARD_THREADS) void linear_backward_input(
     const float* grad_out, const float* weight, float* grad_in, int rows, int inputs, int outputs,
-    int accumulate) {
+    bool accumulate) {
   product<TILE>(
       weight, [=](int m, int n) { return grad_out[n * outputs + m]; }, grad_in, rows, outputs, inputs,
       accumulate);
@@ -113,7 +113,7 @@ extern "C" __global__ __launch_bounds__(BACKWARD_THREADS) void linear_backward_i
 // dweight (+)= transposed(dout) * x
 extern "C" __global__ __launch_bounds__(BACKWARD_THREADS) void linear_backward_weight(
     const float* grad_out, const float* x, float* grad_weight, int rows, int inputs, int outputs,
-    int accumulate) {
+    bool accumulate) {
   product<TILE>(
       x, [=](int n, int m) { return grad_out[n * outputs + m]; }, grad_weight, outputs, rows, inputs,
       accumulate);
@@ -121,6 +121,6 @@ extern "C" __global__ __launch_bounds__(BACKWARD_THREADS) void linear_backward_w
 
 // dbias (+)= the column sums of dout
 extern "C" __global__ __launch_bounds__(BACKWARD_THREADS) void linear_backward_bias(
-    const float* grad_out, float* grad_bias, int rows, int outputs, int accumulate) {
+    const float* grad_out, float* grad_bias, int rows, int outputs, bool accumulate) {
   product<1>(grad_out, [](int, int) { return 1.0f; }, grad_bias, 1, rows, outputs, accumulate);
 }

@@ -23,7 +23,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void margin_forward(
 // dz (+)= dmargin at the label, -dmargin at the first largest rival
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void margin_backward(
     const float* grad_out, const float* logits, const int* labels, float* grad_in, float floor, int n, int k,
-    int accumulate) {
+    bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const int label = labels[row];

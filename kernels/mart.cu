@@ -21,7 +21,7 @@ INLINE float rest(const LogSoftmax& log_p, int without, int lane, int k) {
 }
 
 // loss[n] = cross entropy - log(1 - the largest probability of a wrong class + margin)
-extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_bce_forward(
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_boosted_ce_forward(
     const float* logits, const int* labels, float* loss, float margin, int n, int k) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
@@ -32,10 +32,10 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_bce_forward(
   if (lane == 0) loss[row] = label >= 0 && label < k ? -log_q.at(label) - logf(others + margin) : NAN;
 }
 
-// dz' (+)= the gradient of mart_bce_forward
-extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_bce_backward(
+// dz' (+)= the gradient of mart_boosted_ce_forward
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_boosted_ce_backward(
     const float* grad_out, const float* logits, const int* labels, float* grad_in, float margin, int stride,
-    float factor, int n, int k, int accumulate) {
+    float factor, int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const LogSoftmax log_q(logits + row * k, 1.0f, lane, k);
@@ -88,7 +88,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_kl_forward(
 // dz (+)= the gradient of the clean side, through the divergence and the weight
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_kl_backward_clean(
     const float* grad_out, const float* z, const float* z_adv, const int* labels, float* grad_in,
-    float margin, float floor, int stride, float factor, int n, int k, int accumulate) {
+    float margin, float floor, int stride, float factor, int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Weighted pair(z, z_adv, labels, margin, floor, row, lane, k);
@@ -106,7 +106,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_kl_backward_clean
 // dz' (+)= the gradient of the adversarial side
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void mart_kl_backward_adv(
     const float* grad_out, const float* z, const float* z_adv, const int* labels, float* grad_in,
-    float margin, float floor, int stride, float factor, int n, int k, int accumulate) {
+    float margin, float floor, int stride, float factor, int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Weighted pair(z, z_adv, labels, margin, floor, row, lane, k);

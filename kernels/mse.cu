@@ -27,7 +27,7 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void mse_forward(
 // da (+)= factor * dout * (a - b)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void mse_backward(
     const float* grad_out, const float* a, const float* b, float* grad_in, float factor, int n,
-    int accumulate) {
+    bool accumulate) {
   const float gradient = factor * *grad_out;
   each_vec(n, [&](int i, int count) {
     vec_put(grad_in + i, gradient * (vec_load(a + i, count) - vec_load(b + i, count)), count, accumulate);

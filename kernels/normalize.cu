@@ -28,7 +28,7 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void normalize_forw
 
 // dx (+)= factor dy
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void normalize_backward(
-    const float* grad_out, const float* factor, float* grad_in, int channels, int n, int accumulate) {
+    const float* grad_out, const float* factor, float* grad_in, int channels, int n, bool accumulate) {
   each_vec(n, [&](int i, int count) {
     vec_put(
         grad_in + i, vec_load(grad_out + i, count) * periodic_load(factor, i % channels), count, accumulate);

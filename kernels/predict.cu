@@ -47,7 +47,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void predict_ranked(
 
 // total (+)= the sum of flags
 extern "C" __global__ __launch_bounds__(COUNT_THREADS) void predict_count(
-    const int* flags, int* total, int n, int accumulate) {
+    const int* flags, int* total, int n, bool accumulate) {
   SHARED(int, scratch, SCRATCH);
   int sum = 0;
   for (int i = threadIdx.x; i < n; i += COUNT_THREADS) sum += flags[i];

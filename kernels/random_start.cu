@@ -67,7 +67,7 @@ INLINE void each_run(const int* images, uint64_t key, int samples, int per_view,
 
 // out = x + eps U(-1, 1)
 extern "C" __global__ __launch_bounds__(RUN_THREADS) void random_start_uniform(
-    const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int samples,
+    const float* x, const int* images, float* out, uint64_t key, float eps, bool clip, int samples,
     int per_view, int size) {
   each_run(images, key, samples, per_view, size, [&](int at, int count, const Philox<QUADS>& words) {
     float noise[RUN];
@@ -78,7 +78,7 @@ extern "C" __global__ __launch_bounds__(RUN_THREADS) void random_start_uniform(
 
 // out = x + sigma N(0, 1)
 extern "C" __global__ __launch_bounds__(RUN_THREADS) void random_start_gaussian(
-    const float* x, const int* images, float* out, uint64_t key, float sigma, int clip, int samples,
+    const float* x, const int* images, float* out, uint64_t key, float sigma, bool clip, int samples,
     int per_view, int size) {
   each_run(images, key, samples, per_view, size, [&](int at, int count, const Philox<QUADS>& words) {
     float noise[RUN];
@@ -109,7 +109,7 @@ INLINE float normal_sample(float* out, uint64_t key, int image, int view, int si
 
 // out = x + a point of the L2 ball
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void random_start_ball(
-    const float* x, const int* images, float* out, uint64_t key, float eps, int clip, int per_view,
+    const float* x, const int* images, float* out, uint64_t key, float eps, bool clip, int per_view,
     int size) {
   SHARED(float, scratch, SCRATCH);
   const int sample = blockIdx.x, image = images[sample % per_view], view = sample / per_view;
@@ -126,7 +126,7 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void random_start_ball(
 // out = clip01(x + eps noise / |noise|), a point of the surface of the Linf or (l2) the L2 ball; `views`
 // tells apart draws for one image
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void random_start_surface(
-    const float* x, const int* images, const int* views, float* out, uint64_t key, float eps, int l2,
+    const float* x, const int* images, const int* views, float* out, uint64_t key, float eps, bool l2,
     int size) {
   SHARED(float, scratch, SCRATCH);
   const int sample = blockIdx.x, image = images[sample], view = views[sample];

@@ -24,7 +24,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void reduce_forward(
 
 // dx (+)= factor * dout for every element
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void reduce_backward(
-    const float* grad_out, float* grad_in, float factor, int n, int accumulate) {
+    const float* grad_out, float* grad_in, float factor, int n, bool accumulate) {
   const Vec gradient = vec_splat(factor * *grad_out);
   each_vec(n, [&](int i, int count) { vec_put(grad_in + i, gradient, count, accumulate); });
 }

@@ -20,7 +20,7 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_forward(
 
 // dx (+)= dy where the mask bit is set
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_backward(
-    const float* grad_out, const uint8_t* mask, float* grad_in, int n, int accumulate) {
+    const float* grad_out, const uint8_t* mask, float* grad_in, int n, bool accumulate) {
   each_vec(n, [&](int i, int count) {
     vec_put(grad_in + i, vec_keep(vec_load(grad_out + i, count), mask_load(mask, i)), count, accumulate);
   });

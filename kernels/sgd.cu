@@ -13,7 +13,7 @@
 // not read
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_step(
     float* w, const float* grad, NULLABLE float* velocity, float lr, float momentum, float decay,
-    int nesterov, int first, int n) {
+    bool nesterov, bool first, int n) {
   each_vec(n, [&](int i, int count) {
     const Vec old = vec_load(w + i, count);
     Vec direction = vec_fma(decay, old, vec_load(grad + i, count));

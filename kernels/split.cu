@@ -24,7 +24,7 @@ INLINE bool judge(const float* row, int label, float* margin, int lane, int k) {
 // margins at X, X' and X'', whether X is classified correctly, and whether it lies at the boundary
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void split_margins(
     const float* z, const float* z_adv, const float* z_reduced, const int* labels, float* clean, float* adv,
-    float* reduced, uint8_t* boundary, uint8_t* correct, int strict, int n, int k) {
+    float* reduced, uint8_t* boundary, uint8_t* correct, bool strict, int n, int k) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const int label = labels[row];

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds everything that a check on a GPU machine runs, so that nothing has to be compiled there: the command line, the tests and the
-# benchmarks, as plain executables in gpu-bin/ (or the folder given as $1). They run on any x86-64-v3 machine; kernels for the GPU are
-# compiled there by NVRTC.
+# Builds the executables for a check on a GPU machine, so that nothing has to be compiled there: the command line,
+# the tests and the benchmarks, in gpu-bin/ (or the folder given as $1). They run on any x86-64-v3 machine; kernels
+# for the GPU are compiled there by NVRTC.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ mkdir -p "$target"
 
 cargo build --release
 cp "$CARGO_TARGET_DIR/release/saddle" "$target/saddle"
-# One executable for each suite, under a name without the hash: unit, bench_kernels, and the names of the files in tests/.
+# One executable per suite, named without the hash: unit, bench_kernels, and the names of the files in tests/.
 cargo test --release --no-run --benches --tests --message-format=json | python3 -c '
 import json, shutil, sys
 for line in sys.stdin:

@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Runs, on a machine with an NVIDIA GPU, what scripts/gpu-build.sh built: the test suites, the benchmarks and the default job.
+# Runs the executables of scripts/gpu-build.sh on a machine with an NVIDIA GPU: the test suites, the benchmarks and
+# the default job.
 # Usage: scripts/gpu-check.sh RESULTS [BINARIES]
-# RESULTS gets a log for each step and `steps.txt` with one line a step; BINARIES is gpu-bin/ unless given. Every step runs, also after one
-# has failed; the exit code says whether all passed.
+# RESULTS receives a log per step and `steps.txt` with one line per step; BINARIES defaults to gpu-bin/. Every step
+# runs, even after a failure; the exit code says whether all passed.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 results=$(mkdir -p "${1:?usage: scripts/gpu-check.sh RESULTS [BINARIES]}" && cd "$1" && pwd)
 binaries=$(cd "${2:-$root/gpu-bin}" && pwd)
 cd "$root" || exit 1
 
-# The folders of the two libraries that are loaded at run time, wherever the toolkit, a Python package or the driver put them.
+# The folders of the two libraries that are loaded at run time, wherever the toolkit, a Python package or the driver
+# put them.
 folder_of() {
   local found
   found=$(ldconfig -p 2>/dev/null | awk -v name="$1" '$1 ~ "^" name {print $NF; exit}')
-  [ -n "$found" ] || found=$(find "${LIBRARY_ROOTS[@]}" -name "$1*" -not -path '*/stubs/*' -print -quit 2>/dev/null)
+  if [ -z "$found" ]; then
+    found=$(find "${LIBRARY_ROOTS[@]}" -name "$1*" -not -path '*/stubs/*' -print -quit 2>/dev/null)
+  fi
   [ -n "$found" ] && dirname "$found"
 }
 LIBRARY_ROOTS=(/usr/local/cuda* /usr/local/nvidia /usr/lib /usr/lib64 /usr/local/lib /opt "$HOME/.local/lib")
@@ -25,7 +29,7 @@ for library in libnvrtc.so libcuda.so.1; do
     echo "$library: not found"
   fi
 done | tee "$results/libraries.txt"
-# The loop above runs in a subshell because of the pipe; this one keeps what it found.
+# Because of the pipe, the loop above ran in a subshell; this one exports the folders here.
 while IFS=' ' read -r _ folder; do
   [ -d "$folder" ] && export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 done < <(grep -v 'not found' "$results/libraries.txt")

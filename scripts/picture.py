@@ -31,7 +31,7 @@ def saddle(*arguments):
 
 
 def tensors(path):
-    """A safetensors file as numpy arrays."""
+    """The tensors of a safetensors file as numpy arrays."""
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
     kinds = {"F32": "<f4", "I64": "<i8", "U8": "u1"}
@@ -47,7 +47,8 @@ def predictions(run, images, labels, folder):
     """The classes that a run's network predicts: FGSM with eps = 0 changes nothing and reports them."""
     np.savez(folder / "images.npz", x=images, y=labels)
     out = folder / "predictions.safetensors"
-    saddle("attack", "--weights", run, "--data", folder / "images.npz", "--attack", "fgsm", "--eps", 0, "--out", out)
+    data = folder / "images.npz"
+    saddle("attack", "--weights", run, "--data", data, "--attack", "fgsm", "--eps", 0, "--out", out)
     return tensors(out)["pred"]
 
 
@@ -56,9 +57,10 @@ def attacked(run, images, labels, folder):
     np.savez(folder / "batch.npz", x=images, y=labels)
     out = folder / "step.safetensors"
     settings = [("eps", EPS), ("step_size", "0.025"), ("attack_steps", "20")]
+    weights = run / "checkpoints" / "best.safetensors"
     saddle(
         *("check-step", "--method", "pgd-at", "--model", "resnet-mini"),
-        *("--weights", run / "checkpoints" / "best.safetensors", "--batch", folder / "batch.npz", "--out", out),
+        *("--weights", weights, "--batch", folder / "batch.npz", "--out", out),
         *(word for key, value in settings for word in ("--set", f"{key}={value}")),
     )
     return tensors(out)["x_adv"]
@@ -73,7 +75,8 @@ def main():
         folder = pathlib.Path(name)
         for method, _ in NETWORKS:
             run = folder / method
-            saddle("train", "digits", "--method", method, "--device", "host", "--seed", 0, "--quiet", "--out", run)
+            options = ["--device", "host", "--seed", 0, "--quiet", "--out", run]
+            saddle("train", "digits", "--method", method, *options)
             adversarial = attacked(run, images, labels, folder)
             accuracy = json.loads((run / "summary.json").read_text())
             clean, after = (predictions(run, x, labels, folder) for x in (images, adversarial))
@@ -93,7 +96,9 @@ def main():
     for column, index in zip(axes.T, shown):
         label = labels[index]
         cells = [(images[index], f"{label}", "black")]
-        cells += [(x[index], f"predicts {p[index]}", GOOD if p[index] == label else BAD) for x, _, p, _ in results]
+        for x, _, predicted, _ in results:
+            colour = GOOD if predicted[index] == label else BAD
+            cells.append((x[index], f"predicts {predicted[index]}", colour))
         for axis, (image, caption, colour) in zip(column, cells):
             axis.imshow(image[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xlabel(caption, color=colour, fontweight="bold")
@@ -102,7 +107,8 @@ def main():
             for spine in axis.spines.values():
                 spine.set(color=colour, linewidth=2)
     rates = " against ".join(f"{accuracy['pgd20_acc']:.1f} %" for *_, accuracy in results)
-    figure.text(0.5, 0.012, f"Robust accuracy under PGD-20, Linf eps {EPS}, 360 test digits: {rates}", ha="center")
+    caption = f"Robust accuracy under PGD-20, Linf eps {EPS}, 360 test digits: {rates}"
+    figure.text(0.5, 0.012, caption, ha="center")
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110, metadata={"Software": None})

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Measures what README.md quotes, and writes the README's tables from the records.
+"""Measures what the documents quote, and writes their tables from the records.
 
-    scripts/records.py measure [--device host|cuda] [--seconds 3] [--processes 3]
-                                                                   benches/records/DATE-DEVICE.json: kernels and training steps
-    scripts/records.py compare [--device host|cuda]                 DATE-DEVICE-compare.json: every method on the digits, three seeds
-    scripts/records.py judge [--device host|cuda]                   DATE-DEVICE-autoattack.json: AutoAttack of a digits network
-    scripts/records.py readme [--check]                             rewrites the text between the markers in README.md
+    scripts/records.py measure [--device D] [--seconds S] [--processes N]   kernels and training steps
+    scripts/records.py compare [--device D]          every method on the digits, three seeds
+    scripts/records.py autoattack [--device D]       AutoAttack on a network trained on the digits
+    scripts/records.py results [--check]             rewrites the text between the markers in README.md and
+                                                     docs/results.md, or checks that it is up to date
 
-Needs target/release/saddle (cargo build --release). Nothing else should run while it measures.
+The first three write benches/records/DATE-DEVICE[-compare|-autoattack].json. They need target/release/saddle
+(cargo build --release) and a machine that is otherwise idle.
 """
 import argparse
 import datetime
@@ -23,7 +24,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benches" / "records"
 SADDLE = ROOT / "target" / "release" / "saddle"
-BEGIN, END = "<!-- records: begin (written by scripts/records.py) -->", "<!-- records: end -->"
+# The methods in the README's table.
+HEADLINE = ["standard", "pgd-at", "trades", "mart", "rebat++", "raat#"]
 
 
 def output(*command):
@@ -33,27 +35,35 @@ def output(*command):
 def processor():
     try:
         info = dict(line.split(":", 1) for line in open("/proc/cpuinfo") if ":" in line)
-        return {key.strip(): value.strip() for key, value in info.items()}.get("model name", platform.processor())
+        names = {key.strip(): value.strip() for key, value in info.items()}
+        return names.get("model name", platform.processor())
     except OSError:
         return platform.processor()
 
 
 def best(rows, other):
-    """The better one of each pair of figures: of several processes the least disturbed one counts."""
-    shorter = lambda row: row["unit"] in ("ms", "us")
-    return [min(pair, key=lambda row: row["value"] if shorter(row) else -row["value"]) for pair in zip(rows, other)]
+    """The better of each pair of figures: of several processes, the least disturbed one counts."""
+    cost = lambda row: row["value"] if row["unit"] in ("ms", "us") else -row["value"]
+    return [min(pair, key=cost) for pair in zip(rows, other)]
 
 
-def measure(device, seconds, processes):
-    record = {
+def about(command):
+    return {
         "date": datetime.date.today().isoformat(),
         "commit": output("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD").strip(),
         "processor": processor(),
-        "command": f"scripts/records.py measure --device {device} --seconds {seconds} --processes {processes}",
-        "devices": json.loads(output(SADDLE, "devices", "--json")),
+        "command": command,
     }
-    runs = [json.loads(output(SADDLE, "bench", "--device", device, "--seconds", seconds, "--json")) for _ in range(processes)]
-    record["device"], record["rows"] = runs[0]["device"], functools.reduce(best, (run["rows"] for run in runs))
+
+
+def measure(device, seconds, processes):
+    options = f"--device {device} --seconds {seconds} --processes {processes}"
+    record = about(f"scripts/records.py measure {options}")
+    record["devices"] = json.loads(output(SADDLE, "devices", "--json"))
+    bench = [SADDLE, "bench", "--device", device, "--seconds", seconds, "--json"]
+    runs = [json.loads(output(*bench)) for _ in range(processes)]
+    record["device"] = runs[0]["device"]
+    record["rows"] = functools.reduce(best, (run["rows"] for run in runs))
     record["processes"] = [run["rows"] for run in runs]
     keep(record, device)
 
@@ -65,11 +75,6 @@ def keep(record, name):
     print(path)
 
 
-def about(command):
-    commit = output("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD").strip()
-    return {"date": datetime.date.today().isoformat(), "commit": commit, "processor": processor(), "command": command}
-
-
 def compare(device):
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
@@ -79,93 +84,151 @@ def compare(device):
     keep({**comparison, **about("saddle compare --dataset digits"), "wall": wall}, f"{device}-compare")
 
 
-def judge(device):
+def autoattack(device):
     with tempfile.TemporaryDirectory() as folder:
         run, out = pathlib.Path(folder) / "run", pathlib.Path(folder) / "aa.json"
         output(SADDLE, "train", "--device", device, "--quiet", "--out", run)
         began = time.time()
-        output(SADDLE, "eval", "--weights", run, "--checkpoint", "best", "--attack", "autoattack", "--device", device, "--quiet", "--out", out)
+        options = ["--weights", run, "--checkpoint", "best", "--device", device, "--quiet", "--out", out]
+        output(SADDLE, "eval", "--attack", "autoattack", *options)
         result = json.loads(out.read_text())
         wall = time.time() - began
     result.pop("outcomes", None)
     result.pop("evaluation", None)
-    record = {**result, **about("saddle train; saddle eval --weights RUN --checkpoint best --attack autoattack"), "wall": wall}
+    command = "saddle train; saddle eval --weights RUN --checkpoint best --attack autoattack"
+    record = {**result, **about(command), "wall": wall}
     record["weights"] = "the best checkpoint of the default job, seed 0"
     keep(record, f"{device}-autoattack")
 
 
-def heading(what, record):
-    return [f"### {what} on {record['device']}, {record['processor']}", "", f"Measured on {record['date']} at commit {record['commit']} with `{record['command']}`.", ""]
+def heading(title, record):
+    return [
+        f"### {title} on {record['device']}, {record['processor']}",
+        "",
+        f"Measured on {record['date']} at commit {record['commit']} with",
+        f"`{record['command']}`.",
+    ]
 
 
 def comparison(record):
     """Mean and standard deviation over seeds, and the seconds of one run."""
-    lines = heading("Every method on the digits", record)
-    names = list(record["rows"][0]["figures"])
-    seeds = len(record["seeds"])
-    lines[-1:] = [f"resnet-mini, Linf eps 0.1, best checkpoint on held-out images, test accuracy in percent, mean and standard deviation of seeds {', '.join(map(str, record['seeds']))}; {record['wall']:.0f} s in all.", ""]
-    lines += [f"| method | {' | '.join(names)} | s a run |", "|---|" + "---:|" * (len(names) + 1)]
+    names, seeds = list(record["rows"][0]["figures"]), record["seeds"]
+    lines = heading("Every method on the digits", record) + [
+        "resnet-mini, Linf eps 0.1, best checkpoint on held-out images; test accuracy in percent, mean and",
+        f"standard deviation over seeds {', '.join(map(str, seeds))}; {record['wall']:.0f} s in all.",
+        "",
+        f"| method | {' | '.join(names)} | s per run |",
+        "|---|" + "---:|" * (len(names) + 1),
+    ]
     for row in record["rows"]:
-        cells = [f"{row['figures'][n]['mean']:.2f} ± {row['figures'][n]['sd']:.2f}" for n in names]
-        lines.append(f"| {row['method']} | {' | '.join(cells)} | {row['seconds'] / seeds:.1f} |")
+        cells = [f"{row['figures'][name]['mean']:.2f} ± {row['figures'][name]['sd']:.2f}" for name in names]
+        lines.append(f"| {row['method']} | {' | '.join(cells)} | {row['seconds'] / len(seeds):.1f} |")
     return lines
 
 
-def judged(record):
-    """Accuracy left after each attack, and its time."""
-    lines = heading("AutoAttack on 360 digits", record)
-    lines[-1:] = [f"Linf eps {record['eps']}, {record['weights']}; {record['wall']:.1f} s in all. Network passes over one robust image: f forward, b backward.", ""]
+def attacks(record):
+    """The accuracy left after each attack, and its time."""
     cost = {"apgd-ce": "101 f+b", "apgd-t": "909 f+b", "fab-t": "900 f+b, 900 f", "square": "up to 5001 f"}
-    lines += ["| attack | robust % | points | s | passes |", "|---|---:|---:|---:|---|"]
+    lines = heading("AutoAttack on 360 digits", record) + [
+        f"Linf eps {record['eps']}, {record['weights']}; {record['wall']:.1f} s in all.",
+        "Network passes per robust image: f forward, b backward.",
+        "",
+        "| attack | robust % | points | s | passes |",
+        "|---|---:|---:|---:|---|",
+    ]
     for row in record["results"]:
-        lines.append(f"| {row['attack']} | {row['accuracy']:.2f} | {row['attacked']} | {row['seconds']:.1f} | {cost.get(row['attack'], '1 f')} |")
+        cells = f"{row['accuracy']:.2f} | {row['attacked']} | {row['seconds']:.1f}"
+        lines.append(f"| {row['attack']} | {cells} | {cost.get(row['attack'], '1 f')} |")
     return lines
 
 
-def tables(record):
+def bench(record):
+    """The rows of `saddle bench`, convolutions in a table of their own."""
+    rows = record["rows"]
     lines = heading("Kernels and steps", record)
-    lines += ["| `saddle bench` | | figure | |", "|---|---|---|---|"]
-    for row in record["rows"]:
+    lines += ["", "| `saddle bench` | | figure | |", "|---|---|---|---|"]
+    for row in rows:
         if not row["name"].startswith("conv2d") or "geometric" in row["name"]:
-            lines.append(f"| {row['name']} | {row['detail']} | {row['value']:.4g} {row['unit']} | {row['note']} |")
+            figure = f"{row['value']:.4g} {row['unit']}"
+            lines.append(f"| {row['name']} | {row['detail']} | {figure} | {row['note']} |")
     passes = ["conv2d forward", "conv2d input gradient", "conv2d weight gradient"]
-    details = list(dict.fromkeys(row["detail"] for row in record["rows"] if row["name"] in passes))
-    lines += ["", "| convolution, batch 32, GFLOP/s | forward | input gradient | weight gradient |", "|---|---|---|---|"]
-    for detail in details:
-        cells = [f"{row['value']:.0f}" for name in passes for row in record["rows"] if row["name"] == name and row["detail"] == detail]
+    lines += ["", "| convolution, batch 32, GFLOP/s | forward | input gradient | weight gradient |"]
+    lines.append("|---|---|---|---|")
+    for detail in dict.fromkeys(row["detail"] for row in rows if row["name"] in passes):
+        found = {row["name"]: row["value"] for row in rows if row["detail"] == detail}
+        cells = [f"{found[name]:.0f}" for name in passes]
         lines.append(f"| {detail} | {' | '.join(cells)} |")
     return lines
 
 
-def readme(check):
+def kind(record):
+    """The function that makes a record's table."""
+    return comparison if "seeds" in record else attacks if "results" in record else bench
+
+
+def tables(records):
     lines = []
-    for path in sorted(RECORDS.glob("*.json")):
-        record = json.loads(path.read_text())
-        kind = comparison if "seeds" in record else judged if "results" in record else tables if "rows" in record else None
-        if kind:
-            lines += kind(record) + ["", f"Raw numbers: `{path.relative_to(ROOT)}`.", ""]
-    path = ROOT / "README.md"
-    before, rest = path.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    text = before + BEGIN + "\n" + "\n".join(lines) + END + after
-    if check:
-        sys.exit(0 if text == path.read_text() else "README.md differs from the records: run scripts/records.py readme")
-    path.write_text(text)
+    for path, record in records:
+        lines += kind(record)(record) + ["", f"Raw numbers: `{path.relative_to(ROOT)}`.", ""]
+    return lines
+
+
+def headline(records):
+    """The newest comparison, AutoAttack run and training speed in ten lines."""
+    newest = {kind(record): record for _, record in records}
+    compared, attacked = newest[comparison], newest[attacks]
+    rows = {row["method"]: row for row in compared["rows"]}
+    seeds = len(compared["seeds"])
+    lines = [
+        f"Digits, resnet-mini, Linf eps 0.1, means of {seeds} seeds; "
+        f"{compared['device']}, {compared['processor']}:",
+        "",
+        f"| | {' | '.join(HEADLINE)} |",
+        "|---|" + "---:|" * len(HEADLINE),
+    ]
+    for name in ["clean", "PGD-20"]:
+        cells = [f"{rows[method]['figures'][name]['mean']:.1f}" for method in HEADLINE]
+        lines.append(f"| {name}, % | {' | '.join(cells)} |")
+    cells = [f"{rows[method]['seconds'] / seeds:.0f}" for method in HEADLINE]
+    lines += [f"| s per run | {' | '.join(cells)} |", ""]
+    lines.append(
+        f"AutoAttack leaves the default job's network at {attacked['results'][-1]['accuracy']:.1f} % "
+        f"({attacked['wall']:.0f} s for 360 images)."
+    )
+    return lines
+
+
+def results(check):
+    paths = sorted(RECORDS.glob("*.json"))
+    records = [(path, json.loads(path.read_text())) for path in paths]
+    for name, marker, lines in [
+        ("README.md", "headline", headline(records)),
+        ("docs/results.md", "records", tables(records)),
+    ]:
+        path = ROOT / name
+        begin, end = f"<!-- {marker}: begin (written by scripts/records.py) -->", f"<!-- {marker}: end -->"
+        before, rest = path.read_text().split(begin)
+        _, after = rest.split(end)
+        text = before + begin + "\n" + "\n".join(lines).rstrip() + "\n" + end + after
+        if check and text != path.read_text():
+            sys.exit(f"{name} differs from the records: run scripts/records.py results")
+        path.write_text(text)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["measure", "compare", "judge", "readme"])
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("what", choices=["measure", "compare", "autoattack", "results"])
     parser.add_argument("--device", default="host")
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--processes", type=int, default=3, help="measure: how many processes; the best figure of all counts")
+    parser.add_argument("--processes", type=int, default=3, help="measure: the best of all counts")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     work = {
         "measure": lambda: measure(options.device, options.seconds, options.processes),
         "compare": lambda: compare(options.device),
-        "judge": lambda: judge(options.device),
-        "readme": lambda: readme(options.check),
+        "autoattack": lambda: autoattack(options.device),
+        "results": lambda: results(options.check),
     }
     work[options.what]()
 

@@ -13,9 +13,9 @@ use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::{BnMode, Norm, batch_norm};
 use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::existing::Rows;
 use crate::ops::fill::full;
 use crate::ops::reduce::Reduction;
+use crate::ops::valid::Rows;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -26,13 +26,13 @@ use std::time::Instant;
 /// One figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchRow {
-    /// What was timed.
+    /// The name of the work.
     pub name: String,
     /// Shapes and settings.
     pub detail: String,
     pub value: f64,
     pub unit: &'static str,
-    /// What to compare with, or empty.
+    /// A figure to compare with, or empty.
     pub note: String,
 }
 
@@ -99,12 +99,12 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
             (
                 "conv2d input gradient",
                 best(device, seconds, || {
-                    conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0)
+                    conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, false)
                 })?,
             ),
             (
                 "conv2d weight gradient",
-                best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, 0))?,
+                best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, false))?,
             ),
         ];
         for (name, time) in times {
@@ -175,8 +175,8 @@ pub fn step(
     methods: &[String],
     model: Option<&str>,
 ) -> Result<Vec<BenchRow>> {
-    let usual = ["pgd-at".to_owned(), "raat".to_owned()];
-    let methods = if methods.is_empty() { &usual } else { methods };
+    let default = ["pgd-at".to_owned(), "raat".to_owned()];
+    let methods = if methods.is_empty() { &default } else { methods };
     let jobs = jobs(model)?;
     let mut rows = Vec::new();
     for job in jobs {
@@ -193,9 +193,9 @@ pub fn step(
     Ok(rows)
 }
 
-/// What steps are made of, in milliseconds: an attack step, an evaluation, a training pass over one view and
+/// The parts of a step, in milliseconds: an attack step, an evaluation, a training pass over one view and
 /// over two, an update; each with how often a step of PGD-AT and of RAAT has it when all images are in S.
-/// What a step takes beyond that is its own kernels.
+/// The rest of a step is its own kernels.
 pub fn parts(
     device: &Device,
     seconds: f64,
@@ -205,8 +205,8 @@ pub fn parts(
     const STEPS: usize = 10;
     let mut rows = Vec::new();
     for job in jobs(model)? {
-        let &Job { model, side, channels, batch: usual, .. } = job;
-        let n = batch.unwrap_or(usual);
+        let &Job { model, side, channels, batch: default, .. } = job;
+        let n = batch.unwrap_or(default);
         let mut net = job.net(device)?;
         let input = |n: usize| -> Result<(Tensor, Buffer<i32>)> {
             let y: Vec<i32> = (0..n as i32).map(|i| i % 10).collect();
@@ -231,12 +231,12 @@ pub fn parts(
             })
         };
         let (one, two) = (pass(&x, &y)?, pass(&both, &of_both)?);
-        let update = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
+        let sgd = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
         let update = best(device, seconds, || {
             let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
             learned
                 .map(|param| (param.value.clone(), param))
-                .try_for_each(|(gradient, param)| update.apply(param, &gradient))
+                .try_for_each(|(gradient, param)| sgd.update(param, &gradient))
         })?;
         let detail = format!("{model}, {n} images");
         for (name, time, counts) in [
@@ -266,7 +266,7 @@ impl Job {
     fn net(&self, device: &Device) -> Result<Net> {
         let shape =
             Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
-        Net::new(device, &Arch::find(self.model)?.spec(), &shape, 0)
+        Net::new(device, Arch::find(self.model)?, &shape, 0)
     }
 
     /// A training step of `method` on a batch of n images, again and again.
@@ -287,10 +287,10 @@ impl Job {
         Ok(Box::new(move || {
             let step_config =
                 StepConfig { method: entry, settings: &settings, awp_gamma: 0.0, seed: 0, epoch: 0 };
-            let update = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+            let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
             let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
-            train_step(&mut models, &batch, &step_config, &update, average.as_ref()).map(|_| ())
+            train_step(&mut models, &batch, &step_config, &sgd, average.as_ref()).map(|_| ())
         }))
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// What went wrong, where, what was expected, what was found and what to do about it.
+/// An error: its place, the expected and the found value, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A kernel source did not compile; `log` is the compiler's first complaint, and where the others are.
+    /// A kernel source did not compile; `log` is the compiler's first error, and where the rest is.
     #[error("kernel source {file} does not compile for {arch}: {log}")]
     Compile { file: String, arch: String, log: String },
     /// A kernel could not be launched.
@@ -18,7 +18,7 @@ pub enum Error {
     /// An operation got a tensor of the wrong shape.
     #[error("{op}: expected {expected}, got shape {got:?}")]
     Shape { op: &'static str, expected: String, got: Vec<usize> },
-    /// A device cannot be used; `reason` says what is missing and how to get it.
+    /// A device cannot be used; `reason` names the missing part and how to get it.
     #[error("device {device} cannot be used: {reason}")]
     Device { device: String, reason: String },
     /// The driver reported an error.
@@ -26,7 +26,8 @@ pub enum Error {
     Cuda { call: &'static str, reason: String },
     /// Device memory ran out.
     #[error(
-        "out of memory on {device}: {asked} bytes asked, {free} of {total} bytes free; a smaller --batch needs less"
+        "out of memory on {device}: {asked} bytes asked, {free} of {total} bytes free; a smaller --batch \
+         needs less"
     )]
     OutOfMemory { device: String, asked: usize, free: usize, total: usize },
     /// A file or folder could not be read or written.
@@ -43,12 +44,19 @@ pub enum Error {
     Value { key: String, value: String, problem: String },
     /// Training met a loss that is not a number.
     #[error(
-        "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the usual remedy"
+        "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the \
+         usual remedy"
     )]
     NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
+    /// A fault of the program itself, whatever the user asked for.
+    #[error("internal error: {what}")]
+    Internal { what: String },
     /// A run that was asked to stop (Ctrl-C); `resume` is the command that goes on.
     #[error("interrupted: {saved}; go on with: {resume}")]
     Interrupted { saved: String, resume: String },
+    /// A fault of the program, not of its user.
+    #[error("internal error: {what}; please report it")]
+    Internal { what: String },
 }
 
 /// The longest list of known names that a message repeats, and how many it names of a longer one.

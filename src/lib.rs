@@ -16,6 +16,7 @@ pub mod eval;
 pub mod files;
 pub mod method;
 pub mod nn;
+pub mod numeric;
 pub mod ops;
 pub mod report;
 pub mod rng;

@@ -1,10 +1,10 @@
-//! Random numbers that are keyed by what they are for: Philox4x32-10, the same generator as in
+//! Random numbers that are keyed by their purpose: Philox4x32-10, the same generator as in
 //! `kernels/lib/philox.cuh`.
 //!
-//! There is no generator state. A number is a function of a [`Key`] and a counter, so that a resumed run,
-//! another batch split or another device draws the same numbers.
+//! There is no generator state. A number is a function of a [`Key`] and a counter, so that a resumed run, a
+//! different batch size or device draws the same numbers.
 
-/// What the random numbers of a kernel are for; each purpose has numbers of its own.
+/// The purpose of a kernel's random numbers; each has numbers of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Purpose {
@@ -69,8 +69,8 @@ pub fn philox(key: u64, counter: [u32; 4]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// A sequence of random numbers on the CPU, for what is drawn once: initial weights, orders, weights of
-/// mixtures.
+/// A sequence of random numbers on the CPU, for values that are drawn once: initial weights, orders, weights
+/// of mixtures.
 #[derive(Clone, Debug)]
 pub struct Stream {
     key: u64,

@@ -1,53 +1,40 @@
-//! The shape of the crate: who may import whom, where `unsafe` may stand, what every kernel file says about
-//! itself.
+//! The shape of the crate: which module may import which, where `unsafe` may stand, the header of every
+//! kernel file, the format, width and length of all files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A module and what it may import; everybody may import itself, `error`, `files` and `rng`.
-const MAY_IMPORT: &[(&str, &[&str])] = &[
+/// The rooms of `docs/architecture.md` from the bottom up, each with the rooms directly below it: it may import
+/// those and all that they may import. Everybody may import [`BASE`].
+const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("files", &[]),
+    ("numeric", &[]),
     ("report", &[]),
     ("device", &[]),
     ("rng", &["device"]),
     ("tensor", &["device"]),
-    ("tape", &["tensor", "device"]),
-    ("ops", &["tape", "tensor", "device"]),
-    ("nn", &["ops", "tape", "tensor", "device"]),
-    ("attack", &["nn", "ops", "tape", "tensor", "device"]),
-    ("method", &["attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("data", &["ops", "tensor", "device"]),
-    ("eval", &["report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    ("train", &["eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    (
-        "study",
-        &["train", "eval", "report", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"],
-    ),
-    ("bench", &["train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor", "device"]),
-    (
-        "cli",
-        &[
-            "study", "bench", "train", "eval", "data", "method", "attack", "nn", "ops", "tape", "tensor",
-            "device",
-        ],
-    ),
+    ("tape", &["tensor"]),
+    ("ops", &["tape"]),
+    ("nn", &["ops"]),
+    ("attack", &["nn"]),
+    ("config", &["attack"]),
+    ("method", &["config"]),
+    ("data", &["ops"]),
+    ("run", &["method", "data"]),
+    ("eval", &["run"]),
+    ("train", &["eval"]),
+    ("study", &["train"]),
+    ("bench", &["train"]),
+    ("cli", &["study", "bench"]),
 ];
 
-/// Single imports against the direction, each with its reason.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    // The tape fills a first gradient with 1, adds gradients, and applies a ReLU mask that was put off.
-    ("tape", "ops::fill"),
-    ("tape", "ops::add"),
-    ("tape", "ops::relu"),
-    // `saddle eval` reads a checkpoint and the settings stored in it, reports progress and writes its result
-    // as a run does; the images that it attacks on request come from a file and go to one.
-    ("eval", "run::network"),
-    ("eval", "train::config"),
-    ("eval", "run::observer"),
-    ("eval", "files::tensor_file"),
-    ("eval", "files::weights"),
-];
+/// The rooms below everything.
+const BASE: &[&str] = &["error", "files", "numeric", "report", "rng"];
+
+/// The only imports against the direction: the tape fills a first gradient with 1, adds gradients, and applies a
+/// ReLU mask that was put off.
+const EXCEPTIONS: &[(&str, &str)] = &[("tape", "ops::fill"), ("tape", "ops::add"), ("tape", "ops::relu")];
 
 /// Files of tests inside `src`.
 const TEST_FILES: &[&str] = &["testing.rs", "tests.rs", "conformance.rs", "oracle.rs"];
@@ -98,7 +85,7 @@ fn module(file: &Path) -> String {
     file.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
-/// The two leading names of every path that begins with `crate::` (`train::config`), braces expanded at the
+/// The two leading names of every path that begins with `crate::` (`config::keys`), braces expanded at the
 /// first level.
 fn imports(line: &str) -> Vec<String> {
     let two = |path: &str| {
@@ -113,38 +100,52 @@ fn imports(line: &str) -> Vec<String> {
     line.split("crate::").skip(1).flat_map(expand).filter(|path| !path.is_empty()).collect()
 }
 
+/// Whether `from` may import `to`.
+fn may_import(from: &str, to: &str) -> bool {
+    let below = ROOMS.iter().find(|(room, _)| *room == from).map_or(&[][..], |(_, below)| below);
+    BASE.contains(&to) || below.iter().any(|room| *room == to || may_import(room, to))
+}
+
 #[test]
 fn imports_follow_the_arrows() {
     let mut problems = Vec::new();
     let modules: BTreeSet<String> =
         files("src", &["rs"]).iter().map(|f| module(f)).filter(|m| m != "lib" && m != "main").collect();
     for module in &modules {
-        assert!(MAY_IMPORT.iter().any(|(name, _)| name == module), "src/{module} has no entry in MAY_IMPORT");
+        assert!(ROOMS.iter().any(|(room, _)| room == module), "src/{module} is not one of ROOMS");
     }
     for file in files("src", &["rs"]).iter().filter(|f| !is_test(f)) {
         let own = module(file);
-        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == own) else { continue };
         for (number, line) in code(file) {
             for path in imports(&line) {
                 let target = path.split("::").next().unwrap_or_default();
                 // Names like `crate::Result`, and the module itself.
-                if !modules.contains(target)
-                    || target == own
-                    || ["error", "files", "rng"].contains(&target)
-                    || allowed.contains(&target)
-                {
+                if !modules.contains(target) || target == own || may_import(&own, target) {
                     continue;
                 }
                 let excepted = |(from, to): &(&str, &str)| {
                     *from == own && (*to == path || (path == target && to.starts_with(target)))
                 };
-                if !EXCEPTIONS.iter().any(excepted) {
-                    problems.push(format!("{}:{number}: {own} may not use {path}", file.display()));
+                if own == "lib" || own == "main" || EXCEPTIONS.iter().any(excepted) {
+                    continue;
                 }
+                problems.push(format!("{}:{number}: {own} may not use {path}", file.display()));
             }
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn the_rooms_stand_in_order() {
+    for (place, (room, below)) in ROOMS.iter().enumerate() {
+        for name in *below {
+            assert!(
+                ROOMS[..place].iter().any(|(lower, _)| lower == name),
+                "{room} stands on {name}, which is not below it"
+            );
+        }
+    }
 }
 
 #[test]
@@ -182,7 +183,7 @@ fn nothing_is_unwrapped_outside_tests() {
     for file in files("src", &["rs"]).iter().filter(|f| !is_test(f)) {
         let mut in_cases = false;
         for (number, line) in code(file) {
-            // The test cases of an operation stand behind its code, as a function or module of their own.
+            // The test cases of an operation follow its code, as a function or module of their own.
             in_cases |= line == "#[cfg(test)]";
             let unwraps = line.contains(".unwrap()")
                 || line.contains(".expect(")
@@ -222,7 +223,8 @@ fn every_kernel_file_belongs_to_an_operation() {
         // `conv2d_weight.cu` belongs to `conv2d.rs`.
         let mut names = stem.match_indices('_').map(|(at, _)| &stem[..at]).chain([stem]);
         let found = names.any(|name| root().join(format!("src/ops/{name}.rs")).exists());
-        assert!(found || stem.starts_with("conformance"), "{}: no src/ops/{stem}.rs", file.display());
+        let tests_devices = file.starts_with("kernels/conformance");
+        assert!(found || tests_devices, "{}: no src/ops/{stem}.rs", file.display());
     }
 }
 
@@ -242,6 +244,53 @@ fn kernels_include_headers_by_the_name_that_nvrtc_knows() {
     }
 }
 
+/// Folders with Rust, CUDA or Markdown, and the root itself.
+const FOLDERS: &[&str] = &["src", "build", "tests", "benches", "kernels", "docs", "studies"];
+
+/// All files of the repository with one of these extensions.
+fn all_files(extensions: &[&str]) -> Vec<PathBuf> {
+    let folders = FOLDERS.iter().filter(|folder| root().join(folder).exists());
+    let mut found: Vec<PathBuf> = folders.flat_map(|folder| files(folder, extensions)).collect();
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let path = PathBuf::from(entry.unwrap().file_name());
+        if path.extension().is_some_and(|e| extensions.contains(&e.to_str().unwrap())) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_rust_file_is_formatted() {
+    let mut rustfmt = std::process::Command::new("rustfmt");
+    rustfmt.args(["--check", "--edition", "2024"]).args(all_files(&["rs"])).current_dir(root());
+    match rustfmt.output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(error) => eprintln!("NOT RUN: rustfmt: {error}"),
+    }
+}
+
+#[test]
+fn lines_stay_narrow() {
+    const COLUMNS: usize = 110;
+    let mut problems = Vec::new();
+    for file in all_files(&["rs", "cu", "cuh", "h", "cpp", "md"]) {
+        let markdown = file.extension().is_some_and(|extension| extension == "md");
+        let mut in_code = false;
+        for (number, line) in text(&file).lines().enumerate() {
+            in_code ^= markdown && line.trim_start().starts_with("```");
+            let table_or_link = line.starts_with('|') || line.contains("](") || line.contains("://");
+            // A word that is longer than a line.
+            let unbreakable = line.trim().chars().take(COLUMNS).all(|c| c != ' ');
+            if line.chars().count() > COLUMNS && !(markdown && (in_code || table_or_link)) && !unbreakable {
+                problems.push(format!("{}:{}: {} columns", file.display(), number + 1, line.chars().count()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{} lines:\n{}", problems.len(), problems.join("\n"));
+}
+
+/// The length of a Rust file means something because [`every_rust_file_is_formatted`].
 #[test]
 fn files_stay_short() {
     for file in [files("src", &["rs"]), files("build", &["rs"]), files("kernels", &["cu", "cuh", "h", "cpp"])]
@@ -254,7 +303,7 @@ fn files_stay_short() {
 
 #[test]
 fn imports_are_read_as_written() {
-    assert_eq!(imports("use crate::config::DeviceChoice;"), ["train::config"]);
+    assert_eq!(imports("use crate::config::DeviceChoice;"), ["config::DeviceChoice"]);
     assert_eq!(imports("use crate::{attack, data::cifar, nn};"), ["attack", "data::cifar", "nn"]);
     assert_eq!(imports("fn f(x: crate::tensor::Tensor, e: crate::Error) {"), ["tensor::Tensor", "Error"]);
 }

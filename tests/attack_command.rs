@@ -13,6 +13,7 @@ use saddle::device::{Buffer, Device};
 use saddle::files::tensor_file::{TensorFile, Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::nn::{Arch, Net, Shape};
+use saddle::numeric::max_abs;
 use saddle::ops::predict::argmax;
 use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::tensor::Tensor;
@@ -128,7 +129,7 @@ fn adversarial_images_are_those_of_the_attack() {
         let sum: f64 = row.iter().map(|z| f64::from(z - row[*y as usize]).exp()).sum();
         assert!((sum.ln() - f64::from(*loss)).abs() < 1e-4, "{loss}");
     }
-    let longest = made.x_adv.iter().zip(&job.pixels).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let longest = max_abs(made.x_adv.iter().zip(&job.pixels).map(|(a, b)| a - b));
     assert!(longest <= 0.1 + 1e-6 && longest > 0.09, "{longest}");
     for part in [
         "attack",
@@ -273,8 +274,7 @@ fn npy(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
 /// An untrained network for 32x32 RGB images without metadata, as another program may have written it.
 fn foreign_weights(path: &Path, classes: usize) -> Net {
     let shape = Shape { channels: 3, height: 32, classes, mean: vec![], std: vec![] };
-    let net =
-        Net::new(&Device::host().unwrap(), &Arch::find("resnet-mini").unwrap().spec(), &shape, 1).unwrap();
+    let net = Net::new(&Device::host().unwrap(), Arch::find("resnet-mini").unwrap(), &shape, 1).unwrap();
     let mut file = WeightFile::default();
     file.tensors
         .extend(net.export().unwrap().into_iter().map(|(name, shape, values)| (name, (shape, values))));
@@ -316,7 +316,8 @@ fn corruptions_are_measured_one_by_one() {
         let bytes: Vec<u8> = labels.iter().flat_map(|y| i64::from(*y).to_le_bytes()).collect();
         npy(&here.join("labels.npy"), "<i8", &format!("({},)", 5 * N), &bytes);
 
-        let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device host --quiet --batch 3";
+        let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device host --quiet \
+                    --batch 3";
         let table = printed(here, &format!("{line} --out c.json"));
         let record: serde_json::Value =
             serde_json::from_slice(&std::fs::read(here.join("c.json")).unwrap()).unwrap();

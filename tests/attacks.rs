@@ -7,6 +7,7 @@ use saddle::attack::{
 };
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, Net, Shape};
+use saddle::numeric::max_abs;
 use saddle::ops::global_avg_pool::global_avg_pool;
 use saddle::ops::linear::linear;
 use saddle::ops::random_start::{Noise, surface};
@@ -134,7 +135,7 @@ fn bits(found: &AttackResult) -> (Vec<u32>, Vec<i32>) {
 
 fn norm(d: &[f64], norm: Norm) -> f64 {
     match norm {
-        Norm::Linf => d.iter().fold(0.0, |m, v| m.max(v.abs())),
+        Norm::Linf => max_abs(d.iter().copied()),
         Norm::L2 => d.iter().map(|v| v * v).sum::<f64>().sqrt(),
     }
 }
@@ -420,7 +421,7 @@ fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
 /// A small network, images and labels; the labels of the last two images are wrong.
 fn digits_like(device: &Device, n: usize) -> (Net, Tensor, Vec<i32>) {
     let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
-    let mut net = Net::new(device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 3).unwrap();
+    let mut net = Net::new(device, Arch::find("resnet-mini").unwrap(), &shape, 3).unwrap();
     let x = Tensor::from_slice(device, &[n, 8, 8, 1], &uniform("digits", n * 64, 0.0, 1.0)).unwrap();
     let mut labels = predicted(&logits(&mut net, &x).unwrap());
     labels[n - 2..].iter_mut().for_each(|y| *y = (*y + 1) % 10);
@@ -525,7 +526,7 @@ fn network_passes_do_not_depend_on_the_batch() {
             mean: vec![0.4; channels],
             std: vec![0.3; channels],
         };
-        let mut net = Net::new(&device, &Arch::find(arch).unwrap().spec(), &shape, 3).unwrap();
+        let mut net = Net::new(&device, Arch::find(arch).unwrap(), &shape, 3).unwrap();
         let (n, size) = (40, side * side * channels);
         let pixels = uniform(arch, n * size, 0.0, 1.0);
         let labels: Vec<i32> = (0..n as i32).map(|i| i % 10).collect();

@@ -5,6 +5,7 @@ use saddle::attack::{Attack, AttackResult, Ball, Fab, FabT, Model, Norm, Params,
 use saddle::device::{Buffer, Device, Order};
 use saddle::error::Result;
 use saddle::nn::{Arch, Net, Shape};
+use saddle::numeric::max_abs;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
 use saddle::tape::{Tape, Var};
@@ -80,9 +81,9 @@ fn classes(model: &mut dyn Model, x: &Tensor) -> Vec<i32> {
 }
 
 fn distance(norm: Norm, a: &[f32], b: &[f32]) -> f64 {
-    let d = a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).abs());
+    let d = a.iter().zip(b).map(|(a, b)| *a as f64 - *b as f64);
     match norm {
-        Norm::Linf => d.fold(0.0, f64::max),
+        Norm::Linf => max_abs(d),
         Norm::L2 => d.map(|d| d * d).sum::<f64>().sqrt(),
     }
 }
@@ -262,7 +263,7 @@ fn results_are_valid_and_mistakes_stay() {
 fn a_point_does_not_depend_on_its_batch() {
     let (device, mut stream) = (device(), Stream::new(5, "batches"));
     let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![0.3], std: vec![0.4] };
-    let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 3).unwrap();
+    let mut net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 3).unwrap();
     let n = 23;
     let values: Vec<f32> = (0..n * 64).map(|_| stream.uniform()).collect();
     let batch = |rows: &[usize]| {

@@ -1,13 +1,16 @@
 //! Passes over a set whose size only the device knows: the first `count` images of a batch, against a batch
-//! of so many images.
+//! of that many images.
 
+mod common;
+
+use common::Tolerance;
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, BnMode, Net, Rows, Shape};
 use saddle::ops::cross_entropy::cross_entropy;
 use saddle::ops::dicar::dicar;
 use saddle::ops::reduce::{Reduction, sum};
 use saddle::ops::split::Variant;
-use saddle::ops::subset::{Subset, mix, subset};
+use saddle::ops::subset::{RowsFrom, Subset, mix, subset};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
 use std::rc::Rc;
@@ -23,10 +26,10 @@ fn net(device: &Device, name: &str) -> Net {
         mean: vec![0.5, 0.4, 0.3],
         std: vec![0.2, 0.3, 0.25],
     };
-    Net::new(device, &Arch::find(name).unwrap().spec(), &shape, 3).unwrap()
+    Net::new(device, Arch::find(name).unwrap(), &shape, 3).unwrap()
 }
 
-/// `count` images in [0,1], the same for every count, and up to `capacity` of NaN behind them.
+/// `count` images in [0,1], the same for every count, and up to `capacity` of NaN after them.
 fn images(device: &Device, count: usize, capacity: usize) -> Tensor {
     let size = SIDE * SIDE * 3;
     let value = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) as f32 / u64::MAX as f32;
@@ -40,16 +43,8 @@ fn running(net: &Net) -> Vec<(String, Vec<f32>)> {
     buffers.map(|p| (p.name.clone(), p.value.to_vec().unwrap())).collect()
 }
 
-/// |got - want| within a share of the largest |want|; NaN fails.
-fn assert_close(what: &str, got: &[f32], want: &[f32], share: f32) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let largest = want.iter().fold(0f32, |m, w| m.max(w.abs()));
-    for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!(
-            (g - w).abs() <= share * largest + 1e-7,
-            "{what}: entry {i} is {g}, not {w} (largest {largest})"
-        );
-    }
+fn close(what: &str, got: &[f32], want: &[f32], relative: f64) {
+    common::assert_close(what, got, want, Tolerance { relative, least: 1e-4 });
 }
 
 /// Loss, gradients by name and running statistics of one pass in train mode.
@@ -73,7 +68,7 @@ fn pass(
     let dx = gradients.take(input).unwrap().to_vec().unwrap();
     let of_params = leaves.gradients(&mut gradients);
     let named =
-        net.params.iter().zip(of_params).filter_map(|(p, g)| Some((p.name.clone(), g?.to_vec().unwrap())));
+        of_params.iter().map(|(id, gradient)| (net.params.get(*id).name.clone(), gradient.to_vec().unwrap()));
     let named = named.chain([("images".into(), dx)]).collect();
     (tape.value(total).item().unwrap(), named, net)
 }
@@ -89,13 +84,13 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         let flags = |n: usize| {
             Buffer::from_slice(device, &(0..n).map(|i| (i < count) as u8).collect::<Vec<_>>()).unwrap()
         };
-        let set = subset(device, (&flags(CAPACITY), 0), None, CAPACITY).unwrap();
-        let small = subset(device, (&flags(count), 0), None, count).unwrap();
+        let set = subset(device, RowsFrom::all(&flags(CAPACITY)), None, CAPACITY).unwrap();
+        let small = subset(device, RowsFrom::all(&flags(count)), None, count).unwrap();
         let against = |set: Subset| {
             let views = views.clone();
             move |tape: &Tape, z: Var| {
                 let v = tape.constant(views.clone());
-                dicar(tape, z, (v, 0), (v, 0), &set, 0.75, 0.5, Variant::Code).unwrap()
+                dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &set, 0.75, 0.5, Variant::Code).unwrap()
             }
         };
         let rows = Rows::First(set.count.clone());
@@ -111,20 +106,21 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         assert_eq!(counted.1.len(), plain.1.len());
         for ((param, got), (_, want)) in counted.1.iter().zip(&plain.1) {
             let (exist, behind) = got.split_at(want.len());
-            assert_close(&format!("{what}: {param}"), exist, want, 2e-3);
+            close(&format!("{what}: {param}"), exist, want, 2e-3);
             assert!(behind.iter().all(|g| *g == 0.0), "{what}: {param} behind the last");
         }
         for ((buffer, got), (_, want)) in running(&counted.2).iter().zip(&running(&plain.2)) {
-            assert_close(&format!("{what}: {buffer}"), got, want, 1e-5);
+            close(&format!("{what}: {buffer}"), got, want, 1e-5);
         }
         assert_eq!((counted.2.train_passes, plain.2.train_passes), (1, 1));
     }
     // Nobody in S: no loss, no gradient, nothing moves.
-    let nobody = subset(device, (&Buffer::zeros(device, CAPACITY).unwrap(), 0), None, CAPACITY).unwrap();
+    let nobody =
+        subset(device, RowsFrom::all(&Buffer::zeros(device, CAPACITY).unwrap()), None, CAPACITY).unwrap();
     let rows = Rows::First(nobody.count.clone());
     let loss = |tape: &Tape, z: Var| {
         let v = tape.constant(views.clone());
-        dicar(tape, z, (v, 0), (v, 0), &nobody, 0.75, 0.5, Variant::Code).unwrap()
+        dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &nobody, 0.75, 0.5, Variant::Code).unwrap()
     };
     let (loss, gradients, after) = pass(device, name, &images(device, 0, CAPACITY), Some(rows), loss);
     assert_eq!(loss, 0.0);
@@ -166,9 +162,10 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let members = [1usize, 2, 4];
     let flags: Vec<u8> = (0..2 * CAPACITY).map(|i| members.contains(&(i % CAPACITY)) as u8).collect();
     let flags = Buffer::from_slice(&device, &flags).unwrap();
-    let set = subset(&device, (&flags, 0), Some((&flags, CAPACITY)), CAPACITY).unwrap();
+    let set =
+        subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, CAPACITY)), CAPACITY).unwrap();
     let both = images(&device, 2 * CAPACITY, 2 * CAPACITY);
-    let mixed = mix(&device, (&both, 0), (&both, CAPACITY), &set, 0.8).unwrap();
+    let mixed = mix(&device, RowsFrom::all(&both), RowsFrom::new(&both, CAPACITY), &set, 0.8).unwrap();
     let size = SIDE * SIDE * 3;
     let gathered =
         Tensor::from_slice(&device, &[3, SIDE, SIDE, 3], &mixed.to_vec().unwrap()[..3 * size]).unwrap();
@@ -181,11 +178,12 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
         // The views' pass in `Eval` mode, so that it does not depend on who else is in the batch.
         let z = net.forward(&tape, views, BnMode::Eval, Some(&leaves)).unwrap();
         let half = view_images.shape()[0] / 2;
-        let loss = dicar(&tape, u, (z, 0), (z, half), set, 0.8, 0.5, Variant::Paper).unwrap();
+        let loss =
+            dicar(&tape, u, RowsFrom::all(z), RowsFrom::new(z, half), set, 0.8, 0.5, Variant::Paper).unwrap();
         let total = sum(&tape, loss).unwrap();
         let mut gradients = tape.backward(total, None).unwrap();
         let all: Vec<Vec<f32>> =
-            leaves.gradients(&mut gradients).into_iter().flatten().map(|g| g.to_vec().unwrap()).collect();
+            leaves.gradients(&mut gradients).iter().map(|(_, gradient)| gradient.to_vec().unwrap()).collect();
         (tape.value(total).item().unwrap(), all)
     };
     let counted = run(&mixed, &Rows::First(set.count.clone()), &set, &both);
@@ -193,10 +191,11 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let rows = [0, CAPACITY].map(|offset| members.map(|m| (m + offset) * size));
     let of_members: Vec<f32> = rows.concat().iter().flat_map(|at| &values[*at..][..size]).copied().collect();
     let of_members = Tensor::from_slice(&device, &[6, SIDE, SIDE, 3], &of_members).unwrap();
-    let everybody = subset(&device, (&Buffer::from_slice(&device, &[1, 1, 1]).unwrap(), 0), None, 3).unwrap();
+    let everybody =
+        subset(&device, RowsFrom::all(&Buffer::from_slice(&device, &[1, 1, 1]).unwrap()), None, 3).unwrap();
     let plain = run(&gathered, &Rows::All, &everybody, &of_members);
     assert!(plain.0 > 0.0 && (counted.0 - plain.0).abs() <= 1e-5 * plain.0, "{} and {}", counted.0, plain.0);
     for (i, (got, want)) in counted.1.iter().zip(&plain.1).enumerate() {
-        assert_close(&format!("gradient {i}"), got, want, 2e-3);
+        close(&format!("gradient {i}"), got, want, 2e-3);
     }
 }

@@ -7,13 +7,13 @@ use saddle::config::recipe;
 use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
 use saddle::device::{Buffer, Device};
 use saddle::error::Error;
+use saddle::eval::outcome::{Outcome, PointOutcomes};
 use saddle::eval::plan::{Plan, Stage};
-use saddle::eval::protocol::{Conduct, Images, Judgement, Standing, judge};
+use saddle::eval::post_check::verify;
+use saddle::eval::protocol::{AdvImages, Progress, ProtocolResult, RunOptions, run_protocol};
 use saddle::eval::record::{Record, Shard, merge};
 use saddle::eval::state::State;
-use saddle::eval::verdict::{Outcomes, Verdict};
-use saddle::eval::verify::verify;
-use saddle::eval::{self, Extras, Request};
+use saddle::eval::{self, EvalRequest, Extras};
 use saddle::files::safetensors::{SafeTensors, floats, integers};
 use saddle::files::tensor_file::{Values, write};
 use saddle::files::weights::WeightFile;
@@ -22,7 +22,7 @@ use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
 use saddle::rng::Stream;
 use saddle::run::network::{self, Classes, WeightOverrides};
-use saddle::run::observer::{Judging, Observer, Silent};
+use saddle::run::observer::{AttackProgress, Observer, Silent};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
 use std::ops::Range;
@@ -40,9 +40,9 @@ fn trained() -> &'static Path {
         let out = folder.path().join("run");
         let mut job = recipe::load(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let params =
+        let settings =
             [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
-        job.config.apply(&params).unwrap();
+        job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
         let request = saddle::train::TrainJob {
             config,
@@ -79,36 +79,30 @@ fn short(norm: Norm, eps: f32) -> Plan {
 fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
     let device = Device::host().unwrap();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-<<<<<<< HEAD
     let file = WeightFile::read(&weights()).unwrap();
     let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
     let (net, _) = network::open(&device, file, &WeightOverrides::default(), data).unwrap();
-    (net, Resident::new(&device, &test).unwrap())
-=======
-    let (net, _) =
-        network::open(&device, &weights(), (10, ImageShape { height: 8, width: 8, channels: 1 })).unwrap();
     (net, DeviceDataset::new(&device, &test).unwrap())
->>>>>>> h-data
 }
 
-fn judged(
+fn by_protocol(
     model: &mut dyn Model,
     data: &DeviceDataset,
     plan: &Plan,
     range: Range<usize>,
     batch: usize,
-) -> Judgement {
-    let conduct = Conduct { range, batch, state: None, stop: &AtomicBool::new(false) };
-    judge(model, data, plan, &conduct, &mut Silent).unwrap()
+) -> ProtocolResult {
+    let options = RunOptions { range, batch, state: None, stop: &AtomicBool::new(false) };
+    run_protocol(model, data, plan, &options, &mut Silent).unwrap()
 }
 
-fn bits(images: &Images) -> Vec<(usize, Vec<u32>)> {
+fn bits(images: &AdvImages) -> Vec<(usize, Vec<u32>)> {
     images.iter().map(|(point, image)| (*point, image.iter().map(|v| v.to_bits()).collect())).collect()
 }
 
 /// The protocol as it is written down: one batch, every attack as a whole.
-fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Option<usize>>, Images) {
-    let (mut outcomes, mut images) = (vec![None; data.len], Images::new());
+fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Option<usize>>, AdvImages) {
+    let (mut outcomes, mut images) = (vec![None; data.len], AdvImages::new());
     for number in 0..=plan.stages.len() {
         let left: Vec<i32> =
             (0..data.len as i32).filter(|point| outcomes[*point as usize].is_none()).collect();
@@ -150,17 +144,18 @@ fn batches_packing_and_shards_change_no_bit() {
         );
         // 5: many batches; 24: the last attempts are packed; 200: nine attempts of a point at once.
         for batch in [5, 24, 200] {
-            let whole = judged(&mut net, &data, &plan, 0..24, batch);
-            assert_eq!(whole.verdict.outcomes.0, outcomes, "batch {batch}");
+            let whole = by_protocol(&mut net, &data, &plan, 0..24, batch);
+            assert_eq!(whole.outcome.outcomes.0, outcomes, "batch {batch}");
             assert_eq!(bits(&whole.images), bits(&images), "batch {batch}");
-            assert!(whole.verdict.verification.passed, "{:?}", whole.verdict.verification);
-            assert!(whole.verdict.verification.largest_distance > 0.5 * eps as f64);
+            assert!(whole.outcome.verification.passed, "{:?}", whole.outcome.verification);
+            assert!(whole.outcome.verification.largest_distance > 0.5 * eps as f64);
         }
-        let parts = [judged(&mut net, &data, &plan, 0..9, 8), judged(&mut net, &data, &plan, 9..24, 8)];
-        let second: Images =
+        let parts =
+            [by_protocol(&mut net, &data, &plan, 0..9, 8), by_protocol(&mut net, &data, &plan, 9..24, 8)];
+        let second: AdvImages =
             parts[1].images.iter().map(|(point, image)| (point + 9, image.clone())).collect();
         assert_eq!(bits(&parts[0].images.clone().into_iter().chain(second).collect()), bits(&images));
-        let joined = Verdict::joined(parts.into_iter().map(|part| part.verdict).collect()).unwrap();
+        let joined = Outcome::joined(parts.into_iter().map(|part| part.outcome).collect()).unwrap();
         assert_eq!(joined.outcomes.0, outcomes);
         let robust = outcomes.iter().filter(|by| by.is_none()).count();
         assert_eq!((joined.rows[4].robust, joined.robust()), (robust, 100.0 * robust as f64 / 24.0));
@@ -175,7 +170,7 @@ struct StopAtSecond<'a> {
 }
 
 impl Observer for StopAtSecond<'_> {
-    fn judging(&mut self, _at: &Judging) {
+    fn attacking(&mut self, _at: &AttackProgress) {
         self.batches += 1;
         self.stop.store(self.batches >= 2, Ordering::SeqCst);
     }
@@ -185,16 +180,16 @@ impl Observer for StopAtSecond<'_> {
 fn an_interrupted_evaluation_goes_on_without_loss() {
     let (mut net, data) = digits(20);
     let plan = short(Norm::Linf, EPS);
-    let whole = judged(&mut net, &data, &plan, 0..20, 20);
+    let whole = by_protocol(&mut net, &data, &plan, 0..20, 20);
     let folder = tempfile::tempdir().unwrap();
     let mut interruptions = 0;
     let resumed = loop {
         let state = State::open(&folder.path().join("state"), serde_json::Map::new()).unwrap();
         let stop = AtomicBool::new(false);
         // Another batch size in every session.
-        let conduct = Conduct { range: 0..20, batch: 7 + interruptions, state: Some(&state), stop: &stop };
-        match judge(&mut net, &data, &plan, &conduct, &mut StopAtSecond { batches: 0, stop: &stop }) {
-            Ok(judgement) => break judgement,
+        let options = RunOptions { range: 0..20, batch: 7 + interruptions, state: Some(&state), stop: &stop };
+        match run_protocol(&mut net, &data, &plan, &options, &mut StopAtSecond { batches: 0, stop: &stop }) {
+            Ok(result) => break result,
             Err(error @ Error::Interrupted { .. }) => {
                 assert!(error.to_string().contains("progress is kept in"), "{error}")
             }
@@ -204,11 +199,11 @@ fn an_interrupted_evaluation_goes_on_without_loss() {
         assert!(interruptions < 200, "no progress");
     };
     assert!(interruptions > 5, "{interruptions} interruptions");
-    assert_eq!(resumed.verdict.outcomes, whole.verdict.outcomes);
+    assert_eq!(resumed.outcome.outcomes, whole.outcome.outcomes);
     assert_eq!(bits(&resumed.images), bits(&whole.images));
-    let figures = |judgement: &Judgement| {
-        judgement
-            .verdict
+    let figures = |result: &ProtocolResult| {
+        result
+            .outcome
             .rows
             .iter()
             .map(|row| (row.attack.clone(), row.robust, row.attacked))
@@ -217,16 +212,16 @@ fn an_interrupted_evaluation_goes_on_without_loss() {
     assert_eq!(figures(&resumed), figures(&whole));
     // A finished state answers at once.
     let state = State::open(&folder.path().join("state"), serde_json::Map::new()).unwrap();
-    let conduct = Conduct { range: 0..20, batch: 20, state: Some(&state), stop: &AtomicBool::new(true) };
-    let again = judge(&mut net, &data, &plan, &conduct, &mut Silent).unwrap();
+    let options = RunOptions { range: 0..20, batch: 20, state: Some(&state), stop: &AtomicBool::new(true) };
+    let again = run_protocol(&mut net, &data, &plan, &options, &mut Silent).unwrap();
     assert_eq!(
-        (again.verdict.outcomes, again.verdict.passes),
-        (resumed.verdict.outcomes, resumed.verdict.passes)
+        (again.outcome.outcomes, again.outcome.passes),
+        (resumed.outcome.outcomes, resumed.outcome.passes)
     );
 }
 
-fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
-    Request {
+fn request(weights: PathBuf, attack: &str, extras: Extras) -> EvalRequest {
+    EvalRequest {
         weights,
         dataset: "digits".into(),
         data: None,
@@ -243,7 +238,7 @@ fn request(weights: PathBuf, attack: &str, extras: Extras) -> Request {
 #[test]
 fn the_state_of_another_evaluation_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let with = |change: &dyn Fn(&mut Request)| {
+    let with = |change: &dyn Fn(&mut EvalRequest)| {
         let extras = Extras { state: Some(folder.path().join("state")), ..Extras::default() };
         let mut request = request(weights(), "autoattack:fgsm,pgd2", extras);
         change(&mut request);
@@ -260,7 +255,10 @@ fn the_state_of_another_evaluation_is_refused() {
     file.tensors.get_mut("linear.bias").unwrap().1[0] += 1.0;
     file.write(&other).unwrap();
     for (change, expected) in [
-        (&(|request: &mut Request| request.params.ball.eps = 0.2) as &dyn Fn(&mut Request), "eps is 0.1"),
+        (
+            &(|request: &mut EvalRequest| request.params.ball.eps = 0.2) as &dyn Fn(&mut EvalRequest),
+            "eps is 0.1",
+        ),
         (&|request| request.params.ball.norm = Norm::L2, "norm is linf there, not l2"),
         (&|request| request.params.seed = 1, "seed is 0 there, not 1"),
         (&|request| request.n = Some(29), "images is 30 there, not 29"),
@@ -299,7 +297,7 @@ fn shards_merge_to_the_whole() {
     let files = |names: &[&str]| names.iter().map(|name| file(name)).collect::<Vec<_>>();
     let merged = merge(&files(&["2", "3", "1"])).unwrap();
     let whole = Record::read(&file("whole")).unwrap();
-    assert_eq!(merged.verdict.outcomes, whole.verdict.outcomes);
+    assert_eq!(merged.outcome.outcomes, whole.outcome.outcomes);
     assert_eq!((merged.shard, &merged.evaluation, &merged.about), (None, &whole.evaluation, &whole.about));
     let (merged, whole) = (merged.to_json(), whole.to_json());
     for key in ["clean_acc", "robust_acc", "eps", "warnings", "verification", "outcomes"] {
@@ -385,8 +383,8 @@ fn toy(classes: usize) -> (Toy, Dataset) {
     (Toy { weight, masked: false, drift: 0.0, constant: None }, dataset)
 }
 
-/// Verdict of the shortened attacks, with warnings that an observer must have been told, too.
-fn verdict(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Verdict {
+/// Outcome of the shortened attacks, with warnings that an observer must have been told, too.
+fn outcome(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Outcome {
     struct Notes(Vec<String>);
     impl Observer for Notes {
         fn note(&mut self, line: &str) {
@@ -395,19 +393,19 @@ fn verdict(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Verdict {
     }
     let data = DeviceDataset::new(&Device::host().unwrap(), data).unwrap();
     let mut notes = Notes(vec![]);
-    let conduct = Conduct { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
-    let verdict = judge(toy, &data, plan, &conduct, &mut notes).unwrap().verdict;
-    assert_eq!(notes.0, verdict.warnings.iter().map(|line| format!("warning: {line}")).collect::<Vec<_>>());
-    verdict
+    let options = RunOptions { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
+    let outcome = run_protocol(toy, &data, plan, &options, &mut notes).unwrap().outcome;
+    assert_eq!(notes.0, outcome.warnings.iter().map(|line| format!("warning: {line}")).collect::<Vec<_>>());
+    outcome
 }
 
 #[track_caller]
-fn warns(verdict: &Verdict, expected: &[&str]) {
-    let matches = verdict.warnings.iter().zip(expected).all(|(line, part)| line.contains(part));
+fn warns(outcome: &Outcome, expected: &[&str]) {
+    let matches = outcome.warnings.iter().zip(expected).all(|(line, part)| line.contains(part));
     assert!(
-        matches && verdict.warnings.len() == expected.len(),
+        matches && outcome.warnings.len() == expected.len(),
         "expected {expected:?}, found {:#?}",
-        verdict.warnings
+        outcome.warnings
     );
 }
 
@@ -415,7 +413,7 @@ fn warns(verdict: &Verdict, expected: &[&str]) {
 fn sound_models_get_no_warning_and_faults_get_theirs() {
     let plan = short(Norm::Linf, 0.05);
     let (mut sound, data) = toy(10);
-    let clean = verdict(&mut sound, &data, &plan);
+    let clean = outcome(&mut sound, &data, &plan);
     warns(&clean, &[]);
     assert_eq!(clean.clean(), 100.0);
     assert!(clean.robust() < 100.0 && clean.robust() > 0.0, "{}", clean.robust());
@@ -431,7 +429,7 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
     )
     .unwrap();
     let mut masked = Toy { masked: true, ..toy(10).0 };
-    let found = verdict(&mut masked, &data, &long);
+    let found = outcome(&mut masked, &data, &long);
     warns(
         &found,
         &["40 of 40 images have an input gradient of zero", "square lowers the robust accuracy from"],
@@ -439,18 +437,18 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
 
     let mut drifting = Toy { drift: 1e-6, ..toy(10).0 };
     let pgd = Plan::custom(&["pgd2"], &params(2)).unwrap();
-    warns(&verdict(&mut drifting, &data, &pgd), &["the logits of 5 passes over the same images differ"]);
+    warns(&outcome(&mut drifting, &data, &pgd), &["the logits of 5 passes over the same images differ"]);
     let rand = Plan::new("rand", Plan::custom(&["pgd2"], &params(2)).unwrap().stages, &params(2)).unwrap();
-    warns(&verdict(&mut Toy { drift: 1e-6, ..toy(10).0 }, &data, &rand), &[]);
+    warns(&outcome(&mut Toy { drift: 1e-6, ..toy(10).0 }, &data, &rand), &[]);
 
     let mut constant = Toy { constant: Some([vec![0.91], vec![0.01; 9]].concat()), ..toy(10).0 };
     warns(
-        &verdict(&mut constant, &data, &pgd),
+        &outcome(&mut constant, &data, &pgd),
         &["look like probabilities", "40 of 40 images have an input gradient of zero"],
     );
 
     let bright = Dataset { byte_scale: 1.0 / 128.0, ..data };
-    let found = verdict(&mut toy(10).0, &bright, &pgd);
+    let found = outcome(&mut toy(10).0, &bright, &pgd);
     assert!(found.warnings[0].contains("of 40 images have pixels outside of [0,1]"), "{:?}", found.warnings);
     assert!(found.warnings.last().unwrap().starts_with("verification failed: "), "{:?}", found.warnings);
 }
@@ -458,7 +456,7 @@ fn sound_models_get_no_warning_and_faults_get_theirs() {
 #[test]
 fn few_classes_skip_attacks_or_have_fewer_targets() {
     let (mut three, data) = toy(3);
-    let found = verdict(&mut three, &data, &short(Norm::Linf, 0.05));
+    let found = outcome(&mut three, &data, &short(Norm::Linf, 0.05));
     let lines = [
         "apgd-t, 4 steps is skipped: its loss needs 4 classes, and there are 3",
         "fab-t, 4 steps has 2 targets instead of 9",
@@ -469,7 +467,7 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
     let dlr = Plan::custom(&["apgd-dlr"], &Params { ball: Ball::linf(0.05), ..params(2) }).unwrap();
     let (mut two, data) = toy(2);
     warns(
-        &verdict(&mut two, &data, &dlr),
+        &outcome(&mut two, &data, &dlr),
         &["apgd-dlr, 2 steps is skipped: its loss needs 3 classes, and there are 2"],
     );
 }
@@ -478,16 +476,16 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
 fn verification_finds_what_is_wrong() {
     let (mut sound, set) = toy(10);
     let data = DeviceDataset::new(&Device::host().unwrap(), &set).unwrap();
-    let mut check = |images: &Images, outcomes: Vec<Option<usize>>| {
-        verify(&mut sound, &data, 0..40, Ball::linf(0.1), (images, &Outcomes(outcomes)), 7).unwrap().0
+    let mut check = |images: &AdvImages, outcomes: Vec<Option<usize>>| {
+        verify(&mut sound, &data, 0..40, Ball::linf(0.1), images, &PointOutcomes(outcomes), 7).unwrap().0
     };
     let clean =
         |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
     let robust = vec![None; 40];
-    assert!(check(&Images::new(), robust.clone()).passed);
+    assert!(check(&AdvImages::new(), robust.clone()).passed);
     let mut broken = robust.clone();
     broken[3] = Some(1);
-    let found = check(&Images::new(), broken);
+    let found = check(&AdvImages::new(), broken);
     assert_eq!((found.passed, found.other_outcome, found.outside_ball), (false, 1, 0));
     let mut changed = |value: f32| {
         let mut image = clean(30);
@@ -507,12 +505,12 @@ fn verification_finds_what_is_wrong() {
 #[test]
 fn every_radius_finds_its_own_state_again() {
     let folder = tempfile::tempdir().unwrap();
-    let standing = Standing { outcomes: Outcomes(vec![None]), ..Standing::default() };
+    let progress = Progress { outcomes: PointOutcomes(vec![None]), ..Progress::default() };
     let radii = (1..=64).map(|k| k as f32 / 255.0).chain((1..=300).map(|k| k as f32 / 100.0));
     for (number, eps) in radii.enumerate() {
         let identity = || [("eps".to_owned(), serde_json::json!(eps))].into_iter().collect();
         let path = folder.path().join(number.to_string());
-        State::open(&path, identity()).unwrap().save(&standing, &Images::new()).unwrap();
+        State::open(&path, identity()).unwrap().save(&progress, &AdvImages::new()).unwrap();
         State::open(&path, identity()).unwrap();
     }
 }
@@ -527,12 +525,12 @@ fn a_network_without_finite_logits_is_not_called_robust() {
     let extras = Extras { page: Some(path("page.html")), save_adv: Some(path("adv")), ..Extras::default() };
     let mut request = request(path("nan.safetensors"), "autoattack:fgsm", extras);
     request.out = Some(path("out.json"));
-    let verdict = eval::run(&request, &mut Silent).unwrap().record.unwrap().verdict;
-    assert_eq!((verdict.verification.passed, verdict.verification.no_logits), (false, 30));
+    let outcome = eval::run(&request, &mut Silent).unwrap().record.unwrap().outcome;
+    assert_eq!((outcome.verification.passed, outcome.verification.no_logits), (false, 30));
     assert!(
-        verdict.warnings.iter().any(|line| line.ends_with("30 have logits that are not finite numbers")),
+        outcome.warnings.iter().any(|line| line.ends_with("30 have logits that are not finite numbers")),
         "{:?}",
-        verdict.warnings
+        outcome.warnings
     );
     assert!(["out.json", "page.html", "adv"].iter().all(|name| path(name).is_file()));
 }
@@ -541,14 +539,14 @@ fn a_network_without_finite_logits_is_not_called_robust() {
 fn autoattack_with_an_attack_missing_is_not_called_so() {
     let (mut three, data) = toy(3);
     let standard = Plan { version: "standard".into(), ..short(Norm::Linf, 0.05) };
-    let record = |verdict: Verdict| {
+    let record = |outcome: Outcome| {
         let record =
-            Record { about: Default::default(), evaluation: Default::default(), shard: None, verdict };
+            Record { about: Default::default(), evaluation: Default::default(), shard: None, outcome };
         record.to_json()["autoattack_acc"].clone()
     };
-    assert!(record(verdict(&mut three, &data, &standard)).is_null());
+    assert!(record(outcome(&mut three, &data, &standard)).is_null());
     let (mut ten, data) = toy(10);
-    assert!(record(verdict(&mut ten, &data, &standard)).is_string());
+    assert!(record(outcome(&mut ten, &data, &standard)).is_string());
 }
 
 #[test]
@@ -592,7 +590,7 @@ fn adversarial_images_are_saved() {
     let (y, pred) = (longs("y"), longs("pred"));
     let success: Vec<bool> = file.tensor("success").unwrap().data().iter().map(|b| *b == 1).collect();
     assert_eq!(success, y.iter().zip(&pred).map(|(y, pred)| y != pred).collect::<Vec<_>>());
-    assert_eq!(success, record.verdict.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
+    assert_eq!(success, record.outcome.outcomes.0.iter().map(Option::is_some).collect::<Vec<_>>());
     // The stored images alone reproduce the accuracy.
     let (mut net, data) = digits(30);
     let adv: Vec<f32> = floats(&file.tensor("x_adv").unwrap(), |value| value as f32).unwrap();
@@ -604,7 +602,7 @@ fn adversarial_images_are_saved() {
     let single: Box<dyn Attack> =
         by_name("pgd5", &Params { ball: Ball::linf(EPS), ..Params::default() }).unwrap();
     let robust = eval::accuracy::robust(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
-    assert_eq!(record.verdict.robust(), robust, "a cascade of one attack is that attack");
+    assert_eq!(record.outcome.robust(), robust, "a cascade of one attack is that attack");
 }
 
 /// Runs the program; its standard output, or the error line.

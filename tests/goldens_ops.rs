@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Golden, devices_and_cuda_shapes};
+use common::{Golden, Tolerance, assert_close, devices_and_cuda_shapes};
 use saddle::device::{Buffer, Device};
 use saddle::ops::reduce::Reduction;
 use saddle::ops::{cross_entropy::cross_entropy, js::js, kl::kl, margin::margin, mse::mse, predict};
@@ -39,11 +39,8 @@ impl Bench<'_> {
     /// logits have gradients that are the small difference of numbers of order 1).
     fn check(&self, name: &str, got: &Tensor) {
         let (got, want) = (got.to_vec().unwrap(), self.file.floats(name));
-        assert_eq!(got.len(), want.len(), "{}: {name}", self.label);
-        let largest = want.iter().fold(1e-2f32, |m, w| m.max(w.abs()));
-        for (at, (g, w)) in got.iter().zip(&want).enumerate() {
-            assert!((g - w).abs() <= 1e-5 * largest, "{}: {name}: entry {at} is {g}, not {w}", self.label);
-        }
+        let tolerance = Tolerance { relative: 1e-5, least: 1e-2 };
+        assert_close(&format!("{}: {name}", self.label), &got, &want, tolerance);
     }
 
     /// A loss of two logit tensors: its mean, both gradients and, where there are any, its values per row.

@@ -7,6 +7,7 @@ use common::{Golden, devices};
 use saddle::config::{Config, DeviceChoice};
 use saddle::files::tensor_file::{self, Values};
 use saddle::files::weights::WeightFile;
+use saddle::numeric::close;
 use saddle::train::check_step::{self, StepCheck};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 const TENSOR: f64 = 1e-4;
 const LOSS: f64 = 1e-5;
 
-/// The input of the goldens, and what a case puts in its place.
+/// The input of the goldens, of which a case may replace parts.
 struct Inputs {
     dir: tempfile::TempDir,
     golden: Golden,
@@ -118,14 +119,13 @@ fn summary(values: &[f32]) -> [f64; 5] {
     [norm, dot(0), dot(1), dot(2), dot(3)]
 }
 
-/// What differs between an output and its golden case.
+/// The differences between an output and its golden case.
 fn differences(out: &BTreeMap<String, Values>, case: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let loss = case["scalars"]["loss"].as_f64().unwrap();
     for (name, want) in case["scalars"].as_object().unwrap() {
         let (got, want) = (floats(out, name)[0] as f64, want.as_f64().unwrap());
-        let near = (got - want).abs() <= LOSS * want.abs().max(1e-2 * loss.abs());
-        if !near {
+        if close(&[got], &[want], 0.0, LOSS * want.abs().max(1e-2 * loss.abs())).is_err() {
             wrong.push(format!("{name} is {got}, not {want}"));
         }
     }
@@ -133,8 +133,7 @@ fn differences(out: &BTreeMap<String, Values>, case: &Value) -> Vec<String> {
         let want: Vec<f64> = want.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
         let got = summary(floats(out, name));
         // A difference d between the tensors changes a dot product by about |d|.
-        let near = |(got, expected): (&f64, &f64)| (got - expected).abs() <= 3.0 * TENSOR * want[0] + 1e-7;
-        if !got.iter().zip(&want).all(near) {
+        if close(&got, &want, 0.0, 3.0 * TENSOR * want[0] + 1e-7).is_err() {
             wrong.push(format!("{name} is {got:?}, not {want:?}"));
         }
     }
@@ -180,7 +179,7 @@ fn every_method_and_variant_is_pytorchs() {
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
     let covered: std::collections::BTreeSet<&str> =
         cases.iter().map(|case| case["method"].as_str().unwrap()).collect();
-    for method in saddle::method::methods() {
+    for method in saddle::method::METHODS {
         assert!(
             covered.contains(method.name) || method.name == "boundary-at",
             "{} has no golden",
@@ -231,7 +230,7 @@ fn what_methods_reduce_to() {
 #[test]
 fn small_and_one_sided_batches() {
     let inputs = Inputs::new();
-    for method in saddle::method::methods() {
+    for method in saddle::method::METHODS {
         // One image alone; its maps still have several pixels for batch norm.
         let one = inputs.step(method.name, &BALL, inputs.batch(&BTreeMap::new(), 1)).unwrap();
         assert!(floats(&one, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&one, "loss"));
@@ -241,10 +240,10 @@ fn small_and_one_sided_batches() {
             method.name
         );
     }
-    // One class only: every image of the batch is a positive of every anchor, and there is nothing to tell
-    // apart but the images.
+    // One class only: every image of the batch is a positive of every anchor, and only the
+    // images differ.
     let one_class = BTreeMap::from([("y".to_owned(), "same".to_owned())]);
-    for method in saddle::method::methods() {
+    for method in saddle::method::METHODS {
         let same = inputs.step(method.name, &BALL, inputs.batch(&one_class, 8)).unwrap();
         assert!(floats(&same, "loss")[0].is_finite(), "{}: {:?}", method.name, floats(&same, "loss"));
     }
@@ -269,11 +268,11 @@ fn a_step_normalises_as_its_weights_say() {
     stamp("weights", "scaled", "0.5");
     stamp("wa", "wa-scaled", "0.5");
     stamp("wa", "wa-other", "0.4");
-    // The loss of ReBAT, which reads both networks, or what `saddle check-step` complains about.
+    // The loss of ReBAT, which reads both networks, or the error of `saddle check-step`.
     let loss = |weights: &str, wa: &str, sets: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_saddle"));
         command.args([
-            "step",
+            "check-step",
             "--method",
             "rebat",
             "--model",
@@ -303,23 +302,24 @@ fn a_step_normalises_as_its_weights_say() {
     let (plain, scaled) = (loss("weights", "wa", &[]).unwrap(), loss("scaled", "wa-scaled", &[]).unwrap());
     assert!(plain != scaled, "{plain}");
     assert_eq!(loss("weights", "wa", &["mean=0.5", "std=0.25"]), Ok(scaled));
-    assert_eq!(loss("scaled", "wa", &[]), Ok(scaled), "an average that says nothing is as the network");
+    assert_eq!(loss("scaled", "wa", &[]), Ok(scaled), "an average without metadata is as the network");
     assert_eq!(
         loss("scaled", "wa-other", &["mean=none", "std=none"]),
         Ok(plain),
         "what is given goes before"
     );
-    let told = loss("scaled", "wa-other", &[]).unwrap_err();
-    let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes mean 0.5 and std 0.25; \
+    let message = loss("scaled", "wa-other", &[]).unwrap_err();
+    let expected = "wa-other.safetensors: its network takes mean 0.4 and std 0.25, that of --weights takes \
+                    mean 0.5 and std 0.25; \
                     --set mean and --set std hold for both";
     assert!(
-        told.starts_with("error: ")
-            && told.trim_end().ends_with(expected)
-            && told.trim_end().lines().count() == 1,
-        "{told}"
+        message.starts_with("error: ")
+            && message.trim_end().ends_with(expected)
+            && message.trim_end().lines().count() == 1,
+        "{message}"
     );
-    let told = loss("weights", "wa-other", &[]).unwrap_err();
-    assert!(told.contains("that of --weights does not normalise images"), "{told}");
+    let message = loss("weights", "wa-other", &[]).unwrap_err();
+    assert!(message.contains("that of --weights does not normalise images"), "{message}");
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn bad_input_is_one_line() {
     let path = batch();
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
-    let told = inputs.step("raat", &[], path.clone()).unwrap_err().to_string();
-    assert!(told.contains("batch.safetensors: not a safetensors or .npz file"), "{told}");
-    let told = inputs.step("raat", &[], inputs.path("weights")).unwrap_err().to_string();
-    assert!(told.contains("unknown tensor of a batch"), "{told}");
+    let message = inputs.step("raat", &[], path.clone()).unwrap_err().to_string();
+    assert!(message.contains("batch.safetensors: not a safetensors or .npz file"), "{message}");
+    let message = inputs.step("raat", &[], inputs.path("weights")).unwrap_err().to_string();
+    assert!(message.contains("unknown tensor of a batch"), "{message}");
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 fn net(name: &str, classes: usize, height: usize) -> Net {
     let device = Device::host().unwrap();
     let shape = Shape { channels: 3, height, classes, mean: vec![], std: vec![] };
-    Net::new(&device, &Arch::find(name).unwrap().spec(), &shape, 0).unwrap()
+    Net::new(&device, Arch::find(name).unwrap(), &shape, 0).unwrap()
 }
 
 /// Parameters with 10 classes, and tensors of a PyTorch state dict (with one `num_batches_tracked` a batch
@@ -49,7 +49,7 @@ fn stages_end_where_the_classifier_begins() {
         assert_eq!(stages.iter().map(|s| tape.value(*s).shape()[1]).collect::<Vec<_>>(), widths, "{name}");
         let [.., stage, last] = stages.as_slice() else { panic!("{name} has no stages") };
         assert_eq!(value(*last), features, "{name}");
-        // Behind the last stage of a pre-activation network come a batch norm and a ReLU.
+        // After the last stage of a pre-activation network come a batch norm and a ReLU.
         assert_eq!(value(*stage) == features, !name.starts_with("preact"), "{name}");
     }
 }
@@ -129,7 +129,7 @@ fn every_architecture_has_a_forward_pass_at_both_image_sizes() {
     use saddle::tape::Tape;
     use saddle::tensor::Tensor;
     let device = Device::host().unwrap();
-    for arch in architectures().iter().filter(|a| !a.name.starts_with("wrn")) {
+    for arch in architectures().filter(|a| !a.name.starts_with("wrn")) {
         for (height, classes) in [(32, 10), (64, 200)] {
             let mut net = net(arch.name, classes, height);
             let tape = Tape::new(&device);

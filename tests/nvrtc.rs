@@ -27,14 +27,7 @@ fn every_kernel_compiles_for_every_architecture() {
             "sm_80" => 163,
             _ => 227,
         };
-        // A conformance kernel asks for more dynamic shared memory than sm_75 has; training never runs it.
-        let exempt = row.arch == "sm_75" && row.file == "conformance.cu";
-        assert!(exempt || row.shared_bytes <= most * 1024, "{row:?}: more shared memory than a block has");
+        assert!(row.shared_bytes <= most * 1024, "{row:?}: more shared memory than a block has");
     }
-    // A kernel that is known to have a shared array of 1024 integers: the numbers are read, not defaulted.
-    let sum = rows.iter().find(|row| row.kernel == "conf_sum_1024").unwrap();
-    assert_eq!(sum.shared_bytes, 4096, "{sum:?}");
-    let dynamic = rows.iter().find(|row| row.kernel == "conf_dynamic_shared").unwrap();
-    assert_eq!(dynamic.shared_bytes, 65536 + 256, "{dynamic:?}");
     println!("{kernels} kernels of {} files compile for {}", SOURCES.len(), ARCHS.join(", "));
 }

@@ -1,14 +1,15 @@
-//! What a training step leaves behind, against float64 and against passes put together by hand: the updated
+//! The results of a training step, against float64 and against passes put together by hand: the updated
 //! weights, the running statistics, the averaged network, and the |S| that is recorded.
 
 mod common;
 
-use common::{Golden, devices};
+use common::{Golden, Tolerance, assert_close, devices};
 use saddle::config::Config;
 use saddle::device::{Buffer, Device};
 use saddle::files::weights::WeightFile;
-use saddle::method;
+use saddle::method::{self, LogValue, common::perturbation::reduced};
 use saddle::nn::{Arch, BnMode, Net, Role, Shape};
+use saddle::ops::split::select;
 use saddle::run::network;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
@@ -21,7 +22,7 @@ const SGD: Sgd = Sgd { lr: 0.05, momentum: 0.9, weight_decay: 5e-4 };
 /// The network of the goldens whose weights have this prefix.
 fn net(device: &Device, golden: &Golden, prefix: &str) -> Net {
     let shape = Shape { channels: 1, height: SIDE, classes: 10, mean: vec![], std: vec![] };
-    let mut net = Net::new(device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+    let mut net = Net::new(device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
     let mut file = WeightFile::default();
     for name in golden.names().filter(|name| name.starts_with(prefix)) {
         file.tensors.insert(name[prefix.len()..].to_owned(), (golden.shape(&name), golden.floats(&name)));
@@ -50,13 +51,8 @@ fn between(a: &[f32], b: &[f32], t: f64) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| (1.0 - t) * f64::from(*a) + t * f64::from(*b)).collect()
 }
 
-fn close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
-    let scale = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
-    let worst = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
-    assert!(
-        got.len() == want.len() && worst <= tolerance * scale,
-        "{what}: off by {worst:.1e} of {scale:.1e}"
-    );
+fn close(got: &[f32], want: &[f64], relative: f64, what: &str) {
+    assert_close(what, got, want, Tolerance { relative, least: 1e-3 });
 }
 
 /// Running statistics of the first batch norm.
@@ -71,7 +67,7 @@ impl First {
         First { mean: wide(&tensor(net, "bn1.running_mean")), var: wide(&tensor(net, "bn1.running_var")) }
     }
 
-    /// What a pass in train mode over images `x` makes of them, in float64: `r <- 0.9 r + 0.1 s`, with the
+    /// Updates them as a pass in train mode over images `x` does, in float64: `r <- 0.9 r + 0.1 s`, with the
     /// unbiased variance.
     fn pass(&mut self, conv1: &[f64], x: &[f64]) {
         for channel in 0..self.mean.len() {
@@ -141,7 +137,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             let mut statistics = First::of(&teacher);
             let models = &mut Models { net: &mut before, wa: Some(&mut teacher) };
             let done = differentiate(models, &batch, &step_config, &Default::default()).unwrap();
-            let x1_adv = done.attacked.x_adv.to_vec().unwrap()[..x1.len()].to_vec();
+            let x1_adv = done.x_adv.to_vec().unwrap()[..x1.len()].to_vec();
 
             // The passes of wa, which is in train mode yet, in the order of the released code.
             let passes = match (name, start) {
@@ -156,10 +152,11 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             statistics.check(&teacher, &format!("{case}: wa before it is averaged"));
 
             // The update, with weight decay, momentum being empty.
-            for (param, gradient) in
-                before.params.iter().zip(&done.gradients).filter(|(param, _)| param.role != Role::Buffer)
-            {
-                let (w, g) = (param.value.to_vec().unwrap(), gradient.as_ref().unwrap().to_vec().unwrap());
+            let trained = before.params.iter().filter(|param| param.role != Role::Buffer).count();
+            assert_eq!(done.gradients.len(), trained, "{case}");
+            for (id, gradient) in &done.gradients {
+                let param = before.params.get(*id);
+                let (w, g) = (param.value.to_vec().unwrap(), gradient.to_vec().unwrap());
                 let rule = |(w, g): (&f32, &f32)| {
                     let (w, g) = (f64::from(*w), f64::from(*g));
                     w - f64::from(SGD.lr) * (g + f64::from(SGD.weight_decay) * w)
@@ -208,7 +205,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
     }
 }
 
-/// How many images have both views right, by a network in eval mode.
+/// The number of images with both views right, by a network in eval mode.
 fn both_right(net: &mut Net, x: &Tensor, y: &[i32]) -> usize {
     let tape = Tape::new(x.device());
     let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None).unwrap();
@@ -259,14 +256,23 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
             let mut trained = spoilt();
             let models = &mut Models { net: &mut trained, wa: None };
             let stepped = train_step(models, &batch, &step_config, &SGD, None).unwrap();
-            let recorded = stepped.aligned.unwrap().to_vec().unwrap()[0] as usize;
+            let recorded = match stepped.log.iter().find(|(name, _)| *name == "aligned") {
+                Some((_, LogValue::Count(count))) => count.to_vec().unwrap()[0] as usize,
+                _ => panic!("{label}: {name} logs no |S|"),
+            };
 
             let mut plain = spoilt();
             let at_first = both_right(&mut plain, &x, &y);
             if name == "raat++" {
                 let models = &mut Models { net: &mut spoilt(), wa: None };
-                let made = differentiate(models, &batch, &step_config, &Default::default()).unwrap().attacked;
-                for images in [&made.x_adv, &x, &made.align.unwrap().x_ce] {
+                let made = differentiate(models, &batch, &step_config, &Default::default()).unwrap();
+                let boundary = match made.log.iter().find(|(name, _)| *name == "boundary") {
+                    Some((_, LogValue::Flags(flags))) => flags.clone(),
+                    _ => panic!("{label}: {name} logs no boundary samples"),
+                };
+                let x_reduced = reduced(&x, &made.x_adv, config.rho as f32).unwrap();
+                let x_ce = select(&device, &x_reduced, &made.x_adv, &boundary).unwrap();
+                for images in [&made.x_adv, &x, &x_ce] {
                     let tape = Tape::new(&device);
                     plain.forward(&tape, tape.constant(images.clone()), BnMode::Train, None).unwrap();
                 }

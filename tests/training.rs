@@ -45,10 +45,10 @@ const SHORT: &[(&str, &str)] = &[("epochs", "2"), ("steps", "2"), ("select_steps
 #[test]
 fn the_default_job_reaches_the_reference_on_three_seeds() {
     let folder = tempfile::tempdir().unwrap();
-    for (label, device) in common::devices() {
+    for (label, _) in common::devices() {
         for seed in ["0", "1", "2"] {
             let out = folder.path().join(format!("{label}-{seed}"));
-            let summary = train(&out, &[("seed", seed), ("device", &device.label())]).unwrap().summary;
+            let summary = train(&out, &[("seed", seed), ("device", &label)]).unwrap().summary;
             println!("{label}, seed {seed}: clean {:.2}, PGD-20 {:.2}", summary.clean_acc, summary.pgd20_acc);
             assert!(
                 summary.clean_acc >= 96.0 && summary.pgd20_acc >= 76.0,
@@ -95,7 +95,7 @@ fn two_runs_give_the_same_bytes_whatever_the_number_of_threads() {
     assert!(files.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
-/// Stops the run after so many steps.
+/// Stops the run after this number of steps.
 struct StopAfter<'a>(usize, &'a AtomicBool);
 
 impl Observer for StopAfter<'_> {
@@ -137,7 +137,7 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
     let out = folder.path().join("run");
     let summary = train(&out, &[("epochs", "3"), ("select", "last")]).unwrap().summary;
     let evaluate = |batch| {
-        let request = eval::Request {
+        let request = eval::EvalRequest {
             weights: out.clone(),
             dataset: "digits".into(),
             data: None,
@@ -244,7 +244,7 @@ impl Observer for StopEvaluation<'_> {
     }
 }
 
-/// What the epochs' lines of `metrics.jsonl` say, but for times.
+/// The epochs' lines of `metrics.jsonl` without times.
 fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
@@ -389,7 +389,8 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
 fn a_write_that_fails_leaves_no_half_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --steps 1 --quiet --out \"$1\"";
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --steps 1 --quiet \
+                  --out \"$1\"";
     let output =
         Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);

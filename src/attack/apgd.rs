@@ -12,7 +12,7 @@
 //!         eta <- eta / 2;  x_{k+1} <- x_best;  g_{k+1} <- g_best
 //! ```
 //! Three rules are those of the authors' code, which published accuracies come from: the last misclassified
-//! iterate is the result, not the one of the largest loss; broken points are iterated to the end; in the
+//! iterate is the result, not the one of the largest loss; iteration goes on after a success; in the
 //! first window f(x_1) counts as a rise if it is above 0, whatever f(x_0) was. The random numbers are others:
 //! they follow from seed, loss, restart, target and the image's index alone.
 
@@ -30,13 +30,13 @@ use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
-/// What APGD ascends.
+/// The loss that APGD ascends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApgdLoss {
     CrossEntropy,
     /// Needs three classes.
     Dlr,
-    /// DLR towards the clean image's runner-up, then towards the class behind it, and so on; needs four
+    /// DLR towards the clean image's runner-up, then towards the next class, and so on; needs four
     /// classes.
     DlrTargeted,
 }
@@ -217,7 +217,7 @@ impl Targeted for Apgd {
     }
 }
 
-/// What each of the steps ends: the windows between checkpoints shrink from 0.22 T by 0.03 T to 0.06 T.
+/// The phase of each step: the windows between checkpoints shrink from 0.22 T by 0.03 T to 0.06 T.
 fn phases(steps: usize) -> Vec<Phase> {
     let share = |part: f64| ((part * steps as f64) as usize).max(1);
     let (mut window, mut since) = (share(0.22), 0);
@@ -238,7 +238,7 @@ fn phases(steps: usize) -> Vec<Phase> {
 mod tests {
     use super::*;
 
-    /// The steps behind which a checkpoint stands, and the windows that end there.
+    /// The steps with a checkpoint after them, and the windows that end there.
     fn checkpoints(steps: usize) -> Vec<(usize, usize)> {
         let ended = |(k, phase): (usize, Phase)| match phase {
             Phase::Checkpoint(window) => Some((k + 1, window)),

@@ -2,19 +2,19 @@
 //! via random search, arXiv 1912.00049), as in AutoAttack: a random search that uses no gradient.
 //!
 //! ```text
-//! x' <- a random start;  least <- margin(x'),  margin(x') = z_y - max_{i != y} z_i
-//! repeat T times, for images with least > 0:
+//! x' <- a random start;  best <- margin(x'),  margin(x') = z_y - max_{i != y} z_i
+//! repeat T times, for images with best > 0:
 //!     x'' <- x' changed in a random window, whose side shrinks with the queries
-//!     if margin(x'') < least or margin(x'') <= 0:  x' <- x'',  least <- margin(x'')
+//!     if margin(x'') < best or margin(x'') <= 0:  x' <- x'',  best <- margin(x'')
 //! ```
 //! The window of a query is the same for all images and follows from seed and query alone, signs from seed,
-//! query and image: what an image becomes does not depend on its batch. Images that are broken leave the
-//! batch from time to time; nothing else is read back.
+//! query and image: the result for an image does not depend on its batch. Images on which the attack has
+//! succeeded leave the batch from time to time; nothing else is read back.
 //!
 //! Kept from AutoAttack's code, where it differs from the paper: in Linf the signs of a window are shared by
 //! the batch; the last row and column are out of a window's reach unless its side is theirs, since positions
 //! are floor(U (H - s)); in L2 the mass of both windows is summed over the channels before it is given to
-//! each. Different from it: the random numbers, which are keyed as said; windows are never larger than the
+//! each. Different from it: the random numbers, which are keyed as above; windows are never larger than the
 //! image; in the L2 start each tile of each image and channel has a direction of its own, where there a
 //! tile's is shared by the batch.
 
@@ -24,11 +24,11 @@ use super::objective::logits;
 use super::{Attack, AttackEntry, AttackResult, Model, Params};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::augment::gather_labels;
+use crate::ops::augment::gather_i32;
+use crate::ops::gather::{gather, scatter};
 use crate::ops::margin::margin;
 use crate::ops::predict::correct;
 use crate::ops::square::{Patch, Pyramid, Search, Transfer, Window, start_l2, start_linf};
-use crate::ops::survivors::{merge, take};
 use crate::rng::{Key, Purpose, philox};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -44,20 +44,21 @@ pub(super) const ATTACKS: &[AttackEntry] = &[AttackEntry {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Square {
     pub ball: Ball,
-    /// T: how often an image is asked about after the start.
+    /// T, the queries about an image after the start.
     pub queries: usize,
-    /// Searches, each of the images that withstood the earlier ones.
+    /// Searches, each on the points that withstood the earlier ones.
     pub restarts: usize,
     pub seed: u64,
 }
 
-/// The fraction of the image that a window covers at first, and after which queries it is halved.
+/// The fraction of the image that the first windows cover, and the queries after which it is halved.
 const FRACTION: f64 = 0.8;
 const HALVED_AFTER: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
-/// Broken images leave the batch after this many queries, and before the first and the tenth of them already.
-const LOOK_EVERY: usize = 100;
-/// The counter of a query's windows; those of signs are numbered by channel (`kernels/square.cu`) and end in
-/// another word.
+/// Images on which the attack has succeeded leave the batch each time after this many queries, and also after the
+/// first and the tenth.
+const CHECK_EVERY: usize = 100;
+/// The last word of the counters of a query's windows; those of signs are numbered by channel
+/// (`kernels/square.cu`) and end in another word.
 const WINDOWS: u32 = 3;
 
 impl Square {
@@ -71,89 +72,66 @@ impl Square {
     pub fn side(&self, query: usize, [h, w]: [usize; 2]) -> usize {
         let halvings = HALVED_AFTER.iter().filter(|after| query > **after).count() as i32;
         let side = (FRACTION / 2f64.powi(halvings) * (h * w) as f64).sqrt().round_ties_even() as usize;
-        let (least, most) = (side.max(1), h.min(w));
+        let max = h.min(w);
         match self.ball.norm {
-            Norm::Linf => least.min(most),
+            Norm::Linf => side.max(1).min(max),
             // Odd, and at least 3, where the image has room for that.
-            Norm::L2 => (least.max(3) | 1).min(most.saturating_sub(1) | 1),
+            Norm::L2 => (side.max(3) | 1).min(max.saturating_sub(1) | 1),
         }
     }
 
-    /// One search. Margins of exactly 0 count as found here, though the label may still be predicted.
+    /// One search. A margin of exactly 0 counts as a success here, though the label may still be predicted.
     fn search(&self, model: &mut dyn Model, points: Points, restart: u32) -> Result<Tensor> {
         let Points { x, y, images } = points;
         let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
         let key = |number: usize| Key::new(self.seed, Purpose::Square, number as u32, restart);
-        let right = correct(device, &logits(model, x)?, y)?;
-        let trial = match self.ball.norm {
-            Norm::Linf => start_linf(x, self.ball.eps, key(0), images)?,
-            Norm::L2 => start_l2(x, self.ball.eps, key(0), images)?,
+        let clean_correct = correct(device, &logits(model, x)?, y)?;
+        let Ball { norm, eps } = self.ball;
+        let (start, pyramids) = match norm {
+            Norm::Linf => (start_linf(x, eps, key(0), images)?, vec![]),
+            Norm::L2 => (start_l2(x, eps, key(0), images)?, self.pyramids(device, [h, w])?),
         };
-        let pyramids = if self.ball.norm == Norm::L2 { self.pyramids(device, [h, w])? } else { vec![] };
         let rows: Vec<i32> = (0..n as i32).collect();
-        let mut play = Play {
-            search: Search::begin(x.clone(), trial, &right)?,
+        let mut batch = Batch {
+            search: Search::begin(x.clone(), start, &clean_correct)?,
             y: y.duplicate()?,
             images: images.duplicate()?,
             rows: Buffer::from_slice(device, &rows)?,
-            before: Window::whole(h, w),
+            changed: Window::whole(h, w),
         };
-        let (mut found, mut done) = (x.clone(), Buffer::zeros(device, n)?);
+        let (mut x_adv, mut done) = (x.clone(), Buffer::zeros(device, n)?);
         for asked in 0..=self.queries {
-            if asked.is_multiple_of(LOOK_EVERY) || asked == 1 || asked == 10 {
-                play.drop_broken(&mut found, &mut done)?;
+            if asked.is_multiple_of(CHECK_EVERY) || asked == 1 || asked == 10 {
+                batch.drop_succeeded(&mut x_adv, &mut done)?;
             }
-            if play.y.is_empty() {
+            if batch.y.is_empty() {
                 break;
             }
-            let margin = play.margins(model, asked == 0)?;
+            let margin = batch.margins(model, asked == 0)?;
             // The start has key 0.
-            let next = Some(asked).filter(|asked| *asked < self.queries).map(|query| (query, key(query + 1)));
-            self.turn(&mut play, &margin, &pyramids, next)?;
-        }
-        play.drop_broken(&mut found, &mut done)?;
-        Ok(found)
-    }
-
-    /// Takes the margins of all trials, keeps what is better, and makes the trials of query `next`, counted
-    /// from 0, with its key.
-    fn turn(
-        &self,
-        play: &mut Play,
-        margin: &Tensor,
-        pyramids: &[Pyramid],
-        next: Option<(usize, Key)>,
-    ) -> Result<()> {
-        let [_, h, w, _] = play.search.x.nhwc("square")?;
-        let drawn = next.map(|(query, key)| {
-            let words = philox(key.bits(), [0, 0, 0, WINDOWS]);
-            let spare = philox(key.bits(), [1, 0, 0, WINDOWS]);
-            let side = self.side(query, [h, w]);
-            // Top and left of a window: floor(U (H - s)) with U of 24 bits.
-            let place = |word: usize, room: usize| (((words[word] >> 8) as usize) * (room - side)) >> 24;
-            (side, [place(0, h), place(1, w)], [place(2, h), place(3, w)], spare[0])
-        });
-        match self.ball.norm {
-            Norm::Linf => {
-                let patch = drawn.map(|(side, [top, left], _, signs)| Patch {
-                    window: Window { top, left, height: side, width: side },
-                    signs,
-                });
-                play.search.turn_linf(margin, self.ball.eps, play.before, patch)?;
-                play.before = patch.map_or(Window::whole(h, w), |patch| patch.window);
-            }
-            Norm::L2 => {
-                let transfer = drawn.zip(next).and_then(|((side, to, from, bits), (_, key))| {
-                    let pyramid = pyramids.iter().find(|pyramid| pyramid.side == side)?;
-                    Some(Transfer { pyramid, to, from, transposed: bits & 1 == 1, key })
-                });
-                play.search.turn_l2(margin, self.ball.eps, &play.images, transfer)?;
+            let next = (asked < self.queries).then(|| self.change(asked, key(asked + 1), [h, w]));
+            match norm {
+                Norm::Linf => batch.advance_linf(&margin, eps, next)?,
+                Norm::L2 => batch.advance_l2(&margin, eps, next, &pyramids)?,
             }
         }
-        Ok(())
+        batch.drop_succeeded(&mut x_adv, &mut done)?;
+        Ok(x_adv)
     }
 
-    /// One pyramid for every side that occurs.
+    /// The change of query `query`, counted from 0, of images `[H,W]`.
+    fn change(&self, query: usize, key: Key, [h, w]: [usize; 2]) -> Change {
+        let side = self.side(query, [h, w]);
+        let words = philox(key.bits(), [0, 0, 0, WINDOWS]);
+        let bits = philox(key.bits(), [1, 0, 0, WINDOWS])[0];
+        // floor(U (H - s)) with U of 24 bits.
+        let place = |word: u32, room: usize| (((word >> 8) as usize) * (room - side)) >> 24;
+        let to = [place(words[0], h), place(words[1], w)];
+        let from = [place(words[2], h), place(words[3], w)];
+        Change { side, to, from, bits, key }
+    }
+
+    /// One pyramid for each side of a window.
     fn pyramids(&self, device: &Device, size: [usize; 2]) -> Result<Vec<Pyramid>> {
         let first = [0].into_iter().chain(HALVED_AFTER.map(|after| after + 1));
         let mut sides: Vec<usize> = first.map(|query| self.side(query, size)).collect();
@@ -162,21 +140,62 @@ impl Square {
     }
 }
 
-/// The images that are still asked about.
-struct Play {
+/// The random choices of a query, which all images share.
+struct Change {
+    /// Of the windows.
+    side: usize,
+    /// Top and left of the window that changes.
+    to: [usize; 2],
+    /// L2: top and left of the window that gives its mass.
+    from: [usize; 2],
+    /// Linf: bit c is the sign of channel c. L2: bit 0 transposes the pyramid.
+    bits: u32,
+    /// L2: of the signs per image and channel.
+    key: Key,
+}
+
+/// The images on which the search has not succeeded.
+struct Batch {
     search: Search,
     y: Buffer<i32>,
     images: Buffer<i32>,
     /// Their rows in the whole batch.
     rows: Buffer<i32>,
-    /// Where the last trial may differ from the best.
-    before: Window,
+    /// Linf: the window in which the trial may differ from the best image.
+    changed: Window,
 }
 
-impl Play {
-    /// The margin `[M]` of every trial. On the host, trials that are the best image itself are not asked
-    /// about: theirs is infinite, which like the margin they have is no improvement. (Small windows often
-    /// draw the signs that are there already; a GPU would have to wait to know.)
+impl Batch {
+    /// Takes the margins of all trials, keeps the better images, and makes the next trials.
+    fn advance_linf(&mut self, margin: &Tensor, eps: f32, next: Option<Change>) -> Result<()> {
+        let [_, h, w, _] = self.search.x.nhwc("square")?;
+        let patch = next.map(|Change { side, to: [top, left], bits, .. }| Patch {
+            window: Window { top, left, height: side, width: side },
+            signs: bits,
+        });
+        self.search.turn_linf(margin, eps, self.changed, patch)?;
+        self.changed = patch.map_or(Window::whole(h, w), |patch| patch.window);
+        Ok(())
+    }
+
+    /// The same in L2.
+    fn advance_l2(
+        &mut self,
+        margin: &Tensor,
+        eps: f32,
+        next: Option<Change>,
+        pyramids: &[Pyramid],
+    ) -> Result<()> {
+        let transfer = next.and_then(|Change { side, to, from, bits, key }| {
+            let pyramid = pyramids.iter().find(|pyramid| pyramid.side == side)?;
+            Some(Transfer { pyramid, to, from, transposed: bits & 1 == 1, key })
+        });
+        self.search.turn_l2(margin, eps, &self.images, transfer)
+    }
+
+    /// The margin `[M]` of each trial. On the host, trials equal to the best image are not asked about: they get an
+    /// infinite margin, which like their own is no improvement. (Small windows often draw the signs that are
+    /// there already; a GPU would have to wait to know.)
     fn margins(&self, model: &mut dyn Model, first: bool) -> Result<Tensor> {
         let ask = |model: &mut dyn Model, trial: Tensor, y: &Buffer<i32>| {
             let tape = Tape::new(trial.device());
@@ -202,31 +221,30 @@ impl Play {
         let mut margins = vec![f32::INFINITY; n];
         if !rows.is_empty() {
             let asked = Buffer::from_slice(device, &rows)?;
-            let found = ask(model, take(trial, &asked)?, &gather_labels(&self.y, &asked)?)?.to_vec()?;
-            rows.iter().zip(found).for_each(|(row, margin)| margins[*row as usize] = margin);
+            let new = ask(model, gather(trial, &asked)?, &gather_i32(&self.y, &asked)?)?.to_vec()?;
+            rows.iter().zip(new).for_each(|(row, margin)| margins[*row as usize] = margin);
         }
         Tensor::from_slice(device, &[n], &margins)
     }
 
-    /// Moves the best image of every broken row to `found`, and goes on with the others.
-    fn drop_broken(&mut self, found: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
+    /// Moves the best images of the rows that succeeded to `x_adv`, and continues with the others.
+    fn drop_succeeded(&mut self, x_adv: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
         let device = self.search.x.device().clone();
-        let least = self.search.least.to_vec()?;
-        let broken: Vec<i32> = least.iter().map(|least| (*least <= 0.0) as i32).collect();
-        if broken.iter().all(|broken| *broken == 0) {
+        let best_margin = self.search.best_margin.to_vec()?;
+        let succeeded: Vec<i32> = best_margin.iter().map(|margin| (*margin <= 0.0) as i32).collect();
+        if succeeded.iter().all(|succeeded| *succeeded == 0) {
             return Ok(());
         }
-        merge(found, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &broken)?)?;
-        let left: Vec<i32> =
-            (0..).zip(&broken).filter(|(_, broken)| **broken == 0).map(|(row, _)| row).collect();
+        scatter(x_adv, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
+        let left: Vec<i32> = (0..).zip(&succeeded).filter(|(_, s)| **s == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
-        let kept: Vec<f32> = left.iter().map(|row| least[*row as usize]).collect();
+        let kept: Vec<f32> = left.iter().map(|row| best_margin[*row as usize]).collect();
         let Search { x, best, trial, .. } = &self.search;
-        let (x, best, trial) = (take(x, &rows)?, take(best, &rows)?, take(trial, &rows)?);
-        self.search = Search { x, best, trial, least: Buffer::from_slice(&device, &kept)? };
-        self.y = gather_labels(&self.y, &rows)?;
-        self.images = gather_labels(&self.images, &rows)?;
-        self.rows = gather_labels(&self.rows, &rows)?;
+        let (x, best, trial) = (gather(x, &rows)?, gather(best, &rows)?, gather(trial, &rows)?);
+        self.search = Search { x, best, trial, best_margin: Buffer::from_slice(&device, &kept)? };
+        self.y = gather_i32(&self.y, &rows)?;
+        self.images = gather_i32(&self.images, &rows)?;
+        self.rows = gather_i32(&self.rows, &rows)?;
         Ok(())
     }
 }
@@ -244,8 +262,8 @@ impl Attack for Square {
         images: &Buffer<i32>,
     ) -> Result<AttackResult> {
         attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
-            let found = self.search(model, points, restart as u32)?;
-            AttackResult::of(model, points, &found)
+            let x_adv = self.search(model, points, restart as u32)?;
+            AttackResult::of(model, points, &x_adv)
         })
     }
 

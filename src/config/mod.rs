@@ -116,7 +116,7 @@ impl Config {
     }
 
     /// Checks what a method asks of the other keys.
-    fn validate_for(&self, method: &method::Entry) -> Result<()> {
+    fn validate_for(&self, method: &method::Method) -> Result<()> {
         let averaged = self.averaging(method).is_some();
         let staged = |stage| method.keys.contains(&"stage") && self.stage == stage;
         for (name, good, problem) in [

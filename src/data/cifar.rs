@@ -1,21 +1,21 @@
 //! CIFAR-10 and CIFAR-100 (A. Krizhevsky, 2009), 32x32 RGB, in their official binary and python versions.
 //!
-//! A binary file is a whole number of records, each of its label bytes (one for CIFAR-10; coarse, fine for
-//! CIFAR-100, of which the fine one is used) and 3,072 pixels: a red, a green and a blue plane, row-major. A
-//! python file is a pickled dictionary with a list of labels and a matrix whose rows are such pixels; it is
-//! read without running it.
+//! A binary file is a whole number of records: label bytes (one for CIFAR-10; coarse and fine for CIFAR-100,
+//! which uses the fine one) and 3,072 pixels, a red, a green and a blue plane, row-major. A python file is a
+//! pickled dictionary with a list of labels and a matrix whose rows are such pixels; it is read without being
+//! executed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::pickle::Pickle;
-use super::{Dataset, ImageShape, Source, Split, given, numbers};
+use super::{Dataset, ImageShape, Source, Split, numbered_names, required_path};
 use crate::error::{Error, Result};
 
 const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
 const PLANE: usize = SHAPE.height * SHAPE.width;
 
-/// A data set and the archives it comes in; the first one that is there is read.
+/// A data set and the archives it comes in; the first one found is read.
 struct Layout {
     name: &'static str,
     classes: usize,
@@ -25,9 +25,9 @@ struct Layout {
 /// A version of a data set.
 struct Archive {
     file: &'static str,
-    /// The folder inside the archive, looked for in the folder given.
+    /// The folder inside the archive; also searched for in the given folder.
     folder: &'static str,
-    /// Training files: those that are there are read in this order, at least one.
+    /// Training files: at least one must exist; those that do are read in this order.
     train: &'static [&'static str],
     test: &'static str,
     /// The file of class names; optional.
@@ -37,11 +37,14 @@ struct Archive {
 
 #[derive(Clone, Copy)]
 enum Format {
-    /// Label bytes a record; the last one is the class. Class names stand one a line.
+    /// Label bytes per record, of which the last is the class. Class names are lines of text.
     Binary { label_bytes: usize },
-    /// The dictionary's key of the labels, and that of the class names in their file.
+    /// The dictionary keys of the labels and, in their own file, of the class names.
     Python { labels: &'static str, class_names: &'static str },
 }
+
+const BINARY_BATCHES: [&str; 5] =
+    ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 
 static LAYOUT10: Layout = Layout {
     name: "cifar10",
@@ -50,13 +53,7 @@ static LAYOUT10: Layout = Layout {
         Archive {
             file: "cifar-10-binary.tar.gz",
             folder: "cifar-10-batches-bin",
-            train: &[
-                "data_batch_1.bin",
-                "data_batch_2.bin",
-                "data_batch_3.bin",
-                "data_batch_4.bin",
-                "data_batch_5.bin",
-            ],
+            train: &BINARY_BATCHES,
             test: "test_batch.bin",
             class_names: "batches.meta.txt",
             format: Format::Binary { label_bytes: 1 },
@@ -99,7 +96,8 @@ static LAYOUT100: Layout = Layout {
 pub(super) const CIFAR10: Source = Source {
     name: "cifar10",
     aliases: &["cifar-10"],
-    about: "50,000 + 10,000 photographs, RGB, 32x32, 10 classes; --data DIR with the files of cifar-10-binary.tar.gz or -python.tar.gz",
+    about: "50,000 + 10,000 photographs, RGB, 32x32, 10 classes; --data DIR with the files of \
+            cifar-10-binary.tar.gz or -python.tar.gz",
     load: |dir| LAYOUT10.load(dir),
 };
 
@@ -107,15 +105,16 @@ pub(super) const CIFAR10: Source = Source {
 pub(super) const CIFAR100: Source = Source {
     name: "cifar100",
     aliases: &["cifar-100"],
-    about: "50,000 + 10,000 photographs, RGB, 32x32, 100 classes; --data DIR with the files of cifar-100-binary.tar.gz or -python.tar.gz",
+    about: "50,000 + 10,000 photographs, RGB, 32x32, 100 classes; --data DIR with the files of \
+            cifar-100-binary.tar.gz or -python.tar.gz",
     load: |dir| LAYOUT100.load(dir),
 };
 
 impl Layout {
     fn load(&self, dir: Option<&Path>) -> Result<Split> {
         let wanted = self.wanted();
-        let (archive, dir) =
-            self.locate(given(dir, self.name, &format!("a folder: --data DIR with {wanted}"))?)?;
+        let dir = required_path(dir, self.name, &format!("a folder: --data DIR with {wanted}"))?;
+        let (archive, dir) = self.locate(dir)?;
         let test = dir.join(archive.test);
         let train: Vec<PathBuf> =
             archive.train.iter().map(|file| dir.join(file)).filter(|path| path.is_file()).collect();
@@ -144,7 +143,7 @@ impl Layout {
         Ok(Split { train: read(&train)?, test: read(&[test])? })
     }
 
-    /// The files asked for, in words.
+    /// The expected files, in words.
     fn wanted(&self) -> String {
         let files = self.archives.each_ref().map(|archive| {
             let train = match archive.train {
@@ -156,7 +155,7 @@ impl Layout {
         format!("{} (https://www.cs.toronto.edu/~kriz/cifar.html)", files.join(", or "))
     }
 
-    /// The archive whose files are in `dir` or in the archive's folder inside it, and where.
+    /// The archive whose files are in `dir`, or in the archive's folder inside it, and that folder.
     fn locate(&self, dir: &Path) -> Result<(&Archive, PathBuf)> {
         let places = self
             .archives
@@ -175,11 +174,11 @@ impl Layout {
         })
     }
 
-    /// A name per class: those of the optional file, or the numbers.
+    /// A name per class, from the optional file; else its number.
     fn class_names(&self, archive: &Archive, dir: &Path) -> Result<Vec<String>> {
         let path = dir.join(archive.class_names);
         if !path.is_file() {
-            return Ok(numbers(self.classes));
+            return Ok(numbered_names(self.classes));
         }
         let bytes = fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
         let names: Vec<String> = match archive.format {
@@ -194,17 +193,15 @@ impl Layout {
             }
         };
         if names.len() != self.classes {
-            return Err(Error::file(
-                &path,
-                format!("expected {} class names, found {}", self.classes, names.len()),
-            ));
+            let problem = format!("expected {} class names, found {}", self.classes, names.len());
+            return Err(Error::file(&path, problem));
         }
         Ok(names)
     }
 }
 
 impl Archive {
-    /// Appends the images of `path` to `set`, planes turned into `[H, W, C]`.
+    /// Appends the images of `path` to `set`, converting planes to `[H, W, C]`.
     fn read(&self, path: &Path, set: &mut Dataset) -> Result<()> {
         let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
         let wrong = |problem: String| {
@@ -237,17 +234,15 @@ fn python(bytes: &[u8], labels: &str, set: &mut Dataset) -> Result<(), String> {
     let (labels, (shape, images)) = (pickle.integers(labels)?, pickle.array("data")?);
     if shape != [labels.len(), SHAPE.bytes()] {
         return Err(format!(
-            "'data' has shape {shape:?}, expected {:?}: a row a label",
+            "'data' has shape {shape:?}, expected {:?}: one row per label",
             [labels.len(), SHAPE.bytes()]
         ));
     }
-    labels
-        .into_iter()
-        .zip(images.chunks_exact(SHAPE.bytes()))
-        .try_for_each(|(label, planes)| append(set, label, planes))
+    let mut images = labels.into_iter().zip(images.chunks_exact(SHAPE.bytes()));
+    images.try_for_each(|(label, planes)| append(set, label, planes))
 }
 
-/// Appends the image of three planes.
+/// Appends an image given as three planes.
 fn append(set: &mut Dataset, label: i64, planes: &[u8]) -> Result<(), String> {
     if !(0..set.classes as i64).contains(&label) {
         return Err(format!("an image has label {label}, expected 0..={}", set.classes - 1));
@@ -279,8 +274,10 @@ mod tests {
         dir
     }
 
-    fn message(name: &str, dir: &Path) -> String {
-        load(name, Some(dir)).unwrap_err().to_string()
+    /// Loading fails with a message that contains `part`.
+    fn refused(name: &str, dir: &Path, part: &str) {
+        let error = load(name, Some(dir)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 
     #[test]
@@ -319,56 +316,35 @@ mod tests {
         let dir = folder10();
         let path = dir.path().join("data_batch_4.bin");
         fs::write(&path, &record(&[0], 0)[..3000]).unwrap();
-        let error = message("cifar10", dir.path());
-        assert!(
-            error.contains(
-                "data_batch_4.bin: 3000 bytes is not a whole number of 3073-byte records: 3000 bytes remain;"
-            ),
-            "{error}"
-        );
+        let part =
+            "data_batch_4.bin: 3000 bytes is not a whole number of 3073-byte records: 3000 bytes remain;";
+        refused("cifar10", dir.path(), part);
         fs::write(&path, []).unwrap();
-        assert!(message("cifar10", dir.path()).contains("data_batch_4.bin: the file is empty"));
+        refused("cifar10", dir.path(), "data_batch_4.bin: the file is empty");
         fs::write(&path, [record(&[1], 0), record(&[10], 0)].concat()).unwrap();
-        let error = message("cifar10", dir.path());
-        assert!(error.contains("data_batch_4.bin: an image has label 10, expected 0..=9"), "{error}");
+        refused("cifar10", dir.path(), "data_batch_4.bin: an image has label 10, expected 0..=9");
         fs::write(dir.path().join("batches.meta.txt"), "a\nb\n").unwrap();
-        assert!(
-            message("cifar10", dir.path()).contains("batches.meta.txt: expected 10 class names, found 2")
-        );
+        refused("cifar10", dir.path(), "batches.meta.txt: expected 10 class names, found 2");
     }
 
     #[test]
     fn missing_files_and_folders_say_what_is_expected() {
         let error = load("cifar10", None).unwrap_err().to_string();
         let wanted = "data_batch_1.bin .. data_batch_5.bin and test_batch.bin from cifar-10-binary.tar.gz";
-        assert!(
-            error.starts_with("data = none: cifar10 is read from a folder: --data DIR with ")
-                && error.contains(wanted),
-            "{error}"
-        );
+        let start = "data = none: cifar10 is read from a folder: --data DIR with ";
+        assert!(error.starts_with(start) && error.contains(wanted), "{error}");
         let dir = folder10();
-        assert!(
-            message("cifar10", &dir.path().join("nowhere"))
-                .contains("nowhere: no such folder; expected one with data_batch_1.bin")
-        );
-        assert!(
-            message("cifar100", dir.path())
-                .contains("holds none of the files; expected train.bin and test.bin from cifar-100-binary")
-        );
-        assert!(
-            message("cifar10", &dir.path().join("test_batch.bin"))
-                .contains("is a file, not a folder; expected")
-        );
+        let nowhere = dir.path().join("nowhere");
+        refused("cifar10", &nowhere, "nowhere: no such folder; expected one with data_batch_1.bin");
+        let part = "holds none of the files; expected train.bin and test.bin from cifar-100-binary";
+        refused("cifar100", dir.path(), part);
+        refused("cifar10", &dir.path().join("test_batch.bin"), "is a file, not a folder; expected");
         fs::remove_file(dir.path().join("test_batch.bin")).unwrap();
-        assert!(
-            message("cifar10", dir.path()).contains("test_batch.bin: missing; expected data_batch_1.bin")
-        );
+        refused("cifar10", dir.path(), "test_batch.bin: missing; expected data_batch_1.bin");
         fs::remove_file(dir.path().join("data_batch_1.bin")).unwrap();
         fs::remove_file(dir.path().join("data_batch_4.bin")).unwrap();
         fs::write(dir.path().join("test_batch.bin"), record(&[0], 0)).unwrap();
-        assert!(
-            message("cifar10", dir.path()).contains("data_batch_1.bin: missing, as are all training files")
-        );
+        refused("cifar10", dir.path(), "data_batch_1.bin: missing, as are all training files");
     }
 
     /// A python file of one image, that of `record`, by rows or by columns.
@@ -386,38 +362,26 @@ mod tests {
         fs::write(inside.join("data_batch_5"), batch("labels", 9, 2, true)).unwrap();
         fs::write(inside.join("test_batch"), batch("labels", 5, 4, false)).unwrap();
         let names: Vec<String> = (0..10).map(|class| format!("class {class}")).collect();
-        let list =
-            [b"](".to_vec(), names.iter().flat_map(|name| string(name)).collect(), b"e".to_vec()].concat();
+        let strings = names.iter().flat_map(|name| string(name)).collect();
+        let list = [b"](".to_vec(), strings, b"e".to_vec()].concat();
         fs::write(inside.join("batches.meta"), dictionary(&[("label_names", list)])).unwrap();
         let split = load("cifar10", Some(dir.path())).unwrap();
         let binary = folder10();
         let same = load("cifar10", Some(binary.path())).unwrap();
         assert_eq!((split.train.labels.as_slice(), split.test.labels.as_slice()), (&[3, 9][..], &[5][..]));
-        assert_eq!(
-            (&split.train.images[..], &split.test.images),
-            (&same.train.images[..2 * 3072], &same.test.images)
-        );
+        assert_eq!(split.train.images, same.train.images[..2 * 3072]);
+        assert_eq!(split.test.images, same.test.images);
         assert_eq!(split.train.class_names, names);
         fs::write(inside.join("test_batch"), batch("labels", 10, 4, false)).unwrap();
-        let error = message("cifar10", dir.path());
-        assert!(
-            error.ends_with(
-                "test_batch: an image has label 10, expected 0..=9; the file is incomplete or not from cifar-10-python.tar.gz"
-            ),
-            "{error}"
-        );
+        let part = "test_batch: an image has label 10, expected 0..=9; the file is incomplete or not from \
+                    cifar-10-python.tar.gz";
+        refused("cifar10", dir.path(), part);
         let data = matrix(&[0; 3072], 1536, false);
-        fs::write(inside.join("test_batch"), dictionary(&[("labels", integers(&[1])), ("data", data)]))
-            .unwrap();
-        assert!(
-            message("cifar10", dir.path())
-                .contains("'data' has shape [2, 1536], expected [1, 3072]: a row a label")
-        );
+        let bytes = dictionary(&[("labels", integers(&[1])), ("data", data)]);
+        fs::write(inside.join("test_batch"), bytes).unwrap();
+        refused("cifar10", dir.path(), "'data' has shape [2, 1536], expected [1, 3072]: one row per label");
         fs::write(inside.join("test_batch"), b"\x80\x02cos\nsystem\n").unwrap();
-        assert!(
-            message("cifar10", dir.path())
-                .contains("test_batch: opcode 0x63 'c' at offset 2: it names os.system")
-        );
+        refused("cifar10", dir.path(), "test_batch: opcode 0x63 'c' at offset 2: it names os.system");
     }
 
     #[test]
@@ -425,12 +389,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("train"), batch("fine_labels", 99, 0, false)).unwrap();
         fs::write(dir.path().join("test"), batch("coarse_labels", 7, 0, false)).unwrap();
-        assert!(message("cifar100", dir.path()).contains("test: the dictionary has no 'fine_labels'"));
+        refused("cifar100", dir.path(), "test: the dictionary has no 'fine_labels'");
         fs::write(dir.path().join("test"), batch("fine_labels", 7, 0, false)).unwrap();
         let split = load("cifar100", Some(dir.path())).unwrap();
-        assert_eq!(
-            (split.train.labels[0], split.test.labels[0], split.train.class_names[99].as_str()),
-            (99, 7, "99")
-        );
+        assert_eq!((split.train.labels[0], split.test.labels[0]), (99, 7));
+        assert_eq!(split.train.class_names[99], "99");
     }
 }

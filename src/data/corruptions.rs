@@ -2,11 +2,11 @@
 //! 5 severities.
 //!
 //! A corruption is a file `NAME.npy`, bytes `[5n, 32, 32, 3]`: severity `s` is rows `(s-1) n .. s n`.
-//! `labels.npy` is `[5n]`; officially `n` is 10,000. Only the rows asked for are read.
+//! `labels.npy` is `[5n]`; `n` is 10,000 in the official files. Only the requested rows are read.
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, ImageShape, holding, numbers};
+use super::{Dataset, ImageShape, folder_with, numbered_names};
 use crate::error::{Error, Result};
 use crate::files::npy::Npy;
 
@@ -29,18 +29,17 @@ pub const STANDARD: [&str; 15] = [
     "jpeg_compression",
 ];
 
-/// How strong a corruption can be: 1 to this.
+/// The highest severity; the lowest is 1.
 pub const SEVERITIES: usize = 5;
-/// The labels of the official files.
+/// The number of labels in the official files.
 const FULL: usize = SEVERITIES * 10_000;
 
-/// Of every image.
+/// The shape of every image.
 pub const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
 
 /// A folder of corrupted test images.
 pub struct Corruptions {
     folder: PathBuf,
-    names: Vec<String>,
     classes: usize,
     /// The labels of all severities, `[5n]`.
     labels: Vec<i32>,
@@ -54,13 +53,8 @@ impl Corruptions {
     pub fn open(folder: &Path, classes: usize) -> Result<Corruptions> {
         let inside = format!("CIFAR-{classes}-C");
         let missing = || Error::file(folder, format!("no labels.npy; expected the files of {inside}.tar"));
-        let folder = holding(folder, &inside, "labels.npy").ok_or_else(missing)?;
-        let set = Corruptions {
-            labels: labels(&folder.join("labels.npy"), classes)?,
-            names: STANDARD.map(String::from).into(),
-            classes,
-            folder,
-        };
+        let folder = folder_with(folder, &inside, "labels.npy").ok_or_else(missing)?;
+        let set = Corruptions { labels: labels(&folder.join("labels.npy"), classes)?, classes, folder };
         let absent: Vec<&str> = STANDARD.into_iter().filter(|name| !set.path(name).is_file()).collect();
         if !absent.is_empty() {
             return Err(Error::file(
@@ -72,16 +66,11 @@ impl Corruptions {
         Ok(set)
     }
 
-    /// The standard corruptions, in the order of the paper.
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
     /// The test images under corruption `name` at `severity`, 1 to 5.
     ///
     /// Errors: [`Error::Unknown`], [`Error::Value`] about the severity, [`Error::Io`].
     pub fn load(&self, name: &str, severity: usize) -> Result<Dataset> {
-        if !self.names.iter().any(|known| known == name) {
+        if !STANDARD.contains(&name) {
             return Err(Error::unknown("corruption", name, STANDARD));
         }
         if !(1..=SEVERITIES).contains(&severity) {
@@ -95,7 +84,7 @@ impl Corruptions {
             labels: self.labels[rows].to_vec(),
             shape: SHAPE,
             classes: self.classes,
-            class_names: numbers(self.classes),
+            class_names: numbered_names(self.classes),
             all_classes: true,
             byte_scale: 1.0 / 255.0,
         })
@@ -114,7 +103,7 @@ impl Corruptions {
             let found = format!("found {:?} of {}", array.header.shape, array.header.descr);
             return Err(Error::file(
                 &path,
-                format!("expected {expected:?} of |u1, as many images as labels.npy has labels, {found}"),
+                format!("expected {expected:?} of |u1, one image per label in labels.npy, {found}"),
             ));
         }
         Ok(array)
@@ -127,13 +116,13 @@ fn labels(path: &Path, classes: usize) -> Result<Vec<i32>> {
     let count = array.header.shape.iter().product::<usize>();
     if array.header.shape.len() != 1 || count == 0 || count % SEVERITIES != 0 {
         let problem = format!(
-            "expected one label an image, in all a multiple of {SEVERITIES}, found shape {:?}",
+            "expected one label per image, a multiple of {SEVERITIES} in all, found shape {:?}",
             array.header.shape
         );
         return Err(Error::file(path, problem));
     }
     let values = array.integers()?;
-    // All images of the test set show how many classes it has.
+    // The labels of a complete test set show how many classes it has.
     let highest = values.iter().max().copied().unwrap_or(0);
     if count == FULL && highest + 1 != classes as i64 {
         return Err(Error::file(path, format!("has {} classes, the network {classes}", highest + 1)));
@@ -154,7 +143,8 @@ mod tests {
     use super::*;
     use crate::files::npy::tests::write;
 
-    /// Two images a severity; the first pixel of a row is the corruption's number, the others the row's.
+    /// Two images per severity; the first byte of an image is the number of its corruption, the others that
+    /// of its row.
     fn folder(classes: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let inside = dir.path().join(format!("CIFAR-{classes}-C"));
@@ -181,10 +171,7 @@ mod tests {
     fn a_severity_is_a_fifth_of_the_rows() {
         let dir = folder(10);
         let set = Corruptions::open(dir.path(), 10).unwrap();
-        assert_eq!(
-            (set.names().len(), set.names()[9].as_str(), set.names()[14].as_str()),
-            (15, "fog", "jpeg_compression")
-        );
+        assert_eq!((STANDARD[9], STANDARD[14]), ("fog", "jpeg_compression"));
         for severity in 1..=5 {
             let fog = set.load("fog", severity).unwrap();
             assert_eq!(
@@ -224,7 +211,7 @@ mod tests {
         );
         write(&inside.join("labels.npy"), "|u1", "(4,)", &[0; 4]);
         assert!(
-            message(dir.path(), 10).ends_with("in all a multiple of 5, found shape [4]"),
+            message(dir.path(), 10).ends_with("a multiple of 5 in all, found shape [4]"),
             "{}",
             message(dir.path(), 10)
         );

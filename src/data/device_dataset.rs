@@ -1,9 +1,9 @@
-//! A data set in the memory of a device, as bytes, and batches made from it by one kernel.
+//! A data set in device memory, as bytes; one kernel makes batches from it.
 
 use super::{Dataset, ImageShape};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::augment::{Augmentation, augment, gather_labels};
+use crate::ops::augment::{Augmentation, augment, gather_i32};
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 
@@ -11,9 +11,9 @@ use crate::tensor::Tensor;
 pub struct DeviceDataset {
     images: Buffer<u8>,
     labels: Buffer<i32>,
-    /// Per channel, what a byte is multiplied by: pixels are in `[0,1]`.
+    /// Per channel, the factor from a byte to a pixel in `[0,1]`.
     scale: Tensor,
-    /// Per channel, what is added then: nothing.
+    /// Per channel, the offset added to it: 0.
     shift: Tensor,
     pub shape: ImageShape,
     pub len: usize,
@@ -37,21 +37,20 @@ impl DeviceDataset {
         self.images.device()
     }
 
-    /// The images `[B,H,W,C]` in `[0,1]` and labels `[B]` of these indices, with random changes if
-    /// `augmentation` says so.
+    /// The images `[B,H,W,C]` in `[0,1]`, augmented as requested, and the labels `[B]` at `indices`.
     pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
         let shape = [self.shape.height, self.shape.width, self.shape.channels];
         let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;
-        Ok((x, gather_labels(&self.labels, indices)?))
+        Ok((x, gather_i32(&self.labels, indices)?))
     }
 }
 
-/// The index buffers of all batches of a pass in order; the last may be smaller.
+/// The index buffers of the batches of a pass in order; the last may be smaller.
 pub fn in_order(device: &Device, len: usize, batch: usize) -> Result<Vec<Buffer<i32>>> {
     batches(device, (0..len as i32).collect(), batch)
 }
 
-/// The index buffers of all batches of a training epoch, in an order that follows from seed and epoch.
+/// The index buffers of the batches of a training epoch, in an order determined by seed and epoch.
 pub fn shuffled(
     device: &Device,
     len: usize,

@@ -1,24 +1,26 @@
 //! The handwritten digits embedded in the binary: 1,797 grey 8x8 images of 17 levels, 10 classes.
 //!
 //! Source: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning
-//! Repository, 1998, licensed CC BY 4.0; the test part of it, as scikit-learn ships it. Fixed split: the
+//! Repository, 1998, licensed CC BY 4.0; its test part, as scikit-learn ships it. The split is fixed: the
 //! first 1,437 images train, the last 360 test.
 
 use std::io::Read;
 use std::path::Path;
 
-use super::{Dataset, ImageShape, Source, Split};
+use super::{Dataset, ImageShape, Source, Split, numbered_names};
 use crate::error::{Error, Result};
 
-/// Whom the embedded digits are owed to, for `--version`, reports and the README.
-pub const ATTRIBUTION: &str = "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository \
-                               (1998), https://doi.org/10.24432/C50P49, CC BY 4.0";
+/// Attribution of the embedded digits, for `--version`, reports and the README.
+pub const ATTRIBUTION: &str = "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, \
+                               UCI Machine Learning Repository (1998), \
+                               https://doi.org/10.24432/C50P49, CC BY 4.0";
 
 /// The registry's entry.
 pub(super) const DIGITS: Source = Source {
     name: "digits",
     aliases: &[],
-    about: "1,797 handwritten digits, grey, 8x8, 10 classes; embedded (UCI, E. Alpaydin and C. Kaynak, CC BY 4.0)",
+    about: "1,797 handwritten digits, grey, 8x8, 10 classes; embedded \
+            (UCI, E. Alpaydin and C. Kaynak, CC BY 4.0)",
     load,
 };
 
@@ -31,7 +33,8 @@ const SHAPE: ImageShape = ImageShape { height: 8, width: 8, channels: 1 };
 
 fn load(dir: Option<&Path>) -> Result<Split> {
     if let Some(dir) = dir {
-        let problem = "the data set 'digits' is embedded and reads no folder; name the folder's data set with --dataset";
+        let problem = "the data set 'digits' is embedded and reads no folder; \
+                       name the folder's data set with --dataset";
         return Err(Error::value("data", dir.display(), problem));
     }
     let file = Path::new("digits.csv.gz (embedded)");
@@ -46,7 +49,7 @@ fn load(dir: Option<&Path>) -> Result<Split> {
     Ok(Split { train, test })
 }
 
-/// The images of CSV `text`; an error is the problem with its line.
+/// The images of CSV `text`; an error names the line.
 fn parse(text: &str) -> Result<Dataset, String> {
     let (mut images, mut labels) = (Vec::with_capacity(IMAGES * SHAPE.bytes()), Vec::with_capacity(IMAGES));
     for (line, row) in text.lines().enumerate() {
@@ -67,7 +70,7 @@ fn parse(text: &str) -> Result<Dataset, String> {
         labels,
         shape: SHAPE,
         classes: 10,
-        class_names: (0..10).map(|digit| digit.to_string()).collect(),
+        class_names: numbered_names(10),
         all_classes: true,
         byte_scale: 1.0 / f32::from(LEVELS),
     })

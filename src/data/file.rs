@@ -1,13 +1,12 @@
 //! Any other images: a safetensors or `.npz` file with images and labels.
 //!
-//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]` that were bytes
-//! divided by 255; labels are integers `[N]`. The tensors are called `x_train`, `y_train`, `x_test` and
-//! `y_test`; or `x` and `y`, of which the first 5/6 train and the rest, in the file's order, is the test
-//! part.
+//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]`, bytes divided by
+//! 255; labels are integers `[N]`. The tensors are `x_train`, `y_train`, `x_test` and `y_test`; or `x` and
+//! `y`, of which the first 5/6 train and the rest, in the file's order, is the test part.
 
 use std::path::Path;
 
-use super::{Dataset, ImageShape, Source, Split, given, numbers};
+use super::{Dataset, ImageShape, Source, Split, numbered_names, required_path};
 use crate::error::{Error, Result};
 use crate::files::npz::read_tensors;
 use crate::files::safetensors::{Dtype, SafeTensors, TensorView, floats, integers};
@@ -16,13 +15,14 @@ use crate::files::safetensors::{Dtype, SafeTensors, TensorView, floats, integers
 pub(super) const FILE: Source = Source {
     name: "file",
     aliases: &["safetensors", "npz"],
-    about: "any images: --data X.safetensors or X.npz with x_train, y_train, x_test, y_test, or x, y: uint8 [N,H,W,C] or floats [N,C,H,W]",
+    about: "any images: --data X.safetensors or X.npz with x_train, y_train, x_test, y_test, or x, y: \
+            uint8 [N,H,W,C] or floats [N,C,H,W]",
     load,
 };
 
 const PARTS: [&str; 4] = ["x_train", "y_train", "x_test", "y_test"];
 const WANTED: &str = "x_train, y_train, x_test and y_test, or x and y";
-/// How far a float may be from a byte divided by 255.
+/// The largest difference between a float and a byte divided by 255.
 const TOLERANCE: f64 = 1e-4;
 
 /// Images and their labels.
@@ -33,7 +33,8 @@ struct Images {
 }
 
 fn load(path: Option<&Path>) -> Result<Split> {
-    let path = given(path, FILE.name, &format!("a file: --data X.safetensors or X.npz with {WANTED}"))?;
+    let path =
+        required_path(path, FILE.name, &format!("a file: --data X.safetensors or X.npz with {WANTED}"))?;
     read(&read_tensors(path)?).map_err(|problem| Error::file(path, problem))
 }
 
@@ -78,7 +79,7 @@ fn images(file: &SafeTensors, x: &str, y: &str) -> Result<Images, String> {
     let labels = labels(&tensor(y)?).map_err(|problem| format!("{y}: {problem}"))?;
     if labels.len() * shape.bytes() != bytes.len() || labels.is_empty() {
         return Err(format!(
-            "{x} has {} images, {y} {} labels; expected as many, at least one",
+            "{x} has {} images, {y} {} labels; expected equal numbers, at least one",
             bytes.len() / shape.bytes(),
             labels.len()
         ));
@@ -94,7 +95,7 @@ impl Images {
             labels: self.labels,
             shape: self.shape,
             classes,
-            class_names: numbers(classes),
+            class_names: numbered_names(classes),
             all_classes: false,
             byte_scale: 1.0 / 255.0,
         }
@@ -130,13 +131,16 @@ fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
     Ok((shape, pixels.collect()))
 }
 
-/// The bytes that were divided by 255.
+/// The bytes whose quotients by 255 are `values`.
 fn quantize(values: Vec<f64>) -> Result<Vec<u8>, String> {
     let byte = |(index, value): (usize, f64)| {
         let byte = (value * 255.0).round();
         let near = (0.0..=255.0).contains(&byte) && (value - byte / 255.0).abs() <= TOLERANCE;
         near.then_some(byte as u8).ok_or_else(|| {
-            format!("element {index} is {value}, no multiple of 1/255 in [0, 1]; images are kept as bytes: save uint8 [N,H,W,C]")
+            format!(
+                "element {index} is {value}, not a multiple of 1/255 in [0, 1]; \
+                 images are stored as bytes: save uint8 [N,H,W,C]"
+            )
         })
     };
     values.into_iter().enumerate().map(byte).collect()
@@ -220,7 +224,7 @@ mod tests {
         let y = |labels: &[i64]| integers(labels);
         assert_eq!(
             message(x.clone(), ("y", Dtype::I64, &[1], y(&[0]))),
-            "x has 2 images, y 1 labels; expected as many, at least one"
+            "x has 2 images, y 1 labels; expected equal numbers, at least one"
         );
         assert_eq!(
             message(x.clone(), ("y", Dtype::I64, &[2], y(&[0, -1]))),
@@ -244,7 +248,7 @@ mod tests {
             let error = message(("x", Dtype::F32, &[1, 1, 1, 2], floats(&[0.0, value])), labels.clone());
             assert!(
                 error.starts_with(&format!("x: element 1 is {shown}"))
-                    && error.contains("no multiple of 1/255 in [0, 1]"),
+                    && error.contains("not a multiple of 1/255 in [0, 1]"),
                 "{error}"
             );
         }

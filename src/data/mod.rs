@@ -1,15 +1,10 @@
-//! Data sets: images as bytes and labels as integers, both in main memory; a registry of names, one file and
-//! one line per data set.
+//! Data sets: images as bytes and labels as integers in main memory, loaded by name.
 //!
-//! Decoding to floats, cropping and flipping happen on the device; nothing here depends on one.
+//! Conversion to floats, cropping and flipping happen on the device ([`device_dataset`]).
 
-mod cifar;
 pub mod corruptions;
 pub mod device_dataset;
-mod digits;
-mod file;
 mod pickle;
-mod tiny_imagenet;
 
 use std::path::{Path, PathBuf};
 
@@ -22,16 +17,32 @@ use crate::rng::Stream;
 pub struct Source {
     /// The name in recipes, records and reports.
     pub name: &'static str,
-    /// Other spellings that are understood.
+    /// Other accepted spellings.
     pub aliases: &'static [&'static str],
-    /// What it is, in one line: contents, licence or origin.
+    /// One line: contents, licence or origin.
     pub about: &'static str,
     load: fn(Option<&Path>) -> Result<Split>,
 }
 
-/// The registry.
-pub static SOURCES: &[Source] =
-    &[digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, file::FILE];
+macro_rules! data_sets {
+    ($($file:ident => $($entry:ident),+;)+) => {
+        $(mod $file;)+
+
+        /// Every data set.
+        pub static SOURCES: &[Source] = &[$($($file::$entry),+),+];
+
+        #[cfg(test)]
+        const FILES: &[&str] = &[$(stringify!($file)),+];
+    };
+}
+
+// The registry: a new data set is its file and its line here.
+data_sets! {
+    digits => DIGITS;
+    cifar => CIFAR10, CIFAR100;
+    tiny_imagenet => TINY_IMAGENET;
+    file => FILE;
+}
 
 /// Height, width and channels of every image of a data set, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +51,12 @@ pub struct ImageShape {
     pub height: usize,
     /// Columns.
     pub width: usize,
-    /// Values a pixel: 1 for grey, 3 for RGB.
+    /// Values per pixel: 1 for grey, 3 for RGB.
     pub channels: usize,
 }
 
 impl ImageShape {
-    /// Bytes an image.
+    /// Bytes per image.
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels
     }
@@ -62,22 +73,22 @@ pub struct Dataset {
     pub labels: Vec<i32>,
     /// The shape of one image.
     pub shape: ImageShape,
-    /// How many classes there are, also where a subset lacks some.
+    /// The number of classes, also for a subset that lacks some.
     pub classes: usize,
-    /// Whether there are no more classes than `classes`; `false` where they were counted from the labels.
+    /// Whether `classes` counts every class; `false` if it was derived from labels, which may lack some.
     pub all_classes: bool,
     /// A name per class, `[classes]`.
     pub class_names: Vec<String>,
-    /// A pixel in `[0, 1]` is its byte times this: 1/16 for digits, 1/255 for CIFAR.
+    /// Factor from a byte to a pixel in `[0, 1]`: 1/16 for digits, 1/255 for CIFAR.
     pub byte_scale: f32,
 }
 
 /// A data set's training and test images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Split {
-    /// What a network may be fitted to.
+    /// The images that a network may be fitted to.
     pub train: Dataset,
-    /// What results are reported on.
+    /// The images that results are reported on.
     pub test: Dataset,
 }
 
@@ -98,7 +109,7 @@ impl Dataset {
         self.images.get(index * size..(index + 1) * size)
     }
 
-    /// How many images each class has, `[classes]`.
+    /// The number of images of each class, `[classes]`.
     pub fn class_counts(&self) -> Vec<usize> {
         self.members().iter().map(Vec::len).collect()
     }
@@ -131,10 +142,10 @@ impl Dataset {
         Ok(Dataset { name, images, labels, class_names, ..*self })
     }
 
-    /// Takes `count` images away for model selection: `(train, held_out)`, both in the original order.
+    /// Holds out `count` images for model selection: `(train, held_out)`, both in the original order.
     ///
-    /// Each class gives its share of `count`, rounded by largest remainder; which of its images go follows
-    /// from `seed`. Errors: [`Error::Value`] about `held_out` if no training image would be left.
+    /// Each class gives its share of `count`, rounded by largest remainder; `seed` decides which of its
+    /// images. Errors: [`Error::Value`] about `held_out` if no training image would be left.
     pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
         if count >= self.len() && count > 0 {
             let problem = format!(
@@ -158,8 +169,8 @@ impl Dataset {
     }
 }
 
-/// `count` split in proportion to `sizes` (largest remainder, ties to the earlier one); never more than a
-/// size, and `count` in all.
+/// `count` split in proportion to `sizes` (largest remainder, ties to the earlier one): no share exceeds its
+/// size, and together they are `count`.
 fn shares(sizes: &[usize], count: usize) -> Vec<usize> {
     let total = sizes.iter().sum::<usize>().max(1);
     let mut shares: Vec<usize> = sizes.iter().map(|size| count * size / total).collect();
@@ -170,22 +181,22 @@ fn shares(sizes: &[usize], count: usize) -> Vec<usize> {
     shares
 }
 
-/// The path given for the data set `name`, which is read from `wanted`: "a folder: --data DIR with ...".
-fn given<'a>(path: Option<&'a Path>, name: &str, wanted: &str) -> Result<&'a Path> {
+/// The path of the data set `name`, or an error that says what it is read from: "a folder: --data DIR ..".
+fn required_path<'a>(path: Option<&'a Path>, name: &str, wanted: &str) -> Result<&'a Path> {
     path.ok_or_else(|| Error::value("data", "none", format!("{name} is read from {wanted}")))
 }
 
-/// `dir`, or the folder called `inside` in it: the first that has the file `file`.
-fn holding(dir: &Path, inside: &str, file: &str) -> Option<PathBuf> {
+/// `dir` or its folder `inside`, whichever first contains `file`.
+fn folder_with(dir: &Path, inside: &str, file: &str) -> Option<PathBuf> {
     [dir.to_owned(), dir.join(inside)].into_iter().find(|folder| folder.join(file).is_file())
 }
 
-/// The classes' numbers, as names.
-fn numbers(classes: usize) -> Vec<String> {
+/// Class names for data without any: the classes' numbers.
+fn numbered_names(classes: usize) -> Vec<String> {
     (0..classes).map(|class| class.to_string()).collect()
 }
 
-/// The registry's entry for `name` (any case; hyphens and underscores do not count).
+/// The registry's entry for `name`; case, hyphens and underscores are ignored.
 ///
 /// Errors: [`Error::Unknown`] with the nearest name.
 pub fn find(name: &str) -> Result<&'static Source> {
@@ -198,13 +209,13 @@ pub fn find(name: &str) -> Result<&'static Source> {
         .ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
 }
 
-/// Loads the data set called `name`; `dir` is the folder of its files, or its file, for those that are not
-/// embedded.
+/// Loads the data set called `name`; `path` is the folder of its files, or its file; `None` for embedded
+/// data.
 ///
-/// Errors: [`Error::Unknown`] for the name, [`Error::Value`] about `data` when a folder is needed and not
-/// given (or given and not needed), [`Error::File`] and [`Error::Io`] about its files.
-pub fn load(name: &str, dir: Option<&Path>) -> Result<Split> {
-    (find(name)?.load)(dir)
+/// Errors: [`Error::Unknown`] for the name, [`Error::Value`] about `data` when a path is needed and missing
+/// (or given and not needed), [`Error::File`] and [`Error::Io`] about its files.
+pub fn load(name: &str, path: Option<&Path>) -> Result<Split> {
+    (find(name)?.load)(path)
 }
 
 #[cfg(test)]
@@ -268,9 +279,23 @@ mod tests {
             assert_eq!(find(name).unwrap().name, "tiny-imagenet");
         }
         let error = find("cifar11").err().unwrap().to_string();
-        assert_eq!(
-            error,
-            "unknown data set 'cifar11' (did you mean 'cifar10'?); known: digits, cifar10, cifar100, tiny-imagenet, file"
-        );
+        let known = "digits, cifar10, cifar100, tiny-imagenet, file";
+        assert_eq!(error, format!("unknown data set 'cifar11' (did you mean 'cifar10'?); known: {known}"));
+    }
+
+    #[test]
+    fn the_registry_lists_every_file_with_a_data_set() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let sources = paths.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+        let with_entry = sources.filter(|path| {
+            std::fs::read_to_string(path).unwrap().lines().any(|line| line.ends_with(": Source = Source {"))
+        });
+        let mut found: Vec<String> =
+            with_entry.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        let mut listed = FILES.to_vec();
+        found.sort();
+        listed.sort();
+        assert_eq!(found, listed);
     }
 }

@@ -1,7 +1,7 @@
-//! A reader of the pickled dictionaries that the python versions of CIFAR consist of. It runs nothing.
+//! A reader of the pickled dictionaries in the python versions of CIFAR. It executes nothing.
 //!
 //! It knows the opcodes of protocols 2 and 3 that such files use: strings, integers, lists, tuples,
-//! dictionaries, and numpy arrays of bytes. The few names that may be called are cases of a `match` here. Any
+//! dictionaries, and numpy arrays of bytes. The few callables that occur are cases of a `match` here. Any
 //! other opcode, name or value is an error.
 
 use std::borrow::Cow;
@@ -25,8 +25,8 @@ enum Node<'a> {
     Array(Vec<usize>, Cow<'a, [u8]>),
 }
 
-/// What may be named: arrays, and how Python 3 writes bytes in protocol 2, as text of which each character is
-/// a byte.
+/// The callables that may occur: those of arrays, and `encode`, by which Python 3 writes bytes in protocol 2
+/// as text with one character per byte.
 const CALLABLES: &[(&str, &str)] = &[
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -35,28 +35,20 @@ const CALLABLES: &[(&str, &str)] = &[
     ("_codecs", "encode"),
 ];
 
-/// A dictionary that was read.
+/// A parsed dictionary.
 pub(super) struct Pickle<'a> {
     nodes: Vec<Node<'a>>,
     root: usize,
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads the dictionary in `bytes`; an error names the opcode that is not understood and its offset.
+    /// Parses the dictionary in `bytes`; an error names the offending opcode and its offset.
     pub fn parse(bytes: &'a [u8]) -> Result<Pickle<'a>, String> {
-        let mut reader = Reader {
-            bytes,
-            at: 0,
-            nodes: Vec::new(),
-            stack: Vec::new(),
-            marks: Vec::new(),
-            memo: HashMap::new(),
-        };
+        let mut reader = Reader { bytes, ..Reader::default() };
         loop {
             let at = reader.at;
-            let opcode = *bytes
-                .get(at)
-                .ok_or_else(|| format!("the pickle ends at offset {at} without the opcode '.'"))?;
+            let no_end = || format!("the pickle ends at offset {at} without the opcode '.'");
+            let opcode = *bytes.get(at).ok_or_else(no_end)?;
             let place = |problem: String| {
                 format!("opcode {opcode:#04x} '{}' at offset {at}: {problem}", opcode.escape_ascii())
             };
@@ -99,28 +91,25 @@ impl<'a> Pickle<'a> {
     }
 
     fn list<T>(&self, key: &str, what: &str, read: impl Fn(&Node) -> Option<T>) -> Result<Vec<T>, String> {
-        let items = if let Node::List(items) = self.get(key)? {
-            items
-        } else {
-            return Err(format!("'{key}' is not a list"));
-        };
+        let Node::List(items) = self.get(key)? else { return Err(format!("'{key}' is not a list")) };
         let values: Option<Vec<T>> = items.iter().map(|&item| read(&self.nodes[item])).collect();
         values.ok_or(format!("'{key}' is not a list of {what}"))
     }
 }
 
+#[derive(Default)]
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node<'a>>,
     stack: Vec<usize>,
-    /// Heights of the stack; what is below the last one is out of reach.
+    /// Stack heights; values below the last one are out of reach.
     marks: Vec<usize>,
     memo: HashMap<u32, usize>,
 }
 
 impl<'a> Reader<'a> {
-    /// Executes an opcode that pushes a new value, or passes it on.
+    /// Executes an opcode that pushes a new value; passes others on to `arrange`.
     fn execute(&mut self, opcode: u8) -> Result<(), String> {
         let value = match opcode {
             b'N' => Node::Nothing,
@@ -138,9 +127,8 @@ impl<'a> Reader<'a> {
                 let (module, name) = (self.line()?, self.line()?);
                 let refused =
                     || format!("it names {module}.{name}, which no CIFAR file does; nothing was run");
-                Node::Callable(
-                    CALLABLES.iter().find(|known| **known == (module, name)).ok_or_else(refused)?.1,
-                )
+                let known = CALLABLES.iter().find(|known| **known == (module, name));
+                Node::Callable(known.ok_or_else(refused)?.1)
             }
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
@@ -173,7 +161,7 @@ impl<'a> Reader<'a> {
                     Node::Dict(items) if matches!(opcode, b's' | b'u') => {
                         items.extend(new.chunks_exact(2).map(|pair| (pair[0], pair[1])));
                     }
-                    _ => return Err("it adds to what is not a list or dictionary".into()),
+                    _ => return Err("it adds to something other than a list or dictionary".into()),
                 }
             }
             b'q' | b'r' => {
@@ -191,9 +179,9 @@ impl<'a> Reader<'a> {
                     Node::Array(..) => {
                         self.nodes[object] = self.fill(state).ok_or("not the state of an array of uint8")?
                     }
-                    // Byte order and alignment, which bytes have none of.
+                    // Byte order and alignment, which do not concern bytes.
                     Node::ByteType => {}
-                    _ => return Err("it sets the state of what is no array".into()),
+                    _ => return Err("it sets the state of something other than an array".into()),
                 }
             }
             _ => return Err("not one that CIFAR files use".into()),
@@ -201,7 +189,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The value of a call, if it is one of those known.
+    /// The value of a known call.
     fn call(&self, function: usize, arguments: usize) -> Option<Node<'a>> {
         let (Node::Callable(function), Node::Tuple(arguments)) =
             (&self.nodes[function], &self.nodes[arguments])
@@ -221,7 +209,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The array that the tuple `(version, shape, type, column-major?, bytes)` describes.
+    /// The array described by the tuple `(version, shape, type, column-major?, bytes)`.
     fn fill(&self, state: usize) -> Option<Node<'a>> {
         let tuple = |node: &Node| if let Node::Tuple(items) = node { Some(items.clone()) } else { None };
         let state: Vec<&Node> = tuple(&self.nodes[state])?.iter().map(|&index| &self.nodes[index]).collect();
@@ -274,12 +262,12 @@ impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let rest = &self.bytes[self.at..];
         self.at += count;
-        rest.get(..count).ok_or_else(|| {
-            format!("{count} bytes are wanted and {} remain; the file is incomplete", rest.len())
-        })
+        let short =
+            || format!("{count} bytes are expected and {} remain; the file is incomplete", rest.len());
+        rest.get(..count).ok_or_else(short)
     }
 
-    /// A string behind its length.
+    /// A string, preceded by its length.
     fn string(&mut self, width: usize) -> Result<Node<'a>, String> {
         let length = self.number(width)?;
         Ok(Node::Bytes(self.take(length as usize)?.into()))
@@ -290,7 +278,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(bytes)?.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte)))
     }
 
-    /// What stands before the next line break.
+    /// The text up to the next line break.
     fn line(&mut self) -> Result<&'a str, String> {
         let length =
             self.bytes[self.at..].iter().position(|&byte| byte == b'\n').ok_or("a name without its end")?;
@@ -317,13 +305,12 @@ pub(super) mod tests {
     pub fn matrix(bytes: &[u8], width: u16, columns: bool) -> Vec<u8> {
         let height = (bytes.len() / usize::from(width)) as u8;
         let [low, high] = width.to_le_bytes();
-        let order = if columns { 0x88 } else { 0x89 };
         [
             b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
                 .as_slice(),
             &[b'K', height, b'M', low, high, 0x86],
             b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
-            &[order, b'T'],
+            &[if columns { 0x88 } else { 0x89 }, b'T'],
             &(bytes.len() as u32).to_le_bytes(),
             bytes,
             b"tb",
@@ -358,16 +345,15 @@ pub(super) mod tests {
     #[test]
     fn a_matrix_stored_by_columns() {
         let bytes = dictionary(&[("data", matrix(&[1, 4, 2, 5, 3, 6], 3, true))]);
-        assert_eq!(
-            Pickle::parse(&bytes).unwrap().array("data").unwrap(),
-            (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..])
-        );
+        let pickle = Pickle::parse(&bytes).unwrap();
+        assert_eq!(pickle.array("data").unwrap(), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
     }
 
     #[test]
     fn bytes_as_python_3_writes_them_in_protocol_2() {
         // {b'a\xe9': [-2, 258]}: an item each by SETITEM and APPEND, and the value of a memo.
-        let bytes = b"\x80\x02}q\x00c_codecs\nencode\nq\x01X\x03\x00\x00\x00a\xc3\xa9X\x06\x00\x00\x00latin1\x86Rr\x02\x00\x00\x00]J\xfe\xff\xff\xffaM\x02\x01as.";
+        let bytes = b"\x80\x02}q\x00c_codecs\nencode\nq\x01X\x03\x00\x00\x00a\xc3\xa9X\x06\x00\x00\x00\
+                      latin1\x86Rr\x02\x00\x00\x00]J\xfe\xff\xff\xffaM\x02\x01as.";
         let pickle = Pickle::parse(bytes).unwrap();
         let Node::Dict(items) = &pickle.nodes[pickle.root] else { panic!("not a dictionary") };
         assert!(matches!(&pickle.nodes[items[0].0], Node::Bytes(key) if **key == *b"a\xe9"));
@@ -376,31 +362,24 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_is_run_and_what_is_unknown_is_named() {
-        let system = error(b"\x80\x02cposix\nsystem\nU\x04true\x85R.");
-        assert_eq!(
-            system,
-            "opcode 0x63 'c' at offset 2: it names posix.system, which no CIFAR file does; nothing was run"
-        );
-        let call = error(b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.");
-        assert_eq!(call, "opcode 0x52 'R' at offset 19: a call that no CIFAR file makes; nothing was run");
-        assert_eq!(
-            error(b"\x80\x04\x95"),
-            "opcode 0x80 '\\x80' at offset 0: expected pickle protocol 2 or 3, found 4"
-        );
-        assert_eq!(error(b"\x80\x02i"), "opcode 0x69 'i' at offset 2: not one that CIFAR files use");
+        let name = "0x63 'c' at offset 2: it names posix.system, which no CIFAR file does; nothing was run";
+        let call = "0x52 'R' at offset 19: a call that no CIFAR file makes; nothing was run";
+        let short = "0x55 'U' at offset 2: 5 bytes are expected and 3 remain; the file is incomplete";
+        let cases: [(&[u8], &str); 9] = [
+            (b"\x80\x02cposix\nsystem\nU\x04true\x85R.", name),
+            (b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.", call),
+            (b"\x80\x02U\x05abc", short),
+            (b"\x80\x04\x95", "0x80 '\\x80' at offset 0: expected pickle protocol 2 or 3, found 4"),
+            (b"\x80\x02i", "0x69 'i' at offset 2: not one that CIFAR files use"),
+            (b"h\x07.", "0x68 'h' at offset 0: memo 7 was never stored"),
+            (b"K\x01(R", "0x52 'R' at offset 3: the stack is empty"),
+            (b"t", "0x74 't' at offset 0: there is no mark"),
+            (b"K\x01K\x02a", "0x61 'a' at offset 4: it adds to something other than a list or dictionary"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(error(bytes), format!("opcode {expected}"));
+        }
         assert_eq!(error(b"\x80\x02}"), "the pickle ends at offset 3 without the opcode '.'");
-        let short = error(b"\x80\x02U\x05abc");
-        assert_eq!(
-            short,
-            "opcode 0x55 'U' at offset 2: 5 bytes are wanted and 3 remain; the file is incomplete"
-        );
-        assert_eq!(error(b"h\x07."), "opcode 0x68 'h' at offset 0: memo 7 was never stored");
-        assert_eq!(error(b"K\x01(R"), "opcode 0x52 'R' at offset 3: the stack is empty");
-        assert_eq!(error(b"t"), "opcode 0x74 't' at offset 0: there is no mark");
-        assert_eq!(
-            error(b"K\x01K\x02a"),
-            "opcode 0x61 'a' at offset 4: it adds to what is not a list or dictionary"
-        );
     }
 
     #[test]
@@ -409,15 +388,13 @@ pub(super) mod tests {
         for end in 0..bytes.len() {
             assert!(Pickle::parse(&bytes[..end]).is_err(), "the first {end} bytes");
         }
-        let mut refused = 0;
-        for at in 0..bytes.len() {
-            for value in 0..=255 {
-                let mut changed = bytes.clone();
-                changed[at] = value;
-                refused +=
-                    usize::from(Pickle::parse(&changed).and_then(|p| p.array("data").map(|_| ())).is_err());
-            }
-        }
+        let is_refused = |&(at, value): &(usize, u8)| {
+            let mut changed = bytes.clone();
+            changed[at] = value;
+            Pickle::parse(&changed).and_then(|pickle| pickle.array("data").map(|_| ())).is_err()
+        };
+        let changes = (0..bytes.len()).flat_map(|at| (0..=255).map(move |value| (at, value)));
+        let refused = changes.filter(is_refused).count();
         assert!(refused > bytes.len() * 128, "{refused}");
     }
 }

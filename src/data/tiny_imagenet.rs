@@ -1,9 +1,9 @@
-//! Tiny-ImageNet-200: 64x64 photographs, JPEG files in a folder per class; the labelled validation images are
-//! the test part.
+//! Tiny-ImageNet-200: 64x64 photographs, JPEG files in one folder per class; the labelled validation images
+//! are the test part.
 //!
-//! Labels are line numbers of `wnids.txt`; images are in the order of class and file name. The JPEGs are
-//! decoded once, in parallel, into a file beside them: a listing of all images with their sizes, then their
-//! pixels. It is used as long as the listing stays the same.
+//! Labels are line numbers of `wnids.txt`; images are sorted by class and file name. The JPEGs are decoded
+//! once, in parallel, into a cache beside them: a listing of all images with their sizes, then their pixels.
+//! It is used as long as the listing stays the same.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use image::codecs::jpeg::JpegDecoder;
 use image::{DynamicImage, ImageDecoder, ImageError};
 use rayon::prelude::*;
 
-use super::{Dataset, ImageShape, Source, Split, given, holding};
+use super::{Dataset, ImageShape, Source, Split, folder_with, required_path};
 use crate::error::{Error, Result};
 use crate::files::write_atomic_with;
 
@@ -22,11 +22,13 @@ use crate::files::write_atomic_with;
 pub(super) const TINY_IMAGENET: Source = Source {
     name: "tiny-imagenet",
     aliases: &["tiny-imagenet-200"],
-    about: "100,000 + 10,000 photographs, RGB, 64x64, 200 classes; --data DIR with the files of tiny-imagenet-200.zip",
+    about: "100,000 + 10,000 photographs, RGB, 64x64, 200 classes; --data DIR with the files of \
+            tiny-imagenet-200.zip",
     load,
 };
 
-const WANTED: &str = "wnids.txt, train/ and val/ from tiny-imagenet-200.zip (http://cs231n.stanford.edu/tiny-imagenet-200.zip)";
+const WANTED: &str = "wnids.txt, train/ and val/ from tiny-imagenet-200.zip \
+                      (http://cs231n.stanford.edu/tiny-imagenet-200.zip)";
 const CLASSES: &str = "wnids.txt";
 const ANNOTATIONS: &str = "val/val_annotations.txt";
 const CACHE: &str = ".saddle-tiny-imagenet.bin";
@@ -42,13 +44,13 @@ struct Photo {
 }
 
 fn load(dir: Option<&Path>) -> Result<Split> {
-    let dir = given(dir, TINY_IMAGENET.name, &format!("a folder: --data DIR with {WANTED}"))?;
+    let dir = required_path(dir, TINY_IMAGENET.name, &format!("a folder: --data DIR with {WANTED}"))?;
     let missing = || Error::file(&dir.join(CLASSES), format!("missing; expected {WANTED}"));
-    let root = &holding(dir, "tiny-imagenet-200", CLASSES).ok_or_else(missing)?;
+    let root = &folder_with(dir, "tiny-imagenet-200", CLASSES).ok_or_else(missing)?;
     let text = read_text(root, CLASSES)?;
     let classes: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if classes.is_empty() {
-        return Err(Error::file(&root.join(CLASSES), "lists no classes; expected one a line"));
+        return Err(Error::file(&root.join(CLASSES), "lists no classes; expected one per line"));
     }
     let class_names = class_names(root, &classes)?;
     let mut photos = train_photos(root, &classes)?;
@@ -85,7 +87,7 @@ fn class_names(root: &Path, classes: &[&str]) -> Result<Vec<String>> {
     Ok(classes.iter().map(name).collect())
 }
 
-/// The names and sizes of the JPEG files in a folder, by name; at least one.
+/// The names and sizes of the JPEG files in a folder, sorted by name; at least one.
 fn jpegs(root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
     let path = root.join(folder);
     if !path.is_dir() {
@@ -97,7 +99,7 @@ fn jpegs(root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
         if !name.starts_with('.') && matches!(extension.as_deref(), Some("jpeg" | "jpg")) {
-            // Follows links, as reading does.
+            // Unlike the entry's own, this metadata follows links, as reading does.
             let size = fs::metadata(entry.path()).map_err(Error::io(&entry.path(), "cannot read"))?.len();
             found.push((name, size));
         }
@@ -119,7 +121,7 @@ fn train_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
     Ok(photos)
 }
 
-/// The images of `val/images`, each of which must have its line of annotation, and the other way round.
+/// The images of `val/images`; images and lines of the annotations must match one to one.
 fn test_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
     let path = root.join(ANNOTATIONS);
     let text = read_text(root, ANNOTATIONS)?;
@@ -158,8 +160,8 @@ fn test_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
     }
 }
 
-/// The pixels of all photos: from the cache if it is of these files, else decoded and, where the folder is
-/// writable, stored.
+/// The pixels of all photos: from the cache if its listing matches, else decoded and, where the folder is
+/// writable, cached.
 fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
     let listing: String = photos.iter().map(|photo| format!("{} {}\n", photo.path, photo.size)).collect();
     let listing =
@@ -176,7 +178,7 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
     if let Some(error) = decoded.find_map_first(Result::err) {
         return Err(error);
     }
-    // Without the cache, the next run decodes again: that is no reason to stop this one.
+    // A failed write only means that the next run decodes again.
     write_atomic_with(&root.join(CACHE), |file| {
         file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))
     })
@@ -184,7 +186,7 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
     Ok(pixels)
 }
 
-/// The pixels in the cache, if it begins with this listing and is complete.
+/// The pixels in the cache, if it begins with `listing` and is complete.
 fn stored(path: &Path, listing: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
     if file.metadata().ok()?.len() != (listing.len() + size) as u64 {
@@ -200,10 +202,10 @@ fn stored(path: &Path, listing: &[u8], size: usize) -> Option<Vec<u8>> {
 /// Fills `pixels` with the image at `path`; grey becomes RGB.
 fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
-    // Decoders fill up what a cut-off file lacks.
+    // Decoders invent the missing pixels of a truncated file.
     if !bytes.windows(2).any(|marker| marker == [0xff, 0xd9]) {
         let problem = format!(
-            "expected a JPEG image, found {} bytes without the mark of its end; the file is incomplete",
+            "expected a JPEG image, found {} bytes without the end marker; the file is incomplete",
             bytes.len()
         );
         return Err(Error::file(path, problem));
@@ -230,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// A plain image of one value a channel.
+    /// An image of one colour.
     fn jpeg(path: PathBuf, color: &[u8], width: u32) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let pixels = color.repeat(width as usize * 64);
@@ -341,11 +343,11 @@ mod tests {
         let bytes = fs::read(&photo).unwrap();
         fs::write(&photo, &bytes[..bytes.len() - 20]).unwrap();
         assert!(
-            message(dir.path()).ends_with("without the mark of its end; the file is incomplete"),
+            message(dir.path()).ends_with("without the end marker; the file is incomplete"),
             "{}",
             message(dir.path())
         );
-        assert!(!root.join(CACHE).exists(), "nothing is stored of what could not be read");
+        assert!(!root.join(CACHE).exists(), "a failed load leaves no cache");
         fs::remove_file(&photo).unwrap();
         assert!(
             message(dir.path()).contains("train/n02/images: holds no JPEG files"),

@@ -4,16 +4,13 @@ use super::{Backend, Device};
 use crate::error::{Error, Result};
 use std::marker::PhantomData;
 
-/// What a buffer may hold.
+/// The type of a buffer's elements.
 pub trait Element: bytemuck::Pod + Send + Sync + 'static {
-    /// What checked mode fills new buffers with.
+    /// The content of new buffers in checked mode.
     const POISON: Self;
 }
 impl Element for f32 {
     const POISON: f32 = f32::NAN;
-}
-impl Element for half::bf16 {
-    const POISON: half::bf16 = half::bf16::NAN;
 }
 impl Element for i32 {
     const POISON: i32 = i32::MIN + 7;
@@ -65,7 +62,7 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Overwrites the buffer. Errors: another length.
+    /// Overwrites the buffer. Errors: `values` has a different length.
     pub fn write(&mut self, values: &[T]) -> Result<()> {
         self.same_length("Buffer::write", values.len())?;
         let bytes: &[u8] = bytemuck::cast_slice(values);
@@ -108,12 +105,12 @@ impl<T: Element> Buffer<T> {
         Ok(copy)
     }
 
-    /// Overwrites the buffer with another one's content. Errors: another length.
+    /// Overwrites the buffer with the content of another. Errors: different lengths.
     pub fn copy_from(&mut self, other: &Buffer<T>) -> Result<()> {
         self.same_length("Buffer::copy_from", other.len)?;
         let bytes = self.len * size_of::<T>();
         if self.device.0.memory.capturing() {
-            self.device.0.memory.keep([self.address, other.address]);
+            self.device.0.memory.record_use([self.address, other.address]);
         }
         match &self.device.0.backend {
             Backend::Host(host) => host.copy(other.address, self.address, bytes),

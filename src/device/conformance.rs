@@ -1,9 +1,11 @@
-//! Runs `kernels/conformance.cu`: what every device must do, and the wrong kernels that the host device must
-//! refuse, with the exact message.
+//! Runs `kernels/conformance`: results that every device must give, and wrong kernels that the host device
+//! must refuse, with the exact message.
 
-use super::kernels::conformance::*;
-use super::kernels::conformance_math::conf_exp_log;
-use super::testing::{checked_devices, devices};
+use super::cuda::check::{self, Row};
+use super::kernels::conformance::SOURCES;
+use super::kernels::conformance::execution::*;
+use super::kernels::conformance::math::conf_exp_log;
+use super::testing::{checked_devices, devices, nvrtc_is_present};
 use super::{Buffer, Device, Grid, Order};
 use crate::error::Result;
 use std::process::Command;
@@ -56,7 +58,7 @@ fn block_sums_from_1_to_1024_threads() {
 
 #[test]
 fn barriers_in_a_loop() {
-    type Ring = fn(&Device, usize, &Buffer<i32>, &mut Buffer<i32>, i32) -> Result<()>;
+    type Ring = fn(&Device, usize, &Buffer<i32>, &mut Buffer<i32>, usize) -> Result<()>;
     let kernels: [(usize, Ring); 3] = [(8, conf_ring_8), (32, conf_ring_32), (256, conf_ring_256)];
     everywhere(|device| {
         for (threads, ring) in kernels {
@@ -65,7 +67,7 @@ fn barriers_in_a_loop() {
                 let mut y = out(device, x.len());
                 ring(device, blocks, &ints(device, x.len()), &mut y, rounds).unwrap();
                 let want: Vec<i32> = (0..x.len())
-                    .map(|i| x[i / threads * threads + (i % threads + rounds as usize) % threads])
+                    .map(|i| x[i / threads * threads + (i % threads + rounds) % threads])
                     .collect();
                 assert_eq!(y.to_vec().unwrap(), want, "{threads} threads, {rounds} rounds");
             }
@@ -231,7 +233,7 @@ fn integer_atomics() {
             &mut maximum,
             &mut counter,
             &mut taken,
-            n as i32,
+            n,
         )
         .unwrap();
         let want: Vec<i32> = (0..16).map(|bin| x.iter().filter(|v| **v & 15 == bin).count() as i32).collect();
@@ -323,9 +325,9 @@ fn launches_from_several_threads() {
     });
 }
 
-/// `kernels/conformance.cu:LINE` of the line that carries this comment.
+/// `kernels/conformance/execution.cu:LINE` of the line that carries this comment.
 fn line(comment: &str) -> String {
-    let source = include_str!("../../kernels/conformance.cu");
+    let source = include_str!("../../kernels/conformance/execution.cu");
     let marked: Vec<usize> = source
         .lines()
         .enumerate()
@@ -333,7 +335,7 @@ fn line(comment: &str) -> String {
         .map(|(i, _)| i + 1)
         .collect();
     assert_eq!(marked.len(), 1, "{comment}");
-    format!("kernels/conformance.cu:{}", marked[0])
+    format!("kernels/conformance/execution.cu:{}", marked[0])
 }
 
 /// A wrong kernel gives this message on the host, checked or not, in every order; afterwards the device still
@@ -358,7 +360,8 @@ fn refuses_an_early_exit_above_a_barrier() {
     let at = line("EARLY EXIT");
     refused(
         &format!(
-            "kernel conf_bad_early_exit, block [0, 0, 0]: 50 of 64 threads wait at the barrier {at}, but thread 50 ended without it"
+            "kernel conf_bad_early_exit, block [0, 0, 0]: 50 of 64 threads wait at the barrier {at}, but \
+             thread 50 ended without it"
         ),
         |d| conf_bad_early_exit(d, 1, &ints(d, 64), &mut out(d, 64), 50),
     );
@@ -368,7 +371,8 @@ fn refuses_an_early_exit_above_a_barrier() {
 fn refuses_a_barrier_in_a_branch() {
     let (one, two) = (line("BRANCH ONE"), line("BRANCH TWO"));
     let message = format!(
-        "kernel conf_bad_branch, block [0, 0, 0]: barrier in a branch: thread 0 waits at {one}, thread 16 at {two}"
+        "kernel conf_bad_branch, block [0, 0, 0]: barrier in a branch: thread 0 waits at {one}, thread 16 at \
+         {two}"
     );
     refused(&message, |d| conf_bad_branch(d, 1, &mut out(d, 32)));
 }
@@ -377,7 +381,8 @@ fn refuses_a_barrier_in_a_branch() {
 fn refuses_unequal_rounds_of_a_loop_with_a_barrier() {
     let at = line("ROUNDS");
     let message = format!(
-        "kernel conf_bad_rounds, block [0, 0, 0]: 15 of 16 threads wait at the barrier {at}, but thread 3 ended without it"
+        "kernel conf_bad_rounds, block [0, 0, 0]: 15 of 16 threads wait at the barrier {at}, but thread 3 \
+         ended without it"
     );
     refused(&message, |d| conf_bad_rounds(d, 1, &mut out(d, 16)));
 }
@@ -413,7 +418,7 @@ fn refuses_wrong_masks() {
 
 #[test]
 fn names_the_block_that_diverged() {
-    // Only the last block is wrong; the other ones run.
+    // Only the last block is wrong; the others run.
     let device = Device::host().unwrap();
     let error = conf_bad_early_exit(&device, (1, 1, 1), &ints(&device, 64), &mut out(&device, 64), 64);
     assert!(error.is_ok(), "{error:?}");
@@ -423,8 +428,9 @@ fn names_the_block_that_diverged() {
 
 #[test]
 fn refuses_too_much_shared_memory() {
-    let message = "kernel conf_bad_shared_size, block [0, 0, 0]: a shared array of 262144 bytes does not fit into the 227 KiB of a block";
-    refused(message, |d| conf_bad_shared_size(d, 1, &mut Buffer::uninit(d, 4)?));
+    let message = "kernel conf_bad_shared_size, block [0, 0, 0]: a shared array of 262144 bytes does not fit \
+                   into the 227 KiB of a block";
+    refused(message, |d| conf_bad_shared_size(d, 1, &mut Buffer::<f32>::uninit(d, 4)?));
 }
 
 #[test]
@@ -437,7 +443,7 @@ fn a_missing_barrier_shows_in_the_order_of_threads() {
         y.to_vec().unwrap()
     };
     let (forward, reverse, shuffled) = (run(Order::Forward), run(Order::Reverse), run(Order::Shuffled(3)));
-    // What has not been written yet is NaN, never an old value.
+    // A value that has not been written yet is NaN, never an old one.
     let right = |y: &[f32]| (0..64).filter(|t| y[*t] == x[63 - t]).count();
     let unwritten = |y: &[f32]| y.iter().filter(|v| v.is_nan()).count();
     for y in [&forward, &reverse, &shuffled] {
@@ -452,7 +458,8 @@ fn refuses_writes_past_a_shared_array() {
     for (label, device) in checked_devices() {
         conf_bad_shared_write(&device, 1, &mut out(&device, 32), 32).unwrap();
         let error = conf_bad_shared_write(&device, 1, &mut out(&device, 32), 33).unwrap_err().to_string();
-        let message = "kernel conf_bad_shared_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a shared array of 128 bytes";
+        let message = "kernel conf_bad_shared_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the \
+                       end of a shared array of 128 bytes";
         assert_eq!(error, message, "{label}");
         conf_bad_dynamic_write(&device, 1, &mut out(&device, 32), 32).unwrap();
         let error = conf_bad_dynamic_write(&device, 1, &mut out(&device, 32), 40).unwrap_err().to_string();
@@ -468,7 +475,8 @@ fn refuses_writes_between_a_buffer_and_its_guard_page() {
         let error = conf_bad_write(&device, 1, &mut out(&device, 33), 3).unwrap_err().to_string();
         assert_eq!(
             error,
-            "kernel conf_bad_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a buffer of 132 bytes",
+            "kernel conf_bad_write, block [0, 0, 0]: out-of-bounds write: 0 bytes past the end of a buffer \
+             of 132 bytes",
             "{label}"
         );
     }
@@ -479,7 +487,7 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
     // Numbers all over the range of float32, subnormal ones, infinities and NaN among them; and those that
     // losses meet, closer together.
     let everywhere_in_range = (0..=u32::MAX).step_by(9973).map(f32::from_bits);
-    let usual =
+    let common =
         (-200_000..20_000).map(|i| i as f32 * 5.1e-4).chain((0..100_000).map(|i| 0.5 + i as f32 * 1.7e-5));
     let ends = [
         0.0,
@@ -495,12 +503,12 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
         88.72284,
         -103.97,
     ];
-    let x: Vec<f32> = everywhere_in_range.chain(usual).chain(ends).collect();
+    let x: Vec<f32> = everywhere_in_range.chain(common).chain(ends).collect();
     everywhere(|device| {
         let input = Buffer::from_slice(device, &x).unwrap();
         let (mut exps, mut logs) =
             (Buffer::uninit(device, x.len()).unwrap(), Buffer::uninit(device, x.len()).unwrap());
-        conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len() as i32).unwrap();
+        conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len()).unwrap();
         for (name, got, exact) in [("exp", exps, f64::exp as fn(f64) -> f64), ("log", logs, f64::ln)] {
             for (x, got) in x.iter().zip(got.to_vec().unwrap()) {
                 let want = exact(*x as f64);
@@ -514,6 +522,26 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
             }
         }
     });
+}
+
+/// The architectures of `tests/nvrtc.rs`; sm_75 has less dynamic shared memory than one kernel asks for.
+#[test]
+fn conformance_kernels_compile_for_gpus() {
+    if !nvrtc_is_present() {
+        return;
+    }
+    let archs = ["sm_75", "sm_80", "sm_90a", "sm_100"];
+    let rows =
+        archs.map(|arch| SOURCES.iter().flat_map(|s| check::compile(arch, s).unwrap()).collect::<Vec<_>>());
+    let kernels = SOURCES.iter().map(|source| source.kernels.len()).sum::<usize>();
+    for (arch, rows) in archs.iter().zip(&rows) {
+        assert_eq!(rows.len(), kernels, "{arch}");
+        assert_eq!(rows.iter().find_map(Row::problem), None);
+        // Kernels with known arrays: the numbers are read, not defaulted.
+        let shared = |name: &str| rows.iter().find(|row| row.kernel == name).unwrap().shared_bytes;
+        assert_eq!(shared("conf_sum_1024"), 4096, "{arch}");
+        assert_eq!(shared("conf_dynamic_shared"), 65536 + 256, "{arch}");
+    }
 }
 
 /// The name of the variable that tells a child process to run the wrong kernel.
@@ -539,7 +567,8 @@ fn ends_the_process(test: &str, message: &str, wrong: impl Fn(&Device)) {
 
 #[test]
 fn a_write_past_a_buffer_ends_the_process() {
-    let message = "error: kernel conf_bad_write, block [0, 0, 0], thread 28: out-of-bounds access 0 bytes past the end of a buffer of 128 bytes";
+    let message = "error: kernel conf_bad_write, block [0, 0, 0], thread 28: out-of-bounds access 0 bytes \
+                   past the end of a buffer of 128 bytes";
     ends_the_process("a_write_past_a_buffer_ends_the_process", message, |d| {
         conf_bad_write(d, 1, &mut out(d, 32), 4).unwrap()
     });
@@ -547,7 +576,8 @@ fn a_write_past_a_buffer_ends_the_process() {
 
 #[test]
 fn a_write_far_past_a_buffer_ends_the_process() {
-    let message = "error: kernel conf_bad_write, block [0, 0, 0], thread 0: out-of-bounds access 2000 bytes past the end of a buffer of 128 bytes";
+    let message = "error: kernel conf_bad_write, block [0, 0, 0], thread 0: out-of-bounds access 2000 \
+                   bytes past the end of a buffer of 128 bytes";
     ends_the_process("a_write_far_past_a_buffer_ends_the_process", message, |d| {
         conf_bad_write(d, 1, &mut out(d, 32), 532).unwrap()
     });
@@ -555,7 +585,8 @@ fn a_write_far_past_a_buffer_ends_the_process() {
 
 #[test]
 fn a_read_before_a_buffer_ends_the_process() {
-    let message = "error: kernel conf_bad_read, block [0, 0, 0], thread 0: out-of-bounds access before the start of a buffer of 4096 bytes";
+    let message = "error: kernel conf_bad_read, block [0, 0, 0], thread 0: out-of-bounds access before \
+                   the start of a buffer of 4096 bytes";
     ends_the_process("a_read_before_a_buffer_ends_the_process", message, |d| {
         conf_bad_read(d, 1, &ints(d, 1024), &mut out(d, 32), -8).unwrap();
     });

@@ -1,8 +1,21 @@
 //! The caching allocator: freed blocks are kept and given out again, so that a training step allocates
 //! nothing after the first.
 //!
-//! A graph keeps every block that its launches use, whether allocated inside the capture or before: the block
-//! is not given to anybody else before the graph is dropped, because a replay reads and writes it again.
+//! A block has one of these owners:
+//!
+//! * a buffer;
+//! * the cache (`State::free`): the next buffer that it fits gets it;
+//! * graphs (`State::pinned`): a replay reads and writes every block that its launches use, so none of them
+//! goes back to the cache before the last of its graphs is dropped, and its buffer too.
+//!
+//! While a graph is captured, a block that its launches use is one of two kinds:
+//!
+//! * allocated in the capture (`Capture::allocated`). When its buffer is dropped, later buffers of the same
+//! capture may have it (`Capture::free`): a replay repeats the launches in the same order;
+//! * older than the capture (`Capture::older`). Every replay starts from its content, so that no other buffer
+//! may have it, even when its own is dropped in the capture.
+//!
+//! At the end of the capture both kinds become blocks of the graph.
 
 use super::{Backend, host};
 use crate::error::Result;
@@ -29,27 +42,26 @@ struct State {
     in_use: usize,
     peak: usize,
     capture: Option<Capture>,
-    /// Blocks that graphs keep.
-    pins: HashMap<u64, Pin>,
+    /// Blocks of graphs.
+    pinned: HashMap<u64, Pin>,
 }
 
-/// How many graphs keep a block, and whether its buffer has been dropped.
+/// The owners of a block that graphs use.
 #[derive(Default)]
 struct Pin {
     graphs: usize,
-    dropped: bool,
+    buffer_dropped: bool,
 }
 
-/// What a capture has met so far.
+/// The blocks of a capture.
 #[derive(Default)]
 struct Capture {
-    /// Blocks given out in this capture.
-    own: HashSet<u64>,
-    /// Those of them whose buffer was dropped again: later allocations of the same capture may have them.
+    /// Blocks allocated in it.
+    allocated: HashSet<u64>,
+    /// Those of them whose buffer was dropped again, by size.
     free: BTreeMap<usize, Vec<u64>>,
-    /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture. Every
-    /// replay needs their content, so they are not given out again.
-    foreign: HashMap<u64, bool>,
+    /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture.
+    older: HashMap<u64, bool>,
 }
 
 impl Pool {
@@ -76,10 +88,10 @@ impl Pool {
                 state.sizes.insert(address, bytes);
                 address
             }
-            false => state.find(backend, bytes)?,
+            false => state.reuse_or_allocate(backend, bytes)?,
         };
         if let Some(capture) = &mut state.capture {
-            capture.own.insert(address);
+            capture.allocated.insert(address);
         }
         state.in_use += state.sizes.get(&address).copied().unwrap_or(bytes);
         state.peak = state.peak.max(state.in_use);
@@ -92,17 +104,17 @@ impl Pool {
         let size = state.sizes.get(&address).copied().unwrap_or(0);
         state.in_use -= size;
         if let Some(capture) = &mut state.capture {
-            if capture.own.contains(&address) {
+            if capture.allocated.contains(&address) {
                 return capture.free.entry(size).or_default().push(address);
             }
-            if let Some(dropped) = capture.foreign.get_mut(&address) {
-                *dropped = true;
+            if let Some(buffer_dropped) = capture.older.get_mut(&address) {
+                *buffer_dropped = true;
                 return;
             }
         }
-        match state.pins.get_mut(&address) {
-            Some(pin) => pin.dropped = true,
-            None => state.put(address, self.checked),
+        match state.pinned.get_mut(&address) {
+            Some(pin) => pin.buffer_dropped = true,
+            None => state.recycle(address, self.checked),
         }
     }
 
@@ -111,56 +123,57 @@ impl Pool {
         self.capturing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a graph is captured, so that [`Pool::keep`] must be told what launches use.
+    /// Whether a graph is captured: then [`Pool::record_use`] must see the arguments of every launch.
     pub fn capturing(&self) -> bool {
         self.capturing.load(Ordering::Relaxed)
     }
 
-    /// The work that is recorded uses these addresses; what is no block is ignored.
-    pub fn keep(&self, addresses: impl IntoIterator<Item = u64>) {
+    /// Notes that recorded work uses these addresses. Those that are not blocks are ignored.
+    pub fn record_use(&self, addresses: impl IntoIterator<Item = u64>) {
         let mut state = self.state();
         let State { sizes, capture: Some(capture), .. } = &mut *state else { return };
         for address in addresses {
-            if sizes.contains_key(&address) && !capture.own.contains(&address) {
-                capture.foreign.entry(address).or_insert(false);
+            if sizes.contains_key(&address) && !capture.allocated.contains(&address) {
+                capture.older.entry(address).or_insert(false);
             }
         }
     }
 
-    /// Ends a capture; the returned blocks stay reserved until [`Pool::unpin`].
+    /// Ends a capture; the returned blocks stay pinned until [`Pool::unpin`].
     pub fn end_capture(&self) -> Vec<u64> {
         self.capturing.store(false, Ordering::Relaxed);
         let mut state = self.state();
         let capture = state.capture.take().unwrap_or_default();
-        let own = capture.own.into_iter().map(|block| (block, false));
-        let blocks: HashMap<u64, bool> = own.chain(capture.foreign).collect();
-        for (block, dropped) in &blocks {
-            let pin = state.pins.entry(*block).or_default();
+        let allocated = capture.allocated.into_iter().map(|block| (block, false));
+        let blocks: HashMap<u64, bool> = allocated.chain(capture.older).collect();
+        for (block, buffer_dropped) in &blocks {
+            let pin = state.pinned.entry(*block).or_default();
             pin.graphs += 1;
-            pin.dropped |= dropped;
+            pin.buffer_dropped |= buffer_dropped;
         }
         for block in capture.free.into_values().flatten() {
-            state.pins.entry(block).or_default().dropped = true;
+            state.pinned.entry(block).or_default().buffer_dropped = true;
         }
         blocks.into_keys().collect()
     }
 
+    /// Drops a graph's share in its blocks.
     pub fn unpin(&self, blocks: &[u64]) {
         let mut state = self.state();
         for block in blocks {
-            let Some(pin) = state.pins.get_mut(block) else { continue };
+            let Some(pin) = state.pinned.get_mut(block) else { continue };
             pin.graphs -= 1;
-            let (unused, dropped) = (pin.graphs == 0, pin.dropped);
-            if unused {
-                state.pins.remove(block);
+            let (unpinned, buffer_dropped) = (pin.graphs == 0, pin.buffer_dropped);
+            if unpinned {
+                state.pinned.remove(block);
             }
-            if unused && dropped {
-                state.put(*block, self.checked);
+            if unpinned && buffer_dropped {
+                state.recycle(*block, self.checked);
             }
         }
     }
 
-    /// Gives all cached memory back; called when the device goes.
+    /// Gives all cached memory back to the system; called when the device is dropped.
     pub fn flush(&self, backend: &Backend) {
         self.state().flush(backend);
     }
@@ -168,14 +181,14 @@ impl Pool {
 
 impl State {
     /// A block of at least `bytes` bytes, from the cache when it has one.
-    fn find(&mut self, backend: &Backend, bytes: usize) -> Result<u64> {
+    fn reuse_or_allocate(&mut self, backend: &Backend, bytes: usize) -> Result<u64> {
         let size = bytes.max(1).checked_next_multiple_of(ALIGN).unwrap_or(bytes);
-        let reused = self.capture.as_mut().and_then(|capture| take(&mut capture.free, size));
-        if let Some(address) = reused.or_else(|| take(&mut self.free, size)) {
+        let reused = self.capture.as_mut().and_then(|capture| best_fit(&mut capture.free, size));
+        if let Some(address) = reused.or_else(|| best_fit(&mut self.free, size)) {
             return Ok(address);
         }
         let address = raw_allocate(backend, size).or_else(|_| {
-            // What the cache holds may be all that is missing.
+            // The memory that is missing may be in the cache.
             self.flush(backend);
             raw_allocate(backend, size)
         })?;
@@ -183,8 +196,8 @@ impl State {
         Ok(address)
     }
 
-    /// Puts a block that nobody uses into the cache; a guarded one is given back.
-    fn put(&mut self, address: u64, checked: bool) {
+    /// Puts a block without owner into the cache; a guarded one goes back to the system.
+    fn recycle(&mut self, address: u64, checked: bool) {
         if checked {
             self.sizes.remove(&address);
             return host::release_guarded(address);
@@ -204,7 +217,7 @@ impl State {
 }
 
 /// The smallest free block of at least `size` bytes that wastes at most a quarter.
-fn take(free: &mut BTreeMap<usize, Vec<u64>>, size: usize) -> Option<u64> {
+fn best_fit(free: &mut BTreeMap<usize, Vec<u64>>, size: usize) -> Option<u64> {
     let (&found, blocks) =
         free.range_mut(size..=size.saturating_add(size / 4)).find(|(_, blocks)| !blocks.is_empty())?;
     let block = blocks.pop();

@@ -41,33 +41,33 @@ enum Backend {
     Cuda(cuda::Cuda),
 }
 
-/// A kernel as build.rs found it: where it is, what it takes, how it is entered on the host.
+/// A kernel as build.rs found it: its source, its parameters, and its entry on the host.
 pub struct Kernel {
     pub name: &'static str,
-    /// The file in `kernels/`.
-    pub file: &'static str,
+    /// The file that defines it.
+    pub source: &'static Source,
     /// The C signature.
     pub signature: &'static str,
-    /// What the kernel computes, from the comment above its name.
+    /// The result that it computes, from the comment at its signature.
     pub doc: &'static str,
     /// Threads of a block.
     pub threads: PerDevice,
     /// Bytes of dynamic shared memory.
     pub dynamic: PerDevice,
     c_name: &'static CStr,
-    source: usize,
     /// The entry for each of [`kernels::INSTRUCTION_SETS`], and last the one with CUDA's launch shapes.
     host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len() + 1],
 }
 
 /// A kernel source file: its text and the kernels in it.
 pub struct Source {
+    /// The path inside `kernels/`.
     pub file: &'static str,
     pub text: &'static str,
     pub kernels: &'static [&'static Kernel],
 }
 
-/// A constant of a kernel source that has one value a device (`PER_DEVICE` in the source).
+/// A constant of a kernel source with a value per device (`PER_DEVICE` in the source).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerDevice {
     pub cuda: usize,
@@ -91,16 +91,16 @@ impl PerDevice {
     }
 }
 
-/// Whose launch shapes the host device runs.
+/// The launch configurations that the host device runs kernels with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shapes {
     /// Its own, which are fast.
     Host,
-    /// Those of CUDA, with the kernel code that only CUDA uses: to check that code where there is no GPU.
+    /// Those of CUDA, with the code that kernels have for CUDA only: to check that code without a GPU.
     Cuda,
 }
 
-/// How many blocks a launch has, in up to three dimensions.
+/// The number of blocks of a launch, in up to three dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid(pub [u32; 3]);
 
@@ -125,7 +125,7 @@ impl From<(usize, usize, usize)> for Grid {
 #[repr(transparent)]
 pub struct Arg(u64);
 
-/// What may be passed to a kernel.
+/// A type of kernel arguments.
 pub trait IntoArg {
     fn arg(self) -> Arg;
 }
@@ -134,7 +134,7 @@ macro_rules! scalar_args {
         fn arg(self) -> Arg { let bits: fn($scalar) -> u64 = $bits; Arg(bits(self)) }
     })* };
 }
-scalar_args!(f32 => |v| v.to_bits() as u64, i32 => |v| v as u32 as u64, u32 => |v| v as u64, u64 => |v| v);
+scalar_args!(f32 => |v| v.to_bits() as u64, bool => |v| v as u64, i32 => |v| v as u32 as u64, u32 => |v| v as u64, u64 => |v| v);
 impl<T: Element> IntoArg for &Buffer<T> {
     fn arg(self) -> Arg {
         Arg(self.address())
@@ -218,11 +218,6 @@ impl Device {
         matches!(self.0.backend, Backend::Host(_))
     }
 
-    /// Whether both are the same device object.
-    pub fn same(&self, other: &Device) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// A name for records and reports, such as `host (2 threads, v4)` or `NVIDIA H200`.
     pub fn describe(&self) -> String {
         match &self.0.backend {
@@ -231,15 +226,7 @@ impl Device {
         }
     }
 
-    /// `host` or `cuda:N`.
-    pub fn label(&self) -> String {
-        match &self.0.backend {
-            Backend::Host(_) => "host".into(),
-            Backend::Cuda(cuda) => format!("cuda:{}", cuda.ordinal),
-        }
-    }
-
-    /// Waits until everything launched so far is done.
+    /// Waits until all work launched so far is done.
     pub fn synchronize(&self) -> Result<()> {
         match &self.0.backend {
             Backend::Host(_) => Ok(()),
@@ -247,7 +234,7 @@ impl Device {
         }
     }
 
-    /// Bytes that buffers hold now and held at most.
+    /// Bytes that buffers hold now, and the most they have held.
     pub fn memory_in_use(&self) -> (usize, usize) {
         self.0.memory.in_use()
     }
@@ -259,7 +246,7 @@ impl Device {
             return Ok(());
         }
         if self.0.memory.capturing() {
-            self.0.memory.keep(args.iter().map(|arg| arg.0));
+            self.0.memory.record_use(args.iter().map(|arg| arg.0));
         }
         match &self.0.backend {
             Backend::Host(host) => host.launch(kernel, grid, args),
@@ -267,8 +254,8 @@ impl Device {
         }
     }
 
-    /// Records what `work` launches instead of running it; [`Graph::replay`] runs it as often as wanted on
-    /// the same memory. Inside, nothing may be read back to or written from the program.
+    /// Records what `work` launches instead of running it; [`Graph::replay`] runs it on the same memory,
+    /// any number of times. Inside, buffers may not be read or written by the program.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         Graph::capture(self, work)
     }

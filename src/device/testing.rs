@@ -1,4 +1,4 @@
-//! Which devices a test suite runs on.
+//! The devices that a test suite runs on.
 
 use super::{Device, Order, cuda};
 
@@ -15,10 +15,22 @@ pub fn devices() -> Vec<(String, Device)> {
                 std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"),
                 "SADDLE_REQUIRE_CUDA=1, but {reason}"
             );
-            eprintln!("CUDA not checked: {reason}");
+            eprintln!("NOT RUN on CUDA: {reason}");
         }
     }
     devices
+}
+
+/// Whether NVRTC is there to compile kernels. Without it a test is reported as not run, and
+/// `SADDLE_REQUIRE_NVRTC=1` makes it fail.
+pub fn nvrtc_is_present() -> bool {
+    let Err(reason) = cuda::nvrtc::version() else { return true };
+    assert!(
+        std::env::var("SADDLE_REQUIRE_NVRTC").as_deref() != Ok("1"),
+        "SADDLE_REQUIRE_NVRTC=1, but {reason}"
+    );
+    eprintln!("NOT RUN: {reason}");
+    false
 }
 
 /// The host in checked mode with the launch shapes of CUDA, in three thread orders.

@@ -1,12 +1,12 @@
 //! Graphs, the allocator, buffers and device names.
 
-use super::kernels::conformance::conf_increment;
+use super::kernels::conformance::execution::conf_increment;
 use super::testing::devices;
 use super::{Buffer, Device, cuda};
 use crate::error::{Error, Result};
 
 fn increment(device: &Device, x: &Buffer<i32>, y: &mut Buffer<i32>) -> Result<()> {
-    conf_increment(device, x.len().div_ceil(64), x, y, x.len() as i32)
+    conf_increment(device, x.len().div_ceil(64), x, y, x.len())
 }
 
 fn buffer(device: &Device, values: &[i32]) -> Buffer<i32> {
@@ -51,7 +51,7 @@ fn a_graph_records_zeros_and_copies() {
 }
 
 #[test]
-fn what_a_graph_allocated_is_not_given_to_others() {
+fn memory_of_a_graph_is_not_given_to_other_buffers() {
     for (label, device) in devices() {
         let n = 1000;
         let x = buffer(&device, &vec![1; n]);
@@ -151,7 +151,7 @@ fn a_failed_capture_leaves_a_working_device() {
             let error = device.capture(|| device.capture(|| Ok(())).map(|_| ())).err().unwrap();
             assert_eq!(
                 error.to_string(),
-                "device host cannot be used: cannot start a second capture while a graph is captured",
+                "internal error: cannot start a second capture while a graph is captured",
                 "{label}"
             );
         }
@@ -198,8 +198,6 @@ fn buffers_hold_what_was_written() {
         let error = b.copy_from(&Buffer::zeros(&device, 7).unwrap()).unwrap_err().to_string();
         assert_eq!(error, "Buffer::copy_from: expected 256 elements, got shape [7]", "{label}");
         assert_eq!(b.to_vec().unwrap(), bytes, "{label}");
-        let halves = [half::bf16::from_f32(1.5), half::bf16::NEG_INFINITY];
-        assert_eq!(Buffer::from_slice(&device, &halves).unwrap().to_vec().unwrap(), halves, "{label}");
         assert_eq!(Buffer::<f32>::zeros(&device, 77).unwrap().to_vec().unwrap(), [0.0; 77], "{label}");
         let empty = Buffer::<f32>::from_slice(&device, &[]).unwrap();
         assert!(
@@ -213,7 +211,6 @@ fn buffers_hold_what_was_written() {
 fn new_buffers_of_a_checked_device_are_poisoned() {
     let device = Device::host_checked(super::Order::Forward).unwrap();
     assert!(Buffer::<f32>::uninit(&device, 9).unwrap().to_vec().unwrap().iter().all(|v| v.is_nan()));
-    assert!(Buffer::<half::bf16>::uninit(&device, 9).unwrap().to_vec().unwrap().iter().all(|v| v.is_nan()));
     assert!(Buffer::<i32>::uninit(&device, 9).unwrap().to_vec().unwrap().iter().all(|v| *v < -1_000_000));
 }
 
@@ -245,10 +242,7 @@ fn absurd_sizes_are_refused_with_the_numbers() {
 fn devices_by_name() {
     for name in ["host", "cpu"] {
         let device = Device::by_name(name).unwrap();
-        assert!(
-            device.is_host() && device.label() == "host" && device.describe().starts_with("host ("),
-            "{device:?}"
-        );
+        assert!(device.is_host() && device.describe().starts_with("host ("), "{device:?}");
     }
     assert!(Device::by_name("host-checked").unwrap().describe().ends_with(", checked)"));
     let auto = Device::by_name("auto").unwrap();
@@ -256,7 +250,8 @@ fn devices_by_name() {
     let error = Device::by_name("hots").unwrap_err().to_string();
     assert_eq!(
         error,
-        "unknown device 'hots' (did you mean 'host'?); known: auto, host, host-checked, host-as-cuda, cuda, cuda:0"
+        "unknown device 'hots' (did you mean 'host'?); known: auto, host, host-checked, host-as-cuda, cuda, \
+         cuda:0"
     );
     for name in ["", "cuda:", "cuda:x", "cuda:-1", "gpu", "Host "] {
         let error = Device::by_name(name).unwrap_err().to_string();
@@ -270,10 +265,4 @@ fn devices_by_name() {
             format!("device cuda:0 cannot be used: {reason}")
         );
     }
-}
-
-#[test]
-fn devices_are_compared_by_identity() {
-    let (a, b) = (Device::host().unwrap(), Device::host().unwrap());
-    assert!(a.same(&a.clone()) && !a.same(&b));
 }

@@ -1,9 +1,9 @@
 //! Accuracy on clean and on attacked images.
 
-use crate::attack::{Attack, Pgd, RngKey};
+use crate::attack::{Attack, Pgd, RngKey, logits};
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
-use crate::nn::{BnMode, Net};
+use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::correct;
@@ -11,7 +11,7 @@ use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 
-/// What an evaluation measured.
+/// Accuracy and loss on a set of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Accuracy {
     /// Images classified correctly, in percent.
@@ -21,8 +21,8 @@ pub struct Accuracy {
 }
 
 /// Accuracy in eval mode, on clean images or on those that `attack` makes of them. Random starts depend on
-/// the seed and on each image's index alone, so the batch size changes nothing. `progress` gets the number of
-/// images done, and may end the evaluation with an error.
+/// the seed and on each image's index alone, so that the batch size changes nothing. `progress` gets the
+/// number of images done, and may end the evaluation with an error.
 pub fn accuracy(
     net: &mut Net,
     data: &DeviceDataset,
@@ -40,10 +40,9 @@ pub fn accuracy(
             x = attack.cross_entropy(net, &x, &y, rng)?;
         }
         let tape = Tape::new(&device);
-        let x = tape.constant(x);
-        let z = net.forward(&tape, x, BnMode::Eval, None)?;
-        let sum = cross_entropy(&tape, z, &y, Reduction::Sum)?;
-        hits += correct(&device, &tape.value(z), &y)?.to_vec()?.iter().filter(|hit| **hit != 0).count();
+        let z = logits(net, &x)?;
+        let sum = cross_entropy(&tape, tape.constant(z.clone()), &y, Reduction::Sum)?;
+        hits += correct(&device, &z, &y)?.to_vec()?.iter().filter(|hit| **hit != 0).count();
         loss += tape.value(sum).item()? as f64;
         done += indices.len();
         progress(done)?;
@@ -64,8 +63,8 @@ pub fn robust(
     let (mut robust, mut done) = (0, 0);
     for indices in in_order(data.device(), data.len, batch)? {
         let (x, y) = data.batch(&indices, &Augmentation::none())?;
-        let found = attack.run(net, &x, &y, &indices)?;
-        robust += found.success.to_vec()?.iter().filter(|broken| **broken == 0).count();
+        let result = attack.run(net, &x, &y, &indices)?;
+        robust += result.success.to_vec()?.iter().filter(|success| **success == 0).count();
         done += indices.len();
         progress(done)?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::accuracy::accuracy;
-use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE};
+use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE, STANDARD};
 use crate::data::device_dataset::DeviceDataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -14,29 +14,29 @@ use crate::files::{check_writable, write_atomic};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 
-/// What is to be measured.
-pub struct Request {
+/// Weights and corrupted images of an evaluation.
+pub struct CorruptionsRequest {
     pub weights: WeightFile,
-    /// `None`: as the weights' metadata says.
+    /// `None`: the architecture in the weights' metadata.
     pub model: Option<String>,
     /// The folder of `NAME.npy` and `labels.npy`.
     pub data: PathBuf,
-    /// 1 to 5, in the order of the result; empty: all.
+    /// 1 to 5, in the order of the result; empty means all.
     pub severities: Vec<usize>,
     /// Only the first n images of each corruption and severity.
     pub n: Option<usize>,
     pub batch: usize,
-    /// As [`Device::by_name`] takes it.
+    /// A name for [`Device::by_name`].
     pub device: String,
     /// Where the report is written as JSON.
     pub out: Option<PathBuf>,
 }
 
 /// The accuracy under every corruption, in percent.
-pub struct Report {
+pub struct CorruptionsReport {
     pub weights: PathBuf,
     pub dataset: String,
-    /// Of each corruption and severity.
+    /// For each corruption and severity.
     pub images: usize,
     pub severities: Vec<usize>,
     /// The corruptions in the paper's order, each with its accuracy by severity.
@@ -49,7 +49,7 @@ pub fn mean(accuracies: &[f64]) -> f64 {
     accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64
 }
 
-impl Report {
+impl CorruptionsReport {
     /// The mean over all corruptions and severities.
     pub fn mean(&self) -> f64 {
         mean(&self.rows.iter().flat_map(|(_, row)| row.iter().copied()).collect::<Vec<_>>())
@@ -79,9 +79,8 @@ impl Report {
 
 /// Measures the accuracy under the 15 standard corruptions; the report is written to `out` if that is given.
 ///
-/// Errors: files that are missing or of the wrong content, weights that do not fit them; nothing is written
-/// then.
-pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
+/// Errors: missing files, files of the wrong content, weights that do not fit them; nothing is written then.
+pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<CorruptionsReport> {
     if request.n == Some(0) {
         return Err(Error::value("n", 0, "must be 1 or more"));
     }
@@ -100,7 +99,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
     let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
     let data = (Classes::Exactly(classes), SHAPE);
     let (mut net, _) = network::open(&device, request.weights.clone(), &overrides, data)?;
-    let mut report = Report {
+    let mut report = CorruptionsReport {
         weights: request.weights.path.clone(),
         dataset: String::new(),
         images: 0,
@@ -108,8 +107,8 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
         rows: vec![],
         device: device.describe(),
     };
-    let cells = set.names().len() * report.severities.len();
-    for (number, name) in set.names().iter().enumerate() {
+    let cells = STANDARD.len() * report.severities.len();
+    for (number, name) in STANDARD.into_iter().enumerate() {
         let mut row = Vec::new();
         for (place, &severity) in report.severities.iter().enumerate() {
             let mut cell = set.load(name, severity)?;
@@ -129,7 +128,7 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Report> {
             );
             (report.images, report.dataset) = (cell.len(), cell.name);
         }
-        report.rows.push((name.clone(), row));
+        report.rows.push((name.to_owned(), row));
     }
     observer.finished();
     if let Some(out) = &request.out {

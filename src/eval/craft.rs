@@ -1,4 +1,4 @@
-//! Adversarial images as a file: any images, any attack.
+//! Adversarial images as a file, from any images by any attack.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::files::check_writable;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::WeightFile;
+use crate::numeric::max_abs;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::predict::argmax;
 use crate::ops::reduce::Reduction;
@@ -18,24 +19,24 @@ use crate::run::observer::Observer;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
-/// What is to be attacked, and how.
-pub struct Request {
+/// Weights, images and attack.
+pub struct CraftRequest {
     pub weights: WeightFile,
-    /// `None`: as the weights' metadata says.
+    /// `None`: the architecture in the weights' metadata.
     pub model: Option<String>,
     /// safetensors: `x` f32 `[N,C,H,W]` in `[0,1]` or u8 `[N,H,W,C]`, `y` i64 or i32 `[N]`.
     pub data: PathBuf,
-    /// A name that [`attack::by_name`] knows.
+    /// A name for [`attack::by_name`].
     pub attack: String,
     pub params: Params,
     pub batch: usize,
-    /// As [`Device::by_name`] takes it.
+    /// A name for [`Device::by_name`].
     pub device: String,
     pub out: PathBuf,
 }
 
-/// What became of the images.
-pub struct Crafted {
+/// The success of the attack.
+pub struct CraftReport {
     pub attack: String,
     pub images: usize,
     /// Images classified correctly, clean and attacked, in percent.
@@ -43,7 +44,7 @@ pub struct Crafted {
     pub robust: f64,
     /// Mean cross entropy at the adversarial images.
     pub loss: f64,
-    /// Length of the longest perturbation, in the attack's norm.
+    /// Length of the longest perturbation, in the attack's norm; NaN if one has no length.
     pub longest: f64,
 }
 
@@ -52,8 +53,8 @@ pub struct Crafted {
 /// than y, and `loss` f32, the cross entropy at x_adv.
 ///
 /// Errors: files of the wrong content, an unknown attack; nothing is written then.
-pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
-    let Request { params, batch, .. } = request;
+pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftReport> {
+    let CraftRequest { params, batch, .. } = request;
     let attack = attack::by_name(&request.attack, params)?;
     let file = TensorFile::read(&request.data, &["x", "y"])?;
     let y = file.labels()?;
@@ -85,20 +86,20 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
             Buffer::from_slice(&device, &(start as i32..(start + count) as i32).collect::<Vec<_>>())?;
         let before = argmax(&device, &logits(&mut net, &clean_images)?)?.to_vec()?;
         clean += before.iter().zip(labels).filter(|(p, y)| p == y).count();
-        let found = attack.run(&mut net, &clean_images, &on_device, &indices)?;
-        let z = logits(&mut net, &found.x_adv)?;
+        let result = attack.run(&mut net, &clean_images, &on_device, &indices)?;
+        let z = logits(&mut net, &result.x_adv)?;
         predicted.extend(argmax(&device, &z)?.to_vec()?);
         let tape = Tape::new(&device);
         let loss = cross_entropy(&tape, tape.constant(z), &on_device, Reduction::PerSample)?;
         losses.extend(tape.value(loss).to_vec()?);
-        x_adv.extend(found.x_adv.to_vec()?);
+        x_adv.extend(result.x_adv.to_vec()?);
         observer.evaluating(&attack.name(), start + count, *n);
     }
     observer.finished();
 
     let success: Vec<u8> = predicted.iter().zip(&y).map(|(p, y)| (p != y) as u8).collect();
-    let percent = |right: usize| 100.0 * right as f64 / *n as f64;
-    let crafted = Crafted {
+    let percent = |count: usize| 100.0 * count as f64 / *n as f64;
+    let report = CraftReport {
         attack: attack.name(),
         images: *n,
         clean: percent(clean),
@@ -114,17 +115,17 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Crafted> {
         ("loss", Values::F32(vec![*n], losses)),
     ];
     write(&BTreeMap::from(tensors.map(|(name, values)| (name.to_owned(), values))), &request.out)?;
-    Ok(crafted)
+    Ok(report)
 }
 
-/// The length of the longest difference of two images of so many numbers.
+/// The length of the longest difference of two images of `size` numbers each; NaN where a number is NaN.
 fn longest(norm: Norm, x: &[f32], x_adv: &[f32], size: usize) -> f64 {
     let length = |(x, x_adv): (&[f32], &[f32])| {
-        let differences = x.iter().zip(x_adv).map(|(x, x_adv)| f64::from(x_adv - x).abs());
+        let differences = x.iter().zip(x_adv).map(|(x, x_adv)| f64::from(x_adv - x));
         match norm {
-            Norm::Linf => differences.fold(0.0, f64::max),
+            Norm::Linf => max_abs(differences),
             Norm::L2 => differences.map(|d| d * d).sum::<f64>().sqrt(),
         }
     };
-    x.chunks(size).zip(x_adv.chunks(size)).map(length).fold(0.0, f64::max)
+    max_abs(x.chunks(size).zip(x_adv.chunks(size)).map(length))
 }

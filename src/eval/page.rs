@@ -1,7 +1,7 @@
-//! What the page of an evaluation shows of a network: margins, examples, classes, and how accuracy falls with
-//! eps.
+//! The page of an evaluation: margins, examples, classes, and accuracy against eps.
 
 use super::accuracy::{accuracy, robust};
+use super::report::{Report, ReportRow};
 use crate::attack::{self, Params};
 use crate::data::Dataset;
 use crate::data::device_dataset::{DeviceDataset, in_order};
@@ -10,72 +10,89 @@ use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::margin::margin;
 use crate::ops::predict::argmax;
-use crate::report::{Class, EvalPage, Example, Stage};
+use crate::report::{AttackAccuracy, ClassAccuracy, EvalPage, Example};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+use serde_json::Value;
 
-/// How many examples a page shows: that the attack broke, and that withstood it.
-const BROKEN: usize = 9;
-const WITHSTOOD: usize = 3;
+/// The number of examples on a page: where the attack succeeded, and where it failed.
+const SUCCEEDED: usize = 9;
+const FAILED: usize = 3;
 
-/// What the evaluation itself knows.
+/// The facts about an evaluation that its page shows.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct PageFacts {
     pub title: String,
     pub facts: Vec<(String, String)>,
     /// The accuracy left after each attack, clean first.
-    pub path: Vec<Stage>,
+    pub path: Vec<AttackAccuracy>,
     pub warnings: Vec<String>,
 }
 
-/// How accuracy against eps is measured.
+impl PageFacts {
+    pub(super) fn new(report: &Report, warnings: &[String]) -> PageFacts {
+        let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
+        let stage = |row: &ReportRow| AttackAccuracy {
+            attack: row.name.clone(),
+            accuracy: row.accuracy,
+            seconds: row.seconds,
+        };
+        PageFacts {
+            title: format!("{} on {} under AutoAttack's protocol", report.arch, report.dataset),
+            facts: report.facts().into_iter().map(|(name, value)| (name, text(value))).collect(),
+            path: report.rows.iter().map(stage).collect(),
+            warnings: warnings.to_vec(),
+        }
+    }
+}
+
+/// The measurement of accuracy against eps.
 pub struct Sweep {
-    /// A name that [`attack::by_name`] knows.
+    /// A name for [`attack::by_name`].
     pub attack: String,
-    /// Its eps is what the factors multiply; its step, if it has one, grows with it.
+    /// The factors multiply its eps, and its step size if that is given.
     pub params: Params,
     pub factors: Vec<f32>,
-    /// Only the first so many images.
+    /// Only this many images, the first ones.
     pub images: usize,
 }
 
 impl Sweep {
     /// APGD-CE on at most 500 images with 0 to 2 times eps.
-    pub fn usual(params: Params) -> Sweep {
+    pub fn around(params: Params) -> Sweep {
         let factors = vec![0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
         Sweep { attack: "apgd-ce".into(), params, factors, images: 500 }
     }
 }
 
-/// The network, and the images that it is shown with.
+/// The network and the images of a page.
 pub struct Subject<'a> {
     pub net: &'a mut Net,
     pub test: &'a Dataset,
     /// The same images on the network's device.
     pub data: &'a DeviceDataset,
-    /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where every attack failed.
+    /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where all attacks failed.
     pub x_adv: &'a [f32],
-    /// Images at once.
+    /// Images per batch.
     pub batch: usize,
 }
 
-/// The page as HTML: [`collect`], rendered.
-pub fn report(
+/// The page as HTML, from [`collect`].
+pub fn render(
     subject: Subject,
-    told: Told,
+    facts: PageFacts,
     sweep: &Sweep,
     progress: impl FnMut(&str, usize, usize),
 ) -> Result<String> {
-    collect(subject, told, sweep, progress)?.to_html()
+    collect(subject, facts, sweep, progress)?.to_html()
 }
 
-/// Everything that the page shows. `progress` gets what is being done, and the number of images done of how
-/// many.
+/// The content of the page. `progress` gets the current task, and how many of how many images are done.
 ///
 /// Errors: not one adversarial image for each test image, an unknown attack.
 pub fn collect(
     subject: Subject,
-    told: Told,
+    facts: PageFacts,
     sweep: &Sweep,
     mut progress: impl FnMut(&str, usize, usize),
 ) -> Result<EvalPage> {
@@ -85,25 +102,27 @@ pub fn collect(
         let expected = format!("{} adversarial images of {size} numbers", test.len());
         return Err(Error::Shape { op: "report", expected, got: vec![x_adv.len()] });
     }
-    let (mut before, mut after, mut done) = (Seen::default(), Seen::default(), 0);
+    let (mut before, mut after, mut done) = (Predictions::default(), Predictions::default(), 0);
     for indices in in_order(device, data.len, batch)? {
         let (x, y) = data.batch(&indices, &Augmentation::none())?;
         let range = done * size..(done + indices.len()) * size;
         let adversarial = Tensor::from_slice(device, x.shape(), &x_adv[range])?;
-        for (seen, images) in [(&mut before, &x), (&mut after, &adversarial)] {
+        for (predictions, images) in [(&mut before, &x), (&mut after, &adversarial)] {
             let tape = Tape::new(device);
             let z = tape.constant(attack::logits(net, images)?);
             let margins = margin(&tape, z, &y)?;
-            // The verification counts the images that have none.
-            seen.margins.extend(tape.value(margins).to_vec()?.iter().filter(|margin| margin.is_finite()));
-            seen.classes.extend(argmax(device, &tape.value(z))?.to_vec()?);
+            // The verification counts the images whose margin is not finite.
+            predictions
+                .margins
+                .extend(tape.value(margins).to_vec()?.iter().filter(|margin| margin.is_finite()));
+            predictions.classes.extend(argmax(device, &tape.value(z))?.to_vec()?);
         }
         done += indices.len();
         progress("margins", done, data.len);
     }
     let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
     let curve = curve(net, &DeviceDataset::new(device, &first)?, sweep, batch, progress)?;
-    let Told { title, facts, path, warnings } = told;
+    let PageFacts { title, facts, path, warnings } = facts;
     Ok(EvalPage {
         title,
         facts,
@@ -122,9 +141,9 @@ pub fn collect(
     })
 }
 
-/// What the network says to images.
+/// The margins and classes of images.
 #[derive(Default)]
-struct Seen {
+struct Predictions {
     margins: Vec<f32>,
     classes: Vec<i32>,
 }
@@ -141,27 +160,28 @@ fn curve(
     for factor in &sweep.factors {
         let Params { ball, step_size, .. } = sweep.params;
         let step_size = step_size.map(|step_size| factor * step_size);
-        let params = Params { ball: ball.scaled(*factor), step_size, ..sweep.params };
+        let params = Params { ball: ball.scale(*factor), step_size, ..sweep.params };
         let what = format!("{} with eps {:.4}", sweep.attack, params.ball.eps);
-        let told = |done| {
+        let progress = |done| {
             progress(&what, done, data.len);
             Ok(())
         };
         let percent = if params.ball.eps == 0.0 {
-            accuracy(net, data, None, batch, params.seed, told)?.percent
+            accuracy(net, data, None, batch, params.seed, progress)?.percent
         } else {
-            robust(net, data, &*attack::by_name(&sweep.attack, &params)?, batch, told)?
+            robust(net, data, &*attack::by_name(&sweep.attack, &params)?, batch, progress)?
         };
         curve.push((params.ball.eps.into(), percent));
     }
     Ok(curve)
 }
 
-/// The first images that the attack broke, then the first that withstood it.
+/// The first images on which the attack succeeded, then the first on which it failed.
 fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Example> {
-    let right = |index: &usize| before[*index] == test.labels[*index];
-    let broken = |index: &usize| right(index) && after[*index] != test.labels[*index];
-    let withstood = |index: &usize| right(index) && !broken(index);
+    let clean_correct = |index: &usize| before[*index] == test.labels[*index];
+    let adv_correct = |index: &usize| after[*index] == test.labels[*index];
+    let succeeded = |index: &usize| clean_correct(index) && !adv_correct(index);
+    let failed = |index: &usize| clean_correct(index) && adv_correct(index);
     let name =
         |class: i32| test.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
     let (shape, size) = (test.shape, test.shape.bytes());
@@ -178,20 +198,20 @@ fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Exa
         predicted_clean: name(before[index]),
         predicted_adversarial: name(after[index]),
     };
-    let broken = (0..test.len()).filter(broken).take(BROKEN);
-    broken.chain((0..test.len()).filter(withstood).take(WITHSTOOD)).map(example).collect()
+    let succeeded = (0..test.len()).filter(succeeded).take(SUCCEEDED);
+    succeeded.chain((0..test.len()).filter(failed).take(FAILED)).map(example).collect()
 }
 
-/// The accuracy on each class that has images. An image is robust where it is right before and after.
-fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<Class> {
+/// The accuracy on each class that has images. An image is robust where it is classified correctly before and after.
+fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<ClassAccuracy> {
     let of = |(class, count): (usize, usize)| {
         let label = class as i32;
         let members = || (0..test.len()).filter(|index| test.labels[*index] == label);
         let clean = members().filter(|index| before[*index] == label).count();
         let robust = members().filter(|index| before[*index] == label && after[*index] == label).count();
-        let percent = |right: usize| 100.0 * right as f64 / count as f64;
+        let percent = |correct: usize| 100.0 * correct as f64 / count as f64;
         let name = test.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
-        Class { name, clean: percent(clean), robust: percent(robust), count }
+        ClassAccuracy { name, clean: percent(clean), robust: percent(robust), count }
     };
     test.class_counts().into_iter().enumerate().filter(|(_, count)| *count > 0).map(of).collect()
 }
@@ -209,27 +229,28 @@ mod tests {
         let test =
             crate::data::load("digits", None).unwrap().test.subset(&(0..60).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
-        let mut net = Net::new(&device, &Arch::find("resnet-mini").unwrap().spec(), &shape, 0).unwrap();
+        let mut net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
         let data = DeviceDataset::new(&device, &test).unwrap();
         let params = Params { ball: Ball::linf(0.2), step_size: Some(0.1), ..Params::default() };
         let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();
         let (x, y) = data.batch(&all, &Augmentation::none()).unwrap();
-        let found = attack::by_name("pgd5", &params).unwrap().run(&mut net, &x, &y, &all).unwrap();
-        let (x_adv, broken) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
+        let result = attack::by_name("pgd5", &params).unwrap().run(&mut net, &x, &y, &all).unwrap();
+        let (x_adv, success) = (result.x_adv.to_vec().unwrap(), result.success.to_vec().unwrap());
 
         let sweep = Sweep { attack: "pgd5".into(), params, factors: vec![0.0, 1.0, 2.0], images: 50 };
-        let told = Told { title: "digits".into(), warnings: vec!["untrained".into()], ..Told::default() };
+        let facts =
+            PageFacts { title: "digits".into(), warnings: vec!["untrained".into()], ..PageFacts::default() };
         let mut seen = Vec::new();
         let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv, batch: 32 };
         let page =
-            collect(subject, told, &sweep, |what, done, of| seen.push((what.to_owned(), done, of))).unwrap();
+            collect(subject, facts, &sweep, |what, done, of| seen.push((what.to_owned(), done, of))).unwrap();
         assert_eq!(seen.first(), Some(&("margins".to_owned(), 32, 60)));
         assert_eq!(seen.last(), Some(&("pgd5 with eps 0.4000".to_owned(), 50, 50)));
 
-        let right = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
-        let (clean, robust) = (right(&page.margins_before), right(&page.margins_after));
-        assert_eq!(robust, broken.iter().filter(|broken| **broken == 0).count());
-        let images = |of: fn(&Class) -> f64| {
+        let correct = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
+        let (clean, robust) = (correct(&page.margins_before), correct(&page.margins_after));
+        assert_eq!(robust, success.iter().filter(|success| **success == 0).count());
+        let images = |of: fn(&ClassAccuracy) -> f64| {
             page.per_class.iter().map(|c| of(c) * c.count as f64 / 100.0).sum::<f64>()
         };
         assert!(
@@ -238,24 +259,24 @@ mod tests {
         );
         assert_eq!(page.per_class.iter().map(|c| c.count).sum::<usize>(), 60);
         assert_eq!(page.curve.iter().map(|(eps, _)| *eps as f32).collect::<Vec<_>>(), [0.0, 0.2, 0.4]);
-        assert_eq!(page.curve[0].1, 2.0 * right(&page.margins_before[..50]) as f64);
+        assert_eq!(page.curve[0].1, 2.0 * correct(&page.margins_before[..50]) as f64);
         assert!(page.curve[1].1 <= page.curve[0].1);
         assert!(clean > robust, "the attack does something: {clean}, {robust}");
         for (number, example) in page.grid.iter().enumerate() {
             let (label, after) = (&example.label, &example.predicted_adversarial);
             assert!(
                 example.predicted_clean == *label
-                    && (after == label) == (number >= (clean - robust).min(BROKEN))
+                    && (after == label) == (number >= (clean - robust).min(SUCCEEDED))
             );
             let index =
                 (0..60).find(|i| x.to_vec().unwrap()[i * 64..(i + 1) * 64] == example.clean[..]).unwrap();
             assert_eq!(example.adversarial, x_adv[index * 64..(index + 1) * 64]);
             assert_eq!(*label, test.class_names[test.labels[index] as usize]);
         }
-        assert_eq!(page.grid.len(), (clean - robust).min(BROKEN) + robust.min(WITHSTOOD));
+        assert_eq!(page.grid.len(), (clean - robust).min(SUCCEEDED) + robust.min(FAILED));
         assert!(page.to_html().unwrap().contains("untrained"));
         let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv[1..], batch: 32 };
-        let error = report(subject, Told::default(), &sweep, |_, _, _| ()).unwrap_err().to_string();
+        let error = render(subject, PageFacts::default(), &sweep, |_, _, _| ()).unwrap_err().to_string();
         assert!(error.starts_with("report: expected 60 adversarial images of 64 numbers"), "{error}");
     }
 }

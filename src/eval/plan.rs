@@ -1,6 +1,6 @@
-//! Which attacks are run one after the other: the versions of AutoAttack, and any other list.
+//! The attacks of a protocol in order: the versions of AutoAttack, and any other list.
 
-use crate::attack::{self, Attack, Ball, Params};
+use crate::attack::{self, Attack, Params};
 use crate::error::{Error, Result};
 
 /// Attacks in order, each on the points that withstood the earlier ones.
@@ -8,39 +8,39 @@ pub struct Plan {
     /// `standard`, `plus`, `rand` or `custom`.
     pub version: String,
     pub stages: Vec<Stage>,
-    pub ball: Ball,
-    pub seed: u64,
+    /// Ball and seed of all stages, and their other parameters unless the version has its own.
+    pub params: Params,
 }
 
 /// One attack of a plan.
 pub struct Stage {
     /// `apgd-ce`.
     pub name: String,
-    /// The name with everything that is not usual: two stages of the same text do the same.
+    /// The name with all parameters that are not the default: stages with equal texts do the same.
     pub about: String,
     pub attack: Box<dyn Attack>,
 }
 
 impl Stage {
-    /// The attack that the registry knows by this name.
+    /// The attack of this name.
     pub fn new(name: &str, params: &Params) -> Result<Stage> {
         let attack = attack::by_name(name, params)?;
         let name = attack.name();
-        let usual = Params::default();
+        let default = Params::default();
         let mut about = name.clone();
-        for (what, value, usual) in [
-            ("restarts", params.restarts, usual.restarts),
-            ("targets", params.targets, usual.targets),
-            ("passes a gradient", params.eot_iter, usual.eot_iter),
+        for (what, value, default) in [
+            ("restarts", params.restarts, default.restarts),
+            ("targets", params.targets, default.targets),
+            ("passes a gradient", params.eot_iter, default.eot_iter),
         ] {
-            if value != usual {
+            if value != default {
                 about += &format!(", {value} {what}");
             }
         }
-        for (what, value, usual) in
-            [("kappa", params.kappa, usual.kappa), ("momentum", params.momentum, usual.momentum)]
+        for (what, value, default) in
+            [("kappa", params.kappa, default.kappa), ("momentum", params.momentum, default.momentum)]
         {
-            if value != usual {
+            if value != default {
                 about += &format!(", {what} {value}");
             }
         }
@@ -52,10 +52,10 @@ impl Stage {
 
 /// The name of the protocol, and what separates it from a list of attacks.
 const NAME: &str = "autoattack";
-/// More attacks than an outcome's one letter can tell apart are refused.
-const MOST_STAGES: usize = 35;
+/// An outcome is one letter per point, which tells this many attacks apart.
+const MAX_STAGES: usize = 35;
 
-/// What `--attack` knows besides the single attacks, each with a line about it.
+/// The names that `--attack` takes besides the single attacks, each with a line about it.
 pub const VERSIONS: [(&str, &str); 4] = [
     (
         NAME,
@@ -67,34 +67,35 @@ pub const VERSIONS: [(&str, &str); 4] = [
     ),
     (
         "autoattack-rand",
-        "version rand, for networks that are random: apgd-ce and apgd-dlr, gradients averaged over 20 passes",
+        "version rand, for randomized defenses: apgd-ce and apgd-dlr, gradients averaged over 20 passes",
     ),
     ("autoattack:A,B", "any attacks in the same protocol, such as autoattack:apgd-ce,square"),
 ];
 
 impl Plan {
-    /// These stages, in the ball and with the seed of `params`.
+    /// These stages, which were built from `params`.
+    ///
+    /// Errors: none, or too many.
     pub fn new(version: &str, stages: Vec<Stage>, params: &Params) -> Result<Plan> {
-        if stages.is_empty() || stages.len() > MOST_STAGES {
+        if stages.is_empty() || stages.len() > MAX_STAGES {
             return Err(Error::value(
                 "attack",
                 stages.len(),
-                format!("a protocol has 1 to {MOST_STAGES} attacks"),
+                format!("a protocol has 1 to {MAX_STAGES} attacks"),
             ));
         }
-        let &Params { ball, seed, .. } = params;
-        Ok(Plan { version: version.into(), stages, ball, seed })
+        Ok(Plan { version: version.into(), stages, params: *params })
     }
 
-    /// apgd-ce, apgd-t, fab-t and square with their usual numbers of steps, targets and queries.
+    /// apgd-ce, apgd-t, fab-t and square with their default numbers of steps, targets and queries.
     pub fn standard(params: &Params) -> Result<Plan> {
-        let params = &usual(params);
+        let params = &version_params(params);
         Plan::new("standard", stages(&["apgd-ce", "apgd-t", "fab-t", "square"], params)?, params)
     }
 
     /// Five restarts of apgd-ce, apgd-dlr and fab, then square and the targeted attacks.
     pub fn plus(params: &Params) -> Result<Plan> {
-        let params = &usual(params);
+        let params = &version_params(params);
         let mut list = stages(&["apgd-ce", "apgd-dlr", "fab"], &Params { restarts: 5, ..*params })?;
         list.extend(stages(&["square", "apgd-t", "fab-t"], params)?);
         Plan::new("plus", list, params)
@@ -102,7 +103,7 @@ impl Plan {
 
     /// apgd-ce and apgd-dlr with gradients that are means of 20 passes.
     pub fn rand(params: &Params) -> Result<Plan> {
-        let params = &Params { eot_iter: 20, ..usual(params) };
+        let params = &Params { eot_iter: 20, ..version_params(params) };
         Plan::new("rand", stages(&["apgd-ce", "apgd-dlr"], params)?, params)
     }
 
@@ -111,9 +112,8 @@ impl Plan {
         Plan::new("custom", stages(names, params)?, params)
     }
 
-    /// The plan that a list of names asks for, whose first one is `autoattack`, `autoattack-plus`,
-    /// `autoattack-rand`, or begins with `autoattack:`; `None` for a list of attacks that are to be judged
-    /// each alone.
+    /// The plan of a list of names, the first of which is `autoattack`, `autoattack-plus`,
+    /// `autoattack-rand`, or begins with `autoattack:`; `None` for a list of attacks that run each alone.
     ///
     /// Errors: attacks beside a version; unknown ones.
     pub fn named(names: &[String], params: &Params) -> Result<Option<Plan>> {
@@ -131,7 +131,7 @@ impl Plan {
         if names.len() > 1 {
             return alone("autoattack stands alone; for a list of your own write autoattack:A,B");
         }
-        if *params != usual(params) {
+        if *params != version_params(params) {
             return alone(
                 "the attacks of autoattack have parameters of their own; for others write autoattack:A,B",
             );
@@ -146,8 +146,8 @@ impl Plan {
     }
 }
 
-/// The params of a version: norm, radius and seed are free.
-fn usual(&Params { ball, seed, .. }: &Params) -> Params {
+/// The parameters of a version, which sets all but ball and seed.
+fn version_params(&Params { ball, seed, .. }: &Params) -> Params {
     Params { ball, seed, ..Params::default() }
 }
 

@@ -3,330 +3,264 @@
 //! ```text
 //! clean pass: a point is robust while it is classified correctly
 //! for each attack in order, while points are robust:
-//!     attack them, in batches;  ask the network again about the images that come back
-//!     misclassified: the point is broken by this attack and keeps the image
+//!     attack them, in batches (packing.rs);  ask the network again about the images that come back
+//!     misclassified: the attack has succeeded on the point, which keeps the image
 //! robust accuracy <- robust points / all points;  verify the images
 //! ```
-//! An attack on nine targets makes nine attempts on a point. A batch is filled with pairs of a point and an
-//! attempt: first one pair of every robust point, those with the fewest attempts in front, then, when too few
-//! points are left for a whole batch, the following attempts of the same points. The first attempt that
-//! succeeds counts, so that batch size, packing, shards and interruptions change no bit of the result.
+//! Of several attempts on a point the first that succeeds counts, so that batch size, packing, shards and
+//! interruptions change no bit of the result.
 
-use super::checks::checks;
+use super::outcome::{AttackRow, CLEAN, Outcome, Passes, PointOutcomes};
+use super::packing::{Pair, next_batch};
 use super::plan::{Plan, Stage};
+use super::post_check::verify;
+use super::pre_check::warnings;
+use super::reporter::{Pace, Reporter, WatchedModel};
 use super::state::State;
-use super::verdict::{CLEAN, Outcomes, Passes, Row, Verdict};
-use super::verify::{Verification, verify};
 use crate::attack::{AttackResult, Model, Points, logits};
 use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::augment::Augmentation;
+use crate::ops::gather::gather;
+use crate::ops::gather::gather;
 use crate::ops::predict::correct;
-use crate::ops::survivors::take;
-use crate::run::observer::{Judged, Judging, Observer};
-use crate::tape::{Tape, Var};
+use crate::run::observer::{AttackProgress, AttackSummary, Observer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-/// The adversarial images `[H,W,C]` of broken points, by the point's place in the range that is judged.
-pub type Images = BTreeMap<usize, Vec<f32>>;
+/// Adversarial images `[H,W,C]` by the point's place in the range that is evaluated; points that are robust, or
+/// misclassified without an attack, have none.
+pub type AdvImages = BTreeMap<usize, Vec<f32>>;
 
-/// How a plan is carried out: on which points, and what does not change the result.
-pub struct Conduct<'a> {
+/// The points that a plan is run on, and options that do not change the result.
+pub struct RunOptions<'a> {
     /// Indices of the data set.
     pub range: Range<usize>,
     pub batch: usize,
     /// Where progress is kept.
     pub state: Option<&'a State>,
-    /// Raised by whoever wants an end.
+    /// Set to end the evaluation early.
     pub stop: &'a AtomicBool,
 }
 
-/// A verdict, and what it is about.
-pub struct Judgement {
-    pub verdict: Verdict,
-    pub images: Images,
+/// An outcome with its images.
+pub struct ProtocolResult {
+    pub outcome: Outcome,
+    pub images: AdvImages,
     /// Of the verification, for each point.
     pub predictions: Vec<i32>,
 }
 
-/// Where an evaluation stands.
+/// The progress of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Standing {
-    pub outcomes: Outcomes,
-    /// Attempts of the attack in hand on each point.
+pub struct Progress {
+    pub outcomes: PointOutcomes,
+    /// Attempts of the current attack on each point.
     pub tried: Vec<usize>,
-    /// The clean pass and the attacks that have begun; the last one is in hand.
-    pub rows: Vec<Row>,
+    /// The clean pass and the attacks that have begun; the last one is the current attack.
+    pub rows: Vec<AttackRow>,
     pub passes: Passes,
     pub warnings: Vec<String>,
 }
 
-/// Judges a model.
+/// Runs a plan on a model.
 ///
-/// Errors: [`Error::Interrupted`] after `conduct.stop`; a state that cannot be written; whatever the model
-/// reports.
-pub fn judge(
+/// Errors: [`crate::error::Error::Interrupted`] after `options.stop`; a state that cannot be written; errors of
+/// the model.
+pub fn run_protocol(
     model: &mut dyn Model,
     data: &DeviceDataset,
     plan: &Plan,
-    conduct: &Conduct,
+    options: &RunOptions,
     observer: &mut dyn Observer,
-) -> Result<Judgement> {
-    let kept = conduct.state.map(State::load).transpose()?.flatten();
-    let (mut standing, images) = match kept {
-        Some((standing, images)) => {
-            observer.note(&format!(
-                "going on: {} of {} attacks begun",
-                standing.rows.len().max(1) - 1,
-                plan.stages.len()
-            ));
-            (standing, images)
+) -> Result<ProtocolResult> {
+    let (mut progress, images) = match options.state.map(State::load).transpose()?.flatten() {
+        Some((progress, images)) => {
+            let begun = progress.rows.len().max(1) - 1;
+            observer.note(&format!("going on: {begun} of {} attacks begun", plan.stages.len()));
+            (progress, images)
         }
-        None => (
-            Standing { outcomes: Outcomes(vec![None; conduct.range.len()]), ..Standing::default() },
-            Images::new(),
-        ),
+        None => {
+            let outcomes = PointOutcomes(vec![None; options.range.len()]);
+            (Progress { outcomes, ..Progress::default() }, AdvImages::new())
+        }
     };
-    for line in checks(model, data, conduct.range.clone(), plan)? {
-        if !standing.warnings.contains(&line) {
-            standing.warnings.push(line);
+    for line in warnings(model, data, options.range.clone(), plan)? {
+        if !progress.warnings.contains(&line) {
+            progress.warnings.push(line);
         }
     }
-    standing.warnings.iter().for_each(|line| observer.note(&format!("warning: {line}")));
-    let mut judge =
-        Judge { model: &mut *model, data, plan, conduct, observer: &mut *observer, standing, images };
-    judge.stage(0, None)?;
+    progress.warnings.iter().for_each(|line| observer.note(&format!("warning: {line}")));
+    let mut runner =
+        Runner { model: &mut *model, data, plan, options, observer: &mut *observer, progress, images };
+    runner.run_stage(0, None)?;
     for (number, stage) in plan.stages.iter().enumerate() {
-        judge.stage(number + 1, Some(stage))?;
+        runner.run_stage(number + 1, Some(stage))?;
     }
-    let Judge { standing: Standing { outcomes, rows, passes, warnings, .. }, images, .. } = judge;
-    let (range, ball) = (conduct.range.clone(), plan.ball);
-    let (verification, predictions): (Verification, _) =
-        verify(model, data, range, ball, (&images, &outcomes), conduct.batch)?;
+    let Runner { progress: Progress { outcomes, rows, passes, warnings, .. }, images, .. } = runner;
+    let range = options.range.clone();
+    let (verification, predictions) =
+        verify(model, data, range, plan.params.ball, &images, &outcomes, options.batch)?;
     let known = warnings.len();
-    let mut verdict =
-        Verdict { version: plan.version.clone(), rows, outcomes, warnings, verification, passes };
-    verdict.count();
-    verdict.warnings.extend(verdict.verification.complaint());
-    verdict.warnings.iter().skip(known).for_each(|line| observer.note(&format!("warning: {line}")));
-    Ok(Judgement { verdict, images, predictions })
+    let mut outcome =
+        Outcome { version: plan.version.clone(), rows, outcomes, warnings, verification, passes };
+    outcome.count();
+    outcome.warnings.extend(outcome.verification.complaint());
+    outcome.warnings.iter().skip(known).for_each(|line| observer.note(&format!("warning: {line}")));
+    Ok(ProtocolResult { outcome, images, predictions })
 }
 
-struct Judge<'a> {
+struct Runner<'a> {
     model: &'a mut dyn Model,
     data: &'a DeviceDataset,
     plan: &'a Plan,
-    conduct: &'a Conduct<'a>,
+    options: &'a RunOptions<'a>,
     observer: &'a mut dyn Observer,
-    standing: Standing,
-    images: Images,
+    progress: Progress,
+    images: AdvImages,
 }
 
-impl Judge<'_> {
-    /// Runs row `number`: an attack, or the clean pass, as far as it has not been done.
-    fn stage(&mut self, number: usize, stage: Option<&Stage>) -> Result<()> {
-        if self.standing.rows.len() > number + 1 {
+impl Runner<'_> {
+    /// Runs row `number`, an attack or the clean pass, as far as it has not been done.
+    fn run_stage(&mut self, number: usize, stage: Option<&Stage>) -> Result<()> {
+        if self.progress.rows.len() > number + 1 {
             return Ok(());
         }
-        let attack = stage.map_or(CLEAN, |stage| &stage.name).to_owned();
         let skipped = stage.is_some_and(|stage| self.model.classes() < stage.attack.min_classes());
-        if self.standing.rows.len() == number {
-            let attacked = if skipped { 0 } else { self.standing.outcomes.robust().count() };
-            self.standing.rows.push(Row {
-                attack: attack.clone(),
-                accuracy: 0.0,
-                robust: 0,
-                attacked,
-                seconds: 0.0,
-                skipped,
-            });
-            self.standing.tried = vec![0; self.conduct.range.len()];
+        if self.progress.rows.len() == number {
+            self.begin_row(name(stage), skipped);
         }
-        let ranks = stage.and_then(|stage| Some(stage.attack.targeted()?.target_ranks(self.model.classes())));
-        let (first, attempts) = ranks.map_or((0, 1), |ranks| (*ranks.start(), ranks.count()));
-        let attempts = if skipped { 0 } else { attempts };
+        let targeted = stage.and_then(|stage| stage.attack.targeted());
+        let attempts = match targeted {
+            _ if skipped => 0,
+            Some(targeted) => targeted.target_ranks(self.model.classes()).count(),
+            None => 1,
+        };
         let mut pace = Pace::default();
         loop {
-            let pairs = next_batch(&self.standing, attempts, self.conduct.batch);
+            let pairs = next_batch(&self.progress, attempts, self.options.batch);
             if pairs.is_empty() {
                 break;
             }
             let began = Instant::now();
-            let left = |point| attempts - self.standing.tried[point];
-            pace.left = self.standing.outcomes.robust().map(left).sum();
-            let broken = self.attempt(stage, &pairs, first, &pace)?;
-            for (point, tried) in &pairs {
-                self.standing.tried[*point] = self.standing.tried[*point].max(tried + 1);
-            }
-            let mut fresh = Images::new();
-            for (point, image) in broken {
-                // The clean pass leaves the clean image.
-                fresh.extend(stage.map(|_| (point, image)));
-                self.standing.outcomes.0[point] = Some(number);
-            }
+            let left = |point| attempts - self.progress.tried[point];
+            pace.left = self.progress.outcomes.robust().map(left).sum();
+            let succeeded = self.run_batch(stage, &pairs, &pace)?;
+            let mut fresh = self.record_batch(number, &pairs, succeeded);
             pace.done += pairs.len();
             pace.seconds += began.elapsed().as_secs_f64();
-            self.standing.rows[number].seconds += began.elapsed().as_secs_f64();
-            if let Some(state) = self.conduct.state {
-                state.save(&self.standing, &fresh)?;
+            self.progress.rows[number].seconds += began.elapsed().as_secs_f64();
+            if let Some(state) = self.options.state {
+                state.save(&self.progress, &fresh)?;
             }
             self.images.append(&mut fresh);
         }
-        let Row { attacked, seconds, .. } = self.standing.rows[number];
-        let (robust, points) = (self.standing.outcomes.robust().count(), self.conduct.range.len());
-        let robust_acc = 100.0 * robust as f64 / points.max(1) as f64;
-        self.observer.judged(&Judged { attack, robust_acc, attacked, seconds });
+        let AttackRow { attacked, seconds, .. } = self.progress.rows[number];
+        let robust_acc = self.robust_accuracy();
+        self.observer.attacked(&AttackSummary { attack: name(stage).into(), robust_acc, attacked, seconds });
         Ok(())
     }
 
-    /// Makes the attempts of a batch; the points that are broken, each with the image of its first attempt
-    /// that succeeded.
-    fn attempt(
-        &mut self,
-        stage: Option<&Stage>,
-        pairs: &[(usize, usize)],
-        first: usize,
-        pace: &Pace,
-    ) -> Result<Images> {
+    fn begin_row(&mut self, attack: &str, skipped: bool) {
+        let attacked = if skipped { 0 } else { self.progress.outcomes.robust().count() };
+        let attack = attack.to_owned();
+        self.progress.rows.push(AttackRow {
+            attack,
+            accuracy: 0.0,
+            robust: 0,
+            attacked,
+            seconds: 0.0,
+            skipped,
+        });
+        self.progress.tried = vec![0; self.options.range.len()];
+    }
+
+    /// Makes the attempts of a batch. The points on which one succeeded, each with the image of the first.
+    fn run_batch(&mut self, stage: Option<&Stage>, pairs: &[Pair], pace: &Pace) -> Result<AdvImages> {
         let device = self.data.device();
-        let indices: Vec<i32> =
-            pairs.iter().map(|(point, _)| (self.conduct.range.start + point) as i32).collect();
-        let indices = Buffer::from_slice(device, &indices)?;
+        let index = |pair: &Pair| (self.options.range.start + pair.point) as i32;
+        let indices = Buffer::from_slice(device, &pairs.iter().map(index).collect::<Vec<_>>())?;
         let (x, y) = self.data.batch(&indices, &Augmentation::none())?;
-        let points = Points { x: &x, y: &y, images: &indices };
-        let robust = self.standing.outcomes.robust().count();
-        let mut at = Judging {
-            attack: stage.map_or(CLEAN, |stage| &stage.name).to_owned(),
-            number: self.standing.rows.len() - 1,
+        let at = AttackProgress {
+            attack: name(stage).to_owned(),
+            number: self.progress.rows.len() - 1,
             of: self.plan.stages.len(),
-            left: robust,
-            robust_acc: 100.0 * robust as f64 / self.conduct.range.len() as f64,
+            left: self.progress.outcomes.robust().count(),
+            robust_acc: self.robust_accuracy(),
             seconds_left: f64::NAN,
         };
-        let (began, expected) = (Instant::now(), stage.map_or(1, |stage| stage.attack.passes()));
-        let mut told = None;
-        let observer = &mut *self.observer;
-        let mut tell = |calls: usize| {
-            if told.is_some_and(|told: Instant| told.elapsed() < Duration::from_millis(250)) {
-                return;
-            }
-            told = Some(Instant::now());
-            let part = pairs.len() as f64 * (calls as f64 / expected.max(calls).max(1) as f64);
-            let (done, seconds) = (pace.done as f64 + part, pace.seconds + began.elapsed().as_secs_f64());
-            at.seconds_left = if part < 1.0 && pace.done == 0 {
-                f64::NAN
-            } else {
-                seconds / done * (pace.left as f64 - part).max(0.0)
-            };
-            observer.judging(&at);
+        let reporter = Reporter {
+            observer: &mut *self.observer,
+            at,
+            pace,
+            attempts: pairs.len(),
+            expected_calls: stage.map_or(1, |stage| stage.attack.passes()),
+            began: Instant::now(),
+            reported: None,
         };
-        let passes = &mut self.standing.passes;
-        let mut model =
-            Watched { model: &mut *self.model, conduct: self.conduct, passes, calls: 0, tell: &mut tell };
-        let found = match stage {
-            None => AttackResult { x_adv: x.clone(), success: Buffer::zeros(device, pairs.len())? },
-            Some(stage) => match stage.attack.targeted() {
-                None => stage.attack.run(&mut model, &x, &y, &indices)?,
-                Some(ranked) => {
-                    let ranks: Vec<i32> = pairs.iter().map(|(_, attempt)| (first + attempt) as i32).collect();
-                    ranked.attempt(&mut model, points, &Buffer::from_slice(device, &ranks)?)?
-                }
-            },
+        let mut model = WatchedModel {
+            model: &mut *self.model,
+            options: self.options,
+            passes: &mut self.progress.passes,
+            reporter,
+            calls: 0,
         };
-        let held = correct(device, &logits(&mut model, &found.x_adv)?, &y)?.to_vec()?;
-        // Attempts of a point stand in rising order, and the first that succeeded counts.
+        let points = Points { x: &x, y: &y, images: &indices };
+        let AttackResult { x_adv, .. } = attack(stage, &mut model, points, pairs)?;
+        let adv_correct = correct(device, &logits(&mut model, &x_adv)?, &y)?.to_vec()?;
+        // The attempts on a point come in rising order.
         let mut rows = BTreeMap::new();
-        for (row, (point, _)) in pairs.iter().enumerate().filter(|(row, _)| held[*row] == 0) {
-            rows.entry(*point).or_insert(row as i32);
+        for (row, pair) in pairs.iter().enumerate().filter(|(row, _)| adv_correct[*row] == 0) {
+            rows.entry(pair.point).or_insert(row as i32);
         }
         if rows.is_empty() {
-            return Ok(Images::new());
+            return Ok(AdvImages::new());
         }
-        let images =
-            take(&found.x_adv, &Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?)?
-                .to_vec()?;
+        let taken = Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?;
+        let images = gather(&x_adv, &taken)?.to_vec()?;
         let size = images.len() / rows.len();
         Ok(rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect())
     }
-}
 
-/// Attempts of this session on the attack in hand: what was done in how much time, and what is left at most.
-#[derive(Default)]
-struct Pace {
-    done: usize,
-    seconds: f64,
-    left: usize,
-}
-
-/// Pairs of a point and the number of an attempt that are next.
-fn next_batch(standing: &Standing, attempts: usize, batch: usize) -> Vec<(usize, usize)> {
-    let mut points: Vec<usize> =
-        standing.outcomes.robust().filter(|point| standing.tried[*point] < attempts).collect();
-    points.sort_by_key(|point| standing.tried[*point]);
-    let round = |further: usize| points.iter().map(move |point| (*point, standing.tried[*point] + further));
-    (0..attempts).flat_map(round).filter(|(_, attempt)| *attempt < attempts).take(batch.max(1)).collect()
-}
-
-/// A model whose passes are counted, and that fails once the evaluation is to stop.
-struct Watched<'a> {
-    model: &'a mut dyn Model,
-    conduct: &'a Conduct<'a>,
-    passes: &'a mut Passes,
-    calls: usize,
-    /// Gets the number of calls.
-    tell: &'a mut dyn FnMut(usize),
-}
-
-impl Model for Watched<'_> {
-    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
-        if self.conduct.stop.load(Ordering::SeqCst) {
-            let (saved, resume) = match self.conduct.state {
-                Some(state) => {
-                    (format!("progress is kept in {}", state.folder().display()), "the same command")
-                }
-                None => {
-                    ("nothing is kept without --state DIR".into(), "the same command, which begins again")
-                }
-            };
-            return Err(Error::Interrupted { saved, resume: resume.into() });
+    /// Notes the attempts of a batch, and the points on which row `number` succeeded; their images, of which the
+    /// clean pass has none.
+    fn record_batch(&mut self, number: usize, pairs: &[Pair], succeeded: AdvImages) -> AdvImages {
+        for Pair { point, attempt } in pairs {
+            self.progress.tried[*point] = self.progress.tried[*point].max(attempt + 1);
         }
-        let images = tape.value(x).shape().first().copied().unwrap_or(0) as u64;
-        self.passes.forward += images;
-        self.passes.differentiated += if tape.needs(x) { images } else { 0 };
-        (self.tell)(self.calls);
-        self.calls += 1;
-        self.model.logits(tape, x)
+        for point in succeeded.keys() {
+            self.progress.outcomes.0[*point] = Some(number);
+        }
+        if number == 0 { AdvImages::new() } else { succeeded }
     }
 
-    fn classes(&self) -> usize {
-        self.model.classes()
+    /// The points that are robust so far, in percent.
+    fn robust_accuracy(&self) -> f64 {
+        100.0 * self.progress.outcomes.robust().count() as f64 / self.options.range.len().max(1) as f64
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn name(stage: Option<&Stage>) -> &str {
+    stage.map_or(CLEAN, |stage| &stage.name)
+}
 
-    fn standing(outcomes: &[Option<usize>], tried: &[usize]) -> Standing {
-        Standing { outcomes: Outcomes(outcomes.to_vec()), tried: tried.to_vec(), ..Standing::default() }
-    }
-
-    #[test]
-    fn batches_are_filled_with_points_first_and_further_attempts_then() {
-        let fresh = standing(&[None, Some(0), None, None], &[0; 4]);
-        assert_eq!(next_batch(&fresh, 9, 2), [(0, 0), (2, 0)]);
-        assert_eq!(next_batch(&fresh, 9, 3), [(0, 0), (2, 0), (3, 0)]);
-        assert_eq!(next_batch(&fresh, 9, 5), [(0, 0), (2, 0), (3, 0), (0, 1), (2, 1)]);
-        assert_eq!(next_batch(&fresh, 2, 100).len(), 6);
-        assert_eq!(next_batch(&fresh, 1, 100), [(0, 0), (2, 0), (3, 0)]);
-        // Those with the fewest attempts come first, and a point's attempts stay in order.
-        let later = standing(&[None, Some(0), None, None], &[2, 0, 1, 3]);
-        assert_eq!(next_batch(&later, 3, 4), [(2, 1), (0, 2), (2, 2)]);
-        assert_eq!(next_batch(&standing(&[Some(1)], &[0]), 9, 4), []);
-    }
+/// The attempts `pairs`, one on each of the points; the clean pass returns the clean images.
+fn attack(
+    stage: Option<&Stage>,
+    model: &mut dyn Model,
+    points: Points,
+    pairs: &[Pair],
+) -> Result<AttackResult> {
+    let (Points { x, y, images }, device) = (points, points.x.device());
+    let Some(Stage { attack, .. }) = stage else {
+        return Ok(AttackResult { x_adv: x.clone(), success: Buffer::zeros(device, pairs.len())? });
+    };
+    let Some(targeted) = attack.targeted() else { return attack.run(model, x, y, images) };
+    let first = *targeted.target_ranks(model.classes()).start();
+    let ranks: Vec<i32> = pairs.iter().map(|pair| (first + pair.attempt) as i32).collect();
+    targeted.attempt(model, points, &Buffer::from_slice(device, &ranks)?)
 }

@@ -1,8 +1,8 @@
 //! The result file of an evaluation by the protocol, and the merging of shards.
 
-use super::protocol::Images;
+use super::outcome::Outcome;
+use super::protocol::AdvImages;
 use super::state::differences;
-use super::verdict::Verdict;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::safetensors::{self, TensorEntry};
@@ -31,7 +31,7 @@ impl Shard {
         if (1..=shard.of).contains(&shard.number) { Ok(shard) } else { Err(wrong()) }
     }
 
-    /// Its images of n. Errors: there are none.
+    /// Its images of n. Errors: it has none.
     pub fn range(&self, n: usize) -> Result<Range<usize>> {
         let range = (self.number - 1) * n / self.of..self.number * n / self.of;
         if range.is_empty() {
@@ -47,37 +47,36 @@ impl Shard {
 pub struct Record {
     /// The facts that leaderboards ask for, the device, the weight file.
     pub about: Map<String, Value>,
-    /// All that decides the result: two files that agree here and differ in their shards belong together.
+    /// All that determines the result: two files that agree here and differ in their shards belong together.
     pub evaluation: Map<String, Value>,
     pub shard: Option<Shard>,
-    pub verdict: Verdict,
+    pub outcome: Outcome,
 }
 
 impl Record {
-    /// The file's object. Accuracies under RobustBench's names are percentages as text; only what ran as
-    /// AutoAttack is called so.
+    /// The file's object. Accuracies under RobustBench's names are percentages as text; only AutoAttack
+    /// is called AutoAttack.
     pub fn to_json(&self) -> Value {
         let mut object = self.about.clone();
-        let verdict = &self.verdict;
+        let outcome = &self.outcome;
         let percent = |value: f64| Value::from(format!("{value:.2}"));
-        object.insert("clean_acc".into(), percent(verdict.clean()));
+        object.insert("clean_acc".into(), percent(outcome.clean()));
         // A weaker set is never called AutoAttack.
-        let is_autoattack = verdict.version != "custom" && !verdict.rows.iter().any(|row| row.skipped);
+        let is_autoattack = outcome.version != "custom" && !outcome.rows.iter().any(|row| row.skipped);
         object.insert(
             "autoattack_acc".into(),
-            if is_autoattack { percent(verdict.robust()) } else { Value::Null },
+            if is_autoattack { percent(outcome.robust()) } else { Value::Null },
         );
-        object.insert("robust_acc".into(), percent(verdict.robust()));
+        object.insert("robust_acc".into(), percent(outcome.robust()));
         object.insert("shard".into(), json!(self.shard));
         object.insert("evaluation".into(), Value::Object(self.evaluation.clone()));
-        if let Ok(Value::Object(verdict)) = serde_json::to_value(verdict) {
-            object.extend(verdict);
+        if let Ok(Value::Object(outcome)) = serde_json::to_value(outcome) {
+            object.extend(outcome);
         }
         Value::Object(object)
     }
 
-    /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] for anything else than the result of a
-    /// protocol.
+    /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] unless it is the result of a protocol.
     pub fn read(path: &Path) -> Result<Record> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read the result"))?;
         let wrong = |problem: String| {
@@ -85,11 +84,11 @@ impl Record {
         };
         let mut about: Map<String, Value> =
             serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        let verdict: Verdict =
+        let outcome: Outcome =
             serde_json::from_value(Value::Object(about.clone())).map_err(|error| wrong(error.to_string()))?;
         let mut taken = |key: &str| about.remove(key).ok_or_else(|| wrong(format!("there is no '{key}'")));
         let Value::Object(evaluation) = taken("evaluation")? else {
-            return Err(wrong("'evaluation' is no object".into()));
+            return Err(wrong("'evaluation' is not an object".into()));
         };
         let shard =
             serde_json::from_value(taken("shard")?).map_err(|error| wrong(format!("shard: {error}")))?;
@@ -104,14 +103,14 @@ impl Record {
         ]) {
             about.remove(key);
         }
-        Ok(Record { about, evaluation, shard, verdict })
+        Ok(Record { about, evaluation, shard, outcome })
     }
 }
 
 /// The result of a whole evaluation from the result files of all its shards, in any order.
 ///
-/// Errors: [`Error::File`] for a file that is no shard, or one of another evaluation; [`Error::Value`] for
-/// shards that are missing, given twice, or cut in another way.
+/// Errors: [`Error::File`] for a file that is not a shard, or one of another evaluation; [`Error::Value`] for
+/// shards that are missing, given twice, or of another division.
 pub fn merge(files: &[PathBuf]) -> Result<Record> {
     let mut records = files.iter().map(|path| Ok((path, Record::read(path)?))).collect::<Result<Vec<_>>>()?;
     let Some((first, reference)) = records.first().cloned() else {
@@ -139,10 +138,10 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
                 format!("is shard {} of {}, other files are of {of}: they overlap", shard.number, shard.of);
             return Err(Error::file(path, problem));
         }
-        if shard.range(images)?.len() != record.verdict.outcomes.0.len() {
+        if shard.range(images)?.len() != record.outcome.outcomes.0.len() {
             return Err(Error::file(
                 path,
-                format!("holds {} points, not its shard's", record.verdict.outcomes.0.len()),
+                format!("holds {} points, not its shard's", record.outcome.outcomes.0.len()),
             ));
         }
         if let Some(other) = seen[shard.number - 1].replace(path) {
@@ -165,17 +164,17 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
         ));
     }
     records.sort_by_key(|(_, record)| record.shard.map_or(0, |shard| shard.number));
-    let verdict = Verdict::joined(records.into_iter().map(|(_, record)| record.verdict).collect())?;
-    Ok(Record { verdict, shard: None, ..reference })
+    let outcome = Outcome::joined(records.into_iter().map(|(_, record)| record.outcome).collect())?;
+    Ok(Record { outcome, shard: None, ..reference })
 }
 
-/// Writes the images behind a verdict: x_adv `[N,C,H,W]`, which is the clean image of points that were not
-/// broken, y, pred and success `[N]`.
+/// Writes the images of an outcome: x_adv `[N,C,H,W]`, which is the clean image where all attacks failed, y,
+/// pred and success `[N]`.
 pub fn save_adversarial(
     path: &Path,
     data: &Dataset,
     range: Range<usize>,
-    images: &Images,
+    images: &AdvImages,
     predictions: &[i32],
 ) -> Result<()> {
     let [h, w, c] = [data.shape.height, data.shape.width, data.shape.channels];
@@ -198,15 +197,15 @@ pub fn save_adversarial(
     safetensors::write(path, None, entries)
 }
 
-/// The image of a point `[H,W,C]`: what broke it, or the clean image.
-pub fn stored(data: &Dataset, index: usize, broken: Option<&Vec<f32>>) -> Vec<f32> {
+/// The image of a point `[H,W,C]`: the adversarial one, else the clean one.
+pub fn stored(data: &Dataset, index: usize, x_adv: Option<&Vec<f32>>) -> Vec<f32> {
     let clean = || {
         data.image(index).unwrap_or_default().iter().map(|byte| f32::from(*byte) * data.byte_scale).collect()
     };
-    broken.cloned().unwrap_or_else(clean)
+    x_adv.cloned().unwrap_or_else(clean)
 }
 
-/// A number that tells contents apart (FNV-1a), as it stands in records.
+/// A hash of contents (FNV-1a), as text for records.
 pub fn fingerprint(parts: &[&[u8]]) -> String {
     let step = |hash: u64, byte: &u8| (hash ^ *byte as u64).wrapping_mul(0x100_0000_01b3);
     format!("{:016x}", parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, step))

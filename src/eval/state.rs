@@ -1,6 +1,6 @@
-//! Progress of an evaluation in a folder: an interrupted one goes on as if nothing had happened.
+//! The progress of an evaluation in a folder: an interrupted one goes on as if nothing had happened.
 
-use super::protocol::{Images, Standing};
+use super::protocol::{AdvImages, Progress};
 use crate::error::{Error, Result};
 use crate::files::safetensors::{self, SafeTensorError, SafeTensors, TensorEntry, floats, integers};
 use crate::files::write_atomic;
@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 /// A folder with the progress of one evaluation: `progress.json`, and one file for the images of every batch
-/// that broke points.
+/// in which attacks succeeded.
 pub struct State {
     folder: PathBuf,
     identity: Map<String, Value>,
@@ -20,22 +20,22 @@ pub struct State {
 
 /// `progress.json`.
 #[derive(Serialize, Deserialize)]
-struct Progress {
+struct SavedProgress {
     evaluation: Map<String, Value>,
     files: usize,
-    standing: Standing,
+    progress: Progress,
 }
 
 impl State {
-    /// Takes the folder, which is made if it is not there, for the evaluation that `identity` describes.
+    /// Takes the folder, which is made if it is missing, for the evaluation that `identity` describes.
     ///
     /// Errors: [`Error::File`] when it holds the progress of another evaluation, with what differs;
     /// [`Error::Io`].
     pub fn open(folder: &Path, identity: Map<String, Value>) -> Result<State> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder for --state"))?;
         let state = State { folder: folder.to_owned(), identity, files: Cell::new(0) };
-        if let Some(progress) = state.read()? {
-            let differ = differences(&progress.evaluation, &state.identity);
+        if let Some(saved) = state.read()? {
+            let differ = differences(&saved.evaluation, &state.identity);
             if !differ.is_empty() {
                 let problem = format!(
                     "holds the progress of another evaluation: {}; choose another --state",
@@ -51,7 +51,7 @@ impl State {
         &self.folder
     }
 
-    fn read(&self) -> Result<Option<Progress>> {
+    fn read(&self) -> Result<Option<SavedProgress>> {
         let path = self.folder.join("progress.json");
         if !path.exists() {
             return Ok(None);
@@ -64,27 +64,27 @@ impl State {
         serde_json::from_str(&text).map(Some).map_err(wrong)
     }
 
-    /// What was saved last.
-    pub fn load(&self) -> Result<Option<(Standing, Images)>> {
-        let Some(progress) = self.read()? else { return Ok(None) };
-        let mut images = Images::new();
-        for number in 0..progress.files {
+    /// The progress that was saved last, and its images.
+    pub fn load(&self) -> Result<Option<(Progress, AdvImages)>> {
+        let Some(saved) = self.read()? else { return Ok(None) };
+        let mut images = AdvImages::new();
+        for number in 0..saved.files {
             images.extend(read_images(&self.images(number))?);
         }
-        self.files.set(progress.files);
-        Ok(Some((progress.standing, images)))
+        self.files.set(saved.files);
+        Ok(Some((saved.progress, images)))
     }
 
-    /// Saves the standing, and the images that are new in it. A batch that was cut off by a crash is made
-    /// again, and its file replaced.
-    pub fn save(&self, standing: &Standing, fresh: &Images) -> Result<()> {
+    /// Saves the progress, and the images that are new in it. A batch that a crash cut off is made again, and
+    /// its file replaced.
+    pub fn save(&self, progress: &Progress, fresh: &AdvImages) -> Result<()> {
         if !fresh.is_empty() {
             write_images(&self.images(self.files.get()), fresh)?;
             self.files.set(self.files.get() + 1);
         }
         let (path, evaluation) = (self.folder.join("progress.json"), self.identity.clone());
-        let progress = Progress { evaluation, files: self.files.get(), standing: standing.clone() };
-        let text = serde_json::to_string(&progress).map_err(|error| Error::file(&path, error.to_string()))?;
+        let saved = SavedProgress { evaluation, files: self.files.get(), progress: progress.clone() };
+        let text = serde_json::to_string(&saved).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomic(&path, (text + "\n").as_bytes())
     }
 
@@ -93,7 +93,7 @@ impl State {
     }
 }
 
-/// What differs between two descriptions of evaluations: `eps is 0.1 there, not 0.2`.
+/// The differences between two descriptions of evaluations: `eps is 0.1 there, not 0.2`.
 pub fn differences(there: &Map<String, Value>, here: &Map<String, Value>) -> Vec<String> {
     let text = |value: Option<&Value>| match value {
         None | Some(Value::Null) => "none".to_owned(),
@@ -107,7 +107,7 @@ pub fn differences(there: &Map<String, Value>, here: &Map<String, Value>) -> Vec
         .collect()
 }
 
-fn write_images(path: &Path, images: &Images) -> Result<()> {
+fn write_images(path: &Path, images: &AdvImages) -> Result<()> {
     let points: Vec<u64> = images.keys().map(|point| *point as u64).collect();
     let pixels: Vec<f32> = images.values().flatten().copied().collect();
     let shape = [images.len(), images.values().next().map_or(0, Vec::len)];
@@ -116,7 +116,7 @@ fn write_images(path: &Path, images: &Images) -> Result<()> {
     safetensors::write(path, None, entries)
 }
 
-fn read_images(path: &Path) -> Result<Images> {
+fn read_images(path: &Path) -> Result<AdvImages> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
     let not_images =
         |problem: String| Error::file(path, format!("not the images of an evaluation: {problem}"));

@@ -1,4 +1,4 @@
-//! Files: written whole or not at all; arrays of numpy, and named tensors.
+//! Files: atomic writes, safetensors, and numpy's arrays.
 
 pub mod npy;
 pub mod npz;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Replaces the file at `path` with `bytes`, or leaves what was there: a temporary file beside it is written,
+/// Replaces the file at `path` with `bytes`, or leaves it unchanged: a temporary file beside it is written,
 /// synced and renamed.
 ///
 /// Errors: [`Error::Io`] about `path`.
@@ -20,7 +20,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic_with(path, |file| file.write_all(bytes))
 }
 
-/// [`write_atomic`] for content that `write` produces.
+/// [`write_atomic`] for content written by `write`.
 pub fn write_atomic_with(
     path: &Path,
     write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>,
@@ -38,15 +38,15 @@ pub fn write_atomic_with(
         drop(writer);
         temporary.as_file().sync_all()?;
         temporary.persist(path).map_err(|error| error.error)?;
-        // The rename itself lasts once the folder is synced; some file systems cannot, and the content is
-        // safe either way.
+        // The rename is durable once the folder is synced; some file systems cannot do that, and the content
+        // is safe either way.
         File::open(folder).and_then(|folder| folder.sync_all()).ok();
         Ok(())
     };
     replace().map_err(Error::io(path, "cannot write"))
 }
 
-/// Refuses a path at which no file can be written, so that hours of work do not end there.
+/// Checks that a file can be written at `path`, before hours of work rather than after.
 ///
 /// Errors: [`Error::Io`] about `path`.
 pub fn check_writable(path: &Path) -> Result<()> {
@@ -84,13 +84,13 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn files_are_readable_as_usual() {
+    fn files_get_the_default_permissions() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let (ours, usual) = (dir.path().join("ours"), dir.path().join("usual"));
+        let (ours, default) = (dir.path().join("ours"), dir.path().join("default"));
         write_atomic(&ours, b"").unwrap();
-        fs::write(&usual, b"").unwrap();
+        fs::write(&default, b"").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&ours), mode(&usual));
+        assert_eq!(mode(&ours), mode(&default));
     }
 }

@@ -1,4 +1,4 @@
-//! Arrays in numpy's `.npy` files, of which single rows can be read.
+//! Arrays in numpy's `.npy` files, read as a whole or by rows.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -7,23 +7,22 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// What stands before the elements of an array.
+/// The header of an array.
 pub struct Header {
     /// numpy's name of the element type: `|u1`, `<i8`.
     pub descr: String,
     /// The array's shape, row-major.
     pub shape: Vec<usize>,
-    /// Bytes of a row: of all that one index of the first dimension selects.
+    /// Bytes per row, which is all that one index of the first dimension selects.
     row: usize,
-    /// Where the first row begins.
+    /// The offset of the first row.
     pub start: u64,
 }
 
 impl Header {
-    /// The header of a file of `length` bytes, which `file` is at the beginning of.
+    /// Reads the header of a file of `length` bytes; `file` is at its beginning.
     ///
-    /// Errors: what else was found: no row-major array of plain numbers, or another length than the header
-    /// says.
+    /// Errors: not a row-major array of plain numbers, or not the length that the header implies.
     pub fn read(file: &mut impl Read, length: u64) -> Result<Header, String> {
         let (header, start) = header(file).ok_or("not a .npy file of version 1, 2 or 3")?;
         let (descr, shape) =
@@ -52,8 +51,8 @@ pub struct Npy {
 impl Npy {
     /// Opens the file at `path`.
     ///
-    /// Errors: [`Error::Io`]; [`Error::File`] if it is not a row-major array of plain numbers, or not as long
-    /// as its header says.
+    /// Errors: [`Error::Io`]; [`Error::File`] if it is not a row-major array of plain numbers, or not of the
+    /// length that its header implies.
     pub fn open(path: &Path) -> Result<Npy> {
         let mut file = File::open(path).map_err(Error::io(path, "cannot read"))?;
         let length = file.metadata().map_err(Error::io(path, "cannot read"))?.len();
@@ -61,7 +60,7 @@ impl Npy {
         Ok(Npy { path: path.into(), file, header })
     }
 
-    /// The bytes of some rows.
+    /// The bytes of `rows`.
     pub fn rows(&mut self, rows: Range<usize>) -> Result<Vec<u8>> {
         let Header { row, start, .. } = self.header;
         let mut bytes = vec![0; rows.len() * row];
@@ -71,7 +70,7 @@ impl Npy {
         Ok(bytes)
     }
 
-    /// All elements of an array of integers of any width.
+    /// All elements of an array of little-endian integers of any width.
     pub fn integers(&mut self) -> Result<Vec<i64>> {
         let Header { descr, shape, .. } = &self.header;
         let (signed, size) = match descr.as_bytes() {
@@ -85,7 +84,7 @@ impl Npy {
         };
         let bytes = self.rows(0..shape.first().copied().unwrap_or(0))?;
         let value = |item: &[u8]| {
-            // The sign fills the bytes that the item lacks.
+            // Sign extension.
             let negative = signed && item.last().is_some_and(|&high| high >= 128);
             let mut wide = if negative { [255; 8] } else { [0; 8] };
             wide[..size].copy_from_slice(item);
@@ -95,7 +94,7 @@ impl Npy {
     }
 }
 
-/// The header's dictionary as text, and the offset at which the elements begin.
+/// The header's dictionary as text, and the offset of the elements.
 fn header(file: &mut impl Read) -> Option<(String, u64)> {
     let mut start = [0; 8];
     file.read_exact(&mut start).ok()?;
@@ -112,8 +111,8 @@ fn header(file: &mut impl Read) -> Option<(String, u64)> {
     (text.len() as u64 == length).then(|| (text.trim_end().to_owned(), 8 + width as u64 + length))
 }
 
-/// Element type and shape of a header like `{'descr': '|u1', 'fortran_order': False, 'shape': (5, 32, 32, 3),
-/// }`.
+/// Element type and shape in a dictionary such as
+/// `{'descr': '|u1', 'fortran_order': False, 'shape': (5, 32, 32, 3), }`.
 fn describe(header: &str) -> Option<(String, Vec<usize>)> {
     let after = |key: &str| header.split_once(key).map(|(_, rest)| rest.trim_start());
     let descr = after("'descr':")?.strip_prefix('\'')?.split_once('\'')?.0;
@@ -124,7 +123,7 @@ fn describe(header: &str) -> Option<(String, Vec<usize>)> {
     row_major.then(|| (descr.to_owned(), shape))
 }
 
-/// Bytes an element.
+/// Bytes per element.
 fn item_size(descr: &str) -> Option<usize> {
     match descr.as_bytes() {
         [b'<' | b'>' | b'|' | b'=', b'b' | b'i' | b'u' | b'f', size @ (b'1' | b'2' | b'4' | b'8')] => {

@@ -132,11 +132,9 @@ mod tests {
             read_tensors(&path).unwrap_err().to_string()
         };
         let error = message(&[("archive/data.pkl", vec![1]), ("archive/version", vec![2])]);
-        assert!(
-            error.ends_with(
-                "a.npz: a zip archive of archive/data.pkl, archive/version; expected the arrays NAME.npy of a .npz file"
-            )
-        );
+        let expected = "a zip archive of archive/data.pkl, archive/version; \
+                        expected the arrays NAME.npy of a .npz file";
+        assert!(error.ends_with(&format!("a.npz: {expected}")), "{error}");
         let error = message(&[("x.npy", array("|O", "(1,)", &[1]))]);
         assert!(error.ends_with("a.npz: x: expected an array of numbers, found type |O"), "{error}");
         let error = message(&[("x.npy", array(">i8", "(1,)", &[0; 8]))]);

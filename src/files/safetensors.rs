@@ -121,7 +121,7 @@ pub fn integers(tensor: &TensorView) -> Option<Vec<i64>> {
     })
 }
 
-/// What a file that cannot be parsed probably is; `reason` is the parser's.
+/// The likely nature of a file that cannot be parsed; `reason` is the parser's.
 pub(super) fn diagnose(bytes: &[u8], reason: &SafeTensorError) -> String {
     let length = bytes.len();
     // A valid file can begin with any byte, so these are looked at only after parsing failed.

@@ -44,17 +44,17 @@ pub struct Images {
     pub pixels: Vec<f32>,
 }
 
-/// The tensors of a file that its reader asked for.
+/// The requested tensors of a file.
 pub struct TensorFile {
     pub path: PathBuf,
     tensors: BTreeMap<String, Values>,
-    /// The names of all others.
+    /// The names of all other tensors, sorted.
     pub others: Vec<String>,
 }
 
 impl TensorFile {
-    /// Reads those tensors of the safetensors or `.npz` file at `path` that are `wanted`. F64 becomes F32,
-    /// I32 becomes I64.
+    /// Reads the `wanted` tensors of the safetensors or `.npz` file at `path`. F64 becomes F32, I32 becomes
+    /// I64.
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] for a file of another kind or a wanted tensor of another type.
     pub fn read(path: &Path, wanted: &[&str]) -> Result<TensorFile> {
@@ -90,10 +90,10 @@ impl TensorFile {
         self.tensors.get(name)
     }
 
-    /// The classes `[N]` that `y` holds. Errors: no y, or one that holds something else.
+    /// The classes `[N]` in `y`. Errors: `y` is missing or holds something else.
     pub fn labels(&self) -> Result<Vec<i32>> {
         let label =
-            |y: &i64| i32::try_from(*y).map_err(|_| self.wrong(format!("y holds {y}, which is no class")));
+            |y: &i64| i32::try_from(*y).map_err(|_| self.wrong(format!("y holds {y}, which is not a class")));
         match self.get("y") {
             Some(Values::I64(shape, values)) if shape.len() == 1 => values.iter().map(label).collect(),
             Some(Values::U8(shape, values)) if shape.len() == 1 => {
@@ -104,7 +104,7 @@ impl TensorFile {
         }
     }
 
-    /// `labels`, if each of them is one of so many classes.
+    /// Checks that every label is below `classes`.
     pub fn within(&self, labels: &[i32], classes: usize) -> Result<()> {
         match labels.iter().find(|y| !(0..classes as i32).contains(*y)) {
             Some(bad) => {
@@ -114,7 +114,7 @@ impl TensorFile {
         }
     }
 
-    /// The floats or bytes of `name` as images with pixels in `[0,1]`; `None` when they are not there.
+    /// The floats or bytes of `name` as images with pixels in `[0,1]`; `None` if there is no such tensor.
     pub fn images(&self, name: &str) -> Result<Option<Images>> {
         let images = self.changes(name)?;
         match images.iter().flat_map(|images| &images.pixels).find(|v| !(0.0..=1.0).contains(*v)) {
@@ -148,7 +148,7 @@ impl TensorFile {
     }
 }
 
-/// The values of a tensor; `None` for a type that no reader asks for.
+/// The values of a tensor; `None` for an unsupported type.
 fn values(tensor: &TensorView) -> Option<Values> {
     let shape = tensor.shape().to_vec();
     Some(match tensor.dtype() {

@@ -8,13 +8,13 @@ use std::slice;
 use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView, diagnose};
 use crate::error::{Error, Result};
 
-/// How many wrong keys a message lists before it counts the rest.
+/// The number of wrong keys that a message lists before it counts the rest.
 const LISTED: usize = 12;
 
 /// The content of a weight file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WeightFile {
-    /// Where it was read from, for messages; empty for one made here.
+    /// Where it was read from, for messages; empty for one made in memory.
     pub path: PathBuf,
     /// Shape and values of each tensor, in the file's layout (OIHW for convolutions).
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
@@ -25,14 +25,14 @@ pub struct WeightFile {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What a network normalises images with, for each channel; empty: not at all.
+/// A network's normalisation of images, per channel; empty: none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Normalisation {
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 }
 
-/// Numbers as metadata has them: `0.5,0.25`.
+/// Numbers as metadata spells them: `0.5,0.25`.
 fn listed(values: &[f32]) -> String {
     values.iter().map(f32::to_string).collect::<Vec<_>>().join(",")
 }
@@ -47,10 +47,11 @@ impl Display for Normalisation {
 }
 
 impl WeightFile {
-    /// How images are normalised, as the metadata says; `None` where it says nothing.
+    /// The normalisation in the metadata, if any.
     pub fn normalisation(&self) -> Result<Option<Normalisation>> {
         let list = |key: &str| -> Result<Vec<f32>> {
-            let wrong = |_| Error::file(&self.path, format!("{key} in its metadata is no list of numbers"));
+            let wrong =
+                |_| Error::file(&self.path, format!("{key} in its metadata is not a list of numbers"));
             let words = self
                 .metadata
                 .get(key)
@@ -63,19 +64,19 @@ impl WeightFile {
         if says { Ok(Some(Normalisation { mean: list("mean")?, std: list("std")? })) } else { Ok(None) }
     }
 
-    /// Writes into the metadata how images are normalised.
+    /// Puts a normalisation into the metadata.
     pub fn set_normalisation(&mut self, with: &Normalisation) {
         self.metadata.extend(
             [("mean", &with.mean), ("std", &with.std)].map(|(key, values)| (key.to_owned(), listed(values))),
         );
     }
 
-    /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32; the prefixes that wrappers put
-    /// before every key (`module.`, `model.`, and a leading `0.` or `1.`) go, and so do the parts of
-    /// `attacker.` and `sub_block1.`, which no network computes with.
+    /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32. Prefixes that wrappers put before
+    /// every key (`module.`, `model.`, and a leading `0.` or `1.`) are removed; tensors under `attacker.` and
+    /// `sub_block1.`, which no network computes with, are skipped.
     ///
-    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor of a
-    /// type that is no weight.
+    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor
+    /// whose type is not that of a weight.
     pub fn read(path: &Path) -> Result<WeightFile> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the weights"))?;
         let wrong = |problem: String| Error::file(path, problem);
@@ -108,14 +109,14 @@ impl WeightFile {
         Ok(file)
     }
 
-    /// How many classes its classifier tells apart.
+    /// The number of classes of its classifier.
     pub fn classes(&self) -> Result<usize> {
         let bias = ["linear.bias", "fc.bias"].iter().find_map(|name| self.tensors.get(*name));
         let classes = bias.map(|(shape, _)| shape.iter().product());
         classes.ok_or_else(|| Error::file(&self.path, "has no classifier (linear.bias or fc.bias)"))
     }
 
-    /// The settings of the ball that the network was trained for, if the metadata says them.
+    /// `norm` and `eps` of the ball that the network was trained for, if the metadata has both.
     pub fn trained_for(&self) -> Vec<(&'static str, &str)> {
         let fact = |key: &'static str| Some((key, self.metadata.get(key)?.as_str()));
         ["norm", "eps"].into_iter().map(fact).collect::<Option<_>>().unwrap_or_default()
@@ -131,10 +132,10 @@ impl WeightFile {
         safetensors::write(path, Some(&self.metadata), ints.chain(tensors).collect())
     }
 
-    /// Checks that the tensors are exactly `expected`, by name and shape; [`WeightFile::ints`] may or may not
-    /// be there.
+    /// Checks that the tensors are exactly `expected`, by name and shape; [`WeightFile::ints`] are optional.
     ///
-    /// Errors: [`Error::File`] with every missing, extra and mis-shaped key, the first twelve by name.
+    /// Errors: [`Error::File`] with the number of missing, extra and mis-shaped keys, of which twelve are
+    /// named.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
         let mut wrong = Vec::new();
         for (name, shape) in expected {
@@ -165,7 +166,7 @@ impl WeightFile {
     }
 }
 
-/// `name` without the prefixes of wrappers.
+/// `name` without prefixes of wrappers.
 fn bare_name(mut name: &str) -> &str {
     while let Some(rest) =
         ["module.", "model.", "0.", "1."].iter().find_map(|prefix| name.strip_prefix(prefix))
@@ -256,8 +257,9 @@ mod tests {
             .check(&[("bn1.weight".into(), vec![4]), ("fc.bias".into(), vec![10])])
             .unwrap_err()
             .to_string();
-        let expected = "the weights do not fit the network (the file is for resnet-mini), 3 keys: bn1.weight is [3], expected [4]; \
-                        fc.bias [10] is missing; conv1.weight [2, 1, 1, 1] is not in the network";
+        let expected = "the weights do not fit the network (the file is for resnet-mini), 3 keys: \
+                        bn1.weight is [3], expected [4]; fc.bias [10] is missing; \
+                        conv1.weight [2, 1, 1, 1] is not in the network";
         assert_eq!(error, format!("{}: {expected}", path(&dir).display()));
         let many: Vec<_> = (0..20).map(|i| (format!("k{i:02}"), vec![1])).chain(fitting).collect();
         let error = file.check(&many).unwrap_err().to_string();
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_files_say_so() {
+    fn truncated_files_are_recognised() {
         let dir = tempfile::tempdir().unwrap();
         sample().write(&path(&dir)).unwrap();
         let bytes = std::fs::read(path(&dir)).unwrap();

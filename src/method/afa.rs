@@ -9,7 +9,7 @@
 //! linear stage:  backbone frozen [eval];  loss = CE(classifier(f(x')), y),  x' = PGD(CE)
 //! ```
 //!
-//! Neither the released code nor the hyper-parameters could be had. Our reading, with a key: tau; the
+//! Neither the released code nor the hyper-parameters are available. Our reading, with a key: tau; the
 //! contrast set (`contrast`: the clean batch, or both with the anchor left out); the images of the linear
 //! stage (`linear_on`) and its length (`linear_epochs`); and, as of every attack, a uniform start, ten steps
 //! and batch norm in eval mode (`start`, `steps`, `attack_bn`). Our reading, without a key: no projection
@@ -20,19 +20,19 @@
 //! `stage = "pretrain"` ends with the features, and no best epoch is chosen; `stage = "linear"` takes them,
 //! and the classifier, from `init`.
 
-use super::common::loss::pgd_on_cross_entropy;
 use super::settings::{LinearOn, Settings, Stage};
-use super::{Attacked, Entry, Loss, Step};
+use super::{AdversarialLoss, Loss, Method, Step};
 use crate::attack::{Start, gradient};
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows};
+use crate::ops::slice::{concat_tensor, slice};
 use crate::tape::Tape;
+use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "afa",
     about: "adversarial supervised contrastive pre-training of the features, then a linear classifier",
     paper: "Park et al., arXiv 2402.12187",
@@ -42,57 +42,53 @@ pub const METHOD: Entry = Entry {
         Stage::Pretrain => set.epochs,
         Stage::Linear => 0,
     },
-    attack,
-    loss,
-    ..Entry::BASE
+    prepare,
+    ..Method::BASE
 };
 
 fn pretrains(set: &Settings, epoch: usize) -> bool {
     set.stage == Stage::Pretrain || epoch < (METHOD.pretraining)(set)
 }
 
-fn attack(step: &mut Step) -> Result<Attacked> {
-    match (pretrains(step.set, step.epoch), step.set.linear_on) {
-        (true, _) => contrastive_attack(step),
-        (false, LinearOn::Adv) => pgd_on_cross_entropy(step),
-        (false, LinearOn::Clean) => Ok(step.x.clone().into()),
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    if pretrains(step.set, step.epoch) {
+        return Ok(AdversarialLoss::on(contrastive_attack(step)?, contrastive_loss));
     }
+    let x_adv = match step.set.linear_on {
+        LinearOn::Adv => step.pgd_on_cross_entropy()?,
+        LinearOn::Clean => step.x.clone(),
+    };
+    Ok(AdversarialLoss::on(x_adv, linear_loss))
 }
 
 /// The attack that maximises the contrastive loss of the whole batch.
-pub fn contrastive_attack(step: &mut Step) -> Result<Attacked> {
+pub fn contrastive_attack(step: &mut Step) -> Result<Tensor> {
     let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Eval);
     let start = step.start(&pgd, step.x, 0)?;
     let (net, y, set) = (&mut *step.net, step.y, step.set);
     let scratch = Tape::new(step.x.device());
     let clean = net.features(&scratch, scratch.constant(step.x.clone()), BnMode::Eval, None)?;
     let clean = scratch.value(clean);
-    let x_adv = pgd.pgd.ascend(step.x, start, |x_adv| {
+    pgd.pgd.ascend(step.x, start, |x_adv| {
         gradient(x_adv, |tape, x| {
             let adv = net.features(tape, x, pgd.bn, None)?;
             contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
         })
-    })?;
-    Ok(x_adv.into())
+    })
 }
 
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+fn contrastive_loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     let (tape, set, b) = (step.tape, step.set, step.batch());
-    if pretrains(set, step.epoch) {
-        let both = tape.constant(join(step.x, &made.x_adv)?);
-        let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
-        let afa = contrastive(
-            tape,
-            rows(tape, f, 0, b)?,
-            rows(tape, f, b, b)?,
-            step.y,
-            set.tau,
-            set.contrast,
-            Reduction::Mean,
-        )?;
-        return Loss::new(tape, None, &[("afa", 1.0, afa)]);
-    }
-    let f = step.net.features(tape, tape.constant(made.x_adv.clone()), BnMode::Eval, None)?;
+    let both = tape.constant(concat_tensor(step.x, x_adv)?);
+    let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
+    let (f_clean, f_adv) = (slice(tape, f, 0, b)?, slice(tape, f, b, b)?);
+    let afa = contrastive(tape, f_clean, f_adv, step.y, set.tau, set.contrast, Reduction::Mean)?;
+    Loss::new(tape, None, &[("afa", 1.0, afa)])
+}
+
+fn linear_loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
+    let tape = step.tape;
+    let f = step.net.features(tape, tape.constant(x_adv.clone()), BnMode::Eval, None)?;
     let z = step.net.classify(tape, f, Some(step.leaves))?;
     let ce = cross_entropy(tape, z, step.y, Reduction::Mean)?;
     Loss::new(tape, z, &[("ce", 1.0, ce)])

@@ -5,49 +5,49 @@
 //! loss = CE(z(x), y) + beta KL(p(x) || p(x')) + lambda L_AFA
 //! ```
 //!
-//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and what `afa` says of tau, the contrast
-//! set and the attack. Our reading, without one: one `[train]` pass over clean and adversarial images
+//! Our reading, with a key: AFA's attack makes x' (`joint_attack`), and, as in `afa`, tau, the contrast set
+//! and the attack. Our reading, without one: one `[train]` pass over clean and adversarial images
 //! together, from which all three terms take their features or logits; the contrastive loss on the features
 //! that the classifier reads, without a projection head; a gradient through both sides of the divergence, and
 //! through the set as well as the anchors.
 
 use super::settings::JointAttack;
-use super::{Attacked, Entry, Loss, Step, afa, trades};
+use super::{AdversarialLoss, Loss, Method, Step, afa, trades};
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows};
+use crate::ops::slice::{concat_tensor, slice};
+use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "afa-trades",
     about: "TRADES with AFA's contrastive loss on the features",
     paper: "Park et al., arXiv 2402.12187",
     keys: &["beta", "lambda", "tau", "contrast", "joint_attack", "start_sigma"],
-    attack,
-    loss,
-    ..Entry::BASE
+    prepare,
+    ..Method::BASE
 };
 
-fn attack(step: &mut Step) -> Result<Attacked> {
-    match step.set.joint_attack {
-        JointAttack::Afa => afa::contrastive_attack(step),
-        JointAttack::Kl => trades::attack(step),
-    }
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    let x_adv = match step.set.joint_attack {
+        JointAttack::Afa => afa::contrastive_attack(step)?,
+        JointAttack::Kl => trades::attack(step)?,
+    };
+    Ok(AdversarialLoss::on(x_adv, loss))
 }
 
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     let (tape, set, b) = (step.tape, step.set, step.batch());
-    let both = tape.constant(join(step.x, &made.x_adv)?);
+    let both = tape.constant(concat_tensor(step.x, x_adv)?);
     let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
     let z = step.net.classify(tape, f, Some(step.leaves))?;
-    let (f_clean, f_adv) = (rows(tape, f, 0, b)?, rows(tape, f, b, b)?);
-    let (z_clean, z_adv) = (rows(tape, z, 0, b)?, rows(tape, z, b, b)?);
+    let (f_clean, f_adv) = (slice(tape, f, 0, b)?, slice(tape, f, b, b)?);
+    let (z_clean, z_adv) = (slice(tape, z, 0, b)?, slice(tape, z, b, b)?);
     let ce = cross_entropy(tape, z_clean, step.y, Reduction::Mean)?;
     let kl = kl(tape, z_clean, z_adv, Reduction::Mean)?;
     let afa = contrastive(tape, f_clean, f_adv, step.y, set.tau, set.contrast, Reduction::Mean)?;
-    Ok(Loss::new(tape, z_adv, &[("ce", 1.0, ce), ("kl", set.beta, kl), ("afa", set.lambda, afa)])?
-        .with_clean(z_clean))
+    Loss::new(tape, z_adv, &[("ce", 1.0, ce), ("kl", set.beta, kl), ("afa", set.lambda, afa)])
 }

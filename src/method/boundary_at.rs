@@ -6,31 +6,28 @@
 //! x_ce = x + rho_boundary (x' - x) for boundary samples, x + rho_other (x' - x) for all others;  loss = CE(z(x_ce)[train], y)
 //! ```
 
-use super::common::align::{boundary, reduced};
-use super::common::loss::pgd_on_cross_entropy;
-use super::{Attacked, Entry, Loss, Step, pgd_at};
+use super::common::perturbation::reduced;
+use super::common::raat::BoundarySplit;
+use super::{AdversarialLoss, Method, Step, pgd_at};
 use crate::error::Result;
 use crate::ops::split::select;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "boundary-at",
     about: "PGD-AT whose boundary samples, or others, keep a part of their perturbation: the study behind RAAT",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496, figure 1",
     keys: &["rho", "variant", "rho_boundary", "rho_other"],
-    attack,
-    loss,
-    ..Entry::BASE
+    prepare,
+    ..Method::BASE
 };
 
-fn attack(step: &mut Step) -> Result<Attacked> {
-    let x_adv = pgd_on_cross_entropy(step)?.x_adv;
-    let mut align = boundary(step, step.x, &x_adv, step.y, |step, x| step.eval(x))?;
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    let x_adv = step.pgd_on_cross_entropy()?;
+    let split = BoundarySplit::new(step, step.x, &x_adv, step.y, |step, x| step.eval(x))?;
     let of_boundary = reduced(step.x, &x_adv, step.set.rho_boundary)?;
     let of_others = reduced(step.x, &x_adv, step.set.rho_other)?;
-    align.x_ce = select(step.x.device(), &of_boundary, &of_others, &align.split.boundary)?;
-    Ok(Attacked { x_adv, align: Some(align) })
-}
-
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    pgd_at::loss_on(step, made.align.as_ref().map_or(&made.x_adv, |align| &align.x_ce))
+    let x_ce = select(step.x.device(), &of_boundary, &of_others, &split.boundary)?;
+    Ok(AdversarialLoss::on(x_adv, move |step, _| {
+        Ok(pgd_at::loss(step, &x_ce)?.loss.with_log(split.log(None)))
+    }))
 }

@@ -10,32 +10,33 @@
 //! `[train]` passes: x, then x'. The small constants are the released code's. Its beta is 5; 6 is what the
 //! benchmarks of RPAT and RAAT use.
 
-use super::{Attacked, Entry, Loss, Step};
+use super::{AdversarialLoss, BaseLoss, Loss, Method, Step};
 use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
-use crate::ops::mart::{bce, weighted_kl};
+use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
+use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "mart",
     about: "a cross entropy that also lowers the strongest rival, plus a divergence that counts most for misclassified images",
     paper: "Wang et al., ICLR 2020, OpenReview rklOg6EFwS",
     keys: &["beta", "start_sigma"],
-    attack,
-    loss,
-    ..Entry::BASE
+    prepare: |step| Ok(AdversarialLoss::on(attack(step)?, loss)),
+    ..Method::BASE
 };
 
-pub fn attack(step: &mut Step) -> Result<Attacked> {
+pub fn attack(step: &mut Step) -> Result<Tensor> {
     let pgd = step.set.inner.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
-    Ok(step.attack_ce(&pgd, step.x, 0)?.into())
+    step.attack_ce(&pgd, step.x, 0)
 }
 
-pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+pub fn loss(step: &mut Step, x_adv: &Tensor) -> Result<BaseLoss> {
     let z = step.train(step.x)?;
-    let z_adv = step.train(&made.x_adv)?;
-    let bce = bce(step.tape, z_adv, step.y, Reduction::Mean)?;
+    let z_adv = step.train(x_adv)?;
+    let bce = boosted_ce(step.tape, z_adv, step.y, Reduction::Mean)?;
     let kl = weighted_kl(step.tape, z, z_adv, step.y, Reduction::Mean)?;
-    Ok(Loss::new(step.tape, z_adv, &[("bce", 1.0, bce), ("kl", step.set.beta, kl)])?.with_clean(z))
+    let loss = Loss::new(step.tape, z_adv, &[("bce", 1.0, bce), ("kl", step.set.beta, kl)])?;
+    Ok(BaseLoss { loss, adv: z_adv, clean: Some(z) })
 }

@@ -6,28 +6,23 @@
 //! loss = CE(z(x')[train], y)
 //! ```
 
-use super::{Attacked, Entry, Loss, Step};
+use super::{AdversarialLoss, BaseLoss, Loss, Method, Step};
 use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
 use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "pgd-at",
     about: "cross entropy on PGD images: the baseline of adversarial training",
     paper: "Madry et al., ICLR 2018, arXiv 1706.06083",
-    loss,
-    ..Entry::BASE
+    prepare: |step| Ok(AdversarialLoss::on(step.pgd_on_cross_entropy()?, loss)),
+    ..Method::BASE
 };
 
-/// The loss, on X'.
-pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    loss_on(step, &made.x_adv)
-}
-
-/// CE(z(x)`[train]`, y) for any images of all views.
-pub fn loss_on(step: &mut Step, x: &Tensor) -> Result<Loss> {
-    let z = step.train(x)?;
+/// CE(z(x')`[train]`, y) for any images of all views.
+pub fn loss(step: &mut Step, x_adv: &Tensor) -> Result<BaseLoss> {
+    let z = step.train(x_adv)?;
     let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    Loss::new(step.tape, z, &[("ce", 1.0, ce)])
+    Ok(BaseLoss { loss: Loss::new(step.tape, z, &[("ce", 1.0, ce)])?, adv: z, clean: None })
 }

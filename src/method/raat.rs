@@ -15,41 +15,31 @@
 //! `paper`: boundary is h(X'') != y; S asks for the first view only; v mixes probabilities softmax(Z/T)
 //! instead of logits.
 
-use super::common::align::{both_right, boundary, dicar_of_both};
-use super::common::loss::pgd_on_cross_entropy;
-use super::{Attacked, Entry, Loss, Step};
+use super::common::raat::{BoundarySplit, both_right, dicar_of_both};
+use super::{AdversarialLoss, Loss, Method, Step};
 use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "raat",
     about: "a reduced perturbation for boundary samples, and consistency of interpolated images and predictions",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["lambda", "rho", "temperature", "variant", "mix_beta"],
     views: |_| 2,
-    attack,
-    loss,
-    ..Entry::BASE
+    prepare,
+    ..Method::BASE
 };
 
-fn attack(step: &mut Step) -> Result<Attacked> {
-    let x_adv = pgd_on_cross_entropy(step)?.x_adv;
-    align(step, x_adv)
-}
-
-/// The split, x_ce and S that follow from X'.
-pub fn align(step: &mut Step, x_adv: Tensor) -> Result<Attacked> {
-    let mut align = boundary(step, step.x, &x_adv, step.y, |step, x| step.eval(x))?;
-    align.subset = Some(both_right(step, &align.split.correct)?);
-    Ok(Attacked { x_adv, align: Some(align) })
-}
-
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let (x_ce, s) = made.aligned()?;
-    let z = step.train(x_ce)?;
-    let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    let dicar = dicar_of_both(step, &made.x_adv, s)?;
-    Loss::new(step.tape, z, &[("ce", 1.0, ce), ("dicar", step.set.lambda, dicar)])
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    let x_adv = step.pgd_on_cross_entropy()?;
+    let split = BoundarySplit::new(step, step.x, &x_adv, step.y, |step, x| step.eval(x))?;
+    let s = both_right(step, &split.correct)?;
+    Ok(AdversarialLoss::on(x_adv, move |step, x_adv| {
+        let z = step.train(&split.x_ce)?;
+        let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
+        let dicar = dicar_of_both(step, x_adv, &s)?;
+        let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce), ("dicar", step.set.lambda, dicar)])?;
+        Ok(loss.with_log(split.log(Some(&s))))
+    }))
 }

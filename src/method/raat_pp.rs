@@ -9,42 +9,42 @@
 //! `paper`: one lambda over both the divergence and DICAR. The divergence takes the full X' of all samples;
 //! BCE and its constants are MART's.
 
-use super::common::align::{both_right, dicar_of_both};
+use super::common::raat::{BoundarySplit, both_right, dicar_of_both};
 use super::settings::Variant;
-use super::{Attacked, Entry, Loss, Step, mart, raat};
+use super::{AdversarialLoss, Loss, Method, Step, mart};
 use crate::error::Result;
-use crate::ops::mart::{bce, weighted_kl};
+use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
 use crate::ops::split::correct;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "raat++",
     about: "RAAT on MART",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["beta", "lambda", "rho", "temperature", "variant", "mix_beta", "start_sigma"],
-    attack: |step| {
-        let x_adv = mart::attack(step)?.x_adv;
-        raat::align(step, x_adv)
-    },
-    loss,
-    ..raat::METHOD
+    views: |_| 2,
+    prepare,
+    ..Method::BASE
 };
 
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let (x_ce, _) = made.aligned()?;
-    let z_adv = step.train(&made.x_adv)?;
-    let z_clean = step.train(step.x)?;
-    let z = step.train(x_ce)?;
-    let bce = bce(step.tape, z, step.y, Reduction::Mean)?;
-    let kl = weighted_kl(step.tape, z_clean, z_adv, step.y, Reduction::Mean)?;
-    // The three passes have moved the running statistics: S is made again.
-    let right = correct(step.x.device(), &step.eval(step.x)?, step.y)?;
-    let s = both_right(step, &right)?;
-    let dicar = dicar_of_both(step, &made.x_adv, &s)?;
-    let (beta, lambda) = match step.set.variant {
-        Variant::Code => (step.set.beta, step.set.lambda),
-        Variant::Paper => (step.set.lambda, step.set.lambda),
-    };
-    Ok(Loss::new(step.tape, z, &[("bce", 1.0, bce), ("kl", beta, kl), ("dicar", lambda, dicar)])?
-        .with_subset(&s))
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    let x_adv = mart::attack(step)?;
+    let split = BoundarySplit::new(step, step.x, &x_adv, step.y, |step, x| step.eval(x))?;
+    Ok(AdversarialLoss::on(x_adv, move |step, x_adv| {
+        let z_adv = step.train(x_adv)?;
+        let z_clean = step.train(step.x)?;
+        let z = step.train(&split.x_ce)?;
+        let bce = boosted_ce(step.tape, z, step.y, Reduction::Mean)?;
+        let kl = weighted_kl(step.tape, z_clean, z_adv, step.y, Reduction::Mean)?;
+        // S is made after the three passes, which move the running statistics.
+        let right = correct(step.x.device(), &step.eval(step.x)?, step.y)?;
+        let s = both_right(step, &right)?;
+        let dicar = dicar_of_both(step, x_adv, &s)?;
+        let (beta, lambda) = match step.set.variant {
+            Variant::Code => (step.set.beta, step.set.lambda),
+            Variant::Paper => (step.set.lambda, step.set.lambda),
+        };
+        let terms = [("bce", 1.0, bce), ("kl", beta, kl), ("dicar", lambda, dicar)];
+        Ok(Loss::new(step.tape, z, &terms)?.with_log(split.log(Some(&s))))
+    }))
 }

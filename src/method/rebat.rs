@@ -13,7 +13,7 @@
 //! "eval"`: never).
 
 use super::settings::InnerAttack;
-use super::{Attacked, Entry, Loss, Step, pgd_at};
+use super::{AdversarialLoss, Loss, Method, Step, pgd_at};
 use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
@@ -21,37 +21,38 @@ use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
 use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "rebat",
     about: "PGD-AT that the average of its own weights holds back after the learning rate has decayed",
     paper: "Wang et al., NeurIPS 2023, arXiv 2310.19360",
     keys: &["lambda", "wa_mode"],
     averaged: true,
-    attack,
-    loss,
+    prepare: |step| Ok(AdversarialLoss::on(attack(step)?, loss)),
     after,
-    ..Entry::BASE
+    ..Method::BASE
 };
 
 /// The attack of the recipe.
-pub fn attack(step: &mut Step) -> Result<Attacked> {
+pub fn attack(step: &mut Step) -> Result<Tensor> {
     let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Train);
-    Ok(attack_in_train_mode(step, &pgd, step.x, 0)?.into())
+    attack_in_train_mode(step, &pgd, step.x, 0)
 }
 
-/// PGD in train mode on one view, and the pass behind it.
+/// PGD in train mode on one view, and the pass after it.
 pub fn attack_in_train_mode(step: &mut Step, pgd: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
     let x_adv = step.attack_ce(pgd, x, view)?;
     step.pass(&x_adv, pgd.bn)?;
     Ok(x_adv)
 }
 
-pub fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
-    let loss = pgd_at::loss(step, made)?;
-    let (Some(z), true) = (loss.logits, step.averaging()) else { return Ok(loss) };
-    let teacher = step.wa(&made.x_adv)?;
-    let rebat = kl(step.tape, step.tape.constant(teacher), z, Reduction::Mean)?;
-    loss.plus(step.tape, "rebat", step.set.lambda, rebat)
+pub fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
+    let base = pgd_at::loss(step, x_adv)?;
+    if !step.averaging() {
+        return Ok(base.loss);
+    }
+    let teacher = step.wa(x_adv)?;
+    let rebat = kl(step.tape, step.tape.constant(teacher), base.adv, Reduction::Mean)?;
+    base.loss.plus(step.tape, "rebat", step.set.lambda, rebat)
 }
 
 /// One clean pass of the updated network.

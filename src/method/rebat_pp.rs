@@ -7,23 +7,27 @@
 //!
 //! The learning rate decays by 1.7 instead of 1.5: the recipes' `gamma`.
 
-use super::{Attacked, Entry, Step, rebat};
+use super::{AdversarialLoss, Method, Step, rebat};
 use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "rebat++",
     about: "ReBAT with a stronger attack once the learning rate has decayed",
+    paper: "Wang et al., NeurIPS 2023, arXiv 2310.19360",
     keys: &["lambda", "wa_mode", "late_epoch", "late_eps", "late_steps"],
-    attack,
-    ..rebat::METHOD
+    averaged: true,
+    prepare,
+    after: rebat::after,
+    ..Method::BASE
 };
 
-fn attack(step: &mut Step) -> Result<Attacked> {
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
     let mut pgd = step.set.inner.pgd(Start::Uniform, BnMode::Train);
     if step.epoch >= step.set.late_epoch {
         (pgd.pgd.ball.eps, pgd.pgd.steps) = (step.set.late_eps, step.set.late_steps);
     }
-    Ok(rebat::attack_in_train_mode(step, &pgd, step.x, 0)?.into())
+    let x_adv = rebat::attack_in_train_mode(step, &pgd, step.x, 0)?;
+    Ok(AdversarialLoss::on(x_adv, rebat::loss))
 }

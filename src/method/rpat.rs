@@ -13,14 +13,15 @@
 //! base, then x_a, then x where the base made no pass over it. They move running statistics by themselves,
 //! which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
 
-use super::common::align::reduced;
-use super::settings::{Base, Settings, Variant};
-use super::{Attacked, Entry, Loss, Step, consistency_at, mart, pgd_at, trades};
+use super::common::perturbation::reduced;
+use super::settings::{Base, Variant};
+use super::{AdversarialLoss, Loss, Method, Step, consistency_at, mart, pgd_at, trades};
 use crate::error::Result;
-use crate::ops::combine::combine;
+use crate::ops::axpby::axpby;
 use crate::ops::mse::mse;
+use crate::tensor::Tensor;
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "rpat",
     about: "robust perception on top of a base method: logits change evenly from the clean to the adversarial image",
     paper: "Wang and Liu, ICCV 2025, arXiv 2508.02186",
@@ -36,44 +37,43 @@ pub const METHOD: Entry = Entry {
         "start_sigma",
         "temperature",
     ],
-    views: |settings| (base(settings).views)(settings),
-    attack: |step| (base(step.set).attack)(step),
-    loss,
-    ..Entry::BASE
+    views: |set| if set.base == Base::ConsistencyAt { 2 } else { 1 },
+    prepare,
+    ..Method::BASE
 };
 
-fn base(settings: &Settings) -> &'static Entry {
-    match settings.base {
-        Base::PgdAt => &pgd_at::METHOD,
-        Base::Trades => &trades::METHOD,
-        Base::Mart => &mart::METHOD,
-        Base::ConsistencyAt => &consistency_at::METHOD,
-    }
+fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
+    let x_adv = match step.set.base {
+        Base::PgdAt | Base::ConsistencyAt => step.pgd_on_cross_entropy()?,
+        Base::Trades => trades::attack(step)?,
+        Base::Mart => mart::attack(step)?,
+    };
+    Ok(AdversarialLoss::on(x_adv, loss))
 }
 
-fn loss(step: &mut Step, made: &Attacked) -> Result<Loss> {
+fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     // lambda is the weight of L_RP: the base keeps its own.
-    let loss = match step.set.base {
-        Base::ConsistencyAt => consistency_at::weighted(step, made, step.set.base_lambda)?,
-        _ => (base(step.set).loss)(step, made)?,
+    let base = match step.set.base {
+        Base::PgdAt => pgd_at::loss(step, x_adv)?,
+        Base::Trades => trades::loss(step, x_adv)?,
+        Base::Mart => mart::loss(step, x_adv)?,
+        Base::ConsistencyAt => consistency_at::loss(step, x_adv, step.set.base_lambda)?,
     };
-    let (Some(z_adv), true) = (loss.logits, step.epoch >= step.set.rpat_start_epoch) else { return Ok(loss) };
-    let (a, tape) = (step.set.a, step.tape);
-    let z_a = step.train(&reduced(step.x, &made.x_adv, 1.0 - a)?)?;
-    let z = match loss.clean {
+    if step.epoch < step.set.rpat_start_epoch {
+        return Ok(base.loss);
+    }
+    let (a, tape, z_adv) = (step.set.a, step.tape, base.adv);
+    let z_a = step.train(&reduced(step.x, x_adv, 1.0 - a)?)?;
+    let z = match base.clean {
         Some(z) => z,
         None => step.train(step.x)?,
     };
     let rp = match step.set.variant {
-        Variant::Code => mse(tape, z_a, combine(tape, z, a, z_adv, 1.0 - a)?)?,
+        Variant::Code => mse(tape, z_a, axpby(tape, z, a, z_adv, 1.0 - a)?)?,
         Variant::Paper => {
             let t = 1.0 - a;
-            mse(
-                tape,
-                combine(tape, z_a, 1.0 / t, z, -1.0 / t)?,
-                combine(tape, z_adv, 1.0 / a, z_a, -1.0 / a)?,
-            )?
+            mse(tape, axpby(tape, z_a, 1.0 / t, z, -1.0 / t)?, axpby(tape, z_adv, 1.0 / a, z_a, -1.0 / a)?)?
         }
     };
-    loss.plus(tape, "rp", step.set.lambda, rp)
+    base.loss.plus(tape, "rp", step.set.lambda, rp)
 }

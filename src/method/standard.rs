@@ -1,21 +1,10 @@
 //! Standard training: the cross entropy of clean images, loss = CE(z(x)`[train]`, y).
 
-use super::{Attacked, Entry, Loss, Step, pgd_at};
-use crate::error::Result;
+use super::{AdversarialLoss, Method, pgd_at};
 
-pub const METHOD: Entry = Entry {
+pub const METHOD: Method = Method {
     name: "standard",
     about: "cross entropy on clean images, without any attack",
-    attack,
-    loss,
-    ..Entry::BASE
+    prepare: |step| Ok(AdversarialLoss::on(step.x.clone(), pgd_at::loss)),
+    ..Method::BASE
 };
-
-fn attack(step: &mut Step) -> Result<Attacked> {
-    Ok(step.x.clone().into())
-}
-
-fn loss(step: &mut Step, _: &Attacked) -> Result<Loss> {
-    let loss = pgd_at::loss_on(step, step.x)?;
-    Ok(Loss { clean: loss.logits, ..loss })
-}

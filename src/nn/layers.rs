@@ -1,6 +1,7 @@
 //! The layers that networks are made of.
 
 use super::init::Init;
+use super::net::Shape;
 use super::params::{Leaves, ParamId, Params, Role};
 use crate::device::Device;
 use crate::error::Result;
@@ -8,9 +9,9 @@ use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Norm};
 use crate::ops::conv2d;
 use crate::ops::conv2d_folded::conv2d_folded;
-use crate::ops::existing::Rows;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
+use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -41,12 +42,30 @@ impl Pass<'_> {
 
 /// Adds layers and their parameters under dotted names.
 pub struct Builder<'a> {
-    pub device: &'a Device,
-    pub params: &'a mut Params,
-    pub seed: u64,
+    pub(super) device: &'a Device,
+    pub(super) params: &'a mut Params,
+    pub(super) shape: &'a Shape,
+    pub(super) seed: u64,
+    /// Goes before all names, with its dot.
+    pub(super) prefix: String,
 }
 
 impl Builder<'_> {
+    /// The same builder for names that begin with `prefix`.
+    pub fn within(&mut self, prefix: &str) -> Builder<'_> {
+        Builder {
+            device: self.device,
+            params: self.params,
+            shape: self.shape,
+            seed: self.seed,
+            prefix: format!("{}{prefix}.", self.prefix),
+        }
+    }
+
+    fn add(&mut self, name: &str, role: Role, shape: &[usize], init: Init) -> Result<ParamId> {
+        self.params.add(self.device, format!("{}{name}", self.prefix), role, shape, init)
+    }
+
     pub fn conv(
         &mut self,
         name: &str,
@@ -56,19 +75,20 @@ impl Builder<'_> {
         stride: usize,
     ) -> Result<Conv> {
         let init = Init::fan_in(cin * kernel * kernel, self.seed);
-        let weight = self.params.add(
-            self.device,
-            format!("{name}.weight"),
-            Role::Filter,
-            &[cout, kernel, kernel, cin],
-            init,
-        )?;
+        let shape = [cout, kernel, kernel, cin];
+        let weight = self.add(&format!("{name}.weight"), Role::Filter, &shape, init)?;
         Ok(Conv { weight, stride, pad: kernel / 2 })
+    }
+
+    /// The first convolution, 3x3; of stride 2 for images of 64 rows and more.
+    pub fn stem(&mut self, name: &str, cout: usize) -> Result<Conv> {
+        let stride = if self.shape.height >= 64 { 2 } else { 1 };
+        self.conv(name, self.shape.channels, cout, 3, stride)
     }
 
     pub fn batch_norm(&mut self, name: &str, channels: usize) -> Result<BatchNorm> {
         let mut add = |suffix: &str, role, value| {
-            self.params.add(self.device, format!("{name}.{suffix}"), role, &[channels], Init::Constant(value))
+            self.add(&format!("{name}.{suffix}"), role, &[channels], Init::Constant(value))
         };
         Ok(BatchNorm {
             weight: add("weight", Role::Weight, 1.0)?,
@@ -78,13 +98,31 @@ impl Builder<'_> {
         })
     }
 
-    pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
-        let init = Init::fan_in(inputs, self.seed);
-        let weight =
-            self.params.add(self.device, format!("{name}.weight"), Role::Weight, &[outputs, inputs], init)?;
-        let bias = self.params.add(self.device, format!("{name}.bias"), Role::Weight, &[outputs], init)?;
+    /// A convolution and the batch norm after it, by their two names.
+    pub fn conv_bn(
+        &mut self,
+        (conv, bn): (&str, &str),
+        cin: usize,
+        cout: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> Result<ConvBn> {
+        let conv = self.conv(conv, cin, cout, kernel, stride)?;
+        Ok(ConvBn { conv, bn: self.batch_norm(bn, cout)? })
+    }
+
+    /// The last layer, from `inputs` features to the logits.
+    pub fn classifier(&mut self, name: &str, inputs: usize) -> Result<Linear> {
+        let (init, outputs) = (Init::fan_in(inputs, self.seed), self.shape.classes);
+        let weight = self.add(&format!("{name}.weight"), Role::Weight, &[outputs, inputs], init)?;
+        let bias = self.add(&format!("{name}.bias"), Role::Weight, &[outputs], init)?;
         Ok(Linear { weight, bias })
     }
+}
+
+/// A function of feature maps `[N,H,W,C]`.
+pub trait Layer {
+    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var>;
 }
 
 /// A convolution without bias; padding kernel / 2.
@@ -94,27 +132,29 @@ pub struct Conv {
     pad: usize,
 }
 
-impl Conv {
-    pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+impl Layer for Conv {
+    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
         let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
     }
+}
 
+/// A convolution and the batch norm after it.
+pub struct ConvBn {
+    pub conv: Conv,
+    pub bn: BatchNorm,
+}
+
+impl ConvBn {
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
-    pub fn bn(
-        &self,
-        pass: &mut Pass,
-        bn: &BatchNorm,
-        x: Var,
-        residual: Option<Var>,
-        activate: bool,
-    ) -> Result<Var> {
+    pub fn apply(&self, pass: &mut Pass, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
+        let ConvBn { conv, bn } = self;
         if pass.folds() {
-            let folded = pass.params.folded(self.weight, |params| bn.fold(params))?;
-            return conv2d_folded(pass.tape, x, &folded, residual, activate, self.stride, self.pad);
+            let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
+            return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
-        let convolved = self.forward(pass, x)?;
+        let convolved = conv.forward(pass, x)?;
         match residual {
             None if activate => bn.relu(pass, convolved),
             None => bn.forward(pass, convolved),
@@ -124,6 +164,28 @@ impl Conv {
                 if activate { relu(pass.tape, sum) } else { Ok(sum) }
             }
         }
+    }
+}
+
+/// relu(bn(conv(x))).
+impl Layer for ConvBn {
+    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        self.apply(pass, x, None, true)
+    }
+}
+
+/// relu(bn(x)).
+pub struct BnRelu(BatchNorm);
+
+impl BnRelu {
+    pub fn boxed(bn: BatchNorm) -> Box<dyn Layer> {
+        Box::new(BnRelu(bn))
+    }
+}
+
+impl Layer for BnRelu {
+    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        self.0.relu(pass, x)
     }
 }
 

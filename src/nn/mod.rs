@@ -4,15 +4,17 @@
 //! [`BnMode::Eval`] with frozen weights (inside an attack, and in evaluation) batch norms are folded into the
 //! convolutions before them.
 
-mod arch;
-mod blocks;
+pub mod families;
 mod init;
 mod layers;
 mod net;
 mod params;
+mod residual;
 
 pub use crate::ops::batch_norm::BnMode;
-pub use crate::ops::existing::Rows;
-pub use arch::{Arch, Family, Spec, Stage, architectures};
+pub use crate::ops::valid::Rows;
+pub use families::{Arch, architectures};
+pub use layers::Builder;
 pub use net::{Net, Shape};
 pub use params::{Leaves, Param, ParamId, Params, Role};
+pub use residual::Size;

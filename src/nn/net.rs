@@ -1,37 +1,29 @@
-//! A whole network: normalisation, stem, stages, pooling, classifier.
+//! A network of any family: normalisation, stem, stages, pooling, classifier.
 
-use super::arch::{Family, Spec};
-use super::blocks::Block;
-use super::layers::{BatchNorm, Builder, Conv, Linear, Pass};
+use super::families::{Arch, Layers};
+use super::layers::{Builder, Pass};
 use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
-use crate::ops::existing::Rows;
 use crate::ops::global_avg_pool::global_avg_pool;
 use crate::ops::normalize::Normalize;
+use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// A network with its parameters.
 pub struct Net {
     pub params: Params,
-    spec: Spec,
     normalize: Option<Normalize>,
-    conv1: Conv,
-    /// Post-activation families: the batch norm behind conv1.
-    bn1: Option<BatchNorm>,
-    blocks: Vec<Block>,
-    /// Pre-activation families: the batch norm before pooling.
-    last: Option<BatchNorm>,
-    classifier: Linear,
+    layers: Layers,
     channels: usize,
     classes: usize,
     /// Passes in train mode so far, whatever images they had: PyTorch's `num_batches_tracked`.
     pub train_passes: i64,
 }
 
-/// What a network is built for.
+/// The input and the output of a network.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// Channels of an image.
@@ -48,43 +40,28 @@ impl Net {
     /// A network with PyTorch's default initialisation.
     ///
     /// Errors: mean and std that do not fit the channels; out of memory.
-    pub fn new(device: &Device, spec: &Spec, shape: &Shape, seed: u64) -> Result<Net> {
+    pub fn new(device: &Device, arch: &Arch, shape: &Shape, seed: u64) -> Result<Net> {
+        Net::of_layers(device, shape, seed, arch.layers)
+    }
+
+    /// [`Net::new`] of the layers that `layers` adds: an architecture without a name, of any size.
+    pub fn of_layers(
+        device: &Device,
+        shape: &Shape,
+        seed: u64,
+        layers: impl FnOnce(&mut Builder) -> Result<Layers>,
+    ) -> Result<Net> {
         let normalize = match (shape.mean.as_slice(), shape.std.as_slice()) {
             ([], []) => None,
             (mean, std) => Some(Normalize::new(device, mean, std, shape.channels)?),
         };
         let mut params = Params::new();
-        let builder = &mut Builder { device, params: &mut params, seed };
-        let stem_stride = if shape.height >= 64 { 2 } else { 1 };
-        let conv1 = builder.conv("conv1", shape.channels, spec.stem, 3, stem_stride)?;
-        let post_activation = matches!(spec.family, Family::Basic | Family::Bottleneck);
-        let bn1 = if post_activation { Some(builder.batch_norm("bn1", spec.stem)?) } else { None };
-        let (mut blocks, mut cin) = (Vec::new(), spec.stem);
-        for (s, stage) in spec.stages.iter().enumerate() {
-            for b in 0..stage.blocks {
-                let prefix = match spec.family {
-                    Family::Wide => format!("block{}.layer.{b}", s + 1),
-                    _ => format!("layer{}.{b}", s + 1),
-                };
-                let stride = if b == 0 { stage.stride } else { 1 };
-                let (block, cout) = Block::new(builder, spec.family, &prefix, cin, stage.channels, stride)?;
-                blocks.push(block);
-                cin = cout;
-            }
-        }
-        let (last_name, classifier_name) =
-            if spec.family == Family::Wide { ("bn1", "fc") } else { ("bn", "linear") };
-        let last = if post_activation { None } else { Some(builder.batch_norm(last_name, cin)?) };
-        let classifier = builder.linear(classifier_name, cin, shape.classes)?;
+        let builder = &mut Builder { device, params: &mut params, shape, seed, prefix: String::new() };
+        let layers = layers(builder)?;
         Ok(Net {
             params,
-            spec: spec.clone(),
             normalize,
-            conv1,
-            bn1,
-            blocks,
-            last,
-            classifier,
+            layers,
             channels: shape.channels,
             classes: shape.classes,
             train_passes: 0,
@@ -93,10 +70,6 @@ impl Net {
 
     pub fn classes(&self) -> usize {
         self.classes
-    }
-
-    pub fn spec(&self) -> &Spec {
-        &self.spec
     }
 
     /// Puts the trained parameters on a tape, for passes whose weights are differentiated.
@@ -111,8 +84,8 @@ impl Net {
     }
 
     /// [`Net::forward`] of the images that `rows` says. With `Rows::First` the logits of the others are those
-    /// of features 0 (folded passes: of what lies there), and give no gradient to a weight when their own is
-    /// 0.
+    /// of features 0 (in folded passes: of whatever the memory holds), and give no gradient to a weight when
+    /// their own is 0.
     pub fn forward_rows(
         &mut self,
         tape: &Tape,
@@ -123,16 +96,16 @@ impl Net {
     ) -> Result<Var> {
         let features = self.features_rows(tape, x, bn, leaves, rows)?;
         let pass = &mut Pass { tape, params: &mut self.params, bn, leaves, rows };
-        self.classifier.forward(pass, features)
+        self.layers.classifier.forward(pass, features)
     }
 
     /// Logits of penultimate features.
     pub fn classify(&mut self, tape: &Tape, features: Var, leaves: Option<&Leaves>) -> Result<Var> {
         let pass = &mut Pass { tape, params: &mut self.params, bn: BnMode::Eval, leaves, rows: &Rows::All };
-        self.classifier.forward(pass, features)
+        self.layers.classifier.forward(pass, features)
     }
 
-    /// The penultimate features `[N, width]`: what the classifier reads.
+    /// The penultimate features `[N, width]`, which the classifier reads.
     pub fn features(&mut self, tape: &Tape, x: Var, bn: BnMode, leaves: Option<&Leaves>) -> Result<Var> {
         self.features_rows(tape, x, bn, leaves, &Rows::All)
     }
@@ -150,7 +123,7 @@ impl Net {
     }
 
     /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those
-    /// of the last stage again, but for pre-activation networks behind their last batch norm. Weights are
+    /// of the last stage again, but for pre-activation networks after their last batch norm. Weights are
     /// frozen.
     pub fn stages(&mut self, tape: &Tape, x: Var, bn: BnMode) -> Result<Vec<Var>> {
         let (stages, last) = self.maps(tape, x, bn, None, &Rows::All)?;
@@ -179,19 +152,16 @@ impl Net {
             Some(normalize) => normalize.forward(tape, x)?,
             None => x,
         };
-        hidden = match &self.bn1 {
-            Some(bn1) => self.conv1.bn(pass, bn1, hidden, None, true)?,
-            None => self.conv1.forward(pass, hidden)?,
-        };
-        let (mut stages, mut blocks) = (Vec::with_capacity(self.spec.stages.len()), self.blocks.iter());
-        for stage in &self.spec.stages {
-            for block in blocks.by_ref().take(stage.blocks) {
+        hidden = self.layers.stem.forward(pass, hidden)?;
+        let mut stages = Vec::with_capacity(self.layers.stages.len());
+        for stage in &self.layers.stages {
+            for block in stage {
                 hidden = block.forward(pass, hidden)?;
             }
             stages.push(hidden);
         }
-        if let Some(last) = &self.last {
-            hidden = last.relu(pass, hidden)?;
+        if let Some(last) = &self.layers.last {
+            hidden = last.forward(pass, hidden)?;
         }
         Ok((stages, hidden))
     }

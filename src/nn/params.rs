@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// What a stored tensor is for.
+/// The purpose of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A convolution's filter: `[Cout,kh,kw,Cin]` on the device, `[Cout,Cin,kh,kw]` in files.
@@ -85,6 +85,17 @@ impl Params {
         self.list.iter()
     }
 
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// One parameter or buffer, to be changed.
+    pub fn get_mut(&mut self, id: ParamId) -> &mut Param {
+        self.filters.clear();
+        self.folded.clear();
+        &mut self.list[id.0]
+    }
+
     /// Everything, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
         self.filters.clear();
@@ -98,8 +109,8 @@ impl Params {
         self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value))).clone()
     }
 
-    /// A filter with the batch norm behind it, whose (scale, shift) `fold` computes; made once per change of
-    /// any value.
+    /// A filter with the batch norm after it folded in, whose (scale, shift) `fold` computes; made once per
+    /// change of any value.
     pub(super) fn folded(
         &mut self,
         weight: ParamId,
@@ -109,7 +120,7 @@ impl Params {
             return Ok(folded.clone());
         }
         let (scale, shift) = fold(self)?;
-        let folded = Rc::new(Folded { filter: Filter::scaled(self.value(weight), scale)?, shift });
+        let folded = Rc::new(Folded { filter: Filter::scale(self.value(weight), scale)?, shift });
         self.folded.insert(weight, folded.clone());
         Ok(folded)
     }
@@ -137,9 +148,9 @@ impl Leaves {
         self.0.get(id.0).copied().flatten()
     }
 
-    /// The gradients by parameter, in the order of [`Params::iter`]; `None` for buffers and for parameters
-    /// that the loss does not use.
-    pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor>> {
-        self.0.iter().map(|leaf| leaf.and_then(|leaf| gradients.take(leaf))).collect()
+    /// The gradients of the parameters that the loss depends on, in the order of [`Params::iter`].
+    pub fn gradients(&self, gradients: &mut Gradients) -> Vec<(ParamId, Tensor)> {
+        let gradient = |(i, leaf): (usize, &Option<Var>)| Some((ParamId(i), gradients.take((*leaf)?)?));
+        self.0.iter().enumerate().filter_map(gradient).collect()
     }
 }

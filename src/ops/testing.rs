@@ -3,6 +3,7 @@
 use crate::device::Device;
 pub use crate::device::testing::devices;
 use crate::error::Result;
+use crate::numeric::{close_with_nan, max_abs};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -144,7 +145,7 @@ impl Case {
         let want = (self.oracle)(&wide);
         let tensors = self.tensors(device).map_err(|e| e.to_string())?;
         let (got, gradients) = self.run(device, &tensors, &want)?;
-        close("forward", &got, &want, self.forward.0, |w| self.forward.1 * w.abs())?;
+        compare("forward", &got, &want, self.forward.1, self.forward.0)?;
         for (input, tensor) in self.inputs.iter().zip(&tensors) {
             let after = tensor.to_vec().map_err(|e| e.to_string())?;
             if !same_bits(&after, &input.values) {
@@ -215,8 +216,8 @@ impl Case {
             let (Some(first), Some(doubled)) = (first, gradients.get(*var)) else { continue };
             let doubled = doubled.to_vec().map_err(text)?;
             let want: Vec<f64> = first.iter().map(|g| 2.0 * *g as f64).collect();
-            let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
-            close("accumulated gradient", &doubled, &want, 1e-6, |w| 1e-5 * w.abs() + 1e-5 * largest)?;
+            let absolute = 1e-6 + 1e-5 * max_abs(want.iter().copied());
+            compare("accumulated gradient", &doubled, &want, 1e-5, absolute)?;
         }
         Ok((got, first))
     }
@@ -241,43 +242,17 @@ impl Case {
         let want: Vec<f64> =
             entries.iter().map(|at| (weighted(*at, STEP) - weighted(*at, -STEP)) / (2.0 * STEP)).collect();
         let got: Vec<f32> = entries.iter().map(|at| gradient[*at]).collect();
-        let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
         if let Some(bad) = gradient.iter().position(|g| !g.is_finite()) {
             return Err(format!("gradient of input {index}: entry {bad} is {}", gradient[bad]));
         }
-        close(&format!("gradient of input {index}"), &got, &want, self.gradient.0, |_| {
-            self.gradient.1 * largest
-        })
+        let absolute = self.gradient.0 + self.gradient.1 * max_abs(want.iter().copied());
+        compare(&format!("gradient of input {index}"), &got, &want, 0.0, absolute)
     }
 }
 
-/// NaN-safe comparison: fails unless |got - want| <= absolute + relative(want) for every entry; infinities
-/// and NaN must match.
-pub fn close(
-    what: &str,
-    got: &[f32],
-    want: &[f64],
-    absolute: f64,
-    relative: impl Fn(f64) -> f64,
-) -> Result<(), String> {
-    if got.len() != want.len() {
-        return Err(format!("{what}: {} values instead of {}", got.len(), want.len()));
-    }
-    let excess = |(g, w): (&f32, &f64)| -> f64 {
-        if (g.is_nan() && w.is_nan()) || *g as f64 == *w {
-            return 0.0;
-        }
-        let ratio = (*g as f64 - w).abs() / (absolute + relative(*w));
-        if ratio.is_nan() { f64::INFINITY } else { ratio }
-    };
-    let worst = got.iter().zip(want).enumerate().max_by(|a, b| excess(a.1).total_cmp(&excess(b.1)));
-    match worst {
-        Some((at, (g, w))) if excess((g, w)) > 1.0 => {
-            let bad = got.iter().zip(want).filter(|p| excess(*p) > 1.0).count();
-            Err(format!("{what}: {bad} of {} entries differ, worst at {at}: got {g}, want {w}", got.len()))
-        }
-        _ => Ok(()),
-    }
+/// [`close_with_nan`] with the name of what was compared in the error.
+fn compare(what: &str, got: &[f32], want: &[f64], relative: f64, absolute: f64) -> Result<(), String> {
+    close_with_nan(got, want, relative, absolute).map_err(|mismatch| format!("{what}: {mismatch}"))
 }
 
 fn same_bits(a: &[f32], b: &[f32]) -> bool {

@@ -4,19 +4,19 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// The number of bins is about this, or as little as half of it.
+/// The number of bins is between half of this and about this.
 const BINS: f64 = 64.0;
 
-/// How many values of each list lie in each bin: lower edge included, upper one not.
+/// The number of values of each list in each bin; a bin includes its lower edge and excludes its upper one.
 pub struct Histograms {
-    /// One more than there are bins, rising.
+    /// Ascending; one more than there are bins.
     pub edges: Vec<f64>,
     /// By list, then by bin.
     pub counts: Vec<Vec<usize>>,
 }
 
-/// Histograms whose bins hold all values. All have one width, a power of two, so that edges are exact and 0
-/// is one of them or outside.
+/// Histograms whose bins cover all values. The common bin width is a power of two, so that edges are exact
+/// and 0, if in range, is one of them.
 ///
 /// Errors: a value that is not finite.
 pub fn histograms<L: AsRef<[f32]>>(lists: &[L]) -> Result<Histograms> {
@@ -39,7 +39,7 @@ pub fn histograms<L: AsRef<[f32]>>(lists: &[L]) -> Result<Histograms> {
     Ok(Histograms { edges, counts: lists.iter().map(count).collect() })
 }
 
-/// A histogram as a line: each bin's height from its lower edge to its upper one, and down to 0 at both ends.
+/// The outline of a histogram: each bin's height from its lower to its upper edge, down to 0 at both ends.
 pub fn outline(edges: &[f64], counts: &[usize]) -> Vec<(f64, f64)> {
     let tops = counts
         .iter()

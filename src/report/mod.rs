@@ -1,5 +1,5 @@
-//! Results for readers: pictures, and the page of an evaluation. Data goes in, text comes out; nothing here
-//! computes with a network.
+//! Results for readers: plots, and the page of an evaluation. Data goes in, text comes out; nothing here runs
+//! a network.
 
 pub mod histogram;
 pub mod picture;
@@ -12,22 +12,22 @@ use minijinja::{Environment, context};
 use crate::error::{Error, Result};
 use histogram::{histograms, outline};
 use picture::Picture;
-use plot::{Axes, Kind, Series, draw};
+use plot::{Axes, PlotKind, Series, draw};
 
-/// How far the most perturbed pixel of the examples is from grey in the pictures of perturbations.
+/// The distance from grey of the most perturbed pixel in the pictures of perturbations.
 const CONTRAST: f32 = 0.5;
 
-/// What the page of an evaluation shows. Accuracies are in percent.
+/// The page of an evaluation. Accuracies are in percent.
 #[derive(Clone, Debug, Default)]
 pub struct EvalPage {
     pub title: String,
-    /// What was evaluated and how: name and value.
+    /// The subject and the settings of the evaluation: name and value.
     pub facts: Vec<(String, String)>,
-    /// What may be wrong with the evaluation.
+    /// Doubts about the evaluation.
     pub warnings: Vec<String>,
-    /// The accuracy that is left after each attack, clean first.
-    pub path: Vec<Stage>,
-    /// eps, and the accuracy under an attack of that radius.
+    /// The accuracy left after each attack, clean first.
+    pub path: Vec<AttackAccuracy>,
+    /// Pairs of eps and the accuracy under an attack of that radius.
     pub curve: Vec<(f64, f64)>,
     /// How the curve was measured, in a sentence.
     pub curve_note: String,
@@ -35,19 +35,19 @@ pub struct EvalPage {
     pub margins_before: Vec<f32>,
     pub margins_after: Vec<f32>,
     pub grid: Vec<Example>,
-    pub per_class: Vec<Class>,
+    pub per_class: Vec<ClassAccuracy>,
 }
 
-/// An attack of an evaluation.
+/// The accuracy left after an attack.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub struct AttackAccuracy {
     pub attack: String,
-    /// Of the images that withstood this attack and all before.
+    /// The share of images that withstood this attack and all before it.
     pub accuracy: f64,
     pub seconds: f64,
 }
 
-/// An image before and after the attack, `[H,W,C]` in `[0,1]`, and what the network says to it.
+/// An image before and after the attack, `[H,W,C]` in `[0,1]`, with its label and predictions.
 #[derive(Clone, Debug)]
 pub struct Example {
     pub height: usize,
@@ -62,27 +62,28 @@ pub struct Example {
 
 /// The accuracy on the images of a class.
 #[derive(Clone, Debug)]
-pub struct Class {
+pub struct ClassAccuracy {
     pub name: String,
     pub clean: f64,
     pub robust: f64,
-    /// How many images it has.
+    /// The number of its images.
     pub count: usize,
 }
 
 impl EvalPage {
     /// The page as HTML that needs no other file, no network and no script.
     ///
-    /// Errors: a number that is not finite, an image of another shape than it says.
+    /// Errors: a number that is not finite; an image whose pixels do not fill its shape.
     pub fn to_html(&self) -> Result<String> {
         let factor = amplification(&self.grid);
-        let examples = self.grid.iter().map(|example| example.shown(factor)).collect::<Result<Vec<_>>>()?;
-        let stage = |stage: &Stage| {
+        let examples = self.grid.iter().map(|example| example.context(factor)).collect::<Result<Vec<_>>>()?;
+        let stage = |stage: &AttackAccuracy| {
             vec![stage.attack.clone(), percent(stage.accuracy), format!("{:.1}", stage.seconds)]
         };
-        let class = |class: &Class| {
+        let class = |class: &ClassAccuracy| {
             vec![class.name.clone(), percent(class.clean), percent(class.robust), class.count.to_string()]
         };
+        let point = |(eps, accuracy): &(f64, f64)| vec![format!("{eps:.4}"), percent(*accuracy)];
         let facts: Vec<_> =
             self.facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
         let page = context! {
@@ -91,7 +92,7 @@ impl EvalPage {
             warnings => self.warnings.clone(),
             path => self.path.iter().map(stage).collect::<Vec<_>>(),
             path_plot => self.path_plot()?,
-            curve => self.curve.iter().map(|(eps, accuracy)| vec![format!("{eps:.4}"), percent(*accuracy)]).collect::<Vec<_>>(),
+            curve => self.curve.iter().map(point).collect::<Vec<_>>(),
             curve_note => self.curve_note.as_str(),
             curve_plot => self.curve_plot()?,
             margin_plot => self.margin_plot()?,
@@ -101,7 +102,9 @@ impl EvalPage {
         };
         let environment = Environment::new();
         let html = environment.render_named_str("eval.html", include_str!("eval.html"), page);
-        html.map_err(|error| Error::file(Path::new("eval.html"), format!("the page cannot be made: {error}")))
+        html.map_err(|error| {
+            Error::file(Path::new("eval.html"), format!("the page cannot be rendered: {error}"))
+        })
     }
 
     fn path_plot(&self) -> Result<String> {
@@ -114,7 +117,7 @@ impl EvalPage {
             names: &names,
             top: Some(100.0),
         };
-        draw(&axes, Kind::Bars, &[Series { name: "robust".into(), points }]).map(inline)
+        draw(&axes, PlotKind::Bars, &[Series { name: "robust".into(), points }]).map(inline)
     }
 
     fn curve_plot(&self) -> Result<String> {
@@ -125,19 +128,19 @@ impl EvalPage {
             top: Some(100.0),
             ..Axes::default()
         };
-        draw(&axes, Kind::Lines, &[Series { name: "under attack".into(), points: self.curve.clone() }])
+        draw(&axes, PlotKind::Lines, &[Series { name: "under attack".into(), points: self.curve.clone() }])
             .map(inline)
     }
 
     fn margin_plot(&self) -> Result<String> {
-        let found = histograms(&[&self.margins_before, &self.margins_after])?;
+        let margins = histograms(&[&self.margins_before, &self.margins_after])?;
         let series: Vec<Series> = ["clean", "attacked"]
             .into_iter()
-            .zip(&found.counts)
-            .map(|(name, counts)| Series { name: name.into(), points: outline(&found.edges, counts) })
+            .zip(&margins.counts)
+            .map(|(name, counts)| Series { name: name.into(), points: outline(&margins.edges, counts) })
             .collect();
         let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
-        draw(&axes, Kind::Lines, &series).map(inline)
+        draw(&axes, PlotKind::Lines, &series).map(inline)
     }
 }
 
@@ -146,8 +149,8 @@ impl Example {
         self.adversarial.iter().zip(&self.clean).map(|(adversarial, clean)| adversarial - clean)
     }
 
-    /// What the template shows of it.
-    fn shown(&self, factor: f32) -> Result<minijinja::Value> {
+    /// Its values in the template.
+    fn context(&self, factor: f32) -> Result<minijinja::Value> {
         let uri = |pixels: &[f32]| {
             Picture { height: self.height, width: self.width, channels: self.channels, pixels }.data_uri()
         };
@@ -165,8 +168,8 @@ impl Example {
     }
 }
 
-/// The whole number that all perturbations of the examples are multiplied by, so that the largest is well
-/// visible and none is clipped.
+/// The whole number by which the pictures amplify perturbations: the largest becomes clearly visible, none is
+/// clipped.
 fn amplification(grid: &[Example]) -> f32 {
     let largest = grid.iter().flat_map(Example::perturbation).fold(0.0, |most, d| f32::max(most, d.abs()));
     if largest > 0.0 { (CONTRAST / largest).floor().max(1.0) } else { 1.0 }
@@ -176,7 +179,7 @@ fn percent(value: f64) -> String {
     format!("{value:.2}")
 }
 
-/// An SVG file as a part of a page, where it needs no name space.
+/// An SVG file for embedding in a page, where it needs no name space.
 fn inline(svg: String) -> String {
     svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
 }
@@ -187,7 +190,8 @@ mod tests {
 
     /// A page with something in every section.
     fn page() -> EvalPage {
-        let stage = |attack: &str, accuracy| Stage { attack: attack.into(), accuracy, seconds: 1.25 };
+        let stage =
+            |attack: &str, accuracy| AttackAccuracy { attack: attack.into(), accuracy, seconds: 1.25 };
         let example = |adversarial: f32, after: &str| Example {
             height: 2,
             width: 2,
@@ -208,7 +212,7 @@ mod tests {
             margins_before: vec![1.0, 2.0, -0.5],
             margins_after: vec![-1.0, 0.5, -2.0],
             grid: vec![example(0.52, "one"), example(0.46, "seven")],
-            per_class: vec![Class { name: "seven".into(), clean: 95.0, robust: 40.125, count: 12 }],
+            per_class: vec![ClassAccuracy { name: "seven".into(), clean: 95.0, robust: 40.125, count: 12 }],
         }
     }
 
@@ -239,7 +243,8 @@ mod tests {
             "a gradient of &quot;zero&quot;",
             "<td>apgd-ce</td><td class=\"number\">51.50</td><td class=\"number\">1.2</td>",
             "<td class=\"number\">0.0150</td><td class=\"number\">70.00</td>",
-            "<td>seven</td><td class=\"number\">95.00</td><td class=\"number\">40.12</td><td class=\"number\">12</td>",
+            "<td>seven</td><td class=\"number\">95.00</td><td class=\"number\">40.12</td>\
+             <td class=\"number\">12</td>",
             "<span class=\"wrong\">one</span>",
             "amplified 12 times",
             "prefers-color-scheme: dark",

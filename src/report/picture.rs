@@ -1,10 +1,10 @@
-//! Images as PNG data URIs, which a page holds in itself.
+//! Images as PNG files and as data URIs, which a page contains.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// The letters of base64 (RFC 4648).
+/// The alphabet of base64 (RFC 4648).
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// An image `[H,W,C]` with C = 1 (grey) or 3 (RGB).
@@ -12,14 +12,14 @@ pub struct Picture<'a> {
     pub height: usize,
     pub width: usize,
     pub channels: usize,
-    /// In `[0,1]`; what lies outside is clipped.
+    /// In `[0,1]`; values outside are clipped.
     pub pixels: &'a [f32],
 }
 
 impl Picture<'_> {
     /// The image as `data:image/png;base64,..`.
     ///
-    /// Errors: neither 1 nor 3 channels, no pixels, or not as many as the shape says.
+    /// Errors: neither 1 nor 3 channels; no pixels, or not the number that the shape implies.
     pub fn data_uri(&self) -> Result<String> {
         Ok(format!("data:image/png;base64,{}", base64(&self.png()?)))
     }

@@ -1,71 +1,73 @@
-//! Pictures: lines or bars, with names for the axes and a legend beside them, as SVG.
+//! Plots as SVG: lines or bars, with labelled axes and a legend beside them.
 
-use crate::error::{Error, Result};
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
 
-/// Width and height, and the part of the width that the legend takes.
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::error::{Error, Result};
+
+/// Width and height in pixels.
 const SIZE: (u32, u32) = (760, 420);
+/// The part of the width that the legend takes.
 const LEGEND: u32 = 190;
 
-/// Colours that those with any colour vision can tell apart (Okabe and Ito).
+/// Colours that are distinct in all kinds of colour vision (Okabe and Ito).
 const COLORS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 
 const FONT: &str = "sans-serif";
 
-/// What a picture says about itself.
+/// Title and axes of a plot.
 #[derive(Clone, Copy, Default)]
 pub struct Axes<'a> {
     pub title: &'a str,
     pub x: &'a str,
     pub y: &'a str,
-    /// What x = 0, 1, .. stand for; empty: numbers.
+    /// The names of x = 0, 1, ..; empty: x is a number.
     pub names: &'a [String],
-    /// The largest y; `None`: by the data.
+    /// The upper end of the y axis; `None`: derived from the data.
     pub top: Option<f64>,
 }
 
-/// What stands for a value.
+/// How values are drawn.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// A corner of a line.
+pub enum PlotKind {
+    /// One line per series, through its points.
     Lines,
-    /// A bar from 0 on, those of all series with the same x side by side.
+    /// Bars from 0; those of all series at the same x are side by side.
     Bars,
 }
 
-/// Points with their name in the legend.
+/// Points, and their name in the legend.
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
-/// The picture as SVG. Values of y are expected to be 0 or more.
+/// The plot as SVG. Values of y must not be negative.
 ///
 /// Errors: a value that is not finite.
-pub fn draw(axes: &Axes, kind: Kind, series: &[Series]) -> Result<String> {
-    let failed = |problem: String| {
-        Error::file(Path::new(axes.title), format!("the picture cannot be drawn: {problem}"))
-    };
+pub fn draw(axes: &Axes, kind: PlotKind, series: &[Series]) -> Result<String> {
+    let failed =
+        |problem: String| Error::file(Path::new(axes.title), format!("the plot cannot be drawn: {problem}"));
     if series.iter().flat_map(|s| &s.points).any(|(x, y)| !(x.is_finite() && y.is_finite())) {
         return Err(failed("a value is not finite".into()));
     }
     let mut svg = String::new();
-    picture(&mut svg, axes, kind, series).map_err(|error| failed(error.to_string()))?;
+    plot(&mut svg, axes, kind, series).map_err(|error| failed(error.to_string()))?;
     Ok(svg)
 }
 
-/// A number at an axis.
+/// The label of a number on an axis.
 fn tick(value: f64) -> String {
     ((value * 1e6).round() / 1e6).to_string()
 }
 
-fn picture(
+fn plot(
     svg: &mut String,
     axes: &Axes,
-    kind: Kind,
+    kind: PlotKind,
     series: &[Series],
 ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'static> as DrawingBackend>::ErrorType>> {
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
@@ -106,10 +108,10 @@ fn picture(
         let color = COLORS[i % COLORS.len()];
         let shift = -0.4 + i as f64 * width;
         match kind {
-            Kind::Lines => {
+            PlotKind::Lines => {
                 chart.draw_series(LineSeries::new(s.points.iter().copied(), color.stroke_width(2)))?
             }
-            Kind::Bars => {
+            PlotKind::Bars => {
                 chart.draw_series(s.points.iter().map(|(x, y)| {
                     Rectangle::new([(x + shift, 0.0), (x + shift + width, *y)], color.filled())
                 }))?
@@ -128,11 +130,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_names_what_it_shows() {
+    fn a_plot_names_axes_and_series() {
         let names = ["first & last".to_owned(), "other".to_owned()];
         let series = |y: f64| Series { name: format!("series {y}"), points: vec![(0.0, y), (1.0, 2.0)] };
         let axes = Axes { title: "A title", x: "the x axis", y: "the y axis", names: &names, top: None };
-        for kind in [Kind::Lines, Kind::Bars] {
+        for kind in [PlotKind::Lines, PlotKind::Bars] {
             let svg = draw(&axes, kind, &[series(1.0), series(3.0)]).unwrap();
             for part in
                 ["A title", "the x axis", "the y axis", "first &amp; last", "other", "series 1", "series 3"]
@@ -146,14 +148,14 @@ mod tests {
                 let shapes = |tag: &str| {
                     svg.lines().filter(|line| line.starts_with(tag) && line.contains(color)).count()
                 };
-                let expected = if kind == Kind::Lines { (1, 1) } else { (0, 3) };
+                let expected = if kind == PlotKind::Lines { (1, 1) } else { (0, 3) };
                 assert_eq!((shapes("<polyline"), shapes("<rect")), expected, "{svg}");
             }
         }
-        let error = draw(&axes, Kind::Lines, &[series(f64::NAN)]).unwrap_err().to_string();
-        assert_eq!(error, "A title: the picture cannot be drawn: a value is not finite");
+        let error = draw(&axes, PlotKind::Lines, &[series(f64::NAN)]).unwrap_err().to_string();
+        assert_eq!(error, "A title: the plot cannot be drawn: a value is not finite");
         for points in [vec![], vec![(1.0, 0.0)]] {
-            draw(&Axes::default(), Kind::Lines, &[Series { name: "nothing".into(), points }]).unwrap();
+            draw(&Axes::default(), PlotKind::Lines, &[Series { name: "nothing".into(), points }]).unwrap();
         }
     }
 }

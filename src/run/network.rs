@@ -56,7 +56,7 @@ pub fn open(
     let classes = fitting_classes(&file, data)?;
     let normalisation = file.normalisation()?.ok_or_else(|| lacks("how images are normalised"))?;
     let (Normalisation { mean, std }, (_, ImageShape { height, channels, .. })) = (normalisation, data);
-    let mut net = Net::new(device, &arch.spec(), &Shape { channels, height, classes, mean, std }, 0)?;
+    let mut net = Net::new(device, arch, &Shape { channels, height, classes, mean, std }, 0)?;
     load(&mut net, device, &file)?;
     file.metadata.insert("arch".into(), arch.name.into());
     Ok((net, file))

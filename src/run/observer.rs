@@ -1,12 +1,12 @@
-//! What a run tells whoever watches it. The trainer and the evaluation call these functions; the command line
-//! draws a bar, prints lines or writes JSON from them.
+//! The progress of a run, as it is reported. The trainer and the evaluation call these functions; the command
+//! line draws a bar, prints lines or writes JSON from them.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// Someone who watches a run. Every function does nothing unless it is replaced.
+/// A receiver of a run's progress. Every function does nothing unless it is replaced.
 pub trait Observer {
     /// Everything is loaded and checked, and the first step comes next.
     fn started(&mut self, _info: &Started) {}
@@ -16,11 +16,11 @@ pub trait Observer {
     fn epoch(&mut self, _done: &EpochInfo) {}
     /// `done` of `of` images have been evaluated with `what`, such as `clean` or `pgd20`.
     fn evaluating(&mut self, _what: &str, _done: usize, _of: usize) {}
-    /// An attack of an evaluation is on its way.
-    fn judging(&mut self, _at: &Judging) {}
+    /// An attack of an evaluation has made progress.
+    fn attacking(&mut self, _at: &AttackProgress) {}
     /// An attack of an evaluation is done.
-    fn judged(&mut self, _done: &Judged) {}
-    /// Run `number` of `of`, which is `what`, begins: for whoever starts several.
+    fn attacked(&mut self, _done: &AttackSummary) {}
+    /// Run `number` of `of`, which is `what`, begins: in a series of runs.
     fn begins(&mut self, _number: usize, _of: usize, _what: &str) {}
     /// Something worth one line.
     fn note(&mut self, _line: &str) {}
@@ -28,49 +28,49 @@ pub trait Observer {
     fn finished(&mut self) {}
 }
 
-/// Watches nothing.
+/// Reports nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
 impl Observer for Silent {}
 
-/// Where an attack of an evaluation stands.
+/// The progress of an attack of an evaluation.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Judging {
+pub struct AttackProgress {
     /// The attack.
     pub attack: String,
-    /// Its number, counted from 1, and how many there are.
+    /// Its number, counted from 1, and the number of attacks.
     pub number: usize,
     pub of: usize,
-    /// Points that it still has to do with.
+    /// Points that it has not finished with.
     pub left: usize,
     /// Points that have withstood everything so far, in percent of all.
     pub robust_acc: f64,
-    /// Seconds until this attack is done, by what it took so far, if every point withstands it.
+    /// Seconds until this attack is done at its present speed, if every point withstands it.
     pub seconds_left: f64,
 }
 
 /// An attack of an evaluation that is done.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Judged {
+pub struct AttackSummary {
     /// The attack.
     pub attack: String,
     /// Points that have withstood it and all before it, in percent of all.
     pub robust_acc: f64,
-    /// How many points it was given.
+    /// Points that it was given.
     pub attacked: usize,
-    /// How long it took.
+    /// Its duration.
     pub seconds: f64,
 }
 
-/// What a run is about to do.
+/// The facts about a run that is about to start.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Started {
     /// The device, as it describes itself.
     pub device: String,
     /// The network's name.
     pub model: String,
-    /// How many numbers it learns.
+    /// The number of its trained parameters.
     pub parameters: usize,
     /// The training method's name.
     pub method: String,
@@ -105,7 +105,7 @@ pub struct StepInfo {
     pub loss: f32,
     /// Training images a second.
     pub images_per_s: f64,
-    /// Seconds until the whole run is done, by what it took so far.
+    /// Seconds until the whole run is done at its present speed.
     pub seconds_left: f64,
 }
 
@@ -120,7 +120,7 @@ pub struct EpochInfo {
     pub lr: f64,
     /// The mean loss.
     pub loss: f64,
-    /// The means of the terms that the loss is made of, by name.
+    /// The means of the loss's terms, by name.
     pub terms: Vec<(String, f64)>,
     /// Accuracy on the training images as they were trained on, in percent.
     pub train_acc: Option<f64>,
@@ -130,9 +130,9 @@ pub struct EpochInfo {
     pub robust_acc: Option<f64>,
     /// Whether it is the best epoch so far.
     pub best: bool,
-    /// Quantiles of the margins and parts of the samples, of methods that split them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub margins: Option<Value>,
+    /// Means and quantiles of what the method logs; `split` in records.
+    #[serde(rename = "split", skip_serializing_if = "Option::is_none")]
+    pub log: Option<Map<String, Value>>,
     /// Training images a second.
     pub images_per_s: f64,
     /// Seconds of training, evaluation excluded.
@@ -158,7 +158,7 @@ impl EpochInfo {
             "eval_seconds": eval_seconds,
         });
         let mut object = object.as_object().cloned().unwrap_or_default();
-        object.extend(self.margins.clone().map(|margins| ("split".to_owned(), margins)));
+        object.extend(self.log.clone().map(|log| ("split".to_owned(), Value::Object(log))));
         object
     }
 }

@@ -1,5 +1,4 @@
-//! One training step on given data: what it computes, tensor by tensor, for comparison with any other
-//! implementation.
+//! One training step on given data, tensor by tensor, for comparison with any other implementation.
 
 use super::step::{Batch, Models, StepConfig, differentiate};
 use crate::config::Config;
@@ -8,9 +7,9 @@ use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
-use crate::method::{self, Given};
+use crate::method::{self, FixedNoise, LogValue};
 use crate::nn::Role;
-use crate::ops::rows::{join, rows_of};
+use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
@@ -37,7 +36,7 @@ pub struct StepCheck {
 /// The tensors that a batch file may hold.
 const BATCH: [&str; 6] = ["x", "y", "x2", "noise", "noise2", "mix"];
 
-/// The batch file, and how many images it must hold in what shape.
+/// The batch file, its labels and the shape of its images.
 struct BatchFile {
     file: TensorFile,
     y: Vec<i32>,
@@ -83,8 +82,7 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 }
 
 /// Computes the step and writes its tensors: `loss`, `loss.<term>` (before its weight), `x_adv` (and
-/// `x_adv2`), `margin.clean`, `margin.adv`, `margin.reduced` and `boundary` (u8) of methods that split,
-/// `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
+/// `x_adv2`), numbers (f32) and flags (u8) of each sample that the method logs under their own names, `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
 /// after the passes that the loss needs.
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
@@ -121,7 +119,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     }
     let noise = [given.images(&device, "noise")?, given.images(&device, "noise2")?];
     let b = given.y.len();
-    let both = x2.as_ref().map(|x2| join(&x, x2)).transpose()?;
+    let both = x2.as_ref().map(|x2| concat_tensor(&x, x2)).transpose()?;
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
@@ -133,42 +131,46 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
         epoch: *epoch,
     };
     let models = &mut Models { net: &mut net, wa: Some(&mut wa) };
-    let done = differentiate(models, &batch, &step_config, &Given { noise, mix })?;
+    let done = differentiate(models, &batch, &step_config, &FixedNoise { noise, mix })?;
 
     let mut out = BTreeMap::new();
     out.insert("loss".into(), Values::F32(vec![], done.loss.to_vec()?));
     for (name, term) in &done.terms {
         out.insert(format!("loss.{name}"), Values::F32(vec![], term.to_vec()?));
     }
-    let x_adv = &done.attacked.x_adv;
-    out.insert("x_adv".into(), nchw(&rows_of(x_adv, 0, b)?)?);
+    let x_adv = &done.x_adv;
+    out.insert("x_adv".into(), nchw(&slice_tensor(x_adv, 0, b)?)?);
     if x_adv.shape()[0] > b {
-        out.insert("x_adv2".into(), nchw(&rows_of(x_adv, b, b)?)?);
+        out.insert("x_adv2".into(), nchw(&slice_tensor(x_adv, b, b)?)?);
     }
-    if let Some(align) = &done.attacked.align {
-        out.insert("margin.clean".into(), floats(&align.split.clean)?);
-        out.insert("margin.adv".into(), floats(&align.split.adv)?);
-        out.insert("margin.reduced".into(), floats(&align.split.reduced)?);
-        let boundary = align.split.boundary.to_vec()?;
-        out.insert("boundary".into(), Values::U8(vec![boundary.len()], boundary));
+    for (name, value) in &done.log {
+        match value {
+            LogValue::Values(values) => out.insert((*name).into(), floats(values)?),
+            LogValue::Flags(flags) => {
+                out.insert((*name).into(), Values::U8(vec![flags.len()], flags.to_vec()?))
+            }
+            LogValue::Count(_) | LogValue::Absent => None,
+        };
     }
-    for (param, gradient) in net.params.iter().zip(&done.gradients) {
+    for param in net.params.iter() {
         if param.role == Role::Buffer {
             out.insert(format!("buffer.{}", param.name), floats(&param.value)?);
-            continue;
+        } else {
+            let (shape, zeros) = param.in_file(&Tensor::zeros(&device, param.value.shape())?)?;
+            out.insert(format!("grad.{}", param.name), Values::F32(shape, zeros));
         }
-        let (shape, values) = match gradient {
-            Some(gradient) => param.in_file(gradient)?,
-            None => param.in_file(&Tensor::zeros(&device, param.value.shape())?)?,
-        };
+    }
+    for (id, gradient) in &done.gradients {
+        let param = net.params.get(*id);
+        let (shape, values) = param.in_file(gradient)?;
         out.insert(format!("grad.{}", param.name), Values::F32(shape, values));
     }
     write(&out, &check.out)?;
     Ok(out)
 }
 
-/// The weights of the network and of its average, whose metadata say how images are normalised: for both as
-/// is given, or else as the network's own metadata say.
+/// The weights of the network and of its average, with metadata that say how images are normalised: for both
+/// as is given, or else as the network's own metadata say.
 ///
 /// Errors: the average's metadata say something else.
 fn weights(check: &StepCheck) -> Result<[WeightFile; 2]> {
@@ -184,11 +186,11 @@ fn weights(check: &StepCheck) -> Result<[WeightFile; 2]> {
         Some(path) => WeightFile::read(path)?,
         None => file.clone(),
     };
-    if let (None, Some(said)) = (&given, average.normalisation()?)
-        && said != both
+    if let (None, Some(stated)) = (&given, average.normalisation()?)
+        && stated != both
     {
         let problem =
-            format!("its network {said}, that of --weights {both}; --set mean and --set std hold for both");
+            format!("its network {stated}, that of --weights {both}; --set mean and --set std hold for both");
         return Err(Error::file(&average.path, problem));
     }
     file.set_normalisation(&both);

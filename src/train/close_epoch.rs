@@ -3,10 +3,10 @@
 use super::run::Run;
 use super::trainer::Trainer;
 use super::validate::{Validation, loss_on_first, validate};
-use crate::attack::{Pgd, Start};
+use crate::attack::{Ball, Pgd, Start};
 use crate::error::Result;
 use crate::files::weights::WeightFile;
-use crate::nn::BnMode;
+use crate::method::settings::Inner;
 use crate::run::dir::{LogRow, Summary};
 use crate::run::network::load;
 use crate::run::observer::EpochInfo;
@@ -101,7 +101,7 @@ impl Trainer<'_> {
             clean_acc: clean.map(|clean| clean.percent),
             robust_acc: robust.map(|robust| robust.percent),
             best,
-            margins: stats.margins.record(),
+            log: stats.log.record(),
             images_per_s: stats.images.max(1) as f64 / stats.seconds.max(1e-9),
             seconds: stats.seconds,
         };
@@ -127,18 +127,10 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The attack of evaluations: the training attack's ball and step length, from a random start, with
-    /// eval-mode batch norm.
+    /// The attack of evaluations: the training attack's ball and step size, from a random start.
     fn pgd(&self, steps: usize) -> Pgd {
-        let inner = &self.settings.inner;
-        Pgd {
-            norm: inner.norm,
-            eps: inner.eps,
-            step: inner.step,
-            steps,
-            start: Start::Uniform,
-            bn: BnMode::Eval,
-        }
+        let &Inner { ball, step, .. } = &self.settings.inner;
+        Pgd { ball, start: Start::Uniform, steps, step_size: step, momentum: None }
     }
 
     /// Accuracy of checkpoint `which` on the test images.

@@ -1,6 +1,6 @@
 //! Sums over the steps of an epoch.
 
-use super::margins::Margins;
+use super::epoch_log::EpochLog;
 use super::step::StepOutput;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ pub struct EpochStats {
     loss: f64,
     /// The named terms, times images.
     terms: Vec<(String, f64)>,
-    /// Labels that the training passes were compared with, and how many were right.
+    /// Labels that the training passes were compared with, and the number of right predictions.
     labels: usize,
     hits: usize,
-    /// The splits of the samples, of methods that make them.
-    pub margins: Margins,
+    /// Further facts, of methods that log them.
+    pub log: EpochLog,
     pub images: usize,
     /// Seconds of training.
     pub seconds: f64,
@@ -36,11 +36,7 @@ impl EpochStats {
             self.labels += hits.len();
             self.hits += hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
         }
-        if let Some(split) = &output.split {
-            let aligned =
-                output.aligned.as_ref().map(|s| s.to_vec()).transpose()?.and_then(|s| s.first().copied());
-            self.margins.add(split, aligned, images)?;
-        }
+        self.log.add(&output.log, images)?;
         self.images += images;
         Ok(())
     }

@@ -4,8 +4,8 @@ pub mod average;
 pub mod check_step;
 mod checkpoint;
 mod close_epoch;
+mod epoch_log;
 mod epoch_stats;
-mod margins;
 mod run;
 pub mod schedule;
 pub mod step;
@@ -16,7 +16,7 @@ use crate::attack;
 use crate::config::{Config, options, recipe};
 use crate::device::Device;
 use crate::error::Result;
-use crate::method;
+use crate::method::Method;
 use crate::method::settings::{Inner, Settings};
 use crate::nn::BnMode;
 use crate::ops::augment::{Augmentation, Padding};
@@ -129,8 +129,7 @@ impl Config {
     /// The settings of the method.
     pub fn settings(&self) -> Settings {
         let inner = Inner {
-            norm: self.norm.into(),
-            eps: self.eps.get(),
+            ball: attack::Ball { norm: self.norm.into(), eps: self.eps.get() },
             step: self.step.get(),
             steps: self.steps,
             start: match self.start {
@@ -177,7 +176,7 @@ impl Config {
     }
 
     /// How the network is averaged, if a key or the method asks for it.
-    pub fn averaging(&self, method: &method::Entry) -> Option<Average> {
+    pub fn averaging(&self, method: &Method) -> Option<Average> {
         let kind = match self.average {
             options::Averaging::None if method.averaged => options::Averaging::Ema,
             kind => kind,

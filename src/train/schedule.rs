@@ -10,7 +10,7 @@ pub struct Schedule {
     kind: ScheduleKind,
     lr: f64,
     epochs: f64,
-    /// Epochs of pre-training, behind which the schedule begins anew.
+    /// Epochs of pre-training, after which the schedule begins anew.
     pretraining: f64,
     milestones: Vec<usize>,
     gamma: f64,
@@ -20,7 +20,7 @@ pub struct Schedule {
 impl Schedule {
     /// The schedule that `config` describes.
     ///
-    /// Behind `pretraining` epochs it begins anew, over what is left of the run.
+    /// After `pretraining` epochs it begins anew, over the rest of the run.
     pub fn new(config: &Config, pretraining: usize) -> Schedule {
         Schedule {
             kind: config.schedule,

@@ -3,20 +3,17 @@
 use super::average::Average;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
-use crate::method::{Attacked, Entry, Given, Loss, Settings, Step};
-use crate::nn::{Net, Param, Role};
-use crate::ops::perturb::perturb;
+use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Settings, Step};
+use crate::nn::{Net, Param, ParamId, Role};
+use crate::ops::awp::perturb;
 use crate::ops::predict::correct;
-use crate::ops::rows::repeat_labels;
 use crate::ops::sgd::{SgdStep, sgd};
-use crate::ops::split::Split;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use std::rc::Rc;
 
-/// What stays the same over an epoch.
+/// The part of a step's configuration that stays the same over an epoch.
 pub struct StepConfig<'a> {
-    pub method: &'static Entry,
+    pub method: &'static Method,
     pub settings: &'a Settings,
     /// Adversarial weight perturbation's gamma; 0: none.
     pub awp_gamma: f32,
@@ -49,29 +46,27 @@ pub struct LossGradients {
     pub loss: Tensor,
     /// Terms before their weights.
     pub terms: Vec<(&'static str, Tensor)>,
-    /// By parameter, in the network's order; `None` for buffers and for what the loss does not depend on.
-    pub gradients: Vec<Option<Tensor>>,
-    /// The logits of the training pass.
-    pub logits: Option<Tensor>,
-    /// The labels of all views, where there are several.
-    labels: Option<Buffer<i32>>,
-    pub attacked: Attacked,
-    /// |S|, of methods that have one: of the S that the loss used.
-    pub aligned: Option<Rc<Buffer<i32>>>,
+    /// The gradients of the parameters that the loss depends on, in the network's order.
+    pub gradients: Vec<(ParamId, Tensor)>,
+    /// The logits by which training accuracy is counted.
+    logits: Option<Tensor>,
+    /// Further facts for the records.
+    pub log: Log,
+    /// X', of all views that were attacked.
+    pub x_adv: Tensor,
 }
 
-/// What a step leaves to be looked at; nothing of it has been read from the device yet.
+/// The result of a step; nothing of it has been read from the device yet.
 pub struct StepOutput {
     pub loss: Tensor,
     pub terms: Vec<(&'static str, Tensor)>,
-    /// 1 where the training pass was right, for each label; empty where the loss has no logits.
+    /// 1 where the training pass was right, for each label; `None` where the loss has no logits.
     pub hits: Option<Buffer<i32>>,
-    /// The split of the samples, and |S|, of methods that have them.
-    pub split: Option<Split>,
-    pub aligned: Option<Rc<Buffer<i32>>>,
+    /// Further facts for the records.
+    pub log: Log,
 }
 
-/// The numbers of SGD.
+/// SGD with momentum and weight decay.
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
     pub lr: f32,
@@ -80,8 +75,8 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// Moves a parameter, and its momentum, which begins with the first gradient.
-    pub fn apply(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
+    /// Updates a parameter, and its momentum, which begins with the first gradient.
+    pub fn update(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
         let &Sgd { lr, momentum, weight_decay } = self;
         let first = param.momentum.is_none();
         let mut velocity = match param.momentum.take() {
@@ -114,7 +109,7 @@ impl Snapshot {
         }
     }
 
-    /// Brings the parameters of `net` for which `which` holds back.
+    /// Restores the parameters of `net` for which `which` holds.
     fn restore(&self, net: &mut Net, which: impl Fn(Role) -> bool) {
         for (param, value) in net.params.iter_mut().zip(&self.values).filter(|(param, _)| which(param.role)) {
             param.value = value.clone();
@@ -122,102 +117,114 @@ impl Snapshot {
     }
 }
 
-/// The attack of a step and the gradients of its loss. With adversarial weight perturbation (Wu, Xia, Wang,
-/// NeurIPS 2020, arXiv 2004.05884) the loss is differentiated at `w + gamma |w| / |g| g`, `g` being its
-/// gradient at w on the same adversarial images.
+/// A step under way: all that a method's functions read.
+struct StepInputs<'a> {
+    batch: &'a Batch<'a>,
+    /// The labels of all views, where there are several.
+    labels: Option<Buffer<i32>>,
+    config: &'a StepConfig<'a>,
+    fixed: &'a FixedNoise,
+}
+
+impl<'a> StepInputs<'a> {
+    fn new(batch: &'a Batch, config: &'a StepConfig, fixed: &'a FixedNoise) -> Result<StepInputs<'a>> {
+        let labels = match batch.x.shape().first().map(|rows| rows / batch.images.len().max(1)) {
+            Some(1) => None,
+            Some(2) => Some(repeat_labels(batch.y)?),
+            _ => {
+                return Err(Error::Shape {
+                    op: "training step",
+                    expected: "one or two views of each image".into(),
+                    got: batch.x.shape().to_vec(),
+                });
+            }
+        };
+        Ok(StepInputs { batch, labels, config, fixed })
+    }
+
+    /// The labels of all views.
+    fn labels(&self) -> &Buffer<i32> {
+        self.labels.as_ref().unwrap_or(self.batch.y)
+    }
+
+    /// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update
+    /// is in place.
+    fn on_tape<T>(&self, models: &mut Models, work: impl FnOnce(&mut Step) -> Result<T>) -> Result<T> {
+        let tape = Tape::new(self.batch.x.device());
+        let leaves = models.net.leaves(&tape);
+        work(&mut Step {
+            net: models.net,
+            wa: models.wa.as_deref_mut(),
+            tape: &tape,
+            leaves: &leaves,
+            x: self.batch.x,
+            y: self.labels(),
+            y1: self.batch.y,
+            images: self.batch.images,
+            set: self.config.settings,
+            fixed: self.fixed,
+            seed: self.config.seed,
+            epoch: self.config.epoch,
+            index: self.batch.index,
+        })
+    }
+
+    /// The attack of the step and the gradients of its loss. With adversarial weight perturbation (Wu, Xia,
+    /// Wang, NeurIPS 2020, arXiv 2004.05884) the loss is differentiated at `w + gamma |w| / |g| g`, `g` being
+    /// its gradient at w on the same adversarial images.
+    fn differentiate(&self, models: &mut Models) -> Result<LossGradients> {
+        let (method, gamma) = (self.config.method, self.config.awp_gamma);
+        let objective = self.on_tape(models, |step| (method.prepare)(step))?;
+        if gamma == 0.0 {
+            return self.backward(models, &objective);
+        }
+        let weights = Snapshot::of(models.net);
+        let teacher = models.wa.as_deref().map(Snapshot::of);
+        let first = self.backward(models, &objective)?;
+        // The first pass only finds the direction: running statistics are as before.
+        weights.restore(models.net, |_| true);
+        models.net.train_passes = weights.train_passes;
+        if let (Some(wa), Some(teacher)) = (models.wa.as_deref_mut(), &teacher) {
+            teacher.restore(wa, |_| true);
+            wa.train_passes = teacher.train_passes;
+        }
+        for (id, gradient) in &first.gradients {
+            let param = models.net.params.get_mut(*id);
+            if param.value.shape().len() > 1 {
+                param.value = perturb(&param.value, gradient, gamma)?;
+            }
+        }
+        let second = self.backward(models, &objective)?;
+        weights.restore(models.net, |role| role != Role::Buffer);
+        Ok(second)
+    }
+
+    /// The loss and its gradients.
+    fn backward(&self, models: &mut Models, objective: &AdversarialLoss) -> Result<LossGradients> {
+        self.on_tape(models, |step| {
+            let loss = objective.loss(step)?;
+            let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
+            let value = |var| step.tape.value(var);
+            Ok(LossGradients {
+                loss: value(loss.total),
+                terms: loss.terms.iter().map(|(name, term)| (*name, value(*term))).collect(),
+                gradients,
+                logits: loss.logits.map(value),
+                log: loss.log,
+                x_adv: objective.x_adv.clone(),
+            })
+        })
+    }
+}
+
+/// The adversarial images of a step, and the gradients of its loss, with random numbers that may be given.
 pub fn differentiate(
     models: &mut Models,
     batch: &Batch,
     config: &StepConfig,
-    given: &Given,
+    fixed: &FixedNoise,
 ) -> Result<LossGradients> {
-    let labels = labels(batch)?;
-    let attacked = in_step(models, batch, &labels, config, given, |step| (config.method.attack)(step))?;
-    if config.awp_gamma == 0.0 {
-        return pass(models, batch, labels, config, given, attacked);
-    }
-    let weights = Snapshot::of(models.net);
-    let teacher = models.wa.as_deref().map(Snapshot::of);
-    let first = pass(models, batch, labels, config, given, attacked)?;
-    // The first pass only finds the direction: running statistics are as before.
-    weights.restore(models.net, |_| true);
-    models.net.train_passes = weights.train_passes;
-    if let (Some(wa), Some(teacher)) = (models.wa.as_deref_mut(), &teacher) {
-        teacher.restore(wa, |_| true);
-        wa.train_passes = teacher.train_passes;
-    }
-    for (param, gradient) in models.net.params.iter_mut().zip(&first.gradients) {
-        if let (true, Some(gradient)) = (param.value.shape().len() > 1, gradient) {
-            param.value = perturb(&param.value, gradient, config.awp_gamma)?;
-        }
-    }
-    let second = pass(models, batch, first.labels, config, given, first.attacked)?;
-    weights.restore(models.net, |role| role != Role::Buffer);
-    Ok(second)
-}
-
-/// The labels of all views.
-fn labels(batch: &Batch) -> Result<Option<Buffer<i32>>> {
-    match batch.x.shape().first().map(|rows| rows / batch.images.len().max(1)) {
-        Some(1) => Ok(None),
-        Some(2) => repeat_labels(batch.y).map(Some),
-        _ => Err(Error::Shape {
-            op: "training step",
-            expected: "one or two views of each image".into(),
-            got: batch.x.shape().to_vec(),
-        }),
-    }
-}
-
-/// The loss of one pass and its gradients.
-fn pass(
-    models: &mut Models,
-    batch: &Batch,
-    labels: Option<Buffer<i32>>,
-    config: &StepConfig,
-    given: &Given,
-    attacked: Attacked,
-) -> Result<LossGradients> {
-    let (loss, terms, gradients, logits, aligned) = in_step(models, batch, &labels, config, given, |step| {
-        let loss: Loss = (config.method.loss)(step, &attacked)?;
-        let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
-        let value = |var| step.tape.value(var);
-        let terms: Vec<_> = loss.terms.iter().map(|(name, term)| (*name, value(*term))).collect();
-        Ok((value(loss.total), terms, gradients, loss.logits.map(value), loss.aligned))
-    })?;
-    let of_attack = || attacked.align.as_ref()?.subset.as_ref().map(|s| s.count.clone());
-    let aligned = aligned.or_else(of_attack);
-    Ok(LossGradients { loss, terms, gradients, logits, labels, attacked, aligned })
-}
-
-/// Runs `work` on a step with a tape of its own. Nothing but the result outlives it, so that an update is in
-/// place.
-fn in_step<T>(
-    models: &mut Models,
-    batch: &Batch,
-    labels: &Option<Buffer<i32>>,
-    config: &StepConfig,
-    given: &Given,
-    work: impl FnOnce(&mut Step) -> Result<T>,
-) -> Result<T> {
-    let tape = Tape::new(batch.x.device());
-    let leaves = models.net.leaves(&tape);
-    let &StepConfig { settings: set, seed, epoch, .. } = config;
-    work(&mut Step {
-        net: models.net,
-        wa: models.wa.as_deref_mut(),
-        tape: &tape,
-        leaves: &leaves,
-        x: batch.x,
-        y: labels.as_ref().unwrap_or(batch.y),
-        y1: batch.y,
-        images: batch.images,
-        set,
-        given,
-        seed,
-        epoch,
-        index: batch.index,
-    })
+    StepInputs::new(batch, config, fixed)?.differentiate(models)
 }
 
 /// Attacks, differentiates, updates, and lets the average follow.
@@ -225,26 +232,21 @@ pub fn train_step(
     models: &mut Models,
     batch: &Batch,
     config: &StepConfig,
-    optimizer: &Sgd,
+    sgd: &Sgd,
     average: Option<&Average>,
 ) -> Result<StepOutput> {
-    let given = Given::default();
-    let LossGradients { loss, terms, gradients, logits, labels, attacked, aligned } =
-        differentiate(models, batch, config, &given)?;
-    let y = labels.as_ref().unwrap_or(batch.y);
+    let fixed = FixedNoise::default();
+    let inputs = StepInputs::new(batch, config, &fixed)?;
+    let LossGradients { loss, terms, gradients, logits, log, .. } = inputs.differentiate(models)?;
     // A loss on one view of several has the labels of one.
-    let right =
-        |z: &Tensor| correct(batch.x.device(), z, if z.shape()[0] == batch.y.len() { batch.y } else { y });
-    let hits = logits.as_ref().map(right).transpose()?;
-    let split = attacked.align.map(|align| align.split);
-    for (param, gradient) in models.net.params.iter_mut().zip(gradients) {
-        if let (true, Some(gradient)) = (param.role != Role::Buffer, gradient) {
-            optimizer.apply(param, &gradient)?;
-        }
+    let labels = |z: &Tensor| if z.shape()[0] == batch.y.len() { batch.y } else { inputs.labels() };
+    let hits = logits.as_ref().map(|z| correct(batch.x.device(), z, labels(z))).transpose()?;
+    for (id, gradient) in gradients {
+        sgd.update(models.net.params.get_mut(id), &gradient)?;
     }
-    in_step(models, batch, &labels, config, &given, |step| (config.method.after)(step))?;
+    inputs.on_tape(models, |step| (config.method.after)(step))?;
     if let (Some(average), Some(wa)) = (average, models.wa.as_deref_mut()) {
         average.after_step(wa, models.net, config.epoch)?;
     }
-    Ok(StepOutput { loss, terms, hits, split, aligned })
+    Ok(StepOutput { loss, terms, hits, log })
 }

@@ -10,7 +10,7 @@ use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::method::{self, Entry, Settings};
+use crate::method::{self, Method, Settings};
 use crate::nn::{Arch, Net, Shape};
 use crate::run::dir::Summary;
 use crate::run::network::{initial_weights, load};
@@ -26,7 +26,7 @@ pub struct Trainer<'a> {
     pub(super) device: Device,
     pub(super) config: &'a Config,
     recipe: &'a str,
-    pub(super) method: &'static Entry,
+    pub(super) method: &'static Method,
     pub(super) settings: Settings,
     pub(super) net: Net,
     /// The average of the network's weights, which is the network that is evaluated and saved.
@@ -72,7 +72,7 @@ impl<'a> Trainer<'a> {
             mean: single(&config.mean),
             std: single(&config.std),
         };
-        let new_net = || Net::new(device, &arch.spec(), &shape, config.seed);
+        let new_net = || Net::new(device, arch, &shape, config.seed);
         let (average, settings) = (config.averaging(method), config.settings());
         Ok(Trainer {
             device: device.clone(),

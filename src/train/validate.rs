@@ -1,12 +1,12 @@
 //! Evaluation inside a run.
 
 use super::run::Run;
-use crate::attack::Pgd;
+use crate::attack::{Pgd, logits};
 use crate::config::Config;
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::eval::accuracy::{Accuracy, accuracy};
-use crate::nn::{BnMode, Net};
+use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
@@ -40,6 +40,6 @@ pub(super) fn loss_on_first(net: &mut Net, data: &DeviceDataset, batch: usize) -
     let Some(indices) = few.first() else { return Ok(0.0) };
     let (x, y) = data.batch(indices, &Augmentation::none())?;
     let tape = Tape::new(x.device());
-    let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Eval, None)?;
+    let z = tape.constant(logits(net, &x)?);
     tape.value(cross_entropy(&tape, z, &y, Reduction::Mean)?).item()
 }

@@ -1,8 +1,9 @@
-//! What integration tests share: golden files, devices, comparison.
+//! Golden files, devices and comparisons for all integration tests.
 #![allow(dead_code)]
 
 use saddle::device::{Device, Order, cuda};
 use saddle::files::safetensors::{Dtype, SafeTensors, floats, integers};
+use saddle::numeric::{close, max_abs};
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -59,6 +60,7 @@ pub fn devices() -> Vec<(String, Device)> {
                 std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"),
                 "SADDLE_REQUIRE_CUDA=1, but {reason}"
             );
+            eprintln!("NOT RUN on CUDA: {reason}");
         }
     }
     devices
@@ -71,16 +73,21 @@ pub fn devices_and_cuda_shapes() -> Vec<(String, Device)> {
     devices
 }
 
-/// Fails unless every entry is within `relative` of the largest entry of `want`; NaN fails.
-pub fn assert_close(what: &str, got: &[f32], want: &[f32], relative: f64) {
-    assert_eq!(got.len(), want.len(), "{what}: length");
-    let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs() as f64));
-    for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        let difference = (*g as f64 - *w as f64).abs();
-        assert!(
-            difference <= relative * largest + 1e-12,
-            "{what}: entry {i} is {g}, want {w} (largest {largest})"
-        );
+/// How far two tensors may be apart.
+#[derive(Clone, Copy)]
+pub struct Tolerance {
+    /// Of the largest magnitude that is expected.
+    pub relative: f64,
+    /// Stands for the largest magnitude where that is smaller.
+    pub least: f64,
+}
+
+/// Fails unless every entry of `got` is within the tolerance of its entry of `want`; NaN fails.
+pub fn assert_close<W: Copy + Into<f64>>(what: &str, got: &[f32], want: &[W], tolerance: Tolerance) {
+    let largest = max_abs(want.iter().copied());
+    let absolute = tolerance.relative * largest.max(tolerance.least);
+    if let Err(mismatch) = close(got, want, 0.0, absolute) {
+        panic!("{what}: {mismatch} (largest {largest})");
     }
 }
 
@@ -93,7 +100,7 @@ pub fn saddle_in(folder: &Path, line: &str) -> Output {
         .unwrap()
 }
 
-/// What a command that must succeed prints.
+/// The output of a command that must succeed.
 pub fn printed(folder: &Path, line: &str) -> String {
     let output = saddle_in(folder, line);
     assert!(output.status.success(), "saddle {line}: {}", String::from_utf8_lossy(&output.stderr));

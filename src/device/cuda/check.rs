@@ -1,4 +1,4 @@
-//! Compiles every kernel for GPUs that need not be here, and holds the files to what they promise.
+//! Compiles every kernel without a GPU, for any architecture, and checks the promises of their files.
 
 use super::nvrtc::{self, Arch};
 use crate::device::kernels::SOURCES;
@@ -6,7 +6,7 @@ use crate::device::{Kernel, Source};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
-/// What the assembler made of one kernel for one architecture.
+/// The assembler's report on one kernel for one architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// The file in `kernels/`.
@@ -24,7 +24,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The complaint about a broken promise.
+    /// The message about a broken promise.
     pub fn problem(&self) -> Option<String> {
         let Row { file, arch, kernel, spill_bytes, .. } = self;
         self.broken_promise
@@ -34,12 +34,12 @@ impl Row {
 
 /// Compiles all sources for each of `archs` (such as `sm_90a`) and returns a row for each kernel.
 ///
-/// Errors: NVRTC is missing; a source does not compile; the assembler says nothing about a kernel; a kernel
-/// spills although the header of its file promises none. The error names all that are wrong.
+/// Errors: NVRTC is missing; a source does not compile; the assembler reports nothing about a kernel; a
+/// kernel spills although the header of its file promises none. The error names all that are wrong.
 pub fn compile_all(archs: &[&str]) -> Result<Vec<Row>> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
     let jobs: Vec<(&str, &Source)> =
-        archs.iter().flat_map(|arch| SOURCES.iter().map(move |source| (*arch, source))).collect();
+        archs.iter().flat_map(|arch| SOURCES.iter().map(move |source| (*arch, *source))).collect();
     let compiled: Vec<Result<Vec<Row>>> =
         jobs.par_iter().map(|(arch, source)| compile(arch, source)).collect();
     let mut rows = Vec::new();
@@ -58,7 +58,7 @@ pub fn compile_all(archs: &[&str]) -> Result<Vec<Row>> {
 
 /// Compiles one source for one architecture: a row for each of its kernels.
 ///
-/// Errors: it does not compile; the assembler says nothing about a kernel.
+/// Errors: it does not compile; the assembler reports nothing about a kernel.
 pub fn compile(arch: &str, source: &'static Source) -> Result<Vec<Row>> {
     let resources = nvrtc::compile(source, &Arch::named(arch))?.resources;
     let row = |kernel: &'static Kernel| {

@@ -3,7 +3,6 @@
 pub mod check;
 pub mod nvrtc;
 
-use super::kernels::SOURCES;
 use super::{Arg, Grid, Kernel, Source};
 use crate::error::{Error, Result};
 use cudarc::driver::{
@@ -16,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// An NVIDIA GPU.
 pub struct Cuda {
-    pub(super) ordinal: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -26,10 +24,10 @@ pub struct Cuda {
     loaded: Mutex<Loaded>,
 }
 
-/// Modules by source index and functions by kernel name.
+/// Modules by source file and functions by kernel name.
 #[derive(Default)]
 struct Loaded {
-    modules: HashMap<usize, Arc<CudaModule>>,
+    modules: HashMap<&'static str, Arc<CudaModule>>,
     functions: HashMap<&'static str, CudaFunction>,
 }
 
@@ -37,11 +35,11 @@ struct Loaded {
 pub enum Status {
     /// These GPUs can be used.
     Usable(Vec<GpuInfo>),
-    /// What is missing and how to get it, one line.
+    /// The missing part and how to get it, one line.
     Missing(String),
 }
 
-/// What `saddle devices` prints of a GPU.
+/// The facts about a GPU that `saddle devices` prints.
 pub struct GpuInfo {
     pub ordinal: usize,
     pub name: String,
@@ -78,14 +76,15 @@ fn sorted(found: Vec<Result<GpuInfo, String>>) -> (Vec<GpuInfo>, Vec<String>) {
     (usable, unusable)
 }
 
-/// All GPUs by ordinal, each with the reason when it cannot be used; the error is for what none can be used
-/// without.
+/// All GPUs by ordinal, each with the reason when it cannot be used. The error is the reason why none can.
 fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     const NO_GPU: &str = "the NVIDIA driver works but sees no GPU (CUDA_VISIBLE_DEVICES may hide it)";
     // SAFETY: only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(
-            "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a container start it with GPU access".into(),
+            "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a \
+             container start it with GPU access"
+                .into(),
         );
     }
     let missing = |what: &'static str| {
@@ -106,7 +105,7 @@ fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     }
 }
 
-/// What the driver says of a GPU, without a context on it; the error is why it cannot be used.
+/// The driver's facts about a GPU, without a context on it; the error is why it cannot be used.
 fn gpu(ordinal: usize) -> Result<GpuInfo, String> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
@@ -137,7 +136,8 @@ fn too_new((major, minor): (i32, i32), driver: i32) -> Option<String> {
             .into(),
         // From 13 on the package has no number in its name.
         _ => format!(
-            "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update the driver"
+            "install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc=={generation}.*'), or update \
+             the driver"
         ),
     };
     Some(format!(
@@ -192,7 +192,7 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
-        Ok(Cuda { ordinal, context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
+        Ok(Cuda { context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -306,12 +306,11 @@ impl Cuda {
     fn function(&self, kernel: &'static Kernel) -> Result<sys::CUfunction> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !loaded.functions.contains_key(kernel.name) {
-            let source = &SOURCES[kernel.source];
-            let module = self.module(source)?;
-            for other in source.kernels {
+            let module = self.module(kernel.source)?;
+            for other in kernel.source.kernels {
                 let function = module.load_function(other.name).map_err(failed("cuModuleGetFunction"))?;
                 if other.dynamic.cuda > 0 {
-                    // More than 48 KiB only for those who ask.
+                    // A kernel gets more than 48 KiB only on request.
                     let attribute =
                         sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     function
@@ -320,13 +319,12 @@ impl Cuda {
                 }
                 loaded.functions.insert(other.name, function);
             }
-            loaded.modules.insert(kernel.source, module);
+            loaded.modules.insert(kernel.source.file, module);
         }
         match loaded.functions.get(kernel.name) {
             Some(function) => Ok(function.cu_function()),
-            None => Err(Error::Cuda {
-                call: "cuModuleGetFunction",
-                reason: format!("{} is not in {}", kernel.name, kernel.file),
+            None => Err(Error::Internal {
+                what: format!("{} is not in the list of {}", kernel.name, kernel.source.file),
             }),
         }
     }
@@ -380,12 +378,15 @@ mod tests {
         assert_eq!(
             too_new((13, 5), 12040).as_deref(),
             Some(
-                "NVRTC 13.5 is newer than the driver, which supports CUDA 12.4: install an NVRTC of that version \
-                 (pip install nvidia-cuda-nvrtc-cu12), or update the driver"
+                "NVRTC 13.5 is newer than the driver, which supports CUDA 12.4: install an NVRTC of that \
+                 version (pip install nvidia-cuda-nvrtc-cu12), or update the driver"
             )
         );
-        let told = too_new((12, 9), 11080).unwrap();
-        assert_eq!(told, "NVRTC 12.9 is newer than the driver, which supports CUDA 11.8: update the driver");
+        let reason = too_new((12, 9), 11080).unwrap();
+        assert_eq!(
+            reason,
+            "NVRTC 12.9 is newer than the driver, which supports CUDA 11.8: update the driver"
+        );
         assert!(
             too_new((14, 0), 13020).unwrap().contains(
                 "CUDA 13.2: install an NVRTC of that version (pip install 'nvidia-cuda-nvrtc==13.*')"

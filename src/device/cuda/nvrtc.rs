@@ -51,7 +51,7 @@ pub struct Resources {
     pub shared_bytes: u32,
 }
 
-/// A compiled source: the image and what the assembler said about each kernel.
+/// A compiled source: the image, and the assembler's report on each kernel.
 pub struct Compiled {
     pub image: Vec<u8>,
     pub resources: Vec<Resources>,
@@ -64,9 +64,12 @@ const OLDEST: (i32, i32) = (12, 0);
 pub fn version() -> Result<(i32, i32), String> {
     // SAFETY: only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err("the run-time compiler NVRTC (libnvrtc.so) was not found; it comes with the CUDA toolkit, or from PyPI with `pip install \
-                    nvidia-cuda-nvrtc`: put the folder that holds libnvrtc on LD_LIBRARY_PATH"
-            .into());
+        return Err(
+            "the run-time compiler NVRTC (libnvrtc.so) was not found; it comes with the CUDA toolkit, \
+                    or from PyPI with `pip install nvidia-cuda-nvrtc`: put the folder that holds libnvrtc on \
+                    LD_LIBRARY_PATH"
+                .into(),
+        );
     }
     let (mut major, mut minor) = (0, 0);
     // SAFETY: fills two integers.
@@ -81,8 +84,9 @@ fn new_enough((major, minor): (i32, i32)) -> Result<(i32, i32), String> {
         return Ok((major, minor));
     }
     Err(format!(
-        "the run-time compiler NVRTC {major}.{minor} (libnvrtc.so) is too old, {}.{} or newer is needed: get one from PyPI with `pip install \
-         nvidia-cuda-nvrtc-cu12` and put the folder that holds it first on LD_LIBRARY_PATH",
+        "the run-time compiler NVRTC {major}.{minor} (libnvrtc.so) is too old, {}.{} or newer is needed: get \
+         one from PyPI with `pip install nvidia-cuda-nvrtc-cu12` and put the folder that holds it first on \
+         LD_LIBRARY_PATH",
         OLDEST.0, OLDEST.1
     ))
 }
@@ -111,7 +115,7 @@ fn options(arch: &Arch) -> Vec<String> {
         "-default-device".into(),
         "-lineinfo".into(),
     ];
-    // Constants that only the host or only Rust reads are no mistake.
+    // Some constants are for the host or for Rust only.
     options.push("--diag-suppress=177".into());
     if arch.name.starts_with("sm_") {
         options.push("--ptxas-options=-v".into());
@@ -126,7 +130,7 @@ pub fn cached(source: &Source, arch: &Arch) -> Result<Option<(Vec<u8>, PathBuf)>
     Ok(read(&path).map(|image| (image, path)))
 }
 
-/// What is in a file; an empty one, as a crash of the machine may leave it, counts as none.
+/// The content of a file; `None` for an empty one, which a crash of the machine may leave.
 fn read(path: &Path) -> Option<Vec<u8>> {
     std::fs::read(path).ok().filter(|content| !content.is_empty())
 }
@@ -196,30 +200,32 @@ pub fn compile(source: &Source, arch: &Arch) -> Result<Compiled> {
         let log = log.replace('\0', "");
         let image = match outcome {
             Ok(()) => image(program, arch).map_err(failed),
-            Err(e) => Err(failed(told(source, arch, &complaints(&log)).unwrap_or_else(|| format!("{e:?}")))),
+            Err(e) => {
+                Err(failed(summary(source, arch, &diagnostics(&log)).unwrap_or_else(|| format!("{e:?}"))))
+            }
         };
         let _ = result::destroy_program(program);
         Ok(Compiled { image: image?, resources: resources(&log) })
     }
 }
 
-/// The log without what the assembler says about the kernels that it could translate.
-fn complaints(log: &str) -> String {
+/// The log without the assembler's report on the kernels that it could translate.
+fn diagnostics(log: &str) -> String {
     let lines =
         log.lines().filter(|line| !line.starts_with("ptxas info") && !line.starts_with("ptxas         ."));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// One line about complaints: the first error, and where the rest is; `None` where there are none. All of
-/// them go to a file in the cache folder.
-fn told(source: &Source, arch: &Arch, complaints: &str) -> Option<String> {
-    let (first, further) = first_error(complaints)?;
-    // The name may be what a user typed.
+/// Diagnostics in one line: the first error, and where the rest is; `None` without diagnostics. All of them
+/// go to a file in the cache folder.
+fn summary(source: &Source, arch: &Arch, diagnostics: &str) -> Option<String> {
+    let (first, further) = first_error(diagnostics)?;
+    // A user may have typed the name.
     let arch = arch.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let name = format!("{}-{arch}.log", source.file.trim_end_matches(".cu"));
     let path = cache_folder()
         .map(|folder| folder.join(name))
-        .filter(|path| store(path, complaints.as_bytes()).is_ok());
+        .filter(|path| store(path, diagnostics.as_bytes()).is_ok());
     let rest = if further == 1 { "1 more line".to_owned() } else { format!("{further} more lines") };
     Some(match path {
         Some(path) if further == 0 => format!("{first} (all in {})", path.display()),
@@ -229,8 +235,8 @@ fn told(source: &Source, arch: &Arch, complaints: &str) -> Option<String> {
 }
 
 /// The first line that reports an error, or the first of all, and how many others there are.
-fn first_error(complaints: &str) -> Option<(&str, usize)> {
-    let lines: Vec<&str> = complaints.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+fn first_error(diagnostics: &str) -> Option<(&str, usize)> {
+    let lines: Vec<&str> = diagnostics.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let first = lines.iter().find(|line| line.contains("error")).or(lines.first())?;
     Some((first, lines.len() - 1))
 }
@@ -282,6 +288,7 @@ fn resources(log: &str) -> Vec<Resources> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::testing::nvrtc_is_present;
 
     /// Lines as ptxas 13 prints them.
     const LOG: &str = "\
@@ -305,14 +312,15 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
             found.iter().map(|r| (r.kernel.as_str(), r.registers, r.spill_bytes, r.shared_bytes)).collect();
         assert_eq!(numbers, [("tile", 168, 56, 4096), ("row", 26, 0, 0)]);
         assert_eq!(
-            complaints(LOG),
+            diagnostics(LOG),
             "ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 0xc000 max)"
         );
     }
 
     #[test]
-    fn complaints_become_one_line() {
-        let log = "a.cu(2): warning #1: odd\n  int x;\n\na.cu(9): error: identifier \"y\" is undefined\n  y = 1;\n  ^\n1 error detected\n";
+    fn diagnostics_become_one_line() {
+        let log = "a.cu(2): warning #1: odd\n  int x;\n\na.cu(9): error: identifier \"y\" is undefined\n  \
+                   y = 1;\n  ^\n1 error detected\n";
         assert_eq!(first_error(log), Some(("a.cu(9): error: identifier \"y\" is undefined", 5)));
         assert_eq!(first_error("\nonly this\n"), Some(("only this", 0)));
         assert_eq!(first_error(" \n"), None);
@@ -322,28 +330,29 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
     fn old_compilers_are_refused() {
         assert_eq!(new_enough((12, 0)), Ok((12, 0)));
         assert_eq!(new_enough((13, 5)), Ok((13, 5)));
-        let told = new_enough((11, 8)).unwrap_err();
+        let error = new_enough((11, 8)).unwrap_err();
         assert!(
-            told.starts_with(
+            error.starts_with(
                 "the run-time compiler NVRTC 11.8 (libnvrtc.so) is too old, 12.0 or newer is needed"
             ),
-            "{told}"
+            "{error}"
         );
     }
 
     #[test]
     fn a_source_that_does_not_compile_is_reported_in_one_line() {
-        if version().is_err() {
+        if !nvrtc_is_present() {
             return;
         }
         let source = Source { file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
-        let told = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
-        let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" is undefined (";
-        assert!(told.starts_with(head) && told.lines().count() == 1, "{told}");
+        let message = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
+        let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" \
+                    is undefined (";
+        assert!(message.starts_with(head) && message.lines().count() == 1, "{message}");
         if let Some(path) =
-            told.strip_suffix(')').and_then(|told| told.split_once("all in ")).map(|(_, path)| path)
+            message.strip_suffix(')').and_then(|text| text.split_once("all in ")).map(|(_, path)| path)
         {
-            assert!(path.ends_with("wrong-sm_80.log"), "{told}");
+            assert!(path.ends_with("wrong-sm_80.log"), "{message}");
             let log = std::fs::read_to_string(path).unwrap();
             std::fs::remove_file(path).unwrap();
             assert!(log.contains("identifier \"b\"") && log.contains("identifier \"d\""), "{log}");

@@ -1,6 +1,6 @@
 //! The block that an OS thread runs, shared with `kernels/host/shim.h`.
 
-use super::meeting::Wait;
+use super::rendezvous::Wait;
 use super::switch::Fiber;
 use crate::device::Arg;
 use std::ffi::c_char;
@@ -23,9 +23,9 @@ pub(super) struct Block {
     pub slot_ends: [u32; SLOTS],
     pub kernel: *const c_char,
     pub result: u64,
-    /// What each thread waits for, by thread.
+    /// The rendezvous that each thread waits for, by thread.
     pub waits: *mut Wait,
-    /// How far the current round has come: the next position in the thread order whose thread may go on.
+    /// The next position in the thread order whose thread may go on in the current round.
     pub position: u32,
     /// Bytes of a shared array that did not fit; 0 as long as all did.
     pub overflow: u32,
@@ -45,7 +45,7 @@ pub(super) type Enter = unsafe extern "C" fn(*const Arg);
 /// Shared arrays that one source file may declare.
 pub(super) const SLOTS: usize = 32;
 
-// C only hands the pointer on, and looks into the first part.
+// C only passes the pointer on, and reads the first part.
 #[allow(improper_ctypes)]
 unsafe extern "C" {
     /// Makes `block` the block that kernels on this OS thread see.

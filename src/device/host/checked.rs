@@ -1,4 +1,4 @@
-//! Checked mode: guard pages behind buffers, red zones behind shared arrays, NaN in both; and the arena of
+//! Checked mode: guard pages after buffers, red zones after shared arrays, NaN in both; and the arena of
 //! shared memory.
 
 use super::block::{Block, SLOTS, saddle_get_block};
@@ -9,10 +9,10 @@ use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// What unused shared memory is filled with: a NaN as float, a large number as integer.
+/// The bytes of unused shared memory: a NaN as float, a large number as integer.
 const POISON: u8 = 0xff;
 const RED_ZONE: usize = 64;
-/// As much shared memory as a Hopper block can have.
+/// The most shared memory that a Hopper block can have.
 const ARENA: usize = 227 * 1024 / 64 * 64;
 
 /// The shared memory of the blocks that one OS thread runs.
@@ -37,11 +37,11 @@ impl Arena {
         unsafe { std::ptr::write_bytes(self.start(), POISON, ARENA) };
     }
 
-    /// An explanation when a kernel wrote behind one of its shared arrays.
+    /// An explanation when a kernel wrote past the end of one of its shared arrays.
     pub fn check_red_zones(&self, block: &Block) -> Result<(), String> {
         for slot in (0..SLOTS).filter(|s| block.slots[*s] != 0) {
             let end = block.slot_ends[slot] as usize;
-            // SAFETY: the shim keeps RED_ZONE bytes behind every array inside the arena.
+            // SAFETY: the shim keeps RED_ZONE bytes after every array inside the arena.
             let zone = unsafe { std::slice::from_raw_parts(self.start().add(end), RED_ZONE) };
             if let Some(at) = zone.iter().position(|byte| *byte != POISON) {
                 let size = end - (block.slots[slot] as usize - 1);
@@ -62,7 +62,7 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// At least `bytes` bytes, up to the guard page behind them.
+    /// At least `bytes` bytes, up to the guard page after them.
     pub(super) fn new(bytes: usize) -> Result<Mapping> {
         let page = page_size();
         let out_of_memory = || {
@@ -95,7 +95,7 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Where the guard page behind the memory begins.
+    /// Where the guard page after the memory begins.
     pub(super) fn end(&self) -> usize {
         self.whole + self.bytes - page_size()
     }
@@ -135,7 +135,7 @@ pub(in crate::device) fn allocate_guarded(bytes: usize) -> Result<u64> {
     Ok(address)
 }
 
-/// Frees what [`allocate_guarded`] gave.
+/// Frees a block from [`allocate_guarded`].
 pub(in crate::device) fn release_guarded(address: u64) {
     let removed = guarded().lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
     if let Some((mapping, _)) = removed {

@@ -2,15 +2,15 @@
 //!
 //! A worker enters a kernel's trampoline on a fiber; the trampoline runs one thread of the block after the
 //! other. When a thread has to wait, it parks its fiber, and a fresh fiber goes on with the threads not yet
-//! started. Once every thread has either ended or parked, the worker looks for a meeting that is complete
-//! (all threads of the block at one barrier, all lanes of a mask at one warp operation; see
-//! [`meeting`](super::meeting)) and resumes who met. When nothing is complete, the kernel diverged: that is
-//! an error which names who waits where, never a hang.
+//! started. Once every thread has either ended or parked, the worker looks for a complete rendezvous (all
+//! threads of the block at one barrier, all lanes of a mask at one warp operation; see
+//! [`rendezvous`](super::rendezvous)) and resumes its threads. When none is complete, the kernel diverged:
+//! that is an error which names the waiting threads and their lines, never a hang.
 
 use super::Order;
 use super::block::{Block, Enter, SLOTS, saddle_get_block, saddle_set_block};
 use super::checked::{Arena, check_buffer_ends};
-use super::meeting::{STATES, State, Wait, meet};
+use super::rendezvous::{STATES, State, Wait, release};
 use super::switch::{Fiber, Switch, switch};
 use crate::device::{Arg, Grid, Kernel};
 use crate::error::{Error, Result};
@@ -19,12 +19,12 @@ use std::ffi::{c_char, c_int};
 use std::ops::Range;
 use std::ptr::{null, null_mut};
 
-/// What all blocks of a launch have in common.
+/// A launch, in common for all its blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Launch {
     pub kernel: &'static Kernel,
     pub enter: Enter,
-    /// They live until the last block has run.
+    /// Live until the last block has run.
     pub args: *const [Arg],
     pub grid: Grid,
     pub threads: usize,
@@ -37,13 +37,13 @@ thread_local! {
     static WORKER: RefCell<Worker> = const { RefCell::new(Worker::new()) };
 }
 
-/// What an OS thread keeps between blocks.
+/// The state that an OS thread keeps between blocks.
 struct Worker {
     /// All fibers made so far. Raw, like everything that code on other stacks changes too.
     fibers: Vec<*mut Fiber>,
     /// The first of those that have no thread; the others follow.
     idle: *mut Fiber,
-    /// What the threads of the block wait for; all free between blocks.
+    /// One for each thread of the block; all free between blocks.
     waits: Vec<Wait>,
     arena: Option<Arena>,
     /// The order in which threads run in checked mode.
@@ -55,7 +55,7 @@ pub(super) fn run_blocks(launch: &Launch, range: Range<usize>) -> Result<()> {
     WORKER.with(|worker| match worker.try_borrow_mut() {
         Ok(mut worker) => worker.run(launch, range),
         // Only a launch from inside a kernel could get here.
-        Err(_) => Err(Error::Device { device: "host".into(), reason: "a kernel launched a kernel".into() }),
+        Err(_) => Err(Error::Internal { what: "a kernel launched a kernel".into() }),
     })
 }
 
@@ -98,8 +98,8 @@ impl Worker {
             home: &raw mut home,
             idle: self.idle,
         };
-        // Kernels change the block behind the compiler's back: it is only touched through this pointer from
-        // here on.
+        // Kernels change the block unseen by the compiler: from here on it is only touched through this
+        // pointer.
         let shared: *mut Block = &raw mut described;
         // SAFETY: `described` outlives every use: fibers are parked or done when this function returns.
         unsafe { saddle_set_block(shared) };
@@ -136,7 +136,7 @@ impl Worker {
             saddle_set_block(null_mut());
         }
         if outcome.is_err() {
-            self.give_up();
+            self.reset();
         }
         self.arena = Some(arena);
         outcome
@@ -158,7 +158,7 @@ impl Worker {
                 switch((*block).home, fiber);
                 no_overflow(block)?;
             }
-            while meet(&mut self.waits[..launch.threads])? {
+            while release(&mut self.waits[..launch.threads])? {
                 (*block).position = 0;
                 switch((*block).home, next(block));
                 no_overflow(block)?;
@@ -174,7 +174,7 @@ impl Worker {
     }
 
     /// After an error: no thread waits any more, and every fiber is idle.
-    fn give_up(&mut self) {
+    fn reset(&mut self) {
         self.waits.fill(Wait::FREE);
         self.idle = null_mut();
         for fiber in &self.fibers {
@@ -206,7 +206,7 @@ unsafe fn no_overflow(block: *mut Block) -> Result<(), String> {
     }
 }
 
-/// What a fiber does: enters a kernel, again and again.
+/// The body of a fiber: enters a kernel, again and again.
 extern "C" fn fiber_main() -> ! {
     loop {
         // SAFETY: a fiber runs only while a block is set, whose arguments match its kernel's parameters.
@@ -238,7 +238,7 @@ unsafe fn next(block: *mut Block) -> *mut Fiber {
             let thread =
                 if (*block).order.is_null() { position } else { *(*block).order.add(position) as usize };
             let wait = (*block).waits.add(thread);
-            if (*wait).state == State::Met {
+            if (*wait).state == State::Released {
                 (*wait).state = State::Free;
                 (*block).thread = thread as u32;
                 (*block).result = (*wait).value;
@@ -251,7 +251,7 @@ unsafe fn next(block: *mut Block) -> *mut Fiber {
     }
 }
 
-/// The part of `saddle_wait` that decides: kernels call `saddle_wait` (through the shim) when a thread must
+/// The decision of `saddle_wait`: kernels call `saddle_wait` (through the shim) when a thread must
 /// wait, it saves the thread's registers, calls this and switches to the fiber that is to run next. `place`
 /// is the kind of the wait plus 8 times the source line.
 ///
@@ -265,8 +265,8 @@ pub(super) unsafe extern "C" fn saddle_park(
     lane: u32,
     file: *const c_char,
 ) -> Switch {
-    // SAFETY: a block has one wait for each of its threads. The next fiber is another one: this one's thread
-    // has only begun to wait.
+    // SAFETY: a block has one wait for each of its threads. The next fiber is a different one: this
+    // one's thread has only begun to wait.
     unsafe {
         let from = (*block).running;
         let state = STATES[(place & 7) as usize];

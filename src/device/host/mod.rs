@@ -1,14 +1,14 @@
 //! The host device: CUDA kernels on the CPU.
 //!
-//! Blocks are spread over the cores (see `spread`); the threads of a block run as plain calls on one fiber
+//! Blocks are scheduled on the cores (see `schedule`); the threads of a block run as plain calls on one fiber
 //! until one of them has to wait (see `fiber`). Every kernel exists in machine code for several instruction
 //! sets; the best one that the CPU has is used.
 
 mod block;
 mod checked;
 mod fiber;
-mod meeting;
-mod spread;
+mod rendezvous;
+mod schedule;
 mod switch;
 
 pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
@@ -27,13 +27,13 @@ use std::sync::{Mutex, PoisonError};
 pub enum Order {
     Forward,
     Reverse,
-    /// A random order, another one for each block, from this seed.
+    /// A random order from this seed, different for each block.
     Shuffled(u64),
 }
 
 /// The CPU as a device.
 pub(super) struct Host {
-    /// The index of the instruction set in [`INSTRUCTION_SETS`], or the one behind the last for CUDA's launch
+    /// The index of the instruction set in [`INSTRUCTION_SETS`], or the one past the last for CUDA's launch
     /// shapes.
     isa: usize,
     pub shapes: Shapes,
@@ -86,7 +86,7 @@ impl Host {
             self.record(Recorded::Launch { kernel, grid, args: args.to_vec() });
             return Ok(());
         }
-        spread::run(&fiber::Launch {
+        schedule::run(&fiber::Launch {
             kernel,
             enter: kernel.host[self.isa],
             args,
@@ -147,10 +147,7 @@ impl Host {
 
     pub fn refuse_while_capturing(&self, what: &str) -> Result<()> {
         if self.capturing.load(Ordering::Relaxed) {
-            return Err(Error::Device {
-                device: "host".into(),
-                reason: format!("cannot {what} while a graph is captured"),
-            });
+            return Err(Error::Internal { what: format!("cannot {what} while a graph is captured") });
         }
         Ok(())
     }
@@ -207,7 +204,7 @@ pub(super) fn allocate(bytes: usize, align: usize) -> Result<u64> {
     Ok(address)
 }
 
-/// Frees what [`allocate`] gave.
+/// Frees a block from [`allocate`].
 pub(super) fn release(address: u64, bytes: usize, align: usize) {
     if let Some(layout) = layout(bytes, align) {
         // SAFETY: allocated by `allocate` with the same size and alignment.
@@ -215,7 +212,7 @@ pub(super) fn release(address: u64, bytes: usize, align: usize) {
     }
 }
 
-/// A huge page, and from how many bytes on blocks start at one.
+/// The size of a huge page, and the least size of a block that starts at one.
 const HUGE_PAGE: usize = 2 << 20;
 const HUGE: usize = 4 * HUGE_PAGE;
 

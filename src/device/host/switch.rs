@@ -55,7 +55,7 @@ impl Fiber {
 /// Leaves the running fiber `from`, to be continued here later, and continues `to`.
 ///
 /// # Safety
-/// `from` is the running fiber of this OS thread, `to` another one that was new or left before.
+/// `from` is the running fiber of this OS thread; `to` is another, new or left before.
 #[inline(always)]
 pub(super) unsafe fn switch(from: *mut Fiber, to: *const Fiber) {
     // SAFETY: the caller's promise.
@@ -68,7 +68,7 @@ unsafe extern "C" {
     fn saddle_switch(from: *mut *mut usize, to: *mut usize);
 }
 
-/// What `saddle_park` (see [`fiber`](super::fiber)) tells `saddle_wait`: where to store this stack pointer,
+/// The result of `saddle_park` (see [`fiber`](super::fiber)): where `saddle_wait` stores this stack pointer,
 /// and the one to take.
 #[repr(C)]
 pub(super) struct Switch {

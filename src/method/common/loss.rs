@@ -1,36 +1,34 @@
-//! What a method computes in one step.
+//! The loss of a step, and the adversarial images that it is a function of.
 
-use super::align::Align;
+use super::log::Log;
 use super::step::Step;
-use crate::attack::Start;
-use crate::device::Buffer;
-use crate::error::{Error, Result};
-use crate::nn::BnMode;
-use crate::ops::combine::{combine, scaled};
-use crate::ops::subset::Subset;
+use crate::error::Result;
+use crate::ops::{axpby::axpby, fill::scale};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
-use std::rc::Rc;
 
-/// What the first half of a step leaves for the second.
-pub struct Attacked {
-    /// Adversarial images of all views that were attacked.
+type LossFn = dyn Fn(&mut Step, &Tensor) -> Result<Loss>;
+
+/// The adversarial images of a step, and the loss on them as a function of the network: adversarial weight
+/// perturbation calls it twice on the same images.
+pub struct AdversarialLoss {
+    /// X', of all views that were attacked.
     pub x_adv: Tensor,
-    /// RAAT's split of the samples, and what follows from it.
-    pub align: Option<Align>,
+    loss: Box<LossFn>,
 }
 
-impl Attacked {
-    /// What a method with a split trains on, and its S.
-    pub fn aligned(&self) -> Result<(&Tensor, &Subset)> {
-        let parts = self.align.as_ref().and_then(|align| Some((&align.x_ce, align.subset.as_ref()?)));
-        parts.ok_or_else(|| Error::value("method", "raat", "its loss was asked for without its attack"))
+impl AdversarialLoss {
+    /// `loss` gets `x_adv`, and owns everything else that it reads besides the step.
+    pub fn on<L: Into<Loss>>(
+        x_adv: Tensor,
+        loss: impl Fn(&mut Step, &Tensor) -> Result<L> + 'static,
+    ) -> AdversarialLoss {
+        AdversarialLoss { x_adv, loss: Box::new(move |step, x_adv| loss(step, x_adv).map(Into::into)) }
     }
-}
 
-impl From<Tensor> for Attacked {
-    fn from(x_adv: Tensor) -> Attacked {
-        Attacked { x_adv, align: None }
+    /// The loss of the network as it is now.
+    pub fn loss(&self, step: &mut Step) -> Result<Loss> {
+        (self.loss)(step, &self.x_adv)
     }
 }
 
@@ -40,13 +38,27 @@ pub struct Loss {
     pub total: Var,
     /// Its named terms before their weights, for the records.
     pub terms: Vec<(&'static str, Var)>,
-    /// The logits by which training accuracy is counted, one row for each label of the step; `None` for a
-    /// loss on features.
+    /// The logits by which training accuracy is counted, one row for each label of the step or of its first
+    /// view; `None` for a loss on features.
     pub logits: Option<Var>,
-    /// The logits of the clean images, where the loss has them: an objective on top of this one reads them.
+    /// Further facts for the records.
+    pub log: Log,
+}
+
+/// A loss that other methods add a term to, with the logits that the term reads.
+pub struct BaseLoss {
+    /// Its accuracy is counted by `adv`.
+    pub loss: Loss,
+    /// z(x').
+    pub adv: Var,
+    /// z(x), of a loss that makes a `[train]` pass over the clean images.
     pub clean: Option<Var>,
-    /// |S|, where the loss made an S of its own instead of the attack's.
-    pub aligned: Option<Rc<Buffer<i32>>>,
+}
+
+impl From<BaseLoss> for Loss {
+    fn from(base: BaseLoss) -> Loss {
+        base.loss
+    }
 }
 
 impl Loss {
@@ -60,43 +72,31 @@ impl Loss {
         for &(_, weight, term) in terms.iter().filter(|(_, weight, _)| *weight != 0.0) {
             total = Some(match total {
                 None if weight == 1.0 => term,
-                None => scaled(tape, term, weight)?,
-                Some(sum) => combine(tape, sum, 1.0, term, weight)?,
+                None => scale(tape, term, weight)?,
+                Some(sum) => axpby(tape, sum, 1.0, term, weight)?,
             });
         }
         // Nothing to minimise: zero.
         let total = match (total, terms.first()) {
             (Some(total), _) => total,
-            (None, Some((_, _, term))) => scaled(tape, tape.detach(*term), 0.0)?,
+            (None, Some((_, _, term))) => scale(tape, tape.detach(*term), 0.0)?,
             (None, None) => tape.constant(Tensor::zeros(tape.device(), &[1])?),
         };
         let terms = terms.iter().map(|&(name, _, term)| (name, term)).collect();
-        Ok(Loss { total, terms, logits: logits.into(), clean: None, aligned: None })
+        Ok(Loss { total, terms, logits: logits.into(), log: Log::new() })
     }
 
-    /// The same with the logits of the clean images.
-    pub fn with_clean(self, z: Var) -> Loss {
-        Loss { clean: Some(z), ..self }
-    }
-
-    /// The same, which used this S instead of the attack's.
-    pub fn with_subset(self, s: &Subset) -> Loss {
-        Loss { aligned: Some(s.count.clone()), ..self }
+    /// The same with facts for the records.
+    pub fn with_log(self, log: Log) -> Loss {
+        Loss { log, ..self }
     }
 
     /// `self + weight * term`.
     pub fn plus(mut self, tape: &Tape, name: &'static str, weight: f32, term: Var) -> Result<Loss> {
         if weight != 0.0 {
-            self.total = combine(tape, self.total, 1.0, term, weight)?;
+            self.total = axpby(tape, self.total, 1.0, term, weight)?;
         }
         self.terms.push((name, term));
         Ok(self)
     }
-}
-
-/// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most
-/// methods.
-pub fn pgd_on_cross_entropy(step: &mut Step) -> Result<Attacked> {
-    let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Eval);
-    Ok(step.attack_ce(&pgd, &step.x.clone(), 0)?.into())
 }

@@ -1,6 +1,8 @@
-//! What several methods share: the step as a method sees it, its settings, its loss, and RAAT's alignment.
+//! Shared by several methods: the step as a method sees it, losses, what is logged, and RAAT's two ideas.
 
-pub mod align;
+pub mod log;
 pub mod loss;
+pub mod perturbation;
+pub mod raat;
 pub mod settings;
 pub mod step;

@@ -1,6 +1,6 @@
 //! What a method can be told: the numbers of its formulas, and which of two readings it takes.
 
-use crate::attack::{Ball, Norm, Pgd, Start, gradient};
+use crate::attack::{Ball, Pgd, Start, gradient};
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
 pub use crate::ops::contrastive::ContrastSet;
@@ -55,8 +55,7 @@ pub enum LinearOn {
 /// The ball and the steps of the inner attack, and what a key overrides of the method's own choice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Inner {
-    pub norm: Norm,
-    pub eps: f32,
+    pub ball: Ball,
     pub step: f32,
     pub steps: usize,
     /// `None`: as the method starts.
@@ -68,9 +67,8 @@ pub struct Inner {
 impl Inner {
     /// The attack of a method that starts at `start` with batch norms in `bn`, unless a key says otherwise.
     pub fn pgd(&self, start: Start, bn: BnMode) -> InnerAttack {
-        let Inner { norm, eps, step, steps, .. } = *self;
-        let (ball, start) = (Ball { norm, eps }, self.start.unwrap_or(start));
-        let pgd = Pgd { ball, start, steps, step_size: step, momentum: None };
+        let Inner { ball, step, steps, .. } = *self;
+        let pgd = Pgd { ball, start: self.start.unwrap_or(start), steps, step_size: step, momentum: None };
         InnerAttack { pgd, bn: self.bn.unwrap_or(bn) }
     }
 }

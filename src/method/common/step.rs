@@ -1,28 +1,28 @@
-//! What a method gets for one training step, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the
-//! attack, the averaged network.
+//! A training step as a method sees it, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the attack,
+//! the averaged network.
 
 use super::settings::{InnerAttack, Settings, WaMode};
-use crate::attack::{InMode, RngKey, logits};
+use crate::attack::{InMode, RngKey, Start, logits};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows_of};
+use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::rng::{Key, Purpose, Stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// Numbers that are given instead of drawn, to compare a step with another implementation.
+/// Random numbers that are given, not drawn: to compare a step with another implementation.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
-    /// For each view: where the attack starts, as the difference to the clean images.
+pub struct FixedNoise {
+    /// For each view: the start of the attack, as the difference to the clean images.
     pub noise: [Option<Tensor>; 2],
     /// DICAR's r.
     pub mix: Option<f32>,
 }
 
-/// What a method gets for one training step.
+/// A training step as a method sees it.
 pub struct Step<'a> {
     pub net: &'a mut Net,
     /// The averaged network, of methods that have one.
@@ -40,7 +40,7 @@ pub struct Step<'a> {
     /// The images' indices in the training set `[B]`.
     pub images: &'a Buffer<i32>,
     pub set: &'a Settings,
-    pub given: &'a Given,
+    pub fixed: &'a FixedNoise,
     pub seed: u64,
     /// 0-based.
     pub epoch: usize,
@@ -59,7 +59,7 @@ impl Step<'_> {
         if self.x.shape()[0] == self.batch() {
             Ok(self.x.clone())
         } else {
-            rows_of(self.x, view * self.batch(), self.batch())
+            slice_tensor(self.x, view * self.batch(), self.batch())
         }
     }
 
@@ -68,7 +68,7 @@ impl Step<'_> {
         self.train_rows(x, &Rows::All)
     }
 
-    /// `z(x)[train]`, differentiated, of images whose number lies in device memory.
+    /// `z(x)[train]`, differentiated, of images whose number is in device memory.
     pub fn train_rows(&mut self, x: &Tensor, rows: &Rows) -> Result<Var> {
         self.net.forward_rows(
             self.tape,
@@ -105,26 +105,33 @@ impl Step<'_> {
         logits(&mut InMode { net: self.wa.as_deref_mut().ok_or_else(missing)?, bn }, x)
     }
 
-    /// Whether averaging, and with it what the averaged network teaches, has started.
+    /// Whether averaging, and with it the averaged network's part in the loss, has started.
     pub fn averaging(&self) -> bool {
         self.epoch >= self.set.average_start
     }
 
-    /// The attack on the cross entropy of `x`, the images of view `view` and of those behind it.
+    /// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most
+    /// methods.
+    pub fn pgd_on_cross_entropy(&mut self) -> Result<Tensor> {
+        let attack = self.set.inner.pgd(Start::Uniform, BnMode::Eval);
+        self.attack_ce(&attack, self.x, 0)
+    }
+
+    /// The attack on the cross entropy of `x`, the images of view `view` and of those after it.
     pub fn attack_ce(&mut self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let start = self.start(attack, x, view)?;
         let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
         attack.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
     }
 
-    /// Where an attack on `x` starts; `view` is the first view in it.
+    /// The start of an attack on `x`; `view` is the first view in it.
     pub fn start(&self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let b = self.batch();
         if x.shape()[0] > b {
-            let first = self.start(attack, &rows_of(x, 0, b)?, view)?;
-            return join(&first, &self.start(attack, &rows_of(x, b, b)?, view + 1)?);
+            let first = self.start(attack, &slice_tensor(x, 0, b)?, view)?;
+            return concat_tensor(&first, &self.start(attack, &slice_tensor(x, b, b)?, view + 1)?);
         }
-        match self.given.noise.get(view).and_then(Option::as_ref) {
+        match self.fixed.noise.get(view).and_then(Option::as_ref) {
             Some(noise) => attack.pgd.start.at(x, noise),
             None => {
                 let key = Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
@@ -135,7 +142,7 @@ impl Step<'_> {
 
     /// DICAR's r = max(l, 1 - l) with l ~ Beta(mix_beta, mix_beta), one for the batch.
     pub fn mix(&self) -> f32 {
-        self.given.mix.unwrap_or_else(|| {
+        self.fixed.mix.unwrap_or_else(|| {
             let name = format!("mix of epoch {}, step {}", self.epoch, self.index);
             let l = Stream::new(self.seed, &name).beta(self.set.mix_beta, self.set.mix_beta);
             l.max(1.0 - l) as f32

@@ -1,0 +1,18 @@
+//! The flag `--device` of commands without flags for hyper-parameters.
+
+use crate::config::{DeviceChoice, Setting};
+use crate::error::Result;
+
+#[derive(clap::Args)]
+pub struct DeviceFlag {
+    /// The device to run on
+    #[arg(long = "device", value_name = "auto|host|cuda|cuda:N", default_value = "auto")]
+    name: String,
+}
+
+impl DeviceFlag {
+    /// Errors: not the name of a device.
+    pub fn choice(&self) -> Result<DeviceChoice> {
+        DeviceChoice::read("device", &self.name, false)
+    }
+}

@@ -1,0 +1,92 @@
+//! Progress reports while an attack runs: a model that counts its passes, and the estimate of the time left.
+
+use super::outcome::Passes;
+use super::protocol::RunOptions;
+use crate::attack::Model;
+use crate::error::{Error, Result};
+use crate::run::observer::{AttackProgress, Observer};
+use crate::tape::{Tape, Var};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The least time between two reports.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Attempts of the current attack in this session: how many were made in how much time, and how many are left
+/// at most.
+#[derive(Default)]
+pub struct Pace {
+    pub done: usize,
+    pub seconds: f64,
+    pub left: usize,
+}
+
+/// Reports on a batch of attempts.
+pub struct Reporter<'a> {
+    pub observer: &'a mut dyn Observer,
+    /// The report; only the time left changes.
+    pub at: AttackProgress,
+    pub pace: &'a Pace,
+    /// Attempts in the batch.
+    pub attempts: usize,
+    /// About how many calls of the model they take.
+    pub expected_calls: usize,
+    pub began: Instant,
+    pub reported: Option<Instant>,
+}
+
+impl Reporter<'_> {
+    /// Reports before the call of the model after `calls` calls.
+    fn report(&mut self, calls: usize) {
+        if self.reported.is_some_and(|reported| reported.elapsed() < INTERVAL) {
+            return;
+        }
+        self.reported = Some(Instant::now());
+        let pace = self.pace;
+        let part = self.attempts as f64 * (calls as f64 / self.expected_calls.max(calls).max(1) as f64);
+        let (done, seconds) = (pace.done as f64 + part, pace.seconds + self.began.elapsed().as_secs_f64());
+        self.at.seconds_left = if part < 1.0 && pace.done == 0 {
+            f64::NAN
+        } else {
+            seconds / done * (pace.left as f64 - part).max(0.0)
+        };
+        self.observer.attacking(&self.at);
+    }
+}
+
+/// A model that counts its passes, reports, and fails once the evaluation is to stop.
+pub struct WatchedModel<'a> {
+    pub model: &'a mut dyn Model,
+    pub options: &'a RunOptions<'a>,
+    pub passes: &'a mut Passes,
+    pub reporter: Reporter<'a>,
+    pub calls: usize,
+}
+
+impl Model for WatchedModel<'_> {
+    fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
+        if self.options.stop.load(Ordering::SeqCst) {
+            return Err(self.options.interrupted());
+        }
+        let images = tape.value(x).shape().first().copied().unwrap_or(0) as u64;
+        self.passes.forward += images;
+        self.passes.differentiated += if tape.needs(x) { images } else { 0 };
+        self.reporter.report(self.calls);
+        self.calls += 1;
+        self.model.logits(tape, x)
+    }
+
+    fn classes(&self) -> usize {
+        self.model.classes()
+    }
+}
+
+impl RunOptions<'_> {
+    fn interrupted(&self) -> Error {
+        let (saved, resume) = match self.state {
+            Some(state) => (format!("progress is kept in {}", state.folder().display()), "the same command"),
+            None => ("nothing is kept without --state DIR".into(), "the same command, which begins again"),
+        };
+        Error::Interrupted { saved, resume: resume.into() }
+    }
+}

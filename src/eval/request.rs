@@ -1,0 +1,83 @@
+//! The request for an evaluation, and the images that it selects.
+
+use super::record::Shard;
+use crate::attack::Params;
+use crate::config::DeviceChoice;
+use crate::data::{self, Dataset};
+use crate::error::{Error, Result};
+use crate::run::network::WeightOverrides;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Weights, data and attacks of an evaluation.
+pub struct EvalRequest {
+    /// A safetensors file, or a run directory, whose `best` (else `last`) checkpoint is taken.
+    pub weights: PathBuf,
+    pub dataset: String,
+    pub data: Option<PathBuf>,
+    /// Names for [`crate::attack::by_name`], each run alone on all images, or one protocol, a name for
+    /// [`super::plan::Plan::named`]; clean accuracy always comes first.
+    pub attacks: Vec<String>,
+    /// Ball, seed and parameters of all attacks.
+    pub params: Params,
+    /// Only the first n test images.
+    pub n: Option<usize>,
+    pub batch: usize,
+    pub device: DeviceChoice,
+    /// Where the report is written as JSON.
+    pub out: Option<PathBuf>,
+    pub extras: Extras,
+}
+
+/// Options that most evaluations do without.
+#[derive(Clone, Default)]
+pub struct Extras {
+    /// The radius as it was written, such as 8/255, for the report.
+    pub eps_text: Option<String>,
+    /// Facts about the weights that go before their metadata.
+    pub overrides: WeightOverrides,
+    /// Of a protocol: the folder where progress is kept.
+    pub state: Option<PathBuf>,
+    /// Of a protocol: only this part of the images.
+    pub shard: Option<Shard>,
+    /// Of a protocol: the file for the adversarial images.
+    pub save_adv: Option<PathBuf>,
+    /// Of a protocol over all images: the file for the page, HTML.
+    pub page: Option<PathBuf>,
+    /// Set to end the evaluation early.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl EvalRequest {
+    /// The files that are written.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.out, &self.extras.save_adv, &self.extras.page].into_iter().flatten()
+    }
+
+    /// Errors: an option that only a protocol takes.
+    pub(super) fn needs_no_protocol(&self) -> Result<()> {
+        let Extras { state, shard, save_adv, page, .. } = &self.extras;
+        let given = [
+            ("state", state.is_some()),
+            ("shard", shard.is_some()),
+            ("save-adv", save_adv.is_some()),
+            ("report", page.is_some()),
+        ];
+        let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+        let names = self.attacks.join(",");
+        let problem = format!("--{flag} needs --attack autoattack, or autoattack:{names}");
+        Err(Error::value("attack", &names, problem))
+    }
+
+    /// The test images that are asked for.
+    pub(super) fn images(&self) -> Result<Dataset> {
+        let test = data::load(&self.dataset, self.data.as_deref())?.test;
+        match self.n {
+            None if test.is_empty() => Err(Error::value("dataset", &test.name, "has no test images")),
+            None => Ok(test),
+            Some(0) => Err(Error::value("--n", 0, "no image would be evaluated; expected at least 1")),
+            Some(n) => test.subset(&(0..n.min(test.len())).collect::<Vec<_>>()),
+        }
+    }
+}
