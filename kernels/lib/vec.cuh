@@ -1,4 +1,4 @@
-// Vec: VEC floats that are loaded, computed and stored together. On CUDA a struct of two float4; on the host a
+// Vec: VEC floats that are loaded, computed and stored together. On CUDA two float4; on the host a
 // GCC vector, which is one AVX-512 register, two AVX registers, or four SSE or NEON registers. Kernels state
 // their vectors; they do not rely on the compiler to find them.
 //
@@ -7,7 +7,7 @@
 // multiple of 16 bytes. Arrays do; rows do if their length is a multiple of four (rows_aligned); other rows
 // are read and written float by float. The host loads from any address.
 //
-// lib/pack.cuh has the vector of the row kernels, lib/gemm_tile.cuh the single register of the matrix kernels.
+// lib/pack.cuh has the vector of the row kernels, lib/gemm_tile.cuh the register of the matrix kernels.
 #pragma once
 #include "lib/common.cuh"
 
