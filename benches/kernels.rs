@@ -2,11 +2,14 @@
 //! `SADDLE_BENCH_DEVICE` names (default: auto).
 
 use saddle::bench::{BenchRow, kernels, step};
-use saddle::device::Device;
+use saddle::device::DeviceChoice;
 
 fn main() -> saddle::Result<()> {
     // cargo passes --bench, and whatever the user adds: nothing of it changes what is timed.
-    let device = Device::by_name(&std::env::var("SADDLE_BENCH_DEVICE").unwrap_or_else(|_| "auto".into()))?;
+    let device = std::env::var("SADDLE_BENCH_DEVICE")
+        .unwrap_or_else(|_| "auto".into())
+        .parse::<DeviceChoice>()?
+        .open()?;
     println!("{}", device.describe());
     let rows: Vec<BenchRow> =
         kernels(&device, 0.5)?.into_iter().chain(step(&device, 5.0, None, &[], None)?).collect();

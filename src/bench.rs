@@ -273,9 +273,9 @@ impl Job {
     fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work<'static>> {
         let &Job { side, channels, eps, .. } = self;
         let mut config = Config::default();
-        config.apply(&[("method", method), ("eps", eps), ("step", eps), ("average_start", "0")])?;
-        let (entry, settings) = (method::find(method)?, config.settings());
-        let views = (entry.views)(&settings);
+        config.apply(&[("method", method), ("eps", eps), ("step_size", eps), ("average_start_epoch", "0")])?;
+        let entry = method::find(method)?;
+        let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
         let pixels: Vec<f32> = (0..views * n * side * side * channels)
             .map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0)
@@ -286,7 +286,7 @@ impl Job {
         let average = config.averaging(entry);
         Ok(Box::new(move || {
             let step_config =
-                StepConfig { method: entry, settings: &settings, awp_gamma: 0.0, seed: 0, epoch: 0 };
+                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 0, epoch: 0 };
             let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
             let batch = Batch { x: &x, y: &y, images: &images, index: 0 };

@@ -33,7 +33,7 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         printed(
             dir.path(),
-            "train --device host --epochs 2 --steps 2 --batch 128 --select-steps 1 --quiet --out run",
+            "train --device host --epochs 2 --attack-steps 2 --batch 128 --select-steps 1 --quiet --out run",
         );
         let test = data::load("digits", None).unwrap().test;
         let labels = test.labels[..IMAGES].to_vec();
@@ -152,7 +152,7 @@ fn every_attack_and_its_parameters() {
     for (words, params) in [
         ("fgsm --eps 0.2", Params { ball: Ball::linf(0.2), ..Params::default() }),
         (
-            "mim --steps 3 --step 0.05",
+            "mim --steps 3 --step-size 0.05",
             Params { ball: Ball::linf(0.1), steps: Some(3), step_size: Some(0.05), ..Params::default() },
         ),
         ("mim4 --momentum 0.25", Params { ball: Ball::linf(0.1), momentum: 0.25, ..Params::default() }),

@@ -249,7 +249,7 @@ fn wrong_settings_get_one_line() {
         ("train --eps -1/255", "eps = -1/255: must not be negative"),
         ("train --eps nan", "eps = nan: not a number; write 8/255, 0.0314 or, with --pixel-units, 8"),
         ("train --eps 8", "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
-        ("train --step 0", "step = 0: the attack would not move"),
+        ("train --step-size 0", "step_size = 0: the attack would not move"),
         ("train --batch 0", "batch = 0: must be 1 or more"),
         ("train --lr -0.1", "lr = -0.1: must not be negative"),
         ("train --norm l3", "unknown norm 'l3' (did you mean 'l2'?)"),

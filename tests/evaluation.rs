@@ -2,10 +2,10 @@
 //! verified, and when it warns.
 
 use saddle::attack::{Attack, Ball, Model, Norm, Params, by_name};
-use saddle::config::DeviceChoice;
 use saddle::config::recipe;
+use saddle::method;
 use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
-use saddle::device::{Buffer, Device};
+use saddle::device::{Buffer, Device, DeviceChoice};
 use saddle::error::Error;
 use saddle::eval::outcome::{Outcome, PointOutcomes};
 use saddle::eval::plan::{Plan, Stage};
@@ -38,10 +38,10 @@ fn trained() -> &'static Path {
     let (_, run) = RUN.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
-        let mut job = recipe::load(recipe::DEFAULT).unwrap();
+        let mut job = method::load_recipe(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
         let settings =
-            [("device", "host"), ("out", &text), ("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
+            [("device", "host"), ("out", &text), ("epochs", "2"), ("attack_steps", "2"), ("select_steps", "2")];
         job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
         let request = saddle::train::TrainJob {

@@ -5,6 +5,7 @@ mod common;
 
 use saddle::config::recipe;
 use saddle::error::Error;
+use saddle::method;
 use saddle::run::dir::RunDir;
 use saddle::run::observer::{Observer, Silent, StepInfo};
 use saddle::train::{TrainJob, TrainedRun, run};
@@ -15,15 +16,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const SHORT: &[(&str, &str)] = &[
     ("device", "host"),
     ("epochs", "2"),
-    ("steps", "2"),
+    ("attack_steps", "2"),
     ("select_steps", "2"),
     ("batch", "100"),
     ("held_out", "1137"),
-    ("average_start", "1"),
+    ("average_start_epoch", "1"),
 ];
 
 fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> TrainJob {
-    let recipe = recipe::load(name).unwrap();
+    let recipe = method::load_recipe(name).unwrap();
     let mut config = recipe.config;
     let out = out.display().to_string();
     let mut all: Vec<(&str, &str)> =
@@ -67,7 +68,7 @@ impl Observer for StopAt<'_> {
 
 fn digits_recipes() -> Vec<String> {
     let names = recipe::names().unwrap();
-    names.into_iter().filter(|name| recipe::load(name).unwrap().config.dataset == "digits").collect()
+    names.into_iter().filter(|name| method::load_recipe(name).unwrap().config.dataset == "digits").collect()
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn averages_and_perturbed_weights_are_options_of_every_method() {
     };
     assert!(tensors(&plain) == tensors(&swa));
     // Perturbed weights from a later epoch on change nothing before.
-    assert!(tensors(&last("late", &[("awp_gamma", "0.01"), ("awp_start", "2")])) == tensors(&plain));
+    assert!(tensors(&last("late", &[("awp_gamma", "0.01"), ("awp_start_epoch", "2")])) == tensors(&plain));
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn afa_trains_features_then_the_classifier() {
     let rates: Vec<f64> =
         metrics(&folder.path().join("features")).iter().map(|epoch| epoch["lr"].as_f64().unwrap()).collect();
     assert!(rates[0] > rates[1] && rates[1] > 0.0, "{rates:?}");
-    let at_end = [("stage", "pretrain"), ("lr_time", "end")];
+    let at_end = [("stage", "pretrain"), ("lr_step_at", "end")];
     train("afa-digits", &folder.path().join("at-end"), &at_end).unwrap();
 }
 
@@ -240,8 +241,8 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
     for (name, settings, expected) in [
         (
             "rebat-digits",
-            [("average_start", "2"), ("seed", "0")],
-            "average_start = 2: the run has ended by then; it counts epochs from 0",
+            [("average_start_epoch", "2"), ("seed", "0")],
+            "average_start_epoch = 2: the run has ended by then; it counts epochs from 0",
         ),
         (
             "rebat-digits",
@@ -250,7 +251,7 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
         ),
         (
             "afa-digits",
-            [("epochs", "1"), ("average_start", "0")],
+            [("epochs", "1"), ("average_start_epoch", "0")],
             "linear_epochs = 1: must be 1 or more and below epochs",
         ),
         ("raat-digits", [("rho", "-0.1"), ("seed", "0")], "rho = -0.1: must lie between 0 and 1"),

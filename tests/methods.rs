@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Golden, devices};
-use saddle::config::{Config, DeviceChoice};
+use saddle::config::Config;
+use saddle::device::DeviceChoice;
 use saddle::files::tensor_file::{self, Values};
 use saddle::files::weights::WeightFile;
 use saddle::numeric::close;
@@ -89,7 +90,7 @@ impl Inputs {
             }
         }
         let mut config = Config::default();
-        config.apply(&all)?;
+        saddle::method::apply(&mut config, &all)?;
         config.device = if device == "host" { DeviceChoice::Host } else { DeviceChoice::Cuda(0) };
         let out = self.path("out");
         let (weights, wa_weights) = (self.path("weights"), Some(self.path("wa")));
@@ -188,7 +189,7 @@ fn every_method_and_variant_is_pytorchs() {
     }
 }
 
-const BALL: [(&str, &str); 3] = [("eps", "3/16"), ("step", "3/32"), ("steps", "3")];
+const BALL: [(&str, &str); 3] = [("eps", "3/16"), ("step_size", "3/32"), ("attack_steps", "3")];
 
 fn with(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     BALL.iter().chain(more).copied().collect()

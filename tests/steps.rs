@@ -110,21 +110,20 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             let keys = [
                 ("method", name),
                 ("eps", "3/16"),
-                ("step", "3/32"),
-                ("steps", "2"),
-                ("average_start", start),
+                ("step_size", "3/32"),
+                ("attack_steps", "2"),
+                ("average_start_epoch", start),
             ];
             config.apply(&keys).unwrap();
             config.apply(&[("average_decay", "0.9")]).unwrap();
-            let settings = config.settings();
-            let views = (entry.views)(&settings);
+            let views = (entry.views)(&config);
             let x = images(&device, &[&x1[..], &x2[..]][..views].concat());
             let y: Vec<i32> = golden.integers("y").iter().map(|y| *y as i32).collect();
             let y = Buffer::from_slice(&device, &y).unwrap();
             let numbers = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
             let batch = Batch { x: &x, y: &y, images: &numbers, index: 0 };
             let step_config =
-                StepConfig { method: entry, settings: &settings, awp_gamma: 0.0, seed: 5, epoch: 0 };
+                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
             let pair = || (net(&device, &golden, "weights."), net(&device, &golden, "wa."));
 
             let (mut online, mut wa) = pair();
@@ -142,8 +141,10 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             // The passes of wa, which is in train mode yet, in the order of the released code.
             let passes = match (name, start) {
                 ("rebat", "0") => vec![wide(&x1_adv)],
-                ("rpat++", "0") => vec![wide(&x1), between(&x1_adv, &x1, config.a)],
-                ("raat#", _) => vec![wide(&x1), wide(&x1_adv), between(&x1, &x1_adv, config.rho), wide(&x2)],
+                ("rpat++", "0") => vec![wide(&x1), between(&x1_adv, &x1, config.a.into())],
+                ("raat#", _) => {
+                    vec![wide(&x1), wide(&x1_adv), between(&x1, &x1_adv, config.rho.into()), wide(&x2)]
+                }
                 _ => vec![],
             };
             for x in &passes {
@@ -248,11 +249,12 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
         for name in ["raat", "raat++"] {
             let entry = method::find(name).unwrap();
             let mut config = Config::default();
-            config.apply(&[("method", name), ("eps", "0.02"), ("step", "0.01"), ("steps", "2")]).unwrap();
-            let settings = config.settings();
+            config
+                .apply(&[("method", name), ("eps", "0.02"), ("step_size", "0.01"), ("attack_steps", "2")])
+                .unwrap();
             let batch = Batch { x: &x, y: &labels, images: &numbers, index: 0 };
             let step_config =
-                StepConfig { method: entry, settings: &settings, awp_gamma: 0.0, seed: 5, epoch: 0 };
+                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
             let mut trained = spoilt();
             let models = &mut Models { net: &mut trained, wa: None };
             let stepped = train_step(models, &batch, &step_config, &SGD, None).unwrap();

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{error, printed};
-use saddle::config::{DeviceChoice, Select};
+use saddle::config::Select;
+use saddle::device::DeviceChoice;
 use saddle::run::observer::Silent;
 use saddle::study::compare;
 use serde_json::Value;
@@ -15,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 fn one_epoch(folder: &Path) {
     printed(
         folder,
-        "train --device host --epochs 1 --steps 2 --batch 256 --select-steps 1 --quiet --out run",
+        "train --device host --epochs 1 --attack-steps 2 --batch 256 --select-steps 1 --quiet --out run",
     );
 }
 
@@ -218,7 +219,7 @@ fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
     // A missing evaluation is repeated; a selection of checkpoints by test images is noted.
     std::fs::remove_file(folder.path().join("c/runs/digits-seed1/eval-apgd-ce.json")).unwrap();
     let mut entries = compare::entries("digits", &["pgd-at".into()], None, &[]).unwrap();
-    let quick = [("epochs", "1"), ("steps", "1"), ("batch", "256"), ("select_steps", "1")];
+    let quick = [("epochs", "1"), ("attack_steps", "1"), ("batch", "256"), ("select_steps", "1")];
     entries[0].config.apply(&quick).unwrap();
     let request = compare::CompareRequest {
         entries,

@@ -2,8 +2,9 @@
 
 mod common;
 
-use saddle::config::DeviceChoice;
+use saddle::device::DeviceChoice;
 use saddle::config::recipe;
+use saddle::method;
 use saddle::data::ImageShape;
 use saddle::error::Error;
 use saddle::eval;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The default job with other settings, in `out`.
 fn request(out: &Path, settings: &[(&str, &str)]) -> TrainJob {
-    let recipe = recipe::load(recipe::DEFAULT).unwrap();
+    let recipe = method::load_recipe(recipe::DEFAULT).unwrap();
     let mut config = recipe.config;
     let out = out.display().to_string();
     let all: Vec<(&str, &str)> =
@@ -40,7 +41,7 @@ fn bytes(run: &Path, name: &str) -> Vec<u8> {
     std::fs::read(run.join("checkpoints").join(name)).unwrap()
 }
 
-const SHORT: &[(&str, &str)] = &[("epochs", "2"), ("steps", "2"), ("select_steps", "2")];
+const SHORT: &[(&str, &str)] = &[("epochs", "2"), ("attack_steps", "2"), ("select_steps", "2")];
 
 #[test]
 fn the_default_job_reaches_the_reference_on_three_seeds() {
@@ -69,7 +70,7 @@ fn standard_training_is_accurate_but_not_robust() {
 #[test]
 fn l2_training_works() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = [("norm", "l2"), ("eps", "0.5"), ("step", "0.1"), ("epochs", "6")];
+    let settings = [("norm", "l2"), ("eps", "0.5"), ("step_size", "0.1"), ("epochs", "6")];
     let summary = train(&folder.path().join("run"), &settings).unwrap().summary;
     assert!(
         summary.clean_acc > 85.0 && summary.pgd20_acc > 50.0 && summary.pgd20_acc < summary.clean_acc,
@@ -84,7 +85,7 @@ fn two_runs_give_the_same_bytes_whatever_the_number_of_threads() {
     for (name, threads) in [("a", "2"), ("b", "2"), ("c", "1"), ("d", "3")] {
         let out = folder.path().join(name);
         let status = Command::new(env!("CARGO_BIN_EXE_saddle"))
-            .args(["train", "--device", "host", "--epochs", "2", "--steps", "3", "--quiet", "--out"])
+            .args(["train", "--device", "host", "--epochs", "2", "--attack-steps", "3", "--quiet", "--out"])
             .arg(&out)
             .env("RAYON_NUM_THREADS", threads)
             .output()
@@ -169,11 +170,11 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint() {
     // The rate is harmless in the first epoch and absurd in the second.
     let settings = [
         ("epochs", "3"),
-        ("steps", "1"),
+        ("attack_steps", "1"),
         ("schedule", "multistep"),
         ("lr", "1e-3"),
         ("milestones", "2"),
-        ("gamma", "1e30"),
+        ("lr_gamma", "1e30"),
     ];
     let error = train(&out, &settings).err().unwrap();
     let message = error.to_string();
@@ -195,12 +196,12 @@ fn weights_ruined_by_the_last_step_of_an_epoch_replace_nothing() {
     // One step an epoch: the second ruins the weights, and no loss is computed with them in training.
     let settings = [
         ("epochs", "3"),
-        ("steps", "1"),
+        ("attack_steps", "1"),
         ("batch", "1300"),
         ("lr", "1e-3"),
         ("schedule", "multistep"),
         ("milestones", "2"),
-        ("gamma", "1e38"),
+        ("lr_gamma", "1e38"),
     ];
     let message = train(&out, &settings).err().unwrap().to_string();
     assert!(
@@ -263,10 +264,10 @@ fn evaluation_can_be_interrupted_too() {
     let folder = tempfile::tempdir().unwrap();
     let averaged: [&[(&str, &str)]; 5] = [
         &[],
-        &[("average", "swa"), ("average_start", "0")],
-        &[("average", "ema"), ("average_start", "0"), ("average_decay", "0.9")],
-        &[("method", "rebat"), ("average_start", "1")],
-        &[("method", "raat#"), ("average_start", "0"), ("steps", "1")],
+        &[("average", "swa"), ("average_start_epoch", "0")],
+        &[("average", "ema"), ("average_start_epoch", "0"), ("average_decay", "0.9")],
+        &[("method", "rebat"), ("average_start_epoch", "1")],
+        &[("method", "raat#"), ("average_start_epoch", "0"), ("attack_steps", "1")],
     ];
     for (number, settings) in averaged.iter().enumerate() {
         let settings = [SHORT, settings].concat();
@@ -318,8 +319,8 @@ fn cifar_files_train_with_crops_flips_and_normalisation() {
         ("mean", "0.4914,0.4822,0.4465"),
         ("std", "0.2471,0.2435,0.2616"),
         ("eps", "2/255"),
-        ("step", "1/255"),
-        ("steps", "1"),
+        ("step_size", "1/255"),
+        ("attack_steps", "1"),
         ("epochs", "6"),
         ("batch", "32"),
         ("held_out", "20"),
@@ -389,7 +390,7 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
 fn a_write_that_fails_leaves_no_half_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --steps 1 --quiet \
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --attack-steps 1 --quiet \
                   --out \"$1\"";
     let output =
         Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();

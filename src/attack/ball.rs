@@ -17,7 +17,8 @@ use crate::rng::Key;
 use crate::tensor::Tensor;
 
 /// How a perturbation is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Norm {
     /// The largest change of a pixel channel.
     Linf,

@@ -8,10 +8,12 @@ use super::attack_flags::AttackFlags;
 use super::flags::{AttackKeys, GROUP, KeyFlags};
 use super::{Run, progress, text};
 use crate::config::Config;
+use crate::method;
 use crate::error::Result;
 use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
+use crate::train;
 
 const EXAMPLES: &str = "\
 The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].
@@ -57,13 +59,13 @@ pub struct AttackArgs {
 impl Run for AttackArgs {
     fn run(self, _: String) -> Result<()> {
         let settings = self.keys.settings()?;
-        let step_given = settings.iter().any(|(key, _)| key == "step");
+        let step_given = settings.iter().any(|(key, _)| key == "step_size");
         let weights = WeightFile::read(&weight_file(&self.weights)?)?;
         let mut config = Config::default();
         // The threat model of the network's training, unless the flags say otherwise.
         config.apply(&weights.trained_for())?;
-        config.apply(&settings)?;
-        config.validate()?;
+        method::apply(&mut config, &settings)?;
+        train::validate(&config)?;
         let request = CraftRequest {
             weights,
             model: self.model,
@@ -71,7 +73,7 @@ impl Run for AttackArgs {
             attack: self.attack,
             params: self.parameters.params(&config, step_given),
             batch: config.batch,
-            device: config.device.to_string(),
+            device: config.device,
             out: self.out,
         };
         let mut observer = progress::observer(self.quiet, false, 0);

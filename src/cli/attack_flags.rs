@@ -1,6 +1,6 @@
 //! Flags for the parameters of attacks other than the ball and the step size.
 
-use crate::attack::{Ball, Params};
+use crate::attack::Params;
 use crate::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
@@ -51,8 +51,8 @@ impl AttackFlags {
     pub fn params(&self, config: &Config, step_given: bool) -> Params {
         let default = Params::default();
         Params {
-            ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
-            step_size: step_given.then_some(config.step.get()),
+            ball: config.ball(),
+            step_size: step_given.then_some(config.step_size.get()),
             steps: self.steps,
             restarts: self.restarts.unwrap_or(default.restarts),
             targets: self.targets.unwrap_or(default.targets),

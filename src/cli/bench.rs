@@ -5,7 +5,6 @@ use serde_json::json;
 use super::device_flag::DeviceFlag;
 use super::{Run, text};
 use crate::bench::{self, BenchRow};
-use crate::device::Device;
 use crate::error::{Error, Result};
 
 /// Measure the speed of kernels and of whole training steps.
@@ -60,7 +59,7 @@ impl Run for BenchArgs {
         if batch == Some(0) {
             return Err(Error::value("batch", 0, "must be 1 or more"));
         }
-        let device = Device::by_name(&self.device.choice()?.to_string())?;
+        let device = self.device.choice()?.open()?;
         let model = self.model.as_deref();
         let mut rows = Vec::new();
         let wanted = |group| self.group.is_none_or(|chosen| chosen == group);

@@ -8,6 +8,7 @@ use super::{Run, text};
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
 use crate::files::tensor_file::Values;
+use crate::method;
 use crate::train::check_step::{self, StepCheck};
 
 const EXAMPLES: &str = "\
@@ -19,7 +20,7 @@ the weights' metadata, or with --set mean=... and --set std=...
 
 Examples:
   saddle check-step --method trades --model resnet-mini --weights W.safetensors
-      --batch B.safetensors --out O.safetensors --set beta=6 --set eps=0.1 --set step=0.025
+      --batch B.safetensors --out O.safetensors --set beta=6 --set eps=0.1 --set step_size=0.025
   saddle check-step --method raat# --model preact-resnet18 --weights W.safetensors
       --wa-weights A.safetensors --batch B.safetensors --out O.safetensors --set epoch=105";
 
@@ -60,7 +61,7 @@ impl Run for CheckStepArgs {
         let normalised =
             settings.iter().any(|(name, _)| key(name).is_ok_and(|key| ["mean", "std"].contains(&key.name)));
         let mut config = Config::default();
-        config.apply(&settings)?;
+        method::apply(&mut config, &settings)?;
         let out = self.out.display().to_string();
         let tensors = check_step::run(&StepCheck {
             config,

@@ -1,6 +1,6 @@
 //! The flag `--device` of commands without flags for hyper-parameters.
 
-use crate::config::{DeviceChoice, Setting};
+use crate::device::DeviceChoice;
 use crate::error::Result;
 
 #[derive(clap::Args)]
@@ -13,6 +13,6 @@ pub struct DeviceFlag {
 impl DeviceFlag {
     /// Errors: not the name of a device.
     pub fn choice(&self) -> Result<DeviceChoice> {
-        DeviceChoice::read("device", &self.name, false)
+        self.name.parse()
     }
 }

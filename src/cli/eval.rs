@@ -16,6 +16,7 @@ use crate::eval::{self, EvalRequest, Extras, Report, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
 use crate::run::network::WeightOverrides;
+use crate::train;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -249,7 +250,7 @@ impl EvalArgs {
             dataset: config.dataset.clone(),
             data: config.data.clone(),
             attacks: attacks.clone(),
-            params: self.parameters.params(&config, given("step")),
+            params: self.parameters.params(&config, given("step_size")),
             n: self.n,
             batch: config.batch,
             device: config.device,

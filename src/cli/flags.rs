@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::Va
 use crate::config::recipe;
 use crate::config::{Config, KEYS, Key, assignment};
 use crate::error::Result;
+use crate::method;
 
 /// The help of a flag.
 pub struct FlagHelp {
@@ -32,7 +33,7 @@ pub struct TrainKeys;
 
 /// The configuration of the default recipe, if it can be read.
 static DEFAULT_JOB: LazyLock<Option<Config>> =
-    LazyLock::new(|| recipe::load(recipe::DEFAULT).ok().map(|recipe| recipe.config));
+    LazyLock::new(|| method::load_recipe(recipe::DEFAULT).ok().map(|recipe| recipe.config));
 
 impl KeySet for TrainKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
@@ -55,7 +56,7 @@ impl KeySet for EvalKeys {
         let (help, default) = match key.name {
             "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
-            "step" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
+            "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
             "batch" => ("Images per batch.", Some(key.default_text())),
             "device" => (key.help, Some(key.default_text())),
             "pixel_units" => (key.help, None),
@@ -74,7 +75,7 @@ impl KeySet for AttackKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
         let default = match key.name {
             "norm" | "eps" => "those the weights were trained with".into(),
-            "step" => "1/4 of eps; l2: 15/128".into(),
+            "step_size" => "1/4 of eps; l2: 15/128".into(),
             "seed" | "batch" | "device" => key.default_text(),
             "pixel_units" => return Some(FlagHelp { heading: GROUP, help: key.help, default: None }),
             _ => return None,
@@ -85,12 +86,12 @@ impl KeySet for AttackKeys {
 }
 
 /// The form of a value of `key` in a word, and `help`, with the list of choices if that is too long for it.
-pub fn shape_and_help(key: &Key, help: &str) -> (&'static str, String) {
-    let help = help.trim_end_matches('.');
-    match key.kind.contains('|') {
-        _ if key.kind.len() <= 14 => (key.kind, help.to_owned()),
-        true => ("WORD", format!("{help} [{}]", key.kind.replace('|', ", "))),
-        false => ("LIST", help.to_owned()),
+pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
+    let (metavar, help) = ((key.metavar)(), help.trim_end_matches('.'));
+    match metavar.contains('|') {
+        _ if metavar.len() <= 14 => (metavar, help.to_owned()),
+        true => ("WORD".into(), format!("{help} [{}]", metavar.replace('|', ", "))),
+        false => ("LIST".into(), help.to_owned()),
     }
 }
 
@@ -127,21 +128,21 @@ impl<F> KeyFlags<F> {
 
 /// The flag of `key`.
 fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg {
-    let (shape, mut help) = shape_and_help(key, help);
+    let (metavar, mut help) = metavar_and_help(key, help);
     if !key.symbol.is_empty() {
         help += &format!(" ({})", key.symbol);
     }
     if let Some(default) = default {
         help += &format!(" [default: {default}]");
     }
-    let mut arg = Arg::new(key.name).value_name(shape).help(help).help_heading(heading);
+    let mut arg = Arg::new(key.name).value_name(metavar).help(help).help_heading(heading);
     if let Some(long) = LONG.get(key.name) {
         arg = arg.long(long.as_str());
         if long != key.name {
             arg = arg.alias(key.name);
         }
     }
-    match key.kind {
+    match (key.metavar)().as_str() {
         "true|false" => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
         }
@@ -229,7 +230,7 @@ mod tests {
         let given = settings(&[
             "--set",
             "eps=1",
-            "--step",
+            "--step-size",
             "-1/255",
             "--eps",
             "8",
@@ -240,7 +241,7 @@ mod tests {
         ]);
         let expected = [
             ("eps", "1"),
-            ("step", "-1/255"),
+            ("step_size", "-1/255"),
             ("eps", "8"),
             ("lr", "2"),
             ("pixel_units", "true"),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::flags::shape_and_help;
+use super::flags::metavar_and_help;
 use super::{Run, text};
 use crate::config::{KEYS, Key, key};
 use crate::error::Result;
@@ -35,7 +35,7 @@ impl Run for KeysArgs {
         if self.json {
             let record = |key: &&Key| {
                 json!({
-                    "name": key.name, "group": key.group, "symbol": key.symbol, "kind": key.kind,
+                    "name": key.name, "group": key.group, "symbol": key.symbol, "metavar": (key.metavar)(),
                     "default": key.default_text(), "help": key.help,
                 })
             };
@@ -48,7 +48,7 @@ impl Run for KeysArgs {
 /// The keys by group: columns with name, symbol, default and form, and the meaning after them.
 fn list(keys: &[&Key]) -> String {
     let cells = |key: &&Key| {
-        let (shape, _) = shape_and_help(key, key.help);
+        let (shape, _) = metavar_and_help(key, key.help);
         [&format!("  {}", key.name), key.symbol, &key.default_text(), shape].map(str::to_owned).to_vec()
     };
     let columns = text::table(&keys.iter().map(cells).collect::<Vec<_>>(), &[]);
@@ -61,7 +61,7 @@ fn list(keys: &[&Key]) -> String {
             lines += &format!("{group}\n");
         }
         let first = format!("{columns}{}", " ".repeat(width - columns.chars().count()));
-        lines += &text::wrapped(&shape_and_help(key, key.help).1, &first, &" ".repeat(width), text::WIDTH);
+        lines += &text::wrapped(&metavar_and_help(key, key.help).1, &first, &" ".repeat(width), text::WIDTH);
     }
     lines
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Run, text};
 use crate::config::recipe::{self, Recipe};
+use crate::method;
 use crate::error::Result;
 
 /// List the recipes, or print one.
@@ -25,14 +26,14 @@ pub struct RecipesArgs {
 impl Run for RecipesArgs {
     fn run(self, _: String) -> Result<()> {
         if let Some(name) = &self.name {
-            let recipe = recipe::load(name)?;
+            let recipe = method::load_recipe(name)?;
             return if self.json {
                 text::print_json(&record(&recipe))
             } else {
                 text::print(&recipe.to_toml())
             };
         }
-        let recipes = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
+        let recipes = recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
         if self.json {
             return text::print_json(&recipes.iter().map(record).collect::<Vec<_>>());
         }

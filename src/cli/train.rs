@@ -12,6 +12,7 @@ use crate::config::recipe::{self, Recipe, Reference};
 use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
+use crate::method;
 use crate::run::dir::{RunDir, Summary};
 use crate::train::{self, TrainJob, TrainedRun};
 
@@ -91,8 +92,8 @@ impl Job {
     /// A new run of a recipe; without a name, of the default recipe or, for another data set, of none.
     fn new(name: Option<&str>, settings: &[(String, String)], command: String) -> Result<Job> {
         let recipe = match (name, dataset_of(settings)?) {
-            (Some(name), _) => recipe::load(name)?,
-            (None, None | Some("digits")) => recipe::load(recipe::DEFAULT)?,
+            (Some(name), _) => method::load_recipe(name)?,
+            (None, None | Some("digits")) => method::load_recipe(recipe::DEFAULT)?,
             (None, Some(_)) => Recipe {
                 name: "custom".into(),
                 about: String::new(),
@@ -101,8 +102,8 @@ impl Job {
             },
         };
         let mut config = recipe.config.clone();
-        config.apply(settings)?;
-        config.validate()?;
+        method::apply(&mut config, settings)?;
+        train::validate(&config)?;
         let changed = changed_keys(&config, &recipe.config);
         let (recipe, reference) = (recipe.name, recipe.reference);
         Ok(Job { train: TrainJob { config, recipe, reference, command, resume: None }, changed })
@@ -118,11 +119,11 @@ impl Job {
         }
         let run = RunDir::open(dir)?;
         let mut config = run.config()?;
-        config.apply(settings)?;
+        method::apply(&mut config, settings)?;
         config.out = Some(dir.to_owned());
-        config.validate()?;
+        train::validate(&config)?;
         let name = run.recipe().to_owned();
-        let recipe = recipe::load(&name).ok();
+        let recipe = method::load_recipe(&name).ok();
         let changed = recipe.as_ref().map(|recipe| changed_keys(&config, &recipe.config)).unwrap_or_default();
         let reference = recipe.map(|recipe| recipe.reference).unwrap_or_default();
         let train = TrainJob { config, recipe: name, reference, command, resume: Some(run) };

@@ -1,35 +1,42 @@
-//! The table of hyper-parameters: one documented field each. The command line's help, recipe keys, `--set
-//! key=value`, `run.json` and `saddle keys` all come from it.
+//! The table of hyper-parameters, one documented line each. The command line's help, recipe keys, `--set
+//! key=value`, the checks of ranges, `run.json` and `saddle keys` all come from it.
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use super::options::{
-    AttackBn, Augment, Averaging, CropFill, DeviceChoice, LrTime, Norm, ScheduleKind, Select, Start,
+    Augment, Averaging, Base, JointAttack, LinearOn, LrStepAt, ScheduleKind, Select, Stage, WaMode,
+    default_eps,
 };
-use super::value::{Magnitude, Setting, text_of};
+use super::range::{above, check, inside};
+use super::value::{Magnitude, Value, text_of};
+use crate::attack::{Norm, Start};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
+use crate::nn::BnMode;
+use crate::ops::augment::Padding;
+use crate::ops::contrastive::ContrastSet;
+use crate::ops::split::Variant;
 
-/// What the table says about one hyper-parameter.
+/// One hyper-parameter, as the table describes it.
 pub struct Key {
     /// Its name; hyphens may replace underscores wherever it is read.
     pub name: &'static str,
-    /// Other names that are understood.
-    pub aliases: &'static [&'static str],
-    /// The heading it belongs under.
+    /// The heading it belongs under; the keys of [`METHOD_GROUP`] are read by the methods that list them.
     pub group: &'static str,
-    /// The papers' symbol for it, or empty.
+    /// The papers' symbol for it, or empty; no two keys share one.
     pub symbol: &'static str,
-    /// What it means, in one line.
+    /// Its meaning, in one line.
     pub help: &'static str,
-    /// What a value looks like: `NUMBER`, `linf|l2`.
-    pub kind: &'static str,
+    /// The form of a value: `NUMBER`, `linf|l2`.
+    pub metavar: fn() -> String,
     /// Its value in a configuration, as recorded.
-    pub get: fn(&Config) -> Value,
+    pub get: fn(&Config) -> Json,
     /// Reads its value from text; errors are [`Error::Value`] and [`Error::Unknown`].
     pub set: fn(&mut Config, &str) -> Result<()>,
+    /// Checks that its value lies in its range; the error is an [`Error::Value`].
+    pub check: fn(&Config) -> Result<()>,
 }
 
 impl Key {
@@ -44,10 +51,11 @@ impl Key {
     }
 }
 
-/// Writes [`Config`], its defaults and [`KEYS`] from `/// help` lines and `name ["symbol"] ("alias"): Type =
-/// default;` under headings.
+/// Writes [`Config`], its defaults and [`KEYS`] from `/// help` lines and `name ["symbol"]: Type = default,
+/// in range;` under headings. A range is one of whole numbers: `0..=1`, `0..1`, `1..`, `above(0)`, `inside(0,
+/// 1)`.
 macro_rules! keys {
-    ($($group:literal { $($(#[doc = $help:literal])+ $name:ident $([$symbol:literal])? $(($($alias:literal),+))? : $kind:ty = $default:expr;)+ })+) => {
+    ($($group:literal { $($(#[doc = $help:literal])+ $name:ident $([$symbol:literal])?: $kind:ty = $default:expr $(, in $range:expr)?;)+ })+) => {
         /// Everything that decides what a run computes and where it leaves it; the defaults are the benchmark
         /// recipe's.
         #[derive(Clone, Debug, PartialEq)]
@@ -64,14 +72,17 @@ macro_rules! keys {
         /// Every hyper-parameter, in the order of help and records.
         pub static KEYS: &[Key] = &[$($(Key {
             name: stringify!($name),
-            aliases: &[$($($alias),+)?],
             group: $group,
             symbol: concat!("" $(, $symbol)?),
             help: concat!($($help),+).trim_ascii_start(),
-            kind: <$kind as Setting>::KIND,
-            get: |config| config.$name.value(),
+            metavar: <$kind as Value>::metavar,
+            get: |config| config.$name.json(),
             set: |config, text| {
-                config.$name = <$kind as Setting>::read(stringify!($name), text, config.pixel_units)?;
+                config.$name = <$kind as Value>::read(stringify!($name), text, config.pixel_units)?;
+                Ok(())
+            },
+            check: |_config| {
+                $(check(stringify!($name), &_config.$name, $range)?;)?
                 Ok(())
             },
         },)+)+];
@@ -80,9 +91,9 @@ macro_rules! keys {
 
 keys! {
     "Job" {
-        /// How the network is trained.
+        /// The training method.
         method: String = "pgd-at".into();
-        /// What it is trained and tested on.
+        /// The data set to train and test on.
         dataset: String = "digits".into();
         /// The folder (or file) of the data set; embedded data sets need none.
         data: Option<PathBuf> = None;
@@ -90,28 +101,28 @@ keys! {
         init: Option<PathBuf> = None;
         /// The network's architecture.
         model: String = "resnet-mini".into();
-        /// Where it runs; auto takes a GPU that can be used, else the CPU.
+        /// The device to run on; auto takes a usable GPU, else the CPU.
         device: DeviceChoice = DeviceChoice::Auto;
-        /// Every random choice follows from this number.
-        seed: u64 = 0;
+        /// The seed of every random choice.
+        seed: u64 = 0, in 0..;
         /// The run directory; a new one under runs/ unless given.
         out: Option<PathBuf> = None;
     }
     "Threat model and inner attack" {
-        /// How a perturbation is measured; a norm brings its usual eps and step.
+        /// The norm of a perturbation; another norm brings its default eps and step_size.
         norm: Norm = Norm::Linf;
         /// The largest perturbation, of pixels in `[0, 1]`; l2: 128/255.
-        eps ["ε"]: Magnitude = Norm::Linf.usual_eps();
+        eps ["ε"]: Magnitude = default_eps(Norm::Linf), in 0..;
         /// The length of one attack step; l2: 15/255.
-        step ["α"]: Magnitude = Magnitude::fraction(2.0, 255.0);
+        step_size ["α"]: Magnitude = Magnitude::fraction(2.0, 255.0), in 0..;
         /// Attack steps in training.
-        steps ["K"]: usize = 10;
-        /// Where the attack starts: as the method says, uniform in the eps-ball, or at the clean image.
-        start: Start = Start::Method;
-        /// Batch norm inside the attack: as the method says, running statistics, batch ones with frozen
-        /// running ones, or as in training.
-        attack_bn ("bn"): AttackBn = AttackBn::Method;
-        /// Plain numbers given for eps and step along with this count 1/255: 8 means 8/255.
+        attack_steps ["K"]: usize = 10, in 0..;
+        /// The start of the attack: the method's, uniform in the eps-ball, or the clean image.
+        attack_start: Option<Start> = None;
+        /// Batch norm inside the attack: the method's, as in training, batch statistics with frozen running
+        /// ones, or running statistics.
+        attack_bn: Option<BnMode> = None;
+        /// Plain numbers given for eps and step_size along with this count 1/255: 8 means 8/255.
         pixel_units: bool = false;
     }
     "Method" {
@@ -120,116 +131,116 @@ keys! {
         /// rpat: the objective that robust perception is added to.
         base: Base = Base::PgdAt;
         /// The weight of the divergence between clean and adversarial predictions.
-        beta ["β"]: f64 = 6.0;
+        beta ["β"]: f32 = 6.0, in 0..;
         /// The weight of the method's own regularisation term.
-        lambda ["λ"]: f64 = 1.0;
+        lambda ["λ"]: f32 = 1.0, in 0..;
         /// rpat on consistency-at: the weight of that base's divergence.
-        base_lambda: f64 = 1.0;
+        base_lambda: f32 = 1.0, in 0..;
         /// The temperature of a Jensen-Shannon divergence.
-        temperature ["T"] ("t"): f64 = 0.5;
-        /// The part of its perturbation that a boundary sample keeps.
-        rho ["ρ"]: f64 = 0.1;
-        /// RPAT: the weight of the clean image in the image between.
-        a ["a"] ("alpha"): f64 = 0.5;
+        temperature ["T"]: f32 = 0.5, in above(0);
+        /// The fraction of its perturbation that a boundary sample keeps.
+        rho ["ρ"]: f32 = 0.1, in 0..=1;
+        /// RPAT: the weight of the clean image in the intermediate image.
+        a ["a"]: f32 = 0.5, in inside(0, 1);
         /// RPAT: the epoch, counted from 0, in which its term begins.
-        rpat_start_epoch: usize = 0;
+        rpat_start_epoch: usize = 0, in 0..;
         /// TRADES: passes in train mode, 3 as in the benchmark code or 2.
-        trades_passes: usize = 3;
+        trades_passes: usize = 3, in 2..=3;
         /// TRADES and MART: standard deviation of the attack's start.
-        start_sigma: f64 = 0.001;
-        /// DICAR: both parameters of the beta distribution of the mixture.
-        mix_beta: f64 = 0.75;
+        start_sigma ["σ"]: f32 = 0.001, in 0..;
+        /// DICAR: both parameters of the mixture's beta distribution.
+        mix_beta: f64 = 0.75, in above(0);
         /// The averaged network as a teacher: as in the released code in train mode until its first
         /// evaluation, or always in eval mode.
         wa_mode: WaMode = WaMode::Code;
-        /// rebat++: the epoch, counted from 0, from which the attack is stronger.
-        late_epoch: usize = 100;
+        /// rebat++: the epoch, counted from 0, in which the stronger attack begins.
+        late_start_epoch: usize = 100, in 0..;
         /// rebat++: eps from then on.
-        late_eps: Magnitude = Magnitude::fraction(10.0, 255.0);
+        late_eps: Magnitude = Magnitude::fraction(10.0, 255.0), in 0..;
         /// rebat++: attack steps from then on.
-        late_steps: usize = 12;
+        late_steps: usize = 12, in 1..;
         /// AFA: the temperature of the contrastive loss.
-        tau ["τ"]: f64 = 0.1;
-        /// AFA: whom an anchor is compared with, the clean batch or both batches (our reading).
+        tau ["τ"]: f32 = 0.1, in above(0);
+        /// AFA: the images that an anchor is compared with, the clean batch or both batches (our reading).
         contrast: ContrastSet = ContrastSet::Clean;
         /// afa-trades: the loss that makes the adversarial images, AFA's or TRADES' (our reading).
         joint_attack: JointAttack = JointAttack::Afa;
-        /// AFA: what is trained, the features and then the classifier, or one of them; linear needs a
-        /// backbone, from init.
+        /// AFA: the part that is trained, the features and then the classifier, or one of them; linear needs
+        /// a backbone, from init.
         stage: Stage = Stage::Auto;
         /// AFA: the last epochs, which train the classifier.
-        linear_epochs: usize = 10;
+        linear_epochs: usize = 10, in 0..;
         /// AFA: the images that the classifier is trained on (our reading).
         linear_on: LinearOn = LinearOn::Adv;
-        /// boundary-at: the part of their perturbation that boundary samples keep.
-        rho_boundary: f64 = 1.0;
-        /// boundary-at: the part that all others keep.
-        rho_other: f64 = 1.0;
+        /// boundary-at: the fraction of their perturbation that boundary samples keep.
+        rho_boundary: f32 = 1.0, in 0..=1;
+        /// boundary-at: the fraction that all others keep.
+        rho_other: f32 = 1.0, in 0..=1;
     }
     "Weights: perturbation and average" {
-        /// Adversarial weight perturbation: its length as a part of that of each layer's weights; 0: none.
-        awp_gamma ["γ"]: f64 = 0.0;
+        /// Adversarial weight perturbation: its length as a fraction of that of each layer's weights; 0: none.
+        awp_gamma ["γ"]: f32 = 0.0, in 0..;
         /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
-        awp_start: usize = 0;
+        awp_start_epoch: usize = 0, in 0..;
         /// A second network that averages the first: exponentially at each step, or over the ends of epochs.
-        /// It is then what is judged.
+        /// It is then the one that is evaluated.
         average: Averaging = Averaging::None;
         /// The epoch, counted from 0, in which averaging (and in ReBAT's family the teaching) begins; before,
         /// the average is a copy.
-        average_start: usize = 105;
-        /// ema: what the average keeps of itself at each step.
-        average_decay: f64 = 0.999;
+        average_start_epoch: usize = 105, in 0..;
+        /// ema: the fraction of itself that the average keeps at each step.
+        average_decay: f32 = 0.999, in 0..1;
     }
     "Optimiser" {
         /// Passes over the training images.
-        epochs: usize = 110;
+        epochs: usize = 110, in 1..;
         /// Images a step; the last, partial batch is kept.
-        batch ["B"]: usize = 128;
+        batch ["B"]: usize = 128, in 1..;
         /// The highest learning rate of SGD.
-        lr ["η"]: f64 = 0.1;
-        /// How the learning rate changes.
+        lr ["η"]: f64 = 0.1, in 0..;
+        /// The learning-rate schedule.
         schedule: ScheduleKind = ScheduleKind::Multistep;
         /// multistep: the epochs, counted from 1, that begin with a lower rate.
         milestones: Vec<usize> = vec![101, 106];
-        /// multistep: what the rate is multiplied by at each milestone.
-        gamma ["γ"]: f64 = 0.1;
-        /// cyclic: the part of the run at which the rate is highest.
-        cyclic_peak: f64 = 0.4;
-        /// Whether the schedule is read at the beginning of each step or, as ReBAT's code does, at its end.
-        lr_time: LrTime = LrTime::Begin;
+        /// multistep: the factor of the rate at each milestone.
+        lr_gamma: f64 = 0.1, in above(0);
+        /// cyclic: the fraction of the run after which the rate is highest.
+        cyclic_peak: f64 = 0.4, in inside(0, 1);
+        /// When in a step the schedule is read: at its beginning or, as in ReBAT's code, at its end.
+        lr_step_at: LrStepAt = LrStepAt::Begin;
         /// Momentum of SGD.
-        momentum ["μ"]: f64 = 0.9;
+        momentum ["μ"]: f32 = 0.9, in 0..1;
         /// Weight decay of SGD, on every parameter.
-        weight_decay: f64 = 5e-4;
+        weight_decay: f32 = 5e-4, in 0..;
     }
     "Images" {
         /// Random changes of training images.
         augment: Augment = Augment::CropFlip;
         /// crop and crop-flip: pixels added on each side before cropping.
-        crop_padding: usize = 4;
-        /// crop and crop-flip: what is added, black or the mirrored image.
-        crop_fill: CropFill = CropFill::Zero;
+        crop_padding: usize = 4, in 0..;
+        /// crop and crop-flip: the pixels that are added, black or the mirrored image.
+        padding_mode: Padding = Padding::Zero;
         /// Per channel, subtracted inside the network; none: no normalisation.
-        mean: Vec<f64> = Vec::new();
+        mean: Vec<f32> = Vec::new();
         /// Per channel, divided by inside the network.
-        std: Vec<f64> = Vec::new();
+        std: Vec<f32> = Vec::new(), in above(0);
     }
     "Selection and evaluation" {
-        /// Which images choose the best epoch, by robust accuracy: held-out ones, the test images (the
+        /// The images that choose the best epoch, by robust accuracy: held-out ones, the test images (the
         /// papers' protocol), or none.
         select: Select = Select::Heldout;
-        /// heldout: training images taken away for it.
-        held_out: usize = 1000;
+        /// heldout: training images set aside for it.
+        held_out: usize = 1000, in 0..;
         /// Attack steps when choosing.
-        select_steps: usize = 10;
+        select_steps: usize = 10, in 0..;
         /// Epochs from one choice to the next.
-        eval_every: usize = 1;
+        eval_every: usize = 1, in 1..;
     }
     "Records" {
         /// Epochs from one numbered checkpoint to the next; 0: only best and last.
-        checkpoint_every: usize = 0;
+        checkpoint_every: usize = 0, in 0..;
         /// Steps from one plain progress line to the next; 0: one line an epoch.
-        log_every: usize = 0;
+        log_every: usize = 0, in 0..;
     }
 }
 
@@ -242,7 +253,7 @@ pub const METHOD_GROUP: &str = "Method";
 pub fn key(name: &str) -> Result<&'static Key> {
     let wanted = name.trim().to_lowercase().replace(['-', '.'], "_");
     KEYS.iter()
-        .find(|key| key.name == wanted || key.aliases.contains(&wanted.as_str()))
+        .find(|key| key.name == wanted)
         .ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|key| key.name)))
 }
 

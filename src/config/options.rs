@@ -1,249 +1,240 @@
-//! Hyper-parameters whose values are one of a few words.
+//! Hyper-parameters whose values are words: enums, named in `kebab-case` on the command line and in records.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::Display;
 
-use serde_json::Value;
+use serde_json::Value as Json;
+use strum::VariantArray;
 
-use super::value::{Magnitude, Setting, bare};
+use super::value::{Magnitude, Value, bare};
+use crate::attack::{Norm, Start};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::method::settings::{Base, ContrastSet, JointAttack, LinearOn, Stage, Variant, WaMode};
+use crate::nn::BnMode;
+use crate::ops::augment::Padding;
+use crate::ops::contrastive::ContrastSet;
+use crate::ops::split::Variant;
 
-/// `text` without its first character, the separator before the first of a list of words.
-const fn without_first(text: &str) -> &str {
-    match text.as_bytes() {
-        [_, rest @ ..] => match std::str::from_utf8(rest) {
-            Ok(text) => text,
-            Err(_) => text,
-        },
-        [] => text,
-    }
+/// An enum whose values are written as words; case, hyphens and underscores do not count when one is read.
+pub trait Word: Copy + Display + VariantArray {}
+
+/// The objective that RPAT is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Base {
+    PgdAt,
+    Trades,
+    Mart,
+    ConsistencyAt,
 }
 
-/// Words for the values of an enumeration, each with further spellings; case, hyphens and underscores do not
-/// count.
-macro_rules! words {
-    ($name:ty { $($word:ident = $text:literal $(| $alias:literal)*,)+ }) => {
-        impl Display for $name {
-            fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $(<$name>::$word => $text,)+
-                })
-            }
-        }
-
-        impl Setting for $name {
-            const KIND: &'static str = without_first(concat!($("|", $text),+));
-
-            fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-                let word = bare(text);
-                $(if [$text $(, $alias)*].iter().any(|known| bare(known) == word) {
-                    return Ok(<$name>::$word);
-                })+
-                Err(Error::unknown(key, text.trim(), [$($text),+]))
-            }
-
-            fn value(&self) -> Value {
-                Value::from(self.to_string())
-            }
-        }
-    };
+/// The averaged network's batch norms while it teaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum WaMode {
+    /// As in the released code: in train mode until its first evaluation, at the end of the epoch in which
+    /// averaging starts.
+    Code,
+    /// Always in eval mode.
+    Eval,
 }
 
-/// An enumeration with its [`words!`].
-macro_rules! choice {
-    ($(#[$doc:meta])+ $name:ident { $($(#[$word_doc:meta])+ $word:ident = $text:literal $(| $alias:literal)*,)+ }) => {
-        $(#[$doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$word_doc])+ $word,)+
-        }
-
-        words! { $name { $($word = $text $(| $alias)*,)+ } }
-    };
-}
-
-words! { Variant { Code = "code", Paper = "paper", } }
-words! { Base { PgdAt = "pgd-at", Trades = "trades", Mart = "mart", ConsistencyAt = "consistency-at" | "consistency", } }
-words! { WaMode { Code = "code", Eval = "eval", } }
-words! { ContrastSet { Clean = "clean", CleanAdv = "clean+adv", } }
-words! { JointAttack { Afa = "afa", Kl = "kl", } }
-words! { Stage { Auto = "auto", Pretrain = "pretrain", Linear = "linear", } }
-words! { LinearOn { Adv = "adv", Clean = "clean", } }
-
-choice! {
-    /// How the size of a perturbation is measured.
-    Norm {
-        /// The largest change of any pixel.
-        Linf = "linf" | "inf",
-        /// The Euclidean length of the change of an image.
-        L2 = "l2",
-    }
-}
-
-impl Norm {
-    /// The radius that it has where nothing else is said.
-    pub const fn usual_eps(self) -> Magnitude {
-        match self {
-            Norm::Linf => Magnitude::fraction(8.0, 255.0),
-            Norm::L2 => Magnitude::fraction(128.0, 255.0),
-        }
-    }
-}
-
-choice! {
-    /// How batch norm works inside an attack.
-    AttackBn {
-        /// As the method says.
-        Method = "method" | "auto",
-        /// With running statistics.
-        Eval = "eval",
-        /// With batch statistics; running ones are left alone.
-        Batch = "batch",
-        /// With batch statistics, which move the running ones.
-        Train = "train",
-    }
-}
-
-choice! {
-    /// Where an attack starts.
-    Start {
-        /// As the method says.
-        Method = "method" | "auto",
-        /// Uniform in the eps-ball, clipped to `[0, 1]`.
-        Uniform = "uniform" | "random",
-        /// At the clean image.
-        Zero = "zero" | "clean" | "none",
-    }
-}
-
-choice! {
-    /// How the learning rate changes over a run.
-    ScheduleKind {
-        /// Times gamma from each milestone on.
-        Multistep = "multistep" | "step" | "piecewise",
-        /// Half a cosine from lr to 0.
-        Cosine = "cosine",
-        /// A straight line from lr to 0.
-        Linear = "linear",
-        /// A straight line from 0 up to lr, then down to 0.
-        Cyclic = "cyclic",
-        /// Always lr.
-        Constant = "constant" | "none",
-    }
-}
-
-choice! {
-    /// Random changes of training images.
-    Augment {
-        /// None.
-        None = "none",
-        /// A crop from the padded image.
-        Crop = "crop",
-        /// A crop from the padded image and, in half the cases, a horizontal flip.
-        CropFlip = "crop-flip",
-    }
-}
-
-choice! {
-    /// What surrounds an image that is cropped after padding.
-    CropFill {
-        /// Black.
-        Zero = "zero",
-        /// The image mirrored at its edge.
-        Reflect = "reflect",
-    }
-}
-
-choice! {
-    /// When in a step the learning-rate schedule is read.
-    LrTime {
-        /// Step i of n in epoch e reads it at e + i/n.
-        Begin = "begin",
-        /// At e + (i+1)/n.
-        End = "end",
-    }
-}
-
-choice! {
-    /// How a second network averages the first.
-    Averaging {
-        /// There is none, but for methods that need one.
-        None = "none",
-        /// Exponentially, at each step.
-        Ema = "ema",
-        /// The mean over the ends of epochs.
-        Swa = "swa",
-    }
-}
-
-choice! {
-    /// On which images the best epoch is chosen, by robust accuracy.
-    Select {
-        /// On images held out from training.
-        Heldout = "heldout",
-        /// On the test images: the papers' protocol, which reports label as such.
-        Test = "test",
-        /// On none: the last epoch is taken.
-        Last = "last" | "none",
-    }
-}
-
-impl LrTime {
-    /// The part of a step that has passed by then.
-    pub fn part(self) -> f64 {
-        if self == LrTime::End { 1.0 } else { 0.0 }
-    }
-}
-
-/// Which device a run asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first CUDA device if one can be used, else the host.
+/// The part of the network that AFA trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Stage {
+    /// The backbone, then for the last `linear_epochs` the classifier.
     Auto,
-    /// The CPU.
-    Host,
-    /// The CPU in checked mode.
-    HostChecked,
-    /// The CPU in checked mode, with the launch shapes and the code of CUDA.
-    HostAsCuda,
-    /// The CUDA device of this number.
-    Cuda(usize),
+    /// The backbone alone.
+    Pretrain,
+    /// The classifier on the frozen backbone.
+    Linear,
 }
 
-impl Display for DeviceChoice {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceChoice::Auto => f.write_str("auto"),
-            DeviceChoice::Host => f.write_str("host"),
-            DeviceChoice::HostChecked => f.write_str("host-checked"),
-            DeviceChoice::HostAsCuda => f.write_str("host-as-cuda"),
-            DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
-        }
+/// The loss that makes x' in the joint objective of AFA and TRADES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum JointAttack {
+    Afa,
+    Kl,
+}
+
+/// The images that AFA's classifier is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum LinearOn {
+    Adv,
+    Clean,
+}
+
+/// The learning rate over a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Times lr_gamma from each milestone on.
+    Multistep,
+    /// Half a cosine from lr to 0.
+    Cosine,
+    /// A straight line from lr to 0.
+    Linear,
+    /// A straight line from 0 up to lr, then down to 0.
+    Cyclic,
+    /// Always lr.
+    Constant,
+}
+
+/// Random changes of training images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Augment {
+    None,
+    /// A crop from the padded image.
+    Crop,
+    /// A crop from the padded image and, in half the cases, a horizontal flip.
+    CropFlip,
+}
+
+/// The moment of a step at which the learning-rate schedule is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum LrStepAt {
+    /// Step i of n in epoch e reads it at e + i/n.
+    Begin,
+    /// At e + (i+1)/n.
+    End,
+}
+
+impl LrStepAt {
+    /// The fraction of a step that has passed by then.
+    pub fn fraction(self) -> f64 {
+        if self == LrStepAt::End { 1.0 } else { 0.0 }
     }
 }
 
-impl Setting for DeviceChoice {
-    const KIND: &'static str = "auto|host|host-checked|host-as-cuda|cuda|cuda:N";
+/// The average of a network's weights that a second network holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Averaging {
+    /// There is none, except for methods that need one.
+    None,
+    /// Exponential, at each step.
+    Ema,
+    /// The mean over the ends of epochs.
+    Swa,
+}
+
+/// The images on which the best epoch is chosen, by robust accuracy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Select {
+    /// Images held out from training.
+    Heldout,
+    /// The test images: the papers' protocol, which reports label as such.
+    Test,
+    /// None: the last epoch is taken.
+    Last,
+}
+
+impl Word for Augment {}
+impl Word for Averaging {}
+impl Word for Base {}
+impl Word for BnMode {}
+impl Word for ContrastSet {}
+impl Word for JointAttack {}
+impl Word for LinearOn {}
+impl Word for LrStepAt {}
+impl Word for Norm {}
+impl Word for Padding {}
+impl Word for ScheduleKind {}
+impl Word for Select {}
+impl Word for Stage {}
+impl Word for Variant {}
+impl Word for WaMode {}
+
+/// The value of `key` among `choices` that `text` names.
+fn named<T: Copy>(key: &str, text: &str, choices: &[(String, T)]) -> Result<T> {
+    let found = choices.iter().find(|(word, _)| bare(word) == bare(text)).map(|(_, value)| *value);
+    found.ok_or_else(|| Error::unknown(key, text.trim(), choices.iter().map(|(word, _)| word.as_str())))
+}
+
+fn choices<T: Word>() -> impl Iterator<Item = (String, T)> {
+    T::VARIANTS.iter().map(|&value| (value.to_string(), value))
+}
+
+/// `linf|l2`.
+fn joined<T>(choices: &[(String, T)]) -> String {
+    choices.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join("|")
+}
+
+impl<T: Word> Value for T {
+    fn metavar() -> String {
+        joined(&choices::<T>().collect::<Vec<_>>())
+    }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        let word = text.trim().to_lowercase().replace('_', "-");
-        match (word.as_str(), word.strip_prefix("cuda:").map(str::parse)) {
-            ("auto", _) => Ok(DeviceChoice::Auto),
-            ("host" | "cpu", _) => Ok(DeviceChoice::Host),
-            ("host-checked", _) => Ok(DeviceChoice::HostChecked),
-            ("host-as-cuda", _) => Ok(DeviceChoice::HostAsCuda),
-            ("cuda" | "gpu", _) => Ok(DeviceChoice::Cuda(0)),
-            (_, Some(Ok(number))) => Ok(DeviceChoice::Cuda(number)),
-            _ => Err(Error::unknown(
-                key,
-                text.trim(),
-                ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"],
-            )),
-        }
+        named(key, text, &choices().collect::<Vec<_>>())
     }
 
-    fn value(&self) -> Value {
-        Value::from(self.to_string())
+    fn json(&self) -> Json {
+        Json::from(self.to_string())
+    }
+}
+
+/// A choice of the method's, unless a key makes it.
+trait MethodOr: Copy + PartialEq {
+    /// The words besides `method`.
+    fn choices() -> Vec<(String, Self)>;
+}
+
+impl MethodOr for BnMode {
+    fn choices() -> Vec<(String, Self)> {
+        choices().collect()
+    }
+}
+
+impl MethodOr for Start {
+    fn choices() -> Vec<(String, Self)> {
+        vec![("uniform".into(), Start::Uniform), ("zero".into(), Start::Clean)]
+    }
+}
+
+fn with_method<T: MethodOr>() -> Vec<(String, Option<T>)> {
+    let others = T::choices().into_iter().map(|(word, value)| (word, Some(value)));
+    std::iter::once(("method".to_owned(), None)).chain(others).collect()
+}
+
+impl<T: MethodOr> Value for Option<T> {
+    fn metavar() -> String {
+        joined(&with_method::<T>())
+    }
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        named(key, text, &with_method())
+    }
+
+    fn json(&self) -> Json {
+        with_method().into_iter().find(|(_, value)| value == self).map_or(Json::Null, |(word, _)| word.into())
+    }
+}
+
+impl Value for DeviceChoice {
+    fn metavar() -> String {
+        "auto|host|host-checked|host-as-cuda|cuda|cuda:N".into()
+    }
+
+    fn read(_: &'static str, text: &str, _: bool) -> Result<Self> {
+        text.parse()
+    }
+
+    fn json(&self) -> Json {
+        Json::from(self.to_string())
+    }
+}
+
+/// The radius of a ball in this norm, unless one is given.
+pub const fn default_eps(norm: Norm) -> Magnitude {
+    match norm {
+        Norm::Linf => Magnitude::fraction(8.0, 255.0),
+        Norm::L2 => Magnitude::fraction(128.0, 255.0),
     }
 }
 
@@ -253,34 +244,29 @@ mod tests {
 
     #[test]
     fn words() {
-        for text in ["linf", "Linf", "l_inf", "L-inf", "inf"] {
+        for text in ["linf", "Linf", "l_inf", "L-inf"] {
             assert_eq!(Norm::read("norm", text, false).unwrap(), Norm::Linf);
         }
         assert_eq!(Norm::read("norm", "L2", false).unwrap(), Norm::L2);
-        assert_eq!(Norm::KIND, "linf|l2");
+        assert_eq!(Norm::metavar(), "linf|l2");
         assert_eq!(Augment::read("augment", "crop_flip", false).unwrap(), Augment::CropFlip);
         assert_eq!(Select::read("select", "held-out", false).unwrap(), Select::Heldout);
-        assert_eq!(Start::read("start", "random", false).unwrap(), Start::Uniform);
+        assert_eq!(ContrastSet::metavar(), "clean|clean+adv");
+        assert_eq!(Base::metavar(), "pgd-at|trades|mart|consistency-at");
         let error = Norm::read("norm", "l3", false).unwrap_err().to_string();
         assert_eq!(error, "unknown norm 'l3' (did you mean 'l2'?); known: linf, l2");
     }
 
     #[test]
-    fn devices() {
-        for (text, name) in [
-            ("auto", "auto"),
-            ("CPU", "host"),
-            ("host_as_cuda", "host-as-cuda"),
-            ("cuda", "cuda:0"),
-            ("cuda:3", "cuda:3"),
-        ] {
-            assert_eq!(DeviceChoice::read("device", text, false).unwrap().to_string(), name);
-        }
-        assert!(
-            DeviceChoice::read("device", "cuda:x", false)
-                .unwrap_err()
-                .to_string()
-                .starts_with("unknown device 'cuda:x'")
+    fn the_methods_own_choice() {
+        let start = |text| Option::<Start>::read("attack_start", text, false).unwrap();
+        assert_eq!((start("method"), start("Uniform")), (None, Some(Start::Uniform)));
+        assert_eq!(start("zero").json(), Json::from("zero"));
+        assert_eq!(Option::<BnMode>::metavar(), "method|train|batch|eval");
+        let error = Option::<BnMode>::read("attack_bn", "evil", false).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unknown attack_bn 'evil' (did you mean 'eval'?); known: method, train, batch, eval"
         );
     }
 }

@@ -1,9 +1,10 @@
-//! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, each with the numbers
-//! it should reach.
+//! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, some with the results of
+//! a paper to compare with.
 //!
-//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and a table `[reference]`. `extends
-//! = "NAME"` begins with another recipe instead of the defaults. A file with tables `[variants.NAME]` holds
-//! one recipe for each, called `FILE-NAME`: what stands at the top, and then what stands in the table.
+//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and, where a paper reports results, a
+//! table `[reference]`. `extends = "NAME"` begins with another recipe instead of the defaults. A file with
+//! tables `[variants.NAME]` holds one recipe for each, called `FILE-NAME`: the keys at the top, then those of
+//! the table.
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +19,10 @@ mod embedded {
 }
 use embedded::RECIPES;
 
-/// What `saddle train` does when nothing is said.
+/// The recipe of `saddle train` without a name.
 pub const DEFAULT: &str = "digits";
 
-/// The results a recipe should reach, as text for reports: percent or a range of percent.
+/// The expected results of a recipe, as text for reports: percent or a range of percent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reference {
     /// Accuracy on clean test images.
@@ -30,22 +31,25 @@ pub struct Reference {
     pub pgd20: Option<String>,
     /// Accuracy under AutoAttack.
     pub aa: Option<String>,
-    /// Where the numbers come from.
+    /// The source of the numbers.
     pub source: Option<String>,
 }
 
 /// A configuration with a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// The file's stem, with the variant's name behind it if it has variants.
+    /// The file's stem, followed by the variant's name if it has variants.
     pub name: String,
-    /// What it is, in one line; may be empty.
+    /// A description in one line; may be empty.
     pub about: String,
     /// The defaults with the recipe's keys applied; not yet validated, since the command line may change it.
     pub config: Config,
-    /// What it should reach.
+    /// Its expected results; empty where no paper reports any.
     pub reference: Reference,
 }
+
+/// A check of the settings that a recipe makes, given the configuration that comes out.
+pub type Check = fn(&Config, &[(String, String)]) -> Result<()>;
 
 /// The names of all embedded recipes.
 pub fn names() -> Result<Vec<String>> {
@@ -61,14 +65,15 @@ pub fn names() -> Result<Vec<String>> {
 }
 
 /// Loads an embedded recipe by name, or the file at a path: what contains a separator or ends in `.toml`.
+/// `check` sees the settings of the recipe and of each that it extends.
 ///
 /// Errors: [`Error::Unknown`] with the nearest name, [`Error::Io`], or [`Error::File`] about a key, a value
 /// or the syntax.
-pub fn load(name_or_path: &str) -> Result<Recipe> {
+pub fn load(name_or_path: &str, check: Check) -> Result<Recipe> {
     let path = Path::new(name_or_path);
     if path.components().count() > 1 || name_or_path.ends_with(".toml") {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read the recipe"))?;
-        return parse(path, &text);
+        return parse(path, &text, check);
     }
     let wanted = name_or_path.to_lowercase().replace('_', "-");
     for (stem, text) in RECIPES {
@@ -80,11 +85,11 @@ pub fn load(name_or_path: &str) -> Result<Recipe> {
         };
         let mut table = read(&path, text)?;
         match (table.remove("variants"), variant) {
-            (None, None) => return build(&path, wanted, table),
+            (None, None) => return build(&path, wanted, table, check),
             (Some(Value::Table(mut variants)), Some(variant)) => {
                 if let Some(Value::Table(own)) = variants.remove(variant) {
                     table.extend(own);
-                    return build(&path, wanted, table);
+                    return build(&path, wanted, table, check);
                 }
             }
             _ => {}
@@ -108,12 +113,13 @@ fn read(path: &Path, text: &str) -> Result<Table> {
 }
 
 /// Reads recipe `text`, which came from `path`.
-fn parse(path: &Path, text: &str) -> Result<Recipe> {
-    build(path, path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), read(path, text)?)
+fn parse(path: &Path, text: &str, check: Check) -> Result<Recipe> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    build(path, name, read(path, text)?, check)
 }
 
 /// The recipe that `table` of the file `path` describes.
-fn build(path: &Path, name: String, mut table: Table) -> Result<Recipe> {
+fn build(path: &Path, name: String, mut table: Table, check: Check) -> Result<Recipe> {
     let wrong = |error: Error| Error::file(path, error.to_string());
     let about = table
         .remove("about")
@@ -123,12 +129,12 @@ fn build(path: &Path, name: String, mut table: Table) -> Result<Recipe> {
         .unwrap_or_default();
     let reference = table.remove("reference").map(reference).transpose().map_err(wrong)?.unwrap_or_default();
     let mut config = match table.remove("extends") {
-        Some(other) => load(&word("extends", &other).map_err(wrong)?).map_err(wrong)?.config,
+        Some(other) => load(&word("extends", &other).map_err(wrong)?, check).map_err(wrong)?.config,
         None => Config::default(),
     };
     let mut settings = Vec::new();
     flatten("", &table, &mut settings).map_err(wrong)?;
-    config.apply(&settings).map_err(wrong)?;
+    config.apply(&settings).and_then(|()| check(&config, &settings)).map_err(wrong)?;
     Ok(Recipe { name, about, config, reference })
 }
 
@@ -142,8 +148,10 @@ impl Recipe {
         {
             text += &format!("{} = {}\n", key.name, quoted(&key.text(&self.config)));
         }
-        text += "\n[reference]\n";
         let Reference { clean, pgd20, aa, source } = &self.reference;
+        if self.reference != Reference::default() {
+            text += "\n[reference]\n";
+        }
         for (name, value) in [("clean", clean), ("pgd20", pgd20), ("aa", aa), ("source", source)] {
             text += &value.as_ref().map(|value| format!("{name} = {}\n", quoted(value))).unwrap_or_default();
         }
@@ -163,7 +171,7 @@ fn flatten(prefix: &str, table: &Table, settings: &mut Vec<(String, String)>) ->
     Ok(())
 }
 
-/// The text of a value that is no table.
+/// The text of a value that is not a table.
 fn word(name: &str, value: &Value) -> Result<String> {
     Ok(match value {
         Value::String(text) => text.clone(),
@@ -201,18 +209,24 @@ fn reference(value: Value) -> Result<Reference> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Augment, Magnitude, Norm, ScheduleKind};
+    use crate::attack::Norm;
+    use crate::config::{Augment, Magnitude, ScheduleKind};
+    use crate::method::{check_keys, load_recipe as load};
+    use crate::train::validate;
 
     #[test]
-    fn every_embedded_recipe_is_valid_and_has_a_reference() {
+    fn every_embedded_recipe_is_valid() {
         let names = names().unwrap();
         assert!(names.iter().any(|name| name == DEFAULT));
         let dir = tempfile::tempdir().unwrap();
         for name in &names {
             let recipe = load(name).unwrap();
-            recipe.config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
+            validate(&recipe.config).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(&recipe.name, name);
-            assert!(!recipe.about.is_empty() && recipe.reference.source.is_some(), "{name}");
+            assert!(!recipe.about.is_empty(), "{name}");
+            let Reference { clean, pgd20, aa, source } = &recipe.reference;
+            let numbers = [clean, pgd20, aa].into_iter().flatten().count();
+            assert_eq!(numbers > 0, source.is_some(), "{name}: expected results have a source");
             // What is printed for a copy is the same recipe.
             let copy = dir.path().join(format!("{name}.toml"));
             std::fs::write(&copy, recipe.to_toml()).unwrap();
@@ -228,8 +242,8 @@ mod tests {
             (config.method.as_str(), config.model.as_str(), config.dataset.as_str()),
             ("pgd-at", "resnet-mini", "digits")
         );
-        assert_eq!((config.eps, config.step), (Magnitude::plain(0.1), Magnitude::plain(0.025)));
-        assert_eq!((config.steps, config.batch, config.augment), (10, 128, Augment::None));
+        assert_eq!((config.eps, config.step_size), (Magnitude::plain(0.1), Magnitude::plain(0.025)));
+        assert_eq!((config.attack_steps, config.batch, config.augment), (10, 128, Augment::None));
         assert_eq!(
             (recipe.reference.clean.as_deref(), recipe.reference.pgd20.as_deref()),
             (Some("97.5"), Some("78.6"))
@@ -240,14 +254,14 @@ mod tests {
     fn the_benchmark_recipe_follows_methods_md() {
         let config = load("PGD_AT_cifar10_resnet18").unwrap().config;
         assert_eq!(
-            (config.norm, config.eps, config.step),
+            (config.norm, config.eps, config.step_size),
             (Norm::Linf, Magnitude::fraction(8.0, 255.0), Magnitude::fraction(2.0, 255.0))
         );
         assert_eq!(
             (config.epochs, config.schedule, config.milestones.as_slice()),
             (110, ScheduleKind::Multistep, &[101, 106][..])
         );
-        assert_eq!((config.lr, config.gamma, config.momentum, config.weight_decay), (0.1, 0.1, 0.9, 5e-4));
+        assert_eq!((config.lr, config.lr_gamma, config.momentum, config.weight_decay), (0.1, 0.1, 0.9, 5e-4));
         assert_eq!((config.augment, config.crop_padding, config.mean.len()), (Augment::CropFlip, 4, 0));
     }
 
@@ -273,7 +287,7 @@ mod tests {
 
     #[test]
     fn messages() {
-        let error = |text: &str| parse(Path::new("a/b.toml"), text).unwrap_err().to_string();
+        let error = |text: &str| parse(Path::new("a/b.toml"), text, check_keys).unwrap_err().to_string();
         assert!(error("epoch = 3").starts_with("a/b.toml: unknown key 'epoch' (did you mean 'epochs'?)"));
         assert!(
             error("method = 'trades'\ntrades.pass = 2")

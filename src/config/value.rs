@@ -3,36 +3,41 @@
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 
 /// A type of hyper-parameter.
-pub trait Setting: Sized {
-    /// What a value looks like, for help: `NUMBER`, `linf|l2`.
-    const KIND: &'static str;
+pub trait Value: Sized {
+    /// The form of a value, for help: `NUMBER`, `linf|l2`.
+    fn metavar() -> String;
 
     /// Reads the value of `key`; with `pixel_units` a plain [`Magnitude`] counts byte steps (8 means 8/255).
     ///
     /// Errors: [`Error::Value`], or [`Error::Unknown`] for a word that is not one of a few.
     fn read(key: &'static str, text: &str, pixel_units: bool) -> Result<Self>;
 
-    /// The value for a record; [`text_of`] turns it back into what [`Setting::read`] reads.
-    fn value(&self) -> Value;
+    /// The value for a record; [`text_of`] turns it back into what [`Value::read`] reads.
+    fn json(&self) -> Json;
+
+    /// The numbers that its key's range is about.
+    fn numbers(&self) -> Vec<f64> {
+        Vec::new()
+    }
 }
 
-/// The text that [`Setting::read`] understands for a recorded value; `None` for a table.
-pub fn text_of(value: &Value) -> Option<String> {
+/// The text that [`Value::read`] understands for a recorded value; `None` for a table.
+pub fn text_of(value: &Json) -> Option<String> {
     match value {
-        Value::Null => Some("none".into()),
-        Value::Bool(flag) => Some(flag.to_string()),
+        Json::Null => Some("none".into()),
+        Json::Bool(flag) => Some(flag.to_string()),
         // 1.0 is written 1, as it is on a command line.
-        Value::Number(number) if number.is_f64() => number.as_f64().map(|number| number.to_string()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::String(text) => Some(text.clone()),
-        Value::Array(items) if items.is_empty() => Some("none".into()),
-        Value::Array(items) => Some(items.iter().map(text_of).collect::<Option<Vec<_>>>()?.join(",")),
-        Value::Object(_) => None,
+        Json::Number(number) if number.is_f64() => number.as_f64().map(|number| number.to_string()),
+        Json::Number(number) => Some(number.to_string()),
+        Json::String(text) => Some(text.clone()),
+        Json::Array(items) if items.is_empty() => Some("none".into()),
+        Json::Array(items) => Some(items.iter().map(text_of).collect::<Option<Vec<_>>>()?.join(",")),
+        Json::Object(_) => None,
     }
 }
 
@@ -86,7 +91,7 @@ impl Magnitude {
         Magnitude { value, fraction: None }
     }
 
-    /// So many times the length; of a fraction a fraction.
+    /// The length times `factor`; a fraction stays one.
     pub fn times(self, factor: f64) -> Magnitude {
         Magnitude {
             value: self.value * factor,
@@ -109,8 +114,10 @@ impl Display for Magnitude {
     }
 }
 
-impl Setting for Magnitude {
-    const KIND: &'static str = "8/255|NUMBER";
+impl Value for Magnitude {
+    fn metavar() -> String {
+        "8/255|NUMBER".into()
+    }
 
     fn read(key: &'static str, text: &str, pixel_units: bool) -> Result<Self> {
         let (value, fraction) = number(key, text, "a number; write 8/255, 0.0314 or, with --pixel-units, 8")?;
@@ -123,65 +130,115 @@ impl Setting for Magnitude {
         })
     }
 
-    fn value(&self) -> Value {
+    fn json(&self) -> Json {
         match self.fraction {
-            Some(_) => Value::from(self.to_string()),
-            None => Value::from(self.value),
+            Some(_) => Json::from(self.to_string()),
+            None => Json::from(self.value),
         }
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        vec![self.value]
     }
 }
 
-impl Setting for String {
-    const KIND: &'static str = "NAME";
+impl Value for String {
+    fn metavar() -> String {
+        "NAME".into()
+    }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
         let name = hyphened(text);
         if name.is_empty() { Err(Error::value(key, "''", "a name is needed")) } else { Ok(name) }
     }
 
-    fn value(&self) -> Value {
-        Value::from(self.as_str())
+    fn json(&self) -> Json {
+        Json::from(self.as_str())
     }
 }
 
-impl Setting for usize {
-    const KIND: &'static str = "COUNT";
+/// Whole numbers.
+macro_rules! counts {
+    ($($type:ty),+) => {
+        $(impl Value for $type {
+            fn metavar() -> String {
+                "COUNT".into()
+            }
 
-    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        text.trim().parse().map_err(|_| Error::value(key, text.trim(), "not a whole number of 0 or more"))
-    }
+            fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+                text.trim().parse().map_err(|_| Error::value(key, text.trim(), "not a whole number of 0 or more"))
+            }
 
-    fn value(&self) -> Value {
-        Value::from(*self)
-    }
+            fn json(&self) -> Json {
+                Json::from(*self)
+            }
+
+            fn numbers(&self) -> Vec<f64> {
+                vec![*self as f64]
+            }
+        })+
+    };
 }
 
-impl Setting for u64 {
-    const KIND: &'static str = "COUNT";
+counts!(usize, u64);
 
-    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        text.trim().parse().map_err(|_| Error::value(key, text.trim(), "not a whole number of 0 or more"))
+impl Value for f64 {
+    fn metavar() -> String {
+        "NUMBER".into()
     }
-
-    fn value(&self) -> Value {
-        Value::from(*self)
-    }
-}
-
-impl Setting for f64 {
-    const KIND: &'static str = "NUMBER";
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
         Ok(number(key, text, "a number")?.0)
     }
 
-    fn value(&self) -> Value {
-        Value::from(*self)
+    fn json(&self) -> Json {
+        Json::from(*self)
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        vec![*self]
     }
 }
 
-impl Setting for bool {
-    const KIND: &'static str = "true|false";
+/// The float32 nearest to a number that was read.
+///
+/// Errors: a number too large for one.
+fn single(key: &'static str, text: &str, number: f64) -> Result<f32> {
+    let single = number as f32;
+    if single.is_finite() {
+        Ok(single)
+    } else {
+        Err(Error::value(key, text.trim(), "too large for a float32"))
+    }
+}
+
+/// The number with the shortest text that reads back as `single`: 0.1, not 0.10000000149.
+fn shortest(single: f32) -> f64 {
+    single.to_string().parse().unwrap_or(f64::from(single))
+}
+
+impl Value for f32 {
+    fn metavar() -> String {
+        "NUMBER".into()
+    }
+
+    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
+        single(key, text, number(key, text, "a number")?.0)
+    }
+
+    fn json(&self) -> Json {
+        Json::from(shortest(*self))
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        vec![shortest(*self)]
+    }
+}
+
+impl Value for bool {
+    fn metavar() -> String {
+        "true|false".into()
+    }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
         match bare(text).as_str() {
@@ -191,48 +248,58 @@ impl Setting for bool {
         }
     }
 
-    fn value(&self) -> Value {
-        Value::from(*self)
+    fn json(&self) -> Json {
+        Json::from(*self)
     }
 }
 
-impl Setting for Option<PathBuf> {
-    const KIND: &'static str = "PATH";
+impl Value for Option<PathBuf> {
+    fn metavar() -> String {
+        "PATH".into()
+    }
 
     fn read(_: &'static str, text: &str, _: bool) -> Result<Self> {
         Ok(if text.is_empty() || text == "none" { None } else { Some(PathBuf::from(text)) })
     }
 
-    fn value(&self) -> Value {
-        self.as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
+    fn json(&self) -> Json {
+        self.as_ref().map_or(Json::Null, |path| Json::from(path.to_string_lossy()))
     }
 }
 
-impl Setting for Vec<usize> {
-    const KIND: &'static str = "COUNT,COUNT,..";
+impl Value for Vec<usize> {
+    fn metavar() -> String {
+        "COUNT,COUNT,..".into()
+    }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
         let problem = || Error::value(key, text.trim(), "not a list of whole numbers such as 101,106");
         items(text).into_iter().map(|item| item.parse().map_err(|_| problem())).collect()
     }
 
-    fn value(&self) -> Value {
-        Value::from(self.as_slice())
+    fn json(&self) -> Json {
+        Json::from(self.as_slice())
     }
 }
 
-impl Setting for Vec<f64> {
-    const KIND: &'static str = "NUMBER,NUMBER,..";
+impl Value for Vec<f32> {
+    fn metavar() -> String {
+        "NUMBER,NUMBER,..".into()
+    }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
         items(text)
             .into_iter()
-            .map(|item| Ok(number(key, item, "a number; a list is written 0.5,0.25")?.0))
+            .map(|item| single(key, item, number(key, item, "a number; a list is written 0.5,0.25")?.0))
             .collect()
     }
 
-    fn value(&self) -> Value {
-        Value::from(self.as_slice())
+    fn json(&self) -> Json {
+        Json::from(self.numbers())
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        self.iter().copied().map(shortest).collect()
     }
 }
 
@@ -249,8 +316,8 @@ mod tests {
         assert_eq!(magnitude(" 8 / 255 ", true).unwrap(), Magnitude::fraction(8.0, 255.0));
         assert_eq!(magnitude("8", true).unwrap(), Magnitude::fraction(8.0, 255.0));
         assert_eq!(magnitude("8/255", false).unwrap().get(), 8.0 / 255.0);
-        assert_eq!(magnitude("8/255", false).unwrap().value(), Value::from("8/255"));
-        assert_eq!(magnitude("0.03137", false).unwrap().value(), Value::from(0.03137));
+        assert_eq!(magnitude("8/255", false).unwrap().json(), Json::from("8/255"));
+        assert_eq!(magnitude("0.03137", false).unwrap().json(), Json::from(0.03137));
         assert_eq!(magnitude("0", false).unwrap().get(), 0.0);
         assert_eq!(magnitude("-0.1", false).unwrap_err().to_string(), "eps = -0.1: must not be negative");
         for bad in ["abc", "NaN", "inf", "8/0", "8/", "1/2/3", ""] {
@@ -267,7 +334,7 @@ mod tests {
         assert_eq!(String::read("model", "WRN_28_10", false).unwrap(), "wrn-28-10");
         assert_eq!(Vec::<usize>::read("milestones", "[101, 106]", false).unwrap(), [101, 106]);
         assert_eq!(Vec::<usize>::read("milestones", "none", false).unwrap(), [0; 0]);
-        assert_eq!(Vec::<f64>::read("mean", "0.5,1/4", false).unwrap(), [0.5, 0.25]);
+        assert_eq!(Vec::<f32>::read("mean", "0.5,1/4", false).unwrap(), [0.5, 0.25]);
         assert!(
             Vec::<usize>::read("milestones", "1;2", false)
                 .unwrap_err()
@@ -275,6 +342,15 @@ mod tests {
                 .starts_with("milestones = 1;2: not a list")
         );
         assert_eq!(f64::read("lr", "5e-4", false).unwrap(), 5e-4);
+        for text in ["0.1", "0.0005", "6", "0.999", "1e-10", "0.2471"] {
+            let (single, double) =
+                (f32::read("k", text, false).unwrap(), f64::read("k", text, false).unwrap());
+            assert_eq!((single, single.json()), (double as f32, double.json()), "{text}");
+        }
+        assert_eq!(
+            f32::read("beta", "1e39", false).unwrap_err().to_string(),
+            "beta = 1e39: too large for a float32"
+        );
         assert_eq!(f64::read("lr", "fast", false).unwrap_err().to_string(), "lr = fast: not a number");
         assert_eq!(
             usize::read("batch", "-1", false).unwrap_err().to_string(),

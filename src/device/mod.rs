@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod buffer;
+mod choice;
 #[cfg(test)]
 mod conformance;
 pub mod cuda;
@@ -20,10 +21,11 @@ pub mod testing;
 mod tests;
 
 pub use buffer::{Buffer, Element};
+pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -184,33 +186,6 @@ impl Device {
     /// The NVIDIA GPU number `ordinal`. Errors say what is missing and how to get it.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), false))
-    }
-
-    /// `auto` (a GPU when one is usable, else the host), `host` or `cpu`, `host-checked`, `host-as-cuda`,
-    /// `cuda` or `cuda:N`.
-    pub fn by_name(name: &str) -> Result<Device> {
-        match name {
-            "auto" => match cuda::status() {
-                cuda::Status::Usable(gpus) => Device::cuda(gpus.first().map_or(0, |gpu| gpu.ordinal))
-                    .or_else(|error| {
-                        eprintln!("note: {error}; the host is used instead");
-                        Device::host()
-                    }),
-                cuda::Status::Missing(_) => Device::host(),
-            },
-            "host" | "cpu" => Device::host(),
-            "host-checked" => Device::host_checked(Order::Shuffled(1)),
-            "host-as-cuda" => Device::host_as_cuda(Order::Shuffled(1)),
-            "cuda" => Device::cuda(0),
-            _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
-                Some(ordinal) => Device::cuda(ordinal),
-                None => Err(Error::unknown(
-                    "device",
-                    name,
-                    ["auto", "host", "host-checked", "host-as-cuda", "cuda", "cuda:0"],
-                )),
-            },
-        }
     }
 
     /// Whether this is the CPU.

@@ -2,7 +2,7 @@
 
 use super::kernels::conformance::execution::conf_increment;
 use super::testing::devices;
-use super::{Buffer, Device, cuda};
+use super::{Buffer, Device, DeviceChoice, cuda};
 use crate::error::{Error, Result};
 
 fn increment(device: &Device, x: &Buffer<i32>, y: &mut Buffer<i32>) -> Result<()> {
@@ -240,29 +240,36 @@ fn absurd_sizes_are_refused_with_the_numbers() {
 
 #[test]
 fn devices_by_name() {
-    for name in ["host", "cpu"] {
-        let device = Device::by_name(name).unwrap();
-        assert!(device.is_host() && device.describe().starts_with("host ("), "{device:?}");
+    let choice = |name: &str| name.parse::<DeviceChoice>();
+    let open = |name: &str| choice(name).and_then(DeviceChoice::open);
+    for (text, name) in [
+        ("auto", "auto"),
+        ("Host ", "host"),
+        ("host_checked", "host-checked"),
+        ("host-as-cuda", "host-as-cuda"),
+        ("cuda", "cuda:0"),
+        ("CUDA:3", "cuda:3"),
+    ] {
+        assert_eq!(choice(text).unwrap().to_string(), name);
     }
-    assert!(Device::by_name("host-checked").unwrap().describe().ends_with(", checked)"));
-    let auto = Device::by_name("auto").unwrap();
+    let device = open("host").unwrap();
+    assert!(device.is_host() && device.describe().starts_with("host ("), "{device:?}");
+    assert!(open("host-checked").unwrap().describe().ends_with(", checked)"));
+    let auto = open("auto").unwrap();
     assert_eq!(auto.is_host(), matches!(cuda::status(), cuda::Status::Missing(_)));
-    let error = Device::by_name("hots").unwrap_err().to_string();
+    let error = choice("hots").unwrap_err().to_string();
     assert_eq!(
         error,
         "unknown device 'hots' (did you mean 'host'?); known: auto, host, host-checked, host-as-cuda, cuda, \
          cuda:0"
     );
-    for name in ["", "cuda:", "cuda:x", "cuda:-1", "gpu", "Host "] {
-        let error = Device::by_name(name).unwrap_err().to_string();
+    for name in ["", "cuda:", "cuda:x", "cuda:-1", "gpu"] {
+        let error = choice(name).unwrap_err().to_string();
         assert!(error.starts_with(&format!("unknown device '{name}'")), "{error}");
     }
-    let error = Device::by_name("cuda:97").unwrap_err().to_string();
+    let error = open("cuda:97").unwrap_err().to_string();
     assert!(error.starts_with("device cuda:97 cannot be used: "), "{error}");
     if let cuda::Status::Missing(reason) = cuda::status() {
-        assert_eq!(
-            Device::by_name("cuda").unwrap_err().to_string(),
-            format!("device cuda:0 cannot be used: {reason}")
-        );
+        assert_eq!(open("cuda").unwrap_err().to_string(), format!("device cuda:0 cannot be used: {reason}"));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::accuracy::accuracy;
 use crate::data::corruptions::{Corruptions, SEVERITIES, SHAPE, STANDARD};
 use crate::data::device_dataset::DeviceDataset;
-use crate::device::Device;
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
@@ -26,8 +26,7 @@ pub struct CorruptionsRequest {
     /// Only the first n images of each corruption and severity.
     pub n: Option<usize>,
     pub batch: usize,
-    /// A name for [`Device::by_name`].
-    pub device: String,
+    pub device: DeviceChoice,
     /// Where the report is written as JSON.
     pub out: Option<PathBuf>,
 }
@@ -95,7 +94,7 @@ pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<
     let classes = request.weights.classes()?;
     let set = Corruptions::open(&request.data, classes)?;
     request.out.as_deref().map_or(Ok(()), check_writable)?;
-    let device = Device::by_name(&request.device)?;
+    let device = request.device.open()?;
     let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
     let data = (Classes::Exactly(classes), SHAPE);
     let (mut net, _) = network::open(&device, request.weights.clone(), &overrides, data)?;

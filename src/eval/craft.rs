@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::attack::{self, Norm, Params, logits};
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, DeviceChoice};
 use crate::error::Result;
 use crate::files::check_writable;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
@@ -30,8 +30,7 @@ pub struct CraftRequest {
     pub attack: String,
     pub params: Params,
     pub batch: usize,
-    /// A name for [`Device::by_name`].
-    pub device: String,
+    pub device: DeviceChoice,
     pub out: PathBuf,
 }
 
@@ -69,7 +68,7 @@ pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftR
     }
     file.within(&y, request.weights.classes()?)?;
     check_writable(&request.out)?;
-    let device = Device::by_name(&request.device)?;
+    let device = request.device.open()?;
     let shape = ImageShape { height: *h, width: *w, channels: *c };
     let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
     let classes = Classes::AtLeast(y.iter().max().map_or(0, |y| *y as usize + 1));

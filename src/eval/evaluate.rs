@@ -11,7 +11,6 @@ use super::report::{Report, ReportRow, write_result};
 use super::request::{EvalRequest, Extras};
 use super::state::State;
 use crate::data::{Dataset, device_dataset::DeviceDataset};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
@@ -55,7 +54,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
     let test = request.images()?;
     request.outputs().try_for_each(|path| check_writable(path))?;
     let path = network::weight_file(&request.weights)?;
-    let device = Device::by_name(&request.device.to_string())?;
+    let device = request.device.open()?;
     // The labels of a file do not tell whether there are more classes.
     let classes = if test.all_classes { Classes::Exactly } else { Classes::AtLeast };
     let input = (classes(test.classes), test.shape);

@@ -2,7 +2,7 @@
 
 use super::record::Shard;
 use crate::attack::Params;
-use crate::config::DeviceChoice;
+use crate::device::DeviceChoice;
 use crate::data::{self, Dataset};
 use crate::error::{Error, Result};
 use crate::run::network::WeightOverrides;

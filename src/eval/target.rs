@@ -6,6 +6,7 @@ use crate::config::recipe;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
+use crate::method;
 use crate::run::dir::RunDir;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +67,7 @@ pub fn settings_of(
     let value = |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
     let mut config = match (run, value("dataset")) {
         (Some(run), _) => run,
-        (None, Some(name)) if data::find(name)?.name == "digits" => recipe::load(recipe::DEFAULT)?.config,
+        (None, Some(name)) if data::find(name)?.name == "digits" => method::load_recipe(recipe::DEFAULT)?.config,
         (None, Some(_)) => Config::default(),
         (None, None) => return Ok(None),
     };
@@ -74,7 +75,7 @@ pub fn settings_of(
     (config.batch, config.device) = (batch, device);
     config.apply(metadata)?;
     let dataset = config.dataset.clone();
-    config.apply(settings)?;
+    method::apply(&mut config, settings)?;
     if config.dataset != dataset && value("data").is_none() {
         // The folder holds the other data set.
         config.data = None;

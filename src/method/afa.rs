@@ -12,7 +12,7 @@
 //! Neither the released code nor the hyper-parameters are available. Our reading, with a key: tau; the
 //! contrast set (`contrast`: the clean batch, or both with the anchor left out); the images of the linear
 //! stage (`linear_on`) and its length (`linear_epochs`); and, as of every attack, a uniform start, ten steps
-//! and batch norm in eval mode (`start`, `steps`, `attack_bn`). Our reading, without a key: no projection
+//! and batch norm in eval mode (`attack_start`, `attack_steps`, `attack_bn`). Our reading, without a key: no projection
 //! head; one `[train]` pass over clean and adversarial images together; a gradient through the set as well as
 //! the anchors in training, but not through the clean features in the attack; a backbone in eval mode in the
 //! linear stage.
@@ -20,7 +20,7 @@
 //! `stage = "pretrain"` ends with the features, and no best epoch is chosen; `stage = "linear"` takes them,
 //! and the classifier, from `init`.
 
-use super::settings::{LinearOn, Settings, Stage};
+use crate::config::{Config, LinearOn, Stage};
 use super::{AdversarialLoss, Loss, Method, Step};
 use crate::attack::{Start, gradient};
 use crate::error::Result;
@@ -46,7 +46,7 @@ pub const METHOD: Method = Method {
     ..Method::BASE
 };
 
-fn pretrains(set: &Settings, epoch: usize) -> bool {
+fn pretrains(set: &Config, epoch: usize) -> bool {
     set.stage == Stage::Pretrain || epoch < (METHOD.pretraining)(set)
 }
 
@@ -63,7 +63,7 @@ fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
 
 /// The attack that maximises the contrastive loss of the whole batch.
 pub fn contrastive_attack(step: &mut Step) -> Result<Tensor> {
-    let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Eval);
+    let pgd = step.pgd(Start::Uniform, BnMode::Eval);
     let start = step.start(&pgd, step.x, 0)?;
     let (net, y, set) = (&mut *step.net, step.y, step.set);
     let scratch = Tape::new(step.x.device());

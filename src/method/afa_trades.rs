@@ -11,7 +11,7 @@
 //! that the classifier reads, without a projection head; a gradient through both sides of the divergence, and
 //! through the set as well as the anchors.
 
-use super::settings::JointAttack;
+use crate::config::JointAttack;
 use super::{AdversarialLoss, Loss, Method, Step, afa, trades};
 use crate::error::Result;
 use crate::nn::BnMode;

@@ -28,7 +28,7 @@ pub const METHOD: Method = Method {
 };
 
 pub fn attack(step: &mut Step) -> Result<Tensor> {
-    let pgd = step.set.inner.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
+    let pgd = step.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
     step.attack_ce(&pgd, step.x, 0)
 }
 

@@ -21,11 +21,12 @@ pub mod rpat_pp;
 pub mod standard;
 pub mod trades;
 
+pub use common::keys::{apply, check_keys, load_recipe};
 pub use common::log::{Log, LogValue};
 pub use common::loss::{AdversarialLoss, BaseLoss, Loss};
-pub use common::settings::{self, Settings};
 pub use common::step::{FixedNoise, Step};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Every method.
@@ -58,12 +59,12 @@ pub struct Method {
     /// The keys of the group "Method" that it reads.
     pub keys: &'static [&'static str],
     /// The number of augmented views of each image in a step.
-    pub views: fn(&Settings) -> usize,
+    pub views: fn(&Config) -> usize,
     /// Whether it needs the averaged network.
     pub averaged: bool,
     /// Epochs before the classifier is trained: the learning-rate schedule begins anew after them, and no
     /// best epoch is among them.
-    pub pretraining: fn(&Settings) -> usize,
+    pub pretraining: fn(&Config) -> usize,
     /// The adversarial images of a step, and the loss on them.
     pub prepare: fn(&mut Step) -> Result<AdversarialLoss>,
     /// Called after the update of the weights.

@@ -10,7 +10,7 @@
 //! BCE and its constants are MART's.
 
 use super::common::raat::{BoundarySplit, both_right, dicar_of_both};
-use super::settings::Variant;
+use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, mart};
 use crate::error::Result;
 use crate::ops::mart::{boosted_ce, weighted_kl};

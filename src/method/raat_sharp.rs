@@ -4,14 +4,14 @@
 //! ```text
 //! x1', x2' = PGD(CE), view by view, every pass [train], and one pass more each
 //! split of view 1 and clean correctness of view 2 by wa, in the order x1, x1', x1'', x2
-//! loss = CE(z(x_ce)[train], y) + w lambda JS_T(u, v)        view 1 only;  w = 0 before epoch average_start (0-based), then 1
+//! loss = CE(z(x_ce)[train], y) + w lambda JS_T(u, v)        view 1 only;  w = 0 before epoch average_start_epoch (0-based), then 1
 //! [train] passes: x_ce, interpolated, x1, x2, then x1' without gradient;  after the update x1
 //! ```
 //!
 //! As in the released code, DICAR's passes also run while its weight is 0.
 
 use super::common::raat::{BoundarySplit, consistency};
-use super::settings::Variant;
+use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, rebat};
 use crate::attack::Start;
 use crate::error::Result;
@@ -35,7 +35,7 @@ pub const METHOD: Method = Method {
 };
 
 fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
-    let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Train);
+    let pgd = step.pgd(Start::Uniform, BnMode::Train);
     let (x1, x2) = (step.view(0)?, step.view(1)?);
     let x1_adv = rebat::attack_in_train_mode(step, &pgd, &x1, 0)?;
     let x2_adv = rebat::attack_in_train_mode(step, &pgd, &x2, 1)?;

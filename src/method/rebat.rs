@@ -4,15 +4,15 @@
 //!
 //! ```text
 //! x' = PGD(CE), every pass [train], and one pass more for the loss of each sample
-//! loss = CE(z(x')[train], y) + lambda KL(p_wa(x') || p(x'))      the second from epoch average_start (0-based), gradient through p(x')
-//! update;  z(x)[train] without gradient;  wa <- d wa + (1 - d) net, d = 0 before average_start
+//! loss = CE(z(x')[train], y) + lambda KL(p_wa(x') || p(x'))      the second from epoch average_start_epoch (0-based), gradient through p(x')
+//! update;  z(x)[train] without gradient;  wa <- d wa + (1 - d) net, d = 0 before average_start_epoch
 //! ```
 //!
 //! As in the released code: eleven `[train]` passes of the attack and the clean pass after the update only
 //! move the running statistics, and `wa` itself is in train mode until its first evaluation (`wa_mode =
 //! "eval"`: never).
 
-use super::settings::InnerAttack;
+use super::common::inner_attack::InnerAttack;
 use super::{AdversarialLoss, Loss, Method, Step, pgd_at};
 use crate::attack::Start;
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub const METHOD: Method = Method {
 
 /// The attack of the recipe.
 pub fn attack(step: &mut Step) -> Result<Tensor> {
-    let pgd = step.set.inner.pgd(Start::Uniform, BnMode::Train);
+    let pgd = step.pgd(Start::Uniform, BnMode::Train);
     attack_in_train_mode(step, &pgd, step.x, 0)
 }
 

@@ -14,7 +14,8 @@
 //! which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
 
 use super::common::perturbation::reduced;
-use super::settings::{Base, Variant};
+use crate::config::Base;
+use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, consistency_at, mart, pgd_at, trades};
 use crate::error::Result;
 use crate::ops::axpby::axpby;

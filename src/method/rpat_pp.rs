@@ -6,7 +6,7 @@
 //! passes of wa: x, then x_a
 //! ```
 //!
-//! The second term counts from epoch average_start (0-based), with gradient only through z(x'). Attack,
+//! The second term counts from epoch average_start_epoch (0-based), with gradient only through z(x'). Attack,
 //! passes and averaging are ReBAT's. As in the released code `wa` sees x first, which shows in its running
 //! statistics while it is in train mode.
 

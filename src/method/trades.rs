@@ -30,7 +30,7 @@ pub const METHOD: Method = Method {
 
 /// The attack on the divergence from the clean prediction.
 pub fn attack(step: &mut Step) -> Result<Tensor> {
-    let pgd = step.set.inner.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
+    let pgd = step.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
     let clean = step.eval(step.x)?;
     let start = step.start(&pgd, step.x, 0)?;
     pgd.ascend(step.net, step.x, start, |tape, z| kl(tape, tape.constant(clean.clone()), z, Reduction::Sum))

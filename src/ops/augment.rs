@@ -5,7 +5,8 @@ use crate::rng::{Key, Purpose};
 use kernels::augment;
 
 /// The border of an image that is padded and cropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Padding {
     /// Byte 0.
     Zero,

@@ -11,11 +11,13 @@ use kernels::contrastive;
 const NORM_FLOOR: f32 = 1e-12;
 
 /// The features that an anchor is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ContrastSet {
     /// The clean images, its own among them.
     Clean,
     /// The clean and the adversarial images, without the anchor itself.
+    #[strum(to_string = "clean+adv")]
     CleanAdv,
 }
 

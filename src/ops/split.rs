@@ -6,7 +6,8 @@ use super::prelude::*;
 use kernels::split;
 
 /// Whose definition of RAAT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Variant {
     /// The authors' released code.
     Code,

@@ -1,6 +1,6 @@
 //! Averages of a network's weights over training: an exponential moving one, or a stochastic weight average.
 
-use crate::config::options::Averaging;
+use crate::config::Averaging;
 use crate::error::Result;
 use crate::nn::Net;
 use crate::ops::sgd::ema;

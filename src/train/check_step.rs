@@ -89,15 +89,14 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let StepCheck { epoch, .. } = check;
     let config = &Config { init: Some(check.weights.clone()), ..check.config.clone() };
-    config.validate()?;
+    super::validate(config)?;
     let method = method::find(&config.method)?;
-    let device = Device::by_name(&config.device.to_string())?;
+    let device = config.device.open()?;
     let given = BatchFile::read(&check.batch)?;
     let lacks = |name: &str, why: &str| Error::file(&check.batch, format!("has no {name}; {why}"));
-    let settings = config.settings();
     let x =
         given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
-    let x2 = match ((method.views)(&settings), given.images(&device, "x2")?) {
+    let x2 = match ((method.views)(config), given.images(&device, "x2")?) {
         (1, _) => None,
         (_, Some(x2)) => Some(x2),
         (_, None) => return Err(lacks("x2", &format!("{} takes two views of each image", config.method))),
@@ -125,7 +124,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
     let step_config = StepConfig {
         method,
-        settings: &settings,
+        settings: config,
         awp_gamma: config.awp(*epoch),
         seed: config.seed,
         epoch: *epoch,
@@ -174,9 +173,8 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
 ///
 /// Errors: the average's metadata say something else.
 fn weights(check: &StepCheck) -> Result<[WeightFile; 2]> {
-    let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
     let Config { mean, std, .. } = &check.config;
-    let given = check.normalised.then(|| Normalisation { mean: single(mean), std: single(std) });
+    let given = check.normalised.then(|| Normalisation { mean: mean.clone(), std: std.clone() });
     let mut file = WeightFile::read(&check.weights)?;
     let both = match &given {
         Some(given) => given.clone(),

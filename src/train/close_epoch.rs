@@ -3,10 +3,8 @@
 use super::run::Run;
 use super::trainer::Trainer;
 use super::validate::{Validation, loss_on_first, validate};
-use crate::attack::{Ball, Pgd, Start};
 use crate::error::Result;
 use crate::files::weights::WeightFile;
-use crate::method::settings::Inner;
 use crate::run::dir::{LogRow, Summary};
 use crate::run::network::load;
 use crate::run::observer::EpochInfo;
@@ -52,10 +50,10 @@ impl Trainer<'_> {
     fn validate_epoch(&mut self, run: &mut Run, epoch: usize) -> Result<Option<Validation>> {
         let (config, number) = (self.config, epoch + 1);
         // Before there is a classifier there is nothing to choose by.
-        let chooses = epoch >= (self.method.pretraining)(&self.settings);
+        let chooses = epoch >= (self.method.pretraining)(self.config);
         let due = number % config.eval_every.max(1) == 0 || number == config.epochs;
         let (Some(data), true) = (&self.selection, chooses && due) else { return Ok(None) };
-        let attack = self.pgd(config.select_steps);
+        let attack = self.config.evaluation_pgd(config.select_steps);
         let net = self.wa.as_mut().unwrap_or(&mut self.net);
         validate(net, data, &attack, config, "selection", run).map(Some)
     }
@@ -89,7 +87,7 @@ impl Trainer<'_> {
         let (config, stats) = (self.config, &self.progress.stats);
         // The rate of the last step.
         let steps = self.steps_per_epoch() as f64;
-        let lr = self.schedule.lr(epoch as f64 - (1.0 - config.lr_time.part()) / steps);
+        let lr = self.schedule.lr(epoch as f64 - (1.0 - config.lr_step_at.fraction()) / steps);
         let (clean, robust) = (validation.map(|v| v.clean), validation.map(|v| v.robust));
         let info = EpochInfo {
             epoch,
@@ -127,15 +125,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The attack of evaluations: the training attack's ball and step size, from a random start.
-    fn pgd(&self, steps: usize) -> Pgd {
-        let &Inner { ball, step, .. } = &self.settings.inner;
-        Pgd { ball, start: Start::Uniform, steps, step_size: step, momentum: None }
-    }
-
     /// Accuracy of checkpoint `which` on the test images.
     fn test(&mut self, run: &mut Run, which: &str) -> Result<Validation> {
-        let attack = self.pgd(EVAL_STEPS);
+        let attack = self.config.evaluation_pgd(EVAL_STEPS);
         let net = self.wa.as_mut().unwrap_or(&mut self.net);
         validate(net, &self.test, &attack, self.config, &format!("{which}, PGD-{EVAL_STEPS}"), run)
     }

@@ -6,22 +6,20 @@ mod checkpoint;
 mod close_epoch;
 mod epoch_log;
 mod epoch_stats;
+mod requirements;
 mod run;
 pub mod schedule;
 pub mod step;
 mod trainer;
 mod validate;
 
-use crate::attack;
-use crate::config::{Config, options, recipe};
+use crate::config::{Averaging, Config, recipe};
 use crate::device::Device;
 use crate::error::Result;
 use crate::method::Method;
-use crate::method::settings::{Inner, Settings};
-use crate::nn::BnMode;
-use crate::ops::augment::{Augmentation, Padding};
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
+pub use requirements::validate;
 use average::Average;
 use run::Run;
 use serde_json::{Map, Value, json};
@@ -56,8 +54,8 @@ pub struct TrainedRun {
 pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<TrainedRun> {
     let began = Instant::now();
     let TrainJob { config, recipe, .. } = job;
-    config.validate()?;
-    let device = Device::by_name(&config.device.to_string())?;
+    validate(config)?;
+    let device = config.device.open()?;
     let mut trainer = Trainer::new(&device, config, recipe)?;
     let dir = match &job.resume {
         Some(dir) => {
@@ -116,93 +114,14 @@ fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
 }
 
-impl From<options::Norm> for attack::Norm {
-    fn from(norm: options::Norm) -> attack::Norm {
-        match norm {
-            options::Norm::Linf => attack::Norm::Linf,
-            options::Norm::L2 => attack::Norm::L2,
-        }
-    }
-}
-
 impl Config {
-    /// The settings of the method.
-    pub fn settings(&self) -> Settings {
-        let inner = Inner {
-            ball: attack::Ball { norm: self.norm.into(), eps: self.eps.get() },
-            step: self.step.get(),
-            steps: self.steps,
-            start: match self.start {
-                options::Start::Method => None,
-                options::Start::Uniform => Some(attack::Start::Uniform),
-                options::Start::Zero => Some(attack::Start::Clean),
-            },
-            bn: match self.attack_bn {
-                options::AttackBn::Method => None,
-                options::AttackBn::Eval => Some(BnMode::Eval),
-                options::AttackBn::Batch => Some(BnMode::Batch),
-                options::AttackBn::Train => Some(BnMode::Train),
-            },
-        };
-        Settings {
-            inner,
-            epochs: self.epochs,
-            variant: self.variant,
-            base: self.base,
-            beta: self.beta as f32,
-            lambda: self.lambda as f32,
-            base_lambda: self.base_lambda as f32,
-            temperature: self.temperature as f32,
-            rho: self.rho as f32,
-            a: self.a as f32,
-            rpat_start_epoch: self.rpat_start_epoch,
-            trades_passes: self.trades_passes,
-            start_sigma: self.start_sigma as f32,
-            mix_beta: self.mix_beta,
-            wa_mode: self.wa_mode,
-            average_start: self.average_start,
-            late_epoch: self.late_epoch,
-            late_eps: self.late_eps.get(),
-            late_steps: self.late_steps,
-            tau: self.tau as f32,
-            contrast: self.contrast,
-            joint_attack: self.joint_attack,
-            stage: self.stage,
-            linear_epochs: self.linear_epochs,
-            linear_on: self.linear_on,
-            rho_boundary: self.rho_boundary as f32,
-            rho_other: self.rho_other as f32,
-        }
-    }
-
     /// How the network is averaged, if a key or the method asks for it.
     pub fn averaging(&self, method: &Method) -> Option<Average> {
         let kind = match self.average {
-            options::Averaging::None if method.averaged => options::Averaging::Ema,
+            Averaging::None if method.averaged => Averaging::Ema,
             kind => kind,
         };
-        let average = Average { kind, decay: self.average_decay as f32, start: self.average_start };
-        (kind != options::Averaging::None).then_some(average)
-    }
-
-    /// Adversarial weight perturbation's gamma in an epoch counted from 0.
-    pub fn awp(&self, epoch: usize) -> f32 {
-        if epoch >= self.awp_start { self.awp_gamma as f32 } else { 0.0 }
-    }
-
-    /// The augmentation of training images.
-    pub fn augmentation(&self, views: usize, epoch: usize) -> Augmentation {
-        let cropped = Augmentation::crop_flip(self.crop_padding, self.seed, epoch as u32).padded(match self
-            .crop_fill
-        {
-            options::CropFill::Zero => Padding::Zero,
-            options::CropFill::Reflect => Padding::Reflect,
-        });
-        let augmentation = match self.augment {
-            options::Augment::None => Augmentation::none(),
-            options::Augment::Crop => Augmentation { flip: false, ..cropped },
-            options::Augment::CropFlip => cropped,
-        };
-        augmentation.views(views)
+        let average = Average { kind, decay: self.average_decay, start: self.average_start_epoch };
+        (kind != Averaging::None).then_some(average)
     }
 }

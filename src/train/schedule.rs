@@ -28,7 +28,7 @@ impl Schedule {
             epochs: config.epochs as f64,
             pretraining: pretraining as f64,
             milestones: config.milestones.clone(),
-            gamma: config.gamma,
+            gamma: config.lr_gamma,
             peak: config.cyclic_peak,
         }
     }
@@ -81,7 +81,7 @@ mod tests {
         let points =
             [(0.0, 0.1), (99.99, 0.1), (100.0, 0.01), (104.999, 0.01), (105.0, 0.001), (110.0, 0.001)];
         check(&[], &points);
-        check(&[("milestones", "1,2"), ("gamma", "0.5")], &[(0.0, 0.05), (1.0, 0.025)]);
+        check(&[("milestones", "1,2"), ("lr_gamma", "0.5")], &[(0.0, 0.05), (1.0, 0.025)]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! One training step: the method's attack and loss, gradients, update, average.
 
 use super::average::Average;
+use crate::config::Config;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
-use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Settings, Step};
+use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Step};
 use crate::nn::{Net, Param, ParamId, Role};
 use crate::ops::awp::perturb;
 use crate::ops::predict::correct;
@@ -14,7 +15,7 @@ use crate::tensor::Tensor;
 /// The part of a step's configuration that stays the same over an epoch.
 pub struct StepConfig<'a> {
     pub method: &'static Method,
-    pub settings: &'a Settings,
+    pub settings: &'a Config,
     /// Adversarial weight perturbation's gamma; 0: none.
     pub awp_gamma: f32,
     pub seed: u64,

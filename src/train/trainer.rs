@@ -10,7 +10,7 @@ use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, Dataset};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::method::{self, Method, Settings};
+use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Shape};
 use crate::run::dir::Summary;
 use crate::run::network::{initial_weights, load};
@@ -27,7 +27,6 @@ pub struct Trainer<'a> {
     pub(super) config: &'a Config,
     recipe: &'a str,
     pub(super) method: &'static Method,
-    pub(super) settings: Settings,
     pub(super) net: Net,
     /// The average of the network's weights, which is the network that is evaluated and saved.
     pub(super) wa: Option<Net>,
@@ -64,16 +63,15 @@ impl<'a> Trainer<'a> {
             Select::Test => (split.train, Some(split.test.clone())),
             Select::Last => (split.train, None),
         };
-        let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect();
         let shape = Shape {
             channels: train.shape.channels,
             height: train.shape.height,
             classes: train.classes,
-            mean: single(&config.mean),
-            std: single(&config.std),
+            mean: config.mean.clone(),
+            std: config.std.clone(),
         };
         let new_net = || Net::new(device, arch, &shape, config.seed);
-        let (average, settings) = (config.averaging(method), config.settings());
+        let average = config.averaging(method);
         Ok(Trainer {
             device: device.clone(),
             config,
@@ -88,8 +86,7 @@ impl<'a> Trainer<'a> {
             train: DeviceDataset::new(device, &train)?,
             selection: selection.map(|s| DeviceDataset::new(device, &s)).transpose()?,
             test: DeviceDataset::new(device, &split.test)?,
-            schedule: Schedule::new(config, (method.pretraining)(&settings)),
-            settings,
+            schedule: Schedule::new(config, (method.pretraining)(config)),
             progress: Progress::default(),
         })
     }
@@ -178,21 +175,21 @@ impl<'a> Trainer<'a> {
     /// One training step: batch, attack, loss, gradients, update.
     fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
         let config = self.config;
-        let time = epoch as f64 + (step as f64 + config.lr_time.part()) / self.steps_per_epoch() as f64;
-        let views = (self.method.views)(&self.settings);
+        let time = epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
+        let views = (self.method.views)(config);
         let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
         let step_config = StepConfig {
             method: self.method,
-            settings: &self.settings,
+            settings: config,
             awp_gamma: config.awp(epoch),
             seed: config.seed,
             epoch,
         };
         let sgd = Sgd {
             lr: self.schedule.lr(time) as f32,
-            momentum: config.momentum as f32,
-            weight_decay: config.weight_decay as f32,
+            momentum: config.momentum,
+            weight_decay: config.weight_decay,
         };
         let mut models = Models { net: &mut self.net, wa: self.wa.as_mut() };
         let output = train_step(&mut models, &batch, &step_config, &sgd, self.average.as_ref())?;

@@ -34,8 +34,7 @@ from reference.step import step
 
 HERE = Path(__file__).resolve().parent
 BATCH, TRAINING = 8, 10
-# What a setting is called by `--set`, and a method by `--method`, where it is not its name here.
-KEYS = {"trades_passes": "trades.passes", "start_epoch": "average_start"}
+# What a method is called by `--method`, where it is not its name here.
 METHODS = {"afa-linear": "afa"}
 MORE = {"afa-linear": {"stage": "linear"}}
 # Attack sizes of the goldens, replaced for large networks: at 3/16 every image would be misclassified. After one pixel that float32
@@ -112,7 +111,7 @@ def prepare(case, source, large, seed):
     _, _, settings, swaps = case
     batch, weights, wa = source
     if large:
-        sizes = ("eps", "step", "steps", "late_eps", "late_steps")
+        sizes = ("eps", "step_size", "attack_steps", "late_eps", "late_steps")
         settings = {k: SMALLER.get(v, v) if k in sizes else v for k, v in settings.items()}
     batch = with_noise(batch | {name: batch[other] for name, other in swaps.items()}, settings, seed)
     names = ("x", "y", "x2", "noise", "noise2", "mix")
@@ -148,10 +147,10 @@ def run_saddle(binary, extra, method, model, settings, batch, weights, wa, folde
     for name, tensors in (("weights", weights), ("wa", wa), ("batch", batch)):
         Path(paths[name]).write_bytes(safetensors_bytes(tensors, {}))
     Path(paths["out"]).unlink(missing_ok=True)
-    command = [binary, "step", "--method", METHODS.get(method, method), "--model", model, "--weights", paths["weights"]]
+    command = [binary, "check-step", "--method", METHODS.get(method, method), "--model", model, "--weights", paths["weights"]]
     command += ["--batch", paths["batch"], "--out", paths["out"], "--wa-weights", paths["wa"], *extra]
     for key, value in (settings | MORE.get(method, {})).items():
-        command += ["--set", f"{KEYS.get(key, key)}={value}"]
+        command += ["--set", f"{key}={value}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         return (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]

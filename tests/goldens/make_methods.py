@@ -23,8 +23,8 @@ from reference.step import step
 HERE = Path(__file__).resolve().parent
 SEED = 1
 BATCH, LABELS = 8, [3, 1, 4, 1, 5, 3, 4, 1]
-LINF = {"eps": "3/16", "step": "3/32", "steps": "3"}
-L2 = {"norm": "l2", "eps": "1", "step": "1/2", "steps": "3"}
+LINF = {"eps": "3/16", "step_size": "3/32", "attack_steps": "3"}
+L2 = {"norm": "l2", "eps": "1", "step_size": "1/2", "attack_steps": "3"}
 SPLIT = LINF | {"rho": "3/4"}
 LATE = LINF | {"epoch": "105"}
 # What a float32 run may differ by, and how near to zero may be a gradient whose sign is taken, a ReLU input in the loss, a

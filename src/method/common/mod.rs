@@ -1,8 +1,9 @@
-//! Shared by several methods: the step as a method sees it, losses, what is logged, and RAAT's two ideas.
+//! Shared by several methods: the step as a method sees it, losses, logs, keys, and RAAT's two ideas.
 
+pub mod inner_attack;
+pub mod keys;
 pub mod log;
 pub mod loss;
 pub mod perturbation;
 pub mod raat;
-pub mod settings;
 pub mod step;

@@ -5,7 +5,7 @@
 
 use super::log::{Log, LogValue};
 use super::perturbation::reduced;
-use super::settings::Variant;
+use crate::ops::split::Variant;
 use super::step::Step;
 use crate::device::Buffer;
 use crate::error::Result;

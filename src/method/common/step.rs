@@ -1,7 +1,8 @@
 //! A training step as a method sees it, in the words of the papers: `z(x)[train]`, `z(x)[eval]`, the attack,
 //! the averaged network.
 
-use super::settings::{InnerAttack, Settings, WaMode};
+use super::inner_attack::InnerAttack;
+use crate::config::{Config, WaMode};
 use crate::attack::{InMode, RngKey, Start, logits};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ pub struct Step<'a> {
     pub y1: &'a Buffer<i32>,
     /// The images' indices in the training set `[B]`.
     pub images: &'a Buffer<i32>,
-    pub set: &'a Settings,
+    pub set: &'a Config,
     pub fixed: &'a FixedNoise,
     pub seed: u64,
     /// 0-based.
@@ -61,6 +62,11 @@ impl Step<'_> {
         } else {
             slice_tensor(self.x, view * self.batch(), self.batch())
         }
+    }
+
+    /// The attack of a method that starts at `start` with batch norms in `bn`, unless a key says otherwise.
+    pub fn pgd(&self, start: Start, bn: BnMode) -> InnerAttack {
+        InnerAttack { pgd: self.set.pgd(start), bn: self.set.attack_bn.unwrap_or(bn) }
     }
 
     /// `z(x)[train]`, differentiated.
@@ -92,7 +98,7 @@ impl Step<'_> {
     /// Logits of the averaged network, without gradient.
     pub fn wa(&mut self, x: &Tensor) -> Result<Tensor> {
         let bn = match self.set.wa_mode {
-            WaMode::Code if self.epoch <= self.set.average_start => BnMode::Train,
+            WaMode::Code if self.epoch <= self.set.average_start_epoch => BnMode::Train,
             _ => BnMode::Eval,
         };
         let missing = || {
@@ -107,13 +113,13 @@ impl Step<'_> {
 
     /// Whether averaging, and with it the averaged network's part in the loss, has started.
     pub fn averaging(&self) -> bool {
-        self.epoch >= self.set.average_start
+        self.epoch >= self.set.average_start_epoch
     }
 
     /// `x' = PGD(CE)` from a uniform start, batch norm in eval mode, on all views at once: the attack of most
     /// methods.
     pub fn pgd_on_cross_entropy(&mut self) -> Result<Tensor> {
-        let attack = self.set.inner.pgd(Start::Uniform, BnMode::Eval);
+        let attack = self.pgd(Start::Uniform, BnMode::Eval);
         self.attack_ce(&attack, self.x, 0)
     }
 

@@ -6,10 +6,11 @@ pub mod perception;
 pub mod sweep;
 
 use crate::attack::{Ball, Pgd, RngKey};
-use crate::config::{Config, DeviceChoice, Select};
+use crate::config::{Config, Select};
+use crate::device::DeviceChoice;
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::write_atomic;
@@ -145,8 +146,8 @@ impl TrainedModel {
         mut progress: impl FnMut(usize),
     ) -> Result<TrainedModel> {
         let attack = Pgd {
-            ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
-            step_size: config.step.get(),
+            ball: config.ball(),
+            step_size: config.step_size.get(),
             steps: 20,
             ..Pgd::default()
         };
@@ -186,7 +187,7 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
     let data::Split { train, mut test } = data::load(&config.dataset, config.data.as_deref())?;
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = training_images(train, config, request.gallery)?;
-    let device = Device::by_name(&request.device.to_string())?;
+    let device = request.device.open()?;
     let input = (Classes::Exactly(test.classes), test.shape);
     let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
@@ -212,7 +213,7 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
             "name": "PGD-20",
             "norm": config.norm.to_string(),
             "eps": config.eps.to_string(),
-            "step": config.step.to_string(),
+            "step": config.step_size.to_string(),
         },
         "rho": config.rho,
         "seed": config.seed,
@@ -236,7 +237,7 @@ mod tests {
         let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
         let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
         let net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
-        let mut config = crate::config::recipe::load("digits").unwrap().config;
+        let mut config = crate::method::load_recipe("digits").unwrap().config;
         config.apply(&[("batch", "20")]).unwrap();
         let resident = || DeviceDataset::new(&device, &images).unwrap();
         TrainedModel::new(net, &config, &resident(), resident(), |_| ()).unwrap()

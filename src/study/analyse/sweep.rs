@@ -47,7 +47,7 @@ pub fn entries(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>> {
             epochs: epochs.unwrap_or(config.epochs),
             ..config.clone()
         };
-        config.validate()?;
+        train::validate(&config)?;
         let name = format!("boundary-at-{boundary}-{other}");
         Ok(Recipe { name, about: String::new(), config, reference: Reference::default() })
     };
@@ -121,11 +121,11 @@ fn figure(table: &Comparison) -> Result<FigureOutput> {
 mod tests {
     use super::*;
     use crate::config::Select;
-    use crate::config::recipe;
+    use crate::method;
 
     #[test]
     fn five_runs_with_the_settings_of_a_run() {
-        let base = recipe::load("digits").unwrap().config;
+        let base = crate::method::load_recipe("digits").unwrap().config;
         let five = entries(&base, Some(3)).unwrap();
         let names: Vec<String> = five.iter().map(|r| compare::display_name(&r.config)).collect();
         assert_eq!(names[1..4], ["boundary-at (0.1; 1)", "boundary-at (0; 1)", "boundary-at (1; 0.1)"]);

@@ -17,7 +17,7 @@ pub fn entries(
     model: Option<&str>,
     settings: &[(String, String)],
 ) -> Result<Vec<Recipe>> {
-    let all = recipe::names()?.iter().map(|name| recipe::load(name)).collect::<Result<Vec<_>>>()?;
+    let all = recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
     let mut entries: Vec<Recipe> = all.into_iter().filter(|r| r.config.dataset == dataset).collect();
     entries.sort_by_key(|r| method::METHODS.iter().position(|m| m.name == r.config.method));
     if let Some(model) = model {
@@ -42,8 +42,8 @@ pub fn entries(
         entries.retain(|r| methods.iter().any(|wanted| matches(r, wanted)));
     }
     for recipe in &mut entries {
-        recipe.config.apply(settings)?;
-        recipe.config.validate()?;
+        method::apply(&mut recipe.config, settings)?;
+        train::validate(&recipe.config)?;
     }
     if entries.is_empty() {
         return Err(Error::value("dataset", dataset, "has no recipes; 'saddle recipes' lists them all"));

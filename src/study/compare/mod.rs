@@ -9,7 +9,8 @@ pub use table::{Comparison, ComparisonRow, Statistic};
 
 use crate::attack::{Ball, Params};
 use crate::config::recipe::Recipe;
-use crate::config::{Config, DeviceChoice, KEYS, Key, METHOD_GROUP};
+use crate::config::{Config, KEYS, Key, METHOD_GROUP};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::method;
@@ -140,7 +141,7 @@ impl Runner<'_> {
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
                 params: Params {
-                    ball: Ball { norm: config.norm.into(), eps: config.eps.get() },
+                    ball: config.ball(),
                     ..Params::default()
                 },
                 n: None,

@@ -14,16 +14,16 @@ def ascend(adv, gradient, x, s):
     if s.norm == "linf":
         size = gradient.abs().flatten(1)
         Watch.sign = min(Watch.sign, (size.min(1).values / size.max(1).values).min().item())
-        stepped = adv + s.step * gradient.sign()
+        stepped = adv + s.step_size * gradient.sign()
         return torch.min(torch.max(stepped, x - s.eps), x + s.eps).clamp(0, 1)
-    d = adv + s.step * gradient / (norms(gradient) + 1e-8) - x
+    d = adv + s.step_size * gradient / (norms(gradient) + 1e-8) - x
     return (x + d * (s.eps / norms(d)).clamp(max=1)).clamp(0, 1)
 
 
 def pgd(objective, x, start, s):
-    """`s.steps` steps up the objective, a sum over the images, from `start`; only the gradient for the input is taken."""
+    """`s.attack_steps` steps up the objective, a sum over the images, from `start`; only the gradient for the input is taken."""
     adv = start.detach()
-    for _ in range(s.steps):
+    for _ in range(s.attack_steps):
         adv = adv.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(objective(adv), adv)
         adv = ascend(adv.detach(), gradient, x, s)

@@ -108,13 +108,13 @@ def attack_rebat(c):
 
 
 def attack_rebat_plus(c):
-    late = {"eps": c.s.late_eps, "steps": c.s.late_steps} if c.s.epoch >= c.s.late_epoch else {}
+    late = {"eps": c.s.late_eps, "attack_steps": c.s.late_steps} if c.s.epoch >= c.s.late_start_epoch else {}
     return attack_train_mode(c, 0, SimpleNamespace(**(vars(c.s) | late)))
 
 
 def teacher(c, x):
-    """Logits of the averaged net; in train mode until its first evaluation, which ends epoch `start_epoch`."""
-    batch_statistics = c.s.wa_mode == "code" and c.s.epoch <= c.s.start_epoch
+    """Logits of the averaged net; in train mode until its first evaluation, which ends epoch `average_start_epoch`."""
+    batch_statistics = c.s.wa_mode == "code" and c.s.epoch <= c.s.average_start_epoch
     with torch.no_grad():
         return c.wa(x, "batch" if batch_statistics else "eval")
 
@@ -122,7 +122,7 @@ def teacher(c, x):
 def rebat(c):
     z = c.train(c.adv)
     terms = [("ce", cross_entropy(z, c.y).mean(), 1)]
-    if c.s.epoch >= c.s.start_epoch:
+    if c.s.epoch >= c.s.average_start_epoch:
         terms.append(("rebat", kl_logits(teacher(c, c.adv), z).mean(), c.s.lam))
     return terms
 
@@ -131,7 +131,7 @@ def rpat_plus(c):
     a = c.s.a
     z = c.train(c.adv)
     terms = [("ce", cross_entropy(z, c.y).mean(), 1)]
-    if c.s.epoch >= c.s.start_epoch:
+    if c.s.epoch >= c.s.average_start_epoch:
         clean = teacher(c, c.x)
         step = teacher(c, c.x + (1 - a) * (c.adv - c.x)) - a * clean
         terms.append(("rp", kl_logits(step, (1 - a) * z).mean(), c.s.lam))
@@ -214,7 +214,7 @@ def raat_sharp(c):
     alignment = dicar(c, s, lambda: torch.cat([c.train(x1), c.train(c.x[second])]))
     with torch.no_grad():
         c.train(x1_adv)
-    return [("ce", ce, 1), ("dicar", alignment, c.s.lam if c.s.epoch >= c.s.start_epoch else 0)]
+    return [("ce", ce, 1), ("dicar", alignment, c.s.lam if c.s.epoch >= c.s.average_start_epoch else 0)]
 
 
 # ------------------------------------------------------------------------------------------------------- AFA

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 DEFAULTS = {
-    "norm": "linf", "eps": 8 / 255, "step": 2 / 255, "steps": 10,
+    "norm": "linf", "eps": 8 / 255, "step_size": 2 / 255, "attack_steps": 10,
     "beta": 6.0,                # of TRADES, MART, RAAT++ and joint AFA
     "lambda": 1.0,              # of the method's own term: JS, RP, ReBAT's R, DICAR, joint AFA
     "temperature": 0.5,         # T of Consistency-AT and DICAR
@@ -13,15 +13,15 @@ DEFAULTS = {
     "base": "pgd-at",           # of RPAT: pgd-at | trades | mart | consistency-at
     "trades_passes": 3,         # 3 | 2
     "epoch": 0,                 # counted from 0: the recipe of ReBAT
-    "start_epoch": 105,         # ReBAT's regulariser begins with this epoch
-    "wa_mode": "code",          # code: the averaged net uses batch statistics up to start_epoch; eval: never
-    "late_epoch": 100, "late_eps": 10 / 255, "late_steps": 12,  # ReBAT++'s stronger attack
+    "average_start_epoch": 105, # ReBAT's regulariser begins with this epoch
+    "wa_mode": "code",          # code: the averaged net uses batch statistics up to average_start_epoch; eval: never
+    "late_start_epoch": 100, "late_eps": 10 / 255, "late_steps": 12,  # ReBAT++'s stronger attack
     "contrast": "clean",        # clean | clean+adv: AFA's set
     "tau": 0.1,                 # AFA's temperature
     "joint_attack": "afa",      # afa | kl: which loss makes x' in joint AFA
     "awp_gamma": 0.0,           # 0: no adversarial weight perturbation
 }
-L2 = {"eps": 128 / 255, "step": 15 / 255}
+L2 = {"eps": 128 / 255, "step_size": 15 / 255}
 
 
 def number(text):

@@ -1,0 +1,73 @@
+//! The checks of a configuration before anything is loaded: the data set, ranges, and what the method asks.
+
+use crate::config::{Averaging, Config, Stage, key};
+use crate::data;
+use crate::error::{Error, Result};
+use crate::method::{self, Method};
+
+/// Checks a configuration; the names of methods and models are checked where they are looked up.
+///
+/// Errors: [`Error::Unknown`] for the data set, [`Error::Value`] about the first key that is wrong.
+pub fn validate(config: &Config) -> Result<()> {
+    data::find(&config.dataset)?;
+    config.validate()?;
+    method::find(&config.method).map_or(Ok(()), |method| check_method(config, method))
+}
+
+/// Checks what a method asks of the other keys.
+fn check_method(config: &Config, method: &Method) -> Result<()> {
+    let averaged = config.averaging(method).is_some();
+    let staged = |stage| method.keys.contains(&"stage") && config.stage == stage;
+    for (name, good, problem) in [
+        (
+            "average",
+            !method.averaged || config.average != Averaging::Swa,
+            "this method's averaged network is an exponential one; leave it out",
+        ),
+        (
+            "average_start_epoch",
+            !averaged || config.average_start_epoch < config.epochs,
+            "the run has ended by then; it counts epochs from 0",
+        ),
+        (
+            "linear_epochs",
+            !staged(Stage::Auto) || (1..config.epochs).contains(&config.linear_epochs),
+            "must be 1 or more and below epochs",
+        ),
+        (
+            "stage",
+            !staged(Stage::Linear) || config.init.is_some(),
+            "needs a pre-trained backbone; give --init RUN",
+        ),
+    ] {
+        if !good {
+            return Err(Error::value(name, key(name)?.text(config), problem));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        let message = |settings: &[(&str, &str)]| {
+            let mut config = Config::default();
+            config.apply(settings).unwrap();
+            validate(&config).unwrap_err().to_string()
+        };
+        let unknown = message(&[("dataset", "cifar1")]);
+        assert!(unknown.starts_with("unknown data set 'cifar1' (did you mean 'cifar10'?)"), "{unknown}");
+        assert_eq!(message(&[("lr", "-1")]), "lr = -1: must not be negative");
+        assert_eq!(
+            message(&[("method", "rebat"), ("average", "swa")]),
+            "average = swa: this method's averaged network is an exponential one; leave it out"
+        );
+        assert_eq!(
+            message(&[("method", "afa"), ("stage", "linear")]),
+            "stage = linear: needs a pre-trained backbone; give --init RUN"
+        );
+    }
+}
