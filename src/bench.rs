@@ -273,7 +273,12 @@ impl Job {
     fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work<'static>> {
         let &Job { side, channels, eps, .. } = self;
         let mut config = Config::default();
-        config.apply(&[("method", method), ("eps", eps), ("step_size", eps), ("average_start_epoch", "0")])?;
+        config.apply(&[
+            ("method", method),
+            ("eps", eps),
+            ("step_size", eps),
+            ("average_start_epoch", "0"),
+        ])?;
         let entry = method::find(method)?;
         let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);

@@ -32,8 +32,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// The rooms below everything.
 const BASE: &[&str] = &["error", "files", "numeric", "report", "rng"];
 
-/// The only imports against the direction: the tape fills a first gradient with 1, adds gradients, and applies
-/// a ReLU mask that was put off.
+/// The only imports against the direction: the tape fills a first gradient with 1, adds gradients, and
+/// applies a ReLU mask that was put off.
 const EXCEPTIONS: &[(&str, &str)] = &[("tape", "ops::fill"), ("tape", "ops::add"), ("tape", "ops::relu")];
 
 /// Files of tests inside `src`.

@@ -82,7 +82,8 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 }
 
 /// Computes the step and writes its tensors: `loss`, `loss.<term>` (before its weight), `x_adv` (and
-/// `x_adv2`), numbers (f32) and flags (u8) of each sample that the method logs under their own names, `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
+/// `x_adv2`), numbers (f32) and flags (u8) of each sample that the method logs under their own names,
+/// `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
 /// after the passes that the loss needs.
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.

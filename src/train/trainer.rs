@@ -175,7 +175,8 @@ impl<'a> Trainer<'a> {
     /// One training step: batch, attack, loss, gradients, update.
     fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
         let config = self.config;
-        let time = epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
+        let time =
+            epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
         let views = (self.method.views)(config);
         let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };

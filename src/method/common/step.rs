@@ -2,8 +2,8 @@
 //! the averaged network.
 
 use super::inner_attack::InnerAttack;
-use crate::config::{Config, WaMode};
 use crate::attack::{InMode, RngKey, Start, logits};
+use crate::config::{Config, WaMode};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
