@@ -18,7 +18,8 @@ pub fn kernels(root: &Path, out: &Path, sources: &[Source], shared: &[Config], i
     }
     writeln!(
         text,
-        "/// The headers of `kernels/lib`, by the name that kernels include them with.\npub static HEADERS: &[(&str, &str)] = &["
+        "/// The headers of `kernels/lib`, by the name that kernels include them with.\n\
+         pub static HEADERS: &[(&str, &str)] = &["
     )
     .ok();
     for header in crate::list(&kernels_dir.join("lib"), "cuh") {
@@ -124,7 +125,9 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
     if kernel.params.len() <= MOST_POSITIONAL {
         writeln!(
             text,
-            "    #[allow(clippy::too_many_arguments)]\n    pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) -> Result<()> {{\n        \
+            "    #[allow(clippy::too_many_arguments)]\n\
+             \x20   pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) \
+             -> Result<()> {{\n        \
              device.launch(&{upper}, grid.into(), &[{args}])\n    }}"
         )
         .ok();

@@ -173,7 +173,8 @@ impl Job {
 /// Vec is not even passed in the same way.
 fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
     let mut unit = format!(
-        "// Written by build.rs from {0}.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n#ifdef __x86_64__\n\
+        "// Written by build.rs from {0}.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n\
+         #ifdef __x86_64__\n\
          #include <immintrin.h>\n#endif\nnamespace saddle_{1}_{2} {{\n#include \"lib/common.cuh\"\n",
         source.file,
         source.identifier(),
@@ -197,7 +198,8 @@ fn trampoline(kernel: &Kernel, isa: &InstructionSet) -> String {
     }
     let names: Vec<String> = (0..kernel.params.len()).map(|i| format!("a{i}")).collect();
     format!(
-        "extern \"C\" void saddle_{isa}_{name}_threads(const uint64_t* args) {{\n{body}  SaddleBlock* const block = saddle_block;\n  \
+        "extern \"C\" void saddle_{isa}_{name}_threads(const uint64_t* args) {{\n\
+         {body}  SaddleBlock* const block = saddle_block;\n  \
          while (block->started < block->threads) {{\n    const unsigned next = block->started++;\n    \
          block->thread = block->order ? block->order[next] : next;\n    {name}({args});\n  }}\n}}\n",
         isa = isa.name,

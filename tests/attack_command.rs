@@ -227,11 +227,13 @@ fn mistakes_get_one_clear_line() {
         ("--data class.safetensors", "class.safetensors: y holds 10; the network has classes 0 to 9"),
         (
             "--data color.safetensors",
-            "run/checkpoints/best.safetensors: the network is for 10 classes and images of 8x8x1, the data has at least 2 classes and images of 8x8x3",
+            "run/checkpoints/best.safetensors: the network is for 10 classes and images of 8x8x1, the data \
+             has at least 2 classes and images of 8x8x3",
         ),
         (
             "--data wide.safetensors",
-            "run/checkpoints/best.safetensors: the network is for 10 classes and images of 8x8x1, the data has at least 2 classes and images of 8x16x1",
+            "run/checkpoints/best.safetensors: the network is for 10 classes and images of 8x8x1, the data \
+             has at least 2 classes and images of 8x16x1",
         ),
         (
             "--data flat.safetensors",

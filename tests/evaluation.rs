@@ -768,7 +768,8 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         (
             "linear.weight",
             vec![7, 64],
-            "the network is for 7 classes and images of 1 channels, the data has 10 classes and images of 8x8x1",
+            "the network is for 7 classes and images of 1 channels, the data has 10 classes and images of \
+             8x8x1",
         ),
         ("conv1.weight", vec![16, 3, 3, 3], "the network is for 10 classes and images of 3 channels, "),
     ] {

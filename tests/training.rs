@@ -379,7 +379,8 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     let classes = message(100, 32, 3);
     assert!(
         classes.ends_with(
-            "the network is for 10 classes and images of 8x8x1, the data has 100 classes and images of 32x32x3"
+            "the network is for 10 classes and images of 8x8x1, the data has 100 classes and images of \
+             32x32x3"
         ),
         "{classes}"
     );
@@ -390,7 +391,8 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
 fn a_write_that_fails_leaves_no_half_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --attack-steps 1 --quiet \
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --attack-steps 1 \
+        --quiet \
                   --out \"$1\"";
     let output =
         Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();

@@ -8,7 +8,8 @@
 //!     w <- P(x_k + eta sign(g_k))                     (L2: eta g / |g|)
 //!     x_{k+1} <- P(x_k + a (w - x_k) + (1 - a) (x_k - x_{k-1}))
 //!     f_best, x_best, g_best follow f(x_{k+1}) where it is larger
-//!     at a checkpoint, if f rose in at most 3/4 of the window's steps, or if eta was kept at the last checkpoint and f_best stayed since:
+//!     at a checkpoint, if f rose in at most 3/4 of the window's steps, or if eta was kept at the last
+//!     checkpoint and f_best stayed since:
 //!         eta <- eta / 2;  x_{k+1} <- x_best;  g_{k+1} <- g_best
 //! ```
 //! Three rules are those of the authors' code, which published accuracies come from: the last misclassified
@@ -72,7 +73,8 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
     },
     AttackEntry {
         name: ApgdLoss::DlrTargeted.attack(),
-        about: "Auto-PGD on the targeted difference of logits ratio, towards nine classes one after the other",
+        about: "Auto-PGD on the targeted difference of logits ratio, towards nine classes one after the \
+            other",
         paper: PAPER,
         build: |params| Box::new(Apgd::new(ApgdLoss::DlrTargeted, params)),
     },

@@ -4,8 +4,10 @@
 //! ```text
 //! x_0 = x (restarts: a random point at distance eps/2);  best <- infinity
 //! repeat T times:
-//!     h, w <- z_t - z_y and its gradient at x_k;  d1, d2 <- shortest steps within [0,1] from x_k and from x to where h + <w, . - x_k> = 0
-//!     al <- min(|d1| / (|d1| + |d2|), alpha_max);  x_{k+1} <- clip01((1 - al)(x_k + eta d1) + al (x + eta d2))
+//!     h, w <- z_t - z_y and its gradient at x_k
+//!     d1, d2 <- shortest steps within [0,1] from x_k and from x to where h + <w, . - x_k> = 0
+//!     al <- min(|d1| / (|d1| + |d2|), alpha_max)
+//!     x_{k+1} <- clip01((1 - al)(x_k + eta d1) + al (x + eta d2))
 //!     if x_{k+1} is misclassified: keep it if it is the closest to x;  x_{k+1} <- x + beta (x_{k+1} - x)
 //! the closest one counts if its distance is at most eps
 //! ```
@@ -36,7 +38,8 @@ use crate::tensor::Tensor;
 pub(super) const ATTACKS: &[AttackEntry] = &[
     AttackEntry {
         name: "fab-t",
-        about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes one after the other",
+        about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes \
+            one after the other",
         paper: "Croce and Hein, arXiv 1907.02044",
         build: |params| Box::new(FabT::new(params)),
     },

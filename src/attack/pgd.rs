@@ -54,7 +54,8 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
     },
     AttackEntry {
         name: "cwK",
-        about: "K projected gradient steps on the margin, confidence kappa = 50; 100 steps if no number is given",
+        about: "K projected gradient steps on the margin, confidence kappa = 50; 100 steps if no number is \
+            given",
         paper: "Carlini and Wagner, arXiv 1608.04644",
         build: |params| {
             let pgd = Pgd::new(params, 100);
@@ -63,7 +64,8 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
     },
     AttackEntry {
         name: "mimK",
-        about: "K steps of length eps/K along the accumulated gradient, momentum 1.0; 10 steps if no number is given",
+        about: "K steps of length eps/K along the accumulated gradient, momentum 1.0; 10 steps if no \
+            number is given",
         paper: "Dong et al., arXiv 1710.06081",
         build: |params| {
             let pgd = Pgd::new(params, 10);

@@ -55,7 +55,10 @@ impl Key {
 /// in range;` under headings. A range is one of whole numbers: `0..=1`, `0..1`, `1..`, `above(0)`, `inside(0,
 /// 1)`.
 macro_rules! keys {
-    ($($group:literal { $($(#[doc = $help:literal])+ $name:ident $([$symbol:literal])?: $kind:ty = $default:expr $(, in $range:expr)?;)+ })+) => {
+    ($($group:literal { $(
+        $(#[doc = $help:literal])+
+        $name:ident $([$symbol:literal])?: $kind:ty = $default:expr $(, in $range:expr)?;
+    )+ })+) => {
         /// Everything that decides what a run computes and where it leaves it; the defaults are the benchmark
         /// recipe's.
         #[derive(Clone, Debug, PartialEq)]

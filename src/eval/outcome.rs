@@ -115,7 +115,8 @@ impl Outcome {
             && others - square > SQUARE_MARGIN + 1e-9
         {
             self.warnings.push(format!(
-                "square lowers the robust accuracy from {others:.2} % to {square:.2} %: the gradients probably mislead the other attacks"
+                "square lowers the robust accuracy from {others:.2} % to {square:.2} %: the gradients \
+                 probably mislead the other attacks"
             ));
         }
     }

@@ -59,7 +59,8 @@ const MAX_STAGES: usize = 35;
 pub const VERSIONS: [(&str, &str); 4] = [
     (
         NAME,
-        "AutoAttack, version standard: apgd-ce, apgd-t, fab-t, square, each on the points that withstood the earlier ones",
+        "AutoAttack, version standard: apgd-ce, apgd-t, fab-t, square, each on the points that withstood \
+         the earlier ones",
     ),
     (
         "autoattack-plus",

@@ -62,8 +62,10 @@ impl Verification {
             if *largest_distance == f64::MAX { "not a number".into() } else { largest_distance.to_string() };
         (!self.passed).then(|| {
             format!(
-                "verification failed: {outside_ball} images are outside of the ball (largest distance {largest}), {outside_box} outside of \
-                 [0,1], {other_outcome} are classified otherwise than reported, {no_logits} have logits that are not finite numbers"
+                "verification failed: {outside_ball} images are outside of the ball (largest distance \
+                 {largest}), {outside_box} outside of \
+                 [0,1], {other_outcome} are classified otherwise than reported, \
+                 {no_logits} have logits that are not finite numbers"
             )
         })
     }

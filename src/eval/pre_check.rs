@@ -47,7 +47,8 @@ pub fn warnings(
     }
     if random && plan.version != "rand" {
         lines.push(format!(
-            "the logits of {PASSES} passes over the same images differ: use autoattack-rand for a randomized defense"
+            "the logits of {PASSES} passes over the same images differ: use autoattack-rand for a \
+             randomized defense"
         ));
     }
     let probabilities = |row: &Vec<f32>| {
@@ -63,7 +64,8 @@ pub fn warnings(
     let flat = grad.iter().filter(|image| image.iter().all(|g| *g == 0.0)).count();
     if flat > 0 {
         lines.push(format!(
-            "{flat} of {} images have an input gradient of zero at the start: attacks by gradients may fail there",
+            "{flat} of {} images have an input gradient of zero at the start: attacks by gradients may \
+             fail there",
             grad.len()
         ));
     }

@@ -42,7 +42,11 @@ impl Report {
         if let Some(record) = &self.record {
             return record.to_json();
         }
-        let row = |r: &ReportRow| json!({ "attack": r.name, "about": r.about, "accuracy": r.accuracy, "seconds": r.seconds });
+        let row = |r: &ReportRow| {
+            json!({
+                "attack": r.name, "about": r.about, "accuracy": r.accuracy, "seconds": r.seconds
+            })
+        };
         let mut object = self.facts();
         object.insert("results".into(), self.rows.iter().map(row).collect());
         Value::Object(object)

@@ -3,9 +3,11 @@
 //! the penultimate features, then a linear classifier.
 //!
 //! ```text
-//! pre-training:  x' = PGD from x on sum_i L_i, jointly over the batch       clean features constant, batch norm in eval mode
+//! pre-training:  x' = PGD from x on sum_i L_i, jointly over the batch
+//!     clean features constant, batch norm in eval mode
 //!     u = f / |f|_2;  s_ia = <u(x'_i), u(c_a)> / tau
-//!     L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip) / sum_a exp(s_ia) );  loss = mean L_i      one [train] pass over [x; x']
+//!     L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip) / sum_a exp(s_ia) )
+//!     loss = mean L_i      one [train] pass over [x; x']
 //! linear stage:  backbone frozen [eval];  loss = CE(classifier(f(x')), y),  x' = PGD(CE)
 //! ```
 //!

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! x' = PGD(CE);  boundary as in RAAT, with x'' = x + rho (x' - x)
-//! x_ce = x + rho_boundary (x' - x) for boundary samples, x + rho_other (x' - x) for all others;  loss = CE(z(x_ce)[train], y)
+//! x_ce = x + rho_boundary (x' - x) for boundary samples, x + rho_other (x' - x) for all others
+//! loss = CE(z(x_ce)[train], y)
 //! ```
 
 use super::common::perturbation::reduced;
@@ -14,7 +15,8 @@ use crate::ops::split::select;
 
 pub const METHOD: Method = Method {
     name: "boundary-at",
-    about: "PGD-AT whose boundary samples, or others, keep a part of their perturbation: the study behind RAAT",
+    about: "PGD-AT whose boundary samples, or others, keep a part of their perturbation: the study behind \
+        RAAT",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496, figure 1",
     keys: &["rho", "variant", "rho_boundary", "rho_other"],
     prepare,

@@ -20,7 +20,8 @@ use crate::tensor::Tensor;
 
 pub const METHOD: Method = Method {
     name: "mart",
-    about: "a cross entropy that also lowers the strongest rival, plus a divergence that counts most for misclassified images",
+    about: "a cross entropy that also lowers the strongest rival, plus a divergence that counts most for \
+        misclassified images",
     paper: "Wang et al., ICLR 2020, OpenReview rklOg6EFwS",
     keys: &["beta", "start_sigma"],
     prepare: |step| Ok(AdversarialLoss::on(attack(step)?, loss)),

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! X = [x1; x2];  X' = PGD(CE) from X;  X'' = X + rho (X' - X)
-//! boundary: h(X) = y, h(X') != y and h(X'') != y     [eval]       x_ce = X'' for boundary samples, X' for all others
+//! boundary: h(X) = y, h(X') != y and h(X'') != y     [eval]
+//! x_ce = X'' for boundary samples, X' for all others
 //! L_ce = CE(z(x_ce)[train], y)
 //! S = images whose views are both right;  r = max(l, 1 - l), l ~ Beta(0.75, 0.75)
 //! u = z(r x1'[S] + (1-r) x2'[S])[train];  Z = z(X)[train];  v = r Z1[S] + (1-r) Z2[S]
@@ -23,7 +24,8 @@ use crate::ops::reduce::Reduction;
 
 pub const METHOD: Method = Method {
     name: "raat",
-    about: "a reduced perturbation for boundary samples, and consistency of interpolated images and predictions",
+    about: "a reduced perturbation for boundary samples, and consistency of interpolated images and \
+        predictions",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["lambda", "rho", "temperature", "variant", "mix_beta"],
     views: |_| 2,

@@ -4,7 +4,8 @@
 //! ```text
 //! x1', x2' = PGD(CE), view by view, every pass [train], and one pass more each
 //! split of view 1 and clean correctness of view 2 by wa, in the order x1, x1', x1'', x2
-//! loss = CE(z(x_ce)[train], y) + w lambda JS_T(u, v)        view 1 only;  w = 0 before epoch average_start_epoch (0-based), then 1
+//! loss = CE(z(x_ce)[train], y) + w lambda JS_T(u, v)        view 1 only
+//!     w = 0 before epoch average_start_epoch (0-based), then 1
 //! [train] passes: x_ce, interpolated, x1, x2, then x1' without gradient;  after the update x1
 //! ```
 //!
@@ -24,7 +25,8 @@ use crate::ops::subset::{RowsFrom, subset};
 
 pub const METHOD: Method = Method {
     name: "raat#",
-    about: "RAAT on the ReBAT recipe: the averaged network finds the boundary samples and the correctly classified images",
+    about: "RAAT on the ReBAT recipe: the averaged network finds the boundary samples and the correctly \
+        classified images",
     paper: "Wang et al., CVPR 2026 Findings, arXiv 2604.26496",
     keys: &["lambda", "rho", "temperature", "variant", "mix_beta", "wa_mode"],
     views: |_| 2,

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! x' = PGD(CE), every pass [train], and one pass more for the loss of each sample
-//! loss = CE(z(x')[train], y) + lambda KL(p_wa(x') || p(x'))      the second from epoch average_start_epoch (0-based), gradient through p(x')
+//! loss = CE(z(x')[train], y) + lambda KL(p_wa(x') || p(x'))
+//!     the second from epoch average_start_epoch (0-based), gradient through p(x')
 //! update;  z(x)[train] without gradient;  wa <- d wa + (1 - d) net, d = 0 before average_start_epoch
 //! ```
 //!

@@ -2,7 +2,9 @@
 //! Understanding Robust Overfitting from a Minimax Game Perspective, NeurIPS 2023, arXiv 2310.19360.
 //!
 //! ```text
-//! from epoch late_start_epoch (0-based):  x' = PGD(CE) with eps = late_eps = 10/255 and late_steps = 12 steps;  before, and all else: ReBAT
+//! from epoch late_start_epoch (0-based):  x' = PGD(CE)
+//!     with eps = late_eps = 10/255 and late_steps = 12 steps
+//! before, and all else: ReBAT
 //! ```
 //!
 //! The learning rate decays by 1.7 instead of 1.5: the recipes' `lr_gamma`.

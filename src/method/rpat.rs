@@ -24,7 +24,8 @@ use crate::tensor::Tensor;
 
 pub const METHOD: Method = Method {
     name: "rpat",
-    about: "robust perception on top of a base method: logits change evenly from the clean to the adversarial image",
+    about: "robust perception on top of a base method: logits change evenly from the clean to the \
+        adversarial image",
     paper: "Wang and Liu, ICCV 2025, arXiv 2508.02186",
     keys: &[
         "base",

@@ -2,7 +2,8 @@
 //! the teacher of the perception.
 //!
 //! ```text
-//! loss = CE(z(x')[train], y) + lambda KL( softmax(z_wa(x_a) - a z_wa(x)) || softmax((1 - a) z(x')) ),   x_a = (1 - a) x' + a x
+//! loss = CE(z(x')[train], y) + lambda KL( softmax(z_wa(x_a) - a z_wa(x)) || softmax((1 - a) z(x')) )
+//!     x_a = (1 - a) x' + a x
 //! passes of wa: x, then x_a
 //! ```
 //!

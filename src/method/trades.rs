@@ -21,7 +21,8 @@ use crate::tensor::Tensor;
 
 pub const METHOD: Method = Method {
     name: "trades",
-    about: "cross entropy on clean images plus beta times the divergence from clean to adversarial predictions",
+    about: "cross entropy on clean images plus beta times the divergence from clean to adversarial \
+        predictions",
     paper: "Zhang et al., ICML 2019, arXiv 1901.08573",
     keys: &["beta", "trades_passes", "start_sigma"],
     prepare: |step| Ok(AdversarialLoss::on(attack(step)?, loss)),

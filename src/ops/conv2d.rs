@@ -42,7 +42,8 @@ impl Conv {
         if stride == 0 || height + 2 * pad < kernel_height || width + 2 * pad < kernel_width {
             return wrong(
                 &format!(
-                    "x with at least {kernel_height}x{kernel_width} pixels with pad {pad}, and a stride above 0"
+                    "x with at least {kernel_height}x{kernel_width} pixels with pad {pad}, and a stride \
+                     above 0"
                 ),
                 x,
             );

@@ -179,7 +179,8 @@ mod tests {
         );
         assert!(line(slice_tensor(&zeros(&[3, 2]), usize::MAX, 2)).starts_with("slice: expected at least"));
         assert!(line(slice_tensor(&zeros(&[]), 0, 0)).starts_with("slice: expected at least 0 rows"));
-        let unlike = "concat: expected tensors that differ in their leading axis only, beside [3, 2], got shape [3, 3]";
+        let unlike = "concat: expected tensors that differ in their leading axis only, beside [3, 2], got \
+            shape [3, 3]";
         assert_eq!(line(concat_tensor(&zeros(&[3, 2]), &zeros(&[3, 3]))), unlike);
         assert!(concat_tensor(&zeros(&[]), &zeros(&[])).is_err());
     }

@@ -156,7 +156,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     let labels = vec![1, 1, 1, 1, 1, 1, 1, 3];
     let far = f64::NAN;
     let margins = [
-        [1., 0., 0., 1., 1., far, 1., far], // at X: row 1 ties with the lower class 0 and is wrong, row 2 with class 2 and is right
+        // At X, row 1 ties with the lower class 0 and is wrong, row 2 with class 2 and is right.
+        [1., 0., 0., 1., 1., far, 1., far],
         [-1., -1., -1., 1., -1., -1., far, far],
         [0., 0., -2., -1., 0., -1., far, far],
     ];

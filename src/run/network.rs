@@ -132,6 +132,10 @@ pub fn weight_file(path: &Path) -> Result<PathBuf> {
         ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
     let found = candidates.into_iter().find(|file| file.exists());
     found.ok_or_else(|| {
-        Error::file(path, "holds no checkpoints/best.safetensors or last.safetensors; expected a weight file or a run directory")
+        Error::file(
+            path,
+            "holds no checkpoints/best.safetensors or last.safetensors; expected a weight \
+            file or a run directory",
+        )
     })
 }

@@ -96,7 +96,12 @@ fn record(job: &TrainJob, device: &Device) -> Map<String, Value> {
         "driver": crate::device::cuda::driver_version(),
         "seed": config.seed,
         "config": config.to_json(),
-        "reference": { "clean": reference.clean, "pgd20": reference.pgd20, "aa": reference.aa, "source": reference.source },
+        "reference": {
+            "clean": reference.clean,
+            "pgd20": reference.pgd20,
+            "aa": reference.aa,
+            "source": reference.source,
+        },
     });
     record.as_object().cloned().unwrap_or_default()
 }
