@@ -1,10 +1,9 @@
 //! Reads `kernels/*.cu`, compiles them for the host device and writes the Rust side of every kernel.
 //!
-//! * `build/parse.rs`: kernel signatures and CONFIG constants of the `.cu` files;
+//! * `build/parse.rs`: kernel signatures and PER_DEVICE constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
 //!   compiler;
-//! * `build/generate.rs`: typed launchers, the embedded sources, and the lists of ops and recipes found
-//!   in their folders.
+//! * `build/generate.rs`: typed launchers, the embedded sources and recipes.
 
 #[path = "build/generate.rs"]
 mod generate;
@@ -18,7 +17,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for watched in ["build.rs", "build", "kernels", "src/ops", "recipes"] {
+    for watched in ["build.rs", "build", "kernels", "recipes"] {
         println!("cargo:rerun-if-changed={watched}");
     }
     let kernels = root.join("kernels");
@@ -26,12 +25,11 @@ fn main() {
         list(folder, "cu").iter().map(|path| parse::source(&kernels, path)).collect()
     };
     let (sources, conformance) = (sources(&kernels), sources(&kernels.join("conformance")));
-    let shared = parse::configs(&read(&root.join("kernels/lib/common.cuh")));
+    let shared = parse::configs(&read(&kernels.join("lib/common.cuh")));
     let isas = host::instruction_sets();
     host::compile(&root, &out, &sources, &conformance, &isas);
     generate::kernels(&root, &out, &sources, &shared, &isas);
     generate::conformance(&out, &conformance, &shared, &isas);
-    generate::modules(&root, &out, "ops");
     generate::recipes(&root, &out);
     generate::version(&root);
 }

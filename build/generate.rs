@@ -91,7 +91,7 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
             let known = source.configs.iter().chain(shared).any(|c| c.name == value);
             assert!(
                 known,
-                "{}: {what} of {} must be a number or a CONFIG, not {value}",
+                "{}: {what} of {} must be a number or a PER_DEVICE constant, not {value}",
                 source.path.display(),
                 kernel.name
             );
@@ -115,18 +115,55 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
         host = host.join(", "),
     )
     .ok();
-    let params: Vec<String> = kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p))).collect();
-    let args: Vec<String> = kernel.params.iter().map(|p| format!("{}.arg()", p.name)).collect();
+    let params: Vec<String> =
+        kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p, "&"))).collect();
+    let args: Vec<String> = kernel.params.iter().map(|p| argument(p, &upper)).collect();
+    let (params, args) = (params.join(", "), args.join(", "));
+    let short = kernel.name.strip_prefix(&format!("{}_", source.stem)).unwrap_or(&kernel.name);
     writeln!(text, "    /// {}", kernel.doc.replace('[', "\\[").replace(']', "\\]")).ok();
-    writeln!(text, "    #[allow(clippy::too_many_arguments)]").ok();
+    if kernel.params.len() <= MOST_POSITIONAL {
+        writeln!(
+            text,
+            "    #[allow(clippy::too_many_arguments)]\n    pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) -> Result<()> {{\n        \
+             device.launch(&{upper}, grid.into(), &[{args}])\n    }}"
+        )
+        .ok();
+        return;
+    }
+    let name = camel_case(short);
+    let fields: Vec<String> =
+        kernel.params.iter().map(|p| format!("        pub {}: {},", p.name, rust_type(p, "&'a "))).collect();
+    let names: Vec<&str> = kernel.params.iter().map(|p| p.name.as_str()).collect();
     writeln!(
         text,
-        "    pub fn {}(device: &Device, grid: impl Into<Grid>, {}) -> Result<()> {{\n        device.launch(&{upper}, grid.into(), &[{}])\n    }}",
-        kernel.name,
-        params.join(", "),
-        args.join(", ")
+        "    pub struct {name}<'a> {{\n{fields}\n    }}\n    impl {name}<'_> {{\n        \
+         pub fn launch(self, device: &Device, grid: impl Into<Grid>) -> Result<()> {{\n            \
+         let {name} {{ {names} }} = self;\n            \
+         device.launch(&{upper}, grid.into(), &[{args}])\n        }}\n    }}",
+        fields = fields.join("\n"),
+        names = names.join(", "),
     )
     .ok();
+}
+
+/// A launcher of more parameters takes them by name, as the fields of a struct.
+const MOST_POSITIONAL: usize = 8;
+
+fn camel_case(name: &str) -> String {
+    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
+    name.split('_').map(word).collect()
+}
+
+/// The bits of a parameter of this name.
+fn argument(param: &Param, kernel: &str) -> String {
+    let name = &param.name;
+    match &param.pointer {
+        None if param.scalar.c == "int" => format!("narrowed(&{kernel}, \"{name}\", {name})?.arg()"),
+        Some(p) if p.mutable && !p.nullable && param.scalar.c == "float" => {
+            format!("{name}.output()?.arg()")
+        }
+        _ => format!("{name}.arg()"),
+    }
 }
 
 fn c_type(param: &Param) -> String {
@@ -140,35 +177,22 @@ fn c_type(param: &Param) -> String {
     }
 }
 
-fn rust_type(param: &Param) -> String {
+/// The type of a launcher's parameter, with `reference` as `&` or `&'a `.
+fn rust_type(param: &Param, reference: &str) -> String {
     let scalar = param.scalar.rust;
     match &param.pointer {
+        None if param.scalar.c == "int" => "usize".into(),
         None => scalar.into(),
+        Some(p) if p.mutable && !p.nullable && scalar == "f32" => format!("{reference}mut dyn Output"),
         Some(p) => {
-            let reference = format!("&{}Buffer<{scalar}>", if p.mutable { "mut " } else { "" });
-            if p.nullable { format!("Option<{reference}>") } else { reference }
+            let mutable = if p.mutable { "mut " } else { "" };
+            let pointer = format!("{reference}{mutable}Buffer<{scalar}>");
+            if p.nullable { format!("Option<{pointer}>") } else { pointer }
         }
     }
 }
 
 /// `ops.rs`: a `pub mod` for every file of `src/FOLDER` that has its own `.rs` (mod.rs and
-/// helpers excepted), and the list of their names as a macro that calls another macro with it.
-pub fn modules(root: &Path, out: &Path, folder: &str) {
-    let files = crate::list(&root.join("src").join(folder), "rs");
-    let names: Vec<(String, &Path)> = files
-        .iter()
-        .map(|f| (crate::stem(f), f.as_path()))
-        .filter(|(stem, _)| !["mod", "prelude", "testing", "oracle"].contains(&stem.as_str()))
-        .collect();
-    let mut text = String::new();
-    for (name, path) in &names {
-        writeln!(text, "#[path = {path:?}]\npub mod {name};").ok();
-    }
-    let list: Vec<&str> = names.iter().map(|(n, _)| n.as_str()).collect();
-    writeln!(text, "/// Calls `$macro!` with the names of all files of this folder.\n#[allow(unused_macros)]\nmacro_rules! every {{\n    ($macro:ident) => {{ $macro!({}) }};\n}}", list.join(", ")).ok();
-    write(out, &format!("{folder}.rs"), &text);
-}
-
 /// `recipes.rs`: the recipes of `recipes/*.toml`, embedded.
 pub fn recipes(root: &Path, out: &Path) {
     let mut text = String::from(

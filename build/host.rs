@@ -13,31 +13,32 @@ pub struct InstructionSet {
     flags: &'static [&'static str],
 }
 
-/// The instruction sets that the target is compiled for, from lowest to highest, and last the kernels in the
-/// launch shapes of CUDA.
+/// The instruction sets of the target from lowest to highest, with one thread per block; and last the
+/// variant with CUDA's launch configurations.
 pub fn instruction_sets() -> Vec<InstructionSet> {
-    let mut sets = plain_instruction_sets();
-    let flags: &[&str] = match sets.len() {
-        1 => &["-DSADDLE_CUDA_SHAPES"],
-        _ => &["-DSADDLE_CUDA_SHAPES", "-march=x86-64-v2"],
-    };
-    sets.push(InstructionSet { name: CUDA_SHAPES, flags });
-    sets
-}
-
-/// The name of the variant that runs CUDA's launch shapes, and the code that only they have, on the CPU.
-pub const CUDA_SHAPES: &str = "cuda_shapes";
-
-fn plain_instruction_sets() -> Vec<InstructionSet> {
     match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("x86_64") => vec![
-            InstructionSet { name: "v2", flags: &["-march=x86-64-v2"] },
-            InstructionSet { name: "v3", flags: &["-march=x86-64-v3"] },
-            InstructionSet { name: "v4", flags: &["-march=x86-64-v4", "-mprefer-vector-width=512"] },
+            InstructionSet { name: "v2", flags: &[ONE_THREAD_BLOCKS, "-march=x86-64-v2"] },
+            InstructionSet { name: "v3", flags: &[ONE_THREAD_BLOCKS, "-march=x86-64-v3"] },
+            InstructionSet {
+                name: "v4",
+                flags: &[ONE_THREAD_BLOCKS, "-march=x86-64-v4", "-mprefer-vector-width=512"],
+            },
+            InstructionSet { name: CUDA_SHAPES, flags: &["-march=x86-64-v2"] },
         ],
-        _ => vec![InstructionSet { name: "base", flags: &[] }],
+        _ => vec![
+            InstructionSet { name: "base", flags: &[ONE_THREAD_BLOCKS] },
+            InstructionSet { name: CUDA_SHAPES, flags: &[] },
+        ],
     }
 }
+
+/// The host's own build: kernels/lib/common.cuh says what the macro means.
+const ONE_THREAD_BLOCKS: &str = "-DONE_THREAD_BLOCKS=1";
+
+/// The name of the variant that runs CUDA's launch configurations, and the code that only they have, on the
+/// CPU.
+pub const CUDA_SHAPES: &str = "cuda_shapes";
 
 const FLAGS: &[&str] = &[
     "-std=c++17",

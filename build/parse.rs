@@ -1,4 +1,4 @@
-//! A small reader of the two things that build.rs needs from a `.cu` file: kernel signatures and CONFIG
+//! A small reader of the two things that build.rs needs from a `.cu` file: kernel signatures and PER_DEVICE
 //! constants.
 
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ pub struct Source {
     /// The path inside `kernels/`, such as `kl.cu` or `conformance/math.cu`.
     pub file: String,
     pub stem: String,
+    /// The constants of the file and of the headers that it includes, except those of `lib/common.cuh`.
     pub configs: Vec<Config>,
     pub kernels: Vec<Kernel>,
 }
 
-/// `CONFIG(name, cuda, host)`.
+/// `PER_DEVICE(name, cuda, host);`.
 pub struct Config {
     pub name: String,
     pub cuda: i64,
@@ -23,12 +24,12 @@ pub struct Config {
 /// One `extern "C" __global__` function.
 pub struct Kernel {
     pub name: String,
-    /// The text inside `__launch_bounds__(...)`: a literal or the name of a CONFIG.
+    /// The text inside `__launch_bounds__(...)`: a literal or the name of a constant.
     pub threads: String,
-    /// The text inside `DYN_BYTES(...)` behind the launch bounds: bytes of dynamic shared memory, a literal
-    /// or the name of a CONFIG.
+    /// The text inside `DYN_BYTES(...)` after the launch bounds: bytes of dynamic shared memory, a literal
+    /// or the name of a constant.
     pub dynamic: String,
-    /// The comment between the launch bounds and the name.
+    /// The comment above the declaration.
     pub doc: String,
     pub params: Vec<Param>,
 }
@@ -50,34 +51,47 @@ pub struct Scalar {
     pub rust: &'static str,
 }
 
-const SCALARS: [Scalar; 5] = [
+/// An `int` of a parameter list is a size, a count or a place, never negative: `usize` in Rust. Where it may
+/// be negative, the kernel says `signed int`.
+const SCALARS: [Scalar; 7] = [
     Scalar { c: "float", rust: "f32" },
     Scalar { c: "int", rust: "i32" },
+    Scalar { c: "signed int", rust: "i32" },
+    Scalar { c: "bool", rust: "bool" },
     Scalar { c: "uint8_t", rust: "u8" },
     Scalar { c: "uint32_t", rust: "u32" },
     Scalar { c: "uint64_t", rust: "u64" },
 ];
 
-const MARK: &str = "extern \"C\" __global__ void __launch_bounds__(";
+const MARK: &str = "extern \"C\" __global__ __launch_bounds__(";
 
-/// Reads a `.cu` file under `root`; panics with file and reason, which cargo prints as the build error.
-pub fn source(root: &Path, path: &Path) -> Source {
+/// Reads a `.cu` file under `kernels_dir`; panics with file and reason, which cargo prints as the build error.
+pub fn source(kernels_dir: &Path, path: &Path) -> Source {
     let text = crate::read(path);
     let fail = |why: String| -> ! { panic!("{}: {why}", path.display()) };
     if text.matches("__global__").count() != text.matches(MARK).count() {
         fail(format!("every kernel must start with `{MARK}THREADS)`"));
     }
     let mut kernels = Vec::new();
-    for piece in text.split(MARK).skip(1) {
-        let Some((threads, rest)) = piece.split_once(')') else { fail("unclosed __launch_bounds__".into()) };
+    for (at, _) in text.match_indices(MARK) {
+        let doc = comment_above(&text[..at]);
+        let Some((threads, rest)) = text[at + MARK.len()..].split_once(')') else {
+            fail("unclosed __launch_bounds__".into())
+        };
         let (dynamic, rest) =
             match rest.trim_start().strip_prefix("DYN_BYTES(").map(|rest| rest.split_once(')')) {
                 Some(Some((bytes, rest))) => (bytes.trim(), rest),
                 Some(None) => fail("unclosed DYN_BYTES".into()),
                 None => ("0", rest),
             };
-        let (doc, rest) = leading_comment(rest);
-        let Some((name, rest)) = rest.split_once('(') else { fail("no parameter list".into()) };
+        let Some((name, rest)) =
+            rest.trim_start().strip_prefix("void ").and_then(|rest| rest.split_once('('))
+        else {
+            fail("no `void NAME(` after the launch bounds".into())
+        };
+        if doc.is_empty() {
+            fail(format!("{name}: no comment above the kernel says what it computes"));
+        }
         let Some((list, _)) = rest.split_once(')') else { fail(format!("{name}: unclosed parameter list")) };
         let params = list.split(',').map(str::trim).filter(|p| !p.is_empty());
         let params = params
@@ -90,8 +104,12 @@ pub fn source(root: &Path, path: &Path) -> Source {
             params: params.collect(),
         });
     }
-    let file = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-    Source { path: path.to_owned(), file, stem: crate::stem(path), configs: configs(&text), kernels }
+    let mut configs = configs(&text);
+    for header in headers(kernels_dir, &text).iter().filter(|header| *header != "lib/common.cuh") {
+        configs.extend(self::configs(&crate::read(&kernels_dir.join(header))));
+    }
+    let file = path.strip_prefix(kernels_dir).unwrap_or(path).to_string_lossy().into_owned();
+    Source { path: path.to_owned(), file, stem: crate::stem(path), configs, kernels }
 }
 
 impl Source {
@@ -101,12 +119,12 @@ impl Source {
     }
 }
 
-/// The CONFIG lines of a file.
+/// The PER_DEVICE lines of a file.
 pub fn configs(text: &str) -> Vec<Config> {
-    let calls = text.lines().filter_map(|line| line.trim().strip_prefix("CONFIG("));
+    let calls = text.lines().filter_map(|line| line.strip_prefix("PER_DEVICE("));
     calls
         .filter_map(|call| {
-            let (inside, _) = call.split_once(')')?;
+            let (inside, _) = call.split_once(");")?;
             let mut parts = inside.split(',').map(str::trim);
             Some(Config {
                 name: parts.next()?.into(),
@@ -117,15 +135,29 @@ pub fn configs(text: &str) -> Vec<Config> {
         .collect()
 }
 
-fn leading_comment(mut text: &str) -> (String, &str) {
-    let mut doc = Vec::new();
-    loop {
-        text = text.trim_start();
-        let Some(comment) = text.strip_prefix("//") else { return (doc.join(" "), text) };
-        let (line, rest) = comment.split_once('\n').unwrap_or((comment, ""));
-        doc.push(line.trim());
-        text = rest;
+/// The headers of `kernels/lib` that a text includes, directly or through others, each once.
+fn headers(kernels_dir: &Path, text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut unread = vec![text.to_owned()];
+    while let Some(text) = unread.pop() {
+        for line in text.lines() {
+            let header = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            let Some(header) = header.filter(|header| header.starts_with("lib/")) else { continue };
+            if !found.iter().any(|known| known == header) {
+                found.push(header.to_owned());
+                unread.push(crate::read(&kernels_dir.join(header)));
+            }
+        }
     }
+    found
+}
+
+/// The comment lines that end `text`, as one line.
+fn comment_above(text: &str) -> String {
+    let comments = text.lines().rev().map_while(|line| line.strip_prefix("//"));
+    let mut lines: Vec<&str> = comments.map(str::trim).collect();
+    lines.reverse();
+    lines.join(" ")
 }
 
 fn param(text: &str) -> Option<Param> {
@@ -134,6 +166,6 @@ fn param(text: &str) -> Option<Param> {
     let name = words.pop()?.to_owned();
     let mut take = |word: &str| words.iter().position(|w| *w == word).map(|at| words.remove(at)).is_some();
     let (constant, nullable, pointer) = (take("const"), take("NULLABLE"), take("*"));
-    let scalar = SCALARS.iter().find(|s| words == [s.c])?;
+    let scalar = SCALARS.iter().find(|s| words.join(" ") == s.c)?;
     Some(Param { name, scalar, pointer: pointer.then_some(Pointer { mutable: !constant, nullable }) })
 }

@@ -4,16 +4,18 @@
 // Preconditions: equal lengths; checked by src/ops/add.rs.
 // Outputs: add_forward `=`, add_into `+=`.
 // Accumulation: none. Deterministic. No spills.
-#include "lib/common.cuh"
+#include "lib/vec.cuh"
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out = a + b
-add_forward(const float* a, const float* b, float* out, int n) {
-  each_vec(n, [&](int i, int count) { vec_store(out + i, vec_load(a + i, count) + vec_load(b + i, count), count); });
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void add_forward(
+    const float* a, const float* b, float* out, int n) {
+  each_vec(n, [&](int i, int count) {
+    vec_store(out + i, vec_load(a + i, count) + vec_load(b + i, count), count);
+  });
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // sum += a
-add_into(const float* a, float* sum, int n) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void add_into(
+    const float* a, float* sum, int n) {
   each_vec(n, [&](int i, int count) { vec_put(sum + i, vec_load(a + i, count), count, 1); });
 }

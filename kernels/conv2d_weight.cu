@@ -1,25 +1,40 @@
 // The weight gradient of the two-dimensional convolution in float32.
 //
-// Mathematics: dw[co,ky,kx,ci] = sum_{n,oy,ox} dy[n,oy,ox,co] x[n, oy*s-p+ky, ox*s-p+kx, ci], zeros outside x; a product of two matrices
-//   whose inner index is the pixel (n,oy,ox). x [N,H,W,Cin], dy [N,OH,OW,Cout], dw [Cout,kh,kw,Cin].
-// Threads: a block owns TILE output channels x one panel of (tap, ci), over the images of one split. When Cin is a multiple of 16 a panel
-//   lies in one tap, and only pixels that the tap finds inside x are visited; other channel counts take the flat way: columns are
-//   (tap, ci) as one index, gathered with zeros. The pixels are listed in shared memory, LIST at a time. CUDA copies STAGE of them to shared
-//   memory while the previous ones are multiplied; the host multiplies from where they are, one piece of the tile after the other.
+// Mathematics: dw[co,ky,kx,ci] = sum_{n,oy,ox} dy[n,oy,ox,co] x[n, oy*s-p+ky, ox*s-p+kx, ci], zeros outside
+//   x:
+//   a product of two matrices whose inner index is the pixel (n,oy,ox).
+//   x [N,H,W,Cin], dy [N,OH,OW,Cout], dw [Cout,kh,kw,Cin].
+//
+//                      x gathered [pixels, taps Cin]
+//                     +--------+=======+--------+
+//                     |        | panel |        |
+//     dy [pixels,     +--------+=======+--------+
+//         Cout]        dw [Cout, taps Cin]
+//    +---+====+---+   +--------+-------+--------+
+//    |   |TILE|   |   |        | block |        |   a block: TILE output channels x one panel of (tap, ci),
+//    +---+====+---+   +--------+-------+--------+   summed over the images of one split
+//
+// Threads: a block owns one tile of dw, for one split of the images. If Cin is a multiple of 16 a panel lies
+//   in one tap, and a block visits only the pixels that this tap finds inside x; other channel counts take
+//   the flattened path: columns are the flattened index (tap, ci), gathered with zeros. A block lists its
+//   pixels in shared memory, LIST at a time. CUDA copies WEIGHT_STAGE of them to shared memory while it
+//   multiplies the ones before; on the host the one thread multiplies in place, piece by piece of the tile.
 // Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; as many splits as the workspace holds.
 // Outputs: `=`, or `+=` with accumulate = 1.
-// Accumulation: float32, in the order of pixels within a split, then over the splits in order. Deterministic. No spills.
+// Accumulation: float32, in the order of pixels within a split, then over the splits in order. Deterministic.
+//   No spills.
 #include "lib/gemm_tile.cuh"
 
-CONFIG(WEIGHT_THREADS, 64, 1)
-CONFIG(TILE, 64, 64)          // output channels of a block
-CONFIG(LIST, 256, 512)        // pixels listed at a time
-CONFIG(FLAT_LIST, 256, 128)   // the same for the flat way, where the host gathers them all
-CONFIG(WEIGHT_STAGE, 16, 512) // pixels staged at a time
-CONFIG(WANTED_BLOCKS, 264, 32) // the images are split until there are about so many blocks
-CONFIG(SOURCE_ROWS, 32, 128)      // rows of shared memory: two stages of x, or FLAT_LIST gathered pixels
-CONFIG(GRAD_ROWS, 32, 1)          // two stages of dy; the host reads it where it is
-CONFIG(SUM_ROWS, 1, 72)           // unfinished sums of a tile: TILE rounded up to whole pieces; CUDA keeps them in registers
+PER_DEVICE(WEIGHT_THREADS, 64, 1);
+PER_DEVICE(TILE, 64, 64);            // output channels of a block
+PER_DEVICE(LIST, 256, 512);          // pixels listed at a time
+PER_DEVICE(FLAT_LIST, 256, 128);     // the same on the flattened path, where the host gathers them all
+PER_DEVICE(WANTED_BLOCKS, 264, 32);  // the images are split until there are about this many blocks
+PER_DEVICE(SOURCE_ROWS, 32, 128);    // rows of shared memory: two stages of x, or FLAT_LIST gathered pixels
+PER_DEVICE(GRAD_ROWS, 32, 1);        // two stages of dy; the host reads it in place
+PER_DEVICE(
+    SUM_ROWS, 1,
+    72);  // partial sums of a tile: TILE rounded up to whole pieces; CUDA keeps them in registers
 
 // Columns of a panel, and whether panels lie in one tap.
 INLINE int weight_panel(int channels, int taps) {
@@ -27,7 +42,8 @@ INLINE int weight_panel(int channels, int taps) {
   return panel_width(channels * taps);
 }
 
-// The first output position that a tap finds inside the source, and behind the last one, along one axis.
+// The output positions that a tap finds inside the source along one axis: the first one, and one past the
+// last.
 INLINE int tap_begin(int tap, int stride, int pad) { return tap >= pad ? 0 : ceil_div(pad - tap, stride); }
 INLINE int tap_end(int tap, int stride, int pad, int size, int out_size) {
   const int last = size - 1 + pad - tap;
@@ -38,23 +54,27 @@ struct WeightGeometry {
   int height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad;
 };
 
-// What a block works on: output channels from `co`, columns from `column`, `pixels` pixels that start with image `image`.
+// The work of a block: output channels from `co`, columns from `column`, and `pixels` pixels, which start at
+// image `image` and are `rows` x `row_pixels` in each image, the first at (y0, x0).
 struct Work {
   WeightGeometry g;
-  bool flat;
-  int co, column, columns, tap, image, y0, x0, rows, row_pixels, pixels;
+  bool flattened;
+  int co, column, columns, tap, image, y0, x0, rows, row_pixels, pixels;  // columns: of dw in all
 
-  INLINE Work(const WeightGeometry& g, int width, int first_image, int last_image) : g(g), flat(g.channels % 16 != 0), image(first_image) {
+  INLINE Work(const WeightGeometry& g, int width, int first_image, int last_image)
+      : g(g),
+        flattened(g.channels % 16 != 0),
+        image(first_image) {
     const int tiles = ceil_div(g.out_channels, TILE);
     co = blockIdx.x % tiles * TILE;
     column = blockIdx.x / tiles * width;
     columns = g.kernel_h * g.kernel_w * g.channels;
     tap = column / g.channels;
     const int ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w;
-    y0 = flat ? 0 : tap_begin(ky, g.stride, g.pad);
-    x0 = flat ? 0 : tap_begin(kx, g.stride, g.pad);
-    rows = max(0, (flat ? g.out_height : tap_end(ky, g.stride, g.pad, g.height, g.out_height)) - y0);
-    row_pixels = max(0, (flat ? g.out_width : tap_end(kx, g.stride, g.pad, g.width, g.out_width)) - x0);
+    y0 = flattened ? 0 : tap_begin(ky, g.stride, g.pad);
+    x0 = flattened ? 0 : tap_begin(kx, g.stride, g.pad);
+    rows = max(0, (flattened ? g.out_height : tap_end(ky, g.stride, g.pad, g.height, g.out_height)) - y0);
+    row_pixels = max(0, (flattened ? g.out_width : tap_end(kx, g.stride, g.pad, g.width, g.out_width)) - x0);
     pixels = (last_image - first_image) * rows * row_pixels;
   }
   // Source offset of a column's tap and channel relative to the pixel of tap (pad, pad), channel 0.
@@ -66,31 +86,34 @@ struct Work {
   }
 };
 
-// The listed pixels, in shared memory: where they are in dy and in x, and for the flat way their position in x without the tap.
-struct Pixels {
+// The listed pixels, in shared memory: their indices in dy and in x, and on the flattened path their position
+// in x without the tap.
+struct PixelList {
   int *grad, *source, *y, *x;
 };
 
-INLINE void list_pixels(const Work& work, const Pixels& list, int first, int count) {
+INLINE void list_pixels(const Work& work, const PixelList& list, int first, int count) {
   const WeightGeometry& g = work.g;
   int ky, kx, channel;
-  work.locate(work.flat ? 0 : work.column, ky, kx, channel);
-  if (work.flat) ky = 0, kx = 0;
-  const Divider by_image(max(1, work.rows * work.row_pixels)), by_row(max(1, work.row_pixels));
+  work.locate(work.flattened ? 0 : work.column, ky, kx, channel);
+  if (work.flattened) ky = kx = 0;
+  const FastDivmod by_image(max(1, work.rows * work.row_pixels)), by_row(max(1, work.row_pixels));
   for (int i = threadIdx.x; i < count; i += WEIGHT_THREADS) {
-    const int image = by_image.quotient(first + i), rest = first + i - image * by_image.divisor;
-    const int row = by_row.quotient(rest), y = row + work.y0, x = rest - row * by_row.divisor + work.x0;
+    const int image = by_image.div(first + i), rest = first + i - image * by_image.divisor;
+    const int row = by_row.div(rest), y = row + work.y0, x = rest - row * by_row.divisor + work.x0;
     const int sy = y * g.stride + ky, sx = x * g.stride + kx;
     list.grad[i] = (((work.image + image) * g.out_height + y) * g.out_width + x) * g.out_channels + work.co;
     list.source[i] = (((work.image + image) * g.height + sy) * g.width + sx) * g.channels + channel;
-    list.y[i] = sy, list.x[i] = sx;
+    list.y[i] = sy;
+    list.x[i] = sx;
   }
 }
 
-// Copies columns of the flat way for the pixels [first, first + count) of the list to `to`; zeros where the tap leaves x, behind the last
-// column, and behind `listed`.
+// Gathers the columns of the flattened path for the pixels [first, first + count) of the list: zeros where
+// the tap leaves x, past the last column, and past `listed`.
 template <int width>
-INLINE void gather_columns(const Work& work, const Pixels& list, const float* x, float* to, int first, int count, int listed) {
+INLINE void gather_columns(
+    const Work& work, const PixelList& list, const float* x, float* to, int first, int count, int listed) {
   constexpr int SHARERS = WEIGHT_THREADS == 1 ? 1 : width;
   for (int c = threadIdx.x % SHARERS; c < width; c += SHARERS) {
     int ky, kx, channel;
@@ -98,18 +121,104 @@ INLINE void gather_columns(const Work& work, const Pixels& list, const float* x,
     const bool exists = work.column + c < work.columns;
     const int delta = (ky * work.g.width + kx) * work.g.channels + channel;
     for (int i = threadIdx.x / SHARERS; i < count; i += WEIGHT_THREADS / SHARERS) {
-      const bool valid = exists && first + i < listed && static_cast<unsigned>(list.y[first + i] + ky) < static_cast<unsigned>(work.g.height) &&
-                         static_cast<unsigned>(list.x[first + i] + kx) < static_cast<unsigned>(work.g.width);
+      const bool valid =
+          exists && first + i < listed &&
+          static_cast<unsigned>(list.y[first + i] + ky) < static_cast<unsigned>(work.g.height) &&
+          static_cast<unsigned>(list.x[first + i] + kx) < static_cast<unsigned>(work.g.width);
       to[i * width + c] = valid ? x[list.source[first + i] + delta] : 0.0f;
     }
   }
 }
 
-#if !HOST_SHAPES
-// CUDA: WEIGHT_STAGE pixels of the list from `first`: TILE channels of dy and `width` columns.
+// The block's shared memory: stages of x (on the host: gathered columns of the flattened path) and of dy,
+// partial sums of the host, listed pixels.
+struct SharedMemory {
+  float *sources, *grads, *sums;
+  int* pixels;
+
+  INLINE PixelList list() const { return {pixels, pixels + LIST, pixels + 2 * LIST, pixels + 3 * LIST}; }
+};
+
+// out (+)= the sums of a tile, or of the piece of it that starts at (row, column).
+template <class T>
+INLINE void store_tile(const Work& work, const T& tile, float* out, int row, int column, int accumulate) {
+  const bool aligned = rows_aligned(work.columns);
+  tile.each([&](Vec sum, int r, int v) {
+    const int co = work.co + row + r, at = work.column + column + T::column_of(v), count = work.columns - at;
+    if (co >= work.g.out_channels || row + r >= TILE || count <= 0) return;
+    vec_put(out + static_cast<size_t>(co) * work.columns + at, sum, count, accumulate, aligned);
+  });
+}
+
+#if ONE_THREAD_BLOCKS
+
+// tile += the listed pixels' products, for the piece of the block's tile that starts at (row, column). row_at
+// keeps reads within the last rows.
+template <int width, class T, class RowAt>
+INLINE void multiply_listed(
+    T& tile, const Work& work, const PixelList& list, const float* x, const float* grad_out,
+    const float* gathered, int row, int column, int listed, RowAt row_at) {
+  for (int i = 0; i < listed; i++) {
+    const float* const a = grad_out + list.grad[i] + row;
+    const float* const b = (work.flattened ? gathered + i * width : x + list.source[i]) + column;
+    tile.add([&](int r) { return a[row_at(r)]; }, b);
+  }
+}
+
+// One thread computes the block's tile piece by piece, a list of pixels at a time; between lists the partial
+// sums of all pieces wait in memory.
 template <int width>
-INLINE void fetch_pixels(const Work& work, const Pixels& list, const float* x, const float* grad_out, float* grads, float* sources, int first,
-                         int listed) {
+INLINE void weight_tile(
+    const Work& work, const SharedMemory& memory, const float* x, const float* grad_out, float* out,
+    int accumulate) {
+  typedef Tile<width, WEIGHT_THREADS, TILE> T;
+  const PixelList list = memory.list();
+  const int list_size = work.flattened ? FLAT_LIST : LIST, rows = min(TILE, work.g.out_channels - work.co);
+  for (int base = 0; base == 0 || base < work.pixels; base += list_size) {
+    const int listed = min(list_size, work.pixels - base);
+    const bool last = base + list_size >= work.pixels;
+    list_pixels(work, list, base, listed);
+    if (work.flattened) gather_columns<width>(work, list, x, memory.sources, 0, listed, listed);
+    for (int row = 0; row < rows; row += T::BLOCK_ROWS) {
+      for (int column = 0; column < width; column += T::COLUMNS) {
+        T tile;
+        const auto sum_at = [=](int r, int v) {
+          return memory.sums + (row + r) * width + column + T::column_of(v);
+        };
+        if (base == 0) {
+          tile.clear();
+        } else {
+          tile.load(sum_at);
+        }
+        const int rows_left = rows - row;
+        if (rows_left >= T::ROWS) {
+          multiply_listed<width>(
+              tile, work, list, x, grad_out, memory.sources, row, column, listed, [](int r) { return r; });
+        } else {
+          multiply_listed<width>(
+              tile, work, list, x, grad_out, memory.sources, row, column, listed,
+              [=](int r) { return r < rows_left ? r : 0; });
+        }
+        if (last) {
+          store_tile(work, tile, out, row, column, accumulate);
+        } else {
+          tile.each([&](Vec sum, int r, int v) { vec_store(sum_at(r, v), sum); });
+        }
+      }
+    }
+  }
+}
+
+#else
+
+constexpr int WEIGHT_STAGE = 16;  // pixels staged at a time
+
+// Copies WEIGHT_STAGE pixels of the list from `first` on to shared memory: TILE channels of dy and `width`
+// columns of x.
+template <int width>
+INLINE void stage_pixels(
+    const Work& work, const PixelList& list, const float* x, const float* grad_out, float* grads,
+    float* sources, int first, int listed) {
   const bool whole = work.g.out_channels % COPY == 0;
   for (int i = threadIdx.x * COPY; i < WEIGHT_STAGE * TILE; i += WEIGHT_THREADS * COPY) {
     const int pixel = first + i / TILE, left = work.g.out_channels - work.co - i % TILE;
@@ -117,56 +226,45 @@ INLINE void fetch_pixels(const Work& work, const Pixels& list, const float* x, c
     if (whole) {
       copy_async(grads + i, left > 0 ? from : grad_out, pixel < listed && left > 0);
     } else {
-      UNROLL for (int j = 0; j < COPY; j++) grads[i + j] = pixel < listed && j < left ? from[j] : 0.0f;
+      UNROLL
+      for (int j = 0; j < COPY; j++) grads[i + j] = pixel < listed && j < left ? from[j] : 0.0f;
     }
   }
-  if (work.flat) return gather_columns<width>(work, list, x, sources, first, WEIGHT_STAGE, listed);
+  if (work.flattened) return gather_columns<width>(work, list, x, sources, first, WEIGHT_STAGE, listed);
   for (int i = threadIdx.x * COPY; i < WEIGHT_STAGE * width; i += WEIGHT_THREADS * COPY) {
     const int pixel = first + i / width;
     copy_async(sources + i, x + (pixel < listed ? list.source[pixel] + i % width : 0), pixel < listed);
   }
 }
-#endif
 
-#if HOST_SHAPES
-// Host: adds all listed pixels to one piece of the tile. `column` counts from the first of the panel, `row` from the first of the block;
-// row_at keeps reads within the last rows.
-template <int width, class T, class RowAt>
-INLINE void multiply_listed(T& tile, const Work& work, const Pixels& list, const float* x, const float* grad_out, const float* gathered, int row,
-                            int column, int listed, RowAt row_at) {
-  for (int i = 0; i < listed; i++) {
-    const float* const a = grad_out + list.grad[i] + row;
-    const float* const from = (work.flat ? gathered + i * width : x + list.source[i]) + column;
-    tile.add([&](int r) { return a[row_at(r)]; }, from);
-  }
-}
-#else
-// CUDA: adds a stage; a points at this thread's first row.
+// tile += a stage's products; a points at this thread's first row.
 template <int width, class T>
 INLINE void multiply_staged(T& tile, const float* a, const float* b) {
   struct __align__(T::ROWS >= 4 ? 16 : 4 * T::ROWS) Factors {
     float row[T::ROWS];
   };
-  UNROLL for (int i = 0; i < WEIGHT_STAGE; i++) {
+  UNROLL
+  for (int i = 0; i < WEIGHT_STAGE; i++) {
     const Factors factors = *reinterpret_cast<const Factors*>(a + i * TILE);
     tile.add([&](int r) { return factors.row[r]; }, b + i * width + T::column_of(0));
   }
 }
-#endif
 
-// The block's shared memory: stages of x (for the host: columns of the flat way) and of dy, unfinished sums of the host, listed pixels.
-struct Memory {
-  float *sources, *grads, *sums;
-  int* pixels;
-};
-
+// The threads of a block hold its tile in registers and multiply stage by stage, with two buffers.
 template <int width>
-INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, const float* grad_out, float* out, int accumulate) {
+INLINE void weight_tile(
+    const Work& work, const SharedMemory& memory, const float* x, const float* grad_out, float* out,
+    int accumulate) {
   typedef Tile<width, WEIGHT_THREADS, TILE> T;
-  const Pixels list = {memory.pixels, memory.pixels + LIST, memory.pixels + 2 * LIST, memory.pixels + 3 * LIST};
-  const int list_size = work.flat ? FLAT_LIST : LIST, rows = min(TILE, work.g.out_channels - work.co);
+  constexpr int GRADS_SIZE = WEIGHT_STAGE * TILE, SOURCES_SIZE = WEIGHT_STAGE * width;
+  const PixelList list = memory.list();
+  const int list_size = work.flattened ? FLAT_LIST : LIST;
   const int thread_row = threadIdx.x / T::COLUMN_THREADS * T::ROWS;
-  const bool whole = work.columns % VEC == 0;
+  const auto stage = [&](int number, int listed) {
+    stage_pixels<width>(
+        work, list, x, grad_out, memory.grads + number % 2 * GRADS_SIZE,
+        memory.sources + number % 2 * SOURCES_SIZE, number * WEIGHT_STAGE, listed);
+  };
   T tile;
   tile.clear();
   for (int base = 0; base == 0 || base < work.pixels; base += list_size) {
@@ -174,72 +272,38 @@ INLINE void weight_tile(const Work& work, const Memory& memory, const float* x, 
     __syncthreads();
     list_pixels(work, list, base, listed);
     __syncthreads();
-#if HOST_SHAPES
-    if (work.flat) gather_columns<width>(work, list, x, memory.sources, 0, listed, listed);
-#else
-    fetch_pixels<width>(work, list, x, grad_out, memory.grads, memory.sources, 0, listed);
-#endif
-    for (int stage = 0; stage < stages; stage++) {
-#if !HOST_SHAPES
-      const float *const a = memory.grads + stage % 2 * WEIGHT_STAGE * TILE, *const b = memory.sources + stage % 2 * WEIGHT_STAGE * width;
+    stage(0, listed);
+    for (int number = 0; number < stages; number++) {
       copies_wait();
       __syncthreads();
-      if (stage + 1 < stages) {
-        const int other = (stage + 1) % 2;
-        fetch_pixels<width>(work, list, x, grad_out, memory.grads + other * WEIGHT_STAGE * TILE, memory.sources + other * WEIGHT_STAGE * width,
-                            (stage + 1) * WEIGHT_STAGE, listed);
-      }
-#endif
-      const bool last = base + list_size >= work.pixels && stage + 1 == stages;
-      for (int row = 0; row < rows; row += T::BLOCK_ROWS) {
-        for (int column = 0; column < width; column += T::COLUMNS) {
-#if HOST_SHAPES
-          const auto sum_at = [=](int r, int v) { return memory.sums + (row + r) * width + column + T::column_of(v); };
-          if (base == 0) {
-            tile.clear();
-          } else {
-            tile.load(sum_at);
-          }
-          const int rows_left = rows - row;
-          if (rows_left >= T::ROWS) {
-            multiply_listed<width>(tile, work, list, x, grad_out, memory.sources, row, column, listed, [](int r) { return r; });
-          } else {
-            multiply_listed<width>(tile, work, list, x, grad_out, memory.sources, row, column, listed, [=](int r) { return r < rows_left ? r : 0; });
-          }
-          if (!last) tile.each([&](Vec sum, int r, int v) { vec_store(sum_at(r, v), sum); });
-#else
-          multiply_staged<width>(tile, a + thread_row, b);
-#endif
-          if (last) {
-            tile.each([&](Vec sum, int r, int v) {
-              const int tile_row = row + thread_row + r, at = work.column + column + T::column_of(v), count = work.columns - at;
-              if (tile_row >= rows || count <= 0) return;
-              float* const to = out + static_cast<size_t>(work.co + tile_row) * work.columns + at;
-              store_columns(to, accumulate ? load_columns(to, count, whole) + sum : sum, count, whole);
-            });
-          }
-        }
-      }
+      if (number + 1 < stages) stage(number + 1, listed);
+      multiply_staged<width>(
+          tile, memory.grads + number % 2 * GRADS_SIZE + thread_row,
+          memory.sources + number % 2 * SOURCES_SIZE);
     }
   }
+  store_tile(work, tile, out, thread_row, 0, accumulate);
 }
 
-extern "C" __global__ void __launch_bounds__(WEIGHT_THREADS)
-// One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out [splits,Cout,kh,kw,Cin]. With `existing`, N is
-// *existing.
-conv2d_weight_grad(const float* x, const float* grad_out, float* out, NULLABLE const int* existing, int accumulate, int images, int height,
-                   int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
-                   int pad) {
+#endif
+
+// One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out
+// [splits,Cout,kh,kw,Cin]. With `existing`, N is *existing.
+extern "C" __global__ __launch_bounds__(WEIGHT_THREADS) void conv2d_weight_grad(
+    const float* x, const float* grad_out, float* out, NULLABLE const int* existing, bool accumulate,
+    int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
+    int kernel_h, int kernel_w, int stride, int pad) {
   images = existing_images(existing, images);
-  const WeightGeometry g = {height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride, pad};
+  const WeightGeometry g = {height,       width,    channels, out_height, out_width,
+                            out_channels, kernel_h, kernel_w, stride,     pad};
   const int split = blockIdx.y, splits = gridDim.y, panel = weight_panel(channels, kernel_h * kernel_w);
   const Work work(g, panel, split * images / splits, (split + 1) * images / splits);
   out += static_cast<size_t>(split) * out_channels * work.columns;
   SHARED(float, sources, SOURCE_ROWS * 64);
-  SHARED(float, grads, GRAD_ROWS * TILE);
+  SHARED(float, grads, TILE* GRAD_ROWS);
   SHARED(float, sums, SUM_ROWS * 64);
   SHARED(int, pixels, 4 * LIST);
-  const Memory memory = {sources, grads, sums, pixels};
+  const SharedMemory memory = {sources, grads, sums, pixels};
   switch (panel) {
     case 64: return weight_tile<64>(work, memory, x, grad_out, out, accumulate);
     case 32: return weight_tile<32>(work, memory, x, grad_out, out, accumulate);
@@ -247,12 +311,13 @@ conv2d_weight_grad(const float* x, const float* grad_out, float* out, NULLABLE c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out[i] (+)= sum over s of parts[s, i], i < n.
-conv2d_weight_reduce(const float* parts, float* out, int splits, int n, int accumulate) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void conv2d_weight_reduce(
+    const float* parts, float* out, int splits, int n, bool accumulate) {
   each_vec(n, [=](int i, int count) {
     Vec sum = vec_splat(0.0f);
-    for (int s = 0; s < splits; s++) sum = sum + load_columns(parts + static_cast<size_t>(s) * n + i, count, n % VEC == 0);
+    for (int s = 0; s < splits; s++)
+      sum = sum + vec_load(parts + static_cast<size_t>(s) * n + i, count, rows_aligned(n));
     vec_put(out + i, sum, count, accumulate);
   });
 }

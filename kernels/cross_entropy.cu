@@ -1,37 +1,36 @@
 // Cross entropy of softmax(logits) and a class label, per row.
-// Mathematics: logits z [N,K], labels y [N]; loss_n = logsumexp(z_n) - z_n[y_n]; dz = g_n * (softmax(z_n) - onehot(y_n)), where
-//   g_n = factor * dout[n * stride]: stride 0 and factor 1/N for the mean, stride 1 and factor 1 for losses per sample.
-// Threads: a group of LANES threads a row; ROWS rows a block.
-// Preconditions: labels has N entries; src/ops/cross_entropy.rs checks. A label outside 0..K gives NaN, loss and gradient, and reads nothing.
+// Mathematics: logits z [N,K], labels y [N]; loss_n = logsumexp(z_n) - z_n[y_n]; dz = g_n * (softmax(z_n) -
+//   onehot(y_n)), where g_n = factor * dout[n * stride]: stride 0 and factor 1/N for the mean, stride 1 and
+//   factor 1 for losses per sample.
+// Threads: a group of LANES threads per row; ROWS rows per block.
+// Preconditions: labels has N entries; src/ops/cross_entropy.rs checks. A label outside 0..K gives NaN, loss
+//   and gradient, and reads nothing.
 // Outputs: loss `=`; dz `=` or `+=` (accumulate).
-// Accumulation: float32, a partial sum for each lane, then a fixed tree; the maximum is subtracted first. Deterministic. No spills.
+// Accumulation: float32, a partial sum for each lane, then a fixed tree; the maximum is subtracted first.
+//   Deterministic. No spills.
 #include "lib/rows.cuh"
 
-CONFIG(LANES, 32, 1)
-CONFIG(ROWS, 8, 16)
-CONFIG(THREADS, 256, 16)
-
-extern "C" __global__ void __launch_bounds__(THREADS)
 // loss[n] = logsumexp(z[n]) - z[n, label]
-cross_entropy_forward(const float* logits, const int* labels, float* loss, int n, int k) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void cross_entropy_forward(
+    const float* logits, const int* labels, float* loss, int n, int k) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
-  const LogSoftmax<LANES> log_p(logits + row * k, 1.0f, lane, k);
+  const LogSoftmax log_p(logits + row * k, 1.0f, lane, k);
   const int label = labels[row];
   if (lane == 0) loss[row] = label >= 0 && label < k ? -log_p.at(label) : NAN;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= factor * dout * (softmax(z) - onehot(label))
-cross_entropy_backward(const float* grad_out, const float* logits, const int* labels, float* grad_in, int stride, float factor, int n,
-                       int k, int accumulate) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void cross_entropy_backward(
+    const float* grad_out, const float* logits, const int* labels, float* grad_in, int stride, float factor,
+    int n, int k, bool accumulate) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
-  const LogSoftmax<LANES> log_p(logits + row * k, 1.0f, lane, k);
+  const LogSoftmax log_p(logits + row * k, 1.0f, lane, k);
   const int label = labels[row];
   const float gradient = label >= 0 && label < k ? factor * grad_out[row * stride] : NAN;
-  row_each<LANES>(lane, k, [&](int i) {
-    const Pack p = pack_exp(log_p(i));
-    pack_put(grad_in + row * k + i, pack_splat(gradient) * pack_pick(i, label, p - pack_splat(1.0f), p), k - i, accumulate);
+  each_pack(lane, k, [&](int i) {
+    const Pack p = vec_exp(log_p(i));
+    pack_put(grad_in + row * k + i, gradient * pack_pick(i, label, p - 1.0f, p), k - i, accumulate);
   });
 }

@@ -1,32 +1,36 @@
 // Difference of logits ratio, per row, untargeted and targeted.
-// Mathematics: logits z [N,K], labels y [N]; z_(1) >= z_(2) >= ... are z_n in the order of a stable sort by falling value: of equal logits
-//   the first is the larger one. loss_n = -A/D with A = z_y - z_o and D = z_(1) - w (z_(3) + [targeted] z_(4)) + 1e-12.
+// Mathematics: logits z [N,K], labels y [N]; z_(1) >= z_(2) >= ... are z_n in the order of a stable sort by
+//   falling value: of equal logits the first is the larger one. loss_n = -A/D with A = z_y - z_o and D =
+//   z_(1) - w (z_(3) + [targeted] z_(4)) + 1e-12.
 //   Untargeted: o is the first in that order that is not y, w = 1. Targeted: o = targets[n], w = 1/2.
-//   dz = g_n (-(e_y - e_o)/D + A (e_(1) - w e_(3) - w [targeted] e_(4))/D^2), where g_n = factor * dout[n * stride].
-// Threads: a group of LANES threads a row; ROWS rows a block.
-// Preconditions: labels, and targets if given, have N entries; K >= 3, targeted K >= 4; src/ops/dlr.rs checks. A label or a target outside
-//   0..K gives NaN, loss and gradient, and reads nothing. A NaN among the logits gives a NaN loss.
+//   dz = g_n (-(e_y - e_o)/D + A (e_(1) - w e_(3) - w [targeted] e_(4))/D^2), where g_n = factor * dout[n *
+//   stride].
+// Threads: a group of LANES threads per row; ROWS rows per block.
+// Preconditions: labels, and targets if given, have N entries; K >= 3, targeted K >= 4; src/ops/dlr.rs
+//   checks. A label or a target outside 0..K gives NaN, loss and gradient, and reads nothing. A NaN among the
+//   logits gives a NaN loss.
 // Outputs: loss `=`; dz `=` or `+=` (accumulate).
 // Accumulation: none. Deterministic. No spills.
 #include "lib/rows.cuh"
 
-CONFIG(LANES, 32, 1)
-CONFIG(ROWS, 8, 16)
-CONFIG(THREADS, 256, 16)
-
-// What the loss of a row is made of; `fourth` is -1 where there is none.
+// The parts of the loss of a row; `fourth` is -1 where there is none.
 struct Ratio {
   int label, other, first, third, fourth;
   float weight, numerator, denominator;
 
-  INLINE Ratio(const float* z, int y, const int* targets, int row, int lane, int k) : label(y), fourth(-1), weight(1.0f) {
-    const Best one = row_best<LANES>(z, lane, k, -1), two = row_next<LANES>(z, lane, k, one), three = row_next<LANES>(z, lane, k, two);
+  INLINE Ratio(const float* z, int y, const int* targets, int row, int lane, int k)
+      : label(y),
+        fourth(-1),
+        weight(1.0f) {
+    const Best one = row_best(z, lane, k, -1);
+    const Best two = row_next(z, lane, k, one);
+    const Best three = row_next(z, lane, k, two);
     first = one.at;
     third = three.at;
     other = one.at == y ? two.at : one.at;
     float low = three.value;
     if (targets) {
-      const Best four = row_next<LANES>(z, lane, k, three);
+      const Best four = row_next(z, lane, k, three);
       fourth = four.at;
       other = targets[row];
       weight = 0.5f;
@@ -44,20 +48,20 @@ struct Ratio {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // loss[n] = -(z[n, label] - z[n, other]) / (the spread of the largest logits)
-dlr_forward(const float* logits, const int* labels, NULLABLE const int* targets, float* loss, int n, int k) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void dlr_forward(
+    const float* logits, const int* labels, NULLABLE const int* targets, float* loss, int n, int k) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Ratio ratio(logits + row * k, labels[row], targets, row, lane, k);
   if (lane == 0) loss[row] = ratio.loss();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // dz (+)= factor * dout * the gradient of numerator and denominator
-dlr_backward(const float* grad_out, const float* logits, const int* labels, NULLABLE const int* targets, float* grad_in, int stride,
-             float factor, int n, int k, int accumulate) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void dlr_backward(
+    const float* grad_out, const float* logits, const int* labels, NULLABLE const int* targets,
+    float* grad_in, int stride, float factor, int n, int k, bool accumulate) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const Ratio ratio(logits + row * k, labels[row], targets, row, lane, k);
   const float gradient = factor * grad_out[row * stride];

@@ -4,16 +4,16 @@
 // Preconditions: none.
 // Outputs: fill `=`; scale `=` or `+=` (accumulate).
 // Accumulation: none. Deterministic. No spills.
-#include "lib/common.cuh"
+#include "lib/vec.cuh"
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out = value
-fill_value(float* out, float value, int n) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void fill_value(float* out, float value, int n) {
   each_vec(n, [&](int i, int count) { vec_store(out + i, vec_splat(value), count); });
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out (+)= factor * x
-fill_scaled(const float* x, float* out, float factor, int n, int accumulate) {
-  each_vec(n, [&](int i, int count) { vec_put(out + i, factor * vec_load(x + i, count), count, accumulate); });
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void fill_scaled(
+    const float* x, float* out, float factor, int n, bool accumulate) {
+  each_vec(
+      n, [&](int i, int count) { vec_put(out + i, factor * vec_load(x + i, count), count, accumulate); });
 }

@@ -1,44 +1,48 @@
 // Mean over the pixels of each channel.
 // Mathematics: x [N,H,W,C], P = H W; out[n,c] = 1/P sum_p x[n,p,c]; dx[n,p,c] = dout[n,c] / P.
-// Threads: one block an image and CHANNELS channels; a thread takes a Pack of neighbouring channels and walks over the pixels.
+// Threads: one block an image and CHANNELS channels; a thread takes a Pack of neighbouring channels and walks
+//   over the pixels.
 // Preconditions: P >= 1; src/ops/global_avg_pool.rs checks.
 // Outputs: out `=`; dx `=` or `+=` (accumulate).
 // Accumulation: float32, four partial sums (pixel p goes to sum p mod 4). Deterministic. No spills.
-#include "lib/rows.cuh"
+#include "lib/pack.cuh"
 
-CONFIG(THREADS, 128, 1)
-CONFIG(CHANNELS, 128, 4096)
+PER_DEVICE(THREADS, 128, 1);
+PER_DEVICE(CHANNELS, 128, 4096);
 
 // Calls f(channel, count) for the Packs of this block that belong to this thread.
 template <class F>
-INLINE void each_pack(int channels, F f) {
+INLINE void each_channel_pack(int channels, F f) {
   const int first = blockIdx.y * CHANNELS, end = channels - first < CHANNELS ? channels : first + CHANNELS;
   for (int c = first + threadIdx.x * PACK; c < end; c += THREADS * PACK) f(c, end - c);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // out[n, c] = the mean of x[n, :, c]
-global_avg_pool_forward(const float* x, float* out, int pixels, int channels) {
+extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_forward(
+    const float* x, float* out, int pixels, int channels) {
   const float* image = x + blockIdx.x * pixels * channels;
-  each_pack(channels, [&](int c, int count) {
+  each_channel_pack(channels, [&](int c, int count) {
     Pack sum[4];
-    UNROLL for (int j = 0; j < 4; j++) sum[j] = pack_splat(0.0f);
+    UNROLL
+    for (int j = 0; j < 4; j++) sum[j] = pack_splat(0.0f);
     int p = 0;
     for (; p + 4 <= pixels; p += 4) {
-      UNROLL for (int j = 0; j < 4; j++) sum[j] = sum[j] + pack_load(image + (p + j) * channels + c, count);
+      UNROLL
+      for (int j = 0; j < 4; j++) sum[j] = sum[j] + pack_load(image + (p + j) * channels + c, count);
     }
-    UNROLL for (int j = 0; j < 3; j++)
+    UNROLL
+    for (int j = 0; j < 3; j++)
       if (p + j < pixels) sum[j] = sum[j] + pack_load(image + (p + j) * channels + c, count);
     const Pack mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * (1.0f / pixels);
     pack_put(out + blockIdx.x * channels + c, mean, count, 0);
   });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // dx[n, :, c] (+)= dout[n, c] / pixels
-global_avg_pool_backward(const float* grad_out, float* grad_in, int pixels, int channels, int accumulate) {
+extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_backward(
+    const float* grad_out, float* grad_in, int pixels, int channels, bool accumulate) {
   float* image = grad_in + blockIdx.x * pixels * channels;
-  each_pack(channels, [&](int c, int count) {
+  each_channel_pack(channels, [&](int c, int count) {
     const Pack gradient = pack_load(grad_out + blockIdx.x * channels + c, count) * (1.0f / pixels);
     for (int p = 0; p < pixels; p++) pack_put(image + p * channels + c, gradient, count, accumulate);
   });

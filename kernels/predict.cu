@@ -1,55 +1,56 @@
 // Predicted classes, whether they are right, and how many are; the class of any rank.
-// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n]; total (+)= sum_n correct_n;
+// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n];
+//   total (+)= sum_n correct_n;
 //   ranked_n = the class in place rank_n, counted from 1, of a stable sort of z_n by falling value.
-// Threads: a group of LANES threads a row, ROWS rows a block; the count is one block.
-// Preconditions: labels has N entries and K >= 1; src/ops/predict.rs checks. A label outside 0..K is never right.
-//   A rank outside 1..K gives class -1. NaN ranks above every number, as in PyTorch: a row with NaN predicts the column of its first NaN.
+// Threads: a group of LANES threads per row, ROWS rows per block; the count is one block.
+// Preconditions: labels has N entries and K >= 1; src/ops/predict.rs checks. A label outside 0..K is never
+//   right.
+//   A rank outside 1..K gives class -1. NaN ranks above every number, as in PyTorch: a row with NaN predicts
+//   the column of its first NaN.
 // Outputs: classes and flags `=`; total `=` or `+=` (accumulate).
 // Accumulation: integers. Deterministic. No spills.
 #include "lib/rows.cuh"
 
-CONFIG(LANES, 32, 1)
-CONFIG(ROWS, 8, 16)
-CONFIG(THREADS, 256, 16)
-CONFIG(COUNT_THREADS, 256, 1)
+PER_DEVICE(COUNT_THREADS, 256, 1);
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // classes[n] = the column of the first largest logit
-predict_argmax(const float* logits, int* classes, int n, int k) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void predict_argmax(
+    const float* logits, int* classes, int n, int k) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
-  const Best best = row_best<LANES>(logits + row * k, lane, k, -1);
+  const Best best = row_best(logits + row * k, lane, k, -1);
   if (lane == 0) classes[row] = best.at;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // correct[n] = 1 where the first largest logit is at the label, else 0
-predict_correct(const float* logits, const int* labels, int* correct, int n, int k) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void predict_correct(
+    const float* logits, const int* labels, int* correct, int n, int k) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
-  const Best best = row_best<LANES>(logits + row * k, lane, k, -1);
+  const Best best = row_best(logits + row * k, lane, k, -1);
   if (lane == 0) correct[row] = best.at == labels[row] ? 1 : 0;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // classes[n] = the column of the logit of rank ranks[n]
-predict_ranked(const float* logits, const int* ranks, int* classes, int n, int k) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void predict_ranked(
+    const float* logits, const int* ranks, int* classes, int n, int k) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const int rank = ranks[row];
   Best best = {INFINITY, -1};
   if (rank >= 1 && rank <= k) {
-    best = row_best<LANES>(logits + row * k, lane, k, -1);
-    for (int i = 1; i < rank; i++) best = row_next<LANES>(logits + row * k, lane, k, best);
+    best = row_best(logits + row * k, lane, k, -1);
+    for (int i = 1; i < rank; i++) best = row_next(logits + row * k, lane, k, best);
   }
   if (lane == 0) classes[row] = best.at;
 }
 
-extern "C" __global__ void __launch_bounds__(COUNT_THREADS)
 // total (+)= the sum of flags
-predict_count(const int* flags, int* total, int n, int accumulate) {
+extern "C" __global__ __launch_bounds__(COUNT_THREADS) void predict_count(
+    const int* flags, int* total, int n, bool accumulate) {
+  SHARED(int, scratch, SCRATCH);
   int sum = 0;
   for (int i = threadIdx.x; i < n; i += COUNT_THREADS) sum += flags[i];
-  sum = block_sum<COUNT_THREADS, LANES>(sum);
+  sum = block_sum<COUNT_THREADS>(sum, scratch);
   if (threadIdx.x == 0) *total = accumulate ? *total + sum : sum;
 }

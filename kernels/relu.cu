@@ -1,14 +1,15 @@
 // ReLU with a bit mask.
-// Mathematics: y = max(x, 0); mask bit = x > 0; dx = dy where the bit is set, else 0. n elements, any shape. NaN stays NaN forward.
+// Mathematics: y = max(x, 0); mask bit = x > 0; dx = dy where the bit is set, else 0. n elements, any shape.
+//   NaN stays NaN forward.
 // Threads: each takes runs of VEC neighbouring elements (each_vec).
 // Preconditions: mask has mask_bytes(n) bytes; checked by src/ops/relu.rs.
 // Outputs: y and mask `=`; dx `=` or `+=` (accumulate).
 // Accumulation: none. Deterministic. No spills.
-#include "lib/common.cuh"
+#include "lib/vec.cuh"
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // y = max(x, 0) and, if a mask is given, a bit per element that says where x > 0
-relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_forward(
+    const float* x, float* y, NULLABLE uint8_t* mask, int n) {
   each_vec(n, [&](int i, int count) {
     const Vec v = vec_load(x + i, count);
     const VecBits positive = vec_positive(v);
@@ -17,9 +18,9 @@ relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n) {
   });
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // dx (+)= dy where the mask bit is set
-relu_backward(const float* grad_out, const uint8_t* mask, float* grad_in, int n, int accumulate) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_backward(
+    const float* grad_out, const uint8_t* mask, float* grad_in, int n, bool accumulate) {
   each_vec(n, [&](int i, int count) {
     vec_put(grad_in + i, vec_keep(vec_load(grad_out + i, count), mask_load(mask, i)), count, accumulate);
   });

@@ -1,31 +1,31 @@
-// The boundary split of a batch by its margins at three places, and the choice between two tensors image by image.
-// Mathematics: z, z', z'' [N,K], labels y [N]; margin m_n = z_n[y] - max_{k != y} z_n[k] of each; correct: the first largest logit is at y;
-//   boundary (strict): z is correct, z' and z'' are not; boundary (otherwise): z'' is not. out_n = flag_n ? a_n : b_n.
-// Threads: a group of LANES threads a row, ROWS rows a block; the choice takes runs of VEC neighbouring elements (each_vec).
-// Preconditions: one shape, N labels and flags, K >= 2; src/ops/split.rs checks. A label outside 0..K gives NaN margins and is never
-//   correct. NaN ranks above every number, as in predict.cu.
+// The boundary split of a batch by its margins at three places, and the choice between two tensors image by
+// image.
+// Mathematics: z, z', z'' [N,K], labels y [N]; margin m_n = z_n[y] - max_{k != y} z_n[k] of each; correct:
+//   the first largest logit is at y;
+//   boundary (strict): z is correct, z' and z'' are not; boundary (otherwise): z'' is not. out_n = flag_n ?
+//   a_n : b_n.
+// Threads: a group of LANES threads per row, ROWS rows per block; the choice takes runs of VEC neighbouring
+//   elements (each_vec).
+// Preconditions: one shape, N labels and flags, K >= 2; src/ops/split.rs checks. A label outside 0..K gives
+//   NaN margins and is never correct. NaN ranks above every number, as in predict.cu.
 // Outputs: `=`.
 // Accumulation: none. Deterministic. No spills.
 #include "lib/rows.cuh"
 
-CONFIG(LANES, 32, 1)
-CONFIG(ROWS, 8, 16)
-CONFIG(THREADS, 256, 16)
-
 // Whether the first largest logit is at the label; the margin goes to *margin.
 INLINE bool judge(const float* row, int label, float* margin, int lane, int k) {
-  Best best = row_best<LANES>(row, lane, k, label);
+  Best best = row_best(row, lane, k, label);
   const bool labelled = label >= 0 && label < k;
   if (lane == 0) *margin = labelled ? row[label] - best.value : NAN;
   if (labelled) best.offer(row[label], label);
   return labelled && best.at == label;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
 // margins at X, X' and X'', whether X is classified correctly, and whether it lies at the boundary
-split_margins(const float* z, const float* z_adv, const float* z_reduced, const int* labels, float* clean, float* adv, float* reduced,
-              uint8_t* boundary, uint8_t* correct, int strict, int n, int k) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / LANES, lane = threadIdx.x % LANES;
+extern "C" __global__ __launch_bounds__(ROW_THREADS) void split_margins(
+    const float* z, const float* z_adv, const float* z_reduced, const int* labels, float* clean, float* adv,
+    float* reduced, uint8_t* boundary, uint8_t* correct, bool strict, int n, int k) {
+  const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   const int label = labels[row];
   const bool right = judge(z + row * k, label, clean + row, lane, k);
@@ -36,9 +36,9 @@ split_margins(const float* z, const float* z_adv, const float* z_reduced, const 
   boundary[row] = strict ? right && !right_adv && !right_reduced : !right_reduced;
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out[n] = flags[n] ? a[n] : b[n], images of `size` elements
-split_select(const float* a, const float* b, const uint8_t* flags, float* out, int n, int size) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void split_select(
+    const float* a, const float* b, const uint8_t* flags, float* out, int n, int size) {
   each_vec(n, [&](int i, int count) {
     const int image = i / size;
     if (i - image * size + count <= size) {

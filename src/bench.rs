@@ -13,9 +13,9 @@ use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::{BnMode, Norm, batch_norm};
 use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::existing::Rows;
 use crate::ops::fill::full;
 use crate::ops::reduce::Reduction;
+use crate::ops::valid::Rows;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -99,12 +99,12 @@ pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
             (
                 "conv2d input gradient",
                 best(device, seconds, || {
-                    conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, 0)
+                    conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, false)
                 })?,
             ),
             (
                 "conv2d weight gradient",
-                best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, 0))?,
+                best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, false))?,
             ),
         ];
         for (name, time) in times {
@@ -273,7 +273,12 @@ impl Job {
     fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work<'static>> {
         let &Job { side, channels, eps, .. } = self;
         let mut config = Config::default();
-        config.apply(&[("method", method), ("eps", eps), ("step_size", eps), ("average_start_epoch", "0")])?;
+        config.apply(&[
+            ("method", method),
+            ("eps", eps),
+            ("step_size", eps),
+            ("average_start_epoch", "0"),
+        ])?;
         let entry = method::find(method)?;
         let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);

@@ -21,8 +21,9 @@ struct Node {
     value: Tensor,
     needs_grad: bool,
     backward: Option<Box<Backward>>,
-    /// The bits of the ReLU that ends the operation: the gradient counts only where they are set.
-    mask: Option<Rc<Buffer<u8>>>,
+    /// The bits of the ReLU that ends the operation: the backward rule wants a gradient that is zero where
+    /// they are.
+    relu_mask: Option<Rc<Buffer<u8>>>,
     /// How many operations read this value.
     uses: usize,
 }
@@ -44,12 +45,12 @@ impl Tape {
 
     /// A value that is not differentiated.
     pub fn constant(&self, value: Tensor) -> Var {
-        self.add(Node { value, needs_grad: false, backward: None, mask: None, uses: 0 })
+        self.add(Node { value, needs_grad: false, backward: None, relu_mask: None, uses: 0 })
     }
 
     /// A value whose gradient is wanted.
     pub fn leaf(&self, value: Tensor) -> Var {
-        self.add(Node { value, needs_grad: true, backward: None, mask: None, uses: 0 })
+        self.add(Node { value, needs_grad: true, backward: None, relu_mask: None, uses: 0 })
     }
 
     /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result.
@@ -64,12 +65,12 @@ impl Tape {
     }
 
     /// [`Tape::push`] for an operation that ends in a ReLU with these mask bits: its rule gets a gradient
-    /// that is already zero where the bit is. The operation behind it may apply the mask on the way (see
-    /// [`Sink::slot_masked`]), which saves a pass over the gradient.
+    /// that is already zero where the bit is. The operation that reads the result may apply the mask to the
+    /// gradient it gives back (see [`Sink::slot_masked`]), which saves a pass over it.
     pub fn push_masked(
         &self,
         value: Tensor,
-        mask: Option<Buffer<u8>>,
+        relu_mask: Option<Buffer<u8>>,
         parents: &[Var],
         backward: impl Fn(&Tensor, &mut Sink) -> Result<()> + 'static,
     ) -> Result<Var> {
@@ -79,7 +80,7 @@ impl Tape {
             let mut nodes = self.nodes.borrow_mut();
             parents.iter().for_each(|p| nodes[p.0].uses += 1);
         }
-        Ok(self.add(Node { value, needs_grad, backward, mask: mask.map(Rc::new), uses: 0 }))
+        Ok(self.add(Node { value, needs_grad, backward, relu_mask: relu_mask.map(Rc::new), uses: 0 }))
     }
 
     fn add(&self, node: Node) -> Var {
@@ -93,7 +94,7 @@ impl Tape {
         self.nodes.borrow()[var.0].value.clone()
     }
 
-    /// Whether a gradient of this value is wanted by somebody.
+    /// Whether a gradient flows to or through this value.
     pub fn needs(&self, var: Var) -> bool {
         self.nodes.borrow()[var.0].needs_grad
     }
@@ -125,70 +126,72 @@ impl Tape {
                 });
             }
         };
-        let mut sink = Sink {
-            nodes: &nodes,
-            grads: (0..=output.0).map(|_| None).collect(),
-            left: nodes[..=output.0].iter().map(|n| n.uses).collect(),
-            masked: vec![false; output.0 + 1],
-        };
+        let entry = |node: &Node| Entry { grad: None, masked: false, pending: node.uses };
+        let mut sink = Sink { nodes: &nodes, entries: nodes[..=output.0].iter().map(entry).collect() };
         if nodes[output.0].needs_grad {
-            sink.grads[output.0] = Some(upstream);
+            sink.entries[output.0].grad = Some(upstream);
         }
         for index in (0..=output.0).rev() {
             let Some(backward) = &nodes[index].backward else { continue };
             // An inner gradient is not needed any more once it has been passed on.
-            if let Some(mut grad) = sink.grads[index].take() {
-                if let (Some(mask), false) = (&nodes[index].mask, sink.masked[index]) {
-                    grad = ops::relu::mask_gradient(&grad, mask)?;
-                }
-                backward(&grad, &mut sink)?;
+            let entry = &mut sink.entries[index];
+            let (Some(mut grad), masked) = (entry.grad.take(), entry.masked) else { continue };
+            if let Some(mask) = nodes[index].relu_mask.as_ref().filter(|_| !masked) {
+                grad = ops::relu::mask_gradient(&grad, mask)?;
             }
+            backward(&grad, &mut sink)?;
         }
-        Ok(Gradients(sink.grads))
+        Ok(Gradients(sink.entries.into_iter().map(|entry| entry.grad).collect()))
     }
 }
 
 /// Where a backward rule puts the gradients of its parents.
 pub struct Sink<'a> {
     nodes: &'a [Node],
-    grads: Vec<Option<Tensor>>,
-    /// Contributions to each gradient that are still to come.
-    left: Vec<usize>,
-    /// Whether the mask of a node has been applied to all of its gradient.
-    masked: Vec<bool>,
+    entries: Vec<Entry>,
+}
+
+/// The gradient of a node while its contributions come in.
+struct Entry {
+    grad: Option<Tensor>,
+    /// Whether the node's ReLU mask has been applied to the whole sum.
+    masked: bool,
+    /// Contributions that are still to come.
+    pending: usize,
+}
+
+/// The place for a contribution to a gradient, and the mask that the whole sum is to get.
+pub struct MaskedSlot<'a> {
+    pub into: &'a mut Buffer<f32>,
+    /// Whether to add to `into`; else it holds garbage.
+    pub accumulate: bool,
+    /// Zero the sum where these bits are.
+    pub mask: Option<Rc<Buffer<u8>>>,
 }
 
 impl Sink<'_> {
-    /// The buffer for the gradient of `parent` and the `accumulate` flag for the kernel (0: write, the
-    /// content is garbage; 1: add), or `None` when nobody wants this gradient.
-    pub fn slot(&mut self, parent: Var) -> Result<Option<(&mut Buffer<f32>, i32)>> {
-        Ok(self.slot_masked(parent, false)?.map(|(buffer, accumulate, _)| (buffer, accumulate)))
+    /// The buffer for the gradient of `parent` and whether the kernel adds to it (else it writes; the content
+    /// is garbage), or `None` when this gradient is not wanted.
+    pub fn slot(&mut self, parent: Var) -> Result<Option<(&mut Buffer<f32>, bool)>> {
+        Ok(self.slot_masked(parent, false)?.map(|slot| (slot.into, slot.accumulate)))
     }
 
-    /// [`Sink::slot`], and, if the rule `can_mask` and this is the last contribution, the mask that it must
-    /// apply to the whole sum.
-    #[allow(clippy::type_complexity)]
-    pub fn slot_masked(
-        &mut self,
-        parent: Var,
-        can_mask: bool,
-    ) -> Result<Option<(&mut Buffer<f32>, i32, Option<Rc<Buffer<u8>>>)>> {
-        let node = &self.nodes[parent.0];
+    /// [`Sink::slot`] for a rule that, if it `can_mask`, may get the ReLU mask of `parent` to apply. Only the
+    /// last contribution gets it, since the mask is for the sum of all.
+    pub fn slot_masked(&mut self, parent: Var, can_mask: bool) -> Result<Option<MaskedSlot<'_>>> {
+        let (node, entry) = (&self.nodes[parent.0], &mut self.entries[parent.0]);
         if !node.needs_grad {
             return Ok(None);
         }
-        self.left[parent.0] = self.left[parent.0].saturating_sub(1);
-        let mask = node.mask.clone().filter(|_| can_mask && self.left[parent.0] == 0);
-        // A contribution that comes without the mask undoes an earlier masking; masking the sum again is then
-        // right.
-        self.masked[parent.0] = mask.is_some();
-        let slot = &mut self.grads[parent.0];
-        let accumulate = slot.is_some() as i32;
-        let tensor = match slot {
-            Some(tensor) => tensor,
-            None => slot.insert(Tensor::uninit(node.value.device(), node.value.shape())?),
+        entry.arrive();
+        let mask = node.relu_mask.clone().filter(|_| can_mask && entry.pending == 0);
+        entry.masked = mask.is_some();
+        let accumulate = entry.grad.is_some();
+        let grad = match &mut entry.grad {
+            Some(grad) => grad,
+            empty => empty.insert(Tensor::uninit(node.value.device(), node.value.shape())?),
         };
-        Ok(Some((tensor.make_mut()?, accumulate, mask)))
+        Ok(Some(MaskedSlot { into: grad.make_mut()?, accumulate, mask }))
     }
 
     /// Whether a gradient of `parent` is wanted.
@@ -198,14 +201,13 @@ impl Sink<'_> {
 
     /// Adds `gradient` to the gradient of `parent`; the first contribution is shared instead of copied.
     pub fn pass(&mut self, parent: Var, gradient: &Tensor) -> Result<()> {
-        let node = &self.nodes[parent.0];
+        let (node, entry) = (&self.nodes[parent.0], &mut self.entries[parent.0]);
         if !node.needs_grad {
             return Ok(());
         }
         let gradient = gradient.reshape(node.value.shape())?;
-        self.left[parent.0] = self.left[parent.0].saturating_sub(1);
-        self.masked[parent.0] = false;
-        match &mut self.grads[parent.0] {
+        entry.arrive();
+        match &mut entry.grad {
             Some(sum) => ops::add::accumulate(sum, &gradient),
             empty => {
                 *empty = Some(gradient);
@@ -215,11 +217,21 @@ impl Sink<'_> {
     }
 }
 
+impl Entry {
+    /// Counts a contribution. It is not masked, so neither is the sum any more; masking a part of it twice
+    /// does no harm.
+    fn arrive(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+        self.masked = false;
+    }
+}
+
 /// The gradients of leaves after [`Tape::backward`].
 pub struct Gradients(Vec<Option<Tensor>>);
 
 impl Gradients {
-    /// The gradient of a leaf; `None` when the output does not depend on it or it did not ask.
+    /// The gradient of a leaf; `None` when the output does not depend on it or no gradient was
+    /// wanted.
     pub fn get(&self, leaf: Var) -> Option<&Tensor> {
         self.0.get(leaf.0)?.as_ref()
     }

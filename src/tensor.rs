@@ -1,11 +1,15 @@
 //! A float32 array on a device with a run-time shape. Activations are `[N,H,W,C]`; a clone shares the memory.
 
+use crate::device::kernels::Output;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// A buffer with a shape. Values are shared between clones and replaced, not changed: [`Tensor::make_mut`]
-/// copies first when shared.
+/// copies first when shared. For reading, a tensor is also its buffer.
+///
+/// A tensor has fewer than 2^31 elements: kernels count in 32 bits.
 #[derive(Clone)]
 pub struct Tensor {
     buffer: Arc<Buffer<f32>>,
@@ -15,7 +19,7 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor over a buffer. The product of the shape must be the length of the buffer.
     pub fn new(buffer: Buffer<f32>, shape: &[usize]) -> Result<Tensor> {
-        if shape.iter().product::<usize>() != buffer.len() {
+        if elements(shape)? != buffer.len() {
             return Err(Error::Shape {
                 op: "Tensor::new",
                 expected: format!("{} elements", buffer.len()),
@@ -32,12 +36,12 @@ impl Tensor {
 
     /// A tensor of zeros.
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Tensor> {
-        Tensor::new(Buffer::zeros(device, shape.iter().product())?, shape)
+        Tensor::new(Buffer::zeros(device, elements(shape)?)?, shape)
     }
 
     /// A tensor with unspecified content.
     pub fn uninit(device: &Device, shape: &[usize]) -> Result<Tensor> {
-        Tensor::new(Buffer::uninit(device, shape.iter().product())?, shape)
+        Tensor::new(Buffer::uninit(device, elements(shape)?)?, shape)
     }
 
     pub fn shape(&self) -> &[usize] {
@@ -85,10 +89,8 @@ impl Tensor {
         if Arc::get_mut(&mut self.buffer).is_none() {
             self.buffer = Arc::new(self.buffer.duplicate()?);
         }
-        Arc::get_mut(&mut self.buffer).ok_or(Error::Device {
-            device: "tensor".into(),
-            reason: "a buffer is shared by another thread".into(),
-        })
+        Arc::get_mut(&mut self.buffer)
+            .ok_or(Error::Internal { what: "a buffer that was just made is shared".into() })
     }
 
     /// The same values with another shape of as many elements.
@@ -115,6 +117,30 @@ impl Tensor {
             _ => Err(Error::Shape { op: "item", expected: "one element".into(), got: self.shape.clone() }),
         }
     }
+}
+
+impl Deref for Tensor {
+    type Target = Buffer<f32>;
+
+    fn deref(&self) -> &Buffer<f32> {
+        &self.buffer
+    }
+}
+
+impl Output for Tensor {
+    fn output(&mut self) -> Result<&mut Buffer<f32>> {
+        self.make_mut()
+    }
+}
+
+/// The elements of a tensor of this shape. Errors: 2^31 and more.
+pub(crate) fn elements(shape: &[usize]) -> Result<usize> {
+    let elements = shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+    elements.filter(|n| i32::try_from(*n).is_ok()).ok_or_else(|| Error::Shape {
+        op: "Tensor",
+        expected: "fewer than 2^31 elements".into(),
+        got: shape.to_vec(),
+    })
 }
 
 impl std::fmt::Debug for Tensor {

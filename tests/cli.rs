@@ -1,4 +1,4 @@
-//! The program from outside: what it prints, how it ends, and that a mistake leaves nothing behind.
+//! The program from outside: its output, its exit status, and that a failed command leaves no files.
 
 use std::io::Read;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn saddle_in(folder: &Path, line: &str) -> Output {
         .unwrap()
 }
 
-/// What a successful command prints.
+/// The output of a successful command.
 fn printed(line: &str) -> String {
     let output = saddle(line);
     let (out, err) =
@@ -69,7 +69,21 @@ fn begins(message: String, expected: &str) {
 fn help_names_every_command_and_key() {
     let help = printed("--help");
     for command in [
-        "train", "eval", "bench", "devices", "kernels", "recipes", "keys", "models", "methods", "attacks",
+        "train",
+        "eval",
+        "attack",
+        "corruptions",
+        "compare",
+        "analyse",
+        "check-step",
+        "bench",
+        "devices",
+        "kernels",
+        "recipes",
+        "keys",
+        "models",
+        "methods",
+        "attacks",
         "datasets",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in:\n{help}");
@@ -87,7 +101,7 @@ fn help_names_every_command_and_key() {
     for part in [
         "(ε)",
         "[default: 8/255; digits: 0.1]",
-        "Without RECIPE the job is 'digits'",
+        "Without RECIPE, the recipe is 'digits'.",
         "saddle train --resume",
     ] {
         assert!(train.contains(part), "{part} is not in:\n{train}");
@@ -145,8 +159,8 @@ fn kernels_compile_where_nvrtc_is() {
         assert!(printed(line).lines().nth(1).unwrap().starts_with("sm_80 "));
         let wrong = saddle("kernels fill_value --compile sm_1");
         assert_eq!(wrong.status.code(), Some(1));
-        let told = String::from_utf8(wrong.stderr).unwrap();
-        assert!(told.ends_with("error: kernels: fill.cu does not compile for sm_1\n"), "{told}");
+        let notes = String::from_utf8(wrong.stderr).unwrap();
+        assert!(notes.ends_with("error: kernels: fill.cu does not compile for sm_1\n"), "{notes}");
     }
 }
 
@@ -212,13 +226,13 @@ fn wrong_arguments_get_one_line_with_the_nearest_name() {
         ),
         (
             "eval",
-            "the following required arguments were not provided: --weights <FILE|RUN>; see saddle eval \
-             --help",
+            "the following required arguments were not provided: --weights <FILE|RUN>; \
+             see saddle eval --help",
         ),
         (
             "bench kernel",
-            "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] (did you mean \
-             'kernels'?)",
+            "invalid value 'kernel' for '[WHAT]' [possible values: kernels, step, parts] \
+             (did you mean 'kernels'?)",
         ),
     ] {
         begins(usage_error(line), expected);
@@ -291,9 +305,9 @@ fn a_reader_who_goes_away_is_no_error() {
     let mut child =
         Command::new(SADDLE).args(["keys"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    let mut told = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+    let mut notes = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut notes).unwrap();
+    assert_eq!((child.wait().unwrap().code(), notes.as_str()), (Some(0), ""));
 }
 
 #[cfg(target_os = "linux")]

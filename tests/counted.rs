@@ -1,5 +1,5 @@
 //! Passes over a set whose size only the device knows: the first `count` images of a batch, against a batch
-//! of so many images.
+//! of that many images.
 
 mod common;
 
@@ -10,7 +10,7 @@ use saddle::ops::cross_entropy::cross_entropy;
 use saddle::ops::dicar::dicar;
 use saddle::ops::reduce::{Reduction, sum};
 use saddle::ops::split::Variant;
-use saddle::ops::subset::{Subset, mix, subset};
+use saddle::ops::subset::{RowsFrom, Subset, mix, subset};
 use saddle::tape::{Tape, Var};
 use saddle::tensor::Tensor;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ fn net(device: &Device, name: &str) -> Net {
     Net::new(device, Arch::find(name).unwrap(), &shape, 3).unwrap()
 }
 
-/// `count` images in [0,1], the same for every count, and up to `capacity` of NaN behind them.
+/// `count` images in [0,1], the same for every count, and up to `capacity` of NaN after them.
 fn images(device: &Device, count: usize, capacity: usize) -> Tensor {
     let size = SIDE * SIDE * 3;
     let value = |i: usize| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) as f32 / u64::MAX as f32;
@@ -84,13 +84,13 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         let flags = |n: usize| {
             Buffer::from_slice(device, &(0..n).map(|i| (i < count) as u8).collect::<Vec<_>>()).unwrap()
         };
-        let set = subset(device, (&flags(CAPACITY), 0), None, CAPACITY).unwrap();
-        let small = subset(device, (&flags(count), 0), None, count).unwrap();
+        let set = subset(device, RowsFrom::all(&flags(CAPACITY)), None, CAPACITY).unwrap();
+        let small = subset(device, RowsFrom::all(&flags(count)), None, count).unwrap();
         let against = |set: Subset| {
             let views = views.clone();
             move |tape: &Tape, z: Var| {
                 let v = tape.constant(views.clone());
-                dicar(tape, z, (v, 0), (v, 0), &set, 0.75, 0.5, Variant::Code).unwrap()
+                dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &set, 0.75, 0.5, Variant::Code).unwrap()
             }
         };
         let rows = Rows::First(set.count.clone());
@@ -115,11 +115,12 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         assert_eq!((counted.2.train_passes, plain.2.train_passes), (1, 1));
     }
     // Nobody in S: no loss, no gradient, nothing moves.
-    let nobody = subset(device, (&Buffer::zeros(device, CAPACITY).unwrap(), 0), None, CAPACITY).unwrap();
+    let nobody =
+        subset(device, RowsFrom::all(&Buffer::zeros(device, CAPACITY).unwrap()), None, CAPACITY).unwrap();
     let rows = Rows::First(nobody.count.clone());
     let loss = |tape: &Tape, z: Var| {
         let v = tape.constant(views.clone());
-        dicar(tape, z, (v, 0), (v, 0), &nobody, 0.75, 0.5, Variant::Code).unwrap()
+        dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &nobody, 0.75, 0.5, Variant::Code).unwrap()
     };
     let (loss, gradients, after) = pass(device, name, &images(device, 0, CAPACITY), Some(rows), loss);
     assert_eq!(loss, 0.0);
@@ -161,9 +162,10 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let members = [1usize, 2, 4];
     let flags: Vec<u8> = (0..2 * CAPACITY).map(|i| members.contains(&(i % CAPACITY)) as u8).collect();
     let flags = Buffer::from_slice(&device, &flags).unwrap();
-    let set = subset(&device, (&flags, 0), Some((&flags, CAPACITY)), CAPACITY).unwrap();
+    let set =
+        subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, CAPACITY)), CAPACITY).unwrap();
     let both = images(&device, 2 * CAPACITY, 2 * CAPACITY);
-    let mixed = mix(&device, (&both, 0), (&both, CAPACITY), &set, 0.8).unwrap();
+    let mixed = mix(&device, RowsFrom::all(&both), RowsFrom::new(&both, CAPACITY), &set, 0.8).unwrap();
     let size = SIDE * SIDE * 3;
     let gathered =
         Tensor::from_slice(&device, &[3, SIDE, SIDE, 3], &mixed.to_vec().unwrap()[..3 * size]).unwrap();
@@ -176,7 +178,8 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
         // The views' pass in `Eval` mode, so that it does not depend on who else is in the batch.
         let z = net.forward(&tape, views, BnMode::Eval, Some(&leaves)).unwrap();
         let half = view_images.shape()[0] / 2;
-        let loss = dicar(&tape, u, (z, 0), (z, half), set, 0.8, 0.5, Variant::Paper).unwrap();
+        let loss =
+            dicar(&tape, u, RowsFrom::all(z), RowsFrom::new(z, half), set, 0.8, 0.5, Variant::Paper).unwrap();
         let total = sum(&tape, loss).unwrap();
         let mut gradients = tape.backward(total, None).unwrap();
         let all: Vec<Vec<f32>> =
@@ -188,7 +191,8 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let rows = [0, CAPACITY].map(|offset| members.map(|m| (m + offset) * size));
     let of_members: Vec<f32> = rows.concat().iter().flat_map(|at| &values[*at..][..size]).copied().collect();
     let of_members = Tensor::from_slice(&device, &[6, SIDE, SIDE, 3], &of_members).unwrap();
-    let everybody = subset(&device, (&Buffer::from_slice(&device, &[1, 1, 1]).unwrap(), 0), None, 3).unwrap();
+    let everybody =
+        subset(&device, RowsFrom::all(&Buffer::from_slice(&device, &[1, 1, 1]).unwrap()), None, 3).unwrap();
     let plain = run(&gathered, &Rows::All, &everybody, &of_members);
     assert!(plain.0 > 0.0 && (counted.0 - plain.0).abs() <= 1e-5 * plain.0, "{} and {}", counted.0, plain.0);
     for (i, (got, want)) in counted.1.iter().zip(&plain.1).enumerate() {

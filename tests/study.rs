@@ -1,4 +1,4 @@
-//! Studies from outside: figures of a trained network.
+//! Studies from outside: figures of a trained network, and comparisons.
 
 mod common;
 
@@ -136,7 +136,7 @@ fn figures_of_a_run() {
         ),
         (
             "analyse run --figures sweep --out x",
-            "figures = sweep: this one trains five networks; ask for it with --sweep",
+            "figures = sweep: trains five networks; ask for it with --sweep",
         ),
         ("analyse run --n 0 --out x", "n = 0: must be 1 or more"),
         ("analyse run --gallery 0 --out x", "gallery = 0: must be 1 or more"),
@@ -150,7 +150,7 @@ fn figures_of_a_run() {
         error(here, "analyse run --out x")
             .starts_with("run: holds no checkpoints/best.safetensors or last.safetensors")
     );
-    assert!(!here.join("x").exists(), "a mistake leaves nothing behind");
+    assert!(!here.join("x").exists(), "a failed command leaves no files");
 }
 
 #[test]
@@ -192,11 +192,10 @@ fn the_sweep_trains_five_networks_once() {
 }
 
 #[test]
-fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
+fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm \
-                --set epochs=1 --set attack_steps=1 \
-                --set batch=256 --set select_steps=1 --quiet --out c";
+                --set epochs=1 --set attack_steps=1 --set batch=256 --set select_steps=1 --quiet --out c";
     let first = printed(folder.path(), line);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("c").join(name)).unwrap();
     let comparison: Value = serde_json::from_str(&read("compare.json")).unwrap();
@@ -206,7 +205,7 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
         assert!(mean("apgd-ce") <= clean && robust <= clean, "{row}");
         assert!((mean("Mean") - (clean + robust) / 2.0).abs() < 1e-9, "Mean is of the last attack: {row}");
     }
-    // What is there is read, not run again.
+    // Finished runs are read, not repeated.
     let runs = |what: &str| {
         std::fs::metadata(folder.path().join("c/runs/digits-seed1").join(what)).unwrap().modified().unwrap()
     };
@@ -217,13 +216,13 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     assert!(other.contains("holds a run with epochs = 1, not 2; choose another --out"), "{other}");
     assert!(error(folder.path(), "compare --attack apgd").starts_with("unknown attack 'apgd'"));
 
-    // An evaluation that is cut off is made again; what chose the checkpoints is said.
+    // A missing evaluation is repeated; a selection of checkpoints by test images is noted.
     std::fs::remove_file(folder.path().join("c/runs/digits-seed1/eval-apgd-ce.json")).unwrap();
-    let mut found = compare::contenders("digits", &["pgd-at".into()], None, &[]).unwrap();
+    let mut entries = compare::entries("digits", &["pgd-at".into()], None, &[]).unwrap();
     let quick = [("epochs", "1"), ("attack_steps", "1"), ("batch", "256"), ("select_steps", "1")];
-    found[0].config.apply(&quick).unwrap();
-    let request = compare::Request {
-        contenders: found,
+    entries[0].config.apply(&quick).unwrap();
+    let request = compare::CompareRequest {
+        entries,
         seeds: vec![0, 1],
         attacks: vec!["apgd-ce".into(), "autoattack:fgsm".into()],
         out: folder.path().join("c"),
@@ -243,7 +242,7 @@ fn a_comparison_takes_any_attack_and_goes_on_where_it_was() {
     );
     table.rows[0].select = Select::Test;
     assert!(
-        table.markdown().ends_with("(select = test): the figures are too good.\n")
+        table.markdown().ends_with("(select = test): these numbers are optimistic.\n")
             && table.csv().contains(",test,PGD-20,")
     );
 }

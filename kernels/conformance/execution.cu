@@ -1,17 +1,20 @@
-// What a device must do, as kernels with known results; and kernels that are wrong, which the host device must refuse.
+// The required behaviour of a device, as kernels with known results; and wrong kernels, which the host device
+// must refuse.
 // Mathematics: stated at each kernel. T is the number of threads of a block, L = T / 32 its warps.
 // Threads: stated by the launch bounds; one element a thread unless said otherwise.
 // Preconditions: buffers of one element a thread (or as said); met by src/device/conformance.rs.
 // Outputs: `=`, but for conf_atomics, whose buffers start at zero.
-// Accumulation: integers, so every order gives the same. Deterministic, except for which thread draws which ticket.
-#include "lib/common.cuh"
+// Accumulation: integers, so every order gives the same. Deterministic, except for which thread draws which
+//   ticket.
+#include "lib/reductions.cuh"
 
 // Dynamic shared memory beyond what a static array may have on CUDA.
-CONFIG(CONF_DYNAMIC, 65536, 65536)
+PER_DEVICE(CONF_DYNAMIC, 65536, 65536);
 // Too large for the 227 KiB of a block on the host. CUDA would refuse to assemble it, and never launches it.
-CONFIG(CONF_TOO_LARGE, 16, 65536)
+PER_DEVICE(CONF_TOO_LARGE, 16, 65536);
 
-// out[block] = sum of the block's T inputs: a tree over shared memory with a barrier at every level, for any T.
+// out[block] = sum of the block's T inputs: a tree over shared memory with a barrier at every level, for any
+// T.
 template <int T>
 INLINE void conf_sum(const int* x, int* out) {
   SHARED(int, sums, T);
@@ -26,29 +29,29 @@ INLINE void conf_sum(const int* x, int* out) {
   if (t == 0) out[blockIdx.x] = sums[0];
 }
 
-extern "C" __global__ void __launch_bounds__(1)
 // out[block] = sum of the block's inputs; 1 thread
-conf_sum_1(const int* x, int* out) { conf_sum<1>(x, out); }
+extern "C" __global__ __launch_bounds__(1) void conf_sum_1(const int* x, int* out) { conf_sum<1>(x, out); }
 
-extern "C" __global__ void __launch_bounds__(2)
 // out[block] = sum of the block's inputs; 2 threads
-conf_sum_2(const int* x, int* out) { conf_sum<2>(x, out); }
+extern "C" __global__ __launch_bounds__(2) void conf_sum_2(const int* x, int* out) { conf_sum<2>(x, out); }
 
-extern "C" __global__ void __launch_bounds__(33)
 // out[block] = sum of the block's inputs; 33 threads
-conf_sum_33(const int* x, int* out) { conf_sum<33>(x, out); }
+extern "C" __global__ __launch_bounds__(33) void conf_sum_33(const int* x, int* out) { conf_sum<33>(x, out); }
 
-extern "C" __global__ void __launch_bounds__(256)
 // out[block] = sum of the block's inputs; 256 threads
-conf_sum_256(const int* x, int* out) { conf_sum<256>(x, out); }
+extern "C" __global__ __launch_bounds__(256) void conf_sum_256(const int* x, int* out) {
+  conf_sum<256>(x, out);
+}
 
-extern "C" __global__ void __launch_bounds__(1000)
 // out[block] = sum of the block's inputs; 1000 threads
-conf_sum_1000(const int* x, int* out) { conf_sum<1000>(x, out); }
+extern "C" __global__ __launch_bounds__(1000) void conf_sum_1000(const int* x, int* out) {
+  conf_sum<1000>(x, out);
+}
 
-extern "C" __global__ void __launch_bounds__(1024)
 // out[block] = sum of the block's inputs; 1024 threads
-conf_sum_1024(const int* x, int* out) { conf_sum<1024>(x, out); }
+extern "C" __global__ __launch_bounds__(1024) void conf_sum_1024(const int* x, int* out) {
+  conf_sum<1024>(x, out);
+}
 
 // out[t] = x[(t + rounds) mod T]: a ring is turned one place a round, with two barriers a round.
 template <int T>
@@ -66,21 +69,23 @@ INLINE void conf_ring(const int* x, int* out, int rounds) {
   out[blockIdx.x * T + t] = ring[t];
 }
 
-extern "C" __global__ void __launch_bounds__(8)
 // out[t] = x[(t + rounds) mod 8]
-conf_ring_8(const int* x, int* out, int rounds) { conf_ring<8>(x, out, rounds); }
+extern "C" __global__ __launch_bounds__(8) void conf_ring_8(const int* x, int* out, int rounds) {
+  conf_ring<8>(x, out, rounds);
+}
 
-extern "C" __global__ void __launch_bounds__(32)
 // out[t] = x[(t + rounds) mod 32]
-conf_ring_32(const int* x, int* out, int rounds) { conf_ring<32>(x, out, rounds); }
+extern "C" __global__ __launch_bounds__(32) void conf_ring_32(const int* x, int* out, int rounds) {
+  conf_ring<32>(x, out, rounds);
+}
 
-extern "C" __global__ void __launch_bounds__(256)
 // out[t] = x[(t + rounds) mod 256]
-conf_ring_256(const int* x, int* out, int rounds) { conf_ring<256>(x, out, rounds); }
+extern "C" __global__ __launch_bounds__(256) void conf_ring_256(const int* x, int* out, int rounds) {
+  conf_ring<256>(x, out, rounds);
+}
 
-extern "C" __global__ void __launch_bounds__(64)
 // eight shuffles: out[8 t + k]; lanes whose source is outside the warp keep their own value
-conf_shuffles(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(64) void conf_shuffles(const int* x, int* out) {
   const int t = threadIdx.x;
   const int v = x[t];
   int* to = out + 8 * t;
@@ -94,9 +99,8 @@ conf_shuffles(const int* x, int* out) {
   to[7] = static_cast<int>(__shfl_down_sync(0xffffffffu, static_cast<unsigned long long>(v) << 32, 1) >> 32);
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // ballot, any, all of x > 0; any and all of x > -100: out[5 t + k]
-conf_votes(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(64) void conf_votes(const int* x, int* out) {
   const int t = threadIdx.x;
   const int v = x[t];
   out[5 * t] = static_cast<int>(__ballot_sync(0xffffffffu, v > 0));
@@ -106,9 +110,8 @@ conf_votes(const int* x, int* out) {
   out[5 * t + 4] = __all_sync(0xffffffffu, v > -100) != 0;
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // halves of a warp, then even and odd lanes, take different branches with masks of their own: out[2 t + k]
-conf_partial_masks(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(64) void conf_partial_masks(const int* x, int* out) {
   const int t = threadIdx.x;
   const int v = x[t];
   int a, b;
@@ -126,9 +129,9 @@ conf_partial_masks(const int* x, int* out) {
   out[2 * t + 1] = b;
 }
 
-extern "C" __global__ void __launch_bounds__(40)
-// a second warp of 8 lanes sums with a mask of 8 lanes; lanes above 4 of the first warp leave before its mask of 5: out[t]
-conf_tail_warp(const int* x, int* out) {
+// a second warp of 8 lanes sums with a mask of 8 lanes; lanes above 4 of the first warp leave before its mask
+// of 5: out[t]
+extern "C" __global__ __launch_bounds__(40) void conf_tail_warp(const int* x, int* out) {
   const int t = threadIdx.x;
   int v = x[t];
   if (t >= 32) {
@@ -141,38 +144,35 @@ conf_tail_warp(const int* x, int* out) {
   out[t] = __shfl_sync(0x1fu, v, 4 - t);
 }
 
-extern "C" __global__ void __launch_bounds__(96)
 // sums and maxima over groups of 1, 2, 4, 8, 16 and 32 lanes: out[7 t + k]
-conf_groups(const float* x, float* out) {
+extern "C" __global__ __launch_bounds__(96) void conf_groups(const float* x, float* out) {
   const int t = threadIdx.x;
   const float v = x[t];
   float* to = out + 7 * t;
-  to[0] = group_sum<1>(v);
-  to[1] = group_sum<2>(v);
-  to[2] = group_sum<4>(v);
-  to[3] = group_sum<8>(v);
-  to[4] = group_sum<16>(v);
-  to[5] = group_sum<32>(v);
-  to[6] = group_max<16>(v);
+  to[0] = warp_sum<1>(v);
+  to[1] = warp_sum<2>(v);
+  to[2] = warp_sum<4>(v);
+  to[3] = warp_sum<8>(v);
+  to[4] = warp_sum<16>(v);
+  to[5] = warp_sum<32>(v);
+  to[6] = warp_max<16>(v);
 }
 
-extern "C" __global__ void __launch_bounds__(128)
 // out[block] = sum of 128 inputs: warp shuffles, one barrier, then the first warp alone
-conf_two_stages(const float* x, float* out) {
+extern "C" __global__ __launch_bounds__(128) void conf_two_stages(const float* x, float* out) {
   SHARED(float, parts, 4);
   const int t = threadIdx.x;
-  const float warp = group_sum<32>(x[blockIdx.x * 128 + t]);
+  const float warp = warp_sum<32>(x[blockIdx.x * 128 + t]);
   if (t % 32 == 0) parts[t / 32] = warp;
   __syncthreads();
   if (t < 32) {
-    const float sum = group_sum<4>(t < 4 ? parts[t] : 0.0f);
+    const float sum = warp_sum<4>(t < 4 ? parts[t] : 0.0f);
     if (t == 0) out[blockIdx.x] = sum;
   }
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // neighbours of a warp exchange through shared memory under __syncwarp; only a block barrier joins the warps
-conf_warp_sync(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(64) void conf_warp_sync(const int* x, int* out) {
   SHARED(int, place, 64);
   const int t = threadIdx.x;
   place[t] = x[t];
@@ -184,9 +184,8 @@ conf_warp_sync(const int* x, int* out) {
   out[t] = place[63 - t];
 }
 
-extern "C" __global__ void __launch_bounds__(128)
 // a transposed 16 x 8 tile through shared arrays of three types: out = 3 in^T
-conf_shared_arrays(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(128) void conf_shared_arrays(const int* x, int* out) {
   SHARED(float, floats, 128);
   SHARED(uint8_t, bytes, 128);
   SHARED(int, ints, 128);
@@ -199,9 +198,10 @@ conf_shared_arrays(const int* x, int* out) {
   out[t] = static_cast<int>(floats[from]) + bytes[from] + ints[from];
 }
 
-extern "C" __global__ void __launch_bounds__(64) DYN_BYTES(CONF_DYNAMIC)
-// out[block, t] = x[block, 63 - t], by way of a place in 64 KiB of dynamic shared memory that depends on the block
-conf_dynamic_shared(const int* x, int* out) {
+// out[block, t] = x[block, 63 - t], by way of a place in 64 KiB of dynamic shared memory that depends on the
+// block
+extern "C" __global__ __launch_bounds__(64)
+    DYN_BYTES(CONF_DYNAMIC) void conf_dynamic_shared(const int* x, int* out) {
   DYN_SMEM(int, all);
   SHARED(int, beside, 64);
   const int t = threadIdx.x;
@@ -212,9 +212,9 @@ conf_dynamic_shared(const int* x, int* out) {
   out[blockIdx.x * 64 + t] = place[63 - t] + beside[t] + 1;
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // a histogram of n values in 0..16, their maximum, and a ticket of its own for every value
-conf_atomics(const int* x, int* histogram, int* maximum, int* counter, int* taken, int n) {
+extern "C" __global__ __launch_bounds__(64) void conf_atomics(
+    const int* x, int* histogram, int* maximum, int* counter, int* taken, int n) {
   const int i = blockIdx.x * 64 + threadIdx.x;
   if (i >= n) return;
   atomicAdd(&histogram[x[i] & 15], 1);
@@ -223,11 +223,11 @@ conf_atomics(const int* x, int* histogram, int* maximum, int* counter, int* take
   taken[ticket] = 1;
 }
 
-extern "C" __global__ void __launch_bounds__(3)
 // out[linear block, t] = x + 100 y + 10000 z + 1000000 t, and the shape of the grid in shape[0..3]
-conf_grid(int* out, int* shape) {
+extern "C" __global__ __launch_bounds__(3) void conf_grid(int* out, int* shape) {
   const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
-  out[block * blockDim.x + threadIdx.x] = blockIdx.x + 100 * blockIdx.y + 10000 * blockIdx.z + 1000000 * threadIdx.x;
+  out[block * blockDim.x + threadIdx.x] =
+      blockIdx.x + 100 * blockIdx.y + 10000 * blockIdx.z + 1000000 * threadIdx.x;
   if (block == 0 && threadIdx.x == 0) {
     shape[0] = gridDim.x;
     shape[1] = gridDim.y;
@@ -235,9 +235,8 @@ conf_grid(int* out, int* shape) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32)
 // integer and bit functions: out[6 t + k]
-conf_bits(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(32) void conf_bits(const int* x, int* out) {
   const int t = threadIdx.x;
   const int v = x[t];
   int* to = out + 6 * t;
@@ -249,9 +248,10 @@ conf_bits(const int* x, int* out) {
   to[5] = min(v, 7) + max(v, -7);
 }
 
-extern "C" __global__ void __launch_bounds__(1)
 // every type of argument: out[i] = the argument, or 1 for a pointer that is there
-conf_arguments(uint32_t* out, const float* there, NULLABLE const float* absent, NULLABLE int* also_there, int i, uint32_t u, uint64_t l, float f) {
+extern "C" __global__ __launch_bounds__(1) void conf_arguments(
+    uint32_t* out, const float* there, NULLABLE const float* absent, NULLABLE int* also_there, signed int i,
+    uint32_t u, uint64_t l, float f) {
   out[0] = there != nullptr;
   out[1] = absent != nullptr;
   out[2] = also_there != nullptr;
@@ -262,18 +262,16 @@ conf_arguments(uint32_t* out, const float* there, NULLABLE const float* absent, 
   out[7] = static_cast<uint32_t>(f * 4.0f);
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // out[t] = x[t] + 1 for n elements
-conf_increment(const int* x, int* out, int n) {
+extern "C" __global__ __launch_bounds__(64) void conf_increment(const int* x, int* out, int n) {
   const int i = blockIdx.x * 64 + threadIdx.x;
   if (i < n) out[i] = x[i] + 1;
 }
 
 // From here on: kernels that are wrong. A comment in capitals marks the line that the host device must name.
 
-extern "C" __global__ void __launch_bounds__(64)
 // WRONG: some threads leave above a barrier
-conf_bad_early_exit(const int* x, int* out, int n) {
+extern "C" __global__ __launch_bounds__(64) void conf_bad_early_exit(const int* x, int* out, int n) {
   const int t = threadIdx.x;
   if (t >= n) return;
   out[t] = x[t];
@@ -281,9 +279,8 @@ conf_bad_early_exit(const int* x, int* out, int n) {
   out[t] += 1;
 }
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG: the two sides of a branch wait at barriers of their own
-conf_bad_branch(int* out) {
+extern "C" __global__ __launch_bounds__(32) void conf_bad_branch(int* out) {
   const int t = threadIdx.x;
   out[t] = t;
   if (t < 16) {
@@ -295,9 +292,8 @@ conf_bad_branch(int* out) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(16)
 // WRONG: thread 3 passes the barrier of a loop once less than the others
-conf_bad_rounds(int* out) {
+extern "C" __global__ __launch_bounds__(16) void conf_bad_rounds(int* out) {
   const int t = threadIdx.x;
   for (int round = 0; round < (t == 3 ? 2 : 3); round++) {
     out[t] = round;
@@ -305,63 +301,58 @@ conf_bad_rounds(int* out) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG: lanes 16 to 31 call with the mask of the others
-conf_bad_own_mask(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(32) void conf_bad_own_mask(const int* x, int* out) {
   const int t = threadIdx.x;
   out[t] = __shfl_xor_sync(0x0000ffffu, x[t], 1);  // OWN MASK
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // WRONG: the mask names lane 31 of the second warp, which has left
-conf_bad_absent_lane(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(64) void conf_bad_absent_lane(const int* x, int* out) {
   const int t = threadIdx.x;
   if (t == 63) return;
   out[t] = static_cast<int>(__ballot_sync(0xffffffffu, x[t] > 0));  // ABSENT LANE
 }
 
-extern "C" __global__ void __launch_bounds__(8)
 // WRONG: a full mask in a warp of 8 threads
-conf_bad_short_warp(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(8) void conf_bad_short_warp(const int* x, int* out) {
   const int t = threadIdx.x;
   out[t] = __any_sync(0xffffffffu, x[t] > 0);  // SHORT WARP
 }
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG: lane 2 reads from lane 9, which the mask does not name
-conf_bad_source(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(32) void conf_bad_source(const int* x, int* out) {
   const int t = threadIdx.x;
   if (t < 8) out[t] = __shfl_sync(0xffu, x[t], t == 2 ? 9 : 0);  // SOURCE
 }
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG: lane 0 waits at a barrier, the others for lane 0
-conf_bad_mixed(const int* x, int* out) {
+extern "C" __global__ __launch_bounds__(32) void conf_bad_mixed(const int* x, int* out) {
   const int t = threadIdx.x;
   if (t == 0) __syncthreads();
   out[t] = __shfl_sync(0xffffffffu, x[t], 0);  // MIXED
 }
 
-extern "C" __global__ void __launch_bounds__(64)
 // WRONG: reads what another thread wrote to shared memory with no barrier between
-conf_bad_missing_barrier(const float* x, float* out) {
+extern "C" __global__ __launch_bounds__(64) void conf_bad_missing_barrier(const float* x, float* out) {
   SHARED(float, place, 64);
   const int t = threadIdx.x;
   place[t] = x[t];
   out[t] = place[63 - t];
 }
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG when `at` is outside the buffer: out[at + t] = t
-conf_bad_write(int* out, int at) { out[at + static_cast<int>(threadIdx.x)] = threadIdx.x; }
+extern "C" __global__ __launch_bounds__(32) void conf_bad_write(int* out, signed int at) {
+  out[at + static_cast<int>(threadIdx.x)] = threadIdx.x;
+}
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG when `at` is outside the buffer: out[t] = x[at + t]
-conf_bad_read(const int* x, int* out, int at) { out[threadIdx.x] = x[at + static_cast<int>(threadIdx.x)]; }
+extern "C" __global__ __launch_bounds__(32) void conf_bad_read(const int* x, int* out, signed int at) {
+  out[threadIdx.x] = x[at + static_cast<int>(threadIdx.x)];
+}
 
-extern "C" __global__ void __launch_bounds__(32)
 // WRONG when count > 32: writes `count` elements of a shared array of 32
-conf_bad_shared_write(int* out, int count) {
+extern "C" __global__ __launch_bounds__(32) void conf_bad_shared_write(int* out, int count) {
   SHARED(int, place, 32);
   const int t = threadIdx.x;
   place[t] = t;
@@ -371,9 +362,8 @@ conf_bad_shared_write(int* out, int count) {
   out[t] = place[31 - t];
 }
 
-extern "C" __global__ void __launch_bounds__(32) DYN_BYTES(128)
 // WRONG when count > 32: writes `count` integers of dynamic shared memory for 32
-conf_bad_dynamic_write(int* out, int count) {
+extern "C" __global__ __launch_bounds__(32) DYN_BYTES(128) void conf_bad_dynamic_write(int* out, int count) {
   DYN_SMEM(int, place);
   const int t = threadIdx.x;
   for (int i = t; i < count; i += 32) place[i] = 2 * i;
@@ -381,9 +371,8 @@ conf_bad_dynamic_write(int* out, int count) {
   out[t] = place[31 - t];
 }
 
-extern "C" __global__ void __launch_bounds__(4)
 // WRONG on the host: more shared memory than a block has
-conf_bad_shared_size(float* out) {
+extern "C" __global__ __launch_bounds__(4) void conf_bad_shared_size(float* out) {
   SHARED(float, small, 16);
   SHARED(float, large, CONF_TOO_LARGE);
   const int t = threadIdx.x;

@@ -1,24 +1,31 @@
-// Helpers of kernels that work on the rows of a matrix, and of kernels that sum.
-//
-// A row-wise kernel gives a row to a group of LANES neighbouring threads: a warp on CUDA, one thread on the host. Such a file declares
-//   CONFIG(LANES, 32, 1)     threads of a group
-//   CONFIG(ROWS, 8, 16)      rows of a block
-//   CONFIG(THREADS, 256, 16) their product
-// and launches ceil(n / ROWS) blocks. Groups are whole warps, so a group without a row may return early.
+// Row-wise kernels: a row of a matrix [n, k] per group of LANES neighbouring threads, which is a warp on CUDA
+// and one thread on the host. Launch with ceil(n / ROWS) blocks of ROW_THREADS. In these files `lane` is the
+// number of a thread in its group.
 #pragma once
 #include "lib/pack.cuh"
+#include "lib/reductions.cuh"
+
+PER_DEVICE(LANES, 32, 1);          // threads that share a row
+PER_DEVICE(ROWS, 8, 16);           // rows of a block
+PER_DEVICE(ROW_THREADS, 256, 16);  // LANES * ROWS
+
+// The row of this thread, which may lie past the last one, and its number in the group of the row. Groups are
+// whole warps on CUDA, so that a group without a row may return before the others shuffle.
+INLINE int thread_row() { return blockIdx.x * ROWS + threadIdx.x / LANES; }
+INLINE int thread_lane() { return threadIdx.x % LANES; }
 
 // Calls f(i) for the first columns i of the Packs of a row of k columns that belong to this lane.
-template <int lanes, class F>
-INLINE void row_each(int lane, int k, F f) {
-  for (int i = lane * PACK; i < k; i += lanes * PACK) f(i);
+template <class F>
+INLINE void each_pack(int lane, int k, F f) {
+  for (int i = lane * PACK; i < k; i += LANES * PACK) f(i);
 }
-// The sum over the columns of a row, in every lane; f(i) is the Pack that starts at column i, and what it has behind the row does not count.
-template <int lanes, class F>
+// The sum over the columns of a row, in every lane. f(i) is the Pack that starts at column i; its lanes past
+// the row do not count.
+template <class F>
 INLINE float row_sum(int lane, int k, F f) {
   Pack sum = pack_splat(0.0f);
-  row_each<lanes>(lane, k, [&](int i) { sum = sum + pack_first(f(i), k - i, 0.0f); });
-  return group_sum<lanes>(pack_total(sum));
+  each_pack(lane, k, [&](int i) { sum = sum + pack_first(f(i), k - i, 0.0f); });
+  return warp_sum<LANES>(lane_sum(sum));
 }
 
 // The Pack of a row that starts at column i; `count` floats are left.
@@ -28,43 +35,48 @@ INLINE Pack row_pack(const Row& row, int i, int count) {
   return row.pack(i, count);
 }
 
-// log softmax(scale * row), read Pack by Pack. The maximum is subtracted first, so that logits of any size are safe; a NaN among them
-// makes all entries NaN. All lanes of the group construct it together. The row is a pointer, or something whose pack(i, count) reads.
-template <int lanes, class Row = const float*>
-struct LogSoftmax {
+// log softmax(scale * row), read Pack by Pack. The maximum is subtracted first, so that logits of any size
+// are safe; a NaN among them makes all entries NaN. All lanes of the group construct it together. The row is
+// a pointer, or something whose pack(i, count) reads.
+template <class Row>
+struct LogSoftmaxOf {
   Row row;
   int columns;
   float scale, max, log_sum;
 
-  INLINE LogSoftmax(Row logits, float factor, int lane, int k) : row(logits), columns(k), scale(factor) {
+  INLINE LogSoftmaxOf(Row logits, float factor, int lane, int k) : row(logits), columns(k), scale(factor) {
     Pack top = pack_splat(-INFINITY);
-    row_each<lanes>(lane, k, [&](int i) { top = pack_max(top, pack_first(scaled(i), k - i, -INFINITY)); });
-    max = group_max<lanes>(pack_largest(top));
-    log_sum = logf(row_sum<lanes>(lane, k, [&](int i) { return pack_exp(scaled(i) - pack_splat(max)); }));
+    each_pack(lane, k, [&](int i) { top = vec_max(top, pack_first(scaled(i), k - i, -INFINITY)); });
+    max = warp_max<LANES>(lane_max(top));
+    log_sum = logf(row_sum(lane, k, [&](int i) { return vec_exp(scaled(i) - max); }));
   }
-  INLINE Pack scaled(int i) const { return pack_splat(scale) * row_pack(row, i, columns - i); }
+  INLINE Pack scaled(int i) const { return scale * row_pack(row, i, columns - i); }
   // The Pack that starts at column i.
-  INLINE Pack operator()(int i) const { return (scaled(i) - pack_splat(max)) - pack_splat(log_sum); }
+  INLINE Pack operator()(int i) const { return (scaled(i) - max) - log_sum; }
   // One entry.
   INLINE float at(int i) const { return (scale * row[i] - max) - log_sum; }
 };
+typedef LogSoftmaxOf<const float*> LogSoftmax;
 
-// probability * value, with 0 * infinity = 0: what a class that cannot occur adds to an expectation.
-INLINE Pack expect(Pack probability, Pack value) { return probability == 0.0f ? pack_splat(0.0f) : probability * value; }
+// probability * value, with 0 * infinity = 0: the term of a class in an expectation, also of a class that
+// cannot occur.
+INLINE Pack expect(Pack probability, Pack value) {
+  return probability == 0.0f ? pack_splat(0.0f) : probability * value;
+}
 
 // A value and its column. NaN ranks above every number and the lower column wins a tie, as in PyTorch.
 struct Best {
   float value;
   int at;
 
-  // Whether a stable sort by falling value puts the other one first.
-  INLINE bool behind(float other, int other_at) const {
+  // Whether a stable sort by descending value puts the other one first.
+  INLINE bool is_outranked_by(float other, int other_at) const {
     const bool other_nan = other != other, nan = value != value;
     const bool equal = other == value || (other_nan && nan);
     return equal ? other_at < at : (other > value || (other_nan && !nan));
   }
   INLINE void offer(float other, int other_at) {
-    if (behind(other, other_at)) {
+    if (is_outranked_by(other, other_at)) {
       value = other;
       at = other_at;
     }
@@ -72,12 +84,13 @@ struct Best {
 };
 
 // The first largest of the entries of a row that take(value, column) admits, in every lane.
-template <int lanes, class Take>
+template <class Take>
 INLINE Best row_best_of(const float* row, int lane, int k, Take take) {
   Best best = {-INFINITY, 0x7fffffff};
-  for (int i = lane; i < k; i += lanes)
+  for (int i = lane; i < k; i += LANES)
     if (take(row[i], i)) best.offer(row[i], i);
-  UNROLL for (int step = lanes / 2; step > 0; step /= 2) {
+  UNROLL
+  for (int step = LANES / 2; step > 0; step /= 2) {
     const float value = __shfl_xor_sync(0xffffffffu, best.value, step);
     const int at = __shfl_xor_sync(0xffffffffu, best.at, step);
     best.offer(value, at);
@@ -85,25 +98,12 @@ INLINE Best row_best_of(const float* row, int lane, int k, Take take) {
   return best;
 }
 // The first largest entry of a row, the column `skip` left out (-1: none), in every lane.
-template <int lanes>
 INLINE Best row_best(const float* row, int lane, int k, int skip) {
-  return row_best_of<lanes>(row, lane, k, [=](float, int i) { return i != skip; });
+  return row_best_of(row, lane, k, [=](float, int i) { return i != skip; });
 }
-// The entry that follows `before` in the order of falling values, in every lane; behind the last one it is -infinity in no column.
-template <int lanes>
+// The entry that follows `before` in the order of descending values, in every lane; after the last one
+// -infinity, in no column.
 INLINE Best row_next(const float* row, int lane, int k, Best before) {
-  return row_best_of<lanes>(row, lane, k, [=](float value, int i) { return i != before.at && !before.behind(value, i); });
-}
-
-// The sum of one value a thread over the block, in every thread, in a fixed order. Called at most once by a kernel: nothing waits until all
-// have read the partial sums.
-template <int threads, int lanes, class T>
-INLINE T block_sum(T value) {
-  SHARED(T, parts, threads / lanes);
-  UNROLL for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  if (threadIdx.x % lanes == 0) parts[threadIdx.x / lanes] = value;
-  __syncthreads();
-  T total = 0;
-  for (int i = 0; i < threads / lanes; i++) total += parts[i];
-  return total;
+  return row_best_of(
+      row, lane, k, [=](float value, int i) { return i != before.at && !before.is_outranked_by(value, i); });
 }

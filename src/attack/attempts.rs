@@ -4,9 +4,9 @@ use super::objective::logits;
 use super::{AttackResult, Model};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
-use crate::ops::augment::gather_labels;
+use crate::ops::augment::gather_i32;
+use crate::ops::gather::{gather, scatter, select_misclassified};
 use crate::ops::predict::correct;
-use crate::ops::survivors::{merge, settle, take};
 use crate::tensor::Tensor;
 
 /// A batch of images x `[N,H,W,C]` in `[0,1]` with labels `[N]` and their indices in the data set `[N]`.
@@ -61,9 +61,9 @@ pub fn attempts<T>(
         }
         let rows = Buffer::from_slice(device, &left)?;
         let (x, y, images) =
-            (take(points.x, &rows)?, gather_labels(points.y, &rows)?, gather_labels(points.images, &rows)?);
+            (gather(points.x, &rows)?, gather_i32(points.y, &rows)?, gather_i32(points.images, &rows)?);
         let more = attempt(number, Points { x: &x, y: &y, images: &images })?;
-        merge(&mut result.x_adv, &mut result.success, &rows, &more.x_adv, &more.success)?;
+        scatter(&mut result.x_adv, &mut result.success, &rows, &more.x_adv, &more.success)?;
     }
     Ok(result)
 }
@@ -89,7 +89,7 @@ impl AttackResult {
         let Points { x, y, .. } = points;
         let mut correct = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);
         let (clean_correct, adv_correct) = (correct(x)?, correct(candidates)?);
-        let (x_adv, success) = settle(x, candidates, &clean_correct, &adv_correct)?;
+        let (x_adv, success) = select_misclassified(x, candidates, &clean_correct, &adv_correct)?;
         Ok(AttackResult { x_adv, success })
     }
 }

@@ -24,11 +24,11 @@ use super::objective::logits;
 use super::{Attack, AttackEntry, AttackResult, Model, Params, Targeted};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::ops::difference::difference;
 use crate::ops::fab::{self, Nearest, Stride};
 use crate::ops::fill::full;
+use crate::ops::gather::select_misclassified;
+use crate::ops::logit_difference::logit_difference;
 use crate::ops::predict::{correct, top_class};
-use crate::ops::survivors::settle;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -77,7 +77,7 @@ impl Walk {
         }
         let key = Key::new(seed, Purpose::Fab, 0, restart as u32);
         let views = Buffer::zeros(x.device(), y.len())?;
-        self.ball.scaled(0.5).surface(x, RngKey { key, images }, &views)
+        self.ball.scale(0.5).surface(x, RngKey { key, images }, &views)
     }
 
     /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend
@@ -99,7 +99,8 @@ impl Walk {
             let adv_correct = correct(device, &logits(model, &walk)?, y)?;
             fab::keep(l2, &mut walk, x, &adv_correct, &mut best, &mut closest, self.beta)?;
         }
-        let (x_adv, success) = settle(x, &closest, clean_correct, &fab::beyond(&best, self.ball.eps)?)?;
+        let (x_adv, success) =
+            select_misclassified(x, &closest, clean_correct, &fab::beyond(&best, self.ball.eps)?)?;
         Ok(AttackResult { x_adv, success })
     }
 }
@@ -141,7 +142,7 @@ impl FabT {
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
-            let h = difference(&tape, z, y, &targets)?;
+            let h = logit_difference(&tape, z, y, &targets)?;
             let w = tape.backward(h, Some(ones.clone()))?.take(leaf);
             Ok(w.map(|w| (tape.value(h), w)))
         })
@@ -220,7 +221,7 @@ impl Fab {
             let z = model.logits(&tape, leaf)?;
             let mut nearest = Nearest::new(at)?;
             for (k, rival) in rivals.iter().enumerate() {
-                let h = difference(&tape, z, y, rival)?;
+                let h = logit_difference(&tape, z, y, rival)?;
                 let Some(w) = tape.backward(h, Some(ones.clone()))?.take(leaf) else { return Ok(None) };
                 nearest.offer(l2, k, &tape.value(h), &w, y)?;
             }

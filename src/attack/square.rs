@@ -24,11 +24,11 @@ use super::objective::logits;
 use super::{Attack, AttackEntry, AttackResult, Model, Params};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::augment::gather_labels;
+use crate::ops::augment::gather_i32;
+use crate::ops::gather::{gather, scatter};
 use crate::ops::margin::margin;
 use crate::ops::predict::correct;
 use crate::ops::square::{Patch, Pyramid, Search, Transfer, Window, start_l2, start_linf};
-use crate::ops::survivors::{merge, take};
 use crate::rng::{Key, Purpose, philox};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -221,7 +221,7 @@ impl Batch {
         let mut margins = vec![f32::INFINITY; n];
         if !rows.is_empty() {
             let asked = Buffer::from_slice(device, &rows)?;
-            let new = ask(model, take(trial, &asked)?, &gather_labels(&self.y, &asked)?)?.to_vec()?;
+            let new = ask(model, gather(trial, &asked)?, &gather_i32(&self.y, &asked)?)?.to_vec()?;
             rows.iter().zip(new).for_each(|(row, margin)| margins[*row as usize] = margin);
         }
         Tensor::from_slice(device, &[n], &margins)
@@ -235,16 +235,16 @@ impl Batch {
         if succeeded.iter().all(|succeeded| *succeeded == 0) {
             return Ok(());
         }
-        merge(x_adv, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
+        scatter(x_adv, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
         let left: Vec<i32> = (0..).zip(&succeeded).filter(|(_, s)| **s == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
         let kept: Vec<f32> = left.iter().map(|row| best_margin[*row as usize]).collect();
         let Search { x, best, trial, .. } = &self.search;
-        let (x, best, trial) = (take(x, &rows)?, take(best, &rows)?, take(trial, &rows)?);
+        let (x, best, trial) = (gather(x, &rows)?, gather(best, &rows)?, gather(trial, &rows)?);
         self.search = Search { x, best, trial, best_margin: Buffer::from_slice(&device, &kept)? };
-        self.y = gather_labels(&self.y, &rows)?;
-        self.images = gather_labels(&self.images, &rows)?;
-        self.rows = gather_labels(&self.rows, &rows)?;
+        self.y = gather_i32(&self.y, &rows)?;
+        self.images = gather_i32(&self.images, &rows)?;
+        self.rows = gather_i32(&self.rows, &rows)?;
         Ok(())
     }
 }

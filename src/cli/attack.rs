@@ -1,22 +1,23 @@
-//! `saddle attack`: adversarial images as a file.
+//! `saddle attack`: adversarial examples as a file.
 
 use std::path::PathBuf;
 
-use super::flags::{ForCrafting, Given};
-use super::parameters::Parameters;
-use super::{progress, text};
+use indicatif::HumanCount;
+
+use super::attack_flags::AttackFlags;
+use super::flags::{AttackKeys, GROUP, KeyFlags};
+use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
 use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
-use crate::run::network::weight_file;
-use crate::train;
+use crate::run::{self, network::weight_file};
 
 const EXAMPLES: &str = "\
 The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].
-The result holds x_adv f32 [N,C,H,W], the clean image where the attack failed, and for each
-image y, pred (the class predicted at x_adv), success (1 where that is not y) and loss (the
-cross entropy at x_adv).
+The result holds x_adv f32 [N,C,H,W], which is the clean image where the attack failed, and
+for each image y, pred (the class predicted at x_adv), success (1 if pred is not y) and loss
+(the cross-entropy at x_adv).
 
 Examples:
   saddle attack --data X.safetensors --weights runs/NAME --attack pgd20 --out A.safetensors
@@ -25,67 +26,67 @@ Examples:
 
 'saddle attacks' lists the attacks.";
 
-/// Make adversarial images of any images, and write them to a file.
+/// Make adversarial examples of given images, and write them to a file.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub struct AttackArgs {
     /// The images and their labels: safetensors or .npz
-    #[arg(long, value_name = "FILE", help_heading = "What and how")]
+    #[arg(long, value_name = "FILE", help_heading = GROUP)]
     data: PathBuf,
-    /// A safetensors file, or a run directory, whose best checkpoint is taken
-    #[arg(long, short, value_name = "FILE|RUN", help_heading = "What and how")]
+    /// A safetensors file, or a run directory with its best checkpoint
+    #[arg(long, short, value_name = "FILE|RUN", help_heading = GROUP)]
     weights: PathBuf,
-    /// The network's architecture [default: as the weights' metadata says]
-    #[arg(long, value_name = "NAME", help_heading = "What and how")]
+    /// The network's architecture [default: the one in the weights' metadata]
+    #[arg(long, value_name = "NAME", help_heading = GROUP)]
     model: Option<String>,
     /// The attack
-    #[arg(long, short, value_name = "NAME", help_heading = "What and how")]
+    #[arg(long, short, value_name = "NAME", help_heading = GROUP)]
     attack: String,
-    /// Where the result is written
-    #[arg(long, value_name = "FILE", help_heading = "What and how")]
+    /// The file to write the result to
+    #[arg(long, value_name = "FILE", help_heading = GROUP)]
     out: PathBuf,
     #[command(flatten)]
-    given: Given<ForCrafting>,
+    keys: KeyFlags<AttackKeys>,
     #[command(flatten)]
-    parameters: Parameters,
-    /// Print nothing but the result
+    parameters: AttackFlags,
+    /// Print only the result
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
 }
 
-/// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
-    let given = arguments.given.settings()?;
-    let named = |name: &str| given.iter().any(|(key, _)| key == name);
-    let weights = WeightFile::read(&weight_file(&arguments.weights)?)?;
-    let mut config = Config::default();
-    // What the network was trained for, unless it is said otherwise.
-    config.apply(&weights.trained_for())?;
-    config.apply(&given)?;
-    train::validate(&config)?;
-    let params = arguments.parameters.params(&config, named("step_size"));
-    let request = CraftRequest {
-        weights,
-        model: arguments.model,
-        data: arguments.data,
-        attack: arguments.attack,
-        params,
-        batch: config.batch,
-        device: config.device,
-        out: arguments.out,
-    };
-    let mut observer = progress::observer(arguments.quiet, false, 0);
-    let made = craft::run(&request, &mut *observer)?;
-    drop(observer);
-    let percent = |value: f64| format!("{value:.2} %");
-    let rows = [
-        ("attack", format!("{}, {} with eps {}", made.attack, config.norm, config.eps)),
-        ("images", text::thousands(made.images as i64)),
-        ("clean accuracy", percent(made.clean)),
-        ("robust accuracy", percent(made.robust)),
-        ("mean loss", format!("{:.4}", made.loss)),
-        ("longest perturbation", format!("{:.6}", made.longest)),
-        ("written to", request.out.display().to_string()),
-    ];
-    text::print(&text::table(&rows.map(|(name, value)| vec![name.to_owned(), value]), &[]))
+impl Run for AttackArgs {
+    fn run(self, _: String) -> Result<()> {
+        let settings = self.keys.settings()?;
+        let step_given = settings.iter().any(|(key, _)| key == "step_size");
+        let weights = WeightFile::read(&weight_file(&self.weights)?)?;
+        let mut config = Config::default();
+        // The threat model of the network's training, unless the flags say otherwise.
+        config.apply(&weights.trained_for())?;
+        config.apply(&settings)?;
+        run::validate(&config)?;
+        let request = CraftRequest {
+            weights,
+            model: self.model,
+            data: self.data,
+            attack: self.attack,
+            params: self.parameters.params(&config, step_given),
+            batch: config.batch,
+            device: config.device,
+            out: self.out,
+        };
+        let mut observer = progress::observer(self.quiet, false, 0);
+        let crafted = craft::run(&request, &mut *observer)?;
+        drop(observer);
+        let percent = |value: f64| format!("{value:.2} %");
+        let rows = [
+            ("attack", format!("{}, {} with eps {}", crafted.attack, config.norm, config.eps)),
+            ("images", HumanCount(crafted.images as u64).to_string()),
+            ("clean accuracy", percent(crafted.clean)),
+            ("robust accuracy", percent(crafted.robust)),
+            ("mean loss", format!("{:.4}", crafted.loss)),
+            ("longest perturbation", format!("{:.6}", crafted.longest)),
+            ("written to", request.out.display().to_string()),
+        ];
+        text::print(&text::table(&rows.map(|(name, value)| vec![name.to_owned(), value]), &[]))
+    }
 }

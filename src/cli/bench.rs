@@ -1,10 +1,10 @@
-//! `saddle bench`: how fast kernels and training steps are here.
+//! `saddle bench`: the speed of kernels and training steps.
 
 use serde_json::json;
 
-use super::text;
-use crate::bench;
-use crate::device::DeviceChoice;
+use super::device_flag::DeviceFlag;
+use super::{Run, text};
+use crate::bench::{self, BenchRow};
 use crate::error::{Error, Result};
 
 /// Measure the speed of kernels and of whole training steps.
@@ -12,30 +12,29 @@ use crate::error::{Error, Result};
 #[command(after_help = "\
 Examples:
   saddle bench
-      everything, on the device that 'auto' takes
+      everything, on the default device
   saddle bench step --device host
       training steps on the CPU
   saddle bench kernels --json
       for records
 
-Nothing else should run meanwhile.")]
-pub struct Arguments {
-    /// What to measure: kernels on typical sizes, training steps of whole jobs, or the parts of those
-    /// `[default: all]`
-    what: Option<What>,
-    /// Where to measure
-    #[arg(long, value_name = "auto|host|cuda|cuda:N", default_value = "auto")]
-    device: String,
-    /// step, parts: images a step `[default: that of each job]`
+Nothing else should run on the machine at the same time.")]
+pub struct BenchArgs {
+    /// Kernels at typical sizes, whole training steps, or the parts of these [default: all]
+    #[arg(value_name = "WHAT")]
+    group: Option<Group>,
+    #[command(flatten)]
+    device: DeviceFlag,
+    /// step, parts: images per step [default: that of each job]
     #[arg(long, value_name = "COUNT")]
     batch: Option<usize>,
-    /// step: the methods to measure `[default: pgd-at,raat]`
-    #[arg(long, value_name = "NAME,NAME..", value_delimiter = ',')]
+    /// step: comma-separated methods [default: pgd-at,raat]
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     method: Vec<String>,
-    /// step, parts: only the job with this network, resnet-mini or resnet18
+    /// step, parts: only the job with this architecture, resnet-mini or resnet18
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Seconds a measurement
+    /// Seconds per measurement
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     seconds: f64,
     /// Print JSON
@@ -43,42 +42,45 @@ pub struct Arguments {
     json: bool,
 }
 
-/// The groups of measurements.
+/// A group of measurements.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum What {
+enum Group {
     Kernels,
     Step,
     Parts,
 }
 
-/// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
-    if !(arguments.seconds > 0.0 && arguments.seconds.is_finite()) {
-        return Err(Error::value("seconds", arguments.seconds, "must be above 0"));
+impl Run for BenchArgs {
+    fn run(self, _: String) -> Result<()> {
+        let BenchArgs { batch, seconds, .. } = self;
+        if !(seconds > 0.0 && seconds.is_finite()) {
+            return Err(Error::value("seconds", seconds, "must be above 0"));
+        }
+        if batch == Some(0) {
+            return Err(Error::value("batch", 0, "must be 1 or more"));
+        }
+        let device = self.device.choice()?.open()?;
+        let model = self.model.as_deref();
+        let mut rows = Vec::new();
+        let wanted = |group| self.group.is_none_or(|chosen| chosen == group);
+        if wanted(Group::Kernels) {
+            rows.extend(bench::kernels(&device, seconds)?);
+        }
+        if wanted(Group::Step) {
+            rows.extend(bench::step(&device, seconds, batch, &self.method, model)?);
+        }
+        if wanted(Group::Parts) {
+            rows.extend(bench::parts(&device, seconds, batch, model)?);
+        }
+        if self.json {
+            let commit = env!("SADDLE_COMMIT");
+            return text::print_json(&json!({"device": device.describe(), "commit": commit, "rows": rows}));
+        }
+        let cells = |row: &BenchRow| {
+            let value = text::number(row.value);
+            vec![row.name.clone(), row.detail.clone(), value, row.unit.into(), row.note.clone()]
+        };
+        let table = text::table(&rows.iter().map(cells).collect::<Vec<_>>(), &[2]);
+        text::print(&format!("{}\n{table}", device.describe()))
     }
-    if arguments.batch == Some(0) {
-        return Err(Error::value("batch", 0, "must be 1 or more"));
-    }
-    let device = arguments.device.parse::<DeviceChoice>()?.open()?;
-    let mut rows = Vec::new();
-    let wanted = |what| arguments.what.is_none_or(|chosen| chosen == what);
-    if wanted(What::Kernels) {
-        rows.extend(bench::kernels(&device, arguments.seconds)?);
-    }
-    let model = arguments.model.as_deref();
-    if wanted(What::Step) {
-        rows.extend(bench::step(&device, arguments.seconds, arguments.batch, &arguments.method, model)?);
-    }
-    if wanted(What::Parts) {
-        rows.extend(bench::parts(&device, arguments.seconds, arguments.batch, model)?);
-    }
-    if arguments.json {
-        return text::print_json(
-            &json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows}),
-        );
-    }
-    let cells = rows.iter().map(|row| {
-        vec![row.name.clone(), row.detail.clone(), text::number(row.value), row.unit.into(), row.note.clone()]
-    });
-    text::print(&format!("{}\n{}", device.describe(), text::table(&cells.collect::<Vec<_>>(), &[2])))
 }

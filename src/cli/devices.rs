@@ -1,62 +1,65 @@
-//! `saddle devices`: what can be used on this machine, and what is missing.
+//! `saddle devices`: the usable devices of this machine, and what is missing for others.
 
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::text;
+use super::{Run, text};
 use crate::device::cuda::{self, Status, nvrtc};
 use crate::device::{Device, kernels::INSTRUCTION_SETS};
 use crate::error::Result;
 
-/// Show the CPU and the GPUs that can be used, and what is missing for a GPU.
+/// Show the usable CPU and GPUs, and what is missing to use a GPU.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Environment:
-  SADDLE_HOST_ISA       another of the compiled instruction sets
+  SADDLE_HOST_ISA       the instruction set to use, of those compiled
   RAYON_NUM_THREADS     the number of threads
-  CUDA_VISIBLE_DEVICES  the GPUs to be seen")]
-pub struct Arguments {
+  CUDA_VISIBLE_DEVICES  the GPUs that are visible")]
+pub struct DevicesArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What is known of this machine.
-struct Found {
+/// The devices of this machine, and what they need.
+struct Inventory {
     processor: Option<String>,
     threads: usize,
-    /// The name of the instruction set in use.
-    chosen: &'static str,
+    /// The instruction set in use.
+    instruction_set: &'static str,
     driver: Option<String>,
     nvrtc: Result<(i32, i32), String>,
     cuda: Status,
-    /// Why single GPUs cannot be used, when others can.
+    /// Why some GPUs cannot be used while others can.
     unusable: Vec<String>,
 }
 
-/// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
-    let host = Device::host()?.describe();
-    let is_word = |name: &str| host.split(|c: char| !c.is_alphanumeric()).any(|word| word == name);
-    let found = Found {
-        processor: processor(),
-        threads: rayon::current_num_threads(),
-        chosen: INSTRUCTION_SETS.into_iter().rev().find(|name| is_word(name)).unwrap_or_default(),
-        driver: cuda::driver_version(),
-        nvrtc: nvrtc::version(),
-        cuda: cuda::status(),
-        unusable: cuda::unusable_gpus(),
-    };
-    if arguments.json { text::print_json(&found.json()) } else { text::print(&found.text()) }
+impl Run for DevicesArgs {
+    fn run(self, _: String) -> Result<()> {
+        let host = Device::host()?.describe();
+        let is_word = |name: &str| host.split(|c: char| !c.is_alphanumeric()).any(|word| word == name);
+        let in_use = INSTRUCTION_SETS.into_iter().rev().find(|name| is_word(name));
+        let inventory = Inventory {
+            processor: processor(),
+            threads: rayon::current_num_threads(),
+            instruction_set: in_use.unwrap_or_default(),
+            driver: cuda::driver_version(),
+            nvrtc: nvrtc::version(),
+            cuda: cuda::status(),
+            unusable: cuda::unusable_gpus(),
+        };
+        if self.json { text::print_json(&inventory.record()) } else { text::print(&inventory.text()) }
+    }
 }
 
-/// The processor's name, where the system tells it.
+/// The processor's name, if the system reports it.
 fn processor() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_owned())
 }
 
-impl Found {
+impl Inventory {
     fn text(&self) -> String {
         let row = |name: &str, value: String| vec![format!("  {name}"), value];
         let mut rows = vec![vec!["host".to_owned()]];
@@ -64,7 +67,7 @@ impl Found {
         rows.push(row("threads", self.threads.to_string()));
         rows.push(row(
             "instruction sets",
-            format!("{} compiled, {} in use", INSTRUCTION_SETS.join(", "), self.chosen),
+            format!("{} compiled, {} in use", INSTRUCTION_SETS.join(", "), self.instruction_set),
         ));
         rows.push(vec!["CUDA".to_owned()]);
         let driver = self
@@ -76,13 +79,16 @@ impl Found {
             "NVRTC",
             self.nvrtc
                 .as_ref()
-                .map_or("none that can be used".into(), |(major, minor)| format!("{major}.{minor}")),
+                .map_or("no usable one found".into(), |(major, minor)| format!("{major}.{minor}")),
         ));
         if let Status::Usable(gpus) = &self.cuda {
             rows.extend(gpus.iter().map(|gpu| {
                 let (major, minor) = gpu.capability;
-                let about =
-                    format!("{}, compute capability {major}.{minor}, {}", gpu.name, text::bytes(gpu.memory));
+                let about = format!(
+                    "{}, compute capability {major}.{minor}, {}",
+                    gpu.name,
+                    HumanBytes(gpu.memory as u64)
+                );
                 row(&format!("cuda:{}", gpu.ordinal), about)
             }));
         }
@@ -93,7 +99,7 @@ impl Found {
         text + &format!("--device auto is {}\n", self.best())
     }
 
-    fn json(&self) -> Value {
+    fn record(&self) -> Value {
         let gpus = match &self.cuda {
             Status::Usable(gpus) => gpus.as_slice(),
             Status::Missing(_) => &[],
@@ -107,7 +113,7 @@ impl Found {
         json!({
             "host": {
                 "processor": self.processor, "threads": self.threads,
-                "instruction_sets": INSTRUCTION_SETS, "instruction_set": self.chosen,
+                "instruction_sets": INSTRUCTION_SETS, "instruction_set": self.instruction_set,
             },
             "cuda": {
                 "driver": self.driver,
@@ -119,18 +125,18 @@ impl Found {
         })
     }
 
-    /// What keeps CUDA from being used, with the way to get it; nothing when all is there.
+    /// What is missing for CUDA and how to get it; empty if nothing is.
     fn missing(&self) -> Vec<String> {
         let mut reasons = match &self.cuda {
             Status::Missing(reason) => vec![reason.clone()],
             Status::Usable(_) => self.unusable.clone(),
         };
-        // The driver is looked for first; say at once what else will be needed.
+        // A missing driver hides a missing NVRTC, which will be needed, too.
         reasons.extend(self.nvrtc.as_ref().err().filter(|reason| !reasons.contains(reason)).cloned());
         reasons
     }
 
-    /// What `--device auto` takes.
+    /// The device that `--device auto` selects.
     fn best(&self) -> String {
         match &self.cuda {
             Status::Usable(gpus) => gpus.first().map_or("host".into(), |gpu| format!("cuda:{}", gpu.ordinal)),

@@ -1,5 +1,5 @@
-//! A flag for every hyper-parameter, made from the table [`KEYS`]: name, help, symbol, form and default have
-//! no other source.
+//! Flags for hyper-parameters, generated from the table [`KEYS`], the only source of their names, help,
+//! symbols, forms and defaults.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
@@ -11,28 +11,31 @@ use crate::config::{Config, KEYS, Key, assignment};
 use crate::error::Result;
 use crate::method;
 
-/// What a command's help says about a key.
-pub struct Shown {
+/// The help of a flag.
+pub struct FlagHelp {
     heading: &'static str,
     help: &'static str,
     default: Option<String>,
 }
 
-/// Which keys a command has flags for.
-pub trait Offer {
-    /// What help says about `key`; `None` when the command has no flag for it.
-    fn shown(key: &'static Key) -> Option<Shown>;
+/// The heading of the flags for networks, images and attacks.
+pub const GROUP: &str = "Target and threat model";
+
+/// The keys that a command has flags for.
+pub trait KeySet {
+    /// The help for `key`; `None` if the command has no flag for it.
+    fn help(key: &'static Key) -> Option<FlagHelp>;
 }
 
 /// The keys of `saddle train`: all.
-pub struct ForTraining;
+pub struct TrainKeys;
 
 /// The configuration of the default recipe, if it can be read.
 static DEFAULT_JOB: LazyLock<Option<Config>> =
     LazyLock::new(|| method::load_recipe(recipe::DEFAULT).ok().map(|recipe| recipe.config));
 
-impl Offer for ForTraining {
-    fn shown(key: &'static Key) -> Option<Shown> {
+impl KeySet for TrainKeys {
+    fn help(key: &'static Key) -> Option<FlagHelp> {
         let plain = key.default_text();
         let job = DEFAULT_JOB.as_ref().map(|config| key.text(config)).filter(|text| *text != plain);
         let default = match (plain.as_str(), job) {
@@ -40,48 +43,48 @@ impl Offer for ForTraining {
             (_, None) => Some(plain),
             (_, Some(job)) => Some(format!("{plain}; {}: {job}", recipe::DEFAULT)),
         };
-        Some(Shown { heading: key.group, help: key.help, default })
+        Some(FlagHelp { heading: key.group, help: key.help, default })
     }
 }
 
 /// The keys of `saddle eval`.
-pub struct ForEvaluation;
+pub struct EvalKeys;
 
-impl Offer for ForEvaluation {
-    fn shown(key: &'static Key) -> Option<Shown> {
+impl KeySet for EvalKeys {
+    fn help(key: &'static Key) -> Option<FlagHelp> {
         let (help, default) = match key.name {
             "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
             "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
-            "batch" => ("Images at once.", Some(key.default_text())),
+            "batch" => ("Images per batch.", Some(key.default_text())),
             "device" => (key.help, Some(key.default_text())),
             "pixel_units" => (key.help, None),
-            "model" => ("The architecture, of weights that do not say it.", None),
-            "mean" | "std" => (key.help, Some("the weights', else none".into())),
+            "model" => ("The architecture, for weights without metadata.", None),
+            "mean" | "std" => (key.help, Some("those of the weights, else none".into())),
             _ => return None,
         };
-        Some(Shown { heading: "What and how", help, default })
+        Some(FlagHelp { heading: GROUP, help, default })
     }
 }
 
 /// The keys of `saddle attack`.
-pub struct ForCrafting;
+pub struct AttackKeys;
 
-impl Offer for ForCrafting {
-    fn shown(key: &'static Key) -> Option<Shown> {
+impl KeySet for AttackKeys {
+    fn help(key: &'static Key) -> Option<FlagHelp> {
         let default = match key.name {
-            "norm" | "eps" => "what the weights were trained for".into(),
+            "norm" | "eps" => "those the weights were trained with".into(),
             "step_size" => "1/4 of eps; l2: 15/128".into(),
             "seed" | "batch" | "device" => key.default_text(),
-            "pixel_units" => return Some(Shown { heading: "What and how", help: key.help, default: None }),
+            "pixel_units" => return Some(FlagHelp { heading: GROUP, help: key.help, default: None }),
             _ => return None,
         };
-        let help = if key.name == "batch" { "Images at once." } else { key.help };
-        Some(Shown { heading: "What and how", help, default: Some(default) })
+        let help = if key.name == "batch" { "Images per batch." } else { key.help };
+        Some(FlagHelp { heading: GROUP, help, default: Some(default) })
     }
 }
 
-/// The form of a value of `key`, short, and `help`, which lists the words that do not fit there.
+/// The form of a value of `key` in a word, and `help`, with the list of choices if that is too long for it.
 pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
     let (metavar, help) = ((key.metavar)(), help.trim_end_matches('.'));
     match metavar.contains('|') {
@@ -91,19 +94,26 @@ pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
     }
 }
 
-/// Hyper-parameters as they were given: flags, and `--set key=value`, in the order of the command line.
-pub struct Given<O> {
-    /// Place on the command line, key (none: `--set`), text.
-    entries: Vec<(usize, Option<&'static str>, String)>,
-    offer: PhantomData<O>,
+/// The hyper-parameters on a command line: flags, and `--set key=value`, in their order.
+pub struct KeyFlags<F> {
+    entries: Vec<FlagEntry>,
+    flags: PhantomData<F>,
 }
 
-impl<O> Given<O> {
-    /// Key and value of every setting; a later one wins over an earlier one.
+struct FlagEntry {
+    /// Its place on the command line.
+    index: usize,
+    /// `None`: given with `--set`.
+    key: Option<&'static str>,
+    text: String,
+}
+
+impl<F> KeyFlags<F> {
+    /// Key and value of every setting; the last one of a key holds.
     ///
     /// Errors: [`Error::Value`](crate::Error::Value) for a `--set` that has no `=`.
     pub fn settings(&self) -> Result<Vec<(String, String)>> {
-        let pair = |(_, key, text): &(usize, Option<&str>, String)| match key {
+        let pair = |FlagEntry { key, text, .. }: &FlagEntry| match key {
             Some(key) => Ok(((*key).to_owned(), text.clone())),
             None => assignment(text),
         };
@@ -112,16 +122,16 @@ impl<O> Given<O> {
 }
 
 /// The flag of `key`.
-fn flag(key: &'static Key, shown: Shown) -> Arg {
-    let (metavar, mut help) = metavar_and_help(key, shown.help);
+fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg {
+    let (metavar, mut help) = metavar_and_help(key, help);
     if !key.symbol.is_empty() {
         help += &format!(" ({})", key.symbol);
     }
-    if let Some(default) = shown.default {
+    if let Some(default) = default {
         help += &format!(" [default: {default}]");
     }
     let long = key.name.replace('_', "-");
-    let mut arg = Arg::new(key.name).long(&long).value_name(metavar).help(help).help_heading(shown.heading);
+    let mut arg = Arg::new(key.name).long(&long).value_name(metavar).help(help).help_heading(heading);
     if long != key.name {
         arg = arg.alias(key.name);
     }
@@ -129,15 +139,15 @@ fn flag(key: &'static Key, shown: Shown) -> Arg {
         "true|false" => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
         }
-        // `--eps -1` gets the answer of the table, not one about an unknown flag.
+        // For `--eps -1` the message of the key, not one about an unknown flag.
         form => arg.allow_hyphen_values(form.contains("NUMBER") || form.contains("COUNT")),
     }
 }
 
-impl<O: Offer> Args for Given<O> {
+impl<F: KeySet> Args for KeyFlags<F> {
     fn augment_args(command: Command) -> Command {
         let command = command.args_override_self(true);
-        let offered = KEYS.iter().filter_map(|key| Some(flag(key, O::shown(key)?)));
+        let offered = KEYS.iter().filter_map(|key| Some(flag(key, F::help(key)?)));
         offered.fold(command, Command::arg)
     }
 
@@ -146,33 +156,24 @@ impl<O: Offer> Args for Given<O> {
     }
 }
 
-impl<O: Offer> FromArgMatches for Given<O> {
+impl<F: KeySet> FromArgMatches for KeyFlags<F> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut entries = Vec::new();
-        let offered = KEYS.iter().filter(|key| O::shown(key).is_some());
-        for key in offered.filter(|key| matches.value_source(key.name) == Some(ValueSource::CommandLine)) {
-            let values = matches.get_many::<String>(key.name).into_iter().flatten();
-            entries.extend(
-                matches
-                    .indices_of(key.name)
-                    .into_iter()
-                    .flatten()
-                    .zip(values)
-                    .map(|(at, text)| (at, Some(key.name), text.clone())),
-            );
+        let collect = |id: &str, key: Option<&'static str>| {
+            let indices = matches.indices_of(id).into_iter().flatten();
+            let values = matches.get_many::<String>(id).into_iter().flatten();
+            let entry = move |(index, text): (usize, &String)| FlagEntry { index, key, text: text.clone() };
+            indices.zip(values).map(entry).collect::<Vec<_>>()
+        };
+        let given = |key: &&'static Key| {
+            F::help(key).is_some() && matches.value_source(key.name) == Some(ValueSource::CommandLine)
+        };
+        let mut entries: Vec<FlagEntry> =
+            KEYS.iter().filter(given).flat_map(|key| collect(key.name, Some(key.name))).collect();
+        if matches.try_contains_id("set").unwrap_or(false) {
+            entries.extend(collect("set", None));
         }
-        if let Ok(Some(values)) = matches.try_get_many::<String>("set") {
-            entries.extend(
-                matches
-                    .indices_of("set")
-                    .into_iter()
-                    .flatten()
-                    .zip(values)
-                    .map(|(at, text)| (at, None, text.clone())),
-            );
-        }
-        entries.sort_by_key(|(at, ..)| *at);
-        Ok(Given { entries, offer: PhantomData })
+        entries.sort_by_key(|entry| entry.index);
+        Ok(KeyFlags { entries, flags: PhantomData })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -181,17 +182,25 @@ impl<O: Offer> FromArgMatches for Given<O> {
     }
 }
 
-/// The flag `--set key=value`, which may be given often.
+/// The repeatable flag `--set key=value`.
 #[derive(Args)]
-pub struct Set {
-    /// Any hyper-parameter by its key, as often as wanted; the last of several settings of a key holds
-    #[arg(long = "set", id = "set", value_name = "KEY=VALUE", action = ArgAction::Append, help_heading = "Running")]
-    given: Vec<String>,
+pub struct SetFlag {
+    /// Any hyper-parameter by its key; may be repeated, and the last value of a key holds
+    #[arg(
+        long = "set",
+        id = "set",
+        value_name = "KEY=VALUE",
+        action = ArgAction::Append,
+        help_heading = "Running"
+    )]
+    assignments: Vec<String>,
 }
 
-/// The settings of a command that has no other flags for keys.
-pub fn sets(set: &Set) -> Result<Vec<(String, String)>> {
-    set.given.iter().map(|text| assignment(text)).collect()
+impl SetFlag {
+    /// Key and value of every setting, for a command without [`KeyFlags`].
+    pub fn settings(&self) -> Result<Vec<(String, String)>> {
+        self.assignments.iter().map(|text| assignment(text)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -199,9 +208,10 @@ mod tests {
     use super::*;
 
     fn settings(words: &[&str]) -> Vec<(String, String)> {
-        let command =
-            Set::augment_args(Given::<ForTraining>::augment_args(Command::new("train").no_binary_name(true)));
-        Given::<ForTraining>::from_arg_matches(&command.try_get_matches_from(words).unwrap())
+        let command = SetFlag::augment_args(KeyFlags::<TrainKeys>::augment_args(
+            Command::new("train").no_binary_name(true),
+        ));
+        KeyFlags::<TrainKeys>::from_arg_matches(&command.try_get_matches_from(words).unwrap())
             .unwrap()
             .settings()
             .unwrap()

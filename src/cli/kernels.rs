@@ -1,10 +1,10 @@
-//! `saddle kernels`: every kernel, and what NVRTC makes of it.
+//! `saddle kernels`: the kernels, and how NVRTC compiles them.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::text;
+use super::{Run, text};
 use crate::device::cuda::check::{self, Row};
 use crate::device::cuda::nvrtc;
 use crate::device::kernels::SOURCES;
@@ -16,18 +16,18 @@ use crate::error::{Error, Result};
 #[command(after_help = "\
 Examples:
   saddle kernels
-      all of them
+      all kernels
   saddle kernels conv
-      those with 'conv' in their name or file
+      the kernels with 'conv' in their name or file
   saddle kernels --compile sm_80,sm_90a
-      registers, spills and shared memory of each; needs NVRTC, but no GPU
+      registers, spills and shared memory of each kernel; needs NVRTC, but no GPU
 
---compile fails when a kernel does not compile, or spills although the header of its
-file promises 'No spills'.")]
-pub struct Arguments {
-    /// Only kernels whose name or file contains this
+--compile fails if a kernel does not compile, or if it spills registers although the header
+of its file promises 'No spills'.")]
+pub struct KernelsArgs {
+    /// Only kernels whose name or file contains this text
     filter: Option<String>,
-    /// Compile with NVRTC for these architectures
+    /// Compile with NVRTC for these comma-separated architectures
     #[arg(long, value_name = "ARCH,..", value_delimiter = ',')]
     compile: Vec<String>,
     /// Print JSON
@@ -35,21 +35,48 @@ pub struct Arguments {
     json: bool,
 }
 
-/// A source and those of its kernels that were asked for.
-type Wanted = (&'static Source, Vec<&'static Kernel>);
+/// A source file and the selected kernels in it.
+struct Selection {
+    source: &'static Source,
+    kernels: Vec<&'static Kernel>,
+}
 
-/// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
-    let wanted = wanted(arguments.filter.as_deref())?;
-    if !arguments.compile.is_empty() {
-        return compile(&wanted, &arguments.compile, arguments.json);
+impl Run for KernelsArgs {
+    fn run(self, _: String) -> Result<()> {
+        let selections = select(self.filter.as_deref().unwrap_or_default())?;
+        if !self.compile.is_empty() {
+            return compile(&selections, &self.compile, self.json);
+        }
+        if self.json {
+            let kernels = selections.iter().flat_map(|selection| &selection.kernels);
+            return text::print_json(&kernels.map(|kernel| record(kernel)).collect::<Vec<_>>());
+        }
+        text::print(&list(&selections))
     }
-    if arguments.json {
-        let kernels = wanted.iter().flat_map(|(_, kernels)| kernels.iter().map(|kernel| described(kernel)));
-        return text::print_json(&kernels.collect::<Vec<_>>());
+}
+
+/// The kernels whose name or file contains `filter`, by source file.
+///
+/// Errors: [`Error::Unknown`] if there is none.
+fn select(filter: &str) -> Result<Vec<Selection>> {
+    let filter = filter.to_lowercase();
+    let matches =
+        |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.source.file.contains(&filter);
+    let selections: Vec<Selection> = SOURCES
+        .iter()
+        .map(|source| Selection { source, kernels: source.kernels.iter().filter(matches).copied().collect() })
+        .filter(|selection| !selection.kernels.is_empty())
+        .collect();
+    if selections.is_empty() {
+        let names = SOURCES.iter().flat_map(|source| source.kernels.iter().map(|kernel| kernel.name));
+        return Err(Error::unknown("kernel", &filter, names));
     }
+    Ok(selections)
+}
+
+fn list(selections: &[Selection]) -> String {
     let mut lines = String::new();
-    for (source, kernels) in &wanted {
+    for Selection { source, kernels } in selections {
         lines += &format!("kernels/{}\n", source.file);
         for kernel in kernels {
             lines += &text::wrapped(kernel.signature, "  ", "    ", text::WIDTH);
@@ -57,63 +84,46 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 lines += &text::wrapped(kernel.doc, "      ", "      ", text::WIDTH);
             }
             let (cuda, host) = (kernel.threads.cuda, kernel.threads.host);
-            lines += &format!("      Threads of a block: {cuda} (CUDA), {host} (host).\n");
+            lines += &format!("      Threads per block: {cuda} (CUDA), {host} (host).\n");
         }
         lines.push('\n');
     }
-    let count = wanted.iter().map(|(_, kernels)| kernels.len()).sum::<usize>();
-    text::print(&format!("{lines}{count} kernels in {} files\n", wanted.len()))
+    let count: usize = selections.iter().map(|selection| selection.kernels.len()).sum();
+    lines + &format!("{count} kernels in {} files\n", selections.len())
 }
 
-/// The kernels whose name or file contains `filter`, by source.
-///
-/// Errors: [`Error::Unknown`] when there is none.
-fn wanted(filter: Option<&str>) -> Result<Vec<Wanted>> {
-    let filter = filter.unwrap_or_default().to_lowercase();
-    let matches =
-        |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.source.file.contains(&filter);
-    let wanted: Vec<Wanted> = SOURCES
-        .iter()
-        .map(|source| (*source, source.kernels.iter().filter(matches).copied().collect::<Vec<_>>()))
-        .filter(|(_, kernels)| !kernels.is_empty())
-        .collect();
-    if wanted.is_empty() {
-        let names = SOURCES.iter().flat_map(|source| source.kernels.iter().map(|kernel| kernel.name));
-        return Err(Error::unknown("kernel", &filter, names));
-    }
-    Ok(wanted)
-}
-
-fn described(kernel: &Kernel) -> Value {
+fn record(kernel: &Kernel) -> Value {
     json!({
-        "name": kernel.name, "file": format!("kernels/{}", kernel.source.file), "signature": kernel.signature, "doc": kernel.doc,
+        "name": kernel.name,
+        "file": format!("kernels/{}", kernel.source.file),
+        "signature": kernel.signature,
+        "doc": kernel.doc,
         "threads": {"cuda": kernel.threads.cuda, "host": kernel.threads.host},
     })
 }
 
-/// Compiles the sources of `wanted` for each of `archs` and prints what the assembler said; an error comes
-/// after all of them were tried.
-fn compile(wanted: &[Wanted], archs: &[String], json: bool) -> Result<()> {
+/// Compiles the selected kernels for each of `archs` and prints the assembler's figures. All are tried before
+/// an error is returned.
+fn compile(selections: &[Selection], archs: &[String], json: bool) -> Result<()> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
-    let mut rows = vec![
-        ["architecture", "file", "kernel", "registers", "spills", "shared", ""].map(String::from).to_vec(),
-    ];
+    let headings = ["architecture", "file", "kernel", "registers", "spills", "shared", ""];
+    let mut rows = vec![headings.map(String::from).to_vec()];
     let mut records = Vec::new();
     let mut problems: Vec<String> = Vec::new();
-    for (arch, (source, kernels)) in
-        archs.iter().flat_map(|arch| wanted.iter().map(move |wanted| (arch.trim(), wanted)))
-    {
+    let every = archs.iter().flat_map(|arch| selections.iter().map(move |selection| (arch, selection)));
+    for (arch, Selection { source, kernels }) in every {
+        let arch = arch.trim();
         match check::compile(arch, source) {
-            Ok(found) => found.into_iter().filter(|row| kernels.iter().any(|kernel| kernel.name == row.kernel)).for_each(|row| {
-                problems.extend(row.problem());
-                rows.push(cells(&row));
-                records.push(json!({
-                    "arch": row.arch, "file": row.file, "kernel": row.kernel, "registers": row.registers,
-                    "spill_bytes": row.spill_bytes, "shared_bytes": row.shared_bytes, "broken_promise": row.broken_promise,
-                }));
-            }),
+            Ok(compiled) => {
+                let selected = |row: &&Row| kernels.iter().any(|kernel| kernel.name == row.kernel);
+                for row in compiled.iter().filter(selected) {
+                    problems.extend(row.problem());
+                    rows.push(cells(row));
+                    records.push(compiled_record(row));
+                }
+            }
             Err(error) => {
-                text::tell(&error.to_string());
+                text::print_note(&error.to_string());
                 records.push(json!({"arch": arch, "file": source.file, "error": error.to_string()}));
                 problems.push(format!("{} does not compile for {arch}", source.file));
             }
@@ -125,6 +135,18 @@ fn compile(wanted: &[Wanted], archs: &[String], json: bool) -> Result<()> {
         text::print(&text::table(&rows, &[3, 4, 5]))?
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::file(Path::new("kernels"), problems.join("; "))) }
+}
+
+fn compiled_record(row: &Row) -> Value {
+    json!({
+        "arch": row.arch,
+        "file": row.file,
+        "kernel": row.kernel,
+        "registers": row.registers,
+        "spill_bytes": row.spill_bytes,
+        "shared_bytes": row.shared_bytes,
+        "broken_promise": row.broken_promise,
+    })
 }
 
 fn cells(row: &Row) -> Vec<String> {

@@ -1,18 +1,26 @@
-//! The command line. A command is one file here, one variant of `Command` and one line of `Command::run`.
+//! The command line. A command is a file here, with its arguments and its work, and a line in `commands!`.
+//!
+//! Doc comments of arguments are their help texts.
+#![allow(rustdoc::broken_intra_doc_links)] // `[default: all]` is not a link.
 
 mod analyse;
 mod attack;
+mod attack_flags;
 mod bench;
 mod check_step;
 mod compare;
 mod corruptions;
+mod device_flag;
 mod devices;
 mod eval;
 mod flags;
+mod interrupt;
 mod kernels;
+mod keys;
 mod lists;
-mod parameters;
+mod methods;
 mod progress;
+mod recipes;
 mod text;
 mod train;
 
@@ -26,87 +34,84 @@ use crate::error::{Error, Result};
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SADDLE_COMMIT"), ")");
 
 const EXAMPLES: &str = "\
-Begin with:
+Start with:
   saddle train
-      adversarial training on embedded digits, here and now, in under a minute
+      adversarial training on the embedded digits, in under a minute, on any machine
   saddle train --epochs 5
-      the same with another hyper-parameter; 'saddle keys' lists all of them
+      the same with another hyper-parameter; 'saddle keys' lists them all
   saddle recipes
-      jobs with a name, and the accuracy each should reach
+      the recipes: named jobs with their reference accuracies
   saddle devices
-      what can be used here, and what is missing for a GPU
+      the devices of this machine, and what is missing to use a GPU
 
-'saddle help COMMAND' tells more about a command.";
+'saddle help COMMAND' describes a command in full.";
 
 /// Adversarial training down to the kernel: on an NVIDIA GPU or, with the same kernels, on the CPU.
 #[derive(Parser)]
 #[command(name = "saddle", version = VERSION, after_help = EXAMPLES, max_term_width = 120)]
-struct Arguments {
+struct SaddleArgs {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    Train(train::Arguments),
-    Eval(eval::Arguments),
-    Attack(attack::Arguments),
-    Corruptions(corruptions::Arguments),
-    Compare(compare::Arguments),
-    Analyse(analyse::Arguments),
-    CheckStep(check_step::Arguments),
-    Bench(bench::Arguments),
-    Devices(devices::Arguments),
-    Kernels(kernels::Arguments),
-    Recipes(lists::RecipesArguments),
-    Keys(lists::KeysArguments),
-    /// List the network architectures (--model).
-    Models(lists::ListArguments),
-    /// List the training methods (--method).
-    Methods(lists::ListArguments),
-    /// List the attacks (eval --attack).
-    Attacks(lists::ListArguments),
-    /// List the data sets (--dataset).
-    Datasets(lists::ListArguments),
+/// The arguments of a command.
+trait Run {
+    /// Runs the command. `command_line` is the whole line, for records and for messages that repeat it.
+    fn run(self, command_line: String) -> Result<()>;
 }
 
-impl Command {
-    fn run(self, line: String) -> Result<()> {
-        match self {
-            Command::Train(arguments) => train::run(arguments, line),
-            Command::Eval(arguments) => eval::run(arguments),
-            Command::Attack(arguments) => attack::run(arguments),
-            Command::Corruptions(arguments) => corruptions::run(arguments),
-            Command::Compare(arguments) => compare::run(arguments, line),
-            Command::Analyse(arguments) => analyse::run(arguments, line),
-            Command::CheckStep(arguments) => check_step::run(arguments),
-            Command::Bench(arguments) => bench::run(arguments),
-            Command::Devices(arguments) => devices::run(arguments),
-            Command::Kernels(arguments) => kernels::run(arguments),
-            Command::Recipes(arguments) => lists::recipes(arguments),
-            Command::Keys(arguments) => lists::keys(arguments),
-            Command::Models(arguments) => lists::models(arguments),
-            Command::Methods(arguments) => lists::methods(arguments),
-            Command::Attacks(arguments) => lists::attacks(arguments),
-            Command::Datasets(arguments) => lists::datasets(arguments),
+/// Declares the subcommands and how each is run.
+macro_rules! commands {
+    ($($name:ident($args:ty),)+) => {
+        #[derive(Subcommand)]
+        enum Command {
+            $($name($args),)+
         }
-    }
+
+        impl Run for Command {
+            fn run(self, command_line: String) -> Result<()> {
+                match self {
+                    $(Command::$name(args) => args.run(command_line),)+
+                }
+            }
+        }
+    };
+}
+
+// In the order of `saddle --help`.
+commands! {
+    Train(train::TrainArgs),
+    Eval(eval::EvalArgs),
+    Attack(attack::AttackArgs),
+    Corruptions(corruptions::CorruptionsArgs),
+    Compare(compare::CompareArgs),
+    Analyse(analyse::AnalyseArgs),
+    CheckStep(check_step::CheckStepArgs),
+    Bench(bench::BenchArgs),
+    Devices(devices::DevicesArgs),
+    Kernels(kernels::KernelsArgs),
+    Recipes(recipes::RecipesArgs),
+    Keys(keys::KeysArgs),
+    Models(lists::ModelsArgs),
+    Methods(methods::MethodsArgs),
+    Attacks(lists::AttacksArgs),
+    Datasets(lists::DatasetsArgs),
 }
 
 /// Runs the program with these arguments, the first of which is its own name.
 ///
-/// The exit status is 0 when all went well, 1 after an error, 2 when the arguments make no sense and 130 when
-/// a run was interrupted; what went wrong is one line `error: ...` on standard error.
+/// The exit status is 0 on success, 1 after an error, 2 if the arguments are invalid and 130 if a run was
+/// interrupted. An error is one line `error: ...` on standard error.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let parsed = match Arguments::try_parse_from(&arguments) {
+    let parsed = match SaddleArgs::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
         Err(error) if error.use_stderr() && !text::is_help(&error) => {
-            text::complain(&text::usage_error(&error, &arguments));
+            text::print_error(&text::usage_error(&error, &arguments));
             return ExitCode::from(2);
         }
         Err(help) => {
-            // Help for a reader who has gone away needs no answer.
+            // A closed standard output is not worth a message.
             help.print().ok();
             return ExitCode::from(help.exit_code() as u8);
         }
@@ -114,7 +119,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match parsed.command.run(text::command_line(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            text::complain(&error.to_string());
+            text::print_error(&error.to_string());
             ExitCode::from(if matches!(error, Error::Interrupted { .. }) { 130 } else { 1 })
         }
     }
@@ -127,6 +132,6 @@ mod tests {
     #[test]
     fn the_commands_are_well_formed() {
         use clap::CommandFactory;
-        Arguments::command().debug_assert();
+        SaddleArgs::command().debug_assert();
     }
 }

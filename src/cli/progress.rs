@@ -1,35 +1,35 @@
-//! Who watches a run: a bar on a terminal, plain lines elsewhere, JSON lines for programs, or nobody.
+//! The progress of a run: a bar on a terminal, plain lines elsewhere, JSON lines for programs, or nothing.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::text;
 use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Observer, Silent, Started, StepInfo};
 
-/// The watcher that the flags and standard error call for; `log_every` is the number of steps from one step
-/// line to the next, 0 for none.
+/// The observer for the flags `--quiet` and `--json` and for this standard error. `log_every` is the number of
+/// steps from one step line to the next, 0 for none.
 pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> {
     match (quiet, json) {
         (true, _) => Box::new(Silent),
         (_, true) => Box::new(Json { log_every }),
         _ if io::stderr().is_terminal() => Box::new(Bar::new()),
-        _ => Box::new(Plain { log_every, steps_per_epoch: 0, told: Instant::now() }),
+        _ => Box::new(Plain { log_every, steps_per_epoch: 0, last_line: Instant::now() }),
     }
 }
 
-/// What is about to happen, in two lines.
+/// The job in two lines.
 fn introduction(info: &Started) -> [String; 2] {
-    let count = |number: usize| text::thousands(number as i64);
+    let count = |number: usize| HumanCount(number as u64);
     let held_out = if info.held_out > 0 {
-        format!(", {} to choose the best epoch", count(info.held_out))
+        format!(", {} held out to select the best epoch", count(info.held_out))
     } else {
         String::new()
     };
-    let out = info.out.as_ref().map(|out| format!(", records in {}", out.display())).unwrap_or_default();
+    let out = info.out.as_ref().map(|out| format!(", run directory {}", out.display())).unwrap_or_default();
     [
         format!(
             "{} with {} ({} parameters) on {}{out}",
@@ -79,21 +79,21 @@ fn evaluating_line(what: &str, done: usize, of: usize) -> String {
     format!("evaluating {what}: {done} of {of} images")
 }
 
-/// Where an attack of an evaluation stands.
-fn judging_line(at: &AttackProgress) -> String {
+/// The progress of an attack.
+fn attack_line(at: &AttackProgress) -> String {
     let AttackProgress { attack, number, of, left, robust_acc, .. } = at;
-    let (left, time) = (text::thousands(*left as i64), text::duration(at.seconds_left));
+    let (left, time) = (HumanCount(*left as u64), text::duration(at.seconds_left));
     format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left")
 }
 
-/// An attack of an evaluation in one line.
-fn judged_line(done: &AttackSummary) -> String {
-    let attacked = text::thousands(done.attacked as i64);
+/// The result of an attack in one line.
+fn summary_line(done: &AttackSummary) -> String {
+    let attacked = HumanCount(done.attacked as u64);
     let (name, time) = (&done.attack, text::duration(done.seconds));
     format!("{name:<10} robust {:5.2} %  {attacked} points attacked  {time}", done.robust_acc)
 }
 
-/// A bar over the whole run, with a line above it for every epoch.
+/// A bar over the whole run, with a line above it for each epoch.
 struct Bar {
     bar: ProgressBar,
     steps_per_epoch: usize,
@@ -138,11 +138,11 @@ impl Observer for Bar {
     }
 
     fn attacking(&mut self, at: &AttackProgress) {
-        self.bar.set_message(judging_line(at));
+        self.bar.set_message(attack_line(at));
     }
 
     fn attacked(&mut self, done: &AttackSummary) {
-        self.bar.println(judged_line(done));
+        self.bar.println(summary_line(done));
     }
 
     fn note(&mut self, line: &str) {
@@ -156,36 +156,36 @@ impl Observer for Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        // An error message comes after this, on a clean line.
+        // So that an error message starts on a clean line.
         self.bar.finish_and_clear();
     }
 }
 
-/// How long an evaluation may be silent where nobody watches a bar.
+/// The longest silence of an evaluation without a bar.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// A line on standard error for every epoch, and one now and then in long evaluations.
+/// A line on standard error for each epoch, and one from time to time in long evaluations.
 struct Plain {
     log_every: usize,
     steps_per_epoch: usize,
-    told: Instant,
+    last_line: Instant,
 }
 
 impl Plain {
-    /// Tells what an evaluation does, if nothing was told for a while.
-    fn now_and_then(&mut self, line: impl FnOnce() -> String) {
-        if self.told.elapsed() >= SILENCE {
-            self.tell(&line());
+    /// Prints a line if none was printed for a while.
+    fn print_after_silence(&mut self, line: impl FnOnce() -> String) {
+        if self.last_line.elapsed() >= SILENCE {
+            self.print(&line());
         }
     }
 
-    fn tell(&mut self, line: &str) {
-        self.told = Instant::now();
-        text::tell(line);
+    fn print(&mut self, line: &str) {
+        self.last_line = Instant::now();
+        text::print_note(line);
     }
 }
 
-/// Whether step `step` of epoch `epoch` is one of those that get a line.
+/// Whether a step gets a line.
 fn is_logged(log_every: usize, at: &StepInfo) -> bool {
     log_every > 0 && (at.epoch.saturating_sub(1) * at.steps + at.step).is_multiple_of(log_every)
 }
@@ -193,15 +193,15 @@ fn is_logged(log_every: usize, at: &StepInfo) -> bool {
 impl Observer for Plain {
     fn started(&mut self, info: &Started) {
         self.steps_per_epoch = info.steps_per_epoch;
-        introduction(info).iter().for_each(|line| self.tell(line));
+        introduction(info).iter().for_each(|line| self.print(line));
     }
 
     fn step(&mut self, at: &StepInfo) {
-        // Silence is counted from the end of training on.
-        self.told = Instant::now();
+        // Silence starts when training ends.
+        self.last_line = Instant::now();
         if is_logged(self.log_every, at) {
             let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
-            self.tell(&format!(
+            self.print(&format!(
                 "epoch {}/{}  step {}/{}  loss {:.4}  {speed} images/s  {left} left",
                 at.epoch, at.epochs, at.step, at.steps, at.loss
             ));
@@ -209,40 +209,40 @@ impl Observer for Plain {
     }
 
     fn epoch(&mut self, done: &EpochInfo) {
-        self.tell(&epoch_line(done));
+        self.print(&epoch_line(done));
     }
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
-        self.now_and_then(|| evaluating_line(what, done, of));
+        self.print_after_silence(|| evaluating_line(what, done, of));
     }
 
     fn attacking(&mut self, at: &AttackProgress) {
-        self.now_and_then(|| judging_line(at));
+        self.print_after_silence(|| attack_line(at));
     }
 
     fn attacked(&mut self, done: &AttackSummary) {
-        self.tell(&judged_line(done));
+        self.print(&summary_line(done));
     }
 
     fn note(&mut self, line: &str) {
-        self.tell(line);
+        self.print(line);
     }
 }
 
-/// One JSON object a line on standard output for everything that happens.
+/// A JSON object per event, one per line, on standard output.
 struct Json {
     log_every: usize,
 }
 
 impl Json {
-    /// Writes `fields` with the name of the event in front. A reader who goes away does not stop the run.
+    /// Prints `fields` after the name of the event. A closed standard output does not stop the run.
     fn event(&self, name: &str, fields: &impl Serialize) {
         let mut object = serde_json::Map::new();
         object.insert("event".into(), Value::from(name));
         if let Ok(Value::Object(fields)) = serde_json::to_value(fields) {
             object.extend(fields);
         }
-        text::print(&format!("{}\n", Value::Object(object))).ok();
+        text::print_json_line(&Value::Object(object)).ok();
     }
 }
 
@@ -298,7 +298,8 @@ mod tests {
         assert_eq!(epoch_line(&done), "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s");
         done.terms = vec![("ce".into(), 1.0), ("kl".into(), 0.5)];
         (done.clean_acc, done.robust_acc, done.best) = (Some(97.5), Some(8.25), true);
-        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  robust  8.25 %  3,512 images/s  0.4 s  best";
+        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  robust  8.25 %  \
+                    3,512 images/s  0.4 s  best";
         assert_eq!(epoch_line(&done), line);
     }
 

@@ -1,15 +1,18 @@
-//! Text for terminals: tables, numbers, one-line errors; and output that survives a reader who goes away.
+//! Output: tables, numbers and one-line errors for terminals, JSON for programs. A reader that closes its end
+//! of a pipe does not cause an error.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
 use clap::error::{ContextKind, ErrorKind};
+use indicatif::HumanCount;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Writes `text` to standard output; a reader who has closed it (`saddle kernels | head`) is no error.
+/// Writes `text` to standard output. A reader that has closed it (`saddle kernels | head`) is not an error.
 ///
 /// Errors: [`Error::Io`], for instance on a full disk.
 pub fn print(text: &str) -> Result<()> {
@@ -24,29 +27,30 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Prints `value` as indented JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&(to_json(value, true)? + "\n"))
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::file(Path::new("standard output"), error.to_string()))?;
+    print(&(text + "\n"))
 }
 
-/// `value` as JSON, indented or on one line.
-pub fn to_json(value: &impl Serialize, indented: bool) -> Result<String> {
-    let text = if indented { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-    text.map_err(|error| Error::file(Path::new("standard output"), error.to_string()))
+/// Prints `value` as JSON on one line.
+pub fn print_json_line(value: &Value) -> Result<()> {
+    print(&format!("{value}\n"))
 }
 
 /// The longest line of lists.
 pub const WIDTH: usize = 118;
 
-/// Writes a line to standard error, if anybody listens.
-pub fn tell(line: &str) {
+/// Writes a line to standard error, unless it is closed.
+pub fn print_note(line: &str) {
     writeln!(io::stderr().lock(), "{line}").ok();
 }
 
 /// Writes `error: ...` to standard error.
-pub fn complain(message: &str) {
-    tell(&format!("error: {message}"));
+pub fn print_error(message: &str) {
+    print_note(&format!("error: {message}"));
 }
 
-/// Rows with their columns aligned, two spaces apart; those in `right` to the right.
+/// Rows with aligned columns two spaces apart; the columns in `right` are aligned to the right.
 pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -65,13 +69,16 @@ pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     text
 }
 
-/// A number with as many digits as a reader needs, and thousands apart: `3,512`, `12.3`, `0.0976`.
+/// A number with about three significant digits, whole from 100 on: `3,512`, `12.3`, `0.0976`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
     }
     match value.abs() {
-        size if size >= 100.0 => thousands(value.round() as i64),
+        size if size >= 100.0 => {
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{}", HumanCount(size.round() as u64))
+        }
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
         0.0 => "0".into(),
@@ -80,20 +87,8 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// A whole number with a comma every three digits.
-pub fn thousands(value: i64) -> String {
-    let digits = value.unsigned_abs().to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if value < 0 { format!("-{text}") } else { text }
-}
-
-/// A time span: `12.3 s`, `3 min 05 s`, `1 h 02 min`; `?` when it is not known.
+/// A time span: `12.3 s`, `3 min 05 s`, `1 h 02 min`; `?` if it is unknown. (`indicatif::HumanDuration` would
+/// say `12 seconds`, `3 minutes`, `1 hour`.)
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() {
         return "?".into();
@@ -106,18 +101,8 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A number of bytes: `139.8 GiB`.
-pub fn bytes(count: usize) -> String {
-    let count = count as f64;
-    match count {
-        c if c >= 1024f64.powi(3) => format!("{:.1} GiB", c / 1024f64.powi(3)),
-        c if c >= 1024f64.powi(2) => format!("{:.1} MiB", c / 1024f64.powi(2)),
-        c => format!("{c} bytes"),
-    }
-}
-
-/// `text` broken into lines of at most `width` characters where it has spaces, the first one after `first`,
-/// others after `rest`.
+/// `text` wrapped at spaces into lines of at most `width` characters; the first line begins with `first`, the
+/// others with `rest`.
 pub fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();
@@ -137,7 +122,7 @@ pub fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> String {
     lines + &line + "\n"
 }
 
-/// The arguments as one line that a shell reads back.
+/// The arguments as a line for a shell.
 pub fn command_line(arguments: &[OsString]) -> String {
     let program =
         arguments.first().map(|program| Path::new(program).file_name().unwrap_or(program).to_os_string());
@@ -145,7 +130,7 @@ pub fn command_line(arguments: &[OsString]) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// `word` as a shell reads it back.
+/// `word`, quoted for a shell if necessary.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_=+,./:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -155,12 +140,12 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// Whether clap's answer is help that was not asked for by name: a command is missing.
+/// Whether clap prints help because the command is missing.
 pub fn is_help(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// What clap has to say about wrong arguments, on one line: the problem, the nearest name and where help is.
+/// clap's message about wrong arguments on one line: the problem, the nearest name and where to find help.
 pub fn usage_error(error: &clap::Error, arguments: &[OsString]) -> String {
     let rendered = error.render().to_string();
     // The problem comes first, perhaps over several lines; an empty line ends it.
@@ -202,7 +187,6 @@ mod tests {
             (duration(12.34), duration(185.0), duration(3725.0)),
             ("12.3 s".into(), "3 min 05 s".into(), "1 h 02 min".into())
         );
-        assert_eq!((bytes(3 << 30), bytes(100)), ("3.0 GiB".into(), "100 bytes".into()));
     }
 
     #[test]

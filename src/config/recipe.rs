@@ -212,7 +212,7 @@ mod tests {
     use crate::attack::Norm;
     use crate::config::{Augment, Magnitude, ScheduleKind};
     use crate::method::{check_keys, load_recipe as load};
-    use crate::train::validate;
+    use crate::run::validate;
 
     #[test]
     fn every_embedded_recipe_is_valid() {

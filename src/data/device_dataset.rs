@@ -3,7 +3,7 @@
 use super::{Dataset, ImageShape};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::augment::{Augmentation, augment, gather_labels};
+use crate::ops::augment::{Augmentation, augment, gather_i32};
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 
@@ -41,7 +41,7 @@ impl DeviceDataset {
     pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
         let shape = [self.shape.height, self.shape.width, self.shape.channels];
         let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;
-        Ok((x, gather_labels(&self.labels, indices)?))
+        Ok((x, gather_i32(&self.labels, indices)?))
     }
 }
 

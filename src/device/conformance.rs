@@ -58,7 +58,7 @@ fn block_sums_from_1_to_1024_threads() {
 
 #[test]
 fn barriers_in_a_loop() {
-    type Ring = fn(&Device, usize, &Buffer<i32>, &mut Buffer<i32>, i32) -> Result<()>;
+    type Ring = fn(&Device, usize, &Buffer<i32>, &mut Buffer<i32>, usize) -> Result<()>;
     let kernels: [(usize, Ring); 3] = [(8, conf_ring_8), (32, conf_ring_32), (256, conf_ring_256)];
     everywhere(|device| {
         for (threads, ring) in kernels {
@@ -67,7 +67,7 @@ fn barriers_in_a_loop() {
                 let mut y = out(device, x.len());
                 ring(device, blocks, &ints(device, x.len()), &mut y, rounds).unwrap();
                 let want: Vec<i32> = (0..x.len())
-                    .map(|i| x[i / threads * threads + (i % threads + rounds as usize) % threads])
+                    .map(|i| x[i / threads * threads + (i % threads + rounds) % threads])
                     .collect();
                 assert_eq!(y.to_vec().unwrap(), want, "{threads} threads, {rounds} rounds");
             }
@@ -233,7 +233,7 @@ fn integer_atomics() {
             &mut maximum,
             &mut counter,
             &mut taken,
-            n as i32,
+            n,
         )
         .unwrap();
         let want: Vec<i32> = (0..16).map(|bin| x.iter().filter(|v| **v & 15 == bin).count() as i32).collect();
@@ -430,7 +430,7 @@ fn names_the_block_that_diverged() {
 fn refuses_too_much_shared_memory() {
     let message = "kernel conf_bad_shared_size, block [0, 0, 0]: a shared array of 262144 bytes does not fit \
                    into the 227 KiB of a block";
-    refused(message, |d| conf_bad_shared_size(d, 1, &mut Buffer::uninit(d, 4)?));
+    refused(message, |d| conf_bad_shared_size(d, 1, &mut Buffer::<f32>::uninit(d, 4)?));
 }
 
 #[test]
@@ -508,7 +508,7 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
         let input = Buffer::from_slice(device, &x).unwrap();
         let (mut exps, mut logs) =
             (Buffer::uninit(device, x.len()).unwrap(), Buffer::uninit(device, x.len()).unwrap());
-        conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len() as i32).unwrap();
+        conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len()).unwrap();
         for (name, got, exact) in [("exp", exps, f64::exp as fn(f64) -> f64), ("log", logs, f64::ln)] {
             for (x, got) in x.iter().zip(got.to_vec().unwrap()) {
                 let want = exact(*x as f64);

@@ -6,7 +6,7 @@ use super::{Buffer, Device, DeviceChoice, cuda};
 use crate::error::{Error, Result};
 
 fn increment(device: &Device, x: &Buffer<i32>, y: &mut Buffer<i32>) -> Result<()> {
-    conf_increment(device, x.len().div_ceil(64), x, y, x.len() as i32)
+    conf_increment(device, x.len().div_ceil(64), x, y, x.len())
 }
 
 fn buffer(device: &Device, values: &[i32]) -> Buffer<i32> {

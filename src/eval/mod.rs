@@ -18,6 +18,7 @@ mod report;
 mod reporter;
 mod request;
 pub mod state;
+pub mod target;
 
 pub use evaluate::run;
 pub use report::{Report, ReportRow, write_result};

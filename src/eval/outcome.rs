@@ -146,7 +146,7 @@ impl Outcome {
                     whole.warnings.push(line);
                 }
             }
-            whole.verification.join(&part.verification);
+            whole.verification.concat_tensor(&part.verification);
             whole.passes.forward += part.passes.forward;
             whole.passes.differentiated += part.passes.differentiated;
         }

@@ -160,7 +160,7 @@ fn curve(
     for factor in &sweep.factors {
         let Params { ball, step_size, .. } = sweep.params;
         let step_size = step_size.map(|step_size| factor * step_size);
-        let params = Params { ball: ball.scaled(*factor), step_size, ..sweep.params };
+        let params = Params { ball: ball.scale(*factor), step_size, ..sweep.params };
         let what = format!("{} with eps {:.4}", sweep.attack, params.ball.eps);
         let progress = |done| {
             progress(&what, done, data.len);

@@ -22,9 +22,10 @@ use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
+use crate::ops::gather::gather;
+use crate::ops::gather::gather;
 use crate::ops::predict::correct;
-use crate::ops::survivors::take;
-use crate::run::observer::{AttackSummary, AttackProgress, Observer};
+use crate::run::observer::{AttackProgress, AttackSummary, Observer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -220,7 +221,7 @@ impl Runner<'_> {
             return Ok(AdvImages::new());
         }
         let taken = Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?;
-        let images = take(&x_adv, &taken)?.to_vec()?;
+        let images = gather(&x_adv, &taken)?.to_vec()?;
         let size = images.len() / rows.len();
         Ok(rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect())
     }

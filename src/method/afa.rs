@@ -28,7 +28,7 @@ use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows};
+use crate::ops::slice::{concat_tensor, slice};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -79,9 +79,9 @@ pub fn contrastive_attack(step: &mut Step) -> Result<Tensor> {
 
 fn contrastive_loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     let (tape, set, b) = (step.tape, step.set, step.batch());
-    let both = tape.constant(join(step.x, x_adv)?);
+    let both = tape.constant(concat_tensor(step.x, x_adv)?);
     let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
-    let (f_clean, f_adv) = (rows(tape, f, 0, b)?, rows(tape, f, b, b)?);
+    let (f_clean, f_adv) = (slice(tape, f, 0, b)?, slice(tape, f, b, b)?);
     let afa = contrastive(tape, f_clean, f_adv, step.y, set.tau, set.contrast, Reduction::Mean)?;
     Loss::new(tape, None, &[("afa", 1.0, afa)])
 }

@@ -19,7 +19,7 @@ use crate::ops::contrastive::contrastive;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows};
+use crate::ops::slice::{concat_tensor, slice};
 use crate::tensor::Tensor;
 
 pub const METHOD: Method = Method {
@@ -41,11 +41,11 @@ fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
 
 fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     let (tape, set, b) = (step.tape, step.set, step.batch());
-    let both = tape.constant(join(step.x, x_adv)?);
+    let both = tape.constant(concat_tensor(step.x, x_adv)?);
     let f = step.net.features(tape, both, BnMode::Train, Some(step.leaves))?;
     let z = step.net.classify(tape, f, Some(step.leaves))?;
-    let (f_clean, f_adv) = (rows(tape, f, 0, b)?, rows(tape, f, b, b)?);
-    let (z_clean, z_adv) = (rows(tape, z, 0, b)?, rows(tape, z, b, b)?);
+    let (f_clean, f_adv) = (slice(tape, f, 0, b)?, slice(tape, f, b, b)?);
+    let (z_clean, z_adv) = (slice(tape, z, 0, b)?, slice(tape, z, b, b)?);
     let ce = cross_entropy(tape, z_clean, step.y, Reduction::Mean)?;
     let kl = kl(tape, z_clean, z_adv, Reduction::Mean)?;
     let afa = contrastive(tape, f_clean, f_adv, step.y, set.tau, set.contrast, Reduction::Mean)?;

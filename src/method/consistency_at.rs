@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::js::js;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::rows;
+use crate::ops::slice::slice;
 use crate::tensor::Tensor;
 
 pub const METHOD: Method = Method {
@@ -32,7 +32,7 @@ pub fn loss(step: &mut Step, x_adv: &Tensor, lambda: f32) -> Result<BaseLoss> {
     let b = step.batch();
     let z = step.train(x_adv)?;
     let ce = cross_entropy(step.tape, z, step.y, Reduction::Mean)?;
-    let (z1, z2) = (rows(step.tape, z, 0, b)?, rows(step.tape, z, b, b)?);
+    let (z1, z2) = (slice(step.tape, z, 0, b)?, slice(step.tape, z, b, b)?);
     let js = js(step.tape, z1, z2, step.set.temperature, Reduction::Mean)?;
     let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce), ("js", lambda, js)])?;
     Ok(BaseLoss { loss, adv: z, clean: None })

@@ -14,7 +14,7 @@ use super::{AdversarialLoss, BaseLoss, Loss, Method, Step};
 use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
-use crate::ops::mart::{bce, weighted_kl};
+use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
 use crate::tensor::Tensor;
 
@@ -35,7 +35,7 @@ pub fn attack(step: &mut Step) -> Result<Tensor> {
 pub fn loss(step: &mut Step, x_adv: &Tensor) -> Result<BaseLoss> {
     let z = step.train(step.x)?;
     let z_adv = step.train(x_adv)?;
-    let bce = bce(step.tape, z_adv, step.y, Reduction::Mean)?;
+    let bce = boosted_ce(step.tape, z_adv, step.y, Reduction::Mean)?;
     let kl = weighted_kl(step.tape, z, z_adv, step.y, Reduction::Mean)?;
     let loss = Loss::new(step.tape, z_adv, &[("bce", 1.0, bce), ("kl", step.set.beta, kl)])?;
     Ok(BaseLoss { loss, adv: z_adv, clean: Some(z) })

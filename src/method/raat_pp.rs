@@ -13,7 +13,7 @@ use super::common::raat::{BoundarySplit, both_right, dicar_of_both};
 use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, mart};
 use crate::error::Result;
-use crate::ops::mart::{bce, weighted_kl};
+use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
 use crate::ops::split::correct;
 
@@ -34,7 +34,7 @@ fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
         let z_adv = step.train(x_adv)?;
         let z_clean = step.train(step.x)?;
         let z = step.train(&split.x_ce)?;
-        let bce = bce(step.tape, z, step.y, Reduction::Mean)?;
+        let bce = boosted_ce(step.tape, z, step.y, Reduction::Mean)?;
         let kl = weighted_kl(step.tape, z_clean, z_adv, step.y, Reduction::Mean)?;
         // S is made after the three passes, which move the running statistics.
         let right = correct(step.x.device(), &step.eval(step.x)?, step.y)?;

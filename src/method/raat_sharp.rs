@@ -18,9 +18,9 @@ use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows_of};
+use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::ops::split::correct;
-use crate::ops::subset::subset;
+use crate::ops::subset::{RowsFrom, subset};
 
 pub const METHOD: Method = Method {
     name: "raat#",
@@ -41,15 +41,15 @@ fn prepare(step: &mut Step) -> Result<AdversarialLoss> {
     let x2_adv = rebat::attack_in_train_mode(step, &pgd, &x2, 1)?;
     let split = BoundarySplit::new(step, &x1, &x1_adv, step.y1, |step, x| step.wa(x))?;
     let second = correct(x2.device(), &step.wa(&x2)?, step.y1)?;
-    let second = (step.set.variant == Variant::Code).then_some((&second, 0));
-    let s = subset(x1.device(), (&split.correct, 0), second, step.batch())?;
-    Ok(AdversarialLoss::on(join(&x1_adv, &x2_adv)?, move |step, x_adv| {
+    let second = (step.set.variant == Variant::Code).then_some(RowsFrom::all(&second));
+    let s = subset(x1.device(), RowsFrom::all(&split.correct), second, step.batch())?;
+    Ok(AdversarialLoss::on(concat_tensor(&x1_adv, &x2_adv)?, move |step, x_adv| {
         let z = step.train(&split.x_ce)?;
         let ce = cross_entropy(step.tape, z, step.y1, Reduction::Mean)?;
         let dicar = consistency(step, x_adv, &s, |step, rows| {
-            Ok([(step.train_rows(&x1, rows)?, 0), (step.train_rows(&x2, rows)?, 0)])
+            Ok([RowsFrom::all(step.train_rows(&x1, rows)?), RowsFrom::all(step.train_rows(&x2, rows)?)])
         })?;
-        step.pass(&rows_of(x_adv, 0, step.batch())?, BnMode::Train)?;
+        step.pass(&slice_tensor(x_adv, 0, step.batch())?, BnMode::Train)?;
         let weight = if step.averaging() { step.set.lambda } else { 0.0 };
         let loss = Loss::new(step.tape, z, &[("ce", 1.0, ce), ("dicar", weight, dicar)])?;
         Ok(loss.with_log(split.log(Some(&s))))

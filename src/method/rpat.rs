@@ -18,7 +18,7 @@ use crate::config::Base;
 use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, consistency_at, mart, pgd_at, trades};
 use crate::error::Result;
-use crate::ops::combine::combine;
+use crate::ops::axpby::axpby;
 use crate::ops::mse::mse;
 use crate::tensor::Tensor;
 
@@ -70,14 +70,10 @@ fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
         None => step.train(step.x)?,
     };
     let rp = match step.set.variant {
-        Variant::Code => mse(tape, z_a, combine(tape, z, a, z_adv, 1.0 - a)?)?,
+        Variant::Code => mse(tape, z_a, axpby(tape, z, a, z_adv, 1.0 - a)?)?,
         Variant::Paper => {
             let t = 1.0 - a;
-            mse(
-                tape,
-                combine(tape, z_a, 1.0 / t, z, -1.0 / t)?,
-                combine(tape, z_adv, 1.0 / a, z_a, -1.0 / a)?,
-            )?
+            mse(tape, axpby(tape, z_a, 1.0 / t, z, -1.0 / t)?, axpby(tape, z_adv, 1.0 / a, z_a, -1.0 / a)?)?
         }
     };
     base.loss.plus(tape, "rp", step.set.lambda, rp)

@@ -13,7 +13,8 @@
 use super::common::perturbation::reduced;
 use super::{AdversarialLoss, Loss, Method, Step, pgd_at, rebat};
 use crate::error::Result;
-use crate::ops::combine::{combine, scaled};
+use crate::ops::axpby::axpby;
+use crate::ops::fill::scale;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
 use crate::tensor::Tensor;
@@ -37,7 +38,7 @@ fn loss(step: &mut Step, x_adv: &Tensor) -> Result<Loss> {
     let (a, tape) = (step.set.a, step.tape);
     let z_clean = step.wa(step.x)?;
     let z_a = step.wa(&reduced(step.x, x_adv, 1.0 - a)?)?;
-    let teacher = combine(tape, tape.constant(z_a), 1.0, tape.constant(z_clean), -a)?;
-    let rp = kl(tape, teacher, scaled(tape, base.adv, 1.0 - a)?, Reduction::Mean)?;
+    let teacher = axpby(tape, tape.constant(z_a), 1.0, tape.constant(z_clean), -a)?;
+    let rp = kl(tape, teacher, scale(tape, base.adv, 1.0 - a)?, Reduction::Mean)?;
     base.loss.plus(tape, "rp", step.set.lambda, rp)
 }

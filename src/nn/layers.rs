@@ -9,9 +9,9 @@ use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Norm};
 use crate::ops::conv2d;
 use crate::ops::conv2d_folded::conv2d_folded;
-use crate::ops::existing::Rows;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
+use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 

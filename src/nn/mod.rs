@@ -12,7 +12,7 @@ mod params;
 mod residual;
 
 pub use crate::ops::batch_norm::BnMode;
-pub use crate::ops::existing::Rows;
+pub use crate::ops::valid::Rows;
 pub use families::{Arch, architectures};
 pub use layers::Builder;
 pub use net::{Net, Shape};

@@ -6,9 +6,9 @@ use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
-use crate::ops::existing::Rows;
 use crate::ops::global_avg_pool::global_avg_pool;
 use crate::ops::normalize::Normalize;
+use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 

@@ -1,16 +1,16 @@
-//! The sum of two tensors of one shape; both parents get the gradient as it is.
+//! The sum of two tensors of one shape; both parents get the gradient unchanged.
 
 use super::prelude::*;
-use kernels::add::*;
+use kernels::add;
 
 /// a + b.
 pub fn add(tape: &Tape, a: Var, b: Var) -> Result<Var> {
     let (left, right) = (tape.value(a), tape.value(b));
     same_shape("add", &left, &right)?;
     let (device, n) = (tape.device(), left.len());
-    let mut out = Buffer::uninit(device, n)?;
-    add_forward(device, elementwise(device, n), left.buffer(), right.buffer(), &mut out, int(n)?)?;
-    tape.push(Tensor::new(out, left.shape())?, &[a, b], move |grad, sink| {
+    let mut out = Tensor::uninit(device, left.shape())?;
+    add::forward(device, elementwise(device, n), &left, &right, &mut out, n)?;
+    tape.push(out, &[a, b], move |grad, sink| {
         sink.pass(a, grad)?;
         sink.pass(b, grad)
     })
@@ -20,7 +20,7 @@ pub fn add(tape: &Tape, a: Var, b: Var) -> Result<Var> {
 pub fn accumulate(sum: &mut Tensor, a: &Tensor) -> Result<()> {
     same_shape("accumulate", sum, a)?;
     let n = a.len();
-    add_into(a.device(), elementwise(a.device(), n), a.buffer(), sum.make_mut()?, int(n)?)
+    add::into(a.device(), elementwise(a.device(), n), a, sum, n)
 }
 
 #[cfg(test)]

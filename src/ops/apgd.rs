@@ -1,10 +1,9 @@
-//! Auto-PGD's step, and what it remembers of each image between steps: nothing of it is read back while the
-//! attack runs.
+//! Auto-PGD's step and its state per image; nothing of it is read back while the attack runs.
 
 use super::prelude::*;
-use kernels::apgd::*;
+use kernels::apgd;
 
-/// What APGD remembers of the images of a batch: step sizes, losses, counters, and which attacks succeeded.
+/// APGD's state of the images of a batch: step sizes, losses, counters, and which attacks succeeded.
 pub struct State {
     /// `[N, MEMORY]`: eta, f_best, f_best at the last checkpoint, the loss before, increases since the
     /// checkpoint, halved there.
@@ -15,10 +14,10 @@ pub struct State {
     verdict: Buffer<i32>,
 }
 
-/// The place of a pass in the attack.
+/// The place of a pass in an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// At the start x_0.
+    /// At its start x_0.
     Start,
     /// After a step.
     Step,
@@ -30,14 +29,14 @@ impl State {
     /// For n images; the first update fills it.
     pub fn new(device: &Device, n: usize) -> Result<State> {
         Ok(State {
-            images: Buffer::uninit(device, n * MEMORY.on(device))?,
+            images: Buffer::uninit(device, n * apgd::MEMORY.on(device))?,
             success: Buffer::uninit(device, n)?,
             verdict: Buffer::uninit(device, n)?,
         })
     }
 
-    /// Takes in a pass: the losses `[N]`, and whether the iterates (`adv_correct`) and the clean images (`clean_correct`)
-    /// are classified correctly. A misclassified clean image counts as broken, and nothing is kept for it.
+    /// Takes in a pass: the losses `[N]`, and whether the iterates and the clean images are classified
+    /// correctly. A misclassified clean image counts as a success, and nothing is kept for it.
     pub fn update(
         &mut self,
         losses: &Tensor,
@@ -57,31 +56,30 @@ impl State {
             }
         }
         let (first, window) = match phase {
-            Phase::Start => (1, 0),
-            Phase::Step => (0, 0),
-            Phase::Checkpoint(window) => (0, int(window)?),
+            Phase::Start => (true, 0),
+            Phase::Step => (false, 0),
+            Phase::Checkpoint(window) => (false, window),
         };
-        let (device, f) = (losses.device(), losses.buffer());
-        let State { images, success, verdict } = self;
-        let grid = n.div_ceil(IMAGES.on(device));
-        apgd_judge(
-            device,
-            grid,
-            f,
-            adv_correct,
-            clean_correct,
-            images,
+        let device = losses.device();
+        let grid = n.div_ceil(apgd::IMAGES.on(device));
+        let State { images: memory, success, verdict } = self;
+        apgd::Judge {
+            loss: losses,
+            held: adv_correct,
+            right: clean_correct,
+            memory,
             success,
             verdict,
             eps,
             first,
             window,
-            int(n)?,
-        )
+            n,
+        }
+        .launch(device, grid)
     }
 
     /// The elements of an image, for kernels that give a block to each.
-    fn size(&self, x: &Tensor) -> Result<i32> {
+    fn size(&self, x: &Tensor) -> Result<usize> {
         let n = self.success.len();
         if x.shape().first() != Some(&n) {
             return Err(Error::Shape {
@@ -90,8 +88,7 @@ impl State {
                 got: x.shape().to_vec(),
             });
         }
-        int(x.len())?;
-        int(x.len() / n.max(1))
+        Ok(x.len() / n.max(1))
     }
 }
 
@@ -102,24 +99,12 @@ pub fn step_linf(
     prev: &mut Tensor,
     x: &Tensor,
     grad: &Tensor,
-    state: &State,
+    memory: &State,
     eps: f32,
     a: f32,
 ) -> Result<()> {
-    let size = equal(state, x, &[adv, prev, grad])?;
-    let (g, images) = (grad.buffer(), &state.images);
-    apgd_step_linf(
-        x.device(),
-        state.success.len(),
-        adv.buffer(),
-        prev.make_mut()?,
-        x.buffer(),
-        g,
-        images,
-        eps,
-        a,
-        size,
-    )
+    let size = equal(memory, x, &[adv, prev, grad])?;
+    apgd::step_linf(x.device(), memory.success.len(), adv, prev, x, grad, &memory.images, eps, a, size)
 }
 
 /// One step of L2, as [`step_linf`].
@@ -128,27 +113,15 @@ pub fn step_l2(
     prev: &mut Tensor,
     x: &Tensor,
     grad: &Tensor,
-    state: &State,
+    memory: &State,
     eps: f32,
     a: f32,
 ) -> Result<()> {
-    let size = equal(state, x, &[adv, prev, grad])?;
-    let (g, images) = (grad.buffer(), &state.images);
-    apgd_step_l2(
-        x.device(),
-        state.success.len(),
-        adv.buffer(),
-        prev.make_mut()?,
-        x.buffer(),
-        g,
-        images,
-        eps,
-        a,
-        size,
-    )
+    let size = equal(memory, x, &[adv, prev, grad])?;
+    apgd::step_l2(x.device(), memory.success.len(), adv, prev, x, grad, &memory.images, eps, a, size)
 }
 
-/// The images of an attack, each `[N,H,W,C]`.
+/// The iterates of an attack and their gradients, each `[N,H,W,C]`.
 pub struct Iterates {
     /// x_k, and the gradient there.
     pub adv: Tensor,
@@ -161,20 +134,18 @@ pub struct Iterates {
 }
 
 impl Iterates {
-    /// Copies what the last update asks for.
-    pub fn keep(&mut self, state: &State) -> Result<()> {
-        let size = equal(state, &self.adv, &[&self.grad, &self.best, &self.best_grad, &self.found])?;
-        let device = self.adv.device().clone();
+    /// Copies the iterates that the last update chose.
+    pub fn keep(&mut self, memory: &State) -> Result<()> {
+        let size = equal(memory, &self.adv, &[&self.grad, &self.best, &self.best_grad, &self.found])?;
+        let device = memory.verdict.device();
         let Iterates { adv, grad, best, best_grad, found } = self;
-        let [adv, grad, best, best_grad, found] =
-            [adv.make_mut()?, grad.make_mut()?, best.make_mut()?, best_grad.make_mut()?, found.make_mut()?];
-        apgd_keep(&device, state.success.len(), &state.verdict, adv, grad, best, best_grad, found, size)
+        apgd::keep(device, memory.success.len(), &memory.verdict, adv, grad, best, best_grad, found, size)
     }
 }
 
-fn equal(state: &State, x: &Tensor, others: &[&Tensor]) -> Result<i32> {
+fn equal(memory: &State, x: &Tensor, others: &[&Tensor]) -> Result<usize> {
     others.iter().try_for_each(|other| same_shape("apgd", x, other))?;
-    state.size(x)
+    memory.size(x)
 }
 
 #[cfg(test)]
@@ -197,12 +168,12 @@ pub fn cases() -> Vec<super::testing::Case> {
             for (kind, grad) in [("", grad), (" no gradient", Input::filled(shape, 0.0))] {
                 for l2 in [false, true] {
                     let run = move |device: &Device, t: &[Tensor]| {
-                        let mut state = State::new(device, n)?;
+                        let mut memory = State::new(device, n)?;
                         let ones = Buffer::from_slice(device, &vec![1; n])?;
-                        state.update(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Phase::Start)?;
+                        memory.update(&Tensor::zeros(device, &[n])?, &ones, &ones, eps, Phase::Start)?;
                         let mut prev = t[1].clone();
                         let step = if l2 { step_l2 } else { step_linf };
-                        step(&t[0], &mut prev, &t[2], &t[3], &state, eps, a)?;
+                        step(&t[0], &mut prev, &t[2], &t[3], &memory, eps, a)?;
                         prev.to_vec()
                     };
                     let (eps, a) = (eps as f64, a as f64);
@@ -256,7 +227,7 @@ fn next(
     project((0..x.len()).map(|i| adv[i] + a * (w[i] - adv[i]) + (1.0 - a) * (adv[i] - prev[i])).collect())
 }
 
-/// What [`State`] holds of eight images, whose losses and hits are written out by hand, behind a start,
+/// The [`State`] of eight images, whose losses and hits are written out by hand, after a start,
 /// three steps, a checkpoint, two steps and another checkpoint.
 #[cfg(test)]
 fn trace() -> super::testing::Case {
@@ -284,7 +255,7 @@ fn trace() -> super::testing::Case {
         // NaN is never better and never an increase.
         [1.0, f32::NAN, f32::NAN, 2.0, 3.0, 4.0, 5.0, 6.0],
     ];
-    let phases = [
+    let moments = [
         Phase::Start,
         Phase::Step,
         Phase::Step,
@@ -295,26 +266,19 @@ fn trace() -> super::testing::Case {
         Phase::Checkpoint(3),
     ];
     let run = move |device: &Device, _: &[Tensor]| {
-        let mut state = State::new(device, 8)?;
+        let mut memory = State::new(device, 8)?;
         let mut values = Vec::new();
-        for (k, phase) in phases.into_iter().enumerate() {
+        for (k, moment) in moments.into_iter().enumerate() {
             let f: Vec<f32> = losses.iter().map(|image| image[k]).collect();
             // Image 0 is wrong once, image 1 at the start, image 2 is wrong when clean, the others never.
-            let adv_correct: Vec<i32> =
-                (0..8).map(|i| !matches!((i, k), (0, 2) | (1, 0) | (2, 5)) as i32).collect();
-            let clean_correct: Vec<i32> = (0..8).map(|i| (i != 2) as i32).collect();
+            let held: Vec<i32> = (0..8).map(|i| !matches!((i, k), (0, 2) | (1, 0) | (2, 5)) as i32).collect();
+            let right: Vec<i32> = (0..8).map(|i| (i != 2) as i32).collect();
             let of = |flags: &[i32]| Buffer::from_slice(device, flags);
-            state.update(
-                &Tensor::from_slice(device, &[8], &f)?,
-                &of(&adv_correct)?,
-                &of(&clean_correct)?,
-                0.5,
-                phase,
-            )?;
-            values.extend(state.verdict.to_vec()?.iter().map(|v| *v as f32));
-            values.extend(state.success.to_vec()?.iter().map(|v| *v as f32));
+            memory.update(&Tensor::from_slice(device, &[8], &f)?, &of(&held)?, &of(&right)?, 0.5, moment)?;
+            values.extend(memory.verdict.to_vec()?.iter().map(|v| *v as f32));
+            values.extend(memory.success.to_vec()?.iter().map(|v| *v as f32));
             // eta and f_best.
-            values.extend(state.images.to_vec()?.chunks(6).flat_map(|m| [m[0], m[1]]));
+            values.extend(memory.images.to_vec()?.chunks(6).flat_map(|m| [m[0], m[1]]));
         }
         Ok(values)
     };
@@ -361,12 +325,12 @@ fn kept() -> super::testing::Case {
     let shape = [8, 5, 3, 3];
     let inputs: Vec<Input> = (0..5).map(|seed| Input::normal_seeded(&shape, seed)).collect();
     let run = |device: &Device, t: &[Tensor]| {
-        let mut state = State::new(device, 8)?;
-        state.verdict = Buffer::from_slice(device, &(0..8).collect::<Vec<i32>>())?;
+        let mut memory = State::new(device, 8)?;
+        memory.verdict = Buffer::from_slice(device, &(0..8).collect::<Vec<i32>>())?;
         let [adv, grad, best, best_grad, found] = [0, 1, 2, 3, 4].map(|at| t[at].clone());
-        let mut iterates = Iterates { adv, grad, best, best_grad, found };
-        iterates.keep(&state)?;
-        let Iterates { adv, grad, best, best_grad, found } = &iterates;
+        let mut carried = Iterates { adv, grad, best, best_grad, found };
+        carried.keep(&memory)?;
+        let Iterates { adv, grad, best, best_grad, found } = &carried;
         Ok([adv, grad, best, best_grad, found]
             .map(|t| t.to_vec())
             .into_iter()

@@ -2,7 +2,7 @@
 //! eps-ball and into `[0, 1]`.
 
 use super::prelude::*;
-use kernels::attack_step::*;
+use kernels::attack_step;
 
 /// `x_adv <- clip01(clip(x_adv + alpha * sign(grad), x - eps, x + eps))`, in place. The sign of 0 is 0; NaN
 /// stays NaN, so that a loss shows it.
@@ -10,16 +10,7 @@ pub fn linf_step(x_adv: &mut Tensor, grad: &Tensor, x: &Tensor, alpha: f32, eps:
     same_shape("linf_step", x_adv, grad)?;
     same_shape("linf_step", x_adv, x)?;
     let (device, n) = (x.device(), x.len());
-    attack_step_linf(
-        device,
-        elementwise(device, n),
-        x_adv.make_mut()?,
-        grad.buffer(),
-        x.buffer(),
-        alpha,
-        eps,
-        int(n)?,
-    )
+    attack_step::linf(device, elementwise(device, n), x_adv, grad, x, alpha, eps, n)
 }
 
 /// Per sample `d <- x_adv + alpha * grad / (|grad|_2 + 1e-8) - x`, `d <- d * min(1, eps / |d|_2)`, `x_adv <-
@@ -27,34 +18,16 @@ pub fn linf_step(x_adv: &mut Tensor, grad: &Tensor, x: &Tensor, alpha: f32, eps:
 pub fn l2_step(x_adv: &mut Tensor, grad: &Tensor, x: &Tensor, alpha: f32, eps: f32) -> Result<()> {
     same_shape("l2_step", x_adv, grad)?;
     same_shape("l2_step", x_adv, x)?;
-    int(x.len())?;
     let Some(samples) = x.shape().first().copied().filter(|_| !x.is_empty()) else { return Ok(()) };
-    attack_step_l2(
-        x.device(),
-        samples,
-        x_adv.make_mut()?,
-        grad.buffer(),
-        x.buffer(),
-        alpha,
-        eps,
-        int(x.len() / samples)?,
-    )
+    attack_step::l2(x.device(), samples, x_adv, grad, x, alpha, eps, x.len() / samples)
 }
 
 /// Per sample `momentum <- mu * momentum + grad / |grad|_1`, in place; a gradient of less than 1e-30 adds
 /// nothing.
 pub fn add_momentum(momentum: &mut Tensor, grad: &Tensor, mu: f32) -> Result<()> {
     same_shape("add_momentum", momentum, grad)?;
-    int(grad.len())?;
     let Some(samples) = grad.shape().first().copied().filter(|_| !grad.is_empty()) else { return Ok(()) };
-    attack_step_momentum(
-        grad.device(),
-        samples,
-        momentum.make_mut()?,
-        grad.buffer(),
-        mu,
-        int(grad.len() / samples)?,
-    )
+    attack_step::momentum(grad.device(), samples, momentum, grad, mu, grad.len() / samples)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::prelude::*;
 use crate::rng::{Key, Purpose};
-use kernels::augment::*;
+use kernels::augment;
 
-/// What surrounds an image that is cropped after padding.
+/// The border of an image that is padded and cropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Padding {
@@ -14,7 +14,7 @@ pub enum Padding {
     Reflect,
 }
 
-/// What happens to images on their way into a batch.
+/// The augmentation of images on their way into a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Augmentation {
     /// Pixels of padding on each side, of which a random crop of the image's size is taken; 0: no crop.
@@ -29,7 +29,7 @@ pub struct Augmentation {
 }
 
 impl Augmentation {
-    /// Images as they are.
+    /// Unchanged images.
     pub fn none() -> Augmentation {
         let key = Key::new(0, Purpose::Augment, 0, 0);
         Augmentation { pad: 0, padding: Padding::Zero, flip: false, views: 1, key }
@@ -93,35 +93,32 @@ pub fn augment(
         ));
     }
     let device = indices.device();
-    int(2 * pad + height.max(width))?;
-    int(samples * size)?;
-    let mut out = Buffer::uninit(device, samples * size)?;
-    augment_images(
-        device,
-        samples,
-        images,
-        indices,
-        scale.buffer(),
-        shift.buffer(),
-        &mut out,
-        key.bits(),
-        int(images.len() / size)?,
-        int(indices.len())?,
-        int(height)?,
-        int(width)?,
-        int(channels)?,
-        int(pad)?,
-        reflect as i32,
-        flip as i32,
-    )?;
-    Tensor::new(out, &[samples, height, width, channels])
+    let mut out = Tensor::uninit(device, &[samples, height, width, channels])?;
+    augment::Images {
+        data: images,
+        images: indices,
+        scale,
+        shift,
+        out: &mut out,
+        key: key.bits(),
+        known: images.len() / size,
+        per_view: indices.len(),
+        height,
+        width,
+        channels,
+        pad,
+        reflect,
+        flip,
+    }
+    .launch(device, samples)?;
+    Ok(out)
 }
 
-/// The labels at `indices`; -1 for an index past the end.
-pub fn gather_labels(labels: &Buffer<i32>, indices: &Buffer<i32>) -> Result<Buffer<i32>> {
+/// The integers (labels, image numbers) at `indices`; -1 for an index past the end.
+pub fn gather_i32(values: &Buffer<i32>, indices: &Buffer<i32>) -> Result<Buffer<i32>> {
     let (device, n) = (indices.device(), indices.len());
     let mut out = Buffer::uninit(device, n)?;
-    augment_labels(device, n.div_ceil(256), labels, indices, &mut out, int(labels.len())?, int(n)?)?;
+    augment::gather_i32(device, n.div_ceil(256), values, indices, &mut out, values.len(), n)?;
     Ok(out)
 }
 
@@ -193,7 +190,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     }
     let labels = |device: &Device, _: &[Tensor]| {
         let of = |values: &[i32]| Buffer::from_slice(device, values);
-        let gathered = gather_labels(&of(&[7, 8, 9])?, &of(&[2, 0, 0, 1, 3, -1])?)?;
+        let gathered = gather_i32(&of(&[7, 8, 9])?, &of(&[2, 0, 0, 1, 3, -1])?)?;
         Ok(gathered.to_vec()?.iter().map(|v| *v as f32).collect())
     };
     cases.push(Case::kernel("labels", [], labels, |_| vec![9.0, 7.0, 7.0, 8.0, -1.0, -1.0]));

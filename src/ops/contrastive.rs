@@ -4,13 +4,13 @@
 use super::cross_entropy::labelled;
 use super::linear::Product;
 use super::prelude::*;
-use super::reduce::{Reduction, Upstream};
-use kernels::contrastive::*;
+use super::reduce::{Reduction, Upstream, per_row};
+use kernels::contrastive;
 
 /// A feature shorter than this is divided by it instead of by its norm.
 const NORM_FLOOR: f32 = 1e-12;
 
-/// What an anchor is compared with.
+/// The features that an anchor is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ContrastSet {
@@ -41,7 +41,7 @@ pub fn contrastive(
     if tau.is_nan() || tau <= 0.0 {
         return Err(Error::value("tau", tau, "must be above 0"));
     }
-    let (product, rows, grid) = (Product::new(n, d, n)?, int(n)?, n.div_ceil(ROWS.on(device)));
+    let (product, grid) = (Product::new(n, d, n)?, n.div_ceil(contrastive::ROWS.on(device)));
     let (members, queries) = (Units::new(&features)?, Units::new(&anchors)?);
     let mut against_clean = Buffer::uninit(device, n * n)?;
     product.forward(&queries.units, &members.units, None, &mut against_clean)?;
@@ -52,37 +52,29 @@ pub fn contrastive(
     if let Some(similarities) = &mut against_adv {
         product.forward(&queries.units, &queries.units, None, similarities)?;
     }
-    let mut losses = Buffer::uninit(device, n)?;
-    contrastive_rows(
-        device,
-        grid,
-        &mut against_clean,
-        against_adv.as_mut(),
-        labels,
-        &mut losses,
-        1.0 / tau,
-        rows,
-    )?;
-    tape.push(reduction.apply(losses)?, &[clean, adv], move |grad, sink| {
-        let (device, Upstream { stride, factor }) = (grad.device(), reduction.upstream(n));
+    let mut losses = Tensor::uninit(device, &[n])?;
+    let (clean_slopes, adv_slopes) = (&mut against_clean, against_adv.as_mut());
+    contrastive::rows(device, grid, clean_slopes, adv_slopes, labels, &mut losses, 1.0 / tau, n)?;
+    per_row(tape, losses, &[clean, adv], reduction, move |Upstream { grad_out, stride, factor }, sink| {
+        let device = grad_out.device();
         let scaled = |slopes: &Buffer<f32>| -> Result<Buffer<f32>> {
             let mut out = Buffer::uninit(device, n * n)?;
-            contrastive_scale(device, grid, grad.buffer(), slopes, &mut out, stride, factor, rows)?;
+            contrastive::scale(device, grid, grad_out, slopes, &mut out, stride, factor, n)?;
             Ok(out)
         };
         let mut grad_units = Buffer::uninit(device, n * d)?;
         let slopes = scaled(&against_clean)?;
         if let Some((into, accumulate)) = sink.slot(clean)? {
-            product.backward_weight(&slopes, &queries.units, &mut grad_units, 0)?;
+            product.backward_weight(&slopes, &queries.units, &mut grad_units, false)?;
             members.backward(&grad_units, into, accumulate)?;
         }
         if let Some((into, accumulate)) = sink.slot(adv)? {
-            product.backward_input(&slopes, &members.units, &mut grad_units, 0)?;
+            product.backward_input(&slopes, &members.units, &mut grad_units, false)?;
             if let Some(slopes) = &against_adv {
                 // Each adversarial feature is an anchor and a member of the set.
                 let slopes = scaled(slopes)?;
-                product.backward_input(&slopes, &queries.units, &mut grad_units, 1)?;
-                product.backward_weight(&slopes, &queries.units, &mut grad_units, 1)?;
+                product.backward_input(&slopes, &queries.units, &mut grad_units, true)?;
+                product.backward_weight(&slopes, &queries.units, &mut grad_units, true)?;
             }
             queries.backward(&grad_units, into, accumulate)?;
         }
@@ -100,42 +92,22 @@ struct Units {
     units: Buffer<f32>,
     norms: Buffer<f32>,
     grid: usize,
-    sizes: [i32; 2],
+    sizes: [usize; 2],
 }
 
 impl Units {
     fn new(features: &Tensor) -> Result<Units> {
         let (device, [n, d]) = (features.device(), features.matrix("contrastive")?);
-        let (sizes, grid) = ([int(n)?, int(d)?], n.div_ceil(ROWS.on(device)));
+        let grid = n.div_ceil(contrastive::ROWS.on(device));
         let (mut units, mut norms) = (Buffer::uninit(device, n * d)?, Buffer::uninit(device, n)?);
-        contrastive_units(
-            device,
-            grid,
-            features.buffer(),
-            &mut units,
-            &mut norms,
-            NORM_FLOOR,
-            sizes[0],
-            sizes[1],
-        )?;
-        Ok(Units { units, norms, grid, sizes })
+        contrastive::units(device, grid, features, &mut units, &mut norms, NORM_FLOOR, n, d)?;
+        Ok(Units { units, norms, grid, sizes: [n, d] })
     }
 
     /// The gradient of the features from that of the units.
-    fn backward(&self, grad: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: i32) -> Result<()> {
-        let [n, d] = self.sizes;
-        contrastive_units_backward(
-            grad.device(),
-            self.grid,
-            grad,
-            &self.units,
-            &self.norms,
-            into,
-            NORM_FLOOR,
-            n,
-            d,
-            accumulate,
-        )
+    fn backward(&self, grad: &Buffer<f32>, into: &mut Buffer<f32>, accumulate: bool) -> Result<()> {
+        let (Units { units, norms, grid, sizes: [n, d] }, device) = (self, grad.device());
+        contrastive::units_backward(device, *grid, grad, units, norms, into, NORM_FLOOR, *n, *d, accumulate)
     }
 }
 

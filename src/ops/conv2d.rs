@@ -2,9 +2,10 @@
 //! tape, and the four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`],
 //! [`forward`], [`input_grad`], [`weight_grad`].
 
-use super::existing::Rows;
 use super::prelude::*;
-use kernels::{conv2d as kernel, conv2d_weight as weight_kernel};
+use super::valid::Rows;
+use crate::tensor::elements;
+use kernels::{conv2d, conv2d_weight};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -61,8 +62,8 @@ impl Conv {
             stride,
             pad,
         };
-        int(conv.out_shape().iter().product())?;
-        int(x.iter().product())?;
+        elements(&conv.out_shape())?;
+        elements(&conv.in_shape())?;
         Ok(conv)
     }
 
@@ -79,30 +80,29 @@ impl Conv {
     /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward
     /// pass.
     fn narrow(&self, device: &Device) -> bool {
-        self.in_channels <= kernel::NARROW_CHANNELS.on(device)
+        self.in_channels <= conv2d::NARROW_CHANNELS.on(device)
     }
+}
 
-    /// The sizes as kernel arguments, in the order of every kernel.
-    fn sizes(&self) -> Result<[i32; 11]> {
-        let all = [
-            self.images,
-            self.height,
-            self.width,
-            self.in_channels,
-            self.out_height,
-            self.out_width,
-            self.out_channels,
-            self.kernel_height,
-            self.kernel_width,
-            self.stride,
-            self.pad,
-        ];
-        let mut sizes = [0; 11];
-        for (to, from) in sizes.iter_mut().zip(all) {
-            *to = int(from)?;
+/// Launches a kernel with these fields and the sizes of a convolution.
+macro_rules! launch {
+    ($module:ident::$kernel:ident { $($field:tt)* }, $conv:expr, $device:expr, $grid:expr) => {
+        $module::$kernel {
+            images: $conv.images,
+            height: $conv.height,
+            width: $conv.width,
+            channels: $conv.in_channels,
+            out_height: $conv.out_height,
+            out_width: $conv.out_width,
+            out_channels: $conv.out_channels,
+            kernel_h: $conv.kernel_height,
+            kernel_w: $conv.kernel_width,
+            stride: $conv.stride,
+            pad: $conv.pad,
+            $($field)*
         }
-        Ok(sizes)
-    }
+        .launch($device, $grid)
+    };
 }
 
 /// Columns of a panel (`panel_width` in `kernels/lib/gemm_tile.cuh`).
@@ -116,10 +116,10 @@ fn panel_width(columns: usize) -> usize {
     }
 }
 
-/// The grid of the gather-GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases`
-/// per axis. When only some of the images may exist (`counted`), it has enough blocks for each number of
+/// The grid of the implicit GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases`
+/// per axis. When only some of the images may be valid (`counted`), it has enough blocks for each number of
 /// them: fewer images lie in larger chunks, which may fit less well.
-fn gather_grid(
+fn implicit_gemm_grid(
     device: &Device,
     images: usize,
     pixels: (usize, usize),
@@ -129,8 +129,8 @@ fn gather_grid(
 ) -> (usize, usize) {
     let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
     let blocks = |images: usize| {
-        let chunk = kernel::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
-        (images * chunk).div_ceil(kernel::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases
+        let chunk = conv2d::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
+        (images * chunk).div_ceil(conv2d::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases
     };
     let most = if counted { (1..=images).map(blocks).max() } else { None };
     (most.unwrap_or_else(|| blocks(images)), columns.div_ceil(panel_width(columns)))
@@ -173,7 +173,7 @@ impl Filter {
         if cell.get().is_none() {
             let _ = cell.set(self.prepare(transposed)?);
         }
-        cell.get().ok_or(Error::Device { device: "filter".into(), reason: "prepared twice".into() })
+        cell.get().ok_or_else(|| Error::Internal { what: "a filter was prepared twice".into() })
     }
 
     fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
@@ -184,25 +184,15 @@ impl Filter {
         let width = panel_width(columns);
         let (panels, rows) = (columns.div_ceil(width), (kh * kw * depth).next_multiple_of(4));
         let mut buffer = Buffer::uninit(device, panels * rows * width)?;
-        let grid = (rows.div_ceil(kernel::PREPARE_ROWS.on(device)), panels);
-        let scale = self.scale.as_ref().map(|s| s.buffer());
-        let (co, taps, ci) = (int(out_channels)?, int(kh * kw)?, int(in_channels)?);
-        kernel::conv2d_prepare(
-            device,
-            grid,
-            self.weight.buffer(),
-            scale,
-            &mut buffer,
-            co,
-            taps,
-            ci,
-            transposed as i32,
-        )?;
+        let grid = (rows.div_ceil(conv2d::PREPARE_ROWS.on(device)), panels);
+        let scale = self.scale.as_ref().map(Tensor::buffer);
+        let (co, taps, ci) = (out_channels, kh * kw, in_channels);
+        conv2d::prepare(device, grid, &self.weight, scale, &mut buffer, co, taps, ci, transposed)?;
         Ok(buffer)
     }
 }
 
-/// What [`forward`] does to a convolution before it writes it.
+/// Operations of [`forward`] on each output before it is written.
 #[derive(Default)]
 pub struct Epilogue<'a> {
     /// Added per output channel: `[Cout]`.
@@ -216,7 +206,7 @@ pub struct Epilogue<'a> {
     pub relu_mask: Option<&'a mut Buffer<u8>>,
 }
 
-/// Whether a bit mask may be read or written by a fused epilogue for so many channels.
+/// Whether a bit mask may be read or written by a fused epilogue with this many channels.
 pub fn masks_fit(channels: usize) -> bool {
     channels.is_multiple_of(16)
 }
@@ -234,7 +224,7 @@ fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     }
 }
 
-/// conv(x, w) with an epilogue; behind the first `existing` images, what the epilogue makes of 0.
+/// conv(x, w) with an epilogue. Past the first `existing` images the convolution counts as 0.
 pub fn forward(
     conv: &Conv,
     x: &Tensor,
@@ -256,44 +246,29 @@ pub fn forward(
         expect("conv2d residual", residual.shape(), &conv.out_shape())?;
     }
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
-    let mut out = Buffer::uninit(device, conv.out_shape().iter().product())?;
-    let grid = gather_grid(
+    let mut out = Tensor::uninit(device, &conv.out_shape())?;
+    let pixels = (conv.out_height, conv.out_width);
+    let grid = implicit_gemm_grid(device, conv.images, pixels, conv.out_channels, 1, existing.is_some());
+    launch!(
+        conv2d::Forward {
+            x,
+            panels: filter.panels(false)?,
+            shift: epilogue.shift.map(Tensor::buffer),
+            residual: epilogue.residual.map(Tensor::buffer),
+            y: &mut out,
+            relu_mask: epilogue.relu_mask,
+            existing,
+            relu: epilogue.relu,
+        },
+        conv,
         device,
-        conv.images,
-        (conv.out_height, conv.out_width),
-        conv.out_channels,
-        1,
-        existing.is_some(),
-    );
-    let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
-    kernel::conv2d_forward(
-        device,
-        grid,
-        x.buffer(),
-        filter.panels(false)?,
-        epilogue.shift.map(|t| t.buffer()),
-        epilogue.residual.map(|t| t.buffer()),
-        &mut out,
-        epilogue.relu_mask,
-        existing,
-        epilogue.relu as i32,
-        n,
-        h,
-        w,
-        ci,
-        oh,
-        ow,
-        co,
-        kh,
-        kw,
-        stride,
-        pad,
+        grid
     )?;
-    Tensor::new(out, &conv.out_shape())
+    Ok(out)
 }
 
-/// The gradient of x into `into`, written or (`accumulate` = 1) added; with `input_mask`, the sum is then
-/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Behind the first `existing`
+/// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
+/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first `existing`
 /// images the gradient is 0.
 pub fn input_grad(
     conv: &Conv,
@@ -302,70 +277,34 @@ pub fn input_grad(
     input_mask: Option<&Buffer<u8>>,
     existing: Option<&Buffer<i32>>,
     into: &mut Buffer<f32>,
-    accumulate: i32,
+    accumulate: bool,
 ) -> Result<()> {
     let device = grad.device();
     expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
     expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
-    let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
     if conv.narrow(device) {
-        let grid = (conv.images * conv.height * conv.width).div_ceil(kernel::NARROW_PIXELS.on(device));
+        let grid = (conv.images * conv.height * conv.width).div_ceil(conv2d::NARROW_PIXELS.on(device));
         let panels = filter.panels(false)?;
-        return kernel::conv2d_input_grad_narrow(
+        return launch!(
+            conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, existing, accumulate },
+            conv,
             device,
-            grid,
-            grad.buffer(),
-            panels,
-            into,
-            existing,
-            accumulate,
-            n,
-            h,
-            w,
-            ci,
-            oh,
-            ow,
-            co,
-            kh,
-            kw,
-            stride,
-            pad,
+            grid
         );
     }
-    let grid = gather_grid(
-        device,
-        conv.images,
-        (conv.height, conv.width),
-        conv.in_channels,
-        conv.stride,
-        existing.is_some(),
-    );
+    let (pixels, phases) = ((conv.height, conv.width), conv.stride);
+    let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, existing.is_some());
     let panels = filter.panels(true)?;
-    kernel::conv2d_input_grad(
+    launch!(
+        conv2d::InputGrad { grad_out: grad, panels, input_mask, grad_in: into, existing, accumulate },
+        conv,
         device,
-        grid,
-        grad.buffer(),
-        panels,
-        input_mask,
-        into,
-        existing,
-        accumulate,
-        n,
-        h,
-        w,
-        ci,
-        oh,
-        ow,
-        co,
-        kh,
-        kw,
-        stride,
-        pad,
+        grid
     )
 }
 
-/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate` = 1) added; summed over the
+/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
 /// first `existing` images.
 pub fn weight_grad(
     conv: &Conv,
@@ -373,7 +312,7 @@ pub fn weight_grad(
     grad: &Tensor,
     existing: Option<&Buffer<i32>>,
     into: &mut Buffer<f32>,
-    accumulate: i32,
+    accumulate: bool,
 ) -> Result<()> {
     let device = grad.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
@@ -386,62 +325,25 @@ pub fn weight_grad(
         c if c % 16 == 0 => 16,
         _ => panel_width(columns),
     };
-    let blocks = conv.out_channels.div_ceil(weight_kernel::TILE.on(device)) * columns.div_ceil(width);
-    let splits = weight_kernel::WANTED_BLOCKS.on(device).div_ceil(blocks).clamp(1, conv.images.max(1));
-    let [n, h, w, ci, oh, ow, co, kh, kw, stride, pad] = conv.sizes()?;
+    let blocks = conv.out_channels.div_ceil(conv2d_weight::TILE.on(device)) * columns.div_ceil(width);
+    let splits = conv2d_weight::WANTED_BLOCKS.on(device).div_ceil(blocks).clamp(1, conv.images.max(1));
     if splits == 1 {
-        return weight_kernel::conv2d_weight_grad(
+        return launch!(
+            conv2d_weight::Grad { x, grad_out: grad, out: into, existing, accumulate },
+            conv,
             device,
-            (blocks, 1),
-            x.buffer(),
-            grad.buffer(),
-            into,
-            existing,
-            accumulate,
-            n,
-            h,
-            w,
-            ci,
-            oh,
-            ow,
-            co,
-            kh,
-            kw,
-            stride,
-            pad,
+            (blocks, 1)
         );
     }
     let mut parts = Buffer::uninit(device, splits * into.len())?;
-    weight_kernel::conv2d_weight_grad(
+    launch!(
+        conv2d_weight::Grad { x, grad_out: grad, out: &mut parts, existing, accumulate: false },
+        conv,
         device,
-        (blocks, splits),
-        x.buffer(),
-        grad.buffer(),
-        &mut parts,
-        existing,
-        0,
-        n,
-        h,
-        w,
-        ci,
-        oh,
-        ow,
-        co,
-        kh,
-        kw,
-        stride,
-        pad,
+        (blocks, splits)
     )?;
     let elements = into.len();
-    weight_kernel::conv2d_weight_reduce(
-        device,
-        elementwise(device, elements),
-        &parts,
-        into,
-        int(splits)?,
-        int(elements)?,
-        accumulate,
-    )
+    conv2d_weight::reduce(device, elementwise(device, elements), &parts, into, splits, elements, accumulate)
 }
 
 fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
@@ -459,8 +361,7 @@ pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<
     conv2d_prepared(tape, x, w, &filter, stride, pad, &Rows::All)
 }
 
-/// The same with a filter made from w before, so that its copies serve many calls, for the images that `rows`
-/// says.
+/// The same for the images of `rows`, with a filter made from w before, so that its copies serve many calls.
 pub fn conv2d_prepared(
     tape: &Tape,
     x: Var,
@@ -486,155 +387,8 @@ pub fn conv2d_prepared(
 }
 
 #[cfg(test)]
-pub fn cases() -> Vec<super::testing::Case> {
-    use super::testing::*;
-    // [N,H,W,Cin], Cout, kernel (height, width), stride, pad.
-    type Sizes = ([usize; 4], usize, (usize, usize), usize, usize);
-    let sizes: &[Sizes] = &[
-        ([1, 1, 1, 1], 1, (1, 1), 1, 0),
-        ([3, 8, 8, 1], 16, (3, 3), 1, 1),
-        ([3, 7, 5, 3], 33, (3, 3), 1, 1),
-        ([1, 32, 32, 3], 16, (3, 3), 1, 1),
-        ([2, 7, 5, 4], 5, (2, 3), 2, 1),
-        ([130, 4, 4, 16], 16, (3, 3), 1, 1),
-        ([3, 7, 5, 16], 32, (3, 3), 2, 1),
-        ([3, 5, 5, 32], 64, (1, 1), 2, 0),
-        ([3, 2, 2, 64], 64, (3, 3), 1, 1),
-        ([1, 4, 3, 48], 80, (3, 3), 1, 1),
-        ([3, 4, 4, 33], 17, (3, 3), 1, 1),
-        ([1, 3, 2, 257], 10, (1, 1), 1, 0),
-        ([2, 3, 3, 16], 257, (2, 2), 1, 1),
-        ([3, 9, 9, 5], 6, (5, 5), 2, 2),
-        ([2, 3, 3, 16], 3, (7, 7), 1, 3),
-        ([1, 11, 9, 2], 4, (4, 6), 2, 3),
-        ([5, 9, 7, 16], 12, (3, 3), 3, 1),
-        ([2, 10, 7, 3], 70, (3, 2), 3, 1),
-        ([2, 5, 6, 2], 3, (1, 1), 2, 2),
-    ];
-    let mut cases = Vec::new();
-    for &(x, co, (kh, kw), stride, pad) in sizes {
-        let w = [co, kh, kw, x[3]];
-        let conv = Conv::new(&x, &w, stride, pad).unwrap();
-        let inputs = [Input::normal(&x), Input::normal(&w)];
-        let name = format!("conv2d x {x:?} w {w:?} stride {stride} pad {pad}");
-        // Sums of up to kh kw Cin (forward) and N OH OW (weights) products of normal numbers.
-        let op = Case::op(
-            name,
-            inputs,
-            move |tape, v| conv2d(tape, v[0], v[1], stride, pad),
-            move |v| oracle(&conv, &v[0], &v[1]),
-        );
-        cases.push(op.tolerance(1e-4, 1e-5).gradient_tolerance(1e-4, 1e-3));
-    }
-    for (x, co, stride) in
-        [([3, 5, 7, 16], 32, 1), ([130, 4, 4, 16], 16, 2), ([2, 3, 3, 3], 33, 1), ([1, 6, 6, 32], 80, 1)]
-    {
-        let w = [co, 3, 3, x[3]];
-        let conv = Conv::new(&x, &w, stride, 1).unwrap();
-        let inputs = || {
-            [
-                Input::normal(&x),
-                Input::normal(&w),
-                Input::normal(&[co]),
-                Input::normal_seeded(&[co], 1),
-                Input::normal(&conv.out_shape()),
-            ]
-        };
-        let name = format!("conv2d x {x:?} w {w:?} stride {stride} scaled, shifted, added, ReLU");
-        let run = move |device: &Device, t: &[Tensor]| {
-            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
-            let mut mask = Buffer::<u8>::uninit(device, mask_bytes(conv.out_shape().iter().product()))?;
-            let relu_mask = masks_fit(co).then_some(&mut mask);
-            let y = forward(
-                &conv,
-                &t[0],
-                &filter,
-                Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask },
-                None,
-            )?
-            .to_vec()?;
-            if masks_fit(co) {
-                let bits = mask.to_vec()?;
-                assert!(
-                    y.iter().enumerate().all(|(i, v)| (*v > 0.0) == (bits[i / 8] >> (i % 8) & 1 == 1)),
-                    "mask and output disagree"
-                );
-            }
-            Ok(y)
-        };
-        let want = move |v: &[Vec<f64>]| {
-            let plain = oracle(&conv, &v[0], &v[1]).into_iter().zip(&v[4]).enumerate();
-            plain.map(|(i, (y, r))| (y * v[2][i % co] + v[3][i % co] + r).max(0.0)).collect()
-        };
-        cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
-
-        let name = format!("conv2d x {x:?} w {w:?} stride {stride} input gradient, scaled, added, masked");
-        let run = move |device: &Device, t: &[Tensor]| {
-            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
-            let positive: Vec<u8> = t[0]
-                .to_vec()?
-                .chunks(8)
-                .map(|c| c.iter().rev().fold(0, |bits, v| bits * 2 + (*v > 0.0) as u8))
-                .collect();
-            let padded: Vec<u8> = positive.into_iter().chain([0]).take(mask_bytes(t[0].len())).collect();
-            let mask = masks_fit(x[3]).then(|| Buffer::from_slice(device, &padded)).transpose()?;
-            let mut into = t[0].buffer().duplicate()?;
-            input_grad(&conv, &t[4], &filter, mask.as_ref(), None, &mut into, 1)?;
-            into.to_vec()
-        };
-        let want = move |v: &[Vec<f64>]| {
-            let scaled: Vec<f64> = v[1].iter().enumerate().map(|(i, w)| w * v[2][i / (9 * x[3])]).collect();
-            let sum = input_oracle(&conv, &v[4], &scaled).into_iter().zip(&v[0]);
-            sum.map(|(g, x0)| if *x0 > 0.0 || !masks_fit(x[3]) { g + x0 } else { 0.0 }).collect()
-        };
-        cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
-    }
-    cases
-}
-
-/// Calls f(output pixel, tap, input pixel) for every product of pixels in a convolution; pixels count images
-/// too.
+mod testing;
 #[cfg(test)]
-fn each_product(conv: &Conv, mut f: impl FnMut(usize, usize, usize)) {
-    for out in 0..conv.images * conv.out_height * conv.out_width {
-        let (image, oy, ox) = (
-            out / conv.out_width / conv.out_height,
-            out / conv.out_width % conv.out_height,
-            out % conv.out_width,
-        );
-        for tap in 0..conv.kernel_height * conv.kernel_width {
-            let iy = (oy * conv.stride + tap / conv.kernel_width).wrapping_sub(conv.pad);
-            let ix = (ox * conv.stride + tap % conv.kernel_width).wrapping_sub(conv.pad);
-            if iy < conv.height && ix < conv.width {
-                f(out, tap, (image * conv.height + iy) * conv.width + ix);
-            }
-        }
-    }
-}
-
+pub use testing::cases;
 #[cfg(test)]
-pub(super) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
-    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
-    let mut y = vec![0.0; conv.out_shape().iter().product()];
-    each_product(conv, |out, tap, input| {
-        for o in 0..co {
-            let row = &w[(o * taps + tap) * ci..][..ci];
-            y[out * co + o] += x[input * ci..][..ci].iter().zip(row).map(|(a, b)| a * b).sum::<f64>();
-        }
-    });
-    y
-}
-
-#[cfg(test)]
-pub(super) fn input_oracle(conv: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
-    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
-    let mut dx = vec![0.0; conv.in_shape().iter().product()];
-    each_product(conv, |out, tap, input| {
-        for o in 0..co {
-            for i in 0..ci {
-                dx[input * ci + i] += dy[out * co + o] * w[(o * taps + tap) * ci + i];
-            }
-        }
-    });
-    dx
-}
+pub(super) use testing::{input_oracle, oracle};

@@ -1,4 +1,4 @@
-//! A convolution with everything behind it in one kernel: folded batch norm, residual, ReLU. For passes whose
+//! A convolution with everything after it in one kernel: folded batch norm, residual, ReLU. For passes whose
 //! weights are frozen.
 
 use super::conv2d::{Conv, Epilogue, Filter, forward, input_grad, masks_fit};
@@ -40,8 +40,9 @@ pub fn conv2d_folded(
     let out = forward(&conv, &input, &folded.filter, epilogue, None)?;
     let folded = folded.clone();
     tape.push_masked(out, mask, &parents, move |grad, sink| {
-        if let Some((into, accumulate, mask)) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
-            input_grad(&conv, grad, &folded.filter, mask.as_deref(), None, into, accumulate)?;
+        if let Some(slot) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
+            let mask = slot.mask.as_deref();
+            input_grad(&conv, grad, &folded.filter, mask, None, slot.into, slot.accumulate)?;
         }
         match residual {
             Some(residual) => sink.pass(residual, grad),

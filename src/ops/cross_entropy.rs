@@ -1,38 +1,22 @@
 //! Cross entropy of logits and class labels.
 
 use super::prelude::*;
-use super::reduce::{Reduction, Upstream};
-use kernels::cross_entropy::*;
+use super::reduce::{Reduction, Upstream, per_row};
+use kernels::cross_entropy;
 
 /// The cross entropy of softmax(logits), logits `[N,K]`, and labels in 0..K. A label outside gives NaN.
 pub fn cross_entropy(tape: &Tape, logits: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
     let z = tape.value(logits);
     let (device, [n, k]) = (tape.device(), z.matrix("cross_entropy")?);
     labelled("cross_entropy", labels, n)?;
-    int(z.len())?;
-    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
-    let mut losses = Buffer::uninit(device, n)?;
-    cross_entropy_forward(device, grid, z.buffer(), labels, &mut losses, rows, columns)?;
+    let grid = n.div_ceil(cross_entropy::ROWS.on(device));
+    let mut losses = Tensor::uninit(device, &[n])?;
+    cross_entropy::forward(device, grid, &z, labels, &mut losses, n, k)?;
     let saved = tape.needs(logits).then(|| labels.duplicate()).transpose()?;
-    tape.push(reduction.apply(losses)?, &[logits], move |grad, sink| {
-        if let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            let (device, g, Upstream { stride, factor }) =
-                (grad.device(), grad.buffer(), reduction.upstream(n));
-            cross_entropy_backward(
-                device,
-                grid,
-                g,
-                z.buffer(),
-                labels,
-                into,
-                stride,
-                factor,
-                rows,
-                columns,
-                accumulate,
-            )?;
-        }
-        Ok(())
+    per_row(tape, losses, &[logits], reduction, move |Upstream { grad_out, stride, factor }, sink| {
+        let (Some(labels), Some((grad_in, accumulate))) = (&saved, sink.slot(logits)?) else { return Ok(()) };
+        cross_entropy::Backward { grad_out, logits: &z, labels, grad_in, stride, factor, n, k, accumulate }
+            .launch(grad_out.device(), grid)
     })
 }
 

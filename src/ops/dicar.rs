@@ -4,27 +4,27 @@
 use super::js::MIXTURE_FLOOR;
 use super::prelude::*;
 use super::split::Variant;
-use super::subset::{Subset, row_size};
-use kernels::dicar::*;
+use super::subset::{RowsFrom, Subset, row_size};
+use kernels::dicar;
 
 /// The mean over S of the Jensen-Shannon divergence at temperature T > 0; 0 when S is empty; shape `[1]`.
 ///
-/// Row j of the logits u `[B,K]` belongs to the member S_j, whose views have rows S_j + offset of z1 and of
-/// z2 `[R,K]`, which may be one value. `Code`: JS(softmax(u / T), softmax(v / T)) with v = r z1 + (1 - r) z2,
+/// Row j of the logits u `[B,K]` belongs to the member S_j, whose views are the rows S_j of z1 and of z2,
+/// each a part of a value `[R,K]`; both may be parts of one value. `Code`: JS(softmax(u / T), softmax(v / T)) with v = r z1 + (1 - r) z2,
 /// as [`super::js::js`] computes it; `Paper`: the probabilities r softmax(z1 / T) + (1 - r) softmax(z2 / T)
 /// on the second side. r is in 0..=1. The gradient flows through u, z1 and z2.
 #[allow(clippy::too_many_arguments)]
 pub fn dicar(
     tape: &Tape,
     u: Var,
-    z1: (Var, usize),
-    z2: (Var, usize),
+    z1: RowsFrom<Var>,
+    z2: RowsFrom<Var>,
     subset: &Subset,
     r: f32,
     temperature: f32,
     variant: Variant,
 ) -> Result<Var> {
-    let [mixed, first, second] = [u, z1.0, z2.0].map(|var| tape.value(var));
+    let [mixed, first, second] = [u, z1.of, z2.of].map(|var| tape.value(var));
     let (device, [n, k]) = (tape.device(), mixed.matrix("dicar")?);
     if n != subset.images() {
         return Err(Error::Shape {
@@ -33,9 +33,9 @@ pub fn dicar(
             got: vec![n, k],
         });
     }
-    int(mixed.len())?;
-    for view in [(&first, z1.1), (&second, z2.1)] {
-        view.0.matrix("dicar")?;
+    let (offset1, offset2) = (z1.first, z2.first);
+    for view in [RowsFrom { of: &first, first: offset1 }, RowsFrom { of: &second, first: offset2 }] {
+        view.of.matrix("dicar")?;
         row_size("dicar", view, n, Some(k))?;
     }
     if temperature.is_nan() || temperature <= 0.0 {
@@ -44,82 +44,78 @@ pub fn dicar(
     if !(0.0..=1.0).contains(&r) {
         return Err(Error::value("r", r, "must be in 0..=1"));
     }
-    let (images, columns, offset1, offset2) = (int(n)?, int(k)?, int(z1.1)?, int(z2.1)?);
-    let (sharpness, floor, paper) = (1.0 / temperature, MIXTURE_FLOOR, (variant == Variant::Paper) as i32);
-    let blocks = |device: &Device, rows: usize| rows.div_ceil(ROWS.on(device));
+    let (inv_temp, floor) = (1.0 / temperature, MIXTURE_FLOOR);
+    let mix_probabilities = variant == Variant::Paper;
+    let blocks = |device: &Device, rows: usize| rows.div_ceil(dicar::ROWS.on(device));
     let mut losses = Buffer::uninit(device, n)?;
-    dicar_forward(
-        device,
-        blocks(device, n),
-        mixed.buffer(),
-        first.buffer(),
+    dicar::Forward {
+        u: &mixed,
+        z1: &first,
         offset1,
-        second.buffer(),
+        z2: &second,
         offset2,
-        &subset.count,
-        &subset.index,
-        &mut losses,
+        members: &subset.count,
+        index: &subset.index,
+        loss: &mut losses,
         r,
-        sharpness,
+        inv_temp,
         floor,
-        paper,
-        images,
-        columns,
-    )?;
+        mix_probabilities,
+        n,
+        k,
+    }
+    .launch(device, blocks(device, n))?;
     let set = subset.clone();
-    tape.push(super::reduce::total(&losses, 1.0)?, &[u, z1.0, z2.0], move |grad, sink| {
-        let device = grad.device();
-        if let Some((into, accumulate)) = sink.slot(u)? {
-            dicar_backward_mixed(
-                device,
-                blocks(device, n),
-                grad.buffer(),
-                mixed.buffer(),
-                first.buffer(),
+    tape.push(super::reduce::total(&losses, 1.0)?, &[u, z1.of, z2.of], move |grad_out, sink| {
+        let device = grad_out.device();
+        if let Some((grad_in, accumulate)) = sink.slot(u)? {
+            dicar::BackwardMixed {
+                grad_out,
+                u: &mixed,
+                z1: &first,
                 offset1,
-                second.buffer(),
+                z2: &second,
                 offset2,
-                &set.count,
-                &set.index,
-                into,
+                members: &set.count,
+                index: &set.index,
+                grad_in,
                 r,
-                sharpness,
+                inv_temp,
                 floor,
-                paper,
-                images,
-                columns,
+                mix_probabilities,
+                n,
+                k,
                 accumulate,
-            )?;
+            }
+            .launch(device, blocks(device, n))?;
         }
         // One value that holds both views gets both gradients at once; bit 0 stands for view 1, bit 1 for
         // view 2.
-        let targets = if z1.0 == z2.0 { vec![(z1.0, 3)] } else { vec![(z1.0, 1), (z2.0, 2)] };
+        let targets = if z1.of == z2.of { vec![(z1.of, 3)] } else { vec![(z1.of, 1), (z2.of, 2)] };
         for (var, views) in targets {
-            if let Some((into, accumulate)) = sink.slot(var)? {
-                let rows = into.len() / k.max(1);
-                dicar_backward_views(
-                    device,
-                    blocks(device, rows),
-                    grad.buffer(),
-                    mixed.buffer(),
-                    first.buffer(),
-                    offset1,
-                    second.buffer(),
-                    offset2,
-                    &set.count,
-                    &set.position,
-                    into,
-                    r,
-                    sharpness,
-                    floor,
-                    paper,
-                    views,
-                    images,
-                    int(rows)?,
-                    columns,
-                    accumulate,
-                )?;
+            let Some((grad_in, accumulate)) = sink.slot(var)? else { continue };
+            let rows = grad_in.len() / k.max(1);
+            dicar::BackwardViews {
+                grad_out,
+                u: &mixed,
+                z1: &first,
+                offset1,
+                z2: &second,
+                offset2,
+                members: &set.count,
+                position: &set.position,
+                grad_in,
+                r,
+                inv_temp,
+                floor,
+                mix_probabilities,
+                views,
+                images: n,
+                n: rows,
+                k,
+                accumulate,
             }
+            .launch(device, blocks(device, rows))?;
         }
         Ok(())
     })
@@ -184,7 +180,16 @@ pub fn cases() -> Vec<super::testing::Case> {
             );
             let inputs = [logits([b, k], 1, scale), logits([2 * b, k], 2, scale)];
             let run = move |tape: &Tape, x: &[Var]| {
-                dicar(tape, x[0], (x[1], 0), (x[1], b), &of(tape.device(), members, b)?, r, t, variant)
+                dicar(
+                    tape,
+                    x[0],
+                    RowsFrom::all(x[1]),
+                    RowsFrom::new(x[1], b),
+                    &of(tape.device(), members, b)?,
+                    r,
+                    t,
+                    variant,
+                )
             };
             let want = move |x: &[Vec<f64>]| {
                 oracle(&x[0], &x[1], &x[1], [k, 0, b], members, settings(r, t, variant))
@@ -202,7 +207,7 @@ pub fn cases() -> Vec<super::testing::Case> {
         {
             both(5, 10, sets[4].1, r, t, scale);
         }
-        // Views in two values, the first behind an offset; rows without a member, and those of u behind the
+        // Views in two values, the first at an offset; rows without a member, and those of u past the
         // last, hold NaN.
         for wanted in [[true; 3], [true, false, false], [false, true, false], [false, false, true]] {
             let (k, members) = (10, sets[4].1);
@@ -218,7 +223,16 @@ pub fn cases() -> Vec<super::testing::Case> {
                     .for_each(|(_, v)| *v = f32::NAN);
             }
             let run = move |tape: &Tape, x: &[Var]| {
-                dicar(tape, x[0], (x[1], 2), (x[2], 0), &of(tape.device(), members, 5)?, 0.8, 0.5, variant)
+                dicar(
+                    tape,
+                    x[0],
+                    RowsFrom::new(x[1], 2),
+                    RowsFrom::all(x[2]),
+                    &of(tape.device(), members, 5)?,
+                    0.8,
+                    0.5,
+                    variant,
+                )
             };
             let want = move |x: &[Vec<f64>]| {
                 oracle(&x[0], &x[1], &x[2], [k, 2, 0], members, settings(0.8, 0.5, variant))
@@ -232,7 +246,16 @@ pub fn cases() -> Vec<super::testing::Case> {
         }
         // A row that is view 1 of one image and view 2 of another.
         let run = move |tape: &Tape, x: &[Var]| {
-            dicar(tape, x[0], (x[1], 0), (x[1], 1), &of(tape.device(), &[0, 1, 3], 4)?, 0.7, 0.5, variant)
+            dicar(
+                tape,
+                x[0],
+                RowsFrom::all(x[1]),
+                RowsFrom::new(x[1], 1),
+                &of(tape.device(), &[0, 1, 3], 4)?,
+                0.7,
+                0.5,
+                variant,
+            )
         };
         let want = move |x: &[Vec<f64>]| {
             oracle(&x[0], &x[1], &x[1], [10, 0, 1], &[0, 1, 3], settings(0.7, 0.5, variant))
@@ -247,8 +270,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     // With everything in S, u against the mixture of the logits is the divergence of js.rs.
     let run = |tape: &Tape, x: &[Var]| {
         let all = of(tape.device(), &[0, 1, 2, 3, 4, 5], 6)?;
-        let fused = dicar(tape, x[0], (x[1], 0), (x[2], 0), &all, 0.75, 0.5, Variant::Code)?;
-        let v = super::interpolate::interpolate(tape, x[1], x[2], 0.75)?;
+        let fused =
+            dicar(tape, x[0], RowsFrom::all(x[1]), RowsFrom::all(x[2]), &all, 0.75, 0.5, Variant::Code)?;
+        let v = super::axpby::axpby(tape, x[1], 0.75, x[2], 0.25)?;
         let plain = super::js::js(tape, x[0], v, 0.5, super::reduce::Reduction::Mean)?;
         let difference = super::fill::scale(tape, plain, -1.0)?;
         super::add::add(tape, fused, difference)
@@ -274,7 +298,16 @@ mod tests {
         let set = super::super::subset::of(&device, &[1], 3).unwrap();
         let loss = |u: &[usize], z: &[usize], offset: usize, r: f32, temperature: f32| {
             let z = var(z);
-            dicar(&tape, var(u), (z, 0), (z, offset), &set, r, temperature, Variant::Code)
+            dicar(
+                &tape,
+                var(u),
+                RowsFrom::all(z),
+                RowsFrom::new(z, offset),
+                &set,
+                r,
+                temperature,
+                Variant::Code,
+            )
         };
         assert!(loss(&[3, 4], &[6, 4], 3, 0.5, 0.5).is_ok());
         for temperature in [0.0, -1.0, f32::NAN] {

@@ -13,8 +13,8 @@
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use super::reduce::{Reduction, Upstream};
-use kernels::dlr::*;
+use super::reduce::{Reduction, Upstream, per_row};
+use kernels::dlr;
 
 /// DLR of the logits `[N,K]`, K >= 3, and the labels `[N]`. A label outside 0..K gives NaN.
 pub fn dlr(tape: &Tape, logits: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
@@ -52,33 +52,18 @@ fn ratio(
     }
     labelled(op, labels, n)?;
     targets.map(|t| labelled(op, t, n)).transpose()?;
-    int(z.len())?;
-    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
-    let mut losses = Buffer::uninit(device, n)?;
-    dlr_forward(device, grid, z.buffer(), labels, targets, &mut losses, rows, columns)?;
+    let grid = n.div_ceil(dlr::ROWS.on(device));
+    let mut losses = Tensor::uninit(device, &[n])?;
+    dlr::forward(device, grid, &z, labels, targets, &mut losses, n, k)?;
     let copy = || -> Result<_> { Ok((labels.duplicate()?, targets.map(Buffer::duplicate).transpose()?)) };
     let saved = tape.needs(logits).then(copy).transpose()?;
-    tape.push(reduction.apply(losses)?, &[logits], move |grad, sink| {
-        if let (Some((labels, targets)), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            let (device, g, Upstream { stride, factor }) =
-                (grad.device(), grad.buffer(), reduction.upstream(n));
-            let targets = targets.as_ref();
-            dlr_backward(
-                device,
-                grid,
-                g,
-                z.buffer(),
-                labels,
-                targets,
-                into,
-                stride,
-                factor,
-                rows,
-                columns,
-                accumulate,
-            )?;
-        }
-        Ok(())
+    per_row(tape, losses, &[logits], reduction, move |Upstream { grad_out, stride, factor }, sink| {
+        let (Some((labels, targets)), Some((grad_in, accumulate))) = (&saved, sink.slot(logits)?) else {
+            return Ok(());
+        };
+        let (logits, targets) = (&z, targets.as_ref());
+        dlr::Backward { grad_out, logits, labels, targets, grad_in, stride, factor, n, k, accumulate }
+            .launch(grad_out.device(), grid)
     })
 }
 

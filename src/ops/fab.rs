@@ -6,7 +6,7 @@
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use kernels::fab::*;
+use kernels::fab;
 
 /// How far a step goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,8 +25,11 @@ pub fn step(l2: bool, walk: &mut Tensor, x: &Tensor, w: &Tensor, h: &Tensor, str
     same_shape("fab step", walk, x)?;
     same_shape("fab step", walk, w)?;
     let (rows, size) = rows_of("fab step", x, h.len())?;
-    let (launch, Stride { alpha_max, eta }) = (if l2 { fab_step_l2 } else { fab_step_linf }, stride);
-    launch(x.device(), rows, walk.make_mut()?, x.buffer(), w.buffer(), h.buffer(), alpha_max, eta, size)
+    let (device, Stride { alpha_max, eta }) = (x.device(), stride);
+    match l2 {
+        true => fab::step_l2(device, rows, walk, x, w, h, alpha_max, eta, size),
+        false => fab::step_linf(device, rows, walk, x, w, h, alpha_max, eta, size),
+    }
 }
 
 /// Where `correct` is 0: `adv <- walk` and `best <- |walk - x|` if that is less than `best`; then `walk <- x
@@ -44,15 +47,17 @@ pub fn keep(
     same_shape("fab keep", walk, adv)?;
     let (rows, size) = rows_of("fab keep", x, best.len())?;
     labelled("fab keep", correct, rows)?;
-    let launch = if l2 { fab_keep_l2 } else { fab_keep_linf };
-    launch(x.device(), rows, walk.make_mut()?, x.buffer(), correct, best, adv.make_mut()?, beta, size)
+    match l2 {
+        true => fab::keep_l2(x.device(), rows, walk, x, correct, best, adv, beta, size),
+        false => fab::keep_linf(x.device(), rows, walk, x, correct, best, adv, beta, size),
+    }
 }
 
 /// 1 where the distance `best` is above eps or NaN, else 0: who is out of the attack's reach.
 pub fn beyond(best: &Buffer<f32>, eps: f32) -> Result<Buffer<i32>> {
     let (device, n) = (best.device(), best.len());
     let mut flags = Buffer::uninit(device, n)?;
-    fab_beyond(device, elementwise(device, n), best, &mut flags, eps, int(n)?)?;
+    fab::beyond(device, elementwise(device, n), best, &mut flags, eps, n)?;
     Ok(flags)
 }
 
@@ -84,35 +89,20 @@ impl Nearest {
         same_shape("fab nearest", &self.h, h)?;
         let (rows, size) = rows_of("fab nearest", w, h.len())?;
         labelled("fab nearest", labels, rows)?;
-        let (k, dual, first) = (int(k)?, if l2 { 2 } else { 1 }, !self.offered as i32);
-        let (own_w, own_h) = (self.w.make_mut()?, self.h.make_mut()?);
-        let distance = &mut self.distance;
-        fab_nearest(
-            w.device(),
-            rows,
-            w.buffer(),
-            h.buffer(),
-            labels,
-            own_w,
-            own_h,
-            distance,
-            k,
-            dual,
-            first,
-            size,
-        )?;
+        let (device, dual, first) = (w.device(), if l2 { 2 } else { 1 }, !self.offered);
+        let (w_k, h_k, Nearest { w, h, distance, .. }) = (w, h, &mut *self);
+        fab::Nearest { w_k, h_k, labels, w, h, distance, k, dual, first, size }.launch(device, rows)?;
         self.offered = true;
         Ok(())
     }
 }
 
-fn rows_of(op: &'static str, x: &Tensor, values: usize) -> Result<(usize, i32)> {
+fn rows_of(op: &'static str, x: &Tensor, values: usize) -> Result<(usize, usize)> {
     let rows = x.shape().first().copied().unwrap_or(0);
     if rows != values {
         return Err(Error::Shape { op, expected: format!("{values} rows"), got: x.shape().to_vec() });
     }
-    int(x.len())?;
-    Ok((rows, int(x.len() / rows.max(1))?))
+    Ok((rows, x.len() / rows.max(1)))
 }
 
 #[cfg(test)]

@@ -1,33 +1,25 @@
 //! Constant tensors, and multiplication with a number.
 
 use super::prelude::*;
-use kernels::fill::*;
+use kernels::fill;
 
 /// A tensor of one value.
 pub fn full(device: &Device, shape: &[usize], value: f32) -> Result<Tensor> {
-    let n = shape.iter().product();
-    let mut out = Buffer::uninit(device, n)?;
-    fill_value(device, elementwise(device, n), &mut out, value, int(n)?)?;
-    Tensor::new(out, shape)
+    let mut out = Tensor::uninit(device, shape)?;
+    let n = out.len();
+    fill::value(device, elementwise(device, n), &mut out, value, n)?;
+    Ok(out)
 }
 
 /// factor * x: the weight of a loss term.
 pub fn scale(tape: &Tape, x: Var, factor: f32) -> Result<Var> {
     let input = tape.value(x);
     let (device, n) = (tape.device(), input.len());
-    let mut out = Buffer::uninit(device, n)?;
-    fill_scaled(device, elementwise(device, n), input.buffer(), &mut out, factor, int(n)?, 0)?;
-    tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
+    let mut out = Tensor::uninit(device, input.shape())?;
+    fill::scaled(device, elementwise(device, n), &input, &mut out, factor, n, false)?;
+    tape.push(out, &[x], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            fill_scaled(
-                grad.device(),
-                elementwise(grad.device(), n),
-                grad.buffer(),
-                into,
-                factor,
-                int(n)?,
-                accumulate,
-            )?;
+            fill::scaled(grad.device(), elementwise(grad.device(), n), grad, into, factor, n, accumulate)?;
         }
         Ok(())
     })

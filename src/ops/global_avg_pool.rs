@@ -1,7 +1,7 @@
 //! Mean over the pixels of each channel: from feature maps to features.
 
 use super::prelude::*;
-use kernels::global_avg_pool::*;
+use kernels::global_avg_pool;
 
 /// `[N,H,W,C]` -> `[N,C]`.
 pub fn global_avg_pool(tape: &Tape, x: Var) -> Result<Var> {
@@ -14,13 +14,12 @@ pub fn global_avg_pool(tape: &Tape, x: Var) -> Result<Var> {
             got: input.shape().to_vec(),
         });
     }
-    int(input.len())?;
-    let (pixels, channels, grid) = (int(h * w)?, int(c)?, (n, c.div_ceil(CHANNELS.on(device))));
-    let mut out = Buffer::uninit(device, n * c)?;
-    global_avg_pool_forward(device, grid, input.buffer(), &mut out, pixels, channels)?;
-    tape.push(Tensor::new(out, &[n, c])?, &[x], move |grad, sink| {
+    let (pixels, channels, grid) = (h * w, c, (n, c.div_ceil(global_avg_pool::CHANNELS.on(device))));
+    let mut out = Tensor::uninit(device, &[n, c])?;
+    global_avg_pool::forward(device, grid, &input, &mut out, pixels, channels)?;
+    tape.push(out, &[x], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            global_avg_pool_backward(grad.device(), grid, grad.buffer(), into, pixels, channels, accumulate)?;
+            global_avg_pool::backward(grad.device(), grid, grad, into, pixels, channels, accumulate)?;
         }
         Ok(())
     })

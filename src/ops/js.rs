@@ -1,8 +1,8 @@
 //! Jensen-Shannon divergence of two tensors of logits at a temperature.
 
 use super::prelude::*;
-use super::reduce::Reduction;
-use kernels::js::*;
+use super::reduce::{Reduction, Upstream, per_row};
+use kernels::js;
 
 /// The mixture's logarithm is taken of at least this (Consistency-AT's definition).
 pub(super) const MIXTURE_FLOOR: f32 = 1e-8;
@@ -15,21 +15,14 @@ pub fn js(tape: &Tape, u: Var, v: Var, temperature: f32, reduction: Reduction) -
         return Err(Error::value("temperature", temperature, "must be above 0"));
     }
     let (device, [n, k]) = (tape.device(), a.matrix("js")?);
-    int(a.len())?;
-    let (rows, columns, grid, sharpness) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)), 1.0 / temperature);
-    let mut losses = Buffer::uninit(device, n)?;
-    js_forward(device, grid, a.buffer(), b.buffer(), &mut losses, sharpness, MIXTURE_FLOOR, rows, columns)?;
-    tape.push(reduction.apply(losses)?, &[u, v], move |grad, sink| {
-        let (device, up) = (grad.device(), reduction.upstream(n));
+    let (grid, inv_temp, floor) = (n.div_ceil(js::ROWS.on(device)), 1.0 / temperature, MIXTURE_FLOOR);
+    let mut losses = Tensor::uninit(device, &[n])?;
+    js::forward(device, grid, &a, &b, &mut losses, inv_temp, floor, n, k)?;
+    per_row(tape, losses, &[u, v], reduction, move |Upstream { grad_out, stride, factor }, sink| {
         for (side, own, other) in [(u, &a, &b), (v, &b, &a)] {
-            if let Some((into, accumulate)) = sink.slot(side)? {
-                let (own, other, floor) = (own.buffer(), other.buffer(), MIXTURE_FLOOR);
-                let (g, stride, factor) = (grad.buffer(), up.stride, up.factor);
-                js_backward(
-                    device, grid, g, own, other, into, sharpness, floor, stride, factor, rows, columns,
-                    accumulate,
-                )?;
-            }
+            let Some((grad_in, accumulate)) = sink.slot(side)? else { continue };
+            js::Backward { grad_out, own, other, grad_in, inv_temp, floor, stride, factor, n, k, accumulate }
+                .launch(grad_out.device(), grid)?;
         }
         Ok(())
     })

@@ -1,8 +1,8 @@
 //! Kullback-Leibler divergence of two tensors of logits.
 
 use super::prelude::*;
-use super::reduce::Reduction;
-use kernels::kl::*;
+use super::reduce::{Reduction, Upstream, per_row};
+use kernels::kl;
 
 /// KL(softmax(p) || softmax(q)) of logits p and q, both `[N,K]`. A side that is a constant is not
 /// differentiated.
@@ -10,41 +10,18 @@ pub fn kl(tape: &Tape, p: Var, q: Var, reduction: Reduction) -> Result<Var> {
     let (u, v) = (tape.value(p), tape.value(q));
     same_shape("kl", &u, &v)?;
     let (device, [n, k]) = (tape.device(), u.matrix("kl")?);
-    int(u.len())?;
-    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
-    let mut losses = Buffer::uninit(device, n)?;
-    kl_forward(device, grid, u.buffer(), v.buffer(), &mut losses, rows, columns)?;
-    tape.push(reduction.apply(losses)?, &[p, q], move |grad, sink| {
-        let (device, up, g) = (grad.device(), reduction.upstream(n), grad.buffer());
-        if let Some((into, accumulate)) = sink.slot(p)? {
-            kl_backward_first(
-                device,
-                grid,
-                g,
-                u.buffer(),
-                v.buffer(),
-                into,
-                up.stride,
-                up.factor,
-                rows,
-                columns,
-                accumulate,
-            )?;
+    let grid = n.div_ceil(kl::ROWS.on(device));
+    let mut losses = Tensor::uninit(device, &[n])?;
+    kl::forward(device, grid, &u, &v, &mut losses, n, k)?;
+    per_row(tape, losses, &[p, q], reduction, move |Upstream { grad_out, stride, factor }, sink| {
+        let (device, u, v) = (grad_out.device(), &u, &v);
+        if let Some((grad_in, accumulate)) = sink.slot(p)? {
+            kl::BackwardFirst { grad_out, u, v, grad_in, stride, factor, n, k, accumulate }
+                .launch(device, grid)?;
         }
-        if let Some((into, accumulate)) = sink.slot(q)? {
-            kl_backward_second(
-                device,
-                grid,
-                g,
-                u.buffer(),
-                v.buffer(),
-                into,
-                up.stride,
-                up.factor,
-                rows,
-                columns,
-                accumulate,
-            )?;
+        if let Some((grad_in, accumulate)) = sink.slot(q)? {
+            kl::BackwardSecond { grad_out, u, v, grad_in, stride, factor, n, k, accumulate }
+                .launch(device, grid)?;
         }
         Ok(())
     })

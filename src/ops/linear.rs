@@ -1,7 +1,8 @@
 //! The fully connected layer.
 
 use super::prelude::*;
-use kernels::linear::*;
+use crate::tensor::elements;
+use kernels::{Output, linear};
 
 /// x `[N,K]` times the transpose of the weight `[out,K]`, plus the bias `[out]` when there is one: `[N,out]`.
 pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
@@ -22,27 +23,20 @@ pub fn linear(tape: &Tape, x: Var, weight: Var, bias: Option<Var>) -> Result<Var
         });
     }
     let product = Product::new(n, k, out)?;
-    let mut result = Buffer::uninit(device, n * out)?;
-    product.forward(input.buffer(), matrix.buffer(), shift.as_ref().map(Tensor::buffer), &mut result)?;
+    let mut result = Tensor::uninit(device, &[n, out])?;
+    product.forward(&input, &matrix, shift.as_deref(), &mut result)?;
     let parents: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
-    tape.push(Tensor::new(result, &[n, out])?, &parents, move |grad, sink| {
-        let (device, g) = (grad.device(), grad.buffer());
+    tape.push(result, &parents, move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            product.backward_input(g, matrix.buffer(), into, accumulate)?;
+            product.backward_input(grad, &matrix, into, accumulate)?;
         }
         if let Some((into, accumulate)) = sink.slot(weight)? {
-            product.backward_weight(g, input.buffer(), into, accumulate)?;
+            product.backward_weight(grad, &input, into, accumulate)?;
         }
         if let Some((into, accumulate)) = bias.map(|b| sink.slot(b)).transpose()?.flatten() {
-            linear_backward_bias(
-                device,
-                (out.div_ceil(COLUMNS.on(device)), 1),
-                g,
-                into,
-                int(n)?,
-                int(out)?,
-                accumulate,
-            )?;
+            let device = grad.device();
+            let grid = (out.div_ceil(linear::COLUMNS.on(device)), 1);
+            linear::backward_bias(device, grid, grad, into, n, out, accumulate)?;
         }
         Ok(())
     })
@@ -57,15 +51,12 @@ pub(super) struct Product {
 }
 
 impl Product {
+    /// Errors: a matrix of 2^31 elements or more.
     pub fn new(rows: usize, inputs: usize, outputs: usize) -> Result<Product> {
-        for len in [rows * inputs, outputs * inputs, rows * outputs] {
-            int(len)?;
+        for shape in [[rows, inputs], [outputs, inputs], [rows, outputs]] {
+            elements(&shape)?;
         }
         Ok(Product { rows, inputs, outputs })
-    }
-
-    fn sizes(self) -> Result<[i32; 3]> {
-        Ok([int(self.rows)?, int(self.inputs)?, int(self.outputs)?])
     }
 
     /// out = x * transposed(w) + bias, `[rows, outputs]`.
@@ -74,11 +65,13 @@ impl Product {
         x: &Buffer<f32>,
         w: &Buffer<f32>,
         bias: Option<&Buffer<f32>>,
-        out: &mut Buffer<f32>,
+        out: &mut dyn Output,
     ) -> Result<()> {
-        let (device, [rows, inputs, outputs]) = (x.device(), self.sizes()?);
-        let tiles = self.rows.div_ceil(TILE_ROWS.on(device)) * self.outputs.div_ceil(TILE_OUTPUTS.on(device));
-        linear_forward(device, tiles.div_ceil(GROUPS.on(device)), x, w, bias, out, rows, inputs, outputs)
+        let (device, Product { rows, inputs, outputs }) = (x.device(), self);
+        let tiles =
+            rows.div_ceil(linear::TILE_ROWS.on(device)) * outputs.div_ceil(linear::TILE_OUTPUTS.on(device));
+        let grid = tiles.div_ceil(linear::GROUPS.on(device));
+        linear::forward(device, grid, x, w, bias, out, rows, inputs, outputs)
     }
 
     /// dx (+)= g * w, `[rows, inputs]`.
@@ -87,20 +80,11 @@ impl Product {
         g: &Buffer<f32>,
         w: &Buffer<f32>,
         into: &mut Buffer<f32>,
-        accumulate: i32,
+        accumulate: bool,
     ) -> Result<()> {
-        let (device, [rows, inputs, outputs]) = (g.device(), self.sizes()?);
-        linear_backward_input(
-            device,
-            self.grid(device, self.rows),
-            g,
-            w,
-            into,
-            rows,
-            inputs,
-            outputs,
-            accumulate,
-        )
+        let (device, Product { rows, inputs, outputs }) = (g.device(), self);
+        let grid = self.grid(device, rows);
+        linear::backward_input(device, grid, g, w, into, rows, inputs, outputs, accumulate)
     }
 
     /// dw (+)= transposed(g) * x, `[outputs, inputs]`.
@@ -109,25 +93,19 @@ impl Product {
         g: &Buffer<f32>,
         x: &Buffer<f32>,
         into: &mut Buffer<f32>,
-        accumulate: i32,
+        accumulate: bool,
     ) -> Result<()> {
-        let (device, [rows, inputs, outputs]) = (g.device(), self.sizes()?);
-        linear_backward_weight(
-            device,
-            self.grid(device, self.outputs),
-            g,
-            x,
-            into,
-            rows,
-            inputs,
-            outputs,
-            accumulate,
-        )
+        let (device, Product { rows, inputs, outputs }) = (g.device(), self);
+        let grid = self.grid(device, outputs);
+        linear::backward_weight(device, grid, g, x, into, rows, inputs, outputs, accumulate)
     }
 
     /// The grid of a backward kernel that writes this many rows of `inputs` columns.
     fn grid(self, device: &Device, written: usize) -> (usize, usize) {
-        (self.inputs.div_ceil(COLUMNS.on(device)), written.div_ceil(TILE.on(device) * TILES.on(device)))
+        (
+            self.inputs.div_ceil(linear::COLUMNS.on(device)),
+            written.div_ceil(linear::TILE.on(device) * linear::TILES.on(device)),
+        )
     }
 }
 

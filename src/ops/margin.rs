@@ -2,7 +2,7 @@
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use kernels::margin::*;
+use kernels::margin;
 
 /// z_y - max over k != y of z_k for each row of the logits `[N,K]`, K >= 2; shape `[N]`. Positive where the
 /// label is predicted. Among tied rivals the first gets the gradient. A label outside 0..K gives NaN.
@@ -19,27 +19,13 @@ pub fn margin_above(tape: &Tape, logits: Var, labels: &Buffer<i32>, floor: f32) 
         return Err(Error::Shape { op: "margin", expected: "at least two classes".into(), got: vec![n, k] });
     }
     labelled("margin", labels, n)?;
-    int(z.len())?;
-    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
-    let mut out = Buffer::uninit(device, n)?;
-    margin_forward(device, grid, z.buffer(), labels, &mut out, floor, rows, columns)?;
+    let grid = n.div_ceil(margin::ROWS.on(device));
+    let mut out = Tensor::uninit(device, &[n])?;
+    margin::forward(device, grid, &z, labels, &mut out, floor, n, k)?;
     let saved = tape.needs(logits).then(|| labels.duplicate()).transpose()?;
-    tape.push(Tensor::new(out, &[n])?, &[logits], move |grad, sink| {
-        if let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            margin_backward(
-                grad.device(),
-                grid,
-                grad.buffer(),
-                z.buffer(),
-                labels,
-                into,
-                floor,
-                rows,
-                columns,
-                accumulate,
-            )?;
-        }
-        Ok(())
+    tape.push(out, &[logits], move |grad, sink| {
+        let (Some(labels), Some((into, accumulate))) = (&saved, sink.slot(logits)?) else { return Ok(()) };
+        margin::backward(grad.device(), grid, grad, &z, labels, into, floor, n, k, accumulate)
     })
 }
 

@@ -3,51 +3,50 @@
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use super::reduce::{Reduction, Upstream};
-use kernels::mart::*;
+use super::reduce::{Reduction, Upstream, per_row};
+use kernels::mart;
 
-/// What is added to 1 - p of the strongest rival: `1.0001 - p + 1e-12`, as the authors' code has it.
+/// Added to 1 - p of the strongest rival: `1.0001 - p + 1e-12`, as the authors' code has it.
 const RIVAL_MARGIN: f32 = 1e-4 + 1e-12;
-/// What is added to 1 - p of the label: `1.0000001 - p`.
+/// Added to 1 - p of the label: `1.0000001 - p`.
 const LABEL_MARGIN: f32 = 1e-7;
-/// What is added to the adversarial probabilities before their logarithm.
+/// Added to the adversarial probabilities before their logarithm.
 const PROBABILITY_FLOOR: f32 = 1e-12;
 
 /// The boosted cross entropy `CE(z', y) - log(1.0001 - max over k != y of p_k + 1e-12)`, p = softmax(z'), of
 /// adversarial logits `[N,K]`, K >= 2. Among tied rivals the first gets the gradient. A label outside 0..K
 /// gives NaN.
-pub fn bce(tape: &Tape, z_adv: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
+pub fn boosted_ce(tape: &Tape, z_adv: Var, labels: &Buffer<i32>, reduction: Reduction) -> Result<Var> {
     let z = tape.value(z_adv);
-    let (device, [n, k]) = (tape.device(), z.matrix("bce")?);
+    let (device, [n, k]) = (tape.device(), z.matrix("boosted_ce")?);
     if k < 2 {
-        return Err(Error::Shape { op: "bce", expected: "at least two classes".into(), got: vec![n, k] });
+        return Err(Error::Shape {
+            op: "boosted_ce",
+            expected: "at least two classes".into(),
+            got: vec![n, k],
+        });
     }
-    labelled("bce", labels, n)?;
-    int(z.len())?;
-    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
-    let mut losses = Buffer::uninit(device, n)?;
-    mart_bce_forward(device, grid, z.buffer(), labels, &mut losses, RIVAL_MARGIN, rows, columns)?;
+    labelled("boosted_ce", labels, n)?;
+    let (grid, margin) = (n.div_ceil(mart::ROWS.on(device)), RIVAL_MARGIN);
+    let mut losses = Tensor::uninit(device, &[n])?;
+    mart::boosted_ce_forward(device, grid, &z, labels, &mut losses, margin, n, k)?;
     let saved = tape.needs(z_adv).then(|| labels.duplicate()).transpose()?;
-    tape.push(reduction.apply(losses)?, &[z_adv], move |grad, sink| {
-        if let (Some(y), Some((into, accumulate))) = (&saved, sink.slot(z_adv)?) {
-            let (device, g, Upstream { stride, factor }) =
-                (grad.device(), grad.buffer(), reduction.upstream(n));
-            mart_bce_backward(
-                device,
-                grid,
-                g,
-                z.buffer(),
-                y,
-                into,
-                RIVAL_MARGIN,
-                stride,
-                factor,
-                rows,
-                columns,
-                accumulate,
-            )?;
+    per_row(tape, losses, &[z_adv], reduction, move |Upstream { grad_out, stride, factor }, sink| {
+        let (Some(labels), Some((grad_in, accumulate))) = (&saved, sink.slot(z_adv)?) else { return Ok(()) };
+        let logits = &z;
+        mart::BoostedCeBackward {
+            grad_out,
+            logits,
+            labels,
+            grad_in,
+            margin,
+            stride,
+            factor,
+            n,
+            k,
+            accumulate,
         }
-        Ok(())
+        .launch(grad_out.device(), grid)
     })
 }
 
@@ -65,25 +64,45 @@ pub fn weighted_kl(
     same_shape("weighted_kl", &u, &v)?;
     let (device, [n, k]) = (tape.device(), u.matrix("weighted_kl")?);
     labelled("weighted_kl", labels, n)?;
-    int(u.len())?;
-    let (rows, columns, grid) = (int(n)?, int(k)?, n.div_ceil(ROWS.on(device)));
-    let (margin, floor) = (LABEL_MARGIN, PROBABILITY_FLOOR);
-    let mut losses = Buffer::uninit(device, n)?;
-    mart_kl_forward(device, grid, u.buffer(), v.buffer(), labels, &mut losses, margin, floor, rows, columns)?;
+    let (grid, margin, floor) = (n.div_ceil(mart::ROWS.on(device)), LABEL_MARGIN, PROBABILITY_FLOOR);
+    let mut losses = Tensor::uninit(device, &[n])?;
+    mart::kl_forward(device, grid, &u, &v, labels, &mut losses, margin, floor, n, k)?;
     let saved = (tape.needs(z) || tape.needs(z_adv)).then(|| labels.duplicate()).transpose()?;
-    tape.push(reduction.apply(losses)?, &[z, z_adv], move |grad, sink| {
-        let Some(y) = &saved else { return Ok(()) };
-        let (device, g, u, v) = (grad.device(), grad.buffer(), u.buffer(), v.buffer());
-        let Upstream { stride, factor } = reduction.upstream(n);
-        if let Some((into, accumulate)) = sink.slot(z)? {
-            mart_kl_backward_clean(
-                device, grid, g, u, v, y, into, margin, floor, stride, factor, rows, columns, accumulate,
-            )?;
+    per_row(tape, losses, &[z, z_adv], reduction, move |Upstream { grad_out, stride, factor }, sink| {
+        let (Some(labels), device) = (&saved, grad_out.device()) else { return Ok(()) };
+        if let Some((grad_in, accumulate)) = sink.slot(z)? {
+            mart::KlBackwardClean {
+                grad_out,
+                z: &u,
+                z_adv: &v,
+                labels,
+                grad_in,
+                margin,
+                floor,
+                stride,
+                factor,
+                n,
+                k,
+                accumulate,
+            }
+            .launch(device, grid)?;
         }
-        if let Some((into, accumulate)) = sink.slot(z_adv)? {
-            mart_kl_backward_adv(
-                device, grid, g, u, v, y, into, margin, floor, stride, factor, rows, columns, accumulate,
-            )?;
+        if let Some((grad_in, accumulate)) = sink.slot(z_adv)? {
+            mart::KlBackwardAdv {
+                grad_out,
+                z: &u,
+                z_adv: &v,
+                labels,
+                grad_in,
+                margin,
+                floor,
+                stride,
+                factor,
+                n,
+                k,
+                accumulate,
+            }
+            .launch(device, grid)?;
         }
         Ok(())
     })
@@ -112,13 +131,13 @@ pub fn cases() -> Vec<super::testing::Case> {
             log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - (q.exp() + 1e-12).ln())).sum();
         divergence * (rest(&log_p, y) + 1e-7)
     };
-    let bce_case = |name: String, logits: Input, reduction: Reduction| {
+    let boosted_ce_case = |name: String, logits: Input, reduction: Reduction| {
         let (n, k) = (logits.shape[0], logits.shape[1]);
         Case::op(
-            format!("bce {name} {reduction:?}"),
+            format!("boosted CE {name} {reduction:?}"),
             [logits],
             move |tape, v| {
-                bce(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?, reduction)
+                boosted_ce(tape, v[0], &Buffer::from_slice(tape.device(), &test_labels(n, k))?, reduction)
             },
             move |x| {
                 reduce_wide(
@@ -143,7 +162,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             },
         )
     };
-    // Where rivals tie there is no derivative to compare with: bce is checked forward only.
+    // Where rivals tie there is no derivative to compare with: boosted_ce is checked forward only.
     let kink = |name: &str| ["zeros", "constant -300", "ties"].contains(&name);
     let mut cases = Vec::new();
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::PerSample] {
@@ -151,7 +170,11 @@ pub fn cases() -> Vec<super::testing::Case> {
         cases.extend(pairs.map(|((name, z), (_, z_adv))| kl_case(name, z, z_adv, reduction)));
         let alone = ugly_logits(3).into_iter();
         cases.extend(alone.map(|(name, z)| {
-            if kink(&name) { bce_case(name, z.constant(), reduction) } else { bce_case(name, z, reduction) }
+            if kink(&name) {
+                boosted_ce_case(name, z.constant(), reduction)
+            } else {
+                boosted_ce_case(name, z, reduction)
+            }
         }));
     }
     let logits = |seed| Input::normal_seeded(&[4, 10], seed).scaled(2.0);
@@ -169,7 +192,7 @@ pub fn cases() -> Vec<super::testing::Case> {
         Input::values(&[4, 10], test_labels(4, 10).into_iter().enumerate().flat_map(hot).collect())
     };
     for (size, shift) in [(12.0, 0), (20.0, 0), (12.0, 1), (20.0, 1), (40.0, 1)] {
-        cases.push(bce_case(format!("sure {size} {shift}"), sure(size, shift), Reduction::PerSample));
+        cases.push(boosted_ce_case(format!("sure {size} {shift}"), sure(size, shift), Reduction::PerSample));
         cases.push(kl_case(
             format!("sure {size} {shift}"),
             sure(size, shift),
@@ -191,7 +214,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             let (z, labels) = (tape.leaf(x[0].clone()), Buffer::from_slice(device, &[0, 1, 0, 3])?);
             let mut values = Vec::new();
             for loss in [
-                bce(&tape, z, &labels, Reduction::PerSample)?,
+                boosted_ce(&tape, z, &labels, Reduction::PerSample)?,
                 weighted_kl(&tape, z, z, &labels, Reduction::PerSample)?,
             ] {
                 let gradients = tape.backward(loss, Some(super::fill::full(device, &[4], 1.0)?))?;

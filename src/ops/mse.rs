@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 use super::reduce::total;
-use kernels::mse::*;
+use kernels::mse;
 
 /// The mean of (a - b)^2 over all elements (rows and columns alike), shape `[1]`.
 pub fn mse(tape: &Tape, a: Var, b: Var) -> Result<Var> {
@@ -11,23 +11,13 @@ pub fn mse(tape: &Tape, a: Var, b: Var) -> Result<Var> {
     let (device, n) = (tape.device(), left.len());
     let blocks = elementwise(device, n);
     let mut partial = Buffer::uninit(device, blocks)?;
-    mse_forward(device, blocks, left.buffer(), right.buffer(), &mut partial, int(n)?)?;
+    mse::forward(device, blocks, &left, &right, &mut partial, n)?;
     let out = total(&partial, 1.0 / n as f32)?;
     tape.push(out, &[a, b], move |grad, sink| {
+        let (device, factor) = (grad.device(), 2.0 / n as f32);
         for (side, own, other) in [(a, &left, &right), (b, &right, &left)] {
             if let Some((into, accumulate)) = sink.slot(side)? {
-                let factor = 2.0 / n as f32;
-                mse_backward(
-                    grad.device(),
-                    blocks,
-                    grad.buffer(),
-                    own.buffer(),
-                    other.buffer(),
-                    into,
-                    factor,
-                    int(n)?,
-                    accumulate,
-                )?;
+                mse::backward(device, blocks, grad, own, other, into, factor, n, accumulate)?;
             }
         }
         Ok(())
@@ -45,10 +35,9 @@ pub fn mse_per_row(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             got: vec![n, k],
         });
     }
-    int(a.len())?;
-    let mut out = Buffer::uninit(device, n)?;
-    mse_rows(device, n.div_ceil(ROWS.on(device)), a.buffer(), b.buffer(), &mut out, int(n)?, int(k)?)?;
-    Tensor::new(out, &[n])
+    let mut out = Tensor::uninit(device, &[n])?;
+    mse::rows(device, n.div_ceil(mse::ROWS.on(device)), a, b, &mut out, n, k)?;
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Normalisation of images with the mean and standard deviation of a data set, per channel.
 
 use super::prelude::*;
-use kernels::normalize::*;
+use kernels::normalize;
 use std::sync::Arc;
 
 /// The numbers of a normalisation, on a device. A clone shares them.
@@ -45,32 +45,13 @@ impl Normalize {
             let expected = format!("{} channels", numbers.channels);
             return Err(Error::Shape { op: "normalize", expected, got: input.shape().to_vec() });
         }
-        let (grid, channels) = (elementwise(device, n), int(numbers.channels)?);
-        let mut out = Buffer::uninit(device, n)?;
-        normalize_forward(
-            device,
-            grid,
-            input.buffer(),
-            &numbers.mean,
-            &numbers.factor,
-            &mut out,
-            channels,
-            int(n)?,
-        )?;
-        tape.push(Tensor::new(out, input.shape())?, &[x], move |grad, sink| {
-            if let Some((into, accumulate)) = sink.slot(x)? {
-                normalize_backward(
-                    grad.device(),
-                    grid,
-                    grad.buffer(),
-                    &numbers.factor,
-                    into,
-                    channels,
-                    int(n)?,
-                    accumulate,
-                )?;
-            }
-            Ok(())
+        let (grid, channels) = (elementwise(device, n), numbers.channels);
+        let mut out = Tensor::uninit(device, input.shape())?;
+        normalize::forward(device, grid, &input, &numbers.mean, &numbers.factor, &mut out, channels, n)?;
+        tape.push(out, &[x], move |grad, sink| {
+            let Some((into, accumulate)) = sink.slot(x)? else { return Ok(()) };
+            let (device, factor) = (grad.device(), &numbers.factor);
+            normalize::backward(device, grid, grad, factor, into, channels, n, accumulate)
         })
     }
 }

@@ -1,15 +1,15 @@
-//! Predicted classes, which are right, and how many; nothing here is differentiated or read back.
+//! Predicted classes, which are correct, and how many; nothing here is differentiated or read back.
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use kernels::predict::*;
+use kernels::predict;
 
 /// The first largest column of each row of the logits `[N,K]`. As in PyTorch, NaN counts as larger than any
 /// number.
 pub fn argmax(device: &Device, logits: &Tensor) -> Result<Buffer<i32>> {
     let [n, k] = classes("argmax", logits)?;
     let mut out = Buffer::uninit(device, n)?;
-    predict_argmax(device, n.div_ceil(ROWS.on(device)), logits.buffer(), &mut out, int(n)?, int(k)?)?;
+    predict::argmax(device, n.div_ceil(predict::ROWS.on(device)), logits, &mut out, n, k)?;
     Ok(out)
 }
 
@@ -18,15 +18,7 @@ pub fn correct(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result
     let [n, k] = classes("correct", logits)?;
     labelled("correct", labels, n)?;
     let mut out = Buffer::uninit(device, n)?;
-    predict_correct(
-        device,
-        n.div_ceil(ROWS.on(device)),
-        logits.buffer(),
-        labels,
-        &mut out,
-        int(n)?,
-        int(k)?,
-    )?;
+    predict::correct(device, n.div_ceil(predict::ROWS.on(device)), logits, labels, &mut out, n, k)?;
     Ok(out)
 }
 
@@ -36,14 +28,14 @@ pub fn top_class(device: &Device, logits: &Tensor, ranks: &Buffer<i32>) -> Resul
     let [n, k] = classes("top_class", logits)?;
     labelled("top_class", ranks, n)?;
     let mut out = Buffer::uninit(device, n)?;
-    predict_ranked(device, n.div_ceil(ROWS.on(device)), logits.buffer(), ranks, &mut out, int(n)?, int(k)?)?;
+    predict::ranked(device, n.div_ceil(predict::ROWS.on(device)), logits, ranks, &mut out, n, k)?;
     Ok(out)
 }
 
 /// The sum of integers, such as the flags of [`correct`], as one integer on the device.
 pub fn count(device: &Device, flags: &Buffer<i32>) -> Result<Buffer<i32>> {
     let mut total = Buffer::uninit(device, 1)?;
-    predict_count(device, 1, flags, &mut total, int(flags.len())?, 0)?;
+    predict::count(device, 1, flags, &mut total, flags.len(), false)?;
     Ok(total)
 }
 
@@ -56,12 +48,11 @@ pub fn count_into(device: &Device, flags: &Buffer<i32>, total: &mut Buffer<i32>)
             got: vec![total.len()],
         });
     }
-    predict_count(device, 1, flags, total, int(flags.len())?, 1)
+    predict::count(device, 1, flags, total, flags.len(), true)
 }
 
 fn classes(op: &'static str, logits: &Tensor) -> Result<[usize; 2]> {
     let [n, k] = logits.matrix(op)?;
-    int(logits.len())?;
     if k == 0 {
         Err(Error::Shape { op, expected: "at least one class".into(), got: vec![n, k] })
     } else {

@@ -1,18 +1,9 @@
-//! What an operation needs.
+//! Names that every operation uses.
 
 pub use crate::device::{Buffer, Device, kernels};
 pub use crate::error::{Error, Result};
-pub use crate::tape::{Tape, Var};
+pub use crate::tape::{Sink, Tape, Var};
 pub use crate::tensor::Tensor;
-
-/// A size as a kernel argument. Kernels count in 32 bits; anything larger is an error.
-pub fn int(n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| Error::Shape {
-        op: "kernel launch",
-        expected: "sizes below 2^31".into(),
-        got: vec![n],
-    })
-}
 
 /// The grid of an element-wise kernel over n elements (`each_vec` in `kernels/lib/common.cuh`).
 pub fn elementwise(device: &Device, n: usize) -> usize {

@@ -5,7 +5,7 @@
 
 use super::prelude::*;
 use crate::rng::Key;
-use kernels::random_start::*;
+use kernels::random_start;
 
 /// A kind of noise, with its size.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,50 +36,22 @@ pub fn gaussian(x: &Tensor, sigma: f32, key: Key, images: &Buffer<i32>) -> Resul
 /// x plus noise; with `clip` moved into `[0, 1]`.
 pub fn noisy(x: &Tensor, noise: Noise, key: Key, images: &Buffer<i32>, clip: bool) -> Result<Tensor> {
     let Sizes { samples, per_view, size } = Sizes::of(x, images)?;
-    let (device, mut out) = (x.device(), Buffer::uninit(x.device(), x.len())?);
-    let (key, clip) = (key.bits(), clip as i32);
-    let runs = (samples as usize * (size as usize).div_ceil(4 * QUADS.on(device))).div_ceil(RUNS.on(device));
+    let (device, key, mut out) = (x.device(), key.bits(), Tensor::uninit(x.device(), x.shape())?);
+    let runs =
+        (samples * size.div_ceil(4 * random_start::QUADS.on(device))).div_ceil(random_start::RUNS.on(device));
+    let to = &mut out;
     match noise {
-        Noise::Linf(eps) => random_start_uniform(
-            device,
-            runs,
-            x.buffer(),
-            images,
-            &mut out,
-            key,
-            eps,
-            clip,
-            samples,
-            per_view,
-            size,
-        )?,
-        Noise::Gaussian(sigma) => random_start_gaussian(
-            device,
-            runs,
-            x.buffer(),
-            images,
-            &mut out,
-            key,
-            sigma,
-            clip,
-            samples,
-            per_view,
-            size,
-        )?,
-        Noise::L2(eps) => random_start_ball(
-            device,
-            samples as usize,
-            x.buffer(),
-            images,
-            &mut out,
-            key,
-            eps,
-            clip,
-            per_view,
-            size,
-        )?,
+        Noise::Linf(eps) => {
+            random_start::Uniform { x, images, out: to, key, eps, clip, samples, per_view, size }
+                .launch(device, runs)?
+        }
+        Noise::Gaussian(sigma) => {
+            random_start::Gaussian { x, images, out: to, key, sigma, clip, samples, per_view, size }
+                .launch(device, runs)?
+        }
+        Noise::L2(eps) => random_start::ball(device, samples, x, images, to, key, eps, clip, per_view, size)?,
     }
-    Tensor::new(out, x.shape())
+    Ok(out)
 }
 
 /// `clip01(x + eps * t / (|t| + 1e-12))`, a random point of the surface of the ball: t is uniform in (-1, 1)
@@ -98,32 +70,21 @@ pub fn surface(
         return Err(Error::Shape { op: "random start", expected, got: x.shape().to_vec() });
     }
     let (eps, l2) = match noise {
-        Noise::Linf(eps) => (eps, 0),
-        Noise::L2(eps) => (eps, 1),
+        Noise::Linf(eps) => (eps, false),
+        Noise::L2(eps) => (eps, true),
         Noise::Gaussian(sigma) => {
             return Err(Error::value("sigma", sigma, "normal noise has no surface to start from"));
         }
     };
-    let (device, mut out) = (x.device(), Buffer::uninit(x.device(), x.len())?);
-    random_start_surface(
-        device,
-        images.len(),
-        x.buffer(),
-        images,
-        views,
-        &mut out,
-        key.bits(),
-        eps,
-        l2,
-        size,
-    )?;
-    Tensor::new(out, x.shape())
+    let (device, mut out) = (x.device(), Tensor::uninit(x.device(), x.shape())?);
+    random_start::surface(device, images.len(), x, images, views, &mut out, key.bits(), eps, l2, size)?;
+    Ok(out)
 }
 
 struct Sizes {
-    samples: i32,
-    per_view: i32,
-    size: i32,
+    samples: usize,
+    per_view: usize,
+    size: usize,
 }
 
 impl Sizes {
@@ -133,12 +94,7 @@ impl Sizes {
             let expected = format!("a multiple of {} images", images.len());
             return Err(Error::Shape { op: "random start", expected, got: x.shape().to_vec() });
         }
-        int(x.len())?;
-        Ok(Sizes {
-            samples: int(samples)?,
-            per_view: int(images.len())?,
-            size: int(x.len() / samples.max(1))?,
-        })
+        Ok(Sizes { samples, per_view: images.len(), size: x.len() / samples.max(1) })
     }
 }
 
@@ -146,7 +102,7 @@ impl Sizes {
 mod oracle {
     use crate::rng::philox;
 
-    /// What the kernels draw for element `at` of an image, in float64.
+    /// The kernels' draw for element `at` of an image, in float64.
     pub fn signed(key: u64, at: usize, image: i32, view: usize) -> f64 {
         centred(philox(key, [at as u32 / 4, image as u32, view as u32, 0])[at % 4])
     }

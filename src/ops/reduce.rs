@@ -1,7 +1,7 @@
 //! Sum and mean of all values, and how losses per row become one number.
 
 use super::prelude::*;
-use kernels::reduce::*;
+use kernels::reduce;
 
 /// How the losses of the rows of a batch are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,38 +16,49 @@ pub enum Reduction {
 
 impl Reduction {
     /// The result of a loss, from its losses per row.
-    pub(super) fn apply(self, rows: Buffer<f32>) -> Result<Tensor> {
+    fn apply(self, rows: Tensor) -> Result<Tensor> {
         match self {
-            Reduction::PerSample => {
-                let n = rows.len();
-                Tensor::new(rows, &[n])
-            }
-            _ => total(&rows, self.upstream(rows.len()).factor),
+            Reduction::PerSample => Ok(rows),
+            _ => total(&rows, self.factor(rows.len())),
         }
     }
 
-    /// How a backward kernel reads the gradient of a result of `rows` rows.
-    pub(super) fn upstream(self, rows: usize) -> Upstream {
+    fn factor(self, rows: usize) -> f32 {
         match self {
-            Reduction::Mean => Upstream { stride: 0, factor: 1.0 / rows as f32 },
-            Reduction::Sum => Upstream { stride: 0, factor: 1.0 },
-            Reduction::PerSample => Upstream { stride: 1, factor: 1.0 },
+            Reduction::Mean => 1.0 / rows as f32,
+            Reduction::Sum | Reduction::PerSample => 1.0,
         }
     }
 }
 
-/// The gradient of row n's loss is `factor * grad[n * stride]`, with the gradient `grad` of the reduced loss.
+/// The gradient of the loss of row n: `factor * grad_out[n * stride]`, with the gradient `grad_out` of the
+/// reduced loss.
 #[derive(Clone, Copy)]
-pub(super) struct Upstream {
-    pub stride: i32,
+pub(super) struct Upstream<'a> {
+    pub grad_out: &'a Tensor,
+    pub stride: usize,
     pub factor: f32,
+}
+
+/// Reduces `losses` `[N]`, one per row of the parents; `backward` gets the gradient of each row's loss.
+pub(super) fn per_row(
+    tape: &Tape,
+    losses: Tensor,
+    parents: &[Var],
+    reduction: Reduction,
+    backward: impl Fn(Upstream, &mut Sink) -> Result<()> + 'static,
+) -> Result<Var> {
+    let (stride, factor) = ((reduction == Reduction::PerSample) as usize, reduction.factor(losses.len()));
+    tape.push(reduction.apply(losses)?, parents, move |grad_out, sink| {
+        backward(Upstream { grad_out, stride, factor }, sink)
+    })
 }
 
 /// factor * the sum of `values`, shape `[1]`.
 pub(super) fn total(values: &Buffer<f32>, factor: f32) -> Result<Tensor> {
-    let mut out = Buffer::uninit(values.device(), 1)?;
-    reduce_forward(values.device(), 1, values, &mut out, factor, int(values.len())?)?;
-    Tensor::new(out, &[1])
+    let mut out = Tensor::uninit(values.device(), &[1])?;
+    reduce::forward(values.device(), 1, values, &mut out, factor, values.len())?;
+    Ok(out)
 }
 
 /// The sum of all elements, shape `[1]`.
@@ -62,20 +73,11 @@ pub fn mean(tape: &Tape, x: Var) -> Result<Var> {
 
 fn scaled_sum(tape: &Tape, x: Var, factor: f32) -> Result<Var> {
     let n = tape.value(x).len();
-    let out = total(tape.value(x).buffer(), factor)?;
+    let out = total(&tape.value(x), factor)?;
     tape.push(out, &[x], move |grad, sink| {
-        if let Some((into, accumulate)) = sink.slot(x)? {
-            reduce_backward(
-                grad.device(),
-                elementwise(grad.device(), n),
-                grad.buffer(),
-                into,
-                factor,
-                int(n)?,
-                accumulate,
-            )?;
-        }
-        Ok(())
+        let Some((into, accumulate)) = sink.slot(x)? else { return Ok(()) };
+        let (device, grid) = (grad.device(), elementwise(grad.device(), n));
+        reduce::backward(device, grid, grad, into, factor, n, accumulate)
     })
 }
 

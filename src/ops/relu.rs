@@ -1,25 +1,25 @@
 //! ReLU, max(x, 0), of any shape; backward reads one bit per element.
 
 use super::prelude::*;
-use kernels::relu::*;
+use kernels::relu;
 
 /// max(x, 0). NaN stays NaN; the gradient at 0 is 0.
 pub fn relu(tape: &Tape, x: Var) -> Result<Var> {
     let input = tape.value(x);
     let device = tape.device();
     let n = input.len();
-    let mut out = Buffer::uninit(device, n)?;
+    let mut out = Tensor::uninit(device, input.shape())?;
     let mut mask = tape.needs(x).then(|| Buffer::<u8>::uninit(device, mask_bytes(n))).transpose()?;
-    relu_forward(device, elementwise(device, n), input.buffer(), &mut out, mask.as_mut(), int(n)?)?;
-    tape.push_masked(Tensor::new(out, input.shape())?, mask, &[x], move |grad, sink| sink.pass(x, grad))
+    relu::forward(device, elementwise(device, n), &input, &mut out, mask.as_mut(), n)?;
+    tape.push_masked(out, mask, &[x], move |grad, sink| sink.pass(x, grad))
 }
 
 /// The gradient through a ReLU whose mask is given, as a new tensor.
 pub fn mask_gradient(grad: &Tensor, mask: &Buffer<u8>) -> Result<Tensor> {
     let (device, n) = (grad.device(), grad.len());
-    let mut out = Buffer::uninit(device, n)?;
-    relu_backward(device, elementwise(device, n), grad.buffer(), mask, &mut out, int(n)?, 0)?;
-    Tensor::new(out, grad.shape())
+    let mut out = Tensor::uninit(device, grad.shape())?;
+    relu::backward(device, elementwise(device, n), grad, mask, &mut out, n, false)?;
+    Ok(out)
 }
 
 #[cfg(test)]

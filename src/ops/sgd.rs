@@ -1,7 +1,7 @@
 //! The optimiser's step, and the moving average of weights.
 
 use super::prelude::*;
-use kernels::sgd::*;
+use kernels::sgd;
 
 /// The numbers of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,20 +22,8 @@ pub fn sgd(weight: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, step: SgdS
     let (device, n) = (grad.device(), grad.len());
     let SgdStep { lr, momentum, weight_decay, nesterov, first } = step;
     let velocity = if momentum != 0.0 { Some(velocity.make_mut()?) } else { None };
-    let (nesterov, first) = (nesterov as i32, first as i32);
-    sgd_step(
-        device,
-        elementwise(device, n),
-        weight.make_mut()?,
-        grad.buffer(),
-        velocity,
-        lr,
-        momentum,
-        weight_decay,
-        nesterov,
-        first,
-        int(n)?,
-    )
+    sgd::Step { w: weight, grad, velocity, lr, momentum, decay: weight_decay, nesterov, first, n }
+        .launch(device, elementwise(device, n))
 }
 
 /// `average = decay * average + (1 - decay) * value`, in place; with decay 0 a copy, whatever `average` held
@@ -43,12 +31,12 @@ pub fn sgd(weight: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, step: SgdS
 pub fn ema(average: &mut Tensor, value: &Tensor, decay: f32) -> Result<()> {
     same_shape("ema", average, value)?;
     if decay == 0.0 {
-        return average.make_mut()?.copy_from(value.buffer());
+        return average.make_mut()?.copy_from(value);
     }
     let (device, n) = (value.device(), value.len());
     // The difference is taken in float64: 1 - 0.999 in float32 is off by 1e-5 of itself.
     let rest = (1.0 - decay as f64) as f32;
-    sgd_average(device, elementwise(device, n), average.make_mut()?, value.buffer(), decay, rest, int(n)?)
+    sgd::average(device, elementwise(device, n), average, value, decay, rest, n)
 }
 
 #[cfg(test)]

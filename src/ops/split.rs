@@ -3,7 +3,7 @@
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use kernels::split::*;
+use kernels::split;
 
 /// Whose definition of RAAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
@@ -15,7 +15,7 @@ pub enum Variant {
     Paper,
 }
 
-/// What [`split`] finds out about a batch of N images, on the device.
+/// The result of [`split`] for a batch of N images, on the device.
 pub struct Split {
     /// z_y - max over k != y of z_k, `[N]`, at X.
     pub clean: Tensor,
@@ -33,7 +33,7 @@ pub struct Split {
 ///
 /// `Code`: boundary is h(X) = y, h(X') != y and h(X'') != y; `Paper`: h(X'') != y. The first largest logit
 /// decides, NaN before all numbers: with a margin of 0 the lower class. A label outside 0..K gives NaN
-/// margins and is never right.
+/// margins and is never correct.
 pub fn split(
     device: &Device,
     z: &Tensor,
@@ -49,28 +49,25 @@ pub fn split(
     if k < 2 {
         return Err(Error::Shape { op: "split", expected: "at least two classes".into(), got: vec![n, k] });
     }
-    int(z.len())?;
     let (mut boundary, mut correct) = (Buffer::uninit(device, n)?, Buffer::uninit(device, n)?);
-    let [mut clean, mut adv, mut reduced] =
-        [Buffer::uninit(device, n)?, Buffer::uninit(device, n)?, Buffer::uninit(device, n)?];
-    split_margins(
-        device,
-        n.div_ceil(ROWS.on(device)),
-        z.buffer(),
-        z_adv.buffer(),
-        z_reduced.buffer(),
-        y,
-        &mut clean,
-        &mut adv,
-        &mut reduced,
-        &mut boundary,
-        &mut correct,
-        (variant == Variant::Code) as i32,
-        int(n)?,
-        int(k)?,
-    )?;
-    let margins = |buffer| Tensor::new(buffer, &[n]);
-    Ok(Split { clean: margins(clean)?, adv: margins(adv)?, reduced: margins(reduced)?, boundary, correct })
+    let margins = || Tensor::uninit(device, &[n]);
+    let (mut clean, mut adv, mut reduced) = (margins()?, margins()?, margins()?);
+    split::Margins {
+        z,
+        z_adv,
+        z_reduced,
+        labels: y,
+        clean: &mut clean,
+        adv: &mut adv,
+        reduced: &mut reduced,
+        boundary: &mut boundary,
+        correct: &mut correct,
+        strict: variant == Variant::Code,
+        n,
+        k,
+    }
+    .launch(device, n.div_ceil(split::ROWS.on(device)))?;
+    Ok(Split { clean, adv, reduced, boundary, correct })
 }
 
 /// 1 where the first largest logit is the label's, else 0: [`Split::correct`] of one set of logits.
@@ -91,20 +88,11 @@ pub fn select(device: &Device, a: &Tensor, b: &Tensor, flags: &Buffer<u8>) -> Re
         });
     }
     let n = a.len();
-    let mut out = Buffer::uninit(device, n)?;
+    let mut out = Tensor::uninit(device, a.shape())?;
     if n > 0 {
-        split_select(
-            device,
-            elementwise(device, n),
-            a.buffer(),
-            b.buffer(),
-            flags,
-            &mut out,
-            int(n)?,
-            int(n / images)?,
-        )?;
+        split::select(device, elementwise(device, n), a, b, flags, &mut out, n, n / images)?;
     }
-    Tensor::new(out, a.shape())
+    Ok(out)
 }
 
 #[cfg(test)]

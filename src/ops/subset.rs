@@ -1,7 +1,7 @@
 //! A set of images whose size is known to the device alone, and tensors made of its members.
 
 use super::prelude::*;
-use kernels::subset::*;
+use kernels::subset;
 use std::rc::Rc;
 
 /// The set S of some of B images. All of it lies in device memory; a clone shares it.
@@ -9,7 +9,7 @@ use std::rc::Rc;
 pub struct Subset {
     /// |S|: `[1]`.
     pub count: Rc<Buffer<i32>>,
-    /// The members, ascending, and -1 behind them: `[B]`.
+    /// The members, ascending, and -1 past them: `[B]`.
     pub index: Rc<Buffer<i32>>,
     /// The place of each image in `index`, or -1: `[B]`.
     pub position: Rc<Buffer<i32>>,
@@ -22,38 +22,63 @@ impl Subset {
     }
 }
 
-/// The images i < `images` whose flag i + offset of `first`, and of `second` if given, is not 0; a buffer
-/// comes with its offset.
+/// A part of a tensor or buffer: its rows from `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowsFrom<T> {
+    pub of: T,
+    pub first: usize,
+}
+
+impl<T> RowsFrom<T> {
+    pub fn new(of: T, first: usize) -> RowsFrom<T> {
+        RowsFrom { of, first }
+    }
+
+    /// All rows.
+    pub fn all(of: T) -> RowsFrom<T> {
+        RowsFrom { of, first: 0 }
+    }
+}
+
+/// The images i < `images` whose flag in `required`, and in `also` if given, is not 0.
 pub fn subset(
     device: &Device,
-    first: (&Buffer<u8>, usize),
-    second: Option<(&Buffer<u8>, usize)>,
+    required: RowsFrom<&Buffer<u8>>,
+    also: Option<RowsFrom<&Buffer<u8>>>,
     images: usize,
 ) -> Result<Subset> {
-    for (flags, offset) in [first].into_iter().chain(second) {
-        if flags.len() < offset + images {
+    for flags in [required].into_iter().chain(also) {
+        if flags.of.len() < flags.first + images {
             return Err(Error::Shape {
                 op: "subset",
-                expected: format!("{offset} + {images} flags"),
-                got: vec![flags.len()],
+                expected: format!("{} + {images} flags", flags.first),
+                got: vec![flags.of.len()],
             });
         }
     }
     let mut count = Buffer::uninit(device, 1)?;
     let (mut index, mut position) = (Buffer::uninit(device, images)?, Buffer::uninit(device, images)?);
-    let (second, offset) = second.map_or((None, 0), |(flags, offset)| (Some(flags), offset));
-    let (first, first_offset) = first;
-    let [n, first_offset, offset] = [int(images)?, int(first_offset)?, int(offset)?];
-    subset_members(device, 1, first, first_offset, second, offset, &mut count, &mut index, &mut position, n)?;
+    let (second, second_offset) = also.map_or((None, 0), |also| (Some(also.of), also.first));
+    subset::members(
+        device,
+        1,
+        required.of,
+        required.first,
+        second,
+        second_offset,
+        &mut count,
+        &mut index,
+        &mut position,
+        images,
+    )?;
     Ok(Subset { count: Rc::new(count), index: Rc::new(index), position: Rc::new(position) })
 }
 
-/// `[B,...]`: row j is r a\[S_j + offset] + (1 - r) b\[S_j + offset] for the members of S, zeros behind them.
-/// a and b come with the offset of their first row, so that both may lie in one tensor. Not differentiated.
+/// `[B,...]`: row j is r a\[S_j] + (1 - r) b\[S_j] for the members of S, and zero past them. Not differentiated.
 pub fn mix(
     device: &Device,
-    a: (&Tensor, usize),
-    b: (&Tensor, usize),
+    a: RowsFrom<&Tensor>,
+    b: RowsFrom<&Tensor>,
     subset: &Subset,
     r: f32,
 ) -> Result<Tensor> {
@@ -61,40 +86,38 @@ pub fn mix(
     let size = row_size("mix", a, images, None)?;
     row_size("mix", b, images, Some(size))?;
     let n = images * size;
-    let mut out = Buffer::uninit(device, n)?;
+    let mut out = Tensor::uninit(device, &[&[images], &a.of.shape()[1..]].concat())?;
     if n > 0 {
-        subset_mix(
-            device,
-            elementwise(device, n),
-            a.0.buffer(),
-            int(a.1)?,
-            b.0.buffer(),
-            int(b.1)?,
-            &subset.count,
-            &subset.index,
-            &mut out,
+        subset::Mix {
+            a: a.of,
+            a_offset: a.first,
+            b: b.of,
+            b_offset: b.first,
+            count: &subset.count,
+            index: &subset.index,
+            out: &mut out,
             r,
-            int(n)?,
-            int(size)?,
-        )?;
+            n,
+            size,
+        }
+        .launch(device, elementwise(device, n))?;
     }
-    let shape: Vec<usize> = [images].iter().chain(&a.0.shape()[1..]).copied().collect();
-    Tensor::new(out, &shape)
+    Ok(out)
 }
 
-/// Elements of a row of a tensor that has `images` rows behind its offset; an error that names `op` when it
-/// has not, or has rows of another size than `wanted`.
+/// Elements of a row of a tensor that has `images` rows from `rows.first` on; an error that names `op` when
+/// it has not, or has rows of another size than `wanted`.
 pub(super) fn row_size(
     op: &'static str,
-    (tensor, offset): (&Tensor, usize),
+    rows: RowsFrom<&Tensor>,
     images: usize,
     wanted: Option<usize>,
 ) -> Result<usize> {
-    int(tensor.len())?;
+    let RowsFrom { of: tensor, first } = rows;
     let size = tensor.shape().iter().skip(1).product();
-    let rows = tensor.shape().first().copied().unwrap_or(0);
-    if rows < offset + images || wanted.is_some_and(|wanted| wanted != size) {
-        let expected = format!("{offset} + {images} rows of {} elements", wanted.unwrap_or(size));
+    let count = tensor.shape().first().copied().unwrap_or(0);
+    if count < first + images || wanted.is_some_and(|wanted| wanted != size) {
+        let expected = format!("{first} + {images} rows of {} elements", wanted.unwrap_or(size));
         return Err(Error::Shape { op, expected, got: tensor.shape().to_vec() });
     }
     Ok(size)
@@ -104,7 +127,7 @@ pub(super) fn row_size(
 #[cfg(test)]
 pub(super) fn of(device: &Device, members: &[usize], images: usize) -> Result<Subset> {
     let flags: Vec<u8> = (0..images).map(|i| members.contains(&i) as u8).collect();
-    subset(device, (&Buffer::from_slice(device, &flags)?, 0), None, images)
+    subset(device, RowsFrom::all(&Buffer::from_slice(device, &flags)?), None, images)
 }
 
 #[cfg(test)]
@@ -139,7 +162,12 @@ pub fn cases() -> Vec<super::testing::Case> {
                 )
             };
             let (first, second) = (flags(&first)?, flags(&second)?);
-            floats(subset(device, (&first, offsets[0]), both.then_some((&second, offsets[1])), images)?)
+            floats(subset(
+                device,
+                RowsFrom::new(&first, offsets[0]),
+                both.then_some(RowsFrom::new(&second, offsets[1])),
+                images,
+            )?)
         };
         let want = move |_: &[Vec<f64>]| {
             let member = |i: &usize| first(i + offsets[0]) && (!both || second(i + offsets[1]));
@@ -153,7 +181,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     }
     let by_hand = move |device: &Device, _: &[Tensor]| {
         let flags = Buffer::from_slice(device, &[9, 0, 1, 1, 0, 1, /* the second view: */ 1, 1, 0, 3, 0, 1])?;
-        floats(subset(device, (&flags, 0), Some((&flags, 6)), 6)?)
+        floats(subset(device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, 6)), 6)?)
     };
     cases.push(Case::kernel("by hand", [Input::filled(&[1], 0.0)], by_hand, |_| {
         [vec![3.0], vec![0., 3., 5., -1., -1., -1.], vec![0., -1., -1., 1., -1., 2.]].concat()
@@ -178,7 +206,8 @@ pub fn cases() -> Vec<super::testing::Case> {
             input
         };
         let run = move |device: &Device, x: &[Tensor]| {
-            mix(device, (&x[0], 0), (&x[1], 4), &of(device, members, 5)?, 0.7)?.to_vec()
+            mix(device, RowsFrom::all(&x[0]), RowsFrom::new(&x[1], 4), &of(device, members, 5)?, 0.7)?
+                .to_vec()
         };
         let want = move |x: &[Vec<f64>]| {
             let value = |at: usize| {
@@ -198,7 +227,10 @@ pub fn cases() -> Vec<super::testing::Case> {
     cases.push(Case::kernel(
         "mix of two views in one tensor",
         [Input::normal(&[6, 5, 3])],
-        |device, x| mix(device, (&x[0], 0), (&x[0], 3), &of(device, &[1, 2], 3)?, 0.75)?.to_vec(),
+        |device, x| {
+            mix(device, RowsFrom::all(&x[0]), RowsFrom::new(&x[0], 3), &of(device, &[1, 2], 3)?, 0.75)?
+                .to_vec()
+        },
         |x| (0..45).map(|i| if i < 30 { 0.75 * x[0][i + 15] + 0.25 * x[0][i + 60] } else { 0.0 }).collect(),
     ));
     cases
@@ -212,12 +244,21 @@ mod tests {
     fn too_few_flags_and_rows_are_errors() {
         let device = Device::host().unwrap();
         let flags = Buffer::from_slice(&device, &[1u8; 6]).unwrap();
-        assert!(subset(&device, (&flags, 3), None, 4).is_err());
-        assert!(subset(&device, (&flags, 0), Some((&flags, 5)), 4).is_err());
-        let set = subset(&device, (&flags, 0), Some((&flags, 3)), 3).unwrap();
+        assert!(subset(&device, RowsFrom::new(&flags, 3), None, 4).is_err());
+        assert!(subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, 5)), 4).is_err());
+        let set = subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, 3)), 3).unwrap();
         let x = Tensor::zeros(&device, &[6, 2]).unwrap();
-        assert!(mix(&device, (&x, 0), (&x, 3), &set, 0.5).is_ok());
-        assert!(mix(&device, (&x, 0), (&x, 4), &set, 0.5).is_err());
-        assert!(mix(&device, (&x, 0), (&Tensor::zeros(&device, &[6, 3]).unwrap(), 0), &set, 0.5).is_err());
+        assert!(mix(&device, RowsFrom::all(&x), RowsFrom::new(&x, 3), &set, 0.5).is_ok());
+        assert!(mix(&device, RowsFrom::all(&x), RowsFrom::new(&x, 4), &set, 0.5).is_err());
+        assert!(
+            mix(
+                &device,
+                RowsFrom::all(&x),
+                RowsFrom::all(&Tensor::zeros(&device, &[6, 3]).unwrap()),
+                &set,
+                0.5
+            )
+            .is_err()
+        );
     }
 }

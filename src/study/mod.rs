@@ -1,4 +1,4 @@
-//! Studies over whole runs: comparisons of methods, and what the papers show of a trained network.
+//! Studies over whole runs: comparisons of methods, and the papers' motivating figures of a trained network.
 
 pub mod analyse;
 pub mod compare;

@@ -9,7 +9,7 @@ use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, FixedNoise, LogValue};
 use crate::nn::Role;
-use crate::ops::rows::{join, rows_of};
+use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let StepCheck { epoch, .. } = check;
     let config = &Config { init: Some(check.weights.clone()), ..check.config.clone() };
-    super::validate(config)?;
+    crate::run::validate(config)?;
     let method = method::find(&config.method)?;
     let device = config.device.open()?;
     let given = BatchFile::read(&check.batch)?;
@@ -118,7 +118,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     }
     let noise = [given.images(&device, "noise")?, given.images(&device, "noise2")?];
     let b = given.y.len();
-    let both = x2.as_ref().map(|x2| join(&x, x2)).transpose()?;
+    let both = x2.as_ref().map(|x2| concat_tensor(&x, x2)).transpose()?;
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
@@ -138,9 +138,9 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
         out.insert(format!("loss.{name}"), Values::F32(vec![], term.to_vec()?));
     }
     let x_adv = &done.x_adv;
-    out.insert("x_adv".into(), nchw(&rows_of(x_adv, 0, b)?)?);
+    out.insert("x_adv".into(), nchw(&slice_tensor(x_adv, 0, b)?)?);
     if x_adv.shape()[0] > b {
-        out.insert("x_adv2".into(), nchw(&rows_of(x_adv, b, b)?)?);
+        out.insert("x_adv2".into(), nchw(&slice_tensor(x_adv, b, b)?)?);
     }
     for (name, value) in &done.log {
         match value {

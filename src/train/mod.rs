@@ -6,7 +6,6 @@ mod checkpoint;
 mod close_epoch;
 mod epoch_log;
 mod epoch_stats;
-mod requirements;
 mod run;
 pub mod schedule;
 pub mod step;
@@ -19,7 +18,6 @@ use crate::error::Result;
 use crate::method::Method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-pub use requirements::validate;
 use average::Average;
 use run::Run;
 use serde_json::{Map, Value, json};
@@ -54,7 +52,7 @@ pub struct TrainedRun {
 pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<TrainedRun> {
     let began = Instant::now();
     let TrainJob { config, recipe, .. } = job;
-    validate(config)?;
+    crate::run::validate(config)?;
     let device = config.device.open()?;
     let mut trainer = Trainer::new(&device, config, recipe)?;
     let dir = match &job.resume {

@@ -3,7 +3,7 @@
 use super::log::Log;
 use super::step::Step;
 use crate::error::Result;
-use crate::ops::combine::{combine, scaled};
+use crate::ops::{axpby::axpby, fill::scale};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -72,14 +72,14 @@ impl Loss {
         for &(_, weight, term) in terms.iter().filter(|(_, weight, _)| *weight != 0.0) {
             total = Some(match total {
                 None if weight == 1.0 => term,
-                None => scaled(tape, term, weight)?,
-                Some(sum) => combine(tape, sum, 1.0, term, weight)?,
+                None => scale(tape, term, weight)?,
+                Some(sum) => axpby(tape, sum, 1.0, term, weight)?,
             });
         }
         // Nothing to minimise: zero.
         let total = match (total, terms.first()) {
             (Some(total), _) => total,
-            (None, Some((_, _, term))) => scaled(tape, tape.detach(*term), 0.0)?,
+            (None, Some((_, _, term))) => scale(tape, tape.detach(*term), 0.0)?,
             (None, None) => tape.constant(Tensor::zeros(tape.device(), &[1])?),
         };
         let terms = terms.iter().map(|&(name, _, term)| (name, term)).collect();
@@ -94,7 +94,7 @@ impl Loss {
     /// `self + weight * term`.
     pub fn plus(mut self, tape: &Tape, name: &'static str, weight: f32, term: Var) -> Result<Loss> {
         if weight != 0.0 {
-            self.total = combine(tape, self.total, 1.0, term, weight)?;
+            self.total = axpby(tape, self.total, 1.0, term, weight)?;
         }
         self.terms.push((name, term));
         Ok(self)

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::nn::Rows;
 use crate::ops::dicar::dicar;
 use crate::ops::split::{Split, select, split};
-use crate::ops::subset::{Subset, mix, subset};
+use crate::ops::subset::{RowsFrom, Subset, mix, subset};
 use crate::tape::Var;
 use crate::tensor::Tensor;
 use std::rc::Rc;
@@ -64,8 +64,8 @@ impl BoundarySplit {
 
 /// S from the flags of correctly classified images `[2B]`: both views right, or in the paper the first.
 pub fn both_right(step: &Step, right: &Buffer<u8>) -> Result<Subset> {
-    let second = (step.set.variant == Variant::Code).then_some((right, step.batch()));
-    subset(right.device(), (right, 0), second, step.batch())
+    let second = (step.set.variant == Variant::Code).then_some(RowsFrom::new(right, step.batch()));
+    subset(right.device(), RowsFrom::all(right), second, step.batch())
 }
 
 /// `JS_T(u, v)` averaged over S, 0 when it is empty, where `u = z(r x1'[S] + (1-r) x2'[S])[train]` and v
@@ -77,10 +77,10 @@ pub fn consistency(
     step: &mut Step,
     x_adv: &Tensor,
     s: &Subset,
-    clean: impl FnOnce(&mut Step, &Rows) -> Result<[(Var, usize); 2]>,
+    clean: impl FnOnce(&mut Step, &Rows) -> Result<[RowsFrom<Var>; 2]>,
 ) -> Result<Var> {
     let (r, b) = (step.mix(), step.batch());
-    let mixed = mix(x_adv.device(), (x_adv, 0), (x_adv, b), s, r)?;
+    let mixed = mix(x_adv.device(), RowsFrom::all(x_adv), RowsFrom::new(x_adv, b), s, r)?;
     let u = step.train_rows(&mixed, &Rows::First(s.count.clone()))?;
     let [z1, z2] = clean(step, &Rows::AllIf(s.count.clone()))?;
     dicar(step.tape, u, z1, z2, s, r, step.set.temperature, step.set.variant)
@@ -90,6 +90,6 @@ pub fn consistency(
 pub fn dicar_of_both(step: &mut Step, x_adv: &Tensor, s: &Subset) -> Result<Var> {
     consistency(step, x_adv, s, |step, rows| {
         let z = step.train_rows(step.x, rows)?;
-        Ok([(z, 0), (z, step.batch())])
+        Ok([RowsFrom::all(z), RowsFrom::new(z, step.batch())])
     })
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
-use crate::ops::rows::{join, rows_of};
+use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::rng::{Key, Purpose, Stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -60,7 +60,7 @@ impl Step<'_> {
         if self.x.shape()[0] == self.batch() {
             Ok(self.x.clone())
         } else {
-            rows_of(self.x, view * self.batch(), self.batch())
+            slice_tensor(self.x, view * self.batch(), self.batch())
         }
     }
 
@@ -134,8 +134,8 @@ impl Step<'_> {
     pub fn start(&self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let b = self.batch();
         if x.shape()[0] > b {
-            let first = self.start(attack, &rows_of(x, 0, b)?, view)?;
-            return join(&first, &self.start(attack, &rows_of(x, b, b)?, view + 1)?);
+            let first = self.start(attack, &slice_tensor(x, 0, b)?, view)?;
+            return concat_tensor(&first, &self.start(attack, &slice_tensor(x, b, b)?, view + 1)?);
         }
         match self.fixed.noise.get(view).and_then(Option::as_ref) {
             Some(noise) => attack.pgd.start.at(x, noise),

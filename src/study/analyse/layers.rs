@@ -2,41 +2,44 @@
 //! clean and for adversarial images.
 //!
 //! ```text
-//! u = f / |f|, f the pooled output of a stage;  the class of an image is that of the training image with the smallest |u - u_a|
+//! u = f / |f|, f the pooled output of a stage
+//! an image's class is that of the training image a with the smallest |u - u_a|
 //! ```
 //!
-//! |u - u_a|^2 = 2 - 2 <u, u_a>: the nearest has the largest inner product, which is the linear layer with the gallery as its weight.
+//! |u - u_a|^2 = 2 - 2 <u, u_a>: the nearest image has the largest inner product, which a linear layer with
+//! the gallery as its weight computes.
 
-use super::{Attacked, Figure, Made, Subject};
+use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
 use crate::data::device_dataset::in_order;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
-use crate::ops::augment::{Augmentation, gather_labels};
+use crate::ops::augment::{Augmentation, gather_i32};
 use crate::ops::contrastive::unit_rows;
 use crate::ops::linear::linear;
 use crate::ops::predict::argmax;
-use crate::ops::rows::join;
+use crate::ops::slice::concat_tensor;
 use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 pub const FIGURE: Figure = Figure {
     name: "layers",
-    about: "accuracy of the nearest training image's class, by each layer's features",
+    about: "1-nearest-neighbour accuracy from each stage's pooled output (normalised, Euclidean distance): \
+            clean and PGD-20 test images among clean training images",
     make,
 };
 
-/// The features of images after every stage, and the penultimate ones, of length 1.
+/// The features of images `[N,F]` after each stage, then the penultimate ones, each row of length 1.
 fn features(net: &mut Net, x: &Tensor) -> Result<Vec<Tensor>> {
     let tape = Tape::new(x.device());
     let stages = net.stages(&tape, tape.constant(x.clone()), BnMode::Eval)?;
     stages.into_iter().map(|f| unit_rows(&tape.value(f))).collect()
 }
 
-/// For every layer the accuracy on clean and on adversarial images, in percent.
-fn accuracies(subject: &mut Subject) -> Result<Vec<[f64; 2]>> {
-    let Subject { net, batches, gallery, batch, .. } = subject;
+/// The accuracy on clean and on adversarial images by each layer's features, in percent.
+fn accuracies(model: &mut TrainedModel) -> Result<Vec<[f64; 2]>> {
+    let TrainedModel { net, batches, gallery, batch, .. } = model;
     let (device, none) = (gallery.device().clone(), Augmentation::none());
     let everything: Vec<i32> = (0..gallery.len as i32).collect();
     let (_, labels) = gallery.batch(&Buffer::from_slice(&device, &everything)?, &none)?;
@@ -45,18 +48,18 @@ fn accuracies(subject: &mut Subject) -> Result<Vec<[f64; 2]>> {
         let next = features(net, &gallery.batch(&indices, &none)?.0)?;
         known = match known.is_empty() {
             true => next,
-            false => known.iter().zip(&next).map(|(a, b)| join(a, b)).collect::<Result<_>>()?,
+            false => known.iter().zip(&next).map(|(a, b)| concat_tensor(a, b)).collect::<Result<_>>()?,
         };
     }
     let (mut hits, mut images) = (vec![[0, 0]; known.len()], 0);
-    for Attacked { x, x_adv, y } in batches.iter() {
+    for AttackedBatch { x, x_adv, y } in batches.iter() {
         let classes = y.to_vec()?;
         images += classes.len();
         for (kind, x) in [x, x_adv].into_iter().enumerate() {
             for (layer, f) in features(net, x)?.into_iter().enumerate() {
                 let tape = Tape::new(&device);
                 let products = linear(&tape, tape.constant(f), tape.constant(known[layer].clone()), None)?;
-                let found = gather_labels(&labels, &argmax(&device, &tape.value(products))?)?.to_vec()?;
+                let found = gather_i32(&labels, &argmax(&device, &tape.value(products))?)?.to_vec()?;
                 hits[layer][kind] +=
                     found.iter().zip(&classes).filter(|(found, class)| found == class).count();
             }
@@ -65,17 +68,18 @@ fn accuracies(subject: &mut Subject) -> Result<Vec<[f64; 2]>> {
     Ok(hits.into_iter().map(|hits| hits.map(|n| 100.0 * n as f64 / images.max(1) as f64)).collect())
 }
 
-fn make(subject: &mut Subject) -> Result<Made> {
-    let accuracies = accuracies(subject)?;
+fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
+    let accuracies = accuracies(model)?;
     let name =
         |i: usize| if i + 1 < accuracies.len() { format!("stage {}", i + 1) } else { "penultimate".into() };
     let names: Vec<String> = (0..accuracies.len()).map(name).collect();
     let mut csv = "layer,clean,adversarial\n".to_owned();
-    let (mut lines, mut facts) = (vec![], vec![]);
+    let (mut lines, mut metrics) = (vec![], vec![]);
     for (name, [clean, adversarial]) in names.iter().zip(&accuracies) {
         csv += &format!("{name},{clean},{adversarial}\n");
-        facts.push((format!("1-nn accuracy, {name}, clean (%)"), *clean));
-        facts.push((format!("1-nn accuracy, {name}, PGD-20 (%)"), *adversarial));
+        for (images, accuracy) in [("clean", clean), ("PGD-20", adversarial)] {
+            metrics.push(Metric { name: format!("1-nn accuracy, {name}, {images} (%)"), value: *accuracy });
+        }
     }
     for (kind, name) in ["clean", "PGD-20"].into_iter().enumerate() {
         let points = accuracies.iter().enumerate().map(|(layer, both)| (layer as f64, both[kind])).collect();
@@ -83,23 +87,23 @@ fn make(subject: &mut Subject) -> Result<Made> {
     }
     let (title, x, y) = ("Nearest neighbours, layer by layer", "layer", "1-nn accuracy (%)");
     let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, PlotKind::Lines, &lines)?;
-    Ok(Made { csv, svg, facts })
+    Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::untrained;
+    use super::super::tests::untrained_model;
     use super::*;
 
     #[test]
     fn an_image_is_its_own_nearest_neighbour() {
-        let mut subject = untrained(50);
-        let found = accuracies(&mut subject).unwrap();
+        let mut model = untrained_model(50);
+        let found = accuracies(&mut model).unwrap();
         assert_eq!(found.len(), 4, "three stages and the penultimate features");
         assert!(found.iter().all(|[clean, _]| *clean == 100.0), "{found:?}");
         assert_eq!(found[2], found[3], "a post-activation network pools its last stage");
         // Against the search in double precision, for images that are not in the gallery.
-        let Subject { net, batches, .. } = &mut subject;
+        let TrainedModel { net, batches, .. } = &mut model;
         let wide = |x: &Tensor, net: &mut Net| -> Vec<Vec<f64>> {
             let f = features(net, x).unwrap().remove(0);
             f.to_vec()

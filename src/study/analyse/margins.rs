@@ -1,10 +1,12 @@
-//! RAAT's motivation (arXiv 2604.26496): where images lie with respect to the decision boundary.
+//! RAAT's motivation (arXiv 2604.26496): on which side of the decision boundary images lie, and how far from
+//! it, as histograms of their margins.
 //!
 //! ```text
 //! m = z_y - max_{k != y} z_k  at x, at x'' = x + rho (x' - x) and at x'
 //! ```
 
-use super::{Attacked, Figure, Made, Subject, logits};
+use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use crate::attack::logits;
 use crate::error::Result;
 use crate::method::common::perturbation::reduced;
 use crate::ops::margin::margin;
@@ -14,15 +16,15 @@ use crate::tape::Tape;
 
 pub const FIGURE: Figure = Figure {
     name: "margins",
-    about: "histograms of the margins of clean, slightly perturbed and adversarial images",
+    about: "histograms of the margin z_y - max other z at x, x + rho (x' - x) and x'",
     make,
 };
 
-/// The margins at x, x'' and x' of every image.
-fn margins(subject: &mut Subject) -> Result<[Vec<f32>; 3]> {
+/// The margins of all images at x, x'' and x'.
+fn margins(model: &mut TrainedModel) -> Result<[Vec<f32>; 3]> {
     let mut margins = [vec![], vec![], vec![]];
-    let Subject { net, batches, rho, .. } = subject;
-    for Attacked { x, x_adv, y } in batches.iter() {
+    let TrainedModel { net, batches, rho, .. } = model;
+    for AttackedBatch { x, x_adv, y } in batches.iter() {
         let x_near = reduced(x, x_adv, *rho)?;
         for (margins, images) in margins.iter_mut().zip([x, &x_near, x_adv]) {
             let tape = Tape::new(x.device());
@@ -33,14 +35,14 @@ fn margins(subject: &mut Subject) -> Result<[Vec<f32>; 3]> {
     Ok(margins)
 }
 
-fn make(subject: &mut Subject) -> Result<Made> {
-    let lists = margins(subject)?;
+fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
+    let lists = margins(model)?;
     let Histograms { edges, counts } = &histograms(&lists)?;
     let mut csv = "from,to,clean,reduced,adversarial\n".to_owned();
     for (i, edge) in edges.windows(2).enumerate() {
         csv += &format!("{},{},{},{},{}\n", edge[0], edge[1], counts[0][i], counts[1][i], counts[2][i]);
     }
-    let names = ["x".to_owned(), format!("x + {} (x' - x)", subject.rho), "x'".to_owned()];
+    let names = ["x".to_owned(), format!("x + {} (x' - x)", model.rho), "x'".to_owned()];
     let series: Vec<Series> = names
         .iter()
         .zip(counts)
@@ -49,26 +51,32 @@ fn make(subject: &mut Subject) -> Result<Made> {
     let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
     let svg = draw(&axes, PlotKind::Lines, &series)?;
     let percent = |n: usize| 100.0 * n as f64 / lists[0].len().max(1) as f64;
-    let wrong = |(name, list): (&String, &Vec<f32>)| {
-        (format!("margin not above 0 at {name} (%)"), percent(list.iter().filter(|m| **m <= 0.0).count()))
-    };
+    let mut metrics: Vec<Metric> = names
+        .iter()
+        .zip(&lists)
+        .map(|(name, list)| Metric {
+            name: format!("margin not above 0 at {name} (%)"),
+            value: percent(list.iter().filter(|m| **m <= 0.0).count()),
+        })
+        .collect();
     let boundary = (0..lists[0].len())
         .filter(|i| lists[0][*i] > 0.0 && lists[1][*i] <= 0.0 && lists[2][*i] <= 0.0)
         .count();
-    let mut facts: Vec<(String, f64)> = names.iter().zip(&lists).map(wrong).collect();
-    facts
-        .push((format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]), percent(boundary)));
-    Ok(Made { csv, svg, facts })
+    metrics.push(Metric {
+        name: format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]),
+        value: percent(boundary),
+    });
+    Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::untrained;
+    use super::super::tests::untrained_model;
     use super::*;
 
     #[test]
     fn every_image_is_counted() {
-        let lists = margins(&mut untrained(50)).unwrap();
+        let lists = margins(&mut untrained_model(50)).unwrap();
         let Histograms { counts, .. } = histograms(&lists).unwrap();
         assert_eq!(counts.iter().map(|counts| counts.iter().sum::<usize>()).collect::<Vec<_>>(), [50; 3]);
         let total = |list: &[f32]| list.iter().map(|m| *m as f64).sum::<f64>();

@@ -1,12 +1,11 @@
-//! What the papers show of a trained network: their motivating figures, made from a run, as data and as
-//! pictures.
+//! The papers' motivating figures of a trained network, made from a run directory as data and as pictures.
 
 pub mod layers;
 pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::{RngKey, logits};
+use crate::attack::RngKey;
 use crate::config::{Config, Select, key};
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
@@ -23,15 +22,16 @@ use crate::tensor::Tensor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// A figure that is made from a trained network.
+/// A figure of a trained network.
 pub struct Figure {
-    /// As on the command line, and the stem of its files.
+    /// Its name on the command line and the stem of its files.
     pub name: &'static str,
+    /// Its description in help.
     pub about: &'static str,
-    make: fn(&mut Subject) -> Result<Made>,
+    make: fn(&mut TrainedModel) -> Result<FigureOutput>,
 }
 
-/// The registry: a new figure is one file and one line here.
+/// The figures that need no training; a new one is a file and a line here. [`sweep`] trains.
 pub static FIGURES: &[Figure] = &[perception::FIGURE, margins::FIGURE, layers::FIGURE];
 
 /// The figure of this name. Errors name the nearest.
@@ -43,41 +43,50 @@ pub fn find(name: &str) -> Result<&'static Figure> {
         .ok_or_else(|| Error::unknown("figure", name, FIGURES.iter().map(|f| f.name)))
 }
 
-/// What came of a figure.
-pub struct Made {
+/// A main number of a figure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    pub name: String,
+    pub value: f64,
+}
+
+/// The content of a figure.
+pub struct FigureOutput {
+    /// The figure's name.
+    pub name: &'static str,
     /// The data, with a line of headings.
     pub csv: String,
     /// The picture.
     pub svg: String,
-    /// The main numbers: what, and how much.
-    pub facts: Vec<(String, f64)>,
+    /// The main numbers.
+    pub metrics: Vec<Metric>,
 }
 
-impl Made {
-    /// The facts as `analysis.json` has them.
+impl FigureOutput {
+    /// The metrics as in `analysis.json`.
     fn record(&self) -> Value {
-        self.facts.iter().map(|(what, value)| (what.clone(), json!(value))).collect()
+        self.metrics.iter().map(|metric| (metric.name.clone(), json!(metric.value))).collect()
     }
 
     /// Writes `NAME.csv` and `NAME.svg`.
-    pub fn write(&self, folder: &Path, name: &str) -> Result<()> {
-        write_atomic(&folder.join(format!("{name}.csv")), self.csv.as_bytes())?;
-        write_atomic(&folder.join(format!("{name}.svg")), self.svg.as_bytes())
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        write_atomic(&folder.join(format!("{}.csv", self.name)), self.csv.as_bytes())?;
+        write_atomic(&folder.join(format!("{}.svg", self.name)), self.svg.as_bytes())
     }
 }
 
 /// The figures of a run, and the record of how they were made, `analysis.json`.
 pub struct Analysis {
-    pub made: Vec<(&'static str, Made)>,
+    pub figures: Vec<FigureOutput>,
     record: Value,
     out: PathBuf,
 }
 
 impl Analysis {
-    /// One more figure in the record.
-    pub fn add(&mut self, name: &'static str, made: Made) -> Result<()> {
-        self.record["figures"][name] = made.record();
-        self.made.push((name, made));
+    /// Adds a figure to the record.
+    pub fn add(&mut self, figure: FigureOutput) -> Result<()> {
+        self.record["figures"][figure.name] = figure.record();
+        self.figures.push(figure);
         self.write()
     }
 
@@ -86,28 +95,29 @@ impl Analysis {
     }
 }
 
-/// Which figures are to be made of which run.
-pub struct Request {
+/// The figures to make, and the run to make them from.
+pub struct AnalyseRequest {
+    /// The run directory.
     pub run: PathBuf,
     /// The run's settings.
     pub config: Config,
     pub figures: Vec<&'static Figure>,
     /// Only the first n test images.
     pub n: Option<usize>,
-    /// Training images that nearest neighbours are looked for among, at most.
+    /// The largest number of training images among which nearest neighbours are searched.
     pub gallery: usize,
-    /// Where the files go.
+    /// The folder of the files.
     pub out: PathBuf,
     pub device: DeviceChoice,
     /// The command line, for the record.
     pub command: String,
 }
 
-/// A trained network and the images that it is shown with.
-pub struct Subject {
+/// A trained network, and the images that figures show it with.
+pub struct TrainedModel {
     net: Net,
     /// The test images, clean and attacked.
-    batches: Vec<Attacked>,
+    batches: Vec<AttackedBatch>,
     /// Training images.
     gallery: DeviceDataset,
     /// The part of its perturbation that x'' keeps.
@@ -116,14 +126,16 @@ pub struct Subject {
 }
 
 /// A batch of test images.
-struct Attacked {
+struct AttackedBatch {
+    /// Clean images `[N,H,W,C]`.
     x: Tensor,
-    /// x', under the attack that a run's results are measured with: PGD-20.
+    /// x' `[N,H,W,C]`: the images after PGD-20, the attack of a run's own results.
     x_adv: Tensor,
+    /// Labels `[N]`.
     y: Buffer<i32>,
 }
 
-impl Subject {
+impl TrainedModel {
     /// Attacks the test images; `progress` gets the number of images done.
     fn new(
         mut net: Net,
@@ -131,7 +143,7 @@ impl Subject {
         test: &DeviceDataset,
         gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
-    ) -> Result<Subject> {
+    ) -> Result<TrainedModel> {
         let attack = config.evaluation_pgd(20);
         let key = Key::new(config.seed, Purpose::EvalStart, 0, 0);
         let (mut batches, mut done) = (Vec::new(), 0);
@@ -139,27 +151,27 @@ impl Subject {
             let (x, y) = test.batch(&indices, &Augmentation::none())?;
             let x_adv = attack.cross_entropy(&mut net, &x, &y, RngKey { key, images: &indices })?;
             done += indices.len();
-            batches.push(Attacked { x, x_adv, y });
+            batches.push(AttackedBatch { x, x_adv, y });
             progress(done);
         }
-        Ok(Subject { net, batches, gallery, rho: config.rho, batch: config.batch })
+        Ok(TrainedModel { net, batches, gallery, rho: config.rho, batch: config.batch })
     }
 }
 
-/// The images that a run was trained on, at most `most` of them with each class's share.
-fn trained_on(train: Dataset, config: &Config, most: usize) -> Result<Dataset> {
+/// At most `limit` of the images that a run was trained on, with the classes in their proportions.
+fn training_images(train: Dataset, config: &Config, limit: usize) -> Result<Dataset> {
     let train = match config.select {
         Select::Heldout => train.hold_out(config.held_out, config.seed)?.0,
         Select::Test | Select::Last => train,
     };
-    if most < train.len() { Ok(train.hold_out(most, config.seed)?.1) } else { Ok(train) }
+    if limit < train.len() { Ok(train.hold_out(limit, config.seed)?.1) } else { Ok(train) }
 }
 
 /// Makes the figures and writes them, with a record of how they were made in `analysis.json`.
 ///
-/// Errors: no images, no checkpoint or one that does not fit the data; nothing is written then.
-pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
-    let Request { config, out, .. } = request;
+/// Errors: no images, no checkpoint, or one that does not fit the data; nothing is written then.
+pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Analysis> {
+    let AnalyseRequest { config, out, .. } = request;
     for (key, count) in [("n", request.n), ("gallery", Some(request.gallery))] {
         if count == Some(0) {
             return Err(Error::value(key, 0, "must be 1 or more"));
@@ -168,19 +180,20 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
     let weights = weight_file(&request.run)?;
     let data::Split { train, mut test } = data::load(&config.dataset, config.data.as_deref())?;
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
-    let gallery = trained_on(train, config, request.gallery)?;
+    let gallery = training_images(train, config, request.gallery)?;
     let device = request.device.open()?;
     let input = (Classes::Exactly(test.classes), test.shape);
     let (net, _) = network::open(&device, WeightFile::read(&weights)?, &WeightOverrides::default(), input)?;
     std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
-    let (shown, among) = (DeviceDataset::new(&device, &test)?, DeviceDataset::new(&device, &gallery)?);
-    let mut subject =
-        Subject::new(net, config, &shown, among, |done| observer.evaluating("PGD-20", done, test.len()))?;
-    let mut made = Vec::new();
+    let images = DeviceDataset::new(&device, &test)?;
+    let progress = |done| observer.evaluating("PGD-20", done, test.len());
+    let mut model =
+        TrainedModel::new(net, config, &images, DeviceDataset::new(&device, &gallery)?, progress)?;
+    let mut figures = Vec::new();
     for figure in &request.figures {
-        let figure_made = (figure.make)(&mut subject)?;
-        figure_made.write(out, figure.name)?;
-        made.push((figure.name, figure_made));
+        let output = (figure.make)(&mut model)?;
+        output.write(out)?;
+        figures.push(output);
     }
     observer.finished();
     let record = json!({
@@ -190,28 +203,49 @@ pub fn run(request: &Request, observer: &mut dyn Observer) -> Result<Analysis> {
         "dataset": test.name,
         "test images": test.len(),
         "gallery images": gallery.len(),
-        "attack": { "name": "PGD-20", "norm": config.norm.to_string(), "eps": config.eps.to_string(), "step": config.step_size.to_string() },
+        "attack": {
+            "name": "PGD-20",
+            "norm": config.norm.to_string(),
+            "eps": config.eps.to_string(),
+            "step": config.step_size.to_string(),
+        },
         "rho": (key("rho")?.get)(config),
         "seed": config.seed,
         "device": device.describe(),
-        "figures": made.iter().map(|(name, made)| ((*name).to_owned(), made.record())).collect::<Value>(),
+        "figures": figures.iter().map(|figure| (figure.name.to_owned(), figure.record())).collect::<Value>(),
     });
-    let analysis = Analysis { made, record, out: out.clone() };
+    let analysis = Analysis { figures, record, out: out.clone() };
     analysis.write()?;
     Ok(analysis)
 }
 
-/// An untrained network that sees the first `n` digits, which are its gallery, too.
 #[cfg(test)]
-fn untrained(n: usize) -> Subject {
+mod tests {
+    use super::*;
     use crate::device::Device;
     use crate::nn::{Arch, Shape};
-    let device = Device::host().unwrap();
-    let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-    let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
-    let net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
-    let mut config = crate::method::load_recipe("digits").unwrap().config;
-    config.apply(&[("batch", "20")]).unwrap();
-    let resident = || DeviceDataset::new(&device, &images).unwrap();
-    Subject::new(net, &config, &resident(), resident(), |_| ()).unwrap()
+    use std::collections::BTreeSet;
+
+    /// An untrained network with the first `n` digits as its test images and as its gallery.
+    pub fn untrained_model(n: usize) -> TrainedModel {
+        let device = Device::host().unwrap();
+        let images = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+        let shape = Shape { channels: 1, height: 8, classes: 10, mean: vec![], std: vec![] };
+        let net = Net::new(&device, Arch::find("resnet-mini").unwrap(), &shape, 0).unwrap();
+        let mut config = crate::method::load_recipe("digits").unwrap().config;
+        config.apply(&[("batch", "20")]).unwrap();
+        let resident = || DeviceDataset::new(&device, &images).unwrap();
+        TrainedModel::new(net, &config, &resident(), resident(), |_| ()).unwrap()
+    }
+
+    #[test]
+    fn every_figure_is_listed() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/study/analyse");
+        let stem = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()
+        };
+        let files: BTreeSet<String> = std::fs::read_dir(folder).unwrap().map(stem).collect();
+        let listed = FIGURES.iter().map(|figure| figure.name).chain(["mod", "sweep"]);
+        assert_eq!(files, listed.map(str::to_owned).collect());
+    }
 }

@@ -5,10 +5,11 @@
 //! x_t = x + t (x' - x);  the mean over images of 1/K |z(x_t) - z(x)|^2,  t = 0, 0.1 .. 1
 //! ```
 //!
-//! For all images, and for those that are classified correctly when clean: where the attack succeeds (x' is
-//! wrong), and where it fails.
+//! For all images and, of those classified correctly when clean, for those where the attack succeeds (x' is
+//! misclassified) and those where it fails.
 
-use super::{Attacked, Figure, Made, Subject, logits};
+use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use crate::attack::logits;
 use crate::error::Result;
 use crate::method::common::perturbation::reduced;
 use crate::ops::mse::mse_per_row;
@@ -17,30 +18,31 @@ use crate::report::plot::{Axes, PlotKind, Series, draw};
 
 pub const FIGURE: Figure = Figure {
     name: "perception",
-    about: "logit MSE between clean and perturbed images, on the way to the attack's result",
+    about: "logit MSE between x and x + t (x' - x), x' after PGD-20 at the run's eps: for all images and, of \
+            those right when clean, where the attack succeeds or fails",
     make,
 };
 
-/// Parts of the way from x to x'.
+/// The number of points after x on the way to x'.
 const STEPS: usize = 10;
 
-/// Images and the means over them at every step of the way.
+/// A group of images, and their mean logit MSE at each step of the way.
 struct Group {
     name: &'static str,
     images: usize,
     mse: Vec<f64>,
 }
 
-fn curves(subject: &mut Subject) -> Result<[Group; 3]> {
+fn curves(model: &mut TrainedModel) -> Result<[Group; 3]> {
     let mut groups =
         ["all", "success", "failure"].map(|name| Group { name, images: 0, mse: vec![0.0; STEPS + 1] });
-    let Subject { net, batches, .. } = subject;
-    for Attacked { x, x_adv, y } in batches.iter() {
+    let TrainedModel { net, batches, .. } = model;
+    for AttackedBatch { x, x_adv, y } in batches.iter() {
         let (z, z_adv) = (logits(net, x)?, logits(net, x_adv)?);
         let right = correct(x.device(), &z, y)?.to_vec()?.into_iter().map(|hit| hit != 0);
-        let still = correct(x.device(), &z_adv, y)?.to_vec()?.into_iter().map(|hit| hit != 0);
+        let right_adv = correct(x.device(), &z_adv, y)?.to_vec()?.into_iter().map(|hit| hit != 0);
         let belongs: Vec<[bool; 3]> =
-            right.zip(still).map(|(right, still)| [true, right && !still, right && still]).collect();
+            right.zip(right_adv).map(|(right, adv)| [true, right && !adv, right && adv]).collect();
         for (i, group) in groups.iter_mut().enumerate() {
             group.images += belongs.iter().filter(|belongs| belongs[i]).count();
         }
@@ -59,8 +61,8 @@ fn curves(subject: &mut Subject) -> Result<[Group; 3]> {
     Ok(groups)
 }
 
-fn make(subject: &mut Subject) -> Result<Made> {
-    let groups = curves(subject)?;
+fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
+    let groups = curves(model)?;
     let part = |step: usize| step as f64 / STEPS as f64;
     let mut csv = "t,all,success,failure\n".to_owned();
     for step in 0..=STEPS {
@@ -80,25 +82,26 @@ fn make(subject: &mut Subject) -> Result<Made> {
         ..Axes::default()
     };
     let svg = draw(&axes, PlotKind::Lines, &some().map(line).collect::<Vec<_>>())?;
-    let fact = |group: &Group| {
-        (format!("logit MSE of x and x', {} ({} images)", group.name, group.images), group.mse[STEPS])
+    let metric = |group: &Group| Metric {
+        name: format!("logit MSE of x and x', {} ({} images)", group.name, group.images),
+        value: group.mse[STEPS],
     };
-    Ok(Made { csv, svg, facts: some().map(fact).collect() })
+    Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics: some().map(metric).collect() })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::untrained;
+    use super::super::tests::untrained_model;
     use super::*;
 
     #[test]
     fn the_curve_runs_from_nothing_to_the_adversarial_image() {
-        let mut subject = untrained(50);
-        let [all, success, failure] = curves(&mut subject).unwrap();
+        let mut model = untrained_model(50);
+        let [all, success, failure] = curves(&mut model).unwrap();
         assert_eq!([all.mse[0], success.mse[0], failure.mse[0]], [0.0; 3]);
-        let Subject { net, batches, .. } = &mut subject;
+        let TrainedModel { net, batches, .. } = &mut model;
         let (mut sum, mut right) = (0.0, 0);
-        for Attacked { x, x_adv, y } in batches.iter() {
+        for AttackedBatch { x, x_adv, y } in batches.iter() {
             let (z, z_adv) =
                 (logits(net, x).unwrap().to_vec().unwrap(), logits(net, x_adv).unwrap().to_vec().unwrap());
             sum += z.iter().zip(z_adv).map(|(a, b)| (*a as f64 - b as f64).powi(2)).sum::<f64>() / 10.0;

@@ -2,27 +2,23 @@
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
-use kernels::difference::*;
+use kernels::logit_difference;
 
 /// z_t - z_y for each row of the logits `[N,K]`, with classes y and t `[N]`; shape `[N]`. Negative where y is
 /// ahead. A class outside 0..K gives NaN.
-pub fn difference(tape: &Tape, logits: Var, y: &Buffer<i32>, t: &Buffer<i32>) -> Result<Var> {
+pub fn logit_difference(tape: &Tape, logits: Var, y: &Buffer<i32>, t: &Buffer<i32>) -> Result<Var> {
     let z = tape.value(logits);
-    let (device, [n, k]) = (tape.device(), z.matrix("difference")?);
-    labelled("difference", y, n)?;
-    labelled("difference", t, n)?;
-    int(z.len())?;
-    let (rows, columns) = (int(n)?, int(k)?);
-    let mut out = Buffer::uninit(device, n)?;
-    difference_forward(device, n.div_ceil(CHUNK.on(device)), z.buffer(), y, t, &mut out, rows, columns)?;
+    let (device, [n, k]) = (tape.device(), z.matrix("logit_difference")?);
+    labelled("logit_difference", y, n)?;
+    labelled("logit_difference", t, n)?;
+    let mut out = Tensor::uninit(device, &[n])?;
+    let blocks = |device: &Device, count: usize| count.div_ceil(logit_difference::CHUNK.on(device));
+    logit_difference::forward(device, blocks(device, n), &z, y, t, &mut out, n, k)?;
     let saved = tape.needs(logits).then(|| Ok::<_, Error>((y.duplicate()?, t.duplicate()?))).transpose()?;
-    tape.push(Tensor::new(out, &[n])?, &[logits], move |grad, sink| {
-        if let (Some((y, t)), Some((into, accumulate))) = (&saved, sink.slot(logits)?) {
-            let device = grad.device();
-            let grid = (n * k).div_ceil(CHUNK.on(device));
-            difference_backward(device, grid, grad.buffer(), y, t, into, rows, columns, accumulate)?;
-        }
-        Ok(())
+    tape.push(out, &[logits], move |grad, sink| {
+        let (Some((y, t)), Some((into, accumulate))) = (&saved, sink.slot(logits)?) else { return Ok(()) };
+        let device = grad.device();
+        logit_difference::backward(device, blocks(device, n * k), grad, y, t, into, n, k, accumulate)
     })
 }
 
@@ -41,7 +37,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                 [logits],
                 move |tape, v| {
                     let classes = |list: &[i32]| Buffer::from_slice(tape.device(), list);
-                    difference(tape, v[0], &classes(&test_labels(n, k))?, &classes(&targets(n, k))?)
+                    logit_difference(tape, v[0], &classes(&test_labels(n, k))?, &classes(&targets(n, k))?)
                 },
                 move |x| {
                     let pairs = test_labels(n, k).into_iter().zip(targets(n, k));
@@ -57,7 +53,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             let tape = Tape::new(device);
             let z = tape.leaf(x[0].clone());
             let classes = |list: &[i32]| Buffer::from_slice(device, list);
-            let d = difference(&tape, z, &classes(&[0, -1, 0])?, &classes(&[1, 0, 2])?)?;
+            let d = logit_difference(&tape, z, &classes(&[0, -1, 0])?, &classes(&[1, 0, 2])?)?;
             let grads = tape.backward(d, Some(super::fill::full(device, &[3], f32::INFINITY)?))?;
             let mut values = tape.value(d).to_vec()?;
             values.extend(grads.get(z).map(Tensor::to_vec).transpose()?.unwrap_or_default());

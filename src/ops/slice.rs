@@ -1,20 +1,19 @@
-//! Parts of a batch: rows of the leading axis as a tensor of their own, two tensors joined, labels repeated.
+//! Slices of a batch along the leading axis, and concatenation.
 
 use super::prelude::*;
-use kernels::fill::fill_value;
-use kernels::rows::*;
+use kernels::{fill, slice};
 
 /// The rows first..first + count of x's leading axis: `[count, ...]`, a copy.
-pub fn rows(tape: &Tape, x: Var, first: usize, count: usize) -> Result<Var> {
+pub fn slice(tape: &Tape, x: Var, first: usize, count: usize) -> Result<Var> {
     let input = tape.value(x);
-    let part = rows_of(&input, first, count)?;
+    let part = slice_tensor(&input, first, count)?;
     let (n, whole, from) = (part.len(), input.len(), first * row_len(&input));
     tape.push(part, &[x], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            if accumulate == 0 && n < whole {
-                fill_value(grad.device(), elementwise(grad.device(), whole), into, 0.0, int(whole)?)?;
+            if !accumulate && n < whole {
+                fill::value(grad.device(), elementwise(grad.device(), whole), into, 0.0, whole)?;
             }
-            copy(grad.buffer(), 0, into, from, n, accumulate)?;
+            copy(grad, 0, into, from, n, accumulate)?;
         }
         Ok(())
     })
@@ -24,35 +23,34 @@ pub fn rows(tape: &Tape, x: Var, first: usize, count: usize) -> Result<Var> {
 pub fn concat(tape: &Tape, a: Var, b: Var) -> Result<Var> {
     let (top, bottom) = (tape.value(a), tape.value(b));
     let (n, m) = (top.len(), bottom.len());
-    tape.push(join(&top, &bottom)?, &[a, b], move |grad, sink| {
+    tape.push(concat_tensor(&top, &bottom)?, &[a, b], move |grad, sink| {
         for (side, from, len) in [(a, 0, n), (b, n, m)] {
             if let Some((into, accumulate)) = sink.slot(side)? {
-                copy(grad.buffer(), from, into, 0, len, accumulate)?;
+                copy(grad, from, into, 0, len, accumulate)?;
             }
         }
         Ok(())
     })
 }
 
-/// [`rows`] of a tensor that is not on a tape.
-pub fn rows_of(x: &Tensor, first: usize, count: usize) -> Result<Tensor> {
+/// [`slice()`] of a tensor that is not on a tape.
+pub fn slice_tensor(x: &Tensor, first: usize, count: usize) -> Result<Tensor> {
     let (last, shape) = (first.saturating_add(count), x.shape());
     if shape.first().is_none_or(|n| last > *n) {
         return Err(Error::Shape {
-            op: "rows",
+            op: "slice",
             expected: format!("at least {last} rows"),
             got: shape.to_vec(),
         });
     }
-    int(x.len())?;
     let len = row_len(x);
-    let mut out = Buffer::uninit(x.device(), count * len)?;
-    copy(x.buffer(), first * len, &mut out, 0, count * len, 0)?;
-    Tensor::new(out, &[&[count], &shape[1..]].concat())
+    let mut out = Tensor::uninit(x.device(), &[&[count], &shape[1..]].concat())?;
+    copy(x, first * len, &mut out, 0, count * len, false)?;
+    Ok(out)
 }
 
 /// [`concat()`] of tensors that are not on a tape.
-pub fn join(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn concat_tensor(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let shape = match (a.shape(), b.shape()) {
         ([n, own @ ..], [m, other @ ..]) if own == other => [&[n + m], own].concat(),
         (own, other) => {
@@ -60,19 +58,17 @@ pub fn join(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             return Err(Error::Shape { op: "concat", expected, got: other.to_vec() });
         }
     };
-    let mut out = Buffer::uninit(a.device(), a.len() + b.len())?;
-    int(out.len())?;
-    copy(a.buffer(), 0, &mut out, 0, a.len(), 0)?;
-    copy(b.buffer(), 0, &mut out, a.len(), b.len(), 0)?;
-    Tensor::new(out, &shape)
+    let mut out = Tensor::uninit(a.device(), &shape)?;
+    copy(a, 0, &mut out, 0, a.len(), false)?;
+    copy(b, 0, &mut out, a.len(), b.len(), false)?;
+    Ok(out)
 }
 
 /// The labels of two views of a batch: `[y; y]`.
 pub fn repeat_labels(labels: &Buffer<i32>) -> Result<Buffer<i32>> {
     let (device, n) = (labels.device(), labels.len());
     let mut out = Buffer::uninit(device, 2 * n)?;
-    int(2 * n)?;
-    rows_repeat_labels(device, elementwise(device, n), labels, &mut out, int(n)?)?;
+    slice::repeat_labels(device, elementwise(device, n), labels, &mut out, n)?;
     Ok(out)
 }
 
@@ -85,13 +81,13 @@ fn row_len(x: &Tensor) -> usize {
 fn copy(
     x: &Buffer<f32>,
     from: usize,
-    out: &mut Buffer<f32>,
+    out: &mut dyn kernels::Output,
     to: usize,
     n: usize,
-    accumulate: i32,
+    accumulate: bool,
 ) -> Result<()> {
     let device = x.device();
-    rows_copy(device, elementwise(device, n), x, out, int(from)?, int(to)?, int(n)?, accumulate)
+    slice::copy(device, elementwise(device, n), x, out, from, to, n, accumulate)
 }
 
 #[cfg(test)]
@@ -114,8 +110,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     for (shape, first, count) in parts {
         let len: usize = shape[1..].iter().product();
         let part = move |x: &[Vec<f64>]| x[0][first * len..(first + count) * len].to_vec();
-        let name = format!("rows {first}..{} of {shape:?}", first + count);
-        let run = move |tape: &Tape, v: &[Var]| rows(tape, v[0], first, count);
+        let name = format!("slice {first}..{} of {shape:?}", first + count);
+        let run = move |tape: &Tape, v: &[Var]| slice(tape, v[0], first, count);
         cases.push(Case::op(name, [Input::normal(shape)], run, part));
     }
     let pairs: [(&[usize], &[usize]); 5] = [
@@ -144,16 +140,16 @@ pub fn cases() -> Vec<super::testing::Case> {
         ));
     }
     cases.push(Case::op(
-        "x joined with itself",
+        "x with itself",
         [Input::normal(&[3, 5])],
         |tape, v| concat(tape, v[0], v[0]),
         |x| [&x[0][..], &x[0]].concat(),
     ));
     // Two overlapping parts: the second contribution is added to a part of the first one's gradient.
     cases.push(Case::op(
-        "overlapping rows",
+        "overlapping slices",
         [Input::normal(&[6, 5])],
-        |tape, v| super::add::add(tape, rows(tape, v[0], 0, 4)?, rows(tape, v[0], 1, 4)?),
+        |tape, v| super::add::add(tape, slice(tape, v[0], 0, 4)?, slice(tape, v[0], 1, 4)?),
         |x| (0..20).map(|i| x[0][i] + x[0][i + 5]).collect(),
     ));
     for n in [0, 1, 7, 5000] {
@@ -177,11 +173,14 @@ mod tests {
         let device = Device::host().unwrap();
         let zeros = |shape: &[usize]| Tensor::zeros(&device, shape).unwrap();
         let line = |result: Result<Tensor>| result.unwrap_err().to_string();
-        assert_eq!(line(rows_of(&zeros(&[3, 2]), 2, 2)), "rows: expected at least 4 rows, got shape [3, 2]");
-        assert!(line(rows_of(&zeros(&[3, 2]), usize::MAX, 2)).starts_with("rows: expected at least"));
-        assert!(line(rows_of(&zeros(&[]), 0, 0)).starts_with("rows: expected at least 0 rows"));
+        assert_eq!(
+            line(slice_tensor(&zeros(&[3, 2]), 2, 2)),
+            "slice: expected at least 4 rows, got shape [3, 2]"
+        );
+        assert!(line(slice_tensor(&zeros(&[3, 2]), usize::MAX, 2)).starts_with("slice: expected at least"));
+        assert!(line(slice_tensor(&zeros(&[]), 0, 0)).starts_with("slice: expected at least 0 rows"));
         let unlike = "concat: expected tensors that differ in their leading axis only, beside [3, 2], got shape [3, 3]";
-        assert_eq!(line(join(&zeros(&[3, 2]), &zeros(&[3, 3]))), unlike);
-        assert!(join(&zeros(&[]), &zeros(&[])).is_err());
+        assert_eq!(line(concat_tensor(&zeros(&[3, 2]), &zeros(&[3, 3]))), unlike);
+        assert!(concat_tensor(&zeros(&[]), &zeros(&[])).is_err());
     }
 }

@@ -2,9 +2,9 @@
 //! Generalization", NeurIPS 2020).
 
 use super::prelude::*;
-use kernels::perturb::*;
+use kernels::awp;
 
-/// What is added to the norm of the gradient.
+/// Added to the norm of the gradient.
 const NORM_FLOOR: f32 = 1e-12;
 
 /// `w + gamma * |w| / (|g| + 1e-12) * g` with L2 norms over the whole tensor: one weight tensor moved along
@@ -12,13 +12,13 @@ const NORM_FLOOR: f32 = 1e-12;
 pub fn perturb(weight: &Tensor, gradient: &Tensor, gamma: f32) -> Result<Tensor> {
     same_shape("perturb", weight, gradient)?;
     let (device, n) = (weight.device(), weight.len());
-    let (w, g, count, blocks) = (weight.buffer(), gradient.buffer(), int(n)?, elementwise(device, n));
+    let blocks = elementwise(device, n);
     let (mut parts, mut ratio) = (Buffer::uninit(device, 2 * blocks)?, Buffer::uninit(device, 1)?);
-    let mut out = Buffer::uninit(device, n)?;
-    perturb_squares(device, blocks, w, g, &mut parts, count)?;
-    perturb_ratio(device, 1, &parts, &mut ratio, gamma, NORM_FLOOR, int(blocks)?)?;
-    perturb_move(device, blocks, w, g, &ratio, &mut out, count)?;
-    Tensor::new(out, weight.shape())
+    let mut out = Tensor::uninit(device, weight.shape())?;
+    awp::squares(device, blocks, weight, gradient, &mut parts, n)?;
+    awp::ratio(device, 1, &parts, &mut ratio, gamma, NORM_FLOOR, blocks)?;
+    awp::apply(device, blocks, weight, gradient, &ratio, &mut out, n)?;
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,35 +1,35 @@
-//! Flags for the parameters of attacks other than their ball and step size.
+//! Flags for the parameters of attacks other than the ball and the step size.
 
 use crate::attack::Params;
 use crate::config::Config;
 
 const GROUP: &str = "Parameters of attacks";
 
-/// The parameters that were given; the others are the attack's.
+/// The parameters that were given; the others have the attack's own defaults.
 #[derive(clap::Args)]
-pub struct Parameters {
-    /// Steps, or queries of square; a number in the attack's name goes first `[default: the attack's]`
+pub struct AttackFlags {
+    /// Steps, or queries of square; a number in the attack's name takes precedence [default: the attack's]
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     steps: Option<usize>,
-    /// Random starts, each on the images that withstood the earlier ones `[default: 1]`
+    /// Random starts, each on the images that withstood the earlier ones [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     restarts: Option<usize>,
-    /// Target classes of apgd-t and fab-t, from the runner-up on `[default: 9]`
+    /// Target classes of apgd-t and fab-t, from the runner-up on [default: 9]
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     targets: Option<usize>,
-    /// Passes that each gradient of apgd-ce, apgd-dlr and apgd-t is averaged over, for randomized defenses
-    /// `[default: 1]`
+    /// Passes to average each gradient of apgd-ce, apgd-dlr and apgd-t over, for randomized defenses
+    /// [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = GROUP)]
     eot_iter: Option<usize>,
-    /// Confidence of cw: its margin counts down to -kappa (κ) `[default: 50]`
+    /// Confidence of cw: a margin below -kappa (κ) counts as -kappa [default: 50]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
     kappa: Option<f32>,
-    /// Fraction of the accumulated gradient that mim keeps in each step (μ) `[default: 1]`
+    /// Part of the accumulated gradient that mim keeps at each step (μ) [default: 1]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = GROUP)]
     momentum: Option<f32>,
 }
 
-impl Parameters {
+impl AttackFlags {
     /// Name and value of each parameter that was given.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let text = |value: Option<String>, name| Some((name, value?));
@@ -46,7 +46,8 @@ impl Parameters {
         counts.chain(numbers.map(|(value, name)| number(value, name))).flatten()
     }
 
-    /// The attack's parameters in the ball and with the seed of `config`, whose step size counts if it was given.
+    /// The parameters of an attack: those given, the ball and seed of `config`, and its step size if that was
+    /// given, too.
     pub fn params(&self, config: &Config, step_given: bool) -> Params {
         let default = Params::default();
         Params {

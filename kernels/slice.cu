@@ -1,24 +1,24 @@
 // Parts of arrays: rows of a tensor, tensors joined, labels repeated.
 // Mathematics: out[to + i] (+)= x[from + i] for i < n; labels: out = [y; y].
 // Threads: each takes runs of VEC neighbouring elements (each_vec).
-// Preconditions: both parts lie inside their arrays; src/ops/rows.rs checks.
+// Preconditions: both parts lie inside their arrays; src/ops/slice.rs checks.
 // Outputs: `=` or `+=` (accumulate); what lies outside the part is not touched.
 // Accumulation: none. Deterministic. No spills.
-#include "lib/lanes.cuh"
+#include "lib/sample.cuh"
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out[to..to + n] (+)= x[from..from + n]
-rows_copy(const float* x, float* out, int from, int to, int n, int accumulate) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void slice_copy(
+    const float* x, float* out, int from, int to, int n, bool accumulate) {
   const bool reads_aligned = rows_aligned(from), writes_aligned = rows_aligned(to);
   each_vec(n, [&](int i, int count) {
-    Vec v = row_load(x + from + i, count, reads_aligned);
-    row_put(out + to + i, v, count, writes_aligned, accumulate);
+    Vec v = vec_load(x + from + i, count, reads_aligned);
+    vec_put(out + to + i, v, count, accumulate, writes_aligned);
   });
 }
 
-extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 // out = [labels; labels]
-rows_repeat_labels(const int* labels, int* out, int n) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void slice_repeat_labels(
+    const int* labels, int* out, int n) {
   each_vec(n, [&](int i, int count) {
     for (int at = i; at < i + count; at++) out[at] = out[n + at] = labels[at];
   });

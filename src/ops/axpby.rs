@@ -1,40 +1,22 @@
 //! Weighted sums of tensors: the terms of a loss, mixtures of images or logits.
 
-pub use super::fill::scale as scaled;
 use super::prelude::*;
-use kernels::combine::*;
-use kernels::fill::fill_scaled;
+use kernels::{axpby, fill};
 
 /// alpha * a + beta * b, both of one shape. With alpha 1 and beta 0 it is a bit for bit where b is finite.
-pub fn combine(tape: &Tape, a: Var, alpha: f32, b: Var, beta: f32) -> Result<Var> {
+pub fn axpby(tape: &Tape, a: Var, alpha: f32, b: Var, beta: f32) -> Result<Var> {
     let (left, right) = (tape.value(a), tape.value(b));
-    same_shape("combine", &left, &right)?;
+    same_shape("axpby", &left, &right)?;
     let (device, n) = (tape.device(), left.len());
-    let mut out = Buffer::uninit(device, n)?;
-    combine_forward(
-        device,
-        elementwise(device, n),
-        left.buffer(),
-        right.buffer(),
-        &mut out,
-        alpha,
-        beta,
-        int(n)?,
-    )?;
-    tape.push(Tensor::new(out, left.shape())?, &[a, b], move |grad, sink| {
+    let mut out = Tensor::uninit(device, left.shape())?;
+    axpby::forward(device, elementwise(device, n), &left, &right, &mut out, alpha, beta, n)?;
+    tape.push(out, &[a, b], move |grad, sink| {
         for (side, weight) in [(a, alpha), (b, beta)] {
             if weight == 1.0 {
                 sink.pass(side, grad)?;
             } else if let Some((into, accumulate)) = sink.slot(side)? {
-                fill_scaled(
-                    grad.device(),
-                    elementwise(grad.device(), n),
-                    grad.buffer(),
-                    into,
-                    weight,
-                    int(n)?,
-                    accumulate,
-                )?;
+                let grid = elementwise(grad.device(), n);
+                fill::scaled(grad.device(), grid, grad, into, weight, n, accumulate)?;
             }
         }
         Ok(())
@@ -48,14 +30,14 @@ pub fn cases() -> Vec<super::testing::Case> {
         Case::op(
             format!("{name}, {alpha} and {beta}"),
             [a, b],
-            move |tape, v| combine(tape, v[0], alpha, v[1], beta),
+            move |tape, v| axpby(tape, v[0], alpha, v[1], beta),
             move |x| x[0].iter().zip(&x[1]).map(|(a, b)| alpha as f64 * a + beta as f64 * b).collect(),
         )
     };
     let mut cases: Vec<Case> = ugly_shapes()
         .iter()
         .map(|s| {
-            case(format!("combine {s:?}"), Input::normal_seeded(s, 1), -0.7, Input::normal_seeded(s, 2), 2.5)
+            case(format!("axpby {s:?}"), Input::normal_seeded(s, 1), -0.7, Input::normal_seeded(s, 2), 2.5)
         })
         .collect();
     let pair = || (Input::normal_seeded(&[3, 7], 1), Input::normal_seeded(&[3, 7], 2));
@@ -70,7 +52,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     cases.push(Case::op(
         "one variable on both sides",
         [pair().0],
-        |tape, v| combine(tape, v[0], 1.0, v[0], -0.25),
+        |tape, v| axpby(tape, v[0], 1.0, v[0], -0.25),
         |x| x[0].iter().map(|v| 0.75 * v).collect(),
     ));
     // Every bit of the first side, as integers of 16 bits, which float32 holds exactly: zeros of both signs,
@@ -80,7 +62,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     let one = move |device: &Device, x: &[Tensor]| {
         let tape = Tape::new(device);
         let (a, b) = (tape.constant(x[0].clone()), tape.constant(x[1].clone()));
-        let out = combine(&tape, a, 1.0, b, 0.0)?;
+        let out = axpby(&tape, a, 1.0, b, 0.0)?;
         Ok(tape.value(out).to_vec()?.into_iter().flat_map(bits).collect())
     };
     for other in [3.0, -3.0] {

@@ -1,83 +1,61 @@
-//! Points that have withstood an attack so far: taking them out of a batch, and putting back what was found
-//! for them.
+//! Rows gathered from a batch and scattered back: the points that no attack has broken so far, and the
+//! adversarial images found for them.
 
 use super::prelude::*;
-use kernels::survivors::*;
+use kernels::gather;
 
 /// The samples `x[rows[m]]` of x `[N,..]`: `[M,..]`. A row outside of 0..N gives NaN.
-pub fn take(x: &Tensor, rows: &Buffer<i32>) -> Result<Tensor> {
-    let (known, size) = samples("take", x)?;
+pub fn gather(x: &Tensor, rows: &Buffer<i32>) -> Result<Tensor> {
+    let (known, size) = samples("gather", x)?;
     let mut shape = x.shape().to_vec();
     shape[0] = rows.len();
-    int(rows.len() * size)?;
-    let mut out = Buffer::uninit(x.device(), rows.len() * size)?;
-    survivors_take(x.device(), rows.len(), x.buffer(), rows, &mut out, int(known)?, int(size)?)?;
-    Tensor::new(out, &shape)
+    let mut out = Tensor::uninit(x.device(), &shape)?;
+    gather::rows(x.device(), rows.len(), x, rows, &mut out, known, size)?;
+    Ok(out)
 }
 
-/// From clean images x `[N,..]` and candidates, and whether each of them is classified correctly (`right`,
-/// `held`, `[N]`): the candidate where it alone is misclassified, else the clean image, and `[N]` with 1
-/// where the image chosen is misclassified.
-pub fn settle(
+/// Of clean images x `[N,..]` and candidates, with flags `[N]` whether each is classified correctly: the
+/// candidate where it alone is misclassified, else the clean image; and flags `[N]`, 1 where the chosen image
+/// is misclassified.
+pub fn select_misclassified(
     x: &Tensor,
     candidate: &Tensor,
-    right: &Buffer<i32>,
-    held: &Buffer<i32>,
+    clean_correct: &Buffer<i32>,
+    adv_correct: &Buffer<i32>,
 ) -> Result<(Tensor, Buffer<i32>)> {
-    same_shape("settle", x, candidate)?;
-    let (n, size) = samples("settle", x)?;
-    flagged("settle", n, &[right, held])?;
-    let (device, mut out, mut success) =
-        (x.device(), Buffer::uninit(x.device(), x.len())?, Buffer::uninit(x.device(), n)?);
-    survivors_settle(
-        device,
-        n,
-        x.buffer(),
-        candidate.buffer(),
-        right,
-        held,
-        &mut out,
-        &mut success,
-        int(size)?,
-    )?;
-    Ok((Tensor::new(out, x.shape())?, success))
+    same_shape("select_misclassified", x, candidate)?;
+    let (n, size) = samples("select_misclassified", x)?;
+    flagged("select_misclassified", n, &[clean_correct, adv_correct])?;
+    let device = x.device();
+    let (mut out, mut success) = (Tensor::uninit(device, x.shape())?, Buffer::uninit(device, n)?);
+    gather::select(device, n, x, candidate, clean_correct, adv_correct, &mut out, &mut success, size)?;
+    Ok((out, success))
 }
 
-/// Where `broken[m]`: `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ; a row outside is
-/// left out.
-pub fn merge(
+/// Masked scatter: where `succeeded[m]`, `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ; a
+/// row outside is left out.
+pub fn scatter(
     found: &mut Tensor,
     success: &mut Buffer<i32>,
     rows: &Buffer<i32>,
     x: &Tensor,
-    broken: &Buffer<i32>,
+    succeeded: &Buffer<i32>,
 ) -> Result<()> {
-    let ((known, size), (m, other)) = (samples("merge", found)?, samples("merge", x)?);
+    let ((known, size), (m, other)) = (samples("scatter", found)?, samples("scatter", x)?);
     if size != other {
         return Err(Error::Shape {
-            op: "merge",
+            op: "scatter",
             expected: format!("samples of {size} elements"),
             got: x.shape().to_vec(),
         });
     }
-    flagged("merge", m, &[rows, broken])?;
-    flagged("merge", known, &[success])?;
-    survivors_merge(
-        x.device(),
-        m,
-        x.buffer(),
-        broken,
-        rows,
-        found.make_mut()?,
-        success,
-        int(known)?,
-        int(size)?,
-    )
+    flagged("scatter", m, &[rows, succeeded])?;
+    flagged("scatter", known, &[success])?;
+    gather::scatter(x.device(), m, x, succeeded, rows, found, success, known, size)
 }
 
 /// How many samples there are, and the elements of one.
 fn samples(op: &'static str, x: &Tensor) -> Result<(usize, usize)> {
-    int(x.len())?;
     let n = x.shape().first().ok_or_else(|| Error::Shape { op, expected: "[N,..]".into(), got: vec![] })?;
     Ok((*n, x.shape()[1..].iter().product()))
 }
@@ -107,27 +85,27 @@ pub fn cases() -> Vec<super::testing::Case> {
         let size: usize = shape[1..].iter().product();
         let row = move |v: &[f64], n: usize| v[n * size..(n + 1) * size].to_vec();
         let taken = |device: &Device, t: &[Tensor]| {
-            take(&t[0], &Buffer::from_slice(device, &[3, 0, 0, 4, -1])?)?.to_vec()
+            gather(&t[0], &Buffer::from_slice(device, &[3, 0, 0, 4, -1])?)?.to_vec()
         };
-        cases.push(Case::kernel(format!("take {shape:?}"), [Input::normal(shape)], taken, move |v| {
+        cases.push(Case::kernel(format!("gather {shape:?}"), [Input::normal(shape)], taken, move |v| {
             [row(&v[0], 3), row(&v[0], 0), row(&v[0], 0), vec![f64::NAN; 2 * size]].concat()
         }));
         let inputs = || [Input::normal(shape), Input::normal_seeded(shape, 1)];
         let settled = |device: &Device, t: &[Tensor]| {
             let of = |flags: [i32; 4]| Buffer::from_slice(device, &flags);
-            let (x, success) = settle(&t[0], &t[1], &of([0, 0, 1, 1])?, &of([0, 1, 0, 1])?)?;
+            let (x, success) = select_misclassified(&t[0], &t[1], &of([0, 0, 1, 1])?, &of([0, 1, 0, 1])?)?;
             outcome(x, success)
         };
-        cases.push(Case::kernel(format!("settle {shape:?}"), inputs(), settled, move |v| {
+        cases.push(Case::kernel(format!("select {shape:?}"), inputs(), settled, move |v| {
             [row(&v[0], 0), row(&v[0], 1), row(&v[1], 2), row(&v[0], 3), vec![1.0, 1.0, 1.0, 0.0]].concat()
         }));
         let merged = |device: &Device, t: &[Tensor]| {
             let of = |flags: [i32; 4]| Buffer::from_slice(device, &flags);
             let (mut found, mut success) = (t[0].clone(), of([0, 0, 1, 0])?);
-            merge(&mut found, &mut success, &of([3, 0, 4, 1])?, &t[1], &of([1, 0, 1, 1])?)?;
+            scatter(&mut found, &mut success, &of([3, 0, 4, 1])?, &t[1], &of([1, 0, 1, 1])?)?;
             outcome(found, success)
         };
-        cases.push(Case::kernel(format!("merge {shape:?}"), inputs(), merged, move |v| {
+        cases.push(Case::kernel(format!("scatter {shape:?}"), inputs(), merged, move |v| {
             [row(&v[0], 0), row(&v[1], 3), row(&v[0], 2), row(&v[1], 0), vec![0.0, 1.0, 1.0, 1.0]].concat()
         }));
     }

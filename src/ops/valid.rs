@@ -1,36 +1,36 @@
-//! Which images of a batch exist, for passes over a set whose size is known to the device alone.
+//! Padded batches: which images are valid, for passes over a set whose size only the device knows.
 //!
-//! Operations on single images work on all of a batch, whatever is there. Those that couple images
+//! Operations on single images work on all of a batch, padding included. Those that couple images
 //! (statistics, weight gradients), and those that cost most (convolutions), get a `Rows`; `cases` below
 //! compares them with the plain ones on fewer images.
 
 use super::prelude::*;
 use std::rc::Rc;
 
-/// The images that a pass is about; a count is one integer on the device.
+/// The images of a batch that a pass is over; a count is one integer on the device.
 #[derive(Clone, Default)]
 pub enum Rows {
     #[default]
     All,
-    /// Only the first so many images exist: what lies behind them is not looked at, and zero in results and
-    /// gradients.
+    /// Only the first `count` images are valid: the padding after them is not read, and is zero in results
+    /// and gradients.
     First(Rc<Buffer<i32>>),
     /// All images, but running statistics stay where they are when the count is 0.
     AllIf(Rc<Buffer<i32>>),
 }
 
 impl Rows {
-    /// What a batch norm's kernels get: the count, and how many rows each of its images has, or 0 where the
-    /// count is only a gate.
-    pub(super) fn of_images(&self, rows_per_image: usize) -> Result<(Option<&Buffer<i32>>, i32)> {
+    /// The arguments of batch norm's kernels: the count, and how many rows each of its images has, or 0 where
+    /// the count is only a gate.
+    pub(super) fn of_images(&self, rows_per_image: usize) -> Result<(Option<&Buffer<i32>>, usize)> {
         match self {
             Rows::All => Ok((None, 0)),
-            Rows::First(count) => Ok((Some(one(count)?), int(rows_per_image)?)),
+            Rows::First(count) => Ok((Some(one(count)?), rows_per_image)),
             Rows::AllIf(count) => Ok((Some(one(count)?), 0)),
         }
     }
 
-    /// The number of images that exist, for kernels that leave out the others; `None`: all.
+    /// The number of valid images, for kernels that leave out the others; `None`: all.
     pub(super) fn existing(&self) -> Result<Option<&Buffer<i32>>> {
         match self {
             Rows::First(count) => one(count).map(Some),
@@ -57,7 +57,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     };
     let counts =
         |images: usize| [0, 1, images - 1, images].into_iter().collect::<std::collections::BTreeSet<_>>();
-    // What lies behind the first `count` images holds NaN.
+    // Everything past the first `count` images is NaN.
     let poisoned = |shape: &[usize], count: usize, seed: u64| {
         let mut input = Input::normal_seeded(shape, seed);
         let exist = count * shape[1..].iter().product::<usize>();
@@ -102,7 +102,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             );
         }
     }
-    // The epilogue behind the images that exist, and an input gradient that is added, for few and for many
+    // The epilogue past the valid images, and an input gradient that is added, for few and for many
     // channels.
     for (x, co) in [([4, 3, 3, 16], 16), ([4, 3, 3, 3], 7)] {
         let conv = Conv::new(&x, &[co, 3, 3, x[3]], 1, 1).unwrap();
@@ -121,7 +121,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                 Epilogue { shift: Some(&t[2]), residual: Some(&t[3]), relu: true, relu_mask: None };
             let y = conv2d::forward(&conv, &t[0], &filter, epilogue, Some(&count))?;
             let mut dx = t[5].buffer().duplicate()?;
-            conv2d::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, 1)?;
+            conv2d::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, true)?;
             Ok([y.to_vec()?, dx.to_vec()?].concat())
         };
         let want = move |v: &[Vec<f64>]| {

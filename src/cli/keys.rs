@@ -1,0 +1,67 @@
+//! `saddle keys`: the hyper-parameters.
+
+use serde_json::json;
+
+use super::flags::metavar_and_help;
+use super::{Run, text};
+use crate::config::{KEYS, Key, key};
+use crate::error::Result;
+
+/// List the hyper-parameters: symbol, default, form and meaning.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Each is a flag of 'saddle train', a key of recipes and of --set, and a field of run.json."
+)]
+pub struct KeysArgs {
+    /// Only keys whose name, group or meaning contains this text
+    filter: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run for KeysArgs {
+    fn run(self, _: String) -> Result<()> {
+        let filter = self.filter.unwrap_or_default().to_lowercase();
+        let name = filter.replace('-', "_");
+        let matches = |key: &&Key| {
+            key.name.contains(&name)
+                || [key.group, key.help].iter().any(|text| text.to_lowercase().contains(&filter))
+        };
+        let mut found: Vec<&Key> = KEYS.iter().filter(matches).collect();
+        if found.is_empty() {
+            found.push(key(&filter)?);
+        }
+        if self.json {
+            let record = |key: &&Key| {
+                json!({
+                    "name": key.name, "group": key.group, "symbol": key.symbol, "metavar": (key.metavar)(),
+                    "default": key.default_text(), "help": key.help,
+                })
+            };
+            return text::print_json(&found.iter().map(record).collect::<Vec<_>>());
+        }
+        text::print(&list(&found))
+    }
+}
+
+/// The keys by group: columns with name, symbol, default and form, and the meaning after them.
+fn list(keys: &[&Key]) -> String {
+    let cells = |key: &&Key| {
+        let (metavar, _) = metavar_and_help(key, key.help);
+        [&format!("  {}", key.name), key.symbol, &key.default_text(), &metavar].map(str::to_owned).to_vec()
+    };
+    let columns = text::table(&keys.iter().map(cells).collect::<Vec<_>>(), &[]);
+    let width = columns.lines().map(|line| line.chars().count()).max().unwrap_or(0) + 2;
+    let mut lines = String::new();
+    let mut group = "";
+    for (key, columns) in keys.iter().zip(columns.lines()) {
+        if key.group != group {
+            group = key.group;
+            lines += &format!("{group}\n");
+        }
+        let first = format!("{columns}{}", " ".repeat(width - columns.chars().count()));
+        lines += &text::wrapped(&metavar_and_help(key, key.help).1, &first, &" ".repeat(width), text::WIDTH);
+    }
+    lines
+}

@@ -1,0 +1,153 @@
+//! The cases of `conv2d`, and its oracle in float64.
+
+use super::*;
+use crate::ops::testing::*;
+
+pub fn cases() -> Vec<Case> {
+    // [N,H,W,Cin], Cout, kernel (height, width), stride, pad.
+    type Sizes = ([usize; 4], usize, (usize, usize), usize, usize);
+    let sizes: &[Sizes] = &[
+        ([1, 1, 1, 1], 1, (1, 1), 1, 0),
+        ([3, 8, 8, 1], 16, (3, 3), 1, 1),
+        ([3, 7, 5, 3], 33, (3, 3), 1, 1),
+        ([1, 32, 32, 3], 16, (3, 3), 1, 1),
+        ([2, 7, 5, 4], 5, (2, 3), 2, 1),
+        ([130, 4, 4, 16], 16, (3, 3), 1, 1),
+        ([3, 7, 5, 16], 32, (3, 3), 2, 1),
+        ([3, 5, 5, 32], 64, (1, 1), 2, 0),
+        ([3, 2, 2, 64], 64, (3, 3), 1, 1),
+        ([1, 4, 3, 48], 80, (3, 3), 1, 1),
+        ([3, 4, 4, 33], 17, (3, 3), 1, 1),
+        ([1, 3, 2, 257], 10, (1, 1), 1, 0),
+        ([2, 3, 3, 16], 257, (2, 2), 1, 1),
+        ([3, 9, 9, 5], 6, (5, 5), 2, 2),
+        ([2, 3, 3, 16], 3, (7, 7), 1, 3),
+        ([1, 11, 9, 2], 4, (4, 6), 2, 3),
+        ([5, 9, 7, 16], 12, (3, 3), 3, 1),
+        ([2, 10, 7, 3], 70, (3, 2), 3, 1),
+        ([2, 5, 6, 2], 3, (1, 1), 2, 2),
+    ];
+    let mut cases = Vec::new();
+    for &(x, co, (kh, kw), stride, pad) in sizes {
+        let w = [co, kh, kw, x[3]];
+        let conv = Conv::new(&x, &w, stride, pad).unwrap();
+        let inputs = [Input::normal(&x), Input::normal(&w)];
+        let name = format!("conv2d x {x:?} w {w:?} stride {stride} pad {pad}");
+        // Sums of up to kh kw Cin (forward) and N OH OW (weights) products of normal numbers.
+        let op = Case::op(
+            name,
+            inputs,
+            move |tape, v| conv2d(tape, v[0], v[1], stride, pad),
+            move |v| oracle(&conv, &v[0], &v[1]),
+        );
+        cases.push(op.tolerance(1e-4, 1e-5).gradient_tolerance(1e-4, 1e-3));
+    }
+    for (x, co, stride) in
+        [([3, 5, 7, 16], 32, 1), ([130, 4, 4, 16], 16, 2), ([2, 3, 3, 3], 33, 1), ([1, 6, 6, 32], 80, 1)]
+    {
+        let w = [co, 3, 3, x[3]];
+        let conv = Conv::new(&x, &w, stride, 1).unwrap();
+        let inputs = || {
+            [
+                Input::normal(&x),
+                Input::normal(&w),
+                Input::normal(&[co]),
+                Input::normal_seeded(&[co], 1),
+                Input::normal(&conv.out_shape()),
+            ]
+        };
+        let name = format!("conv2d x {x:?} w {w:?} stride {stride} scaled, shifted, added, ReLU");
+        let run = move |device: &Device, t: &[Tensor]| {
+            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
+            let mut mask = Buffer::<u8>::uninit(device, mask_bytes(conv.out_shape().iter().product()))?;
+            let relu_mask = masks_fit(co).then_some(&mut mask);
+            let y = forward(
+                &conv,
+                &t[0],
+                &filter,
+                Epilogue { shift: Some(&t[3]), residual: Some(&t[4]), relu: true, relu_mask },
+                None,
+            )?
+            .to_vec()?;
+            if masks_fit(co) {
+                let bits = mask.to_vec()?;
+                assert!(
+                    y.iter().enumerate().all(|(i, v)| (*v > 0.0) == (bits[i / 8] >> (i % 8) & 1 == 1)),
+                    "mask and output disagree"
+                );
+            }
+            Ok(y)
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let plain = oracle(&conv, &v[0], &v[1]).into_iter().zip(&v[4]).enumerate();
+            plain.map(|(i, (y, r))| (y * v[2][i % co] + v[3][i % co] + r).max(0.0)).collect()
+        };
+        cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
+
+        let name = format!("conv2d x {x:?} w {w:?} stride {stride} input gradient, scaled, added, masked");
+        let run = move |device: &Device, t: &[Tensor]| {
+            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
+            let positive: Vec<u8> = t[0]
+                .to_vec()?
+                .chunks(8)
+                .map(|c| c.iter().rev().fold(0, |bits, v| bits * 2 + (*v > 0.0) as u8))
+                .collect();
+            let padded: Vec<u8> = positive.into_iter().chain([0]).take(mask_bytes(t[0].len())).collect();
+            let mask = masks_fit(x[3]).then(|| Buffer::from_slice(device, &padded)).transpose()?;
+            let mut into = t[0].buffer().duplicate()?;
+            input_grad(&conv, &t[4], &filter, mask.as_ref(), None, &mut into, true)?;
+            into.to_vec()
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let scaled: Vec<f64> = v[1].iter().enumerate().map(|(i, w)| w * v[2][i / (9 * x[3])]).collect();
+            let sum = input_oracle(&conv, &v[4], &scaled).into_iter().zip(&v[0]);
+            sum.map(|(g, x0)| if *x0 > 0.0 || !masks_fit(x[3]) { g + x0 } else { 0.0 }).collect()
+        };
+        cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
+    }
+    cases
+}
+
+/// Calls f(output pixel, tap, input pixel) for every product of pixels in a convolution; pixels count images
+/// too.
+fn each_product(conv: &Conv, mut f: impl FnMut(usize, usize, usize)) {
+    for out in 0..conv.images * conv.out_height * conv.out_width {
+        let (image, oy, ox) = (
+            out / conv.out_width / conv.out_height,
+            out / conv.out_width % conv.out_height,
+            out % conv.out_width,
+        );
+        for tap in 0..conv.kernel_height * conv.kernel_width {
+            let iy = (oy * conv.stride + tap / conv.kernel_width).wrapping_sub(conv.pad);
+            let ix = (ox * conv.stride + tap % conv.kernel_width).wrapping_sub(conv.pad);
+            if iy < conv.height && ix < conv.width {
+                f(out, tap, (image * conv.height + iy) * conv.width + ix);
+            }
+        }
+    }
+}
+
+pub(in crate::ops) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
+    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
+    let mut y = vec![0.0; conv.out_shape().iter().product()];
+    each_product(conv, |out, tap, input| {
+        for o in 0..co {
+            let row = &w[(o * taps + tap) * ci..][..ci];
+            y[out * co + o] += x[input * ci..][..ci].iter().zip(row).map(|(a, b)| a * b).sum::<f64>();
+        }
+    });
+    y
+}
+
+pub(in crate::ops) fn input_oracle(conv: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
+    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
+    let mut dx = vec![0.0; conv.in_shape().iter().product()];
+    each_product(conv, |out, tap, input| {
+        for o in 0..co {
+            for i in 0..ci {
+                dx[input * ci + i] += dy[out * co + o] * w[(o * taps + tap) * ci + i];
+            }
+        }
+    });
+    dx
+}
