@@ -11,7 +11,9 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
-use crate::run::{self, network::weight_file};
+use crate::method;
+use crate::run::network::weight_file;
+use crate::train;
 
 const EXAMPLES: &str = "\
 The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].
@@ -62,8 +64,8 @@ impl Run for AttackArgs {
         let mut config = Config::default();
         // The threat model of the network's training, unless the flags say otherwise.
         config.apply(&weights.trained_for())?;
-        config.apply(&settings)?;
-        run::validate(&config)?;
+        method::apply(&mut config, &settings)?;
+        train::validate(&config)?;
         let request = CraftRequest {
             weights,
             model: self.model,

@@ -13,10 +13,7 @@ use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::method;
-use crate::run::{
-    self,
-    dir::{RunDir, Summary},
-};
+use crate::run::dir::{RunDir, Summary};
 use crate::train::{self, TrainJob, TrainedRun};
 
 const EXAMPLES: &str = "\
@@ -106,7 +103,7 @@ impl Job {
         };
         let mut config = recipe.config.clone();
         method::apply(&mut config, settings)?;
-        run::validate(&config)?;
+        train::validate(&config)?;
         let changed = changed_keys(&config, &recipe.config);
         let (recipe, reference) = (recipe.name, recipe.reference);
         Ok(Job { train: TrainJob { config, recipe, reference, command, resume: None }, changed })
@@ -122,9 +119,9 @@ impl Job {
         }
         let run = RunDir::open(dir)?;
         let mut config = run.config()?;
-        config.apply(settings)?;
+        method::apply(&mut config, settings)?;
         config.out = Some(dir.to_owned());
-        run::validate(&config)?;
+        train::validate(&config)?;
         let name = run.recipe().to_owned();
         let recipe = method::load_recipe(&name).ok();
         let changed = recipe.as_ref().map(|recipe| changed_keys(&config, &recipe.config)).unwrap_or_default();

@@ -7,7 +7,7 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::method;
-use crate::run::{self, dir::RunDir};
+use crate::run::dir::RunDir;
 use std::path::{Path, PathBuf};
 
 /// Weight files, and the run that they belong to.
@@ -67,7 +67,9 @@ pub fn settings_of(
     let value = |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
     let mut config = match (run, value("dataset")) {
         (Some(run), _) => run,
-        (None, Some(name)) if data::find(name)?.name == "digits" => method::load_recipe(recipe::DEFAULT)?.config,
+        (None, Some(name)) if data::find(name)?.name == "digits" => {
+            method::load_recipe(recipe::DEFAULT)?.config
+        }
         (None, Some(_)) => Config::default(),
         (None, None) => return Ok(None),
     };
@@ -75,12 +77,12 @@ pub fn settings_of(
     (config.batch, config.device) = (batch, device);
     config.apply(metadata)?;
     let dataset = config.dataset.clone();
-    config.apply(settings)?;
+    method::apply(&mut config, settings)?;
     if config.dataset != dataset && value("data").is_none() {
         // The folder holds the other data set.
         config.data = None;
     }
-    run::validate(&config)?;
+    config.validate()?;
     Ok(Some(config))
 }
 

@@ -6,6 +6,7 @@ mod checkpoint;
 mod close_epoch;
 mod epoch_log;
 mod epoch_stats;
+mod requirements;
 mod run;
 pub mod schedule;
 pub mod step;
@@ -19,6 +20,7 @@ use crate::method::Method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
 use average::Average;
+pub use requirements::validate;
 use run::Run;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -47,12 +49,13 @@ pub struct TrainedRun {
 
 /// Trains, evaluates and records.
 ///
-/// Errors: bad settings, data or devices before anything is written; [`Error::NotFinite`](crate::Error::NotFinite);
-/// [`Error::Interrupted`](crate::Error::Interrupted) once `stop` is set.
+/// Errors: bad settings, data or devices before anything is written;
+/// [`Error::NotFinite`](crate::Error::NotFinite); [`Error::Interrupted`](crate::Error::Interrupted) once
+/// `stop` is set.
 pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<TrainedRun> {
     let began = Instant::now();
     let TrainJob { config, recipe, .. } = job;
-    crate::run::validate(config)?;
+    validate(config)?;
     let device = config.device.open()?;
     let mut trainer = Trainer::new(&device, config, recipe)?;
     let dir = match &job.resume {

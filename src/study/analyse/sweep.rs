@@ -7,8 +7,9 @@ use crate::config::Config;
 use crate::config::recipe::{Recipe, Reference};
 use crate::error::{Error, Result};
 use crate::report::plot::{Axes, PlotKind, Series, draw};
-use crate::run::{self, observer::Observer};
+use crate::run::observer::Observer;
 use crate::study::compare::{self, CompareRequest, Comparison};
+use crate::train;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -47,7 +48,7 @@ pub fn entries(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>> {
             epochs: epochs.unwrap_or(config.epochs),
             ..config.clone()
         };
-        run::validate(&config)?;
+        train::validate(&config)?;
         let name = format!("boundary-at-{boundary}-{other}");
         Ok(Recipe { name, about: String::new(), config, reference: Reference::default() })
     };

@@ -4,7 +4,6 @@ use crate::config::Config;
 use crate::config::recipe::{self, Recipe};
 use crate::error::{Error, Result};
 use crate::method;
-use crate::run;
 use std::collections::BTreeSet;
 
 /// The recipes for `dataset` with one of `methods` (methods or recipe names; empty: all) and with `model`
@@ -44,7 +43,7 @@ pub fn entries(
     }
     for recipe in &mut entries {
         method::apply(&mut recipe.config, settings)?;
-        run::validate(&recipe.config)?;
+        train::validate(&recipe.config)?;
     }
     if entries.is_empty() {
         return Err(Error::value("dataset", dataset, "has no recipes; 'saddle recipes' lists them all"));

@@ -7,7 +7,7 @@ mod table;
 pub use entries::{display_name, entries};
 pub use table::{Comparison, ComparisonRow, Statistic};
 
-use crate::attack::Params;
+use crate::attack::{Ball, Params};
 use crate::config::recipe::Recipe;
 use crate::config::{Config, KEYS, Key, METHOD_GROUP};
 use crate::device::DeviceChoice;
@@ -140,10 +140,7 @@ impl Runner<'_> {
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                params: Params {
-                    ball: config.ball(),
-                    ..Params::default()
-                },
+                params: Params { ball: config.ball(), ..Params::default() },
                 n: None,
                 batch: Config::default().batch,
                 device: self.request.device,

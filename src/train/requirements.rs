@@ -16,7 +16,7 @@ pub fn validate(config: &Config) -> Result<()> {
 
 /// Checks what a method asks of the other keys.
 fn check_method(config: &Config, method: &Method) -> Result<()> {
-    let averaged = method.averaged || config.average != Averaging::None;
+    let averaged = config.averaging(method).is_some();
     let staged = |stage| method.keys.contains(&"stage") && config.stage == stage;
     for (name, good, problem) in [
         (
