@@ -1,7 +1,6 @@
 //! Flags for hyper-parameters, generated from the table [`KEYS`], the only source of their names, help,
 //! symbols, forms and defaults.
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
