@@ -5,8 +5,8 @@ use crate::error::Result;
 
 #[derive(clap::Args)]
 pub struct DeviceFlag {
-    /// The device to run on
-    #[arg(long = "device", value_name = "auto|host|cuda|cuda:N", default_value = "auto")]
+    /// The device to run on [auto, host, host-checked, host-as-cuda, cuda, cuda:N]
+    #[arg(long = "device", value_name = "WORD", default_value = "auto")]
     name: String,
 }
 

@@ -16,7 +16,6 @@ use crate::eval::{self, EvalRequest, Extras, Report, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
 use crate::run::network::WeightOverrides;
-use crate::train;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -231,13 +230,12 @@ impl EvalArgs {
             return Err(Error::value("weights", files[0].display(), problem));
         }
         let given = |name: &str| settings.iter().any(|(key, _)| key == name);
-        let single = |list: &[f64]| list.iter().map(|value| *value as f32).collect();
         let extras = Extras {
             eps_text: Some(config.eps.to_string()),
             overrides: WeightOverrides {
                 model: given("model").then(|| config.model.clone()),
-                mean: given("mean").then(|| single(&config.mean)),
-                std: given("std").then(|| single(&config.std)),
+                mean: given("mean").then(|| config.mean.clone()),
+                std: given("std").then(|| config.std.clone()),
             },
             state: self.state,
             shard,

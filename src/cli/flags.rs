@@ -1,7 +1,6 @@
 //! Flags for hyper-parameters, generated from the table [`KEYS`], the only source of their names, help,
 //! symbols, forms and defaults.
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
@@ -95,10 +94,6 @@ pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
     }
 }
 
-/// The long name of each key's flag, by the key's name.
-static LONG: LazyLock<HashMap<&'static str, String>> =
-    LazyLock::new(|| KEYS.iter().map(|key| (key.name, key.name.replace('_', "-"))).collect());
-
 /// The hyper-parameters on a command line: flags, and `--set key=value`, in their order.
 pub struct KeyFlags<F> {
     entries: Vec<FlagEntry>,
@@ -135,19 +130,17 @@ fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg
     if let Some(default) = default {
         help += &format!(" [default: {default}]");
     }
-    let mut arg = Arg::new(key.name).value_name(metavar).help(help).help_heading(heading);
-    if let Some(long) = LONG.get(key.name) {
-        arg = arg.long(long.as_str());
-        if long != key.name {
-            arg = arg.alias(key.name);
-        }
+    let long = key.name.replace('_', "-");
+    let mut arg = Arg::new(key.name).long(&long).value_name(metavar).help(help).help_heading(heading);
+    if long != key.name {
+        arg = arg.alias(key.name);
     }
     match (key.metavar)().as_str() {
         "true|false" => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
         }
         // For `--eps -1` the message of the key, not one about an unknown flag.
-        kind => arg.allow_hyphen_values(kind.contains("NUMBER") || kind.contains("COUNT")),
+        form => arg.allow_hyphen_values(form.contains("NUMBER") || form.contains("COUNT")),
     }
 }
 

@@ -48,8 +48,8 @@ impl Run for KeysArgs {
 /// The keys by group: columns with name, symbol, default and form, and the meaning after them.
 fn list(keys: &[&Key]) -> String {
     let cells = |key: &&Key| {
-        let (shape, _) = metavar_and_help(key, key.help);
-        [&format!("  {}", key.name), key.symbol, &key.default_text(), shape].map(str::to_owned).to_vec()
+        let (metavar, _) = metavar_and_help(key, key.help);
+        [&format!("  {}", key.name), key.symbol, &key.default_text(), &metavar].map(str::to_owned).to_vec()
     };
     let columns = text::table(&keys.iter().map(cells).collect::<Vec<_>>(), &[]);
     let width = columns.lines().map(|line| line.chars().count()).max().unwrap_or(0) + 2;

@@ -23,7 +23,7 @@ recipe, and every key has its default.
 Examples:
   saddle train
       PGD-AT on the embedded digits
-  saddle train digits --eps 0.2 --step 0.05 --seed 1
+  saddle train digits --eps 0.2 --step-size 0.05 --seed 1
       the same with larger perturbations
   saddle train pgd-at-cifar10-resnet18 --data ~/cifar-10-batches-bin
       a recipe for a benchmark

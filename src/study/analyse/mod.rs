@@ -5,11 +5,10 @@ pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::{Ball, Pgd, RngKey};
-use crate::config::{Config, Select};
+use crate::attack::RngKey;
+use crate::config::{Config, Select, key};
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
-use crate::device::DeviceChoice;
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -145,8 +144,7 @@ impl TrainedModel {
         gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
     ) -> Result<TrainedModel> {
-        let attack =
-            Pgd { ball: config.ball(), step_size: config.step_size.get(), steps: 20, ..Pgd::default() };
+        let attack = config.evaluation_pgd(20);
         let key = Key::new(config.seed, Purpose::EvalStart, 0, 0);
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
@@ -156,7 +154,7 @@ impl TrainedModel {
             batches.push(AttackedBatch { x, x_adv, y });
             progress(done);
         }
-        Ok(TrainedModel { net, batches, gallery, rho: config.rho as f32, batch: config.batch })
+        Ok(TrainedModel { net, batches, gallery, rho: config.rho, batch: config.batch })
     }
 }
 
@@ -211,7 +209,7 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
             "eps": config.eps.to_string(),
             "step": config.step_size.to_string(),
         },
-        "rho": config.rho,
+        "rho": (key("rho")?.get)(config),
         "seed": config.seed,
         "device": device.describe(),
         "figures": figures.iter().map(|figure| (figure.name.to_owned(), figure.record())).collect::<Value>(),
@@ -224,6 +222,7 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::nn::{Arch, Shape};
     use std::collections::BTreeSet;
 

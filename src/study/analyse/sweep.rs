@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::run::observer::Observer;
 use crate::study::compare::{self, CompareRequest, Comparison};
+use crate::train;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,8 +24,8 @@ pub const ABOUT: &str = "with --sweep: the run's training again, five times, whe
 /// The parts of their perturbation that images keep in one of the five runs.
 #[derive(Clone, Copy)]
 struct Parts {
-    boundary: f64,
-    other: f64,
+    boundary: f32,
+    other: f32,
 }
 
 const RUNS: [Parts; 5] = [
@@ -75,7 +76,7 @@ pub fn run(
 }
 
 /// eps, eps/10 or 0.
-fn radius(part: f64) -> &'static str {
+fn radius(part: f32) -> &'static str {
     match part {
         1.0 => "eps",
         0.0 => "0",
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn five_runs_with_the_settings_of_a_run() {
-        let base = crate::method::load_recipe("digits").unwrap().config;
+        let base = method::load_recipe("digits").unwrap().config;
         let five = entries(&base, Some(3)).unwrap();
         let names: Vec<String> = five.iter().map(|r| compare::display_name(&r.config)).collect();
         assert_eq!(names[1..4], ["boundary-at (0.1; 1)", "boundary-at (0; 1)", "boundary-at (1; 0.1)"]);

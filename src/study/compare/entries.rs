@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::config::recipe::{self, Recipe};
 use crate::error::{Error, Result};
 use crate::method;
+use crate::train;
 use std::collections::BTreeSet;
 
 /// The recipes for `dataset` with one of `methods` (methods or recipe names; empty: all) and with `model`

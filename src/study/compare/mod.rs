@@ -7,7 +7,7 @@ mod table;
 pub use entries::{display_name, entries};
 pub use table::{Comparison, ComparisonRow, Statistic};
 
-use crate::attack::{Ball, Params};
+use crate::attack::Params;
 use crate::config::recipe::Recipe;
 use crate::config::{Config, KEYS, Key, METHOD_GROUP};
 use crate::device::DeviceChoice;
