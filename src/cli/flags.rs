@@ -1,7 +1,6 @@
 //! Flags for hyper-parameters, generated from the table [`KEYS`], the only source of their names, help,
 //! symbols, forms and defaults.
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
@@ -85,7 +84,7 @@ impl KeySet for AttackKeys {
     }
 }
 
-/// The form of a value of `key` in a word, and `help`, with the list of choices if that is too long for it.
+/// The short form of a value of `key`, and `help`, with the list of choices if that is too long for it.
 pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
     let (metavar, help) = ((key.metavar)(), help.trim_end_matches('.'));
     match metavar.contains('|') {
@@ -94,10 +93,6 @@ pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
         false => ("LIST".into(), help.to_owned()),
     }
 }
-
-/// The long name of each key's flag, by the key's name.
-static LONG: LazyLock<HashMap<&'static str, String>> =
-    LazyLock::new(|| KEYS.iter().map(|key| (key.name, key.name.replace('_', "-"))).collect());
 
 /// The hyper-parameters on a command line: flags, and `--set key=value`, in their order.
 pub struct KeyFlags<F> {
@@ -135,12 +130,10 @@ fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg
     if let Some(default) = default {
         help += &format!(" [default: {default}]");
     }
-    let mut arg = Arg::new(key.name).value_name(metavar).help(help).help_heading(heading);
-    if let Some(long) = LONG.get(key.name) {
-        arg = arg.long(long.as_str());
-        if long != key.name {
-            arg = arg.alias(key.name);
-        }
+    let long = key.name.replace('_', "-");
+    let mut arg = Arg::new(key.name).long(&long).value_name(metavar).help(help).help_heading(heading);
+    if long != key.name {
+        arg = arg.alias(key.name);
     }
     match (key.metavar)().as_str() {
         "true|false" => {
