@@ -65,7 +65,8 @@ const SCALARS: [Scalar; 7] = [
 
 const MARK: &str = "extern \"C\" __global__ __launch_bounds__(";
 
-/// Reads a `.cu` file under `kernels_dir`; panics with file and reason, which cargo prints as the build error.
+/// Reads a `.cu` file under `kernels_dir`; panics with file and reason, which cargo prints as the build
+/// error.
 pub fn source(kernels_dir: &Path, path: &Path) -> Source {
     let text = crate::read(path);
     let fail = |why: String| -> ! { panic!("{}: {why}", path.display()) };

@@ -35,7 +35,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   const bool aligned = rows_aligned(out_channels);
   implicit_gemm<false>(g, x, panels, [=](Vec sum, int index, int column) {
-    const int count = out_channels - column;
+    const int count = run_length(column, out_channels);
     if (shift) sum = sum + vec_load(shift + column, count, aligned);
     if (residual) sum = sum + vec_load(residual + index, count, aligned);
     if (relu) {
@@ -56,7 +56,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void conv2d_input_grad(
                       width, channels, kernel_h,   kernel_w,  stride,       pad};
   const bool aligned = rows_aligned(channels);
   implicit_gemm<true>(g, grad_out, panels, [=](Vec sum, int index, int column) {
-    const int count = channels - column;
+    const int count = run_length(column, channels);
     if (accumulate) sum = sum + vec_load(grad_in + index, count, aligned);
     if (input_mask) sum = vec_keep(sum, mask_load(input_mask, index));
     vec_store(grad_in + index, sum, count, aligned);

@@ -144,9 +144,11 @@ template <class T>
 INLINE void store_tile(const Work& work, const T& tile, float* out, int row, int column, int accumulate) {
   const bool aligned = rows_aligned(work.columns);
   tile.each([&](Vec sum, int r, int v) {
-    const int co = work.co + row + r, at = work.column + column + T::column_of(v), count = work.columns - at;
-    if (co >= work.g.out_channels || row + r >= TILE || count <= 0) return;
-    vec_put(out + static_cast<size_t>(co) * work.columns + at, sum, count, accumulate, aligned);
+    const int co = work.co + row + r, at = work.column + column + T::column_of(v);
+    if (co >= work.g.out_channels || row + r >= TILE || at >= work.columns) return;
+    vec_put(
+        out + static_cast<size_t>(co) * work.columns + at, sum, run_length(at, work.columns), accumulate,
+        aligned);
   });
 }
 

@@ -2,8 +2,8 @@
 // Mathematics: logits z [N,K], classes y and t [N]; out_n = z_n[t_n] - z_n[y_n]; dz[t] = g_n, dz[y] = -g_n,
 //   else 0 (all 0 where t = y).
 // Threads: one a row forward; one an entry of the gradient backward.
-// Preconditions: y and t have N entries; src/ops/logit_difference.rs checks. A class outside 0..K gives NaN and a
-//   gradient of NaN.
+// Preconditions: y and t have N entries; src/ops/logit_difference.rs checks. A class outside 0..K gives NaN
+//   and a gradient of NaN.
 // Outputs: out `=`; dz `=` or `+=` (accumulate).
 // Accumulation: none. Deterministic. No spills.
 #include "lib/common.cuh"

@@ -1,6 +1,6 @@
 // The two losses of MART, per row.
 // Mathematics: logits z, z' [N,K], labels y [N]; p = softmax(z), q = softmax(z').
-//   bce: loss_n = -log q_y - log(R), R = (1 - q_r) + margin, r the first largest class but y;
+//   boosted_ce: loss_n = -log q_y - log(R), R = (1 - q_r) + margin, r the first largest class but y;
 //     dz'_k = g_n (q_k - [k = y] + q_r ([k = r] - q_k) / R).
 //   weighted_kl: loss_n = D W, D = sum_k p_k h_k, h_k = log p_k - log(q_k + floor), W = (1 - p_y) + margin;
 //     dz_k = g_n (W p_k (h_k - D) - D p_y ([k = y] - p_k)); with s_k = p_k q_k / (q_k + floor): dz'_k = g_n W
@@ -8,8 +8,8 @@
 //   g_n = factor * dout[n * stride]. Every 1 - p_k is the sum of the other classes: near p_k = 1 a difference
 //   would have no digits left.
 // Threads: a group of LANES threads per row; ROWS rows per block.
-// Preconditions: z and z' have one shape, labels has N entries, K >= 2 for bce; src/ops/mart.rs checks. A
-//   label outside 0..K gives NaN, loss and gradient, and reads nothing.
+// Preconditions: z and z' have one shape, labels has N entries, K >= 2 for boosted_ce; src/ops/mart.rs
+//   checks. A label outside 0..K gives NaN, loss and gradient, and reads nothing.
 // Outputs: loss `=`; dz, dz' `=` or `+=` (accumulate).
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax.
 //   Deterministic. No spills.

@@ -17,7 +17,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void reduce_forward(
     const float* x, float* out, float factor, int n) {
   SHARED(float, scratch, SCRATCH);
   Vec sum = vec_splat(0.0f);
-  for (int i = threadIdx.x * VEC; i < n; i += THREADS * VEC) sum = sum + vec_load(x + i, n - i);
+  for (int i = threadIdx.x * VEC; i < n; i += THREADS * VEC) sum = sum + vec_load(x + i, run_length(i, n));
   const float total = block_sum<THREADS>(lane_sum(sum), scratch);
   if (threadIdx.x == 0) *out = factor * total;
 }

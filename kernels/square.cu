@@ -110,8 +110,8 @@ INLINE void normalise(const float* x, float* trial, float eps, int size, float* 
 // none)
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void square_turn_l2(
     const float* x, float* best, float* trial, float* least, const float* margin, const int* images,
-    const float* pyramid, uint64_t key, float eps, bool transposed, int side, int top, int left, int other_top,
-    int other_left, int image_width, int channels, int size) {
+    const float* pyramid, uint64_t key, float eps, bool transposed, int side, int top, int left,
+    int other_top, int other_left, int image_width, int channels, int size) {
   SHARED(float, scratch, SCRATCH);
   const bool better = accepted(least, margin), aligned = rows_aligned(size);
   const int image = images[blockIdx.x];

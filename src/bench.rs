@@ -273,7 +273,12 @@ impl Job {
     fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work<'static>> {
         let &Job { side, channels, eps, .. } = self;
         let mut config = Config::default();
-        config.apply(&[("method", method), ("eps", eps), ("step_size", eps), ("average_start_epoch", "0")])?;
+        config.apply(&[
+            ("method", method),
+            ("eps", eps),
+            ("step_size", eps),
+            ("average_start_epoch", "0"),
+        ])?;
         let entry = method::find(method)?;
         let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
@@ -285,8 +290,7 @@ impl Job {
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
         let average = config.averaging(entry);
         Ok(Box::new(move || {
-            let step_config =
-                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 0, epoch: 0 };
+            let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
             let batch = Batch { x: &x, y: &y, images: &images, index: 0 };

@@ -54,9 +54,6 @@ pub enum Error {
     /// A run that was asked to stop (Ctrl-C); `resume` is the command that goes on.
     #[error("interrupted: {saved}; go on with: {resume}")]
     Interrupted { saved: String, resume: String },
-    /// A fault of the program, not of its user.
-    #[error("internal error: {what}; please report it")]
-    Internal { what: String },
 }
 
 /// The longest list of known names that a message repeats, and how many it names of a longer one.

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The rooms of `docs/architecture.md` from the bottom up, each with the rooms directly below it: it may import
-/// those and all that they may import. Everybody may import [`BASE`].
+/// The rooms of `docs/architecture.md` from the bottom up, each with the rooms directly below it: it may
+/// import those and all that they may import. Everybody may import [`BASE`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("files", &[]),
@@ -32,8 +32,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// The rooms below everything.
 const BASE: &[&str] = &["error", "files", "numeric", "report", "rng"];
 
-/// The only imports against the direction: the tape fills a first gradient with 1, adds gradients, and applies a
-/// ReLU mask that was put off.
+/// The only imports against the direction: the tape fills a first gradient with 1, adds gradients, and
+/// applies a ReLU mask that was put off.
 const EXCEPTIONS: &[(&str, &str)] = &[("tape", "ops::fill"), ("tape", "ops::add"), ("tape", "ops::relu")];
 
 /// Files of tests inside `src`.

@@ -3,7 +3,6 @@
 
 use saddle::attack::{Attack, Ball, Model, Norm, Params, by_name};
 use saddle::config::recipe;
-use saddle::method;
 use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
 use saddle::device::{Buffer, Device, DeviceChoice};
 use saddle::error::Error;
@@ -17,6 +16,7 @@ use saddle::eval::{self, EvalRequest, Extras};
 use saddle::files::safetensors::{SafeTensors, floats, integers};
 use saddle::files::tensor_file::{Values, write};
 use saddle::files::weights::WeightFile;
+use saddle::method;
 use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
@@ -40,8 +40,13 @@ fn trained() -> &'static Path {
         let out = folder.path().join("run");
         let mut job = method::load_recipe(recipe::DEFAULT).unwrap();
         let text = out.display().to_string();
-        let settings =
-            [("device", "host"), ("out", &text), ("epochs", "2"), ("attack_steps", "2"), ("select_steps", "2")];
+        let settings = [
+            ("device", "host"),
+            ("out", &text),
+            ("epochs", "2"),
+            ("attack_steps", "2"),
+            ("select_steps", "2"),
+        ];
         job.config.apply(&settings).unwrap();
         let (config, recipe) = (job.config, job.name);
         let request = saddle::train::TrainJob {

@@ -115,15 +115,14 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
                 ("average_start_epoch", start),
             ];
             config.apply(&keys).unwrap();
-            config.apply(&[("average_decay", "0.9")]).unwrap();
+            config.apply(&[("average_decay", "0.9"), ("seed", "5")]).unwrap();
             let views = (entry.views)(&config);
             let x = images(&device, &[&x1[..], &x2[..]][..views].concat());
             let y: Vec<i32> = golden.integers("y").iter().map(|y| *y as i32).collect();
             let y = Buffer::from_slice(&device, &y).unwrap();
             let numbers = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
             let batch = Batch { x: &x, y: &y, images: &numbers, index: 0 };
-            let step_config =
-                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
+            let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let pair = || (net(&device, &golden, "weights."), net(&device, &golden, "wa."));
 
             let (mut online, mut wa) = pair();
@@ -249,12 +248,11 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
         for name in ["raat", "raat++"] {
             let entry = method::find(name).unwrap();
             let mut config = Config::default();
-            config
-                .apply(&[("method", name), ("eps", "0.02"), ("step_size", "0.01"), ("attack_steps", "2")])
-                .unwrap();
+            let keys = [("method", name), ("eps", "0.02"), ("step_size", "0.01"), ("attack_steps", "2")];
+            config.apply(&keys).unwrap();
+            config.seed = 5;
             let batch = Batch { x: &x, y: &labels, images: &numbers, index: 0 };
-            let step_config =
-                StepConfig { method: entry, settings: &config, awp_gamma: 0.0, seed: 5, epoch: 0 };
+            let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let mut trained = spoilt();
             let models = &mut Models { net: &mut trained, wa: None };
             let stepped = train_step(models, &batch, &step_config, &SGD, None).unwrap();
@@ -272,7 +270,7 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
                     Some((_, LogValue::Flags(flags))) => flags.clone(),
                     _ => panic!("{label}: {name} logs no boundary samples"),
                 };
-                let x_reduced = reduced(&x, &made.x_adv, config.rho as f32).unwrap();
+                let x_reduced = reduced(&x, &made.x_adv, config.rho).unwrap();
                 let x_ce = select(&device, &x_reduced, &made.x_adv, &boundary).unwrap();
                 for images in [&made.x_adv, &x, &x_ce] {
                     let tape = Tape::new(&device);

@@ -2,12 +2,12 @@
 
 mod common;
 
-use saddle::device::DeviceChoice;
 use saddle::config::recipe;
-use saddle::method;
 use saddle::data::ImageShape;
+use saddle::device::DeviceChoice;
 use saddle::error::Error;
 use saddle::eval;
+use saddle::method;
 use saddle::run::dir::RunDir;
 use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::run::observer::{Observer, Silent, StepInfo};

@@ -13,8 +13,15 @@ PER_DEVICE(PACK, 1, 16);
 #if ONE_THREAD_BLOCKS
 typedef Vec Pack;
 INLINE Pack pack_splat(float value) { return vec_splat(value); }
-INLINE Pack pack_load(const float* from, int count) { return vec_load(from, count); }
-INLINE void pack_put(float* to, Pack v, int count, int accumulate) { vec_put(to, v, count, accumulate); }
+// `count` floats are left from here to the end of the row: more than a Pack, or fewer, or none.
+INLINE Pack pack_load(const float* from, int count) {
+  return count >= PACK ? vec_load(from) : vec_load_tail(from, count);
+}
+INLINE void pack_put(float* to, Pack v, int count, int accumulate) {
+  if (accumulate) v = pack_load(to, count) + v;
+  if (count >= PACK) return vec_store(to, v);
+  vec_store_tail(to, v, count);
+}
 // The first `count` lanes of v, `other` in the rest.
 INLINE Pack pack_first(Pack v, int count, float other) { return vec_lanes() < count ? v : vec_splat(other); }
 // `there` in the lane of `column`, `elsewhere` in the others; the first lane is column i.

@@ -1,15 +1,13 @@
-// Vec: VEC floats that are loaded, computed and stored together. On CUDA a struct of two float4; on the host
-//   a GCC vector, which
-// is one AVX-512 register, two AVX registers, or four SSE or NEON registers. Kernels state their vectors;
-// they do not rely on the compiler to find them.
+// Vec: VEC floats that are loaded, computed and stored together. On CUDA two float4; on the host a
+// GCC vector, which is one AVX-512 register, two AVX registers, or four SSE or NEON registers. Kernels state
+// their vectors; they do not rely on the compiler to find them.
 //
 // The last run of an array or a row may hold fewer than VEC elements: vec_load, vec_store and vec_put take
-// their number, `count` (at least VEC: a whole vector; 0 or less: none), and touch no memory past them. On
-// CUDA a whole vector must start at a multiple of 16 bytes. Arrays do; rows do if their length is a multiple
-// of four (rows_aligned); other rows are read and written float by float. The host loads from any address.
+// their number, `count` (0 to VEC), and touch no memory past them. On CUDA a whole vector must start at a
+// multiple of 16 bytes. Arrays do; rows do if their length is a multiple of four (rows_aligned); other rows
+// are read and written float by float. The host loads from any address.
 //
-// lib/pack.cuh has the vector of the row kernels, lib/gemm_tile.cuh the single register of the matrix
-// kernels.
+// lib/pack.cuh has the vector of the row kernels, lib/gemm_tile.cuh the register of the matrix kernels.
 #pragma once
 #include "lib/common.cuh"
 
@@ -195,11 +193,11 @@ INLINE int run_length(int first, int length) { return min(VEC, max(0, length - f
 
 // The first `count` floats at `from`, zeros after them.
 INLINE Vec vec_load(const float* from, int count, bool aligned = true) {
-  return aligned && count >= VEC ? vec_load(from) : vec_load_tail(from, count);
+  return aligned && count == VEC ? vec_load(from) : vec_load_tail(from, count);
 }
 // Stores the first `count` lanes.
 INLINE void vec_store(float* to, Vec v, int count, bool aligned = true) {
-  if (aligned && count >= VEC) return vec_store(to, v);
+  if (aligned && count == VEC) return vec_store(to, v);
   vec_store_tail(to, v, count);
 }
 // `=` or, with accumulate, `+=`.

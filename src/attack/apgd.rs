@@ -97,10 +97,10 @@ impl Apgd {
         Apgd { loss, ball, steps: steps.unwrap_or(100), restarts, targets, eot_iter, seed }
     }
 
-    /// One run from one start on every point. `target_ranks` `[N]` gives the class that APGD-T aims at in each
-    /// row: that of this rank among the logits of the clean image, the predicted one being 1. Rows may be the
-    /// same point with several ranks. The other losses take no target; the ranks still keep starts apart, and
-    /// are 0 in [`Attack::run`].
+    /// One run from one start on every point. `target_ranks` `[N]` gives the class that APGD-T aims at in
+    /// each row: that of this rank among the logits of the clean image, the predicted one being 1. Rows may
+    /// be the same point with several ranks. The other losses take no target; the ranks still keep starts
+    /// apart, and are 0 in [`Attack::run`].
     pub fn run_once(
         &self,
         model: &mut dyn Model,

@@ -90,8 +90,8 @@ impl Ball {
         random_start::surface(x, self.noise(), rng.key, rng.images, views)
     }
 
-    /// Moves `x_adv` by a step of length `alpha` along `direction`, then back into the balls around x and into
-    /// `[0,1]`; all `[N,H,W,C]`.
+    /// Moves `x_adv` by a step of length `alpha` along `direction`, then back into the balls around x and
+    /// into `[0,1]`; all `[N,H,W,C]`.
     pub fn step(self, x_adv: &mut Tensor, direction: &Tensor, x: &Tensor, alpha: f32) -> Result<()> {
         match self.norm {
             Norm::Linf => linf_step(x_adv, direction, x, alpha, self.eps),

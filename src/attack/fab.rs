@@ -123,8 +123,8 @@ impl FabT {
         FabT { walk: Walk::new(params), targets, restarts, seed }
     }
 
-    /// One walk from every point towards, row by row, the class of rank `target_ranks` `[N]` among the logits of
-    /// the clean image, the predicted one being 1. Rows may be the same point with several ranks. There is
+    /// One walk from every point towards, row by row, the class of rank `target_ranks` `[N]` among the logits
+    /// of the clean image, the predicted one being 1. Rows may be the same point with several ranks. There is
     /// nothing random in restart 0; the others begin like those of [`Fab`].
     pub fn run_once(
         &self,

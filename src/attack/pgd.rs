@@ -1,5 +1,5 @@
-//! Projected gradient ascent with steps of one length: the attacks FGSM, PGD, CW and MIM, and the inner attack
-//! of adversarial training.
+//! Projected gradient ascent with steps of one length: the attacks FGSM, PGD, CW and MIM, and the inner
+//! attack of adversarial training.
 //!
 //! ```text
 //! x' <- the start
@@ -16,9 +16,9 @@
 //! MIM    cross entropy                            x        10   eps/K                    1
 //! ```
 //! FGSM: Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, arXiv 1412.6572. PGD:
-//! Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv 1706.06083. CW: the loss
-//! of Carlini and Wagner: Towards Evaluating the Robustness of Neural Networks, arXiv 1608.04644, with PGD's
-//! steps. MIM: Dong et al.: Boosting Adversarial Attacks with Momentum, arXiv 1710.06081.
+//! Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv 1706.06083. CW: the
+//! loss of Carlini and Wagner: Towards Evaluating the Robustness of Neural Networks, arXiv 1608.04644, with
+//! PGD's steps. MIM: Dong et al.: Boosting Adversarial Attacks with Momentum, arXiv 1710.06081.
 
 use super::attempts::{Points, attempts};
 use super::ball::{Ball, RngKey, Start};
@@ -101,8 +101,8 @@ impl Default for Pgd {
 }
 
 impl Pgd {
-    /// From a uniform start in the ball of `params`, with its number and length of steps, or else `steps` and the
-    /// ball's default.
+    /// From a uniform start in the ball of `params`, with its number and length of steps, or else `steps` and
+    /// the ball's default.
     fn new(params: &Params, steps: usize) -> Pgd {
         let &Params { ball, .. } = params;
         Pgd {
@@ -131,8 +131,8 @@ impl Pgd {
         })
     }
 
-    /// Ascends from `x_adv` in the balls around x; all `[N,H,W,C]`. `gradient` gives the gradient of the loss at
-    /// an iterate; where the loss does not depend on the images there is none, and the ascent ends.
+    /// Ascends from `x_adv` in the balls around x; all `[N,H,W,C]`. `gradient` gives the gradient of the loss
+    /// at an iterate; where the loss does not depend on the images there is none, and the ascent ends.
     pub fn ascend(
         &self,
         x: &Tensor,

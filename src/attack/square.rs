@@ -54,8 +54,8 @@ pub struct Square {
 /// The fraction of the image that the first windows cover, and the queries after which it is halved.
 const FRACTION: f64 = 0.8;
 const HALVED_AFTER: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
-/// Images on which the attack has succeeded leave the batch each time after this many queries, and also after the
-/// first and the tenth.
+/// Images on which the attack has succeeded leave the batch each time after this many queries, and also after
+/// the first and the tenth.
 const CHECK_EVERY: usize = 100;
 /// The last word of the counters of a query's windows; those of signs are numbered by channel
 /// (`kernels/square.cu`) and end in another word.
@@ -193,9 +193,9 @@ impl Batch {
         self.search.turn_l2(margin, eps, &self.images, transfer)
     }
 
-    /// The margin `[M]` of each trial. On the host, trials equal to the best image are not asked about: they get an
-    /// infinite margin, which like their own is no improvement. (Small windows often draw the signs that are
-    /// there already; a GPU would have to wait to know.)
+    /// The margin `[M]` of each trial. On the host, trials equal to the best image are not asked about: they
+    /// get an infinite margin, which like their own is no improvement. (Small windows often draw the signs
+    /// that are there already; a GPU would have to wait to know.)
     fn margins(&self, model: &mut dyn Model, first: bool) -> Result<Tensor> {
         let ask = |model: &mut dyn Model, trial: Tensor, y: &Buffer<i32>| {
             let tape = Tape::new(trial.device());

@@ -8,10 +8,10 @@ use super::attack_flags::AttackFlags;
 use super::flags::{AttackKeys, GROUP, KeyFlags};
 use super::{Run, progress, text};
 use crate::config::Config;
-use crate::method;
 use crate::error::Result;
 use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
+use crate::method;
 use crate::run::network::weight_file;
 use crate::train;
 

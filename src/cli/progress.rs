@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::text;
 use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Observer, Silent, Started, StepInfo};
 
-/// The observer for the flags `--quiet` and `--json` and for this standard error. `log_every` is the number of
-/// steps from one step line to the next, 0 for none.
+/// The observer for the flags `--quiet` and `--json` and for this standard error. `log_every` is the number
+/// of steps from one step line to the next, 0 for none.
 pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> {
     match (quiet, json) {
         (true, _) => Box::new(Silent),

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Run, text};
 use crate::config::recipe::{self, Recipe};
-use crate::method;
 use crate::error::Result;
+use crate::method;
 
 /// List the recipes, or print one.
 #[derive(clap::Args)]
@@ -33,7 +33,8 @@ impl Run for RecipesArgs {
                 text::print(&recipe.to_toml())
             };
         }
-        let recipes = recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
+        let recipes =
+            recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
         if self.json {
             return text::print_json(&recipes.iter().map(record).collect::<Vec<_>>());
         }

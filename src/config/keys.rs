@@ -178,7 +178,8 @@ keys! {
         rho_other: f32 = 1.0, in 0..=1;
     }
     "Weights: perturbation and average" {
-        /// Adversarial weight perturbation: its length as a fraction of that of each layer's weights; 0: none.
+        /// Adversarial weight perturbation: its length as a fraction of that of each layer's weights; 0:
+        /// none.
         awp_gamma ["γ"]: f32 = 0.0, in 0..;
         /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
         awp_start_epoch: usize = 0, in 0..;

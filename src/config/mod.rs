@@ -23,8 +23,8 @@ impl Config {
     /// Applies settings in order, all or, when one is wrong, none.
     ///
     /// `pixel_units` among them holds for all of these settings and, so that records mean the same to every
-    /// reader, for no others. A norm that differs from the one before brings its own eps and step_size, unless
-    /// they are given. Errors: [`Error::Unknown`] for a key or word, [`Error::Value`] for a value.
+    /// reader, for no others. A norm that differs from the one before brings its own eps and step_size,
+    /// unless they are given. Errors: [`Error::Unknown`] for a key or word, [`Error::Value`] for a value.
     pub fn apply<K: AsRef<str>, V: AsRef<str>>(&mut self, settings: &[(K, V)]) -> Result<()> {
         let mut next = self.clone();
         let given = next.set_all(settings)?;
@@ -48,8 +48,8 @@ impl Config {
         Ok(given)
     }
 
-    /// A radius means nothing in another norm: where the norm differs from the one `before`, eps and step_size
-    /// become its defaults, unless they are given.
+    /// A radius means nothing in another norm: where the norm differs from the one `before`, eps and
+    /// step_size become its defaults, unless they are given.
     ///
     /// Errors: a norm without its eps where the one before was not the default.
     fn follow_norm(&mut self, before: &Config, eps_given: bool, step_given: bool) -> Result<()> {

@@ -1,8 +1,8 @@
-//! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, some with the results of
-//! a paper to compare with.
+//! Recipes: named configurations, embedded from `recipes/*.toml` or read from a file, some with the results
+//! of a paper to compare with.
 //!
-//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and, where a paper reports results, a
-//! table `[reference]`. `extends = "NAME"` begins with another recipe instead of the defaults. A file with
+//! A recipe is TOML: the keys of [`KEYS`] at the top, `about` (one line) and, where a paper reports results,
+//! a table `[reference]`. `extends = "NAME"` begins with another recipe instead of the defaults. A file with
 //! tables `[variants.NAME]` holds one recipe for each, called `FILE-NAME`: the keys at the top, then those of
 //! the table.
 

@@ -23,7 +23,8 @@ pub enum DeviceChoice {
 impl DeviceChoice {
     /// The device itself.
     ///
-    /// Errors: [`Error::Device`] says what is missing and how to get it. `auto` never fails for want of a GPU.
+    /// Errors: [`Error::Device`] says what is missing and how to get it. `auto` never fails for want of a
+    /// GPU.
     pub fn open(self) -> Result<Device> {
         match self {
             DeviceChoice::Auto => match cuda::status() {

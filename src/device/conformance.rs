@@ -162,7 +162,7 @@ fn a_short_last_warp_and_lanes_that_left() {
 fn groups_of_lanes() {
     everywhere(|device| {
         let x: Vec<f32> = numbers(96).iter().map(|v| *v as f32).collect();
-        let mut y = Buffer::uninit(device, 7 * 96).unwrap();
+        let mut y = Buffer::<f32>::uninit(device, 7 * 96).unwrap();
         conf_groups(device, 1, &Buffer::from_slice(device, &x).unwrap(), &mut y).unwrap();
         let group = |t: usize, lanes: usize| &x[t / lanes * lanes..(t / lanes + 1) * lanes];
         let want: Vec<f32> = (0..96)
@@ -180,7 +180,7 @@ fn groups_of_lanes() {
 fn shuffles_then_a_barrier_then_one_warp_alone() {
     everywhere(|device| {
         let x: Vec<f32> = numbers(128 * 9).iter().map(|v| *v as f32).collect();
-        let mut y = Buffer::uninit(device, 9).unwrap();
+        let mut y = Buffer::<f32>::uninit(device, 9).unwrap();
         conf_two_stages(device, 9, &Buffer::from_slice(device, &x).unwrap(), &mut y).unwrap();
         let want: Vec<f32> = x.chunks(128).map(|block| block.iter().sum()).collect();
         assert_eq!(y.to_vec().unwrap(), want);
@@ -438,7 +438,7 @@ fn a_missing_barrier_shows_in_the_order_of_threads() {
     let x: Vec<f32> = numbers(64).iter().map(|v| *v as f32).collect();
     let run = |order: Order| {
         let device = Device::host_checked(order).unwrap();
-        let mut y = Buffer::uninit(&device, 64).unwrap();
+        let mut y = Buffer::<f32>::uninit(&device, 64).unwrap();
         conf_bad_missing_barrier(&device, 1, &Buffer::from_slice(&device, &x).unwrap(), &mut y).unwrap();
         y.to_vec().unwrap()
     };
@@ -506,8 +506,10 @@ fn exp_and_log_are_right_to_two_units_in_the_last_place() {
     let x: Vec<f32> = everywhere_in_range.chain(common).chain(ends).collect();
     everywhere(|device| {
         let input = Buffer::from_slice(device, &x).unwrap();
-        let (mut exps, mut logs) =
-            (Buffer::uninit(device, x.len()).unwrap(), Buffer::uninit(device, x.len()).unwrap());
+        let (mut exps, mut logs) = (
+            Buffer::<f32>::uninit(device, x.len()).unwrap(),
+            Buffer::<f32>::uninit(device, x.len()).unwrap(),
+        );
         conf_exp_log(device, 1, &input, &mut exps, &mut logs, x.len()).unwrap();
         for (name, got, exact) in [("exp", exps, f64::exp as fn(f64) -> f64), ("log", logs, f64::ln)] {
             for (x, got) in x.iter().zip(got.to_vec().unwrap()) {

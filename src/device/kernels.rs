@@ -1,9 +1,9 @@
-//! One module per file of `kernels/`, with its PER_DEVICE constants and a typed launcher per kernel. Written by
-//! `build.rs`.
+//! One module per file of `kernels/`, with its PER_DEVICE constants and a typed launcher per kernel. Written
+//! by `build.rs`.
 //!
 //! A launcher has the kernel's name without the file's, and the kernel's parameters: of `kl_forward` in
-//! `kl.cu` it is `kl::forward(device, grid, u, v, loss, n, k)`. More than eight parameters are the fields of a
-//! struct: `kl::BackwardFirst { grad_out, u, .. }.launch(device, grid)`.
+//! `kl.cu` it is `kl::forward(device, grid, u, v, loss, n, k)`. More than eight parameters are the fields of
+//! a struct: `kl::BackwardFirst { grad_out, u, .. }.launch(device, grid)`.
 //!
 //! | C | Rust |
 //! |---|---|

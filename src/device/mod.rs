@@ -136,7 +136,13 @@ macro_rules! scalar_args {
         fn arg(self) -> Arg { let bits: fn($scalar) -> u64 = $bits; Arg(bits(self)) }
     })* };
 }
-scalar_args!(f32 => |v| v.to_bits() as u64, bool => |v| v as u64, i32 => |v| v as u32 as u64, u32 => |v| v as u64, u64 => |v| v);
+scalar_args!(
+    f32 => |v| v.to_bits() as u64,
+    bool => |v| v as u64,
+    i32 => |v| v as u32 as u64,
+    u32 => |v| v as u64,
+    u64 => |v| v
+);
 impl<T: Element> IntoArg for &Buffer<T> {
     fn arg(self) -> Arg {
         Arg(self.address())

@@ -202,7 +202,8 @@ fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Exa
     succeeded.chain((0..test.len()).filter(failed).take(FAILED)).map(example).collect()
 }
 
-/// The accuracy on each class that has images. An image is robust where it is classified correctly before and after.
+/// The accuracy on each class that has images. An image is robust where it is classified correctly before and
+/// after.
 fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<ClassAccuracy> {
     let of = |(class, count): (usize, usize)| {
         let label = class as i32;

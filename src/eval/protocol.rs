@@ -32,8 +32,8 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// Adversarial images `[H,W,C]` by the point's place in the range that is evaluated; points that are robust, or
-/// misclassified without an attack, have none.
+/// Adversarial images `[H,W,C]` by the point's place in the range that is evaluated; points that are robust,
+/// or misclassified without an attack, have none.
 pub type AdvImages = BTreeMap<usize, Vec<f32>>;
 
 /// The points that a plan is run on, and options that do not change the result.
@@ -69,8 +69,8 @@ pub struct Progress {
 
 /// Runs a plan on a model.
 ///
-/// Errors: [`crate::error::Error::Interrupted`] after `options.stop`; a state that cannot be written; errors of
-/// the model.
+/// Errors: [`crate::error::Error::Interrupted`] after `options.stop`; a state that cannot be written; errors
+/// of the model.
 pub fn run_protocol(
     model: &mut dyn Model,
     data: &DeviceDataset,
@@ -226,8 +226,8 @@ impl Runner<'_> {
         Ok(rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect())
     }
 
-    /// Notes the attempts of a batch, and the points on which row `number` succeeded; their images, of which the
-    /// clean pass has none.
+    /// Notes the attempts of a batch, and the points on which row `number` succeeded; their images, of which
+    /// the clean pass has none.
     fn record_batch(&mut self, number: usize, pairs: &[Pair], succeeded: AdvImages) -> AdvImages {
         for Pair { point, attempt } in pairs {
             self.progress.tried[*point] = self.progress.tried[*point].max(attempt + 1);

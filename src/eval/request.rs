@@ -2,8 +2,8 @@
 
 use super::record::Shard;
 use crate::attack::Params;
-use crate::device::DeviceChoice;
 use crate::data::{self, Dataset};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::run::network::WeightOverrides;
 use std::path::PathBuf;

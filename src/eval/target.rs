@@ -67,7 +67,9 @@ pub fn settings_of(
     let value = |name: &str| settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
     let mut config = match (run, value("dataset")) {
         (Some(run), _) => run,
-        (None, Some(name)) if data::find(name)?.name == "digits" => method::load_recipe(recipe::DEFAULT)?.config,
+        (None, Some(name)) if data::find(name)?.name == "digits" => {
+            method::load_recipe(recipe::DEFAULT)?.config
+        }
         (None, Some(_)) => Config::default(),
         (None, None) => return Ok(None),
     };

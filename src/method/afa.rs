@@ -12,17 +12,17 @@
 //! Neither the released code nor the hyper-parameters are available. Our reading, with a key: tau; the
 //! contrast set (`contrast`: the clean batch, or both with the anchor left out); the images of the linear
 //! stage (`linear_on`) and its length (`linear_epochs`); and, as of every attack, a uniform start, ten steps
-//! and batch norm in eval mode (`attack_start`, `attack_steps`, `attack_bn`). Our reading, without a key: no projection
-//! head; one `[train]` pass over clean and adversarial images together; a gradient through the set as well as
-//! the anchors in training, but not through the clean features in the attack; a backbone in eval mode in the
-//! linear stage.
+//! and batch norm in eval mode (`attack_start`, `attack_steps`, `attack_bn`). Our reading, without a key: no
+//! projection head; one `[train]` pass over clean and adversarial images together; a gradient through the set
+//! as well as the anchors in training, but not through the clean features in the attack; a backbone in eval
+//! mode in the linear stage.
 //!
 //! `stage = "pretrain"` ends with the features, and no best epoch is chosen; `stage = "linear"` takes them,
 //! and the classifier, from `init`.
 
-use crate::config::{Config, LinearOn, Stage};
 use super::{AdversarialLoss, Loss, Method, Step};
 use crate::attack::{Start, gradient};
+use crate::config::{Config, LinearOn, Stage};
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;

@@ -11,8 +11,8 @@
 //! that the classifier reads, without a projection head; a gradient through both sides of the divergence, and
 //! through the set as well as the anchors.
 
-use crate::config::JointAttack;
 use super::{AdversarialLoss, Loss, Method, Step, afa, trades};
+use crate::config::JointAttack;
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::contrastive::contrastive;

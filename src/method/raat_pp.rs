@@ -10,11 +10,11 @@
 //! BCE and its constants are MART's.
 
 use super::common::raat::{BoundarySplit, both_right, dicar_of_both};
-use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, mart};
 use crate::error::Result;
 use crate::ops::mart::{boosted_ce, weighted_kl};
 use crate::ops::reduce::Reduction;
+use crate::ops::split::Variant;
 use crate::ops::split::correct;
 
 pub const METHOD: Method = Method {

@@ -11,7 +11,6 @@
 //! As in the released code, DICAR's passes also run while its weight is 0.
 
 use super::common::raat::{BoundarySplit, consistency};
-use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, rebat};
 use crate::attack::Start;
 use crate::error::Result;
@@ -19,6 +18,7 @@ use crate::nn::BnMode;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
 use crate::ops::slice::{concat_tensor, slice_tensor};
+use crate::ops::split::Variant;
 use crate::ops::split::correct;
 use crate::ops::subset::{RowsFrom, subset};
 

@@ -16,7 +16,7 @@ pub const METHOD: Method = Method {
     name: "rebat++",
     about: "ReBAT with a stronger attack once the learning rate has decayed",
     paper: "Wang et al., NeurIPS 2023, arXiv 2310.19360",
-    keys: &["lambda", "wa_mode", "late_epoch", "late_eps", "late_steps"],
+    keys: &["lambda", "wa_mode", "late_start_epoch", "late_eps", "late_steps"],
     averaged: true,
     prepare,
     after: rebat::after,

@@ -14,12 +14,12 @@
 //! which is why `lambda = 0` keeps them; before `rpat_start_epoch` there are none.
 
 use super::common::perturbation::reduced;
-use crate::config::Base;
-use crate::ops::split::Variant;
 use super::{AdversarialLoss, Loss, Method, Step, consistency_at, mart, pgd_at, trades};
+use crate::config::Base;
 use crate::error::Result;
 use crate::ops::axpby::axpby;
 use crate::ops::mse::mse;
+use crate::ops::split::Variant;
 use crate::tensor::Tensor;
 
 pub const METHOD: Method = Method {

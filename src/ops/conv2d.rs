@@ -116,9 +116,9 @@ fn panel_width(columns: usize) -> usize {
     }
 }
 
-/// The grid of the implicit GEMM, for an output of `pixels` (height, width) by `columns` channels with `phases`
-/// per axis. When only some of the images may be valid (`counted`), it has enough blocks for each number of
-/// them: fewer images lie in larger chunks, which may fit less well.
+/// The grid of the implicit GEMM, for an output of `pixels` (height, width) by `columns` channels with
+/// `phases` per axis. When only some of the images may be valid (`counted`), it has enough blocks for each
+/// number of them: fewer images lie in larger chunks, which may fit less well.
 fn implicit_gemm_grid(
     device: &Device,
     images: usize,

@@ -32,8 +32,8 @@ pub fn select_misclassified(
     Ok((out, success))
 }
 
-/// Masked scatter: where `succeeded[m]`, `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ; a
-/// row outside is left out.
+/// Masked scatter: where `succeeded[m]`, `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ;
+/// a row outside is left out.
 pub fn scatter(
     found: &mut Tensor,
     success: &mut Buffer<i32>,

@@ -74,7 +74,8 @@ pub fn subset(
     Ok(Subset { count: Rc::new(count), index: Rc::new(index), position: Rc::new(position) })
 }
 
-/// `[B,...]`: row j is r a\[S_j] + (1 - r) b\[S_j] for the members of S, and zero past them. Not differentiated.
+/// `[B,...]`: row j is r a\[S_j] + (1 - r) b\[S_j] for the members of S, and zero past them. Not
+/// differentiated.
 pub fn mix(
     device: &Device,
     a: RowsFrom<&Tensor>,

@@ -196,8 +196,8 @@ impl RunDir {
         write_atomic(&path, (text + "\n").as_bytes())
     }
 
-    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which [`RunDir::forget_after`]
-    /// goes by.
+    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which
+    /// [`RunDir::forget_after`] goes by.
     pub fn append_metrics(&self, metrics: &Map<String, Value>) -> Result<()> {
         let path = self.root.join("metrics.jsonl");
         let line = serde_json::to_string(metrics).map_err(|error| Error::file(&path, error.to_string()))?;

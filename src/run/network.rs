@@ -102,8 +102,8 @@ pub fn load(net: &mut Net, device: &Device, file: &WeightFile) -> Result<()> {
     net.import(device, |name| file.tensors.get(name).map(|(_, values)| values.clone()))
 }
 
-/// The weights that a run of a network of `shape` starts from: a file's, or those of a run directory's best or
-/// last checkpoint.
+/// The weights that a run of a network of `shape` starts from: a file's, or those of a run directory's best
+/// or last checkpoint.
 ///
 /// Errors: as [`WeightFile::read`]; weights of a network that normalises images otherwise than `shape` says.
 pub fn initial_weights(path: &Path, shape: &Shape) -> Result<WeightFile> {

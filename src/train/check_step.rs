@@ -82,7 +82,8 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 }
 
 /// Computes the step and writes its tensors: `loss`, `loss.<term>` (before its weight), `x_adv` (and
-/// `x_adv2`), numbers (f32) and flags (u8) of each sample that the method logs under their own names, `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
+/// `x_adv2`), numbers (f32) and flags (u8) of each sample that the method logs under their own names,
+/// `grad.<parameter>` (zeros where the loss does not depend on it), `buffer.<name>`: the running statistics
 /// after the passes that the loss needs.
 ///
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
@@ -122,13 +123,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
     let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
-    let step_config = StepConfig {
-        method,
-        settings: config,
-        awp_gamma: config.awp(*epoch),
-        seed: config.seed,
-        epoch: *epoch,
-    };
+    let step_config = StepConfig { method, set: config, epoch: *epoch };
     let models = &mut Models { net: &mut net, wa: Some(&mut wa) };
     let done = differentiate(models, &batch, &step_config, &FixedNoise { noise, mix })?;
 

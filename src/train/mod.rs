@@ -19,8 +19,8 @@ use crate::error::Result;
 use crate::method::Method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-pub use requirements::validate;
 use average::Average;
+pub use requirements::validate;
 use run::Run;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -49,8 +49,9 @@ pub struct TrainedRun {
 
 /// Trains, evaluates and records.
 ///
-/// Errors: bad settings, data or devices before anything is written; [`Error::NotFinite`](crate::Error::NotFinite);
-/// [`Error::Interrupted`](crate::Error::Interrupted) once `stop` is set.
+/// Errors: bad settings, data or devices before anything is written;
+/// [`Error::NotFinite`](crate::Error::NotFinite); [`Error::Interrupted`](crate::Error::Interrupted) once
+/// `stop` is set.
 pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<TrainedRun> {
     let began = Instant::now();
     let TrainJob { config, recipe, .. } = job;

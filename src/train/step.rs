@@ -15,10 +15,7 @@ use crate::tensor::Tensor;
 /// The part of a step's configuration that stays the same over an epoch.
 pub struct StepConfig<'a> {
     pub method: &'static Method,
-    pub settings: &'a Config,
-    /// Adversarial weight perturbation's gamma; 0: none.
-    pub awp_gamma: f32,
-    pub seed: u64,
+    pub set: &'a Config,
     /// 0-based.
     pub epoch: usize,
 }
@@ -162,9 +159,8 @@ impl<'a> StepInputs<'a> {
             y: self.labels(),
             y1: self.batch.y,
             images: self.batch.images,
-            set: self.config.settings,
+            set: self.config.set,
             fixed: self.fixed,
-            seed: self.config.seed,
             epoch: self.config.epoch,
             index: self.batch.index,
         })
@@ -174,7 +170,8 @@ impl<'a> StepInputs<'a> {
     /// Wang, NeurIPS 2020, arXiv 2004.05884) the loss is differentiated at `w + gamma |w| / |g| g`, `g` being
     /// its gradient at w on the same adversarial images.
     fn differentiate(&self, models: &mut Models) -> Result<LossGradients> {
-        let (method, gamma) = (self.config.method, self.config.awp_gamma);
+        let &StepConfig { method, set, epoch } = self.config;
+        let gamma = set.awp(epoch);
         let objective = self.on_tape(models, |step| (method.prepare)(step))?;
         if gamma == 0.0 {
             return self.backward(models, &objective);

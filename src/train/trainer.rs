@@ -175,17 +175,12 @@ impl<'a> Trainer<'a> {
     /// One training step: batch, attack, loss, gradients, update.
     fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
         let config = self.config;
-        let time = epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
+        let time =
+            epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
         let views = (self.method.views)(config);
         let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
-        let step_config = StepConfig {
-            method: self.method,
-            settings: config,
-            awp_gamma: config.awp(epoch),
-            seed: config.seed,
-            epoch,
-        };
+        let step_config = StepConfig { method: self.method, set: config, epoch };
         let sgd = Sgd {
             lr: self.schedule.lr(time) as f32,
             momentum: config.momentum,

@@ -5,12 +5,12 @@
 
 use super::log::{Log, LogValue};
 use super::perturbation::reduced;
-use crate::ops::split::Variant;
 use super::step::Step;
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::Rows;
 use crate::ops::dicar::dicar;
+use crate::ops::split::Variant;
 use crate::ops::split::{Split, select, split};
 use crate::ops::subset::{RowsFrom, Subset, mix, subset};
 use crate::tape::Var;

@@ -2,8 +2,8 @@
 //! the averaged network.
 
 use super::inner_attack::InnerAttack;
-use crate::config::{Config, WaMode};
 use crate::attack::{InMode, RngKey, Start, logits};
+use crate::config::{Config, WaMode};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
@@ -42,7 +42,6 @@ pub struct Step<'a> {
     pub images: &'a Buffer<i32>,
     pub set: &'a Config,
     pub fixed: &'a FixedNoise,
-    pub seed: u64,
     /// 0-based.
     pub epoch: usize,
     /// The number of the step in its epoch, 0-based.
@@ -140,7 +139,7 @@ impl Step<'_> {
         match self.fixed.noise.get(view).and_then(Option::as_ref) {
             Some(noise) => attack.pgd.start.at(x, noise),
             None => {
-                let key = Key::new(self.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
+                let key = Key::new(self.set.seed, Purpose::AttackStart, self.epoch as u32, view as u32);
                 attack.pgd.start.draw(attack.pgd.ball, x, RngKey { key, images: self.images })
             }
         }
@@ -150,7 +149,7 @@ impl Step<'_> {
     pub fn mix(&self) -> f32 {
         self.fixed.mix.unwrap_or_else(|| {
             let name = format!("mix of epoch {}, step {}", self.epoch, self.index);
-            let l = Stream::new(self.seed, &name).beta(self.set.mix_beta, self.set.mix_beta);
+            let l = Stream::new(self.set.seed, &name).beta(self.set.mix_beta, self.set.mix_beta);
             l.max(1.0 - l) as f32
         })
     }

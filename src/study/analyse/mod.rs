@@ -7,9 +7,9 @@ pub mod sweep;
 
 use crate::attack::{Ball, Pgd, RngKey};
 use crate::config::{Config, Select};
-use crate::device::DeviceChoice;
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
+use crate::device::DeviceChoice;
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -145,12 +145,8 @@ impl TrainedModel {
         gallery: DeviceDataset,
         mut progress: impl FnMut(usize),
     ) -> Result<TrainedModel> {
-        let attack = Pgd {
-            ball: config.ball(),
-            step_size: config.step_size.get(),
-            steps: 20,
-            ..Pgd::default()
-        };
+        let attack =
+            Pgd { ball: config.ball(), step_size: config.step_size.get(), steps: 20, ..Pgd::default() };
         let key = Key::new(config.seed, Purpose::EvalStart, 0, 0);
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {

@@ -140,10 +140,7 @@ impl Runner<'_> {
                 dataset: config.dataset.clone(),
                 data: config.data.clone(),
                 attacks: vec![attack.to_owned()],
-                params: Params {
-                    ball: config.ball(),
-                    ..Params::default()
-                },
+                params: Params { ball: config.ball(), ..Params::default() },
                 n: None,
                 batch: Config::default().batch,
                 device: self.request.device,
