@@ -716,11 +716,11 @@ fn the_command_line_evaluates_runs_files_and_shards() {
         ),
         (
             "--merge 1.json 2.json --eps 0.1",
-            "eps = 0.1: the shards have been evaluated with params of their own",
+            "eps = 0.1: --merge takes no settings",
         ),
         (
             "--merge 1.json 2.json --restarts 2",
-            "restarts = 2: the shards have been evaluated with params of their own",
+            "restarts = 2: --merge takes no settings",
         ),
     ] {
         let message = command(line, 2).unwrap_err();
