@@ -714,14 +714,8 @@ fn the_command_line_evaluates_runs_files_and_shards() {
             "-w copy --checkpoint last -a autoattack --restarts 2",
             "attack = autoattack: the attacks of autoattack have parameters of their own",
         ),
-        (
-            "--merge 1.json 2.json --eps 0.1",
-            "eps = 0.1: the shards have been evaluated with params of their own",
-        ),
-        (
-            "--merge 1.json 2.json --restarts 2",
-            "restarts = 2: the shards have been evaluated with params of their own",
-        ),
+        ("--merge 1.json 2.json --eps 0.1", "eps = 0.1: --merge takes no settings"),
+        ("--merge 1.json 2.json --restarts 2", "restarts = 2: --merge takes no settings"),
     ] {
         let message = command(line, 2).unwrap_err();
         assert!(

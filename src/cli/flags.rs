@@ -84,7 +84,7 @@ impl KeySet for AttackKeys {
     }
 }
 
-/// The form of a value of `key` in a word, and `help`, with the list of choices if that is too long for it.
+/// The short form of a value of `key`, and `help`, with the list of choices if that is too long for it.
 pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
     let (metavar, help) = ((key.metavar)(), help.trim_end_matches('.'));
     match metavar.contains('|') {

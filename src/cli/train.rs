@@ -28,7 +28,7 @@ Examples:
   saddle train pgd-at-cifar10-resnet18 --data ~/cifar-10-batches-bin
       a recipe for a benchmark
   saddle train --dataset cifar10 --data ~/cifar-10-batches-bin --model preact-resnet18
-      without a recipe; eps and step are written as 8/255, as 0.0314 or, with
+      without a recipe; eps and step_size are written as 8/255, as 0.0314 or, with
       --pixel-units, as 8
   saddle train my.toml --set momentum=0.8
       a recipe of your own; 'saddle recipes digits > my.toml' makes one to edit
