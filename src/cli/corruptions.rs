@@ -61,7 +61,7 @@ impl Run for CorruptionsArgs {
         severities.sort_unstable();
         severities.dedup();
         let request = CorruptionsRequest {
-            device: self.device.choice()?.to_string(),
+            device: self.device.choice()?,
             weights: WeightFile::read(&weight_file(&self.weights)?)?,
             model: self.model,
             data: self.data,

@@ -23,7 +23,6 @@ use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::augment::Augmentation;
 use crate::ops::gather::gather;
-use crate::ops::gather::gather;
 use crate::ops::predict::correct;
 use crate::run::observer::{AttackProgress, AttackSummary, Observer};
 use serde::{Deserialize, Serialize};

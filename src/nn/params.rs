@@ -120,7 +120,7 @@ impl Params {
             return Ok(folded.clone());
         }
         let (scale, shift) = fold(self)?;
-        let folded = Rc::new(Folded { filter: Filter::scale(self.value(weight), scale)?, shift });
+        let folded = Rc::new(Folded { filter: Filter::scaled(self.value(weight), scale)?, shift });
         self.folded.insert(weight, folded.clone());
         Ok(folded)
     }

@@ -9,6 +9,7 @@ use crate::nn::{Net, Param, ParamId, Role};
 use crate::ops::awp::perturb;
 use crate::ops::predict::correct;
 use crate::ops::sgd::{SgdStep, sgd};
+use crate::ops::slice::repeat_labels;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
