@@ -111,6 +111,18 @@ INLINE Vec vec_scaled_sign(float scale, Vec v) {
 
 INLINE Vec vec_fma(float a, Vec b, Vec c) { return vec_fma(vec_splat(a), b, c); }
 INLINE Vec vec_abs(Vec v) { return vec_max(v, vec_splat(0.0f) - v); }
+// v, which may be a product: keeps g++ from fusing it with a later addition into an fma.
+INLINE Vec vec_rounded(Vec v) {
+#if ONE_THREAD_BLOCKS && defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif ONE_THREAD_BLOCKS && defined(__AVX__)
+  __m256 halves[2];
+  memcpy(halves, &v, sizeof(v));
+  asm("" : "+x"(halves[0]), "+x"(halves[1]));
+  memcpy(&v, halves, sizeof(v));
+#endif
+  return v;
+}
 // max(v, low) and min(v, high); NaN in v stays NaN.
 INLINE Vec vec_at_least(Vec v, Vec low) { return vec_max(low, v); }
 INLINE Vec vec_at_most(Vec v, Vec high) { return vec_min(high, v); }
@@ -200,9 +212,9 @@ INLINE void vec_store(float* to, Vec v, int count, bool aligned = true) {
   if (aligned && count == VEC) return vec_store(to, v);
   vec_store_tail(to, v, count);
 }
-// `=` or, with accumulate, `+=`.
+// `=` or, with accumulate, `+=`, which adds what `=` would store.
 INLINE void vec_put(float* to, Vec v, int count, int accumulate, bool aligned = true) {
-  vec_store(to, accumulate ? vec_load(to, count, aligned) + v : v, count, aligned);
+  vec_store(to, accumulate ? vec_load(to, count, aligned) + vec_rounded(v) : v, count, aligned);
 }
 
 // Bit masks (ReLU): bit j of byte i belongs to element 8 i + j; a mask of n elements has mask_bytes(n) bytes,
