@@ -2,7 +2,7 @@
 //!
 //! * `build/parse.rs`: kernel signatures and PER_DEVICE constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
-//! compiler;
+//!   compiler;
 //! * `build/generate.rs`: typed launchers, the embedded sources and recipes.
 
 #[path = "build/generate.rs"]

@@ -44,15 +44,15 @@ pub enum Error {
     Value { key: String, value: String, problem: String },
     /// Training met a loss that is not a number.
     #[error(
-        "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr is the \
-         usual remedy"
+        "the loss is {loss} at epoch {epoch}, step {step}: training stopped, {kept}; a smaller --lr \
+         usually helps"
     )]
     NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
     /// A fault of the program itself, whatever the user asked for.
     #[error("internal error: {what}")]
     Internal { what: String },
     /// A run that was asked to stop (Ctrl-C); `resume` is the command that goes on.
-    #[error("interrupted: {saved}; go on with: {resume}")]
+    #[error("interrupted: {saved}; resume with: {resume}")]
     Interrupted { saved: String, resume: String },
 }
 

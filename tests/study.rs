@@ -230,7 +230,7 @@ fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
         command: "the same command".into(),
     };
     let with = |stop: bool| compare::run(&request, &mut Silent, &Arc::new(AtomicBool::new(stop)));
-    assert!(with(true).unwrap_err().to_string().ends_with("go on with: the same command"));
+    assert!(with(true).unwrap_err().to_string().ends_with("resume with: the same command"));
     let note = "selected on the test set";
     let mut table = with(false).unwrap();
     assert!(

@@ -6,14 +6,14 @@
 //! * a buffer;
 //! * the cache (`State::free`): the next buffer that it fits gets it;
 //! * graphs (`State::pinned`): a replay reads and writes every block that its launches use, so none of them
-//! goes back to the cache before the last of its graphs is dropped, and its buffer too.
+//!   goes back to the cache before the last of its graphs is dropped, and its buffer too.
 //!
 //! While a graph is captured, a block that its launches use is one of two kinds:
 //!
 //! * allocated in the capture (`Capture::allocated`). When its buffer is dropped, later buffers of the same
-//! capture may have it (`Capture::free`): a replay repeats the launches in the same order;
+//!   capture may have it (`Capture::free`): a replay repeats the launches in the same order;
 //! * older than the capture (`Capture::older`). Every replay starts from its content, so that no other buffer
-//! may have it, even when its own is dropped in the capture.
+//!   may have it, even when its own is dropped in the capture.
 //!
 //! At the end of the capture both kinds become blocks of the graph.
 

@@ -26,6 +26,9 @@ pub struct BlockSize {
     pub stride: usize,
 }
 
+/// The blocks of each stage.
+pub type Stages = Vec<Vec<Box<dyn Layer>>>;
+
 /// Adds the blocks of all stages: `name` gives the prefix of block `b` of stage `s`, `block` adds one and
 /// returns it with the number of channels that it makes. Returns the stages and the channels of the last.
 pub fn stages<B: Layer + 'static>(
@@ -34,7 +37,7 @@ pub fn stages<B: Layer + 'static>(
     size: Size,
     name: fn(usize, usize) -> String,
     block: fn(&mut Builder, BlockSize) -> Result<(B, usize)>,
-) -> Result<(Vec<Vec<Box<dyn Layer>>>, usize)> {
+) -> Result<(Stages, usize)> {
     let (mut stages, mut cin) = (Vec::new(), stem);
     for s in 0..size.stages {
         let mut blocks: Vec<Box<dyn Layer>> = Vec::new();

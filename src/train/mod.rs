@@ -36,7 +36,7 @@ pub struct TrainJob {
     pub reference: recipe::Reference,
     /// The command line, for the records.
     pub command: String,
-    /// An interrupted run to go on with, whose configuration `config` is, device excepted.
+    /// The interrupted run to resume, whose configuration is `config` except for the device.
     pub resume: Option<RunDir>,
 }
 

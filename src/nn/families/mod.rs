@@ -8,6 +8,7 @@ pub mod preact;
 pub mod wide;
 
 use super::layers::{Builder, Layer, Linear};
+use super::residual::Stages;
 use crate::error::{Error, Result};
 
 /// All architectures, by family.
@@ -28,7 +29,7 @@ pub struct Arch {
 pub struct Layers {
     pub stem: Box<dyn Layer>,
     /// The blocks of each resolution.
-    pub stages: Vec<Vec<Box<dyn Layer>>>,
+    pub stages: Stages,
     /// The layer after the last stage, in pre-activation families.
     pub last: Option<Box<dyn Layer>>,
     pub classifier: Linear,
