@@ -186,8 +186,8 @@ keys! {
         awp_gamma ["γ"]: f32 = 0.0, in 0..;
         /// Adversarial weight perturbation: the epoch, counted from 0, in which it begins.
         awp_start_epoch: usize = 0, in 0..;
-        /// A second network that averages the first: exponentially at each step, or over the ends of epochs.
-        /// It is then the one that is evaluated.
+        /// A second network that averages the first, at each step or at the ends of epochs, and is evaluated
+        /// in its place.
         average: Averaging = Averaging::None;
         /// The epoch, counted from 0, in which averaging (and in ReBAT's family the teaching) begins; before,
         /// the average is a copy.

@@ -29,6 +29,9 @@ pub fn check(key: &'static str, value: &impl Value, range: impl RangeBounds<i32>
         (Included(0), Unbounded) => "must not be negative".into(),
         (Included(low), Unbounded) => format!("must be {low} or more"),
         (Excluded(low), Unbounded) => format!("must be above {low}"),
+        (Included(low), Included(high)) if high == low + 1 && value.json().is_u64() => {
+            format!("must be {low} or {high}")
+        }
         (Included(low), Included(high)) => format!("must lie between {low} and {high}"),
         (Included(low), Excluded(high)) => format!("must be at least {low} and below {high}"),
         (Excluded(low), Excluded(high)) => format!("must lie between {low} and {high}, both excluded"),
@@ -54,6 +57,6 @@ mod tests {
         assert_eq!(message(check("k", &1.0, 0..1)), "k = 1: must be at least 0 and below 1");
         assert_eq!(message(check("k", &-0.5, 0..)), "k = -0.5: must not be negative");
         assert_eq!(message(check("k", &vec![1.0f32, 0.0], above(0))), "k = 1,0: must be above 0");
-        assert_eq!(message(check("k", &4usize, 2..=3)), "k = 4: must lie between 2 and 3");
+        assert_eq!(message(check("k", &4usize, 2..=3)), "k = 4: must be 2 or 3");
     }
 }

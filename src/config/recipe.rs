@@ -226,7 +226,7 @@ mod tests {
             assert!(!recipe.about.is_empty(), "{name}");
             let Reference { clean, pgd20, aa, source } = &recipe.reference;
             let numbers = [clean, pgd20, aa].into_iter().flatten().count();
-            assert_eq!(numbers > 0, source.is_some(), "{name}: expected results have a source");
+            assert!(numbers == 0 || source.is_some(), "{name}: reference results have a source");
             // What is printed for a copy is the same recipe.
             let copy = dir.path().join(format!("{name}.toml"));
             std::fs::write(&copy, recipe.to_toml()).unwrap();
