@@ -1,6 +1,6 @@
 //! Attacks: adversarial images from clean ones.
 //!
-//! An attack of the evaluator is one file and its line in [`attacks!`]; the file has its `ATTACKS`. The ball
+//! An attack of the evaluator is one file and its line in `attacks!`; the file has its `ATTACKS`. The ball
 //! and PGD's loop are also those of adversarial training.
 
 mod attempts;

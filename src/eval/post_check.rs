@@ -1,4 +1,4 @@
-//! Verification after the last attack: the stored adversarial images lie in the ball and in [0,1], and the
+//! Verification after the last attack: the stored adversarial images lie in the ball and in `[0,1]`, and the
 //! network classifies them as reported.
 
 use super::outcome::PointOutcomes;

@@ -15,7 +15,7 @@ pub enum Variant {
     Paper,
 }
 
-/// The result of [`split`] for a batch of N images, on the device.
+/// The result of [`split()`] for a batch of N images, on the device.
 pub struct Split {
     /// z_y - max over k != y of z_k, `[N]`, at X.
     pub clean: Tensor,
