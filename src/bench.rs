@@ -3,7 +3,7 @@
 //! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least
 //! disturbed one.
 
-use crate::attack::{Pgd, RngKey, logits};
+use crate::attack::{Objective, Pgd, Points, logits};
 use crate::config::Config;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
@@ -19,6 +19,7 @@ use crate::ops::valid::Rows;
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+use crate::train::average::Average;
 use crate::train::step::{Batch, Models, Sgd, StepConfig, train_step};
 use serde::Serialize;
 use std::time::Instant;
@@ -217,7 +218,8 @@ pub fn parts(
         let pgd = Pgd { steps: STEPS, ..Pgd::default() };
         let key = Key::new(0, Purpose::AttackStart, 0, 0);
         let attack = best(device, seconds, || {
-            pgd.cross_entropy(&mut net, &x, &y, RngKey { key, images: &images }).map(|_| ())
+            let points = Points { x: &x, y: &y, images: &images };
+            pgd.attack(&mut net, Objective::CrossEntropy, points, key).map(|_| ())
         })?;
         let evaluation = best(device, seconds, || logits(&mut net, &x).map(|_| ()))?;
         let mut pass = |x: &Tensor, y: &Buffer<i32>| {
@@ -288,7 +290,7 @@ impl Job {
         let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
         let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
-        let average = config.averaging(entry);
+        let average = Average::of(&config, entry);
         Ok(Box::new(move || {
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };

@@ -7,7 +7,7 @@ use common::{error, printed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use saddle::attack::{self, Ball, Norm, Params, logits};
+use saddle::attack::{self, Ball, Norm, Params, Points, logits};
 use saddle::data::{self, ImageShape};
 use saddle::device::{Buffer, Device};
 use saddle::files::tensor_file::{TensorFile, Values, write};
@@ -117,7 +117,7 @@ fn adversarial_images_are_those_of_the_attack() {
     // The eps that the weights were trained for.
     let attack =
         attack::by_name("pgd5", &Params { ball: Ball::linf(0.1), seed: 3, ..Params::default() }).unwrap();
-    let found = attack.run(&mut net, &x, &y, &indices).unwrap();
+    let found = attack.run(&mut net, Points { x: &x, y: &y, images: &indices }).unwrap();
     assert_eq!(made.x_adv, found.x_adv.to_vec().unwrap());
     let z = logits(&mut net, &found.x_adv).unwrap();
     assert_eq!(made.pred, argmax(x.device(), &z).unwrap().to_vec().unwrap());
@@ -178,7 +178,10 @@ fn every_attack_and_its_parameters() {
     ] {
         let (mut net, x, y, indices) = job.loaded();
         let name = words.split(' ').next().unwrap();
-        let found = attack::by_name(name, &params).unwrap().run(&mut net, &x, &y, &indices).unwrap();
+        let found = attack::by_name(name, &params)
+            .unwrap()
+            .run(&mut net, Points { x: &x, y: &y, images: &indices })
+            .unwrap();
         let made = job.attack(&format!("--data x.safetensors --attack {words}"));
         assert_eq!(made.x_adv, found.x_adv.to_vec().unwrap(), "{words}");
     }

@@ -168,8 +168,10 @@ fn linear_models_are_attacked_to_the_closed_form() {
         assert!(largest < 0.4, "the box must not bind, but a pixel moves by {largest}");
         for name in ["fgsm", "pgd100", "cw100", "mim20", "apgd-ce"] {
             let params = Params { ball: Ball { norm: ball, eps: eps as f32 }, ..Params::default() };
-            let found =
-                by_name(name, &params).unwrap().run(&mut model, &x, &y, &indices(&device, n)).unwrap();
+            let found = by_name(name, &params)
+                .unwrap()
+                .run(&mut model, Points { x: &x, y: &y, images: &indices(&device, n) })
+                .unwrap();
             let (x_adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
             for i in 0..n {
                 let best = clean[i] - eps * reach;
@@ -310,7 +312,7 @@ fn apgd_follows_the_specification() {
                 loss,
                 &Params { ball: Ball { norm: ball, eps }, targets: 1, seed: 5, ..Params::default() },
             );
-            let found = apgd.run(&mut model, &x, &y, &images).unwrap();
+            let found = apgd.run(&mut model, Points { x: &x, y: &y, images: &images }).unwrap();
             let (x_adv, success) = (widen(&found.x_adv.to_vec().unwrap()), found.success.to_vec().unwrap());
             let rank = if loss == ApgdLoss::DlrTargeted { 2 } else { 0 };
             let ranks = Buffer::from_slice(&device, &vec![rank; n]).unwrap();
@@ -365,7 +367,7 @@ fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
     // Nine targets are asked for; five classes have four.
     let params = Params { ball: Ball::linf(0.2), steps: Some(20), ..Params::default() };
     let apgd = Apgd::new(ApgdLoss::DlrTargeted, &params);
-    let (x_adv, success) = bits(&apgd.run(&mut model, &x, &y, &images).unwrap());
+    let (x_adv, success) = bits(&apgd.run(&mut model, Points { x: &x, y: &y, images: &images }).unwrap());
     let mut ranks_of_success = std::collections::BTreeSet::new();
     let points = Points { x: &x, y: &y, images: &images };
     let run = |model: &mut Dense, rank: i32| {
@@ -453,7 +455,7 @@ fn every_attack_keeps_to_its_rules() {
     {
         for attack in every_attack(ball, eps) {
             let what = format!("{} {ball:?} {eps}", attack.name());
-            let found = attack.run(&mut net, &x, &y, &images).unwrap();
+            let found = attack.run(&mut net, Points { x: &x, y: &y, images: &images }).unwrap();
             let (x_adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
             let classes = predicted(&logits(&mut net, &found.x_adv).unwrap());
             for i in 0..n {
@@ -496,8 +498,14 @@ fn results_do_not_depend_on_the_batch() {
                 let of = |value: &dyn Fn(usize) -> i32| {
                     Buffer::from_slice(&device, &rows.iter().map(|i| value(*i)).collect::<Vec<_>>()).unwrap()
                 };
-                let (x_adv, success) =
-                    bits(&attack.run(&mut net, &x, &of(&|i| labels[i]), &of(&|i| 7 * i as i32 + 3)).unwrap());
+                let (x_adv, success) = bits(
+                    &attack
+                        .run(
+                            &mut net,
+                            Points { x: &x, y: &of(&|i| labels[i]), images: &of(&|i| 7 * i as i32 + 3) },
+                        )
+                        .unwrap(),
+                );
                 rows.iter()
                     .zip(success)
                     .map(|(i, s)| (*i, s))
@@ -557,7 +565,12 @@ fn restarts_add_and_several_passes_are_averaged() {
     let y = Buffer::from_slice(&device, &predicted(&logits(&mut model, &x).unwrap())).unwrap();
     let images = indices(&device, n);
     let mut broken = |name: &str, params: Params| {
-        bits(&by_name(name, &params).unwrap().run(&mut model, &x, &y, &images).unwrap())
+        bits(
+            &by_name(name, &params)
+                .unwrap()
+                .run(&mut model, Points { x: &x, y: &y, images: &images })
+                .unwrap(),
+        )
     };
     let params = Params { ball: Ball::linf(0.06), steps: Some(1), ..Params::default() };
     for name in ["pgd", "apgd-ce", "apgd-dlr", "square", "fab-t"] {
@@ -618,7 +631,7 @@ fn names_and_errors() {
     let (two, three) =
         (Buffer::from_slice(&device, &[0, 1]).unwrap(), Buffer::from_slice(&device, &[0, 1, 2]).unwrap());
     let run = |model: &mut Dense, name: &str, y: &Buffer<i32>| {
-        by_name(name, &params).unwrap().run(model, &x, y, &two).map(|_| ())
+        by_name(name, &params).unwrap().run(model, Points { x: &x, y, images: &two }).map(|_| ())
     };
     let error = run(&mut model, "apgd-t", &two).unwrap_err().to_string();
     assert_eq!(error, "targeted DLR: expected logits of at least 4 classes, got shape [2, 3]");
@@ -628,7 +641,10 @@ fn names_and_errors() {
     let none = Tensor::zeros(&device, &[0, 1, 1, 4]).unwrap();
     let empty = Buffer::from_slice(&device, &[]).unwrap();
     for name in ["fgsm", "pgd20", "apgd-ce", "apgd-t"] {
-        let found = by_name(name, &params).unwrap().run(&mut model, &none, &empty, &empty).unwrap();
+        let found = by_name(name, &params)
+            .unwrap()
+            .run(&mut model, Points { x: &none, y: &empty, images: &empty })
+            .unwrap();
         assert!(found.x_adv.is_empty() && found.success.is_empty(), "{name}");
     }
 }

@@ -156,7 +156,7 @@ fn fab_finds_the_distance_to_a_hyperplane() {
         let walks: [Box<dyn Attack>; 2] =
             [Box::new(FabT::new(&params(norm, 1.0))), Box::new(Fab::new(&params(norm, 1.0)))];
         for attack in walks {
-            let found = attack.run(&mut model, &x, &labels, &index).unwrap();
+            let found = attack.run(&mut model, Points { x: &x, y: &labels, images: &index }).unwrap();
             assert_eq!(found.success.to_vec().unwrap(), [1; 12]);
             let adv = found.x_adv.to_vec().unwrap();
             for n in 0..12 {
@@ -188,7 +188,7 @@ fn fab_counts_what_is_inside_the_ball_only() {
         sorted.sort_by(f64::total_cmp);
         let eps = (0.5 * (sorted[19] + sorted[20])) as f32;
         let found = FabT::new(&params(norm, eps))
-            .run(&mut model, &x, &ints(&device, &y), &ints(&device, &[0; 40]))
+            .run(&mut model, Points { x: &x, y: &ints(&device, &y), images: &ints(&device, &[0; 40]) })
             .unwrap();
         let want: Vec<i32> = reach.iter().map(|r| (*r <= eps as f64) as i32).collect();
         assert_eq!(found.success.to_vec().unwrap(), want, "{norm:?}");
@@ -211,7 +211,7 @@ fn square_comes_near_the_closed_form_and_never_passes_it() {
         let index = ints(&device, &(0..60).collect::<Vec<_>>());
         let eps = (h.iter().map(|h| h.abs()).sum::<f64>() / 60.0 / dual) as f32;
         let square = Square::new(&Params { steps: Some(2000), ..params(norm, eps) });
-        let found = square.run(&mut model, &x, &ints(&device, &y), &index).unwrap();
+        let found = square.run(&mut model, Points { x: &x, y: &ints(&device, &y), images: &index }).unwrap();
         check("square", &mut model, norm, eps, &x, &y, &found);
         let near = if norm == Norm::Linf { 0.8 } else { 0.6 };
         for (n, success) in found.success.to_vec().unwrap().into_iter().enumerate() {
@@ -242,7 +242,7 @@ fn results_are_valid_and_mistakes_stay() {
         {
             for attack in attacks(norm, eps) {
                 let name = format!("{} {norm:?} {eps}", attack.name());
-                let found = attack.run(&mut model, &x, &labels, &index).unwrap();
+                let found = attack.run(&mut model, Points { x: &x, y: &labels, images: &index }).unwrap();
                 check(&name, &mut model, norm, eps, &x, &y, &found);
                 let broken = found.success.to_vec().unwrap().iter().sum::<i32>();
                 if eps == 0.0 {
@@ -252,7 +252,7 @@ fn results_are_valid_and_mistakes_stay() {
                     assert!(broken > 5, "{name}: nothing was broken");
                 }
                 // The same again gives the same bits.
-                let again = attack.run(&mut model, &x, &labels, &index).unwrap();
+                let again = attack.run(&mut model, Points { x: &x, y: &labels, images: &index }).unwrap();
                 assert_eq!(again.x_adv.to_vec().unwrap(), found.x_adv.to_vec().unwrap(), "{name}");
             }
         }
@@ -279,7 +279,10 @@ fn a_point_does_not_depend_on_its_batch() {
             let of =
                 |f: &dyn Fn(usize) -> i32| ints(&device, &rows.iter().map(|row| f(*row)).collect::<Vec<_>>());
             let found = attack
-                .run(&mut net, &batch(rows), &of(&|row| y[row]), &of(&|row| 1000 + row as i32))
+                .run(
+                    &mut net,
+                    Points { x: &batch(rows), y: &of(&|row| y[row]), images: &of(&|row| 1000 + row as i32) },
+                )
                 .unwrap();
             (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap())
         };

@@ -1,7 +1,9 @@
 //! The protocol of AutoAttack: that its result depends on nothing but what it should, is kept, merged and
 //! verified, and when it warns.
 
-use saddle::attack::{Attack, Ball, Model, Norm, Params, by_name};
+mod common;
+
+use saddle::attack::{Attack, Ball, Model, Norm, Params, Points, by_name};
 use saddle::config::recipe;
 use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
 use saddle::device::{Buffer, Device, DeviceChoice};
@@ -16,7 +18,6 @@ use saddle::eval::{self, EvalRequest, Extras};
 use saddle::files::safetensors::{SafeTensors, floats, integers};
 use saddle::files::tensor_file::{Values, write};
 use saddle::files::weights::WeightFile;
-use saddle::method;
 use saddle::ops::augment::Augmentation;
 use saddle::ops::fill::scale;
 use saddle::ops::linear::linear;
@@ -38,25 +39,9 @@ fn trained() -> &'static Path {
     let (_, run) = RUN.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
-        let mut job = method::load_recipe(recipe::DEFAULT).unwrap();
-        let text = out.display().to_string();
-        let settings = [
-            ("device", "host"),
-            ("out", &text),
-            ("epochs", "2"),
-            ("attack_steps", "2"),
-            ("select_steps", "2"),
-        ];
-        job.config.apply(&settings).unwrap();
-        let (config, recipe) = (job.config, job.name);
-        let request = saddle::train::TrainJob {
-            config,
-            recipe,
-            reference: job.reference,
-            command: "test".into(),
-            resume: None,
-        };
-        saddle::train::run(&request, &mut Silent, &AtomicBool::new(false)).unwrap();
+        let settings = [("epochs", "2"), ("attack_steps", "2"), ("select_steps", "2")];
+        let job = common::job(recipe::DEFAULT, &out, &settings);
+        saddle::train::run(&job, &mut Silent, &AtomicBool::new(false)).unwrap();
         (folder, out)
     });
     run
@@ -125,7 +110,8 @@ fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Opt
                 .for_each(|(point, _)| outcomes[*point as usize] = Some(0));
             continue;
         }
-        let found = plan.stages[number - 1].attack.run(model, &x, &y, &rows).unwrap();
+        let found =
+            plan.stages[number - 1].attack.run(model, Points { x: &x, y: &y, images: &rows }).unwrap();
         let (adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
         for ((point, image), _) in
             left.iter().zip(adv.chunks(adv.len() / left.len())).zip(success).filter(|(_, s)| *s == 1)

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Two short epochs of a digits recipe.
 const SHORT: &[(&str, &str)] = &[
-    ("device", "host"),
     ("epochs", "2"),
     ("attack_steps", "2"),
     ("select_steps", "2"),
@@ -24,22 +23,11 @@ const SHORT: &[(&str, &str)] = &[
 ];
 
 fn request(name: &str, out: &Path, settings: &[(&str, &str)]) -> TrainJob {
-    let recipe = method::load_recipe(name).unwrap();
-    let mut config = recipe.config;
-    let out = out.display().to_string();
-    let mut all: Vec<(&str, &str)> =
-        SHORT.iter().chain(settings).copied().chain([("out", out.as_str())]).collect();
+    let mut all: Vec<(&str, &str)> = SHORT.iter().chain(settings).copied().collect();
     if name == "afa-digits" {
         all.push(("linear_epochs", "1"));
     }
-    config.apply(&all).unwrap();
-    TrainJob {
-        config,
-        recipe: recipe.name,
-        reference: recipe.reference,
-        command: "test".into(),
-        resume: None,
-    }
+    common::job(name, out, &all)
 }
 
 fn train(name: &str, out: &Path, settings: &[(&str, &str)]) -> Result<TrainedRun, Error> {

@@ -13,6 +13,7 @@ use saddle::ops::split::select;
 use saddle::run::network;
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
+use saddle::train::average::Average;
 use saddle::train::step::{Batch, Models, Sgd, StepConfig, differentiate, train_step};
 
 const IMAGES: usize = 8;
@@ -126,7 +127,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             let pair = || (net(&device, &golden, "weights."), net(&device, &golden, "wa."));
 
             let (mut online, mut wa) = pair();
-            let average = config.averaging(entry).unwrap();
+            let average = Average::of(&config, entry).unwrap();
             let models = &mut Models { net: &mut online, wa: Some(&mut wa) };
             train_step(models, &batch, &step_config, &SGD, Some(&average)).unwrap();
 

@@ -7,7 +7,6 @@ use saddle::data::ImageShape;
 use saddle::device::DeviceChoice;
 use saddle::error::Error;
 use saddle::eval;
-use saddle::method;
 use saddle::run::dir::RunDir;
 use saddle::run::network::{self, Classes, WeightOverrides};
 use saddle::run::observer::{Observer, Silent, StepInfo};
@@ -18,19 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The default job with other settings, in `out`.
 fn request(out: &Path, settings: &[(&str, &str)]) -> TrainJob {
-    let recipe = method::load_recipe(recipe::DEFAULT).unwrap();
-    let mut config = recipe.config;
-    let out = out.display().to_string();
-    let all: Vec<(&str, &str)> =
-        [("device", "host"), ("out", out.as_str())].iter().chain(settings).copied().collect();
-    config.apply(&all).unwrap();
-    TrainJob {
-        config,
-        recipe: recipe.name,
-        reference: recipe.reference,
-        command: "test".into(),
-        resume: None,
-    }
+    common::job(recipe::DEFAULT, out, settings)
 }
 
 fn train(out: &Path, settings: &[(&str, &str)]) -> Result<TrainedRun, Error> {

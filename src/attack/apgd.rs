@@ -171,18 +171,12 @@ impl Attack for Apgd {
         self.loss.attack().into()
     }
 
-    fn run(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-    ) -> Result<AttackResult> {
+    fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult> {
         let ranks = match self.loss {
             ApgdLoss::DlrTargeted => self.target_ranks(model.classes()),
             _ => 0..=0,
         };
-        at_target_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
+        at_target_ranks(points, ranks, self.restarts, |points, ranks, restart| {
             self.run_once(model, points, ranks, restart as u32)
         })
     }

@@ -75,7 +75,7 @@ impl Ball {
     }
 
     /// The ball of `factor` times the radius.
-    pub fn scale(self, factor: f32) -> Ball {
+    pub fn scaled(self, factor: f32) -> Ball {
         Ball { eps: factor * self.eps, ..self }
     }
 

@@ -80,7 +80,7 @@ impl Walk {
         }
         let key = Key::new(seed, Purpose::Fab, 0, restart as u32);
         let views = Buffer::zeros(x.device(), y.len())?;
-        self.ball.scale(0.5).surface(x, RngKey { key, images }, &views)
+        self.ball.scaled(0.5).surface(x, RngKey { key, images }, &views)
     }
 
     /// Walks from `walk`; `plane` gives, for images, h `[N]` and w, or `None` when the logits do not depend
@@ -157,15 +157,9 @@ impl Attack for FabT {
         "fab-t".into()
     }
 
-    fn run(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-    ) -> Result<AttackResult> {
+    fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult> {
         let ranks = self.target_ranks(model.classes());
-        at_target_ranks(Points { x, y, images }, ranks, self.restarts, |points, ranks, restart| {
+        at_target_ranks(points, ranks, self.restarts, |points, ranks, restart| {
             self.run_once(model, points, ranks, restart)
         })
     }
@@ -238,16 +232,8 @@ impl Attack for Fab {
         "fab".into()
     }
 
-    fn run(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-    ) -> Result<AttackResult> {
-        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
-            self.run_once(model, points, restart)
-        })
+    fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult> {
+        attempts(points, 0..self.restarts, |restart, points| self.run_once(model, points, restart))
     }
 
     fn passes(&self) -> usize {

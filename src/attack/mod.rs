@@ -85,16 +85,9 @@ pub trait Attack {
     /// The name in reports: `apgd-ce`, `fab-t`.
     fn name(&self) -> String;
 
-    /// Attacks images x `[N,H,W,C]` in `[0,1]` with labels y `[N]`; `images` `[N]` are their indices in the
-    /// data set, which determine, with a seed, all random numbers. Images that are misclassified without an
-    /// attack count as successes and do not change.
-    fn run(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-    ) -> Result<AttackResult>;
+    /// Attacks the points. Their indices in the data set determine, with a seed, all random numbers. Images
+    /// that are misclassified without an attack count as successes and do not change.
+    fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult>;
 
     /// The fewest classes that its loss is defined for.
     fn min_classes(&self) -> usize {

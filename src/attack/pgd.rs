@@ -22,13 +22,10 @@
 
 use super::attempts::{Points, attempts};
 use super::ball::{Ball, RngKey, Start};
-use super::objective::{Objective, gradient};
+use super::objective::Objective;
 use super::{Attack, AttackEntry, AttackResult, Model, Params};
-use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::attack_step::add_momentum;
-use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose};
 use crate::tensor::Tensor;
 
@@ -116,21 +113,17 @@ impl Pgd {
         }
     }
 
-    /// Adversarial images `[N,H,W,C]` that raise the cross entropy of `labels`.
-    pub fn cross_entropy(
+    /// Adversarial images `[N,H,W,C]` that raise `objective` at the points, from a start with the random
+    /// numbers of `key`.
+    pub fn attack(
         &self,
         model: &mut dyn Model,
-        x: &Tensor,
-        labels: &Buffer<i32>,
-        rng: RngKey,
+        objective: Objective,
+        Points { x, y, images }: Points,
+        key: Key,
     ) -> Result<Tensor> {
-        let start = self.start.draw(self.ball, x, rng)?;
-        self.ascend(x, start, |x_adv| {
-            gradient(x_adv, |tape, x| {
-                let z = model.logits(tape, x)?;
-                cross_entropy(tape, z, labels, Reduction::Sum)
-            })
-        })
+        let start = self.start.draw(self.ball, x, RngKey { key, images })?;
+        self.ascend(x, start, |x_adv| Ok(Some(objective.evaluate(model, x_adv, y)?.grad)))
     }
 
     /// Ascends from `x_adv` in the balls around x; all `[N,H,W,C]`. `gradient` gives the gradient of the loss
@@ -187,20 +180,10 @@ impl Attack for PgdAttack {
         self.name.clone()
     }
 
-    fn run(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-    ) -> Result<AttackResult> {
-        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
-            let Points { x, y, images } = points;
+    fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult> {
+        attempts(points, 0..self.restarts, |restart, points| {
             let key = Key::new(self.seed, Purpose::EvalStart, self.stream, restart as u32);
-            let start = self.pgd.start.draw(self.pgd.ball, x, RngKey { key, images })?;
-            let x_adv = self
-                .pgd
-                .ascend(x, start, |x_adv| Ok(Some(self.objective.evaluate(model, x_adv, y)?.grad)))?;
+            let x_adv = self.pgd.attack(model, self.objective, points, key)?;
             AttackResult::of(model, points, &x_adv)
         })
     }

@@ -254,14 +254,8 @@ impl Attack for Square {
         "square".into()
     }
 
-    fn run(
-        &self,
-        model: &mut dyn Model,
-        x: &Tensor,
-        y: &Buffer<i32>,
-        images: &Buffer<i32>,
-    ) -> Result<AttackResult> {
-        attempts(Points { x, y, images }, 0..self.restarts, |restart, points| {
+    fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult> {
+        attempts(points, 0..self.restarts, |restart, points| {
             let x_adv = self.search(model, points, restart as u32)?;
             AttackResult::of(model, points, &x_adv)
         })

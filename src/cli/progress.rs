@@ -298,9 +298,8 @@ mod tests {
         assert_eq!(epoch_line(&done), "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s");
         done.terms = vec![("ce".into(), 1.0), ("kl".into(), 0.5)];
         (done.clean_acc, done.robust_acc, done.best) = (Some(97.5), Some(8.25), true);
-        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  robust  \
-            8.25 %  \
-                    3,512 images/s  0.4 s  best";
+        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  \
+                    robust  8.25 %  3,512 images/s  0.4 s  best";
         assert_eq!(epoch_line(&done), line);
     }
 

@@ -166,8 +166,8 @@ macro_rules! counts {
             }
 
             fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-                text.trim().parse().map_err(|_| Error::value(key, text.trim(), "not a whole number of 0 or \
-                    more"))
+                let text = text.trim();
+                text.parse().map_err(|_| Error::value(key, text, "not a whole number of 0 or more"))
             }
 
             fn json(&self) -> Json {

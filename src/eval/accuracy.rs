@@ -1,6 +1,6 @@
 //! Accuracy on clean and on attacked images.
 
-use crate::attack::{Attack, Pgd, RngKey, logits};
+use crate::attack::{Attack, Objective, Pgd, Points, logits};
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::nn::Net;
@@ -36,8 +36,9 @@ pub fn accuracy(
     for indices in in_order(&device, data.len, batch)? {
         let (mut x, y) = data.batch(&indices, &Augmentation::none())?;
         if let Some(attack) = attack {
-            let rng = RngKey { key: Key::new(seed, Purpose::EvalStart, 0, 0), images: &indices };
-            x = attack.cross_entropy(net, &x, &y, rng)?;
+            let points = Points { x: &x, y: &y, images: &indices };
+            let key = Key::new(seed, Purpose::EvalStart, 0, 0);
+            x = attack.attack(net, Objective::CrossEntropy, points, key)?;
         }
         let tape = Tape::new(&device);
         let z = logits(net, &x)?;
@@ -63,7 +64,7 @@ pub fn robust(
     let (mut robust, mut done) = (0, 0);
     for indices in in_order(data.device(), data.len, batch)? {
         let (x, y) = data.batch(&indices, &Augmentation::none())?;
-        let result = attack.run(net, &x, &y, &indices)?;
+        let result = attack.run(net, Points { x: &x, y: &y, images: &indices })?;
         robust += result.success.to_vec()?.iter().filter(|success| **success == 0).count();
         done += indices.len();
         progress(done)?;

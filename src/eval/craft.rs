@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::attack::{self, Norm, Params, logits};
+use crate::attack::{self, Norm, Params, Points, logits};
 use crate::data::ImageShape;
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::Result;
@@ -85,7 +85,7 @@ pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftR
             Buffer::from_slice(&device, &(start as i32..(start + count) as i32).collect::<Vec<_>>())?;
         let before = argmax(&device, &logits(&mut net, &clean_images)?)?.to_vec()?;
         clean += before.iter().zip(labels).filter(|(p, y)| p == y).count();
-        let result = attack.run(&mut net, &clean_images, &on_device, &indices)?;
+        let result = attack.run(&mut net, Points { x: &clean_images, y: &on_device, images: &indices })?;
         let z = logits(&mut net, &result.x_adv)?;
         predicted.extend(argmax(&device, &z)?.to_vec()?);
         let tape = Tape::new(&device);

@@ -2,7 +2,6 @@
 
 use super::plan::Plan;
 use super::record::fingerprint;
-use super::report::norm_name;
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::files::weights::WeightFile;
@@ -17,7 +16,7 @@ pub fn evaluation(plan: &Plan, arch: &str, test: &Dataset, weights: &str) -> Map
         ("weights", json!(weights)),
         ("data", json!(format!("{} {}", test.name, fingerprint(&[&test.images, &labels])))),
         ("images", json!(test.len())),
-        ("norm", json!(norm_name(plan.params.ball.norm))),
+        ("norm", json!(plan.params.ball.norm.to_string())),
         ("eps", json!(plan.params.ball.eps)),
         ("seed", json!(plan.params.seed)),
         ("version", json!(plan.version)),

@@ -147,7 +147,7 @@ impl Outcome {
                     whole.warnings.push(line);
                 }
             }
-            whole.verification.concat_tensor(&part.verification);
+            whole.verification.join(&part.verification);
             whole.passes.forward += part.passes.forward;
             whole.passes.differentiated += part.passes.differentiated;
         }

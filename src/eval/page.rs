@@ -160,7 +160,7 @@ fn curve(
     for factor in &sweep.factors {
         let Params { ball, step_size, .. } = sweep.params;
         let step_size = step_size.map(|step_size| factor * step_size);
-        let params = Params { ball: ball.scale(*factor), step_size, ..sweep.params };
+        let params = Params { ball: ball.scaled(*factor), step_size, ..sweep.params };
         let what = format!("{} with eps {:.4}", sweep.attack, params.ball.eps);
         let progress = |done| {
             progress(&what, done, data.len);
@@ -220,7 +220,7 @@ fn per_class(test: &Dataset, before: &[i32], after: &[i32]) -> Vec<ClassAccuracy
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attack::Ball;
+    use crate::attack::{Ball, Points};
     use crate::device::{Buffer, Device};
     use crate::nn::{Arch, Shape};
 
@@ -235,7 +235,10 @@ mod tests {
         let params = Params { ball: Ball::linf(0.2), step_size: Some(0.1), ..Params::default() };
         let all = Buffer::from_slice(&device, &(0..60).collect::<Vec<_>>()).unwrap();
         let (x, y) = data.batch(&all, &Augmentation::none()).unwrap();
-        let result = attack::by_name("pgd5", &params).unwrap().run(&mut net, &x, &y, &all).unwrap();
+        let result = attack::by_name("pgd5", &params)
+            .unwrap()
+            .run(&mut net, Points { x: &x, y: &y, images: &all })
+            .unwrap();
         let (x_adv, success) = (result.x_adv.to_vec().unwrap(), result.success.to_vec().unwrap());
 
         let sweep = Sweep { attack: "pgd5".into(), params, factors: vec![0.0, 1.0, 2.0], images: 50 };

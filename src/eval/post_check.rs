@@ -46,7 +46,7 @@ impl Default for Verification {
 
 impl Verification {
     /// Adds the result for other points.
-    pub fn concat_tensor(&mut self, other: &Verification) {
+    pub fn join(&mut self, other: &Verification) {
         self.largest_distance = self.largest_distance.max(other.largest_distance);
         self.outside_ball += other.outside_ball;
         self.outside_box += other.outside_box;
@@ -63,9 +63,8 @@ impl Verification {
         (!self.passed).then(|| {
             format!(
                 "verification failed: {outside_ball} images are outside of the ball (largest distance \
-                 {largest}), {outside_box} outside of \
-                 [0,1], {other_outcome} are classified otherwise than reported, \
-                 {no_logits} have logits that are not finite numbers"
+                 {largest}), {outside_box} outside of [0,1], {other_outcome} are classified otherwise than \
+                 reported, {no_logits} have logits that are not finite numbers"
             )
         })
     }
@@ -104,7 +103,7 @@ pub fn verify(
         for (((clean, adv), point), ((class, finite), label)) in rows.zip(points).zip(answers) {
             let (distance, allowed) = distance(ball, clean, adv);
             let inside = distance <= allowed;
-            verification.concat_tensor(&Verification {
+            verification.join(&Verification {
                 passed: true,
                 largest_distance: if distance.is_nan() { f64::MAX } else { distance },
                 outside_ball: !inside as usize,

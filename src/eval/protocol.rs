@@ -254,11 +254,11 @@ fn attack(
     points: Points,
     pairs: &[Pair],
 ) -> Result<AttackResult> {
-    let (Points { x, y, images }, device) = (points, points.x.device());
+    let (x, device) = (points.x, points.x.device());
     let Some(Stage { attack, .. }) = stage else {
         return Ok(AttackResult { x_adv: x.clone(), success: Buffer::zeros(device, pairs.len())? });
     };
-    let Some(targeted) = attack.targeted() else { return attack.run(model, x, y, images) };
+    let Some(targeted) = attack.targeted() else { return attack.run(model, points) };
     let first = *targeted.target_ranks(model.classes()).start();
     let ranks: Vec<i32> = pairs.iter().map(|pair| (first + pair.attempt) as i32).collect();
     targeted.attempt(model, points, &Buffer::from_slice(device, &ranks)?)

@@ -59,20 +59,12 @@ impl Report {
             ("weights", json!(self.weights)),
             ("dataset", json!(self.dataset)),
             ("images", json!(self.images)),
-            ("norm", json!(norm_name(self.norm))),
+            ("norm", json!(self.norm.to_string())),
             ("eps", json!(self.eps)),
             ("seed", json!(self.seed)),
             ("device", json!(self.device)),
         ];
         facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
-    }
-}
-
-/// The norm's name in records.
-pub(super) fn norm_name(norm: Norm) -> &'static str {
-    match norm {
-        Norm::Linf => "linf",
-        Norm::L2 => "l2",
     }
 }
 

@@ -18,16 +18,6 @@ pub enum Noise {
     Gaussian(f32),
 }
 
-/// x plus a point drawn uniformly from the Linf ball, clipped to `[0, 1]`.
-pub fn uniform_linf(x: &Tensor, eps: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
-    noisy(x, Noise::Linf(eps), key, images, true)
-}
-
-/// x plus a point drawn uniformly from the L2 ball, clipped to `[0, 1]`.
-pub fn uniform_l2(x: &Tensor, eps: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
-    noisy(x, Noise::L2(eps), key, images, true)
-}
-
 /// x + sigma * N(0, 1), not clipped.
 pub fn gaussian(x: &Tensor, sigma: f32, key: Key, images: &Buffer<i32>) -> Result<Tensor> {
     noisy(x, Noise::Gaussian(sigma), key, images, false)
@@ -304,7 +294,8 @@ mod tests {
         let device = Device::host().unwrap();
         let x = Tensor::zeros(&device, &[3, 5]).unwrap();
         for images in [&[][..], &[1, 2], &[1, 2, 3, 4]] {
-            assert!(uniform_linf(&x, 0.1, KEY, &Buffer::from_slice(&device, images).unwrap()).is_err());
+            let images = Buffer::from_slice(&device, images).unwrap();
+            assert!(noisy(&x, Noise::Linf(0.1), KEY, &images, true).is_err());
         }
     }
 }

@@ -45,9 +45,8 @@ pub struct LogRow {
 const RUN: &str = "run.json";
 
 /// The first line of `log.csv`.
-const LOG_HEADER: &str = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,Train Robust Loss,Train \
-    Robust Acc,\
-                          Test Loss,Test Acc,Test Robust Loss,Test Robust Acc\n";
+const LOG_HEADER: &str = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,Train Robust Loss,\
+                          Train Robust Acc,Test Loss,Test Acc,Test Robust Loss,Test Robust Acc\n";
 
 impl LogRow {
     fn line(&self) -> String {
@@ -269,9 +268,8 @@ mod tests {
             fs::read_to_string(root.join("metrics.jsonl")).unwrap(),
             "{\"epoch\":1,\"loss\":0.5}\n{\"epoch\":2,\"loss\":0.5}\n"
         );
-        let header = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,Train Robust Loss,Train Robust \
-            Acc,Test Loss,Test Acc,\
-                      Test Robust Loss,Test Robust Acc";
+        let header = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,\
+                      Train Robust Loss,Train Robust Acc,Test Loss,Test Acc,Test Robust Loss,Test Robust Acc";
         let log = fs::read_to_string(root.join("log.csv")).unwrap();
         assert_eq!(log, format!("{header}\n1,1.5,,0.1,,,,,,,,0.25\n2,1.5,,0.1,,,,,,,,0.25\n"));
         let summary = Summary {

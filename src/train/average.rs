@@ -1,7 +1,8 @@
 //! Averages of a network's weights over training: an exponential moving one, or a stochastic weight average.
 
-use crate::config::Averaging;
+use crate::config::{Averaging, Config};
 use crate::error::Result;
+use crate::method::Method;
 use crate::nn::Net;
 use crate::ops::sgd::ema;
 
@@ -17,6 +18,16 @@ pub struct Average {
 }
 
 impl Average {
+    /// The average that a key or the method asks for, if one does.
+    pub fn of(config: &Config, method: &Method) -> Option<Average> {
+        let kind = match config.average {
+            Averaging::None if method.averaged => Averaging::Ema,
+            kind => kind,
+        };
+        let average = Average { kind, decay: config.average_decay, start: config.average_start_epoch };
+        (kind != Averaging::None).then_some(average)
+    }
+
     /// EMA (ReBAT's): `wa <- d wa + (1 - d) net` after every step, d = 0 before the start. SWA: a copy before
     /// the start.
     pub fn after_step(&self, wa: &mut Net, net: &Net, epoch: usize) -> Result<()> {

@@ -13,13 +13,12 @@ pub mod step;
 mod trainer;
 mod validate;
 
-use crate::config::{Averaging, Config, recipe};
+use crate::config::Config;
+use crate::config::recipe;
 use crate::device::Device;
 use crate::error::Result;
-use crate::method::Method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-use average::Average;
 pub use requirements::validate;
 use run::Run;
 use serde_json::{Map, Value, json};
@@ -118,16 +117,4 @@ fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
         })
     };
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
-}
-
-impl Config {
-    /// How the network is averaged, if a key or the method asks for it.
-    pub fn averaging(&self, method: &Method) -> Option<Average> {
-        let kind = match self.average {
-            Averaging::None if method.averaged => Averaging::Ema,
-            kind => kind,
-        };
-        let average = Average { kind, decay: self.average_decay, start: self.average_start_epoch };
-        (kind != Averaging::None).then_some(average)
-    }
 }

@@ -1,5 +1,6 @@
 //! The checks of a configuration before anything is loaded: the data set, ranges, and what the method asks.
 
+use super::average::Average;
 use crate::config::{Averaging, Config, Stage, key};
 use crate::data;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ pub fn validate(config: &Config) -> Result<()> {
 
 /// Checks what a method asks of the other keys.
 fn check_method(config: &Config, method: &Method) -> Result<()> {
-    let averaged = config.averaging(method).is_some();
+    let averaged = Average::of(config, method).is_some();
     let staged = |stage| method.keys.contains(&"stage") && config.stage == stage;
     for (name, good, problem) in [
         (

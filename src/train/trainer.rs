@@ -71,7 +71,7 @@ impl<'a> Trainer<'a> {
             std: config.std.clone(),
         };
         let new_net = || Net::new(device, arch, &shape, config.seed);
-        let average = config.averaging(method);
+        let average = Average::of(config, method);
         Ok(Trainer {
             device: device.clone(),
             config,

@@ -1,9 +1,12 @@
 //! Golden files, devices and comparisons for all integration tests.
 #![allow(dead_code)]
 
+use saddle::config::recipe::Recipe;
 use saddle::device::{Device, Order, cuda};
 use saddle::files::safetensors::{Dtype, SafeTensors, floats, integers};
+use saddle::method;
 use saddle::numeric::{close, max_abs};
+use saddle::train::TrainJob;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -89,6 +92,16 @@ pub fn assert_close<W: Copy + Into<f64>>(what: &str, got: &[f32], want: &[W], to
     if let Err(mismatch) = close(got, want, 0.0, absolute) {
         panic!("{what}: {mismatch} (largest {largest})");
     }
+}
+
+/// A training job of a recipe with other settings, on the host, in `out`.
+pub fn job(recipe: &str, out: &Path, settings: &[(&str, &str)]) -> TrainJob {
+    let Recipe { name, mut config, reference, .. } = method::load_recipe(recipe).unwrap();
+    let out = out.display().to_string();
+    let places = [("device", "host"), ("out", out.as_str())];
+    let settings: Vec<_> = places.iter().chain(settings).copied().collect();
+    config.apply(&settings).unwrap();
+    TrainJob { config, recipe: name, reference, command: "test".into(), resume: None }
 }
 
 /// Runs the command line in a folder.

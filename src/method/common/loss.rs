@@ -3,7 +3,8 @@
 use super::log::Log;
 use super::step::Step;
 use crate::error::Result;
-use crate::ops::{axpby::axpby, fill::scale};
+use crate::ops::axpby::axpby;
+use crate::ops::fill::scale;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 

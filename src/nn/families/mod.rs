@@ -12,8 +12,8 @@ use super::residual::Stages;
 use crate::error::{Error, Result};
 
 /// All architectures, by family.
-const FAMILIES: [&[Arch]; 4] =
-    [basic::ARCHITECTURES, bottleneck::ARCHITECTURES, preact::ARCHITECTURES, wide::ARCHITECTURES];
+const FAMILIES: &[&[Arch]] =
+    &[basic::ARCHITECTURES, bottleneck::ARCHITECTURES, preact::ARCHITECTURES, wide::ARCHITECTURES];
 
 /// A named architecture.
 pub struct Arch {
@@ -37,7 +37,7 @@ pub struct Layers {
 
 /// Every architecture.
 pub fn architectures() -> impl Iterator<Item = &'static Arch> {
-    FAMILIES.into_iter().flatten()
+    FAMILIES.iter().copied().flatten()
 }
 
 impl Arch {

@@ -5,7 +5,7 @@ pub mod margins;
 pub mod perception;
 pub mod sweep;
 
-use crate::attack::RngKey;
+use crate::attack::{Objective, Points};
 use crate::config::{Config, Select, key};
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::data::{self, Dataset};
@@ -149,7 +149,12 @@ impl TrainedModel {
         let (mut batches, mut done) = (Vec::new(), 0);
         for indices in in_order(test.device(), test.len, config.batch)? {
             let (x, y) = test.batch(&indices, &Augmentation::none())?;
-            let x_adv = attack.cross_entropy(&mut net, &x, &y, RngKey { key, images: &indices })?;
+            let x_adv = attack.attack(
+                &mut net,
+                Objective::CrossEntropy,
+                Points { x: &x, y: &y, images: &indices },
+                key,
+            )?;
             done += indices.len();
             batches.push(AttackedBatch { x, x_adv, y });
             progress(done);
