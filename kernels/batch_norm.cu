@@ -1,8 +1,8 @@
 // Batch normalisation over the channels of [rows, channels] (NHWC: rows = N H W), optionally followed by ReLU
 // (Ioffe and Szegedy 2015, arXiv 1502.03167).
-// With `existing` and per_image > 0 only the first *existing images of per_image rows are valid: all sums run
-//   over their rows; y and dx are 0 after them. With `existing` and per_image = 0 all rows are valid. Either
-//   way the running statistics stay when *existing is 0.
+// With `num_valid` and per_image > 0 only the first *num_valid images of per_image rows are valid: all sums
+//   run over their rows; y and dx are 0 after them. With `num_valid` and per_image = 0 all rows are valid.
+//   Either way the running statistics stay when *num_valid is 0.
 // Mathematics: mean and variance per channel; y = (x - mean) scale + shift with scale = w / sqrt(var + eps)
 //   and shift = b, then max(y, 0) if asked.
 //   db = sum dy; dw = sum dy (x - mean) / sqrt(var + eps); with batch statistics
@@ -35,8 +35,8 @@ PER_DEVICE(FINALIZE_THREADS, 128, 1);
 INLINE int padded(int channels) { return ceil_div(channels, VEC) * VEC; }
 
 // The number of valid rows.
-INLINE int existing_rows(const int* existing, int per_image, int rows) {
-  return existing && per_image > 0 ? existing_images(existing, rows / per_image) * per_image : rows;
+INLINE int valid_rows(const int* num_valid, int per_image, int rows) {
+  return num_valid && per_image > 0 ? valid_images(num_valid, rows / per_image) * per_image : rows;
 }
 
 // The sum of v over the threads of a group (whose numbers are equal modulo side), in all of them. scratch has
@@ -104,10 +104,10 @@ INLINE void each_pair(int rows, int channels, F f) {
 
 // mean and M2 per channel of a chunk of rows
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_statistics(
-    const float* x, float* partial, NULLABLE const int* existing, int per_image, int rows, int channels,
+    const float* x, float* partial, NULLABLE const int* num_valid, int per_image, int rows, int channels,
     int side, int rows_per_block) {
   SHARED(float, scratch, VEC* THREADS);
-  rows = existing_rows(existing, per_image, rows);
+  rows = valid_rows(num_valid, per_image, rows);
   const bool aligned = rows_aligned(channels);
   each_column(rows, channels, side, rows_per_block, [&](int channel, int row, int end, int step) {
     const int count = run_length(channel, channels);
@@ -182,12 +182,12 @@ INLINE Vec inverse_deviation(Vec variance, float eps) {
 // merges the chunks' statistics; updates the running ones if given (unbiased variance)
 extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_finish(
     const float* partial, const float* weight, const float* bias, NULLABLE float* running_mean,
-    NULLABLE float* running_var, float* stats, NULLABLE const int* existing, int per_image, int rows,
+    NULLABLE float* running_var, float* stats, NULLABLE const int* num_valid, int per_image, int rows,
     int channels, int rows_per_block, float eps, float momentum) {
   SHARED(float, scratch, VEC* FINALIZE_THREADS);
   const int channel = blockIdx.x * VEC, count = run_length(channel, channels), row = padded(channels);
   const float* from = partial + channel;
-  rows = existing_rows(existing, per_image, rows);
+  rows = valid_rows(num_valid, per_image, rows);
   const int chunks = ceil_div(rows, rows_per_block);
   const float share = 1.0f / max(rows, 1);
   const Vec pivot = rows > 0 ? vec_load(from) : vec_splat(0.0f);
@@ -206,7 +206,7 @@ extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_finish
   if (threadIdx.x > 0) return;
   const Vec mean = pivot + offset;
   store_stats(stats, channel, channels, mean, inverse_deviation(share * M2, eps), weight, bias);
-  if (running_mean == nullptr || running_var == nullptr || (existing && *existing <= 0)) return;
+  if (running_mean == nullptr || running_var == nullptr || (num_valid && *num_valid <= 0)) return;
   const Vec unbiased = (1.0f / max(rows - 1, 1)) * M2;
   const Vec old_mean = vec_load(running_mean + channel, count);
   const Vec old_var = vec_load(running_var + channel, count);
@@ -237,10 +237,10 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void batch_norm_fol
 
 // y = (x - mean) scale + shift, then ReLU with a bit mask if asked
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_apply(
-    const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, NULLABLE const int* existing,
+    const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, NULLABLE const int* num_valid,
     int per_image, int rows, int channels, bool relu) {
   const bool aligned = rows_aligned(channels);
-  const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
+  const int row = padded(channels), end = valid_rows(num_valid, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
     Vec v = vec_splat(0.0f);
     if (offset < end) {
@@ -261,9 +261,9 @@ INLINE Vec load_grad(const float* grad_out, const uint8_t* mask, int offset, int
 // sums of dy and of dy (x - mean) per channel over a chunk of rows
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_sums(
     const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats, float* partial,
-    NULLABLE const int* existing, int per_image, int rows, int channels, int side, int rows_per_block) {
+    NULLABLE const int* num_valid, int per_image, int rows, int channels, int side, int rows_per_block) {
   SHARED(float, scratch, VEC* THREADS);
-  rows = existing_rows(existing, per_image, rows);
+  rows = valid_rows(num_valid, per_image, rows);
   const bool aligned = rows_aligned(channels);
   each_column(rows, channels, side, rows_per_block, [&](int channel, int row, int end, int step) {
     const int count = run_length(channel, channels);
@@ -308,10 +308,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_sums(
 // dw and db from the chunks' sums, and the coefficients of dx: a factor of x - mean and a summand
 extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_sums_finish(
     const float* partial, const float* stats, NULLABLE float* grad_weight, NULLABLE float* grad_bias,
-    NULLABLE float* coefficients, NULLABLE const int* existing, int per_image, int rows, int channels,
+    NULLABLE float* coefficients, NULLABLE const int* num_valid, int per_image, int rows, int channels,
     int rows_per_block) {
   SHARED(float, scratch, VEC* FINALIZE_THREADS);
-  rows = existing_rows(existing, per_image, rows);
+  rows = valid_rows(num_valid, per_image, rows);
   const int chunks = ceil_div(rows, rows_per_block);
   const int channel = blockIdx.x * VEC, count = run_length(channel, channels), row = padded(channels);
   Vec sum = vec_splat(0.0f), product = vec_splat(0.0f);
@@ -336,10 +336,10 @@ extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_sums_f
 // dx (+)= scale dy and, with batch statistics, the gradient through them
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_backward(
     const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats,
-    NULLABLE const float* coefficients, float* grad_in, NULLABLE const int* existing, int per_image, int rows,
-    int channels, bool accumulate) {
+    NULLABLE const float* coefficients, float* grad_in, NULLABLE const int* num_valid, int per_image,
+    int rows, int channels, bool accumulate) {
   const bool aligned = rows_aligned(channels);
-  const int row = padded(channels), end = existing_rows(existing, per_image, rows) * channels;
+  const int row = padded(channels), end = valid_rows(num_valid, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
     if (offset >= end) return vec_put(grad_in + offset, vec_splat(0.0f), count, accumulate, aligned);
     const Vec grad = load_grad(grad_out, mask, offset, count, aligned);

@@ -9,7 +9,7 @@
 // Threads: a block owns BLOCK_ROWS output pixels x one panel of channels. The small-channel kernel:
 //   NARROW_LANES neighbouring threads per pixel.
 // Preconditions (src/ops/conv2d.rs): every tensor below 2^31 elements; masks only for channel counts that are
-//   multiples of 16. With `existing` only the first *existing images are valid: the others' sums are 0.
+//   multiples of 16. With `num_valid` only the first *num_valid images are valid: the others' sums are 0.
 // Outputs: `=`, except input gradients with accumulate = 1: `+=`.
 // Accumulation: float32, in the order (ky, kx, channel), one chain per number. Deterministic. No spills.
 #include "lib/implicit_gemm.cuh"
@@ -27,10 +27,10 @@ PER_DEVICE(NARROW_CHANNELS, 4, 4);   // most input channels
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
 extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
     const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual,
-    float* y, NULLABLE uint8_t* relu_mask, NULLABLE const int* existing, bool relu, int images, int height,
+    float* y, NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height,
     int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w,
     int stride, int pad) {
-  const int valid = existing_images(existing, images);
+  const int valid = valid_images(num_valid, images);
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   const bool aligned = rows_aligned(out_channels);
@@ -49,9 +49,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
 // dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x).
 extern "C" __global__ __launch_bounds__(THREADS) void conv2d_input_grad(
     const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in,
-    NULLABLE const int* existing, bool accumulate, int images, int height, int width, int channels,
+    NULLABLE const int* num_valid, bool accumulate, int images, int height, int width, int channels,
     int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
-  const int valid = existing_images(existing, images);
+  const int valid = valid_images(num_valid, images);
   const Geometry g = {valid, images,   out_height, out_width, out_channels, height,
                       width, channels, kernel_h,   kernel_w,  stride,       pad};
   const bool aligned = rows_aligned(channels);
@@ -95,7 +95,7 @@ INLINE void narrow_pixel(
             const Reg dy = reg_load(grad + at, last - at, aligned);
             UNROLL
             for (int c = 0; c < channels; c++)
-              reg_add_product(sum[c][part], dy, reg_load(tap + c * width + at));
+              reg_add_product(sum[c][part], dy, panel_load(tap + c * width, at, width));
           }
         }
         grad -= g.columns;
@@ -111,10 +111,10 @@ INLINE void narrow_pixel(
 // dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the
 // forward pass.
 extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_narrow(
-    const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* existing, bool accumulate,
-    int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride, int pad) {
-  const int valid = existing_images(existing, images);
+    const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* num_valid,
+    bool accumulate, int images, int height, int width, int channels, int out_height, int out_width,
+    int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+  const int valid = valid_images(num_valid, images);
   const int lane = threadIdx.x % NARROW_LANES;
   const int first = blockIdx.x * NARROW_PIXELS;
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
@@ -162,7 +162,8 @@ extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
       const int column = blockIdx.y * width + c;
       const bool exists = column < columns && tap < taps;
       const float value = exists ? from[column * step] : 0.0f;
-      panel[r * width + c] = exists && scale ? value * scale[transposed ? channel : column] : value;
+      panel[r * width + panel_slot(c, width)] =
+          exists && scale ? value * scale[transposed ? channel : column] : value;
     }
   }
 }

@@ -29,12 +29,10 @@ PER_DEVICE(WEIGHT_THREADS, 64, 1);
 PER_DEVICE(TILE, 64, 64);            // output channels of a block
 PER_DEVICE(LIST, 256, 512);          // pixels listed at a time
 PER_DEVICE(FLAT_LIST, 256, 128);     // the same on the flattened path, where the host gathers them all
-PER_DEVICE(WANTED_BLOCKS, 264, 32);  // the images are split until there are about this many blocks
+PER_DEVICE(WANTED_BLOCKS, 792, 32);  // the images are split into about as many blocks (H200: 6 an SM)
 PER_DEVICE(SOURCE_ROWS, 32, 128);    // rows of shared memory: two stages of x, or FLAT_LIST gathered pixels
 PER_DEVICE(GRAD_ROWS, 32, 1);        // two stages of dy; the host reads it in place
-PER_DEVICE(
-    SUM_ROWS, 1,
-    72);  // partial sums of a tile: TILE rounded up to whole pieces; CUDA keeps them in registers
+PER_DEVICE(SUM_ROWS, 1, 72);         // partial sums: TILE rounded up to whole pieces (CUDA: in registers)
 
 // Columns of a panel, and whether panels lie in one tap.
 INLINE int weight_panel(int channels, int taps) {
@@ -125,7 +123,7 @@ INLINE void gather_columns(
           exists && first + i < listed &&
           static_cast<unsigned>(list.y[first + i] + ky) < static_cast<unsigned>(work.g.height) &&
           static_cast<unsigned>(list.x[first + i] + kx) < static_cast<unsigned>(work.g.width);
-      to[i * width + c] = valid ? x[list.source[first + i] + delta] : 0.0f;
+      to[i * width + panel_slot(c, width)] = valid ? x[list.source[first + i] + delta] : 0.0f;
     }
   }
 }
@@ -233,9 +231,11 @@ INLINE void stage_pixels(
     }
   }
   if (work.flattened) return gather_columns<width>(work, list, x, sources, first, WEIGHT_STAGE, listed);
-  for (int i = threadIdx.x * COPY; i < WEIGHT_STAGE * width; i += WEIGHT_THREADS * COPY) {
-    const int pixel = first + i / width;
-    copy_async(sources + i, x + (pixel < listed ? list.source[pixel] + i % width : 0), pixel < listed);
+  const int column = threadIdx.x * COPY % width;
+  float* const to = sources + panel_slot(column, width);
+  for (int i = threadIdx.x * COPY / width; i < WEIGHT_STAGE; i += WEIGHT_THREADS * COPY / width) {
+    const int pixel = first + i;
+    copy_async(to + i * width, x + (pixel < listed ? list.source[pixel] + column : 0), pixel < listed);
   }
 }
 
@@ -248,7 +248,7 @@ INLINE void multiply_staged(T& tile, const float* a, const float* b) {
   UNROLL
   for (int i = 0; i < WEIGHT_STAGE; i++) {
     const Factors factors = *reinterpret_cast<const Factors*>(a + i * TILE);
-    tile.add([&](int r) { return factors.row[r]; }, b + i * width + T::column_of(0));
+    tile.add([&](int r) { return factors.row[r]; }, b + i * width);
   }
 }
 
@@ -290,12 +290,12 @@ INLINE void weight_tile(
 #endif
 
 // One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out
-// [splits,Cout,kh,kw,Cin]. With `existing`, N is *existing.
+// [splits,Cout,kh,kw,Cin]. With `num_valid`, N is *num_valid.
 extern "C" __global__ __launch_bounds__(WEIGHT_THREADS) void conv2d_weight_grad(
-    const float* x, const float* grad_out, float* out, NULLABLE const int* existing, bool accumulate,
+    const float* x, const float* grad_out, float* out, NULLABLE const int* num_valid, bool accumulate,
     int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
     int kernel_h, int kernel_w, int stride, int pad) {
-  images = existing_images(existing, images);
+  images = valid_images(num_valid, images);
   const WeightGeometry g = {height,       width,    channels, out_height, out_width,
                             out_channels, kernel_h, kernel_w, stride,     pad};
   const int split = blockIdx.y, splits = gridDim.y, panel = weight_panel(channels, kernel_h * kernel_w);

@@ -1,70 +1,165 @@
 #!/usr/bin/env bash
-# Runs the executables of scripts/gpu-build.sh on a machine with an NVIDIA GPU: the test suites, the benchmarks and
-# the default job.
-# Usage: scripts/gpu-check.sh RESULTS [BINARIES]
-# RESULTS receives a log per step and `steps.txt` with one line per step; BINARIES defaults to gpu-bin/. Every step
-# runs, even after a failure; the exit code says whether all passed.
+# Checks and times saddle on a machine with an NVIDIA GPU, from the archive of scripts/gpu-build.sh.
+# Usage: scripts/gpu-check.sh RESULTS [ARCHIVE [SECTION...]]
+# ARCHIVE defaults to gpu-bin.tar.xz. SECTIONs, all by default, in this order:
+#   tests      the kernels and the device, each operation in a process of its own, then every suite on CUDA
+#   repeat     two training runs byte for byte, and AutoAttack of the same weights on the GPU and on the host
+#   bench      kernels, parts and whole steps, beside PyTorch where it is installed
+#   sanitize   compute-sanitizer's four tools over every operation, with the memory pool off
+#   train      the default job
+# RESULTS receives steps.txt (a line a step), the records of the benchmarks, and results.tgz with every log. A
+# failing step prints the lines that say why. Every step runs, even after a failure; the exit code says whether
+# all passed.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-results=$(mkdir -p "${1:?usage: scripts/gpu-check.sh RESULTS [BINARIES]}" && cd "$1" && pwd)
-binaries=$(cd "${2:-$root/gpu-bin}" && pwd)
+results=$(mkdir -p "${1:?usage: scripts/gpu-check.sh RESULTS [ARCHIVE [SECTION...]]}" && cd "$1" && pwd)
+archive=$(realpath "${2:-$root/gpu-bin.tar.xz}")
+sections=("${@:3}")
+((${#sections[@]})) || sections=(tests repeat bench sanitize train)
 cd "$root" || exit 1
 
-# The folders of the two libraries that are loaded at run time, wherever the toolkit, a Python package or the driver
-# put them.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+bin=$scratch/bin logs=$scratch/logs
+mkdir -p "$bin" "$logs"
+# Python reads .xz where the program xz is missing.
+python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$archive" "$bin" || exit 1
+
+# A library that the loader finds stays as it is; the others come from the toolkit, a Python package or the
+# driver. The driver of the machine goes before a toolkit's copies: stubs do nothing, and `compat` is for other
+# drivers.
 folder_of() {
-  local found
-  found=$(ldconfig -p 2>/dev/null | awk -v name="$1" '$1 ~ "^" name {print $NF; exit}')
-  if [ -z "$found" ]; then
-    found=$(find "${LIBRARY_ROOTS[@]}" -name "$1*" -not -path '*/stubs/*' -print -quit 2>/dev/null)
-  fi
-  [ -n "$found" ] && dirname "$found"
+  python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null && return
+  find /usr/local/nvidia /usr/lib /usr/lib64 /usr/local/lib /usr/local/cuda* /opt "$HOME/.local/lib" \
+    -name "$1*" -not -path '*/stubs/*' -not -path '*/compat/*' -printf '%h\n' -quit 2>/dev/null
 }
-LIBRARY_ROOTS=(/usr/local/cuda* /usr/local/nvidia /usr/lib /usr/lib64 /usr/local/lib /opt "$HOME/.local/lib")
-for library in libnvrtc.so libcuda.so.1; do
-  if folder=$(folder_of "$library"); then
-    export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-    echo "$library: $folder"
-  else
-    echo "$library: not found"
-  fi
-done | tee "$results/libraries.txt"
-# Because of the pipe, the loop above ran in a subshell; this one exports the folders here.
-while IFS=' ' read -r _ folder; do
-  [ -d "$folder" ] && export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-done < <(grep -v 'not found' "$results/libraries.txt")
+for library in libcuda.so.1 libnvrtc.so; do
+  folder=$(folder_of "$library")
+  [ -n "$folder" ] && export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+done
 
-# Integration tests look for the golden files and the command line where they were built; lead them here.
-{ read -r built && read -r program; } <"$binaries/built-in"
-if [ ! -e "$built" ]; then mkdir -p "$(dirname "$built")" && ln -s "$root" "$built"; fi
-mkdir -p "$built/$(dirname "$program")" && cp "$binaries/saddle" "$built/$program"
+# Integration tests look for the command line and for golden files where they were built; lead them here.
+{ read -r program && read -r built; } <"$bin/program"
+[ -e "$built" ] || { mkdir -p "$(dirname "$built")" && ln -s "$root" "$built"; }
+mkdir -p "$(dirname "$program")" && cp "$bin/saddle" "$program"
 
-export SADDLE_REQUIRE_CUDA=1 SADDLE_REQUIRE_NVRTC=1
+export SADDLE_REQUIRE_CUDA=1 SADDLE_REQUIRE_NVRTC=1 SADDLE_TEST_DEVICES=cuda
+export SADDLE_CACHE=$scratch/cache
 : >"$results/steps.txt"
 failed=0
-# step NAME COMMAND...: output to NAME.log, one line to steps.txt.
+# step NAME COMMAND...: output to NAME.log, a line to steps.txt; on failure the reason to the terminal.
 step() {
   local name=$1 began=$SECONDS code
   shift
-  "$@" >"$results/$name.log" 2>&1
+  "$@" >"$logs/$name.log" 2>&1
   code=$?
-  if ((code)); then failed=1; fi
-  printf '%-14s exit %3d %5d s  %s\n' "$name" "$code" "$((SECONDS - began))" "$*" | tee -a "$results/steps.txt"
+  printf '%-28s exit %3d %5d s  %s\n' "$name" "$code" "$((SECONDS - began))" "${*//$scratch\//}" |
+    tee -a "$results/steps.txt"
+  if ((code)); then
+    failed=1
+    grep -nE 'panicked|failures:|FAILED|differ|error|ERROR' -A 3 "$logs/$name.log" | head -40
+    echo "--- the end of $name.log"
+    tail -n 30 "$logs/$name.log"
+  fi
+  # After every step: a time limit may end this script at any moment.
+  tar -C "$scratch" -czf "$results/results.tgz.tmp" logs && mv "$results/results.tgz.tmp" "$results/results.tgz"
+  return "$code"
+}
+saddle() { "$bin/saddle" "$@"; }
+# A file with a record per device: what a benchmark prints as JSON goes there.
+record() {
+  local name=$1
+  shift
+  step "$name" "$@" && cp "$logs/$name.log" "$results/$name.json"
 }
 
-step devices "$binaries/saddle" devices
-step unit "$binaries/unit" --test-threads 4
-for suite in "$binaries"/*; do
-  name=$(basename "$suite")
-  case $name in saddle | unit | bench_*) continue ;; esac
-  if [ -f "$suite" ] && [ -x "$suite" ]; then step "$name" "$suite"; fi
-done
-step bench_kernels "$binaries/saddle" bench kernels --device cuda --json
-step bench_step "$binaries/saddle" bench step --device cuda --json
-step bench_parts "$binaries/saddle" bench parts --device cuda --json
-run=$(mktemp -d)
-step train "$binaries/saddle" train --seed 0 --device cuda --out "$run/run" --json
-cp "$run/run/summary.json" "$run/run/run.json" "$results/" 2>/dev/null
-rm -rf "$run"
-cat "$results/summary.json" 2>/dev/null
+step devices saddle devices --json
+if ! python3 -c 'import json, sys; sys.exit(not json.load(open(sys.argv[1]))["cuda"]["gpus"])' \
+  "$logs/devices.log"; then
+  echo "error: no GPU can be used; nothing else was run"
+  exit 1
+fi
+nvidia-smi >"$logs/nvidia-smi.log" 2>&1
+
+operations=$(basename -s .rs "$root"/src/ops/*.rs | grep -vxE 'mod|prelude|testing')
+every_operation=(--exact ops::testing::every_operation_on_every_device --nocapture)
+
+run_tests() {
+  # Once, in parallel: the first kernel of every process would wait for NVRTC otherwise.
+  step compile saddle bench step --device cuda --model resnet-mini --seconds 0.1
+  step device "$bin/unit" device:: --test-threads 1
+  # A kernel that goes astray makes every later call of its process fail: one process an operation.
+  local operation
+  for operation in $operations; do
+    SADDLE_TEST_OP=$operation step "op-$operation" "$bin/unit" "${every_operation[@]}" && continue
+    SADDLE_TEST_OP=$operation CUDA_LAUNCH_BLOCKING=1 step "op-$operation-blocking" \
+      "$bin/unit" "${every_operation[@]}"
+    SADDLE_TEST_OP=$operation SADDLE_POOL=off step "op-$operation-memcheck" \
+      compute-sanitizer --tool memcheck "$bin/unit" "${every_operation[@]}"
+  done
+  step unit "$bin/unit" --test-threads 4 --skip every_operation --skip device::
+  local suite name
+  for suite in "$bin"/*; do
+    name=$(basename "$suite")
+    case $name in saddle | unit | program | architecture | nvrtc) continue ;; esac
+    step "suite-$name" "$suite" --test-threads 4
+  done
+}
+
+run_repeat() {
+  local run=$scratch/run number checkpoint
+  for number in 1 2; do
+    step "repeat-train-$number" saddle train raat-digits --epochs 3 --device cuda --seed 0 --quiet \
+      --out "$run-$number"
+  done
+  for checkpoint in best last; do
+    step "repeat-$checkpoint" cmp "$run-1/checkpoints/$checkpoint.safetensors" \
+      "$run-2/checkpoints/$checkpoint.safetensors"
+  done
+  for device in cuda host; do
+    step "autoattack-$device" saddle eval --weights "$run-1" --checkpoint last --attack autoattack \
+      --device "$device" --out "$scratch/autoattack-$device.json"
+  done
+  step autoattack-compare python3 -c '
+import json, sys
+results = [json.load(open(path)) for path in sys.argv[1:]]
+print(json.dumps(results, indent=1))
+rows = [{row["attack"]: float(row["acc"]) for row in result["rows"]} for result in results]
+apart = {name: (rows[0][name], rows[1][name]) for name in rows[0] if abs(rows[0][name] - rows[1][name]) > 0.6}
+sys.exit(f"GPU and host differ by more than two images: {apart}" if apart else 0)
+' "$scratch/autoattack-cuda.json" "$scratch/autoattack-host.json"
+}
+
+run_bench() {
+  record bench-kernels saddle bench kernels --device cuda --json
+  record bench-parts saddle bench parts --device cuda --json
+  for batch in 128 512; do
+    record "bench-step-$batch" saddle bench step --device cuda --model resnet18 --batch "$batch" --json
+  done
+  if python3 -c 'import torch' 2>/dev/null; then
+    record bench-pytorch python3 benches/peers/resnet18_step.py --batch 128 512
+  else
+    echo "bench-pytorch: NOT RUN, PyTorch is not installed" | tee -a "$results/steps.txt"
+  fi
+}
+
+run_sanitize() {
+  if ! command -v compute-sanitizer >/dev/null; then
+    echo "sanitize: NOT RUN, compute-sanitizer is not installed" | tee -a "$results/steps.txt"
+    return
+  fi
+  local tool
+  for tool in memcheck racecheck synccheck initcheck; do
+    SADDLE_POOL=off step "sanitize-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$bin/unit" "${every_operation[@]}"
+  done
+}
+
+run_train() {
+  step train saddle train --seed 0 --device cuda --out "$scratch/default" --json
+  cp "$scratch/default/summary.json" "$results/summary.json" 2>/dev/null
+}
+
+for section in "${sections[@]}"; do "run_$section"; done
+cat "$results/steps.txt"
 exit "$failed"

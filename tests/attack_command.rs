@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use saddle::attack::{self, Ball, Norm, Params, Points, logits};
 use saddle::data::{self, ImageShape};
-use saddle::device::{Buffer, Device};
+use saddle::device::Buffer;
+use saddle::device::testing::device;
 use saddle::files::tensor_file::{TensorFile, Values, write};
 use saddle::files::weights::WeightFile;
 use saddle::nn::{Arch, Net, Shape};
@@ -33,7 +34,7 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         printed(
             dir.path(),
-            "train --device host --epochs 2 --attack-steps 2 --batch 128 --select-steps 1 --quiet --out run",
+            "train --device DEVICE --epochs 2 --attack-steps 2 --batch 128 --select-steps 1 --quiet --out run",
         );
         let test = data::load("digits", None).unwrap().test;
         let labels = test.labels[..IMAGES].to_vec();
@@ -62,7 +63,7 @@ impl Job {
     }
 
     fn attack(&self, words: &str) -> Made {
-        let line = format!("attack --weights run --device host --quiet --out out.safetensors {words}");
+        let line = format!("attack --weights run --device DEVICE --quiet --out out.safetensors {words}");
         let table = printed(self.here(), &line);
         let file = TensorFile::read(&self.path("out"), &["x_adv", "y", "pred", "success", "loss"]).unwrap();
         assert!(file.others.is_empty(), "{:?}", file.others);
@@ -91,7 +92,7 @@ impl Job {
 
     /// The trained network and the images.
     fn loaded(&self) -> (Net, Tensor, Buffer<i32>, Buffer<i32>) {
-        let device = Device::host().unwrap();
+        let device = device();
         let file = WeightFile::read(&self.here().join("run/checkpoints/best.safetensors")).unwrap();
         let digits = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
         let (net, _) = network::open(&device, file, &WeightOverrides::default(), digits).unwrap();
@@ -255,14 +256,14 @@ fn mistakes_get_one_clear_line() {
         let attack = if words.contains("--attack") { "" } else { "--attack fgsm" };
         let found = error(
             here,
-            &format!("attack --weights run --device host --quiet --out bad.safetensors {attack} {words}"),
+            &format!("attack --weights run --device DEVICE --quiet --out bad.safetensors {attack} {words}"),
         );
         assert!(found.starts_with(message), "{words}\nexpected: {message}...\nfound: {found}");
         assert!(!job.path("bad").exists(), "{words}");
     }
     let found = error(
         here,
-        "attack --weights run --device host --data x.safetensors --attack fgsm --out no/where.safetensors",
+        "attack --weights run --device DEVICE --data x.safetensors --attack fgsm --out no/where.safetensors",
     );
     assert!(found.starts_with("no/where.safetensors: cannot write the result: "), "{found}");
 }
@@ -279,7 +280,7 @@ fn npy(path: &Path, descr: &str, shape: &str, bytes: &[u8]) {
 /// An untrained network for 32x32 RGB images without metadata, as another program may have written it.
 fn foreign_weights(path: &Path, classes: usize) -> Net {
     let shape = Shape { channels: 3, height: 32, classes, mean: vec![], std: vec![] };
-    let net = Net::new(&Device::host().unwrap(), Arch::find("resnet-mini").unwrap(), &shape, 1).unwrap();
+    let net = Net::new(&device(), Arch::find("resnet-mini").unwrap(), &shape, 1).unwrap();
     let mut file = WeightFile::default();
     file.tensors
         .extend(net.export().unwrap().into_iter().map(|(name, shape, values)| (name, (shape, values))));
@@ -302,7 +303,7 @@ fn corruptions_are_measured_one_by_one() {
         let images = |number: usize| {
             (0..5 * N).flat_map(move |row| color(number, row).repeat(1024)).collect::<Vec<u8>>()
         };
-        let device = Device::host().unwrap();
+        let device = device();
         let mut predict = |number: usize| {
             let pixels: Vec<f32> = images(number).iter().map(|byte| f32::from(*byte) / 255.0).collect();
             let x = Tensor::from_slice(&device, &[5 * N, 32, 32, 3], &pixels).unwrap();
@@ -321,7 +322,7 @@ fn corruptions_are_measured_one_by_one() {
         let bytes: Vec<u8> = labels.iter().flat_map(|y| i64::from(*y).to_le_bytes()).collect();
         npy(&here.join("labels.npy"), "<i8", &format!("({},)", 5 * N), &bytes);
 
-        let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device host --quiet \
+        let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device DEVICE --quiet \
                     --batch 3";
         let table = printed(here, &format!("{line} --out c.json"));
         let record: serde_json::Value =
@@ -358,7 +359,7 @@ fn corruptions_are_measured_one_by_one() {
         assert_eq!(some["corruptions"]["gaussian_noise"]["mean"], 100.0);
 
         let bad = |words: &str| {
-            error(here, &format!("corruptions --weights net.safetensors --device host --quiet {words}"))
+            error(here, &format!("corruptions --weights net.safetensors --device DEVICE --quiet {words}"))
         };
         assert!(
             bad("--data .")

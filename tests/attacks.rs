@@ -5,6 +5,7 @@ use saddle::attack::{
     Apgd, ApgdLoss, Attack, AttackResult, Ball, Model, Norm, Objective, Params, Points, attacks, by_name,
     logits,
 };
+use saddle::device::testing::device;
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, Net, Shape};
 use saddle::numeric::max_abs;
@@ -142,7 +143,7 @@ fn norm(d: &[f64], norm: Norm) -> f64 {
 
 #[test]
 fn linear_models_are_attacked_to_the_closed_form() {
-    let device = Device::host().unwrap();
+    let device = device();
     let (n, d) = (24, 30);
     let (mut model, wide) = dense(&device, &[d, 2], 3.0, "linear");
     // Far enough from 0 and 1 that only the ball bounds.
@@ -297,7 +298,7 @@ fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run 
 
 #[test]
 fn apgd_follows_the_specification() {
-    let device = Device::host().unwrap();
+    let device = device();
     let (n, d) = (12, 6);
     let (mut model, wide) = dense(&device, &[d, 24, 24, 6], 1.6, "apgd");
     let pixels = uniform("apgd images", n * d, 0.0, 1.0);
@@ -352,7 +353,7 @@ fn apgd_follows_the_specification() {
 
 #[test]
 fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
-    let device = Device::host().unwrap();
+    let device = device();
     let (n, d) = (60, 8);
     let (_, mut wide) = dense(&device, &[d, 5], 1.0, "targets");
     // Class 1 follows class 0 wherever that goes: the runner-up that never gets ahead.
@@ -444,7 +445,7 @@ fn every_attack(norm: Norm, eps: f32) -> Vec<Box<dyn Attack>> {
 
 #[test]
 fn every_attack_keeps_to_its_rules() {
-    let device = Device::host().unwrap();
+    let device = device();
     let n = 11;
     let (mut net, x, labels) = digits_like(&device, n);
     let (y, images) = (Buffer::from_slice(&device, &labels).unwrap(), indices(&device, n));
@@ -485,7 +486,7 @@ fn every_attack_keeps_to_its_rules() {
 
 #[test]
 fn results_do_not_depend_on_the_batch() {
-    let device = Device::host().unwrap();
+    let device = device();
     let n = 13;
     let (mut net, x, labels) = digits_like(&device, n);
     let pixels = x.to_vec().unwrap();
@@ -525,7 +526,7 @@ fn results_do_not_depend_on_the_batch() {
 
 #[test]
 fn network_passes_do_not_depend_on_the_batch() {
-    let device = Device::host().unwrap();
+    let device = device();
     for (arch, side, channels) in [("resnet-mini", 8, 1), ("resnet-mini", 32, 3), ("preact-resnet18", 8, 3)] {
         let shape = Shape {
             channels,
@@ -558,7 +559,7 @@ fn network_passes_do_not_depend_on_the_batch() {
 
 #[test]
 fn restarts_add_and_several_passes_are_averaged() {
-    let device = Device::host().unwrap();
+    let device = device();
     let (n, d) = (200, 8);
     let (mut model, _) = dense(&device, &[d, 32, 5], 2.0, "restarts");
     let x = Tensor::from_slice(&device, &[n, 1, 1, d], &uniform("restart images", n * d, 0.0, 1.0)).unwrap();
@@ -625,7 +626,7 @@ fn names_and_errors() {
         error("cw", &Params { ball: Ball::linf(-1.0), ..params }),
         "eps = -1: must be a number, 0 or more"
     );
-    let device = Device::host().unwrap();
+    let device = device();
     let (mut model, _) = dense(&device, &[4, 3], 1.0, "three classes");
     let x = Tensor::from_slice(&device, &[2, 1, 1, 4], &[0.5; 8]).unwrap();
     let (two, three) =

@@ -2,6 +2,7 @@
 //! depend on its batch.
 
 use saddle::attack::{Attack, AttackResult, Ball, Fab, FabT, Model, Norm, Params, Points, Square};
+use saddle::device::testing::device;
 use saddle::device::{Buffer, Device, Order};
 use saddle::error::Result;
 use saddle::nn::{Arch, Net, Shape};
@@ -49,10 +50,6 @@ impl Model for Linear {
     fn classes(&self) -> usize {
         self.weight.shape()[0]
     }
-}
-
-fn device() -> Device {
-    Device::host().unwrap()
 }
 
 fn ints(device: &Device, values: &[i32]) -> Buffer<i32> {

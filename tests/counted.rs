@@ -4,6 +4,7 @@
 mod common;
 
 use common::Tolerance;
+use saddle::device::testing::device;
 use saddle::device::{Buffer, Device};
 use saddle::nn::{Arch, BnMode, Net, Rows, Shape};
 use saddle::ops::cross_entropy::cross_entropy;
@@ -146,7 +147,7 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
 
 #[test]
 fn a_counted_pass_is_a_pass_of_fewer_images() {
-    let device = Device::host().unwrap();
+    let device = device();
     for name in ["resnet-mini", "preact-resnet18"] {
         first_images_equal_a_smaller_batch(&device, name);
     }
@@ -158,7 +159,7 @@ fn a_counted_pass_is_a_pass_of_fewer_images() {
 /// the members alone.
 #[test]
 fn mixed_images_of_a_set_train_like_a_batch_of_them() {
-    let device = Device::host().unwrap();
+    let device = device();
     let members = [1usize, 2, 4];
     let flags: Vec<u8> = (0..2 * CAPACITY).map(|i| members.contains(&(i % CAPACITY)) as u8).collect();
     let flags = Buffer::from_slice(&device, &flags).unwrap();

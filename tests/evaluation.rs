@@ -6,7 +6,8 @@ mod common;
 use saddle::attack::{Attack, Ball, Model, Norm, Params, Points, by_name};
 use saddle::config::recipe;
 use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
-use saddle::device::{Buffer, Device, DeviceChoice};
+use saddle::device::Buffer;
+use saddle::device::testing::{device, device_name};
 use saddle::error::Error;
 use saddle::eval::outcome::{Outcome, PointOutcomes};
 use saddle::eval::plan::{Plan, Stage};
@@ -67,7 +68,7 @@ fn short(norm: Norm, eps: f32) -> Plan {
 
 /// The net and the first n test images.
 fn digits(n: usize) -> (saddle::nn::Net, DeviceDataset) {
-    let device = Device::host().unwrap();
+    let device = device();
     let test = data::load("digits", None).unwrap().test.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let file = WeightFile::read(&weights()).unwrap();
     let data = (Classes::Exactly(10), ImageShape { height: 8, width: 8, channels: 1 });
@@ -220,7 +221,7 @@ fn request(weights: PathBuf, attack: &str, extras: Extras) -> EvalRequest {
         params: Params { ball: Ball::linf(EPS), ..Params::default() },
         n: Some(30),
         batch: 16,
-        device: DeviceChoice::Host,
+        device: device_name().parse().unwrap(),
         out: None,
         extras,
     }
@@ -370,7 +371,7 @@ fn toy(classes: usize) -> (Toy, Dataset) {
         all_classes: true,
         byte_scale: 1.0 / 255.0,
     };
-    let weight = Tensor::from_slice(&Device::host().unwrap(), &[classes, 16], &weight).unwrap();
+    let weight = Tensor::from_slice(&device(), &[classes, 16], &weight).unwrap();
     (Toy { weight, masked: false, drift: 0.0, constant: None }, dataset)
 }
 
@@ -382,7 +383,7 @@ fn outcome(toy: &mut Toy, data: &Dataset, plan: &Plan) -> Outcome {
             self.0.push(line.to_owned());
         }
     }
-    let data = DeviceDataset::new(&Device::host().unwrap(), data).unwrap();
+    let data = DeviceDataset::new(&device(), data).unwrap();
     let mut notes = Notes(vec![]);
     let options = RunOptions { range: 0..data.len, batch: 16, state: None, stop: &AtomicBool::new(false) };
     let outcome = run_protocol(toy, &data, plan, &options, &mut notes).unwrap().outcome;
@@ -466,7 +467,7 @@ fn few_classes_skip_attacks_or_have_fewer_targets() {
 #[test]
 fn verification_finds_what_is_wrong() {
     let (mut sound, set) = toy(10);
-    let data = DeviceDataset::new(&Device::host().unwrap(), &set).unwrap();
+    let data = DeviceDataset::new(&device(), &set).unwrap();
     let mut check = |images: &AdvImages, outcomes: Vec<Option<usize>>| {
         verify(&mut sound, &data, 0..40, Ball::linf(0.1), images, &PointOutcomes(outcomes), 7).unwrap().0
     };
@@ -599,7 +600,7 @@ fn adversarial_images_are_saved() {
 /// Runs the program; its standard output, or the error line.
 fn saddle(folder: &Path, line: &str, threads: usize) -> Result<String, String> {
     let output = Command::new(env!("CARGO_BIN_EXE_saddle"))
-        .args(line.split_whitespace())
+        .args(line.replace("DEVICE", &device_name()).split_whitespace())
         .current_dir(folder)
         .env("RAYON_NUM_THREADS", threads.to_string())
         .output()
@@ -613,7 +614,7 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     let folder = tempfile::tempdir().unwrap();
     let run = trained().display();
     let command =
-        |line: &str, threads| saddle(folder.path(), &format!("eval -q --device host {line}"), threads);
+        |line: &str, threads| saddle(folder.path(), &format!("eval -q --device DEVICE {line}"), threads);
     let read = |name: &str| -> serde_json::Value {
         serde_json::from_str(&std::fs::read_to_string(folder.path().join(name)).unwrap()).unwrap()
     };

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Golden, Tolerance, assert_close, devices_and_cuda_shapes};
+use common::{Golden, Tolerance, assert_close};
+use saddle::device::testing::devices_and_cuda_shapes;
 use saddle::device::{Buffer, Device};
 use saddle::nn::{BnMode, Builder, Net, Role, Shape, Size, families};
 use saddle::ops::cross_entropy::cross_entropy;

@@ -1,13 +1,13 @@
 //! Parameter counts and names of the named architectures, against the published ones.
 
-use saddle::device::Device;
+use saddle::device::testing::device;
 use saddle::nn::{Arch, BnMode, Net, Role, Shape, architectures};
 use saddle::tape::Tape;
 use saddle::tensor::Tensor;
 use std::collections::BTreeSet;
 
 fn net(name: &str, classes: usize, height: usize) -> Net {
-    let device = Device::host().unwrap();
+    let device = device();
     let shape = Shape { channels: 3, height, classes, mean: vec![], std: vec![] };
     Net::new(&device, Arch::find(name).unwrap(), &shape, 0).unwrap()
 }
@@ -39,7 +39,7 @@ fn stages_end_where_the_classifier_begins() {
         ("resnet18-bottleneck", &[256, 512, 1024, 2048, 2048]),
         ("preact-resnet18", &[64, 128, 256, 512, 512]),
     ] {
-        let (mut net, device) = (net(name, 10, 8), Device::host().unwrap());
+        let (mut net, device) = (net(name, 10, 8), device());
         let pixels: Vec<f32> = (0..2 * 8 * 8 * 3).map(|i| (i * 37 % 101) as f32 / 100.0).collect();
         let tape = Tape::new(&device);
         let x = tape.constant(Tensor::from_slice(&device, &[2, 8, 8, 3], &pixels).unwrap());
@@ -128,7 +128,7 @@ fn every_architecture_has_a_forward_pass_at_both_image_sizes() {
     use saddle::nn::BnMode;
     use saddle::tape::Tape;
     use saddle::tensor::Tensor;
-    let device = Device::host().unwrap();
+    let device = device();
     for arch in architectures().filter(|a| !a.name.starts_with("wrn")) {
         for (height, classes) in [(32, 10), (64, 200)] {
             let mut net = net(arch.name, classes, height);

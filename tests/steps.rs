@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{Golden, Tolerance, assert_close, devices};
+use common::{Golden, Tolerance, assert_close};
 use saddle::config::Config;
+use saddle::device::testing::fast_devices;
 use saddle::device::{Buffer, Device};
 use saddle::files::weights::WeightFile;
 use saddle::method::{self, LogValue, common::perturbation::reduced};
@@ -101,7 +102,7 @@ impl First {
 fn after_the_update_come_a_clean_pass_and_the_average() {
     let golden = Golden::read("methods_input");
     let (x1, x2) = (golden.floats("x"), golden.floats("x2"));
-    for (label, device) in devices() {
+    for (label, device) in fast_devices() {
         for (name, start) in
             ["rebat", "rpat++", "raat#"].into_iter().flat_map(|name| [(name, "0"), (name, "1")])
         {
@@ -219,7 +220,7 @@ fn both_right(net: &mut Net, x: &Tensor, y: &[i32]) -> usize {
 #[test]
 fn the_recorded_s_is_the_one_that_the_loss_used() {
     let golden = Golden::read("methods_input");
-    for (label, device) in devices() {
+    for (label, device) in fast_devices() {
         // Running statistics that are off, and that the passes of the loss put right by a good part.
         let spoilt = || {
             let mut net = net(&device, &golden, "weights.");

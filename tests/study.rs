@@ -4,7 +4,7 @@ mod common;
 
 use common::{error, printed};
 use saddle::config::Select;
-use saddle::device::DeviceChoice;
+use saddle::device::testing::device_name;
 use saddle::run::observer::Silent;
 use saddle::study::compare;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 fn one_epoch(folder: &Path) {
     printed(
         folder,
-        "train --device host --epochs 1 --attack-steps 2 --batch 256 --select-steps 1 --quiet --out run",
+        "train --device DEVICE --epochs 1 --attack-steps 2 --batch 256 --select-steps 1 --quiet --out run",
     );
 }
 
@@ -63,7 +63,7 @@ fn figures_of_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     one_epoch(here);
-    let out = printed(here, "analyse run --device host --quiet");
+    let out = printed(here, "analyse run --device DEVICE --quiet");
     assert!(
         out.starts_with("figure ")
             && out.contains("written to run/analysis: perception.csv, perception.svg, "),
@@ -114,13 +114,13 @@ fn figures_of_a_run() {
     );
     assert_eq!(record["gallery images"], 1000);
 
-    let out = printed(here, "analyse run --device host --quiet --figures margins --n 7 --out here");
+    let out = printed(here, "analyse run --device DEVICE --quiet --figures margins --n 7 --out here");
     assert!(out.ends_with("written to here: margins.csv, margins.svg, analysis.json\n"), "{out}");
     assert_eq!(columns(&here.join("here/margins.csv"))[2].1.iter().sum::<f64>(), 7.0);
     assert_eq!(std::fs::read_dir(here.join("here")).unwrap().count(), 3);
     // A second time the same bytes.
     let before = std::fs::read(here.join("here/margins.csv")).unwrap();
-    printed(here, "analyse run --device host --quiet --figures margins --n 7 --out here");
+    printed(here, "analyse run --device DEVICE --quiet --figures margins --n 7 --out here");
     assert_eq!(std::fs::read(here.join("here/margins.csv")).unwrap(), before);
 
     for (line, message) in [
@@ -158,7 +158,7 @@ fn the_sweep_trains_five_networks_once() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     one_epoch(here);
-    let line = "analyse run --device host --quiet --figures margins --n 20 --sweep";
+    let line = "analyse run --device DEVICE --quiet --figures margins --n 20 --sweep";
     let out = printed(here, line);
     assert!(out.contains("\nsweep ") && out.contains("sweep.csv, sweep.svg"), "{out}");
     let analysis = here.join("run/analysis");
@@ -194,7 +194,7 @@ fn the_sweep_trains_five_networks_once() {
 #[test]
 fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
-    let line = "compare --device host --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm \
+    let line = "compare --device DEVICE --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm \
                 --set epochs=1 --set attack_steps=1 --set batch=256 --set select_steps=1 --quiet --out c";
     let first = printed(folder.path(), line);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("c").join(name)).unwrap();
@@ -226,7 +226,7 @@ fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
         seeds: vec![0, 1],
         attacks: vec!["apgd-ce".into(), "autoattack:fgsm".into()],
         out: folder.path().join("c"),
-        device: DeviceChoice::Host,
+        device: device_name().parse().unwrap(),
         command: "the same command".into(),
     };
     let with = |stop: bool| compare::run(&request, &mut Silent, &Arc::new(AtomicBool::new(stop)));

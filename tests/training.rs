@@ -4,7 +4,7 @@ mod common;
 
 use saddle::config::recipe;
 use saddle::data::ImageShape;
-use saddle::device::DeviceChoice;
+use saddle::device::testing::{device, device_name, fast_devices};
 use saddle::error::Error;
 use saddle::eval;
 use saddle::run::dir::RunDir;
@@ -33,7 +33,7 @@ const SHORT: &[(&str, &str)] = &[("epochs", "2"), ("attack_steps", "2"), ("selec
 #[test]
 fn the_default_job_reaches_the_reference_on_three_seeds() {
     let folder = tempfile::tempdir().unwrap();
-    for (label, _) in common::devices() {
+    for (label, _) in fast_devices() {
         for seed in ["0", "1", "2"] {
             let out = folder.path().join(format!("{label}-{seed}"));
             let summary = train(&out, &[("seed", seed), ("device", &label)]).unwrap().summary;
@@ -72,7 +72,8 @@ fn two_runs_give_the_same_bytes_whatever_the_number_of_threads() {
     for (name, threads) in [("a", "2"), ("b", "2"), ("c", "1"), ("d", "3")] {
         let out = folder.path().join(name);
         let status = Command::new(env!("CARGO_BIN_EXE_saddle"))
-            .args(["train", "--device", "host", "--epochs", "2", "--attack-steps", "3", "--quiet", "--out"])
+            .args(["train", "--device", &device_name(), "--epochs", "2", "--attack-steps", "3"])
+            .args(["--quiet", "--out"])
             .arg(&out)
             .env("RAYON_NUM_THREADS", threads)
             .output()
@@ -133,7 +134,7 @@ fn evaluation_of_a_checkpoint_agrees_with_the_run() {
             params: saddle::attack::Params { ball: saddle::attack::Ball::linf(0.1), ..Default::default() },
             n: None,
             batch,
-            device: DeviceChoice::Host,
+            device: device_name().parse().unwrap(),
             out: Some(folder.path().join("eval.json")),
             extras: eval::Extras::default(),
         };
@@ -351,7 +352,7 @@ fn weights_of_another_architecture_are_refused_with_their_keys() {
     let path = out.join("checkpoints/last.safetensors");
     let mut file = saddle::files::weights::WeightFile::read(&path).unwrap();
     file.metadata.insert("arch".into(), "resnet18".into());
-    let device = saddle::device::Device::host().unwrap();
+    let device = device();
     let message = |classes: usize, height: usize, channels: usize| {
         let data = (Classes::Exactly(classes), ImageShape { height, width: height, channels });
         let opened = network::open(&device, file.clone(), &WeightOverrides::default(), data);
@@ -379,8 +380,7 @@ fn a_write_that_fails_leaves_no_half_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" train --device host --epochs 1 --attack-steps 1 \
-        --quiet \
-                  --out \"$1\"";
+                  --quiet --out \"$1\"";
     let output =
         Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_saddle")]).arg(&out).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);

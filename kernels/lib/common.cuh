@@ -58,9 +58,9 @@ PER_DEVICE(SAMPLE_THREADS, 256, 1);
 
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// The number of valid images of a padded batch: *existing, or all `images` where the pointer is null.
-INLINE int existing_images(const int* existing, int images) {
-  return existing ? min(max(*existing, 0), images) : images;
+// The number of valid images of a padded batch: *num_valid, or all `images` where the pointer is null.
+INLINE int valid_images(const int* num_valid, int images) {
+  return num_valid ? min(max(*num_valid, 0), images) : images;
 }
 
 // *to = value or, with accumulate, *to += value.

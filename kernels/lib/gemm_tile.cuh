@@ -6,7 +6,7 @@
 INLINE int round_up(int a, int b) { return (a + b - 1) / b * b; }
 
 // The matrix B is cut into panels of 64, 32 or 16 columns: [panel][row][width], zeros after the last column;
-// the number of rows is rounded up to STEP_ROWS.
+// the number of rows is rounded up to STEP_ROWS. panel_slot orders the columns of a row.
 constexpr int STEP_ROWS = 4;
 INLINE int panel_width(int columns) { return columns > 32 ? 64 : columns > 16 ? 32 : 16; }
 
@@ -44,6 +44,30 @@ INLINE void reg_add_product(Reg& sum, float a, const Reg& b) { sum += a * b; }
 INLINE void reg_add_product(Reg& sum, const Reg& a, const Reg& b) { sum += a * b; }
 #endif
 INLINE Reg reg_load(const float* from) { return *reinterpret_cast<const Reg*>(from); }
+
+// Where a column lies in its panel's row. On CUDA the first halves of all Vecs come before the second halves.
+// Example, width 32: columns 0-3 8-11 16-19 24-27 | 4-7 12-15 20-23 28-31. The eight threads that one access
+// to shared memory serves then read neighbouring 16-byte words. With the columns in order they would read
+// every other one, and those of threads c and c + 4 are in the same banks.
+INLINE int panel_slot(int column, int width) {
+#if ONE_THREAD_BLOCKS
+  return column;
+#else
+  return column / VEC * (VEC / 2) + column % (VEC / 2) + column / (VEC / 2) % 2 * (width / 2);
+#endif
+}
+// The Reg of a panel's row that starts at `column`, a multiple of REG.
+INLINE Reg panel_load(const float* row, int column, int width) {
+#if ONE_THREAD_BLOCKS
+  return reg_load(row + column);
+#else
+  const float* const low = row + column / 2;
+  Reg v;
+  *reinterpret_cast<float4*>(v.lane) = *reinterpret_cast<const float4*>(low);
+  *reinterpret_cast<float4*>(v.lane + VEC / 2) = *reinterpret_cast<const float4*>(low + width / 2);
+  return v;
+#endif
+}
 
 // Floats that one asynchronous copy moves.
 PER_DEVICE(COPY, 4, 16);
@@ -109,13 +133,13 @@ struct Tile {
       for (int i = 0; i < VECS * PARTS; i++) sum[r][i] = reg_zero();
     }
   }
-  // sum += a(r) * b, where b points at the first of this thread's columns.
+  // sum += a(r) * b, where b is a row of a panel, on the host from the piece's first column on.
   template <class A>
   INLINE void add(A a, const float* b) {
     Reg columns[VECS * PARTS];
     UNROLL
     for (int i = 0; i < VECS * PARTS; i++)
-      columns[i] = reg_load(b + i / PARTS * COLUMN_THREADS * VEC + i % PARTS * REG);
+      columns[i] = panel_load(b, column_of(i / PARTS) + i % PARTS * REG, width);
     UNROLL
     for (int r = 0; r < ROWS; r++) {
       const float factor = a(r);

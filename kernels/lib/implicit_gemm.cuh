@@ -43,10 +43,15 @@
 PER_DEVICE(THREADS, 128, 1);
 PER_DEVICE(BLOCK_ROWS, 128, 64);      // output pixels of a block
 PER_DEVICE(MIN_CHUNK_ROWS, 128, 16);  // chunk * images is at least this, if the map has as many pixels
+PER_DEVICE(CHUNK_CHOICES, 16, 1);     // sizes of chunks that are compared
 PER_DEVICE(K_TILE, 16, 32);           // channels of a k-tile
 PER_DEVICE(K_TILE_STRIDE, 20, 32);    // floats between its rows: 20 avoids bank conflicts in shared memory
 PER_DEVICE(PANEL_BUFFERS, 2, 0);      // the host reads panels in place
 PER_DEVICE(STEP, 4, 2);               // channels multiplied per iteration of the inner loop
+
+// The channels of a k-tile that are multiplied. CUDA always multiplies all of them, zeros after the last one:
+// a constant, so that the loops over a k-tile unroll.
+INLINE int multiplied(int count) { return ONE_THREAD_BLOCKS ? round_up(count, STEP) : K_TILE; }
 
 // From a source of `depth` channels to a map of `columns` channels.
 struct Geometry {
@@ -180,7 +185,7 @@ INLINE void load_a(const KTiles<transposed>& at, const RowTable& rows, const flo
            static_cast<unsigned>(rows.x[r] + dx) < static_cast<unsigned>(g.src_w);
   };
   if (!at.flattened) {
-    const int dy = at.dy, dx = at.dx, channels = at.count;
+    const int dy = at.dy, dx = at.dx, channels = ONE_THREAD_BLOCKS ? at.count : K_TILE;
     const int delta = (dy * g.src_w + dx) * g.depth + at.channel;
     const bool inside = at.inside;
     UNROLL
@@ -195,7 +200,7 @@ INLINE void load_a(const KTiles<transposed>& at, const RowTable& rows, const flo
   }
   int tap = at.channel / g.depth, channel = at.channel - tap * g.depth;
   int ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w;
-  for (int k = 0; k < round_up(at.count, STEP); k++) {
+  for (int k = 0; k < multiplied(at.count); k++) {
     int dy, dx;
     const bool exact = at.offset(ky, at.phase_y, dy) & at.offset(kx, at.phase_x, dx) && k < at.count;
     const bool inside = at.box_inside(dy, dx);
@@ -220,8 +225,9 @@ INLINE const float* load_b(const float* panel, float* to, int rows) {
 #if ONE_THREAD_BLOCKS
   return panel;
 #else
-  for (int i = threadIdx.x * COPY; i < round_up(rows, STEP) * width; i += THREADS * COPY) {
-    copy_async(to + i, panel + i, true);
+  UNROLL
+  for (int i = threadIdx.x * COPY; i < K_TILE * width; i += THREADS * COPY) {
+    copy_async(to + i, panel + i, i < rows * width);
   }
   return to;
 #endif
@@ -230,7 +236,7 @@ INLINE const float* load_b(const float* panel, float* to, int rows) {
 // tile += a b for one k-tile.
 template <int width, class T>
 INLINE void multiply(T& tile, const float* a, const float* b, int count) {
-  for (int k = 0; k < count; k += STEP) {
+  for (int k = 0; k < multiplied(count); k += STEP) {
 #if ONE_THREAD_BLOCKS
     const auto factor = [&](int r, int step) { return a[T::row_of(r) * K_TILE_STRIDE + k + step]; };
 #else
@@ -244,9 +250,29 @@ INLINE void multiply(T& tile, const float* a, const float* b, int count) {
 #endif
     UNROLL
     for (int step = 0; step < STEP; step++) {
-      tile.add([&](int r) { return factor(r, step); }, b + (k + step) * width + T::column_of(0));
+      tile.add([&](int r) { return factor(r, step); }, b + (k + step) * width);
     }
   }
+}
+
+// The pixels of a chunk, of a map with `pixels` pixels: enough for the images to fill a block, and of the
+// first CHUNK_CHOICES such sizes the one that needs the fewest blocks; the first that wastes at most an eighth
+// will do. Example: 129 images. A chunk of one pixel takes two blocks, of which the second has a single row;
+// a chunk of eight takes nine blocks for 1032 rows. chunk_size in src/ops/conv2d.rs does the same.
+INLINE int chunk_size(int images, int pixels) {
+  const int least = min(ceil_div(MIN_CHUNK_ROWS, max(images, 1)), pixels);
+  const int enough = ceil_div(images * pixels, BLOCK_ROWS) * 9 / 8;
+  int best = least, fewest = 0;
+  for (int chunk = least; chunk <= min(least + CHUNK_CHOICES - 1, pixels); chunk++) {
+    const int blocks = pixels / chunk * ceil_div(images * chunk, BLOCK_ROWS) +
+                       ceil_div(images * (pixels % chunk), BLOCK_ROWS);
+    if (chunk == least || blocks < fewest) {
+      best = chunk;
+      fewest = blocks;
+    }
+    if (fewest <= enough) break;
+  }
+  return best;
 }
 
 // One block of C; store(sum, index in the output, column) gets every Vec of it. The grid has enough blocks
@@ -261,7 +287,7 @@ INLINE void implicit_gemm_block(
       memory.rows + 3 * T::BLOCK_ROWS};
   const int out_step = transposed ? g.stride : 1, phases = out_step * out_step;
   const int phase_pixels = ceil_div(g.out_h, out_step) * ceil_div(g.out_w, out_step);
-  const int chunk = min(ceil_div(MIN_CHUNK_ROWS, max(g.images, 1)), phase_pixels);
+  const int chunk = chunk_size(g.images, phase_pixels);
   const int chunks = ceil_div(phase_pixels, chunk);
   const int row_blocks = max(1, ceil_div(g.images * chunk, BLOCK_ROWS));
   const int row_block = blockIdx.x / (chunks * phases), place = blockIdx.x % (chunks * phases);
@@ -280,7 +306,7 @@ INLINE void implicit_gemm_block(
       at.restart();
       bool more = at.next();
       int buffer = 0;
-      const float* next_b = panel;
+      const float* next_b = memory.b;  // on CUDA always shared memory, or its loads would be generic
       if (more) {
         load_a<T::BLOCK_ROWS>(at, rows, source, memory.a);
         next_b = load_b<width>(panel + at.panel_row() * width, memory.b, at.count);

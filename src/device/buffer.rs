@@ -1,5 +1,6 @@
 //! Typed memory of a device.
 
+use super::memory::Policy;
 use super::{Backend, Device};
 use crate::error::{Error, Result};
 use std::marker::PhantomData;
@@ -37,7 +38,7 @@ impl<T: Element> Buffer<T> {
         let bytes = len.saturating_mul(size_of::<T>());
         let address = device.0.memory.allocate(&device.0.backend, bytes)?;
         let buffer = Buffer { device: device.clone(), address, len, kind: PhantomData };
-        if device.0.memory.checked {
+        if device.0.memory.policy == Policy::Guarded {
             // SAFETY: checked devices are hosts; the memory was just allocated with at least `bytes` bytes.
             unsafe { std::slice::from_raw_parts_mut(address as *mut T, len) }.fill(T::POISON);
         }
@@ -146,6 +147,6 @@ impl<T: Element> Buffer<T> {
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
-        self.device.0.memory.release(self.address);
+        self.device.0.memory.release(&self.device.0.backend, self.address);
     }
 }

@@ -34,7 +34,7 @@ impl Graph {
         match (outcome, recorded) {
             (Ok(()), Ok(recorded)) => Ok(Graph { device: device.clone(), recorded, blocks }),
             (Err(error), _) | (_, Err(error)) => {
-                memory.unpin(&blocks);
+                memory.unpin(&device.0.backend, &blocks);
                 Err(error)
             }
         }
@@ -52,6 +52,6 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        self.device.0.memory.unpin(&self.blocks);
+        self.device.0.memory.unpin(&self.device.0.backend, &self.blocks);
     }
 }

@@ -25,12 +25,34 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const ALIGN: usize = 256;
 
+/// How blocks are allocated, and what becomes of those without an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// Blocks are rounded up, kept and given out again.
+    Cached,
+    /// Each block has exactly its buffer's size and goes back to the system at once, so that
+    /// compute-sanitizer sees every access past a buffer.
+    Exact,
+    /// The same, with a guard page after each block (host only).
+    Guarded,
+}
+
+impl Policy {
+    /// For buffers that nobody checks: `Cached`, or `Exact` with `SADDLE_POOL=off`.
+    pub fn of_environment() -> Policy {
+        if std::env::var_os("SADDLE_POOL").is_some_and(|value| value == "off") {
+            Policy::Exact
+        } else {
+            Policy::Cached
+        }
+    }
+}
+
 /// The allocator of one device.
 pub(super) struct Pool {
     state: Mutex<State>,
     capturing: AtomicBool,
-    /// Whether blocks end at guard pages and are never reused (host only).
-    pub checked: bool,
+    pub policy: Policy,
 }
 
 #[derive(Default)]
@@ -65,8 +87,8 @@ struct Capture {
 }
 
 impl Pool {
-    pub fn new(checked: bool) -> Pool {
-        Pool { state: Mutex::default(), capturing: AtomicBool::new(false), checked }
+    pub fn new(policy: Policy) -> Pool {
+        Pool { state: Mutex::default(), capturing: AtomicBool::new(false), policy }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -82,13 +104,10 @@ impl Pool {
     /// The address of a block of at least `bytes` bytes.
     pub fn allocate(&self, backend: &Backend, bytes: usize) -> Result<u64> {
         let mut state = self.state();
-        let address = match self.checked {
-            true => {
-                let address = host::allocate_guarded(bytes)?;
-                state.sizes.insert(address, bytes);
-                address
-            }
-            false => state.reuse_or_allocate(backend, bytes)?,
+        let address = match self.policy {
+            Policy::Cached => state.reuse_or_allocate(backend, bytes)?,
+            Policy::Exact => state.track(raw_allocate(backend, bytes.max(1))?, bytes.max(1)),
+            Policy::Guarded => state.track(host::allocate_guarded(bytes)?, bytes),
         };
         if let Some(capture) = &mut state.capture {
             capture.allocated.insert(address);
@@ -99,7 +118,7 @@ impl Pool {
     }
 
     /// Takes a block back.
-    pub fn release(&self, address: u64) {
+    pub fn release(&self, backend: &Backend, address: u64) {
         let mut state = self.state();
         let size = state.sizes.get(&address).copied().unwrap_or(0);
         state.in_use -= size;
@@ -114,7 +133,7 @@ impl Pool {
         }
         match state.pinned.get_mut(&address) {
             Some(pin) => pin.buffer_dropped = true,
-            None => state.recycle(address, self.checked),
+            None => state.recycle(backend, address, self.policy),
         }
     }
 
@@ -158,7 +177,7 @@ impl Pool {
     }
 
     /// Drops a graph's share in its blocks.
-    pub fn unpin(&self, blocks: &[u64]) {
+    pub fn unpin(&self, backend: &Backend, blocks: &[u64]) {
         let mut state = self.state();
         for block in blocks {
             let Some(pin) = state.pinned.get_mut(block) else { continue };
@@ -168,7 +187,7 @@ impl Pool {
                 state.pinned.remove(block);
             }
             if unpinned && buffer_dropped {
-                state.recycle(*block, self.checked);
+                state.recycle(backend, *block, self.policy);
             }
         }
     }
@@ -192,18 +211,25 @@ impl State {
             self.flush(backend);
             raw_allocate(backend, size)
         })?;
-        self.sizes.insert(address, size);
-        Ok(address)
+        Ok(self.track(address, size))
     }
 
-    /// Puts a block without owner into the cache; a guarded one goes back to the system.
-    fn recycle(&mut self, address: u64, checked: bool) {
-        if checked {
-            self.sizes.remove(&address);
-            return host::release_guarded(address);
+    fn track(&mut self, address: u64, size: usize) -> u64 {
+        self.sizes.insert(address, size);
+        address
+    }
+
+    /// Puts a block without owner into the cache, or gives it back to the system.
+    fn recycle(&mut self, backend: &Backend, address: u64, policy: Policy) {
+        if policy == Policy::Cached {
+            let size = self.sizes.get(&address).copied().unwrap_or(0);
+            return self.free.entry(size).or_default().push(address);
         }
-        let size = self.sizes.get(&address).copied().unwrap_or(0);
-        self.free.entry(size).or_default().push(address);
+        let Some(size) = self.sizes.remove(&address) else { return };
+        match policy {
+            Policy::Guarded => host::release_guarded(address),
+            _ => raw_release(backend, address, size),
+        }
     }
 
     fn flush(&mut self, backend: &Backend) {

@@ -15,7 +15,6 @@ mod graph;
 pub mod host;
 pub mod kernels;
 mod memory;
-#[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -26,6 +25,7 @@ pub use graph::Graph;
 pub use host::Order;
 
 use crate::error::Result;
+use memory::Policy;
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -79,10 +79,7 @@ pub struct PerDevice {
 impl PerDevice {
     /// The value on this device.
     pub fn on(self, device: &Device) -> usize {
-        match &device.0.backend {
-            Backend::Host(host) => self.in_shapes(host.shapes),
-            Backend::Cuda(_) => self.cuda,
-        }
+        self.in_shapes(device.shapes())
     }
 
     fn in_shapes(self, shapes: Shapes) -> usize {
@@ -165,20 +162,20 @@ impl<T: Element> IntoArg for Option<&mut Buffer<T>> {
 }
 
 impl Device {
-    fn new(backend: Backend, checked: bool) -> Device {
-        Device(Arc::new(Inner { backend, memory: memory::Pool::new(checked) }))
+    fn new(backend: Backend, policy: Policy) -> Device {
+        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy) }))
     }
 
     /// The CPU: all cores, the best instruction set of the machine (`SADDLE_HOST_ISA` chooses another).
     pub fn host() -> Result<Device> {
-        Ok(Device::new(Backend::Host(host::Host::new(None, Shapes::Host)?), false))
+        Ok(Device::new(Backend::Host(host::Host::new(None, Shapes::Host)?), Policy::of_environment()))
     }
 
     /// The CPU in checked mode: threads of a block start in `order`, shared memory and new buffers are filled
     /// with NaN, every buffer ends at a guard page, and shared arrays have red zones.
     pub fn host_checked(order: Order) -> Result<Device> {
         host::install_fault_handler();
-        Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Host)?), true))
+        Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Host)?), Policy::Guarded))
     }
 
     /// [`Device::host_checked`] with the launch shapes of CUDA: every kernel runs with as many threads a
@@ -186,17 +183,29 @@ impl Device {
     /// host's own shapes cannot have.
     pub fn host_as_cuda(order: Order) -> Result<Device> {
         host::install_fault_handler();
-        Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Cuda)?), true))
+        Ok(Device::new(Backend::Host(host::Host::new(Some(order), Shapes::Cuda)?), Policy::Guarded))
     }
 
     /// The NVIDIA GPU number `ordinal`. Errors say what is missing and how to get it.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), false))
+        Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), Policy::of_environment()))
     }
 
     /// Whether this is the CPU.
     pub fn is_host(&self) -> bool {
         matches!(self.0.backend, Backend::Host(_))
+    }
+
+    fn shapes(&self) -> Shapes {
+        match &self.0.backend {
+            Backend::Host(host) => host.shapes,
+            Backend::Cuda(_) => Shapes::Cuda,
+        }
+    }
+
+    /// Whether a block is one thread, as the host runs kernels by default (`ONE_THREAD_BLOCKS` in kernels).
+    pub fn has_one_thread_blocks(&self) -> bool {
+        self.shapes() == Shapes::Host
     }
 
     /// A name for records and reports, such as `host (2 threads, v4)` or `NVIDIA H200`.

@@ -144,7 +144,7 @@ impl Plan {
         // As many rows as a block's threads hold at once are the least; beyond that, enough blocks for a
         // large GPU, or chunks that stay in a core's first-level cache.
         let least = threads / side * batch_norm::BATCH.on(device);
-        let rows_per_block = if device.is_host() {
+        let rows_per_block = if device.has_one_thread_blocks() {
             (8192 / channels).max(rows.div_ceil(1024))
         } else {
             rows.div_ceil(1024usize.div_ceil(groups.div_ceil(tile)))
@@ -185,14 +185,14 @@ impl Plan {
     ) -> Result<Buffer<f32>> {
         let Plan { rows, channels, side, rows_per_block, .. } = *self;
         let (mut stats, mut partial) = (self.stats()?, self.partial()?);
-        let (existing, per_image) = self.images.of_images(self.rows_per_image)?;
+        let (num_valid, per_image) = self.images.of_images(self.rows_per_image)?;
         let device = &self.device;
         batch_norm::statistics(
             device,
             self.columns(),
             x,
             &mut partial,
-            existing,
+            num_valid,
             per_image,
             rows,
             channels,
@@ -210,7 +210,7 @@ impl Plan {
             running_mean,
             running_var,
             stats: &mut stats,
-            existing,
+            num_valid,
             per_image,
             rows,
             channels,
@@ -233,14 +233,14 @@ impl Plan {
         let mut y = Tensor::uninit(&self.device, x.shape())?;
         let mut mask =
             keep_mask.then(|| Buffer::<u8>::uninit(&self.device, mask_bytes(x.len()))).transpose()?;
-        let (existing, per_image) = self.images.of_images(self.rows_per_image)?;
+        let (num_valid, per_image) = self.images.of_images(self.rows_per_image)?;
         let Plan { rows, channels, .. } = *self;
         batch_norm::Apply {
             x,
             stats,
             y: &mut y,
             mask: mask.as_mut(),
-            existing,
+            num_valid,
             per_image,
             rows,
             channels,
@@ -315,7 +315,7 @@ impl Saved {
             return Ok(sums);
         }
         let (mask, mut partial) = (mask.as_ref(), plan.partial()?);
-        let (existing, per_image) = plan.images.of_images(plan.rows_per_image)?;
+        let (num_valid, per_image) = plan.images.of_images(plan.rows_per_image)?;
         let (rows, channels, side, rows_per_block) = (*rows, *channels, *side, *rows_per_block);
         batch_norm::Sums {
             grad_out,
@@ -323,7 +323,7 @@ impl Saved {
             x,
             stats,
             partial: &mut partial,
-            existing,
+            num_valid,
             per_image,
             rows,
             channels,
@@ -337,7 +337,7 @@ impl Saved {
             grad_weight: sums.weight.as_mut().map(Tensor::make_mut).transpose()?,
             grad_bias: sums.bias.as_mut().map(Tensor::make_mut).transpose()?,
             coefficients: sums.coefficients.as_mut(),
-            existing,
+            num_valid,
             per_image,
             rows,
             channels,
@@ -356,7 +356,7 @@ impl Saved {
     ) -> Result<()> {
         let Saved { plan, input: x, stats, mask } = self;
         let Plan { rows, channels, .. } = *plan;
-        let (existing, per_image) = plan.images.of_images(plan.rows_per_image)?;
+        let (num_valid, per_image) = plan.images.of_images(plan.rows_per_image)?;
         batch_norm::Backward {
             grad_out,
             mask: mask.as_ref(),
@@ -364,7 +364,7 @@ impl Saved {
             stats,
             coefficients,
             grad_in,
-            existing,
+            num_valid,
             per_image,
             rows,
             channels,

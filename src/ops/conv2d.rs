@@ -129,12 +129,32 @@ fn implicit_gemm_grid(
     counted: bool,
 ) -> (usize, usize) {
     let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
+    let block_rows = conv2d::BLOCK_ROWS.on(device);
     let blocks = |images: usize| {
-        let chunk = conv2d::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(grid);
-        (images * chunk).div_ceil(conv2d::BLOCK_ROWS.on(device)) * grid.div_ceil(chunk) * phases * phases
+        let chunk = chunk_size(device, images, grid);
+        (images * chunk).div_ceil(block_rows) * grid.div_ceil(chunk) * phases * phases
     };
     let most = if counted { (1..=images).map(blocks).max() } else { None };
     (most.unwrap_or_else(|| blocks(images)), columns.div_ceil(panel_width(columns)))
+}
+
+/// `chunk_size` in `kernels/lib/implicit_gemm.cuh`.
+fn chunk_size(device: &Device, images: usize, pixels: usize) -> usize {
+    let block_rows = conv2d::BLOCK_ROWS.on(device);
+    let least = conv2d::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(pixels);
+    let enough = (images * pixels).div_ceil(block_rows) * 9 / 8;
+    let (mut best, mut fewest) = (least, usize::MAX);
+    for chunk in (least..=pixels).take(conv2d::CHUNK_CHOICES.on(device)) {
+        let blocks = pixels / chunk * (images * chunk).div_ceil(block_rows)
+            + (images * (pixels % chunk)).div_ceil(block_rows);
+        if blocks < fewest {
+            (best, fewest) = (chunk, blocks);
+        }
+        if fewest <= enough {
+            break;
+        }
+    }
+    best
 }
 
 /// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a
@@ -225,13 +245,13 @@ fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     }
 }
 
-/// conv(x, w) with an epilogue. Past the first `existing` images the convolution counts as 0.
+/// conv(x, w) with an epilogue. Past the first `num_valid` images the convolution counts as 0.
 pub fn forward(
     conv: &Conv,
     x: &Tensor,
     filter: &Filter,
     epilogue: Epilogue,
-    existing: Option<&Buffer<i32>>,
+    num_valid: Option<&Buffer<i32>>,
 ) -> Result<Tensor> {
     let device = x.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
@@ -249,7 +269,7 @@ pub fn forward(
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
     let mut out = Tensor::uninit(device, &conv.out_shape())?;
     let pixels = (conv.out_height, conv.out_width);
-    let grid = implicit_gemm_grid(device, conv.images, pixels, conv.out_channels, 1, existing.is_some());
+    let grid = implicit_gemm_grid(device, conv.images, pixels, conv.out_channels, 1, num_valid.is_some());
     launch!(
         conv2d::Forward {
             x,
@@ -258,7 +278,7 @@ pub fn forward(
             residual: epilogue.residual.map(Tensor::buffer),
             y: &mut out,
             relu_mask: epilogue.relu_mask,
-            existing,
+            num_valid,
             relu: epilogue.relu,
         },
         conv,
@@ -269,14 +289,14 @@ pub fn forward(
 }
 
 /// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
-/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first `existing`
+/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first `num_valid`
 /// images the gradient is 0.
 pub fn input_grad(
     conv: &Conv,
     grad: &Tensor,
     filter: &Filter,
     input_mask: Option<&Buffer<u8>>,
-    existing: Option<&Buffer<i32>>,
+    num_valid: Option<&Buffer<i32>>,
     into: &mut Buffer<f32>,
     accumulate: bool,
 ) -> Result<()> {
@@ -288,17 +308,17 @@ pub fn input_grad(
         let grid = (conv.images * conv.height * conv.width).div_ceil(conv2d::NARROW_PIXELS.on(device));
         let panels = filter.panels(false)?;
         return launch!(
-            conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, existing, accumulate },
+            conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, num_valid, accumulate },
             conv,
             device,
             grid
         );
     }
     let (pixels, phases) = ((conv.height, conv.width), conv.stride);
-    let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, existing.is_some());
+    let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, num_valid.is_some());
     let panels = filter.panels(true)?;
     launch!(
-        conv2d::InputGrad { grad_out: grad, panels, input_mask, grad_in: into, existing, accumulate },
+        conv2d::InputGrad { grad_out: grad, panels, input_mask, grad_in: into, num_valid, accumulate },
         conv,
         device,
         grid
@@ -306,12 +326,12 @@ pub fn input_grad(
 }
 
 /// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
-/// first `existing` images.
+/// first `num_valid` images.
 pub fn weight_grad(
     conv: &Conv,
     x: &Tensor,
     grad: &Tensor,
-    existing: Option<&Buffer<i32>>,
+    num_valid: Option<&Buffer<i32>>,
     into: &mut Buffer<f32>,
     accumulate: bool,
 ) -> Result<()> {
@@ -327,10 +347,14 @@ pub fn weight_grad(
         _ => panel_width(columns),
     };
     let blocks = conv.out_channels.div_ceil(conv2d_weight::TILE.on(device)) * columns.div_ceil(width);
-    let splits = conv2d_weight::WANTED_BLOCKS.on(device).div_ceil(blocks).clamp(1, conv.images.max(1));
+    // The host wants at least so many blocks, to keep its cores busy; a GPU at most, or a few of them would
+    // run alone at the end.
+    let wanted = conv2d_weight::WANTED_BLOCKS.on(device);
+    let splits = if device.has_one_thread_blocks() { wanted.div_ceil(blocks) } else { wanted / blocks };
+    let splits = splits.clamp(1, conv.images.max(1));
     if splits == 1 {
         return launch!(
-            conv2d_weight::Grad { x, grad_out: grad, out: into, existing, accumulate },
+            conv2d_weight::Grad { x, grad_out: grad, out: into, num_valid, accumulate },
             conv,
             device,
             (blocks, 1)
@@ -338,7 +362,7 @@ pub fn weight_grad(
     }
     let mut parts = Buffer::uninit(device, splits * into.len())?;
     launch!(
-        conv2d_weight::Grad { x, grad_out: grad, out: &mut parts, existing, accumulate: false },
+        conv2d_weight::Grad { x, grad_out: grad, out: &mut parts, num_valid, accumulate: false },
         conv,
         device,
         (blocks, splits)
@@ -374,14 +398,14 @@ pub fn conv2d_prepared(
 ) -> Result<Var> {
     let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
     let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
-    let out = forward(&conv, &input, &filter, Epilogue::default(), rows.existing()?)?;
+    let out = forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
     let input = tape.needs(w).then_some(input);
     tape.push(out, &[x, w], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            input_grad(&conv, grad, &filter, None, rows.existing()?, into, accumulate)?;
+            input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
-            weight_grad(&conv, input, grad, rows.existing()?, into, accumulate)?;
+            weight_grad(&conv, input, grad, rows.num_valid()?, into, accumulate)?;
         }
         Ok(())
     })

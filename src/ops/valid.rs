@@ -31,7 +31,7 @@ impl Rows {
     }
 
     /// The number of valid images, for kernels that leave out the others; `None`: all.
-    pub(super) fn existing(&self) -> Result<Option<&Buffer<i32>>> {
+    pub(super) fn num_valid(&self) -> Result<Option<&Buffer<i32>>> {
         match self {
             Rows::First(count) => one(count).map(Some),
             Rows::All | Rows::AllIf(_) => Ok(None),

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use saddle::config::recipe::Recipe;
-use saddle::device::{Device, Order, cuda};
+use saddle::device::testing::device_name;
 use saddle::files::safetensors::{Dtype, SafeTensors, floats, integers};
 use saddle::method;
 use saddle::numeric::{close, max_abs};
@@ -53,29 +53,6 @@ impl Golden {
     }
 }
 
-/// The host, and CUDA when there is one; `SADDLE_REQUIRE_CUDA=1` turns its absence into a failure.
-pub fn devices() -> Vec<(String, Device)> {
-    let mut devices = vec![("host".to_owned(), Device::host().unwrap())];
-    match cuda::status() {
-        cuda::Status::Usable(_) => devices.push(("cuda".into(), Device::cuda(0).unwrap())),
-        cuda::Status::Missing(reason) => {
-            assert!(
-                std::env::var("SADDLE_REQUIRE_CUDA").as_deref() != Ok("1"),
-                "SADDLE_REQUIRE_CUDA=1, but {reason}"
-            );
-            eprintln!("NOT RUN on CUDA: {reason}");
-        }
-    }
-    devices
-}
-
-/// [`devices`], and the host with the launch shapes of CUDA, in checked mode: for small jobs.
-pub fn devices_and_cuda_shapes() -> Vec<(String, Device)> {
-    let mut devices = devices();
-    devices.push(("host as CUDA".into(), Device::host_as_cuda(Order::Shuffled(3)).unwrap()));
-    devices
-}
-
 /// How far two tensors may be apart.
 #[derive(Clone, Copy)]
 pub struct Tolerance {
@@ -98,16 +75,18 @@ pub fn assert_close<W: Copy + Into<f64>>(what: &str, got: &[f32], want: &[W], to
 pub fn job(recipe: &str, out: &Path, settings: &[(&str, &str)]) -> TrainJob {
     let Recipe { name, mut config, reference, .. } = method::load_recipe(recipe).unwrap();
     let out = out.display().to_string();
-    let places = [("device", "host"), ("out", out.as_str())];
+    let device = device_name();
+    let places = [("device", device.as_str()), ("out", out.as_str())];
     let settings: Vec<_> = places.iter().chain(settings).copied().collect();
     config.apply(&settings).unwrap();
     TrainJob { config, recipe: name, reference, command: "test".into(), resume: None }
 }
 
-/// Runs the command line in a folder.
+/// Runs the command line in a folder. The word `DEVICE` stands for the device that is tested.
 pub fn saddle_in(folder: &Path, line: &str) -> Output {
+    let device = device_name();
     Command::new(env!("CARGO_BIN_EXE_saddle"))
-        .args(line.split_whitespace())
+        .args(line.split_whitespace().map(|word| if word == "DEVICE" { device.as_str() } else { word }))
         .current_dir(folder)
         .output()
         .unwrap()

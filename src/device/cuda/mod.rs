@@ -1,10 +1,12 @@
-//! The CUDA device: driver calls through `cudarc`, kernels compiled by NVRTC when they are first used.
+//! The CUDA device: driver calls through `cudarc`, kernels compiled by NVRTC.
 
+mod ahead;
 pub mod check;
 pub mod nvrtc;
 
 use super::{Arg, Grid, Kernel, Source};
 use crate::error::{Error, Result};
+use ahead::Ahead;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
 };
@@ -21,6 +23,7 @@ pub struct Cuda {
     /// All its memory in bytes.
     memory: usize,
     arch: nvrtc::Arch,
+    images: Ahead,
     loaded: Mutex<Loaded>,
 }
 
@@ -192,7 +195,11 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
-        Ok(Cuda { context, stream, name: gpu.name, memory, arch, loaded: Mutex::default() })
+        let images = Ahead::start({
+            let arch = arch.clone();
+            move |source| nvrtc::cached_or_compiled(source, &arch).ok()
+        });
+        Ok(Cuda { context, stream, name: gpu.name, memory, arch, images, loaded: Mutex::default() })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -329,17 +336,14 @@ impl Cuda {
         }
     }
 
-    /// A source as the driver runs it. A cached image that the driver refuses is compiled anew, once.
+    /// A source as the driver runs it. An image that the driver refuses may be a broken file of the cache: it
+    /// is compiled anew, once.
     fn module(&self, source: &Source) -> Result<Arc<CudaModule>> {
         self.bind()?;
         let load =
             |image| self.context.load_module(Ptx::from_binary(image)).map_err(failed("cuModuleLoadData"));
-        if let Some((image, file)) = nvrtc::cached(source, &self.arch)? {
-            if let Ok(module) = load(image) {
-                return Ok(module);
-            }
-            // Where it cannot be deleted it costs time, not correctness.
-            let _ = std::fs::remove_file(file);
+        if let Some(module) = self.images.image(source).and_then(|image| load(image.to_vec()).ok()) {
+            return Ok(module);
         }
         load(nvrtc::compile_to_cache(source, &self.arch)?)
     }

@@ -123,11 +123,13 @@ fn options(arch: &Arch) -> Vec<String> {
     options
 }
 
-/// The image of a source for an architecture and its file, when the cache folder has it (`SADDLE_CACHE`, else
-/// the user's cache folder).
-pub fn cached(source: &Source, arch: &Arch) -> Result<Option<(Vec<u8>, PathBuf)>> {
-    let Some(path) = cache_file(source, arch)? else { return Ok(None) };
-    Ok(read(&path).map(|image| (image, path)))
+/// The image of a source for an architecture, from the cache folder (`SADDLE_CACHE`, else the user's cache
+/// folder) or else compiled.
+pub fn cached_or_compiled(source: &Source, arch: &Arch) -> Result<Vec<u8>> {
+    match cache_file(source, arch)?.and_then(|path| read(&path)) {
+        Some(image) => Ok(image),
+        None => compile_to_cache(source, arch),
+    }
 }
 
 /// The content of a file; `None` for an empty one, which a crash of the machine may leave.
