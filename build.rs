@@ -3,7 +3,8 @@
 //! * `build/parse.rs`: kernel signatures and PER_DEVICE constants of the `.cu` files;
 //! * `build/host.rs`: trampolines, one object file per source and instruction set, by the system C++
 //!   compiler;
-//! * `build/generate.rs`: typed launchers, the embedded sources and recipes.
+//! * `build/generate.rs`: typed launchers, the embedded sources and recipes;
+//! * `build/version.rs`: the commit.
 
 #[path = "build/generate.rs"]
 mod generate;
@@ -11,15 +12,14 @@ mod generate;
 mod host;
 #[path = "build/parse.rs"]
 mod parse;
+#[path = "build/version.rs"]
+mod version;
 
 use std::path::{Path, PathBuf};
 
 fn main() {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for watched in ["build.rs", "build", "kernels", "recipes"] {
-        println!("cargo:rerun-if-changed={watched}");
-    }
     let kernels = root.join("kernels");
     let sources = |folder: &Path| -> Vec<parse::Source> {
         list(folder, "cu").iter().map(|path| parse::source(&kernels, path)).collect()
@@ -31,7 +31,7 @@ fn main() {
     generate::kernels(&root, &out, &sources, &shared, &isas);
     generate::conformance(&out, &conformance, &shared, &isas);
     generate::recipes(&root, &out);
-    generate::version(&root);
+    version::emit(&root);
 }
 
 /// The files of `folder` with this extension, sorted by name.

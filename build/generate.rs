@@ -208,19 +208,6 @@ pub fn recipes(root: &Path, out: &Path) {
     write(out, "recipes.rs", &text);
 }
 
-/// `SADDLE_COMMIT`: the commit of the checkout, or `unknown` where the sources are no checkout.
-pub fn version(root: &Path) {
-    if root.join(".git/logs/HEAD").exists() {
-        println!("cargo:rerun-if-changed=.git/logs/HEAD");
-    }
-    let commit = std::process::Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .current_dir(root)
-        .output();
-    let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
-    println!("cargo:rustc-env=SADDLE_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
-}
-
 fn write(out: &Path, name: &str, text: &str) {
     let path = out.join(name);
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {

@@ -40,10 +40,12 @@ const ONE_THREAD_BLOCKS: &str = "-DONE_THREAD_BLOCKS=1";
 /// CPU.
 pub const CUDA_SHAPES: &str = "cuda_shapes";
 
+/// `SADDLE_KERNEL_DEBUG=1`: kernels for a debugger, which then shows arguments and locals, and slow ones.
+const OPTIMIZED: &[&str] = &["-O3", "-g1"];
+const DEBUGGABLE: &[&str] = &["-O0", "-g"];
+
 const FLAGS: &[&str] = &[
     "-std=c++17",
-    "-O3",
-    "-g1",
     "-fPIC",
     "-DSADDLE_HOST",
     "-ffp-contract=fast",
@@ -67,6 +69,9 @@ const FLAGS: &[&str] = &[
 /// those of `sources`, and leaves those of `conformance` in an archive of their own, which unit tests link.
 pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Source], isas: &[InstructionSet]) {
     println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rerun-if-env-changed=SADDLE_KERNEL_DEBUG");
+    let debug = std::env::var_os("SADDLE_KERNEL_DEBUG").is_some_and(|value| value == "1");
+    let level = if debug { DEBUGGABLE } else { OPTIMIZED };
     let compiler = cc::Build::new().cpp(true).cargo_metadata(false).get_compiler();
     let kernels = root.join("kernels");
     let mut headers = DefaultHasher::new();
@@ -80,7 +85,7 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Sourc
     // Another compiler makes other objects.
     let version =
         compiler.to_command().arg("--version").output().map(|output| output.stdout).unwrap_or_default();
-    (compiler.path(), version).hash(&mut headers);
+    (compiler.path(), version, level).hash(&mut headers);
     let headers = headers.finish();
 
     let mut jobs: Vec<Job> = Vec::new();
@@ -106,7 +111,7 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Sourc
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    job.run(compiler.to_command(), root, &kernels);
+                    job.run(compiler.to_command(), level, root, &kernels);
                 }
             });
         }
@@ -146,13 +151,13 @@ impl Job {
         Job { unit: out.join(format!("{stem}.cpp")), object: out.join(format!("{name}.o")), text, flags }
     }
 
-    fn run(&self, mut command: Command, root: &Path, kernels: &Path) {
+    fn run(&self, mut command: Command, level: &[&str], root: &Path, kernels: &Path) {
         if self.object.exists() {
             return;
         }
         std::fs::write(&self.unit, &self.text).unwrap_or_else(|e| panic!("{}: {e}", self.unit.display()));
         let partial = self.object.with_extension("partial");
-        command.args(FLAGS).args(self.flags).arg("-I").arg(kernels);
+        command.args(FLAGS).args(level).args(self.flags).arg("-I").arg(kernels);
         command.arg(format!("-fmacro-prefix-map={}/=", root.display()));
         command.arg("-c").arg(&self.unit).arg("-o").arg(&partial);
         let output = command.output().unwrap_or_else(|e| {

@@ -5,7 +5,7 @@
 //     step:    x_k <- clip01((1 - al)(x_k + eta d1) + al (x + eta d2))
 //     keep:    where x_k is misclassified: adv <- x_k and best <- |x_k - x| if that is less than best; then
 //       x_k <- x + beta (x_k - x)
-//     beyond:  [not best <= eps]
+//     within:  [best <= eps]
 //     nearest: (h, w) <- (h_k, w_k) and distance <- |h_k| / (|w_k|_dual + 1e-12) if that is less than
 //       distance and k is not the label
 // Threads: a block per row, one thread on the host.
@@ -120,10 +120,10 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void fab_nearest(
   });
 }
 
-// beyond[n] = 0 where best[n] <= eps, else 1
-extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void fab_beyond(
-    const float* best, int* beyond, float eps, int n) {
+// within[n] = 1 where best[n] <= eps, else 0
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void fab_within(
+    const float* best, int* within, float eps, int n) {
   each_vec(n, [&](int i, int count) {
-    for (int j = i; j < i + count; j++) beyond[j] = best[j] <= eps ? 0 : 1;
+    for (int j = i; j < i + count; j++) within[j] = best[j] <= eps ? 1 : 0;
   });
 }

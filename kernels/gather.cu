@@ -1,12 +1,10 @@
 // Points that have withstood an attack so far, and what is kept of those that have not.
-// Mathematics: take: out[m] = x[rows[m]]. Settle: with right_n whether the clean image n and held_n whether
-//   its candidate is classified correctly, success_n = not (right_n and held_n), out_n = candidate_n where
-//   right_n and not held_n, else x_n. Merge: where broken_m, found[rows[m]] = x[m] and success[rows[m]] = 1.
-//   Samples have `size` elements.
+// Mathematics: rows: out[m] = x[rows[m]]. Select: out_n = chosen_n ? a_n : b_n. Scatter: where chosen_m,
+//   out[rows[m]] = x[m]. Samples have `size` elements.
 // Threads: a block per sample, one thread on the host.
-// Preconditions: rows lie inside and, in merge, differ; the caller's, see src/ops/gather.rs, which checks
-//   the lengths. A row outside gives NaN in take and is left out in merge.
-// Outputs: take, settle `=`; merge overwrites the samples that are broken.
+// Preconditions: rows lie inside and, in scatter, differ; the caller's, see src/ops/gather.rs, which checks
+//   the lengths. A row outside gives NaN in rows and is left out in scatter.
+// Outputs: rows, select `=`; scatter overwrites the samples that are chosen.
 // Accumulation: none. Deterministic. No spills.
 #include "lib/sample.cuh"
 
@@ -26,21 +24,16 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void gather_rows(
   each_of_sample(size, [&](int i, int count) { vec_store(out + i, vec_splat(NAN), count, aligned); });
 }
 
-// out = the candidate where only it is misclassified, else x; success = 1 where out is misclassified
+// out = a where chosen, else b
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void gather_select(
-    const float* x, const float* candidate, const int* right, const int* held, float* out, int* success,
-    int size) {
+    const int* chosen, const float* a, const float* b, float* out, int size) {
   const int n = blockIdx.x;
-  const bool fooled = right[n] && !held[n];
-  copy_sample((fooled ? candidate : x) + n * size, out + n * size, size);
-  if (threadIdx.x == 0) success[n] = fooled || !right[n];
+  copy_sample((chosen[n] ? a : b) + n * size, out + n * size, size);
 }
 
-// found[rows[m]] = x[m] and success[rows[m]] = 1 where broken[m]
+// out[rows[m]] = x[m] where chosen[m]
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void gather_scatter(
-    const float* x, const int* broken, const int* rows, float* found, int* success, int known, int size) {
+    const float* x, const int* chosen, const int* rows, float* out, int known, int size) {
   const int m = blockIdx.x, row = rows[m];
-  if (!broken[m] || row < 0 || row >= known) return;
-  copy_sample(x + m * size, found + row * size, size);
-  if (threadIdx.x == 0) success[row] = 1;
+  if (chosen[m] && row >= 0 && row < known) copy_sample(x + m * size, out + row * size, size);
 }

@@ -26,6 +26,7 @@ use crate::error::Result;
 use crate::ops::add::accumulate;
 use crate::ops::apgd::{Iterates, Phase, State, step_l2, step_linf};
 use crate::ops::fill::scale;
+use crate::ops::gather::select;
 use crate::ops::predict::{correct, top_class};
 use crate::rng::{Key, Purpose};
 use crate::tape::Tape;
@@ -140,7 +141,9 @@ impl Apgd {
             state.update(&losses, &correct(device, &logits, y)?, &clean_correct, eps, phase)?;
             iterates.keep(&state)?;
         }
-        Ok(AttackResult { x_adv: iterates.found, success: state.success })
+        // `found` stays the clean image where that is misclassified.
+        let x_adv = select(&state.success, &iterates.found, &iterates.best)?;
+        Ok(AttackResult { x_adv, success: state.success })
     }
 
     /// Logits and losses of the last of `eot_iter` passes, and the mean of their gradients.

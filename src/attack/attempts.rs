@@ -5,8 +5,8 @@ use super::{AttackResult, Model};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::augment::gather_i32;
-use crate::ops::gather::{gather, scatter, select_misclassified};
-use crate::ops::predict::correct;
+use crate::ops::gather::{gather, scatter};
+use crate::ops::predict::misclassified;
 use crate::tensor::Tensor;
 
 /// A batch of images x `[N,H,W,C]` in `[0,1]` with labels `[N]` and their indices in the data set `[N]`.
@@ -30,8 +30,8 @@ impl Points<'_> {
 }
 
 /// Attempts with these numbers (of restarts, of target classes), in order, each on the points that are left:
-/// a point keeps the image of the first attempt that succeeds. The host reads once per attempt which points
-/// are left.
+/// a point keeps the image of the first attempt that succeeds, or else of the last. The host reads once per
+/// attempt which points are left.
 ///
 /// Errors: no attempt at all.
 pub fn attempts<T>(
@@ -48,24 +48,27 @@ pub fn attempts<T>(
         return Ok(AttackResult { x_adv: points.x.clone(), success: Buffer::zeros(device, 0)? });
     }
     let mut result = attempt(first, points)?;
-    let mut left: Vec<i32> = (0..points.y.len() as i32).collect();
+    let mut success = result.success.to_vec()?;
     for number in numbers {
-        let succeeded = result.success.to_vec()?;
-        left.retain(|row| succeeded[*row as usize] == 0);
+        let left: Vec<i32> = (0..).zip(&success).filter(|(_, s)| **s == 0).map(|(row, _)| row).collect();
         if left.is_empty() {
             break;
         }
-        if left.len() == succeeded.len() {
+        if left.len() == success.len() {
             result = attempt(number, points)?;
+            success = result.success.to_vec()?;
             continue;
         }
         let rows = Buffer::from_slice(device, &left)?;
         let (x, y, images) =
             (gather(points.x, &rows)?, gather_i32(points.y, &rows)?, gather_i32(points.images, &rows)?);
         let more = attempt(number, Points { x: &x, y: &y, images: &images })?;
-        scatter(&mut result.x_adv, &mut result.success, &rows, &more.x_adv, &more.success)?;
+        scatter(&mut result.x_adv, &rows, &more.x_adv, &Buffer::from_slice(device, &vec![1; left.len()])?)?;
+        for (row, succeeded) in left.iter().zip(more.success.to_vec()?) {
+            success[*row as usize] = succeeded;
+        }
     }
-    Ok(result)
+    Ok(AttackResult { success: Buffer::from_slice(device, &success)?, ..result })
 }
 
 /// Attempts at the classes of these ranks, one after the other, each `restarts` times: `attempt` gets the
@@ -84,12 +87,9 @@ pub fn at_target_ranks(
 }
 
 impl AttackResult {
-    /// The candidates that are misclassified while their clean images are not, else the clean images.
-    pub fn of(model: &mut dyn Model, points: Points, candidates: &Tensor) -> Result<AttackResult> {
-        let Points { x, y, .. } = points;
-        let mut correct = |x: &Tensor| correct(x.device(), &logits(model, x)?, y);
-        let (clean_correct, adv_correct) = (correct(x)?, correct(candidates)?);
-        let (x_adv, success) = select_misclassified(x, candidates, &clean_correct, &adv_correct)?;
+    /// These images, and the model's answer on which of them fool it.
+    pub fn of(model: &mut dyn Model, y: &Buffer<i32>, x_adv: Tensor) -> Result<AttackResult> {
+        let success = misclassified(x_adv.device(), &logits(model, &x_adv)?, y)?;
         Ok(AttackResult { x_adv, success })
     }
 }

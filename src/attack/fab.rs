@@ -28,7 +28,7 @@ use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::fab::{self, Nearest, Stride};
 use crate::ops::fill::full;
-use crate::ops::gather::select_misclassified;
+use crate::ops::gather::select;
 use crate::ops::logit_difference::logit_difference;
 use crate::ops::predict::{correct, top_class};
 use crate::rng::{Key, Purpose};
@@ -102,9 +102,9 @@ impl Walk {
             let adv_correct = correct(device, &logits(model, &walk)?, y)?;
             fab::keep(l2, &mut walk, x, &adv_correct, &mut best, &mut closest, self.beta)?;
         }
-        let (x_adv, success) =
-            select_misclassified(x, &closest, clean_correct, &fab::beyond(&best, self.ball.eps)?)?;
-        Ok(AttackResult { x_adv, success })
+        // Where the closest point is out of reach the walk has no image to show for it.
+        let reached = select(&fab::within(&best, self.ball.eps)?, &closest, x)?;
+        AttackResult::of(model, y, select(clean_correct, &reached, x)?)
     }
 }
 

@@ -74,7 +74,8 @@ impl Model for InMode<'_> {
 
 /// The result of an attack on a batch.
 pub struct AttackResult {
-    /// `[N,H,W,C]`: the adversarial image where the attack succeeded, else the clean one.
+    /// `[N,H,W,C]` in the ball and in `[0,1]`: the adversarial image where the attack succeeded, else the
+    /// image with which it came closest to it.
     pub x_adv: Tensor,
     /// `[N]`: 1 where x_adv is misclassified.
     pub success: Buffer<i32>,
@@ -85,8 +86,9 @@ pub trait Attack {
     /// The name in reports: `apgd-ce`, `fab-t`.
     fn name(&self) -> String;
 
-    /// Attacks the points. Their indices in the data set determine, with a seed, all random numbers. Images
-    /// that are misclassified without an attack count as successes and do not change.
+    /// Attacks the points. Their indices in the data set determine, with a seed, all random numbers. PGD and
+    /// its kin attack every image, as training does; the attacks of AutoAttack leave those alone that are
+    /// misclassified without an attack.
     fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult>;
 
     /// The fewest classes that its loss is defined for.

@@ -184,7 +184,7 @@ impl Attack for PgdAttack {
         attempts(points, 0..self.restarts, |restart, points| {
             let key = Key::new(self.seed, Purpose::EvalStart, self.stream, restart as u32);
             let x_adv = self.pgd.attack(model, self.objective, points, key)?;
-            AttackResult::of(model, points, &x_adv)
+            AttackResult::of(model, points.y, x_adv)
         })
     }
 }

@@ -99,10 +99,10 @@ impl Square {
             rows: Buffer::from_slice(device, &rows)?,
             changed: Window::whole(h, w),
         };
-        let (mut x_adv, mut done) = (x.clone(), Buffer::zeros(device, n)?);
+        let mut x_adv = x.clone();
         for asked in 0..=self.queries {
             if asked.is_multiple_of(CHECK_EVERY) || asked == 1 || asked == 10 {
-                batch.drop_succeeded(&mut x_adv, &mut done)?;
+                batch.drop_succeeded(&mut x_adv)?;
             }
             if batch.y.is_empty() {
                 break;
@@ -115,7 +115,9 @@ impl Square {
                 Norm::L2 => batch.advance_l2(&margin, eps, next, &pyramids)?,
             }
         }
-        batch.drop_succeeded(&mut x_adv, &mut done)?;
+        batch.drop_succeeded(&mut x_adv)?;
+        let Batch { search: Search { best, .. }, rows, .. } = batch;
+        scatter(&mut x_adv, &rows, &best, &Buffer::from_slice(device, &vec![1; rows.len()])?)?;
         Ok(x_adv)
     }
 
@@ -228,14 +230,14 @@ impl Batch {
     }
 
     /// Moves the best images of the rows that succeeded to `x_adv`, and continues with the others.
-    fn drop_succeeded(&mut self, x_adv: &mut Tensor, done: &mut Buffer<i32>) -> Result<()> {
+    fn drop_succeeded(&mut self, x_adv: &mut Tensor) -> Result<()> {
         let device = self.search.x.device().clone();
         let best_margin = self.search.best_margin.to_vec()?;
         let succeeded: Vec<i32> = best_margin.iter().map(|margin| (*margin <= 0.0) as i32).collect();
         if succeeded.iter().all(|succeeded| *succeeded == 0) {
             return Ok(());
         }
-        scatter(x_adv, done, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
+        scatter(x_adv, &self.rows, &self.search.best, &Buffer::from_slice(&device, &succeeded)?)?;
         let left: Vec<i32> = (0..).zip(&succeeded).filter(|(_, s)| **s == 0).map(|(row, _)| row).collect();
         let rows = Buffer::from_slice(&device, &left)?;
         let kept: Vec<f32> = left.iter().map(|row| best_margin[*row as usize]).collect();
@@ -257,7 +259,7 @@ impl Attack for Square {
     fn run(&self, model: &mut dyn Model, points: Points) -> Result<AttackResult> {
         attempts(points, 0..self.restarts, |restart, points| {
             let x_adv = self.search(model, points, restart as u32)?;
-            AttackResult::of(model, points, &x_adv)
+            AttackResult::of(model, points.y, x_adv)
         })
     }
 

@@ -53,11 +53,11 @@ pub fn keep(
     }
 }
 
-/// 1 where the distance `best` is above eps or NaN, else 0: who is out of the attack's reach.
-pub fn beyond(best: &Buffer<f32>, eps: f32) -> Result<Buffer<i32>> {
+/// 1 where the distance `best` is at most eps, else 0, also where it is NaN.
+pub fn within(best: &Buffer<f32>, eps: f32) -> Result<Buffer<i32>> {
     let (device, n) = (best.device(), best.len());
     let mut flags = Buffer::uninit(device, n)?;
-    fab::beyond(device, elementwise(device, n), best, &mut flags, eps, n)?;
+    fab::within(device, elementwise(device, n), best, &mut flags, eps, n)?;
     Ok(flags)
 }
 
@@ -240,9 +240,9 @@ pub fn cases() -> Vec<super::testing::Case> {
         }));
     }
     cases.push(Case::kernel(
-        "beyond",
+        "within",
         [Input::values(&[5], vec![0.25, 0.24, 0.26, f32::INFINITY, f32::NAN])],
-        |_, x| Ok(beyond(x[0].buffer(), 0.25)?.to_vec()?.iter().map(|f| *f as f32).collect()),
+        |_, x| Ok(within(x[0].buffer(), 0.25)?.to_vec()?.iter().map(|f| *f as f32).collect()),
         |_| vec![0.0, 0.0, 1.0, 1.0, 1.0],
     ));
     cases

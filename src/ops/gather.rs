@@ -1,5 +1,5 @@
-//! Rows gathered from a batch and scattered back: the points that no attack has broken so far, and the
-//! adversarial images found for them.
+//! Samples gathered from a batch, chosen from two, and scattered back: the points that no attack has broken so
+//! far, and the images that attacks make of them.
 
 use super::prelude::*;
 use kernels::gather;
@@ -14,34 +14,19 @@ pub fn gather(x: &Tensor, rows: &Buffer<i32>) -> Result<Tensor> {
     Ok(out)
 }
 
-/// Of clean images x `[N,..]` and candidates, with flags `[N]` whether each is classified correctly: the
-/// candidate where it alone is misclassified, else the clean image; and flags `[N]`, 1 where the chosen image
-/// is misclassified.
-pub fn select_misclassified(
-    x: &Tensor,
-    candidate: &Tensor,
-    clean_correct: &Buffer<i32>,
-    adv_correct: &Buffer<i32>,
-) -> Result<(Tensor, Buffer<i32>)> {
-    same_shape("select_misclassified", x, candidate)?;
-    let (n, size) = samples("select_misclassified", x)?;
-    flagged("select_misclassified", n, &[clean_correct, adv_correct])?;
-    let device = x.device();
-    let (mut out, mut success) = (Tensor::uninit(device, x.shape())?, Buffer::uninit(device, n)?);
-    gather::select(device, n, x, candidate, clean_correct, adv_correct, &mut out, &mut success, size)?;
-    Ok((out, success))
+/// The samples of a `[N,..]` where `chosen` `[N]` is not 0, else those of b `[N,..]`.
+pub fn select(chosen: &Buffer<i32>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    same_shape("select", a, b)?;
+    let (n, size) = samples("select", a)?;
+    flagged("select", n, &[chosen])?;
+    let mut out = Tensor::uninit(a.device(), a.shape())?;
+    gather::select(a.device(), n, chosen, a, b, &mut out, size)?;
+    Ok(out)
 }
 
-/// Masked scatter: where `succeeded[m]`, `found[rows[m]] = x[m]` and `success[rows[m]] = 1`. The rows differ;
-/// a row outside is left out.
-pub fn scatter(
-    found: &mut Tensor,
-    success: &mut Buffer<i32>,
-    rows: &Buffer<i32>,
-    x: &Tensor,
-    succeeded: &Buffer<i32>,
-) -> Result<()> {
-    let ((known, size), (m, other)) = (samples("scatter", found)?, samples("scatter", x)?);
+/// `out[rows[m]] = x[m]` where `chosen[m]` is not 0. The rows differ; a row outside is left out.
+pub fn scatter(out: &mut Tensor, rows: &Buffer<i32>, x: &Tensor, chosen: &Buffer<i32>) -> Result<()> {
+    let ((known, size), (m, other)) = (samples("scatter", out)?, samples("scatter", x)?);
     if size != other {
         return Err(Error::Shape {
             op: "scatter",
@@ -49,9 +34,8 @@ pub fn scatter(
             got: x.shape().to_vec(),
         });
     }
-    flagged("scatter", m, &[rows, succeeded])?;
-    flagged("scatter", known, &[success])?;
-    gather::scatter(x.device(), m, x, succeeded, rows, found, success, known, size)
+    flagged("scatter", m, &[rows, chosen])?;
+    gather::scatter(x.device(), m, x, chosen, rows, out, known, size)
 }
 
 /// How many samples there are, and the elements of one.
@@ -74,11 +58,6 @@ fn flagged(op: &'static str, n: usize, flags: &[&Buffer<i32>]) -> Result<()> {
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    fn outcome(x: Tensor, success: Buffer<i32>) -> Result<Vec<f32>> {
-        let mut values = x.to_vec()?;
-        values.extend(success.to_vec()?.iter().map(|s| *s as f32));
-        Ok(values)
-    }
     let shapes: [&[usize]; 5] = [&[4, 1], &[4, 7, 5, 3], &[4, 8, 8, 1], &[4, 32, 32, 3], &[4, 4097]];
     let mut cases = Vec::new();
     for shape in shapes {
@@ -91,22 +70,20 @@ pub fn cases() -> Vec<super::testing::Case> {
             [row(&v[0], 3), row(&v[0], 0), row(&v[0], 0), vec![f64::NAN; 2 * size]].concat()
         }));
         let inputs = || [Input::normal(shape), Input::normal_seeded(shape, 1)];
-        let settled = |device: &Device, t: &[Tensor]| {
-            let of = |flags: [i32; 4]| Buffer::from_slice(device, &flags);
-            let (x, success) = select_misclassified(&t[0], &t[1], &of([0, 0, 1, 1])?, &of([0, 1, 0, 1])?)?;
-            outcome(x, success)
+        let selected = |device: &Device, t: &[Tensor]| {
+            select(&Buffer::from_slice(device, &[0, 1, -1, 0])?, &t[0], &t[1])?.to_vec()
         };
-        cases.push(Case::kernel(format!("select {shape:?}"), inputs(), settled, move |v| {
-            [row(&v[0], 0), row(&v[0], 1), row(&v[1], 2), row(&v[0], 3), vec![1.0, 1.0, 1.0, 0.0]].concat()
+        cases.push(Case::kernel(format!("select {shape:?}"), inputs(), selected, move |v| {
+            [row(&v[1], 0), row(&v[0], 1), row(&v[0], 2), row(&v[1], 3)].concat()
         }));
-        let merged = |device: &Device, t: &[Tensor]| {
-            let of = |flags: [i32; 4]| Buffer::from_slice(device, &flags);
-            let (mut found, mut success) = (t[0].clone(), of([0, 0, 1, 0])?);
-            scatter(&mut found, &mut success, &of([3, 0, 4, 1])?, &t[1], &of([1, 0, 1, 1])?)?;
-            outcome(found, success)
+        let scattered = |device: &Device, t: &[Tensor]| {
+            let of = |values: [i32; 4]| Buffer::from_slice(device, &values);
+            let mut out = t[0].clone();
+            scatter(&mut out, &of([3, 0, 4, 1])?, &t[1], &of([1, 0, 1, 1])?)?;
+            out.to_vec()
         };
-        cases.push(Case::kernel(format!("scatter {shape:?}"), inputs(), merged, move |v| {
-            [row(&v[0], 0), row(&v[1], 3), row(&v[0], 2), row(&v[1], 0), vec![0.0, 1.0, 1.0, 1.0]].concat()
+        cases.push(Case::kernel(format!("scatter {shape:?}"), inputs(), scattered, move |v| {
+            [row(&v[0], 0), row(&v[1], 3), row(&v[0], 2), row(&v[1], 0)].concat()
         }));
     }
     cases

@@ -1,4 +1,4 @@
-//! Predicted classes, which are correct, and how many; nothing here is differentiated or read back.
+//! Predicted classes, and which are correct; nothing here is differentiated or read back.
 
 use super::cross_entropy::labelled;
 use super::prelude::*;
@@ -15,10 +15,19 @@ pub fn argmax(device: &Device, logits: &Tensor) -> Result<Buffer<i32>> {
 
 /// For each row of the logits `[N,K]` 1 where [`argmax`] is the label, else 0.
 pub fn correct(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result<Buffer<i32>> {
+    compared(device, logits, labels, false)
+}
+
+/// The opposite of [`correct`].
+pub fn misclassified(device: &Device, logits: &Tensor, labels: &Buffer<i32>) -> Result<Buffer<i32>> {
+    compared(device, logits, labels, true)
+}
+
+fn compared(device: &Device, logits: &Tensor, labels: &Buffer<i32>, wrong: bool) -> Result<Buffer<i32>> {
     let [n, k] = classes("correct", logits)?;
     labelled("correct", labels, n)?;
     let mut out = Buffer::uninit(device, n)?;
-    predict::correct(device, n.div_ceil(predict::ROWS.on(device)), logits, labels, &mut out, n, k)?;
+    predict::correct(device, n.div_ceil(predict::ROWS.on(device)), logits, labels, &mut out, n, k, wrong)?;
     Ok(out)
 }
 
@@ -30,25 +39,6 @@ pub fn top_class(device: &Device, logits: &Tensor, ranks: &Buffer<i32>) -> Resul
     let mut out = Buffer::uninit(device, n)?;
     predict::ranked(device, n.div_ceil(predict::ROWS.on(device)), logits, ranks, &mut out, n, k)?;
     Ok(out)
-}
-
-/// The sum of integers, such as the flags of [`correct`], as one integer on the device.
-pub fn count(device: &Device, flags: &Buffer<i32>) -> Result<Buffer<i32>> {
-    let mut total = Buffer::uninit(device, 1)?;
-    predict::count(device, 1, flags, &mut total, flags.len(), false)?;
-    Ok(total)
-}
-
-/// total += the sum of `flags`: the count of a whole data set, batch by batch, read back once.
-pub fn count_into(device: &Device, flags: &Buffer<i32>, total: &mut Buffer<i32>) -> Result<()> {
-    if total.len() != 1 {
-        return Err(Error::Shape {
-            op: "count_into",
-            expected: "a total of one element".into(),
-            got: vec![total.len()],
-        });
-    }
-    predict::count(device, 1, flags, total, flags.len(), true)
 }
 
 fn classes(op: &'static str, logits: &Tensor) -> Result<[usize; 2]> {
@@ -73,24 +63,21 @@ pub fn cases() -> Vec<super::testing::Case> {
     let mut cases = Vec::new();
     for (name, logits) in ugly_logits(1) {
         let (n, k) = (logits.shape[0], logits.shape[1]);
-        // Classes, flags, their count and a count that goes on.
+        // Classes, flags and their opposites.
         let run = move |device: &Device, x: &[Tensor]| {
             let labels = Buffer::from_slice(device, &test_labels(n, k))?;
             let flags = correct(device, &x[0], &labels)?;
             let mut values = floats(&argmax(device, &x[0])?)?;
             values.extend(floats(&flags)?);
-            let mut total = count(device, &flags)?;
-            values.extend(floats(&total)?);
-            count_into(device, &flags, &mut total)?;
-            values.extend(floats(&total)?);
+            values.extend(floats(&misclassified(device, &x[0], &labels)?)?);
             Ok(values)
         };
         cases.push(Case::kernel(name, [logits], run, move |x| {
             let classes: Vec<usize> = x[0].chunks(k).map(first_largest).collect();
             let flags: Vec<f64> =
                 classes.iter().zip(test_labels(n, k)).map(|(c, y)| (*c as i32 == y) as i32 as f64).collect();
-            let total: f64 = flags.iter().sum();
-            classes.iter().map(|c| *c as f64).chain(flags).chain([total, 2.0 * total]).collect()
+            let wrong: Vec<f64> = flags.iter().map(|correct| 1.0 - correct).collect();
+            classes.iter().map(|c| *c as f64).chain(flags).chain(wrong).collect()
         }));
     }
     for (name, logits) in ugly_logits(2) {
@@ -119,15 +106,6 @@ pub fn cases() -> Vec<super::testing::Case> {
         [Input::values(&[4, 3], vec![1.0, nan, nan, nan, inf, 0.0, -inf, -inf, -inf, 0.0, inf, inf])],
         |device, x| floats(&argmax(device, &x[0])?),
         |_| vec![1.0, 0.0, 0.0, 1.0],
-    ));
-    cases.push(Case::kernel(
-        "count of many",
-        [Input::filled(&[1], 0.0)],
-        |device, _| {
-            let flags: Vec<i32> = (0..10_007).map(|i| i % 3).collect();
-            floats(&count(device, &Buffer::from_slice(device, &flags)?)?)
-        },
-        |_| vec![(0..10_007).map(|i| i % 3).sum::<i32>() as f64],
     ));
     cases
 }

@@ -82,14 +82,7 @@ fn sorted(found: Vec<Result<GpuInfo, String>>) -> (Vec<GpuInfo>, Vec<String>) {
 /// All GPUs by ordinal, each with the reason when it cannot be used. The error is the reason why none can.
 fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     const NO_GPU: &str = "the NVIDIA driver works but sees no GPU (CUDA_VISIBLE_DEVICES may hide it)";
-    // SAFETY: only tries to open the library.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(
-            "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a \
-             container start it with GPU access"
-                .into(),
-        );
-    }
+    driver_library()?;
     let missing = |what: &'static str| {
         move |e: DriverError| match e.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => NO_GPU.to_owned(),
@@ -105,6 +98,46 @@ fn gpus() -> Result<Vec<Result<GpuInfo, String>>, String> {
     match driver_number().and_then(|driver| too_new(compiler, driver)) {
         Some(reason) => Err(reason),
         None => Ok((0..count as usize).map(gpu).collect()),
+    }
+}
+
+/// Some functions of the driver, new and old ones of every kind. `cudarc` panics at the call of one that is
+/// missing.
+const DRIVER_FUNCTIONS: [&str; 14] = [
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuGetErrorString",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDeviceTotalMem_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuCtxSetCurrent",
+    "cuStreamCreate",
+    "cuMemAlloc_v2",
+    "cuModuleLoadData",
+    "cuLaunchKernel",
+];
+
+/// Whether there is a driver's library, and a whole one.
+fn driver_library() -> Result<(), String> {
+    // SAFETY: only tries to open the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(
+            "the NVIDIA driver library (libcuda.so.1) was not found; install the NVIDIA driver, or in a \
+             container start it with GPU access"
+                .into(),
+        );
+    }
+    // SAFETY: only looks the names up.
+    let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()).is_ok() };
+    match DRIVER_FUNCTIONS.iter().find(|name| !has(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "the library libcuda.so that the loader finds has no {name}, so it is not an NVIDIA driver's: \
+             install the driver anew, or take that library's folder off LD_LIBRARY_PATH"
+        )),
     }
 }
 
@@ -161,15 +194,11 @@ pub fn driver_version() -> Option<String> {
 }
 
 fn driver_number() -> Option<i32> {
-    // SAFETY: the library is opened only when it is there; the call fills one integer.
-    unsafe {
-        if !sys::is_culib_present() {
-            return None;
-        }
-        let mut version = 0;
-        sys::cuDriverGetVersion(&mut version).result().ok()?;
-        Some(version)
-    }
+    driver_library().ok()?;
+    let mut version = 0;
+    // SAFETY: the library has the function, which fills one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().ok()?;
+    Some(version)
 }
 
 fn explain(error: &DriverError) -> String {

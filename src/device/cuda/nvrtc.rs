@@ -4,7 +4,7 @@ use crate::device::Source;
 use crate::device::kernels::HEADERS;
 use crate::error::{Error, Result};
 use cudarc::nvrtc::{result, sys};
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,14 @@ pub fn version() -> Result<(i32, i32), String> {
                     LD_LIBRARY_PATH"
                 .into(),
         );
+    }
+    // SAFETY: only looks the names up. `cudarc` panics at the call of a function that is missing.
+    let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()).is_ok() };
+    if let Some(name) = ["nvrtcVersion", "nvrtcCreateProgram", "nvrtcGetCUBIN"].iter().find(|name| !has(name)) {
+        return Err(format!(
+            "the library libnvrtc.so that the loader finds has no {name}, so it is not NVIDIA's: take its \
+             folder off LD_LIBRARY_PATH"
+        ));
     }
     let (mut major, mut minor) = (0, 0);
     // SAFETY: fills two integers.

@@ -10,6 +10,7 @@ mod fiber;
 mod rendezvous;
 mod schedule;
 mod switch;
+mod threads;
 
 pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
 
@@ -52,6 +53,7 @@ pub(super) enum Recorded {
 
 impl Host {
     pub fn new(checked: Option<Order>, shapes: Shapes) -> Result<Host> {
+        threads::start();
         let isa = match std::env::var("SADDLE_HOST_ISA") {
             _ if shapes == Shapes::Cuda => INSTRUCTION_SETS.len(),
             Ok(name) => {
