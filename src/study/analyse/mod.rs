@@ -50,6 +50,12 @@ pub struct Metric {
     pub value: f64,
 }
 
+impl Metric {
+    fn new(name: String, value: f64) -> Metric {
+        Metric { name, value }
+    }
+}
+
 /// The content of a figure.
 pub struct FigureOutput {
     /// The figure's name.

@@ -89,7 +89,7 @@ fn figure(table: &Comparison) -> Result<FigureOutput> {
     let name = |parts: &Parts| format!("{} | {}", radius(parts.boundary), radius(parts.other));
     let names: Vec<String> = RUNS.iter().map(name).collect();
     let mut csv = "rho_boundary,rho_other,clean,pgd20\n".to_owned();
-    let mut bars = ["clean", "PGD-20"].map(|name| Series { name: name.into(), points: vec![] });
+    let mut bars = ["clean", "PGD-20"].map(|name| Series::new(name, []));
     let mut metrics = vec![];
     for (i, (row, Parts { boundary, other })) in table.rows.iter().zip(RUNS).enumerate() {
         let [Some(clean), Some(pgd20)] =
@@ -101,20 +101,13 @@ fn figure(table: &Comparison) -> Result<FigureOutput> {
         for (bars, accuracy) in bars.iter_mut().zip([clean, pgd20]) {
             bars.points.push((i as f64, accuracy));
             let (boundary, other) = (radius(boundary), radius(other));
-            metrics.push(Metric {
-                name: format!("{} accuracy, boundary {boundary}, others {other} (%)", bars.name),
-                value: accuracy,
-            });
+            let name = format!("{} accuracy, boundary {boundary}, others {other} (%)", bars.name);
+            metrics.push(Metric::new(name, accuracy));
         }
     }
-    let axes = Axes {
-        title: "Trained with a part of the perturbation",
-        x: "boundary samples | others",
-        y: "accuracy (%)",
-        names: &names,
-        top: Some(100.0),
-    };
-    let svg = draw(&axes, PlotKind::Bars, &bars)?;
+    let title = "Trained with a part of the perturbation";
+    let axes = Axes::percent(title, "boundary samples | others", "accuracy (%)");
+    let svg = draw(&Axes { names: &names, ..axes }, PlotKind::Bars, &bars)?;
     Ok(FigureOutput { name: NAME, csv, svg, metrics })
 }
 
