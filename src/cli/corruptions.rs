@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use indicatif::HumanCount;
 
-use super::device_flag::DeviceFlag;
+use super::flags::DeviceFlag;
 use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
@@ -76,8 +76,7 @@ impl Run for CorruptionsArgs {
         if self.json {
             return text::print_json(&report.to_json());
         }
-        let written = request.out.map(|out| format!("written to {}\n", out.display())).unwrap_or_default();
-        text::print(&(table(&report) + &written))
+        text::print(&(table(&report) + &text::written(request.out.as_deref())))
     }
 }
 

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 
-use super::attack_flags::AttackFlags;
-use super::flags::{EvalKeys, GROUP, KeyFlags};
+use super::flags::{AttackFlags, EvalKeys, GROUP, KeyFlags};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
 use crate::error::{Error, Result};

@@ -1,13 +1,17 @@
-//! Flags for hyper-parameters, generated from the table [`KEYS`], the only source of their names, help,
-//! symbols, forms and defaults.
+//! Flags that several commands share. Those for hyper-parameters are generated from the table [`KEYS`], the
+//! only source of their names, help, symbols, forms and defaults.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+use serde::Serialize;
 
+use super::text;
+use crate::attack::Params;
 use crate::config::recipe;
 use crate::config::{Config, KEYS, Key, assignment};
+use crate::device::DeviceChoice;
 use crate::error::Result;
 use crate::method;
 
@@ -55,13 +59,9 @@ impl KeySet for EvalKeys {
         let (help, default) = match key.name {
             "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
-            "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
-            "batch" => ("Images per batch.", Some(key.default_text())),
-            "device" => (key.help, Some(key.default_text())),
-            "pixel_units" => (key.help, None),
             "model" => ("The architecture, for weights without metadata.", None),
             "mean" | "std" => (key.help, Some("those of the weights, else none".into())),
-            _ => return None,
+            _ => return common_help(key),
         };
         Some(FlagHelp { heading: GROUP, help, default })
     }
@@ -74,14 +74,23 @@ impl KeySet for AttackKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
         let default = match key.name {
             "norm" | "eps" => "those the weights were trained with".into(),
-            "step_size" => "1/4 of eps; l2: 15/128".into(),
-            "seed" | "batch" | "device" => key.default_text(),
-            "pixel_units" => return Some(FlagHelp { heading: GROUP, help: key.help, default: None }),
-            _ => return None,
+            "seed" => key.default_text(),
+            _ => return common_help(key),
         };
-        let help = if key.name == "batch" { "Images per batch." } else { key.help };
-        Some(FlagHelp { heading: GROUP, help, default: Some(default) })
+        Some(FlagHelp { heading: GROUP, help: key.help, default: Some(default) })
     }
+}
+
+/// The help for the keys that `saddle eval` and `saddle attack` have in common.
+fn common_help(key: &'static Key) -> Option<FlagHelp> {
+    let (help, default) = match key.name {
+        "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
+        "batch" => ("Images per batch.", Some(key.default_text())),
+        "device" => (key.help, Some(key.default_text())),
+        "pixel_units" => (key.help, None),
+        _ => return None,
+    };
+    Some(FlagHelp { heading: GROUP, help, default })
 }
 
 /// The short form of a value of `key`, and `help`, with the list of choices if that is too long for it.
@@ -200,6 +209,101 @@ impl SetFlag {
     /// Key and value of every setting, for a command without [`KeyFlags`].
     pub fn settings(&self) -> Result<Vec<(String, String)>> {
         self.assignments.iter().map(|text| assignment(text)).collect()
+    }
+}
+
+/// The flag `--device` of commands without [`KeyFlags`].
+#[derive(Args)]
+pub struct DeviceFlag {
+    /// The device to run on [auto, host, host-checked, host-as-cuda, cuda, cuda:N]
+    #[arg(long = "device", value_name = "WORD", default_value = "auto")]
+    name: String,
+}
+
+impl DeviceFlag {
+    /// Errors: not the name of a device.
+    pub fn choice(&self) -> Result<DeviceChoice> {
+        self.name.parse()
+    }
+}
+
+/// The flag `--json` of commands that print one thing.
+#[derive(Args)]
+pub struct JsonFlag {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl JsonFlag {
+    /// Prints the record as JSON if the flag is given, the text otherwise.
+    pub fn print<R: Serialize>(
+        &self,
+        record: impl FnOnce() -> R,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if self.json { text::print_json(&record()) } else { text::print(&text()) }
+    }
+}
+
+/// The heading of [`AttackFlags`].
+const ATTACK_GROUP: &str = "Parameters of attacks";
+
+/// The parameters that were given; the others have the attack's own defaults.
+#[derive(Args)]
+pub struct AttackFlags {
+    /// Steps, or queries of square; a number in the attack's name takes precedence [default: the attack's]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    steps: Option<usize>,
+    /// Random starts, each on the images that withstood the earlier ones [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    restarts: Option<usize>,
+    /// Target classes of apgd-t and fab-t, from the runner-up on [default: 9]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    targets: Option<usize>,
+    /// Passes to average each gradient of apgd-ce, apgd-dlr and apgd-t over, for randomized defenses
+    /// [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    eot_iter: Option<usize>,
+    /// Confidence of cw: a margin below -kappa (κ) counts as -kappa [default: 50]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = ATTACK_GROUP)]
+    kappa: Option<f32>,
+    /// Part of the accumulated gradient that mim keeps at each step (μ) [default: 1]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = ATTACK_GROUP)]
+    momentum: Option<f32>,
+}
+
+impl AttackFlags {
+    /// Name and value of each parameter that was given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let count = |count: Option<usize>| count.map(|count| count.to_string());
+        let number = |number: Option<f32>| number.map(|number| number.to_string());
+        let parameters = [
+            ("steps", count(self.steps)),
+            ("restarts", count(self.restarts)),
+            ("targets", count(self.targets)),
+            ("eot-iter", count(self.eot_iter)),
+            ("kappa", number(self.kappa)),
+            ("momentum", number(self.momentum)),
+        ];
+        parameters.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// The parameters of an attack: those given, the ball and seed of `config`, and its step size if that was
+    /// given, too.
+    pub fn params(&self, config: &Config, step_given: bool) -> Params {
+        let default = Params::default();
+        Params {
+            ball: config.ball(),
+            step_size: step_given.then_some(config.step_size.get()),
+            steps: self.steps,
+            restarts: self.restarts.unwrap_or(default.restarts),
+            targets: self.targets.unwrap_or(default.targets),
+            eot_iter: self.eot_iter.unwrap_or(default.eot_iter),
+            kappa: self.kappa.unwrap_or(default.kappa),
+            momentum: self.momentum.unwrap_or(default.momentum),
+            seed: config.seed,
+        }
     }
 }
 
