@@ -3,7 +3,7 @@
 use super::accuracy::{accuracy, robust};
 use super::identity::{evaluation, weights_fingerprint};
 use super::outcome::AttackRow;
-use super::page::{self, PageFacts, Subject, Sweep};
+use super::page::{self, Subject, Sweep};
 use super::plan::{Plan, Stage};
 use super::protocol::{ProtocolResult, RunOptions, run_protocol};
 use super::record::{Record, save_adversarial, stored};
@@ -33,12 +33,6 @@ struct Job<'a> {
     file: WeightFile,
 }
 
-/// A protocol's result on these indices of the data set.
-struct ProtocolRun {
-    result: ProtocolResult,
-    range: Range<usize>,
-}
-
 /// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it.
 ///
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another
@@ -62,29 +56,27 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
     let mut report = Report {
         rows: Vec::new(),
         weights: path,
-        arch: file.metadata.get("arch").cloned().unwrap_or_default(),
+        architecture: file.metadata.get("arch").cloned().unwrap_or_default(),
         dataset: test.name.clone(),
         images: test.len(),
-        norm: params.ball.norm,
+        norm: params.ball.norm.to_string(),
         eps: extras.eps_text.clone().unwrap_or_else(|| params.ball.eps.to_string()),
         seed: params.seed,
         device: device.describe(),
         record: None,
     };
     let mut job = Job { request, data: DeviceDataset::new(&device, &test)?, test, net, file };
-    let run = match &plan {
-        Some(plan) => Some(job.by_protocol(plan, &mut report, observer)?),
-        None => {
-            report.rows = job.one_by_one(&alone, observer)?;
-            None
-        }
-    };
+    let mut run = None;
+    match &plan {
+        Some(plan) => run = Some(job.by_protocol(plan, &mut report, observer)?),
+        None => report.rows = job.one_by_one(&alone, observer)?,
+    }
     if let Some(out) = &request.out {
         write_result(out, &report.to_json())?;
     }
     // The result is written before the images and the page, which may fail.
-    if let Some(run) = run {
-        job.write_images_and_page(&report, &run, observer)?;
+    if let Some((result, range)) = run {
+        job.write_images_and_page(&report, &result, range, observer)?;
     }
     observer.finished();
     Ok(report)
@@ -111,23 +103,23 @@ impl Job<'_> {
                 None => accuracy(net, data, None, *batch, params.seed, progress)?.percent,
             };
             Ok(ReportRow {
-                name: name.to_owned(),
+                attack: name.to_owned(),
                 about: stage.map_or(name, |stage| &stage.about).to_owned(),
                 accuracy,
                 seconds: began.elapsed().as_secs_f64(),
-                attacked: data.len,
             })
         });
         measured.collect()
     }
 
-    /// Runs the protocol, and puts its rows and record into the report.
+    /// Runs the protocol, and puts its rows and record into the report. Returns its result and the indices of
+    /// the data set that it is about.
     fn by_protocol(
         &mut self,
         plan: &Plan,
         report: &mut Report,
         observer: &mut dyn Observer,
-    ) -> Result<ProtocolRun> {
+    ) -> Result<(ProtocolResult, Range<usize>)> {
         let Extras { state, shard, page, stop, .. } = &self.request.extras;
         if let (Some(path), Some(_)) = (page, shard) {
             let problem = "a page shows all images, not a shard of them";
@@ -135,7 +127,7 @@ impl Job<'_> {
         }
         let weights = weights_fingerprint(&self.net, &self.file)?;
         let range = shard.map_or(Ok(0..self.test.len()), |shard| shard.range(self.test.len()))?;
-        let evaluation = evaluation(plan, &report.arch, &self.test, &weights);
+        let evaluation = evaluation(plan, &report.architecture, &self.test, &weights);
         let mut identity = evaluation.clone();
         identity.insert("shard".into(), json!(shard.map(|shard| format!("{}/{}", shard.number, shard.of))));
         let state = state.as_ref().map(|folder| State::open(folder, identity)).transpose()?;
@@ -143,25 +135,25 @@ impl Job<'_> {
             RunOptions { range: range.clone(), batch: self.request.batch, state: state.as_ref(), stop };
         let result = run_protocol(&mut self.net, &self.data, plan, &options, observer)?;
         let row = |row: &AttackRow| ReportRow {
-            name: row.attack.clone(),
+            attack: row.attack.clone(),
             about: row.attack.clone(),
             accuracy: row.accuracy,
             seconds: row.seconds,
-            attacked: row.attacked,
         };
         report.rows = result.outcome.rows.iter().map(row).collect();
         let mut about = report.facts();
         about.insert("additional_data".into(), false.into());
         about.insert("number_forward_passes".into(), "1".into());
         report.record = Some(Record { about, evaluation, shard: *shard, outcome: result.outcome.clone() });
-        Ok(ProtocolRun { result, range })
+        Ok((result, range))
     }
 
     /// Writes the adversarial images and the page, where they are asked for.
     fn write_images_and_page(
         &mut self,
         report: &Report,
-        ProtocolRun { result, range }: &ProtocolRun,
+        result: &ProtocolResult,
+        range: Range<usize>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Job { request, test, data, net, .. } = self;
@@ -171,11 +163,11 @@ impl Job<'_> {
         }
         let Some(path) = &request.extras.page else { return Ok(()) };
         let image = |(point, index): (usize, usize)| stored(test, index, images.get(&point));
-        let x_adv: Vec<f32> = range.clone().enumerate().flat_map(image).collect();
+        let x_adv: Vec<f32> = range.enumerate().flat_map(image).collect();
         let subject = Subject { net, test, data, x_adv: &x_adv, batch: request.batch };
         let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-        let facts = PageFacts::new(report, &outcome.warnings);
-        let html = page::render(subject, facts, &Sweep::around(request.params), progress)?;
-        write_atomic(path, html.as_bytes())
+        let summary = page::summary(report, &outcome.warnings);
+        let page = page::complete(subject, summary, &Sweep::around(request.params), progress)?;
+        write_atomic(path, page.to_html()?.as_bytes())
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{AnalyseRequest, FigureOutput, Metric};
 use crate::config::Config;
-use crate::config::recipe::{Recipe, Reference};
+use crate::config::recipe::Recipe;
 use crate::error::{Error, Result};
 use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::run::observer::Observer;
@@ -50,7 +50,7 @@ pub fn entries(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>> {
         };
         train::validate(&config)?;
         let name = format!("boundary-at-{boundary}-{other}");
-        Ok(Recipe { name, about: String::new(), config, reference: Reference::default() })
+        Ok(Recipe { name, config, ..Recipe::default() })
     };
     RUNS.into_iter().map(entry).collect()
 }
