@@ -7,7 +7,7 @@ use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
 use crate::error::{Error, Result};
 use crate::run::dir::RunDir;
-use crate::study::analyse::{self, AnalyseRequest, Analysis, FIGURES, Figure, Metric, find, sweep};
+use crate::study::analyse::{self, AnalyseRequest, Analysis, FIGURES, Figure, find, sweep};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -104,7 +104,7 @@ fn selected(names: &[String]) -> Result<Vec<&'static Figure>> {
 fn table(analysis: &Analysis) -> String {
     let mut rows = vec![["figure", "metric", "value"].map(String::from)];
     for figure in &analysis.figures {
-        let row = |metric: &Metric| [figure.name.into(), metric.name.clone(), text::number(metric.value)];
+        let row = |(name, value): &(String, f64)| [figure.name.into(), name.clone(), text::number(*value)];
         rows.extend(figure.metrics.iter().map(row));
     }
     text::table(&rows, &[2])

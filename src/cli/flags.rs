@@ -15,20 +15,21 @@ use crate::device::DeviceChoice;
 use crate::error::Result;
 use crate::method;
 
-/// The help of a flag.
-pub struct FlagHelp {
-    heading: &'static str,
-    help: &'static str,
-    default: Option<String>,
-}
-
 /// The heading of the flags for networks, images and attacks.
 pub const GROUP: &str = "Target and threat model";
+
+/// The help of a flag, and its default.
+type FlagHelp = (&'static str, Option<String>);
 
 /// The keys that a command has flags for.
 pub trait KeySet {
     /// The help for `key`; `None` if the command has no flag for it.
     fn help(key: &'static Key) -> Option<FlagHelp>;
+
+    /// The heading of the flag for `key`.
+    fn heading(_: &Key) -> &'static str {
+        GROUP
+    }
 }
 
 /// The keys of `saddle train`: all.
@@ -47,7 +48,11 @@ impl KeySet for TrainKeys {
             (_, None) => Some(plain),
             (_, Some(job)) => Some(format!("{plain}; {}: {job}", recipe::DEFAULT)),
         };
-        Some(FlagHelp { heading: key.group, help: key.help, default })
+        Some((key.help, default))
+    }
+
+    fn heading(key: &Key) -> &'static str {
+        key.group
     }
 }
 
@@ -56,14 +61,13 @@ pub struct EvalKeys;
 
 impl KeySet for EvalKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
-        let (help, default) = match key.name {
+        Some(match key.name {
             "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
             "model" => ("The architecture, for weights without metadata.", None),
             "mean" | "std" => (key.help, Some("those of the weights, else none".into())),
             _ => return common_help(key),
-        };
-        Some(FlagHelp { heading: GROUP, help, default })
+        })
     }
 }
 
@@ -72,25 +76,23 @@ pub struct AttackKeys;
 
 impl KeySet for AttackKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
-        let default = match key.name {
-            "norm" | "eps" => "those the weights were trained with".into(),
-            "seed" => key.default_text(),
+        Some(match key.name {
+            "norm" | "eps" => (key.help, Some("those the weights were trained with".into())),
+            "seed" => (key.help, Some(key.default_text())),
             _ => return common_help(key),
-        };
-        Some(FlagHelp { heading: GROUP, help: key.help, default: Some(default) })
+        })
     }
 }
 
 /// The help for the keys that `saddle eval` and `saddle attack` have in common.
 fn common_help(key: &'static Key) -> Option<FlagHelp> {
-    let (help, default) = match key.name {
-        "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
-        "batch" => ("Images per batch.", Some(key.default_text())),
-        "device" => (key.help, Some(key.default_text())),
-        "pixel_units" => (key.help, None),
-        _ => return None,
-    };
-    Some(FlagHelp { heading: GROUP, help, default })
+    match key.name {
+        "step_size" => Some((key.help, Some("1/4 of eps; l2: 15/128".into()))),
+        "batch" => Some(("Images per batch.", Some(key.default_text()))),
+        "device" => Some((key.help, Some(key.default_text()))),
+        "pixel_units" => Some((key.help, None)),
+        _ => None,
+    }
 }
 
 /// The short form of a value of `key`, and `help`, with the list of choices if that is too long for it.
@@ -131,7 +133,7 @@ impl<F> KeyFlags<F> {
 }
 
 /// The flag of `key`.
-fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg {
+fn flag(key: &'static Key, heading: &'static str, (help, default): FlagHelp) -> Arg {
     let (metavar, mut help) = metavar_and_help(key, help);
     if !key.symbol.is_empty() {
         help += &format!(" ({})", key.symbol);
@@ -156,7 +158,7 @@ fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg
 impl<F: KeySet> Args for KeyFlags<F> {
     fn augment_args(command: Command) -> Command {
         let command = command.args_override_self(true);
-        let offered = KEYS.iter().filter_map(|key| Some(flag(key, F::help(key)?)));
+        let offered = KEYS.iter().filter_map(|key| Some(flag(key, F::heading(key), F::help(key)?)));
         offered.fold(command, Command::arg)
     }
 

@@ -7,7 +7,7 @@ use super::page::{self, Subject, Sweep};
 use super::plan::{Plan, Stage};
 use super::protocol::{ProtocolResult, RunOptions, run_protocol};
 use super::record::{Record, save_adversarial, stored};
-use super::report::{Report, ReportRow, write_result};
+use super::report::{Report, write_result};
 use super::request::{EvalRequest, Extras};
 use super::state::State;
 use crate::data::{Dataset, device_dataset::DeviceDataset};
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
+use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes};
 use crate::run::observer::Observer;
 use serde_json::json;
@@ -84,7 +85,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
 
 impl Job<'_> {
     /// Clean accuracy, and that under each attack on all images.
-    fn one_by_one(&mut self, attacks: &[Stage], observer: &mut dyn Observer) -> Result<Vec<ReportRow>> {
+    fn one_by_one(&mut self, attacks: &[Stage], observer: &mut dyn Observer) -> Result<Vec<AttackAccuracy>> {
         let Job { request, data, net, .. } = self;
         let EvalRequest { batch, params, extras, .. } = request;
         let named = request.attacks.iter().zip(attacks).map(|(name, stage)| (name.as_str(), Some(stage)));
@@ -102,7 +103,7 @@ impl Job<'_> {
                 Some(stage) => robust(net, data, &*stage.attack, *batch, progress)?,
                 None => accuracy(net, data, None, *batch, params.seed, progress)?.percent,
             };
-            Ok(ReportRow {
+            Ok(AttackAccuracy {
                 attack: name.to_owned(),
                 about: stage.map_or(name, |stage| &stage.about).to_owned(),
                 accuracy,
@@ -134,7 +135,7 @@ impl Job<'_> {
         let options =
             RunOptions { range: range.clone(), batch: self.request.batch, state: state.as_ref(), stop };
         let result = run_protocol(&mut self.net, &self.data, plan, &options, observer)?;
-        let row = |row: &AttackRow| ReportRow {
+        let row = |row: &AttackRow| AttackAccuracy {
             attack: row.attack.clone(),
             about: row.attack.clone(),
             accuracy: row.accuracy,

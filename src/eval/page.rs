@@ -2,7 +2,7 @@
 
 use super::accuracy::{accuracy, robust};
 use super::record::stored;
-use super::report::{Report, ReportRow};
+use super::report::Report;
 use crate::attack::{self, Params};
 use crate::data::Dataset;
 use crate::data::device_dataset::{DeviceDataset, in_order};
@@ -11,7 +11,7 @@ use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::margin::margin;
 use crate::ops::predict::argmax;
-use crate::report::{AttackAccuracy, ClassAccuracy, EvalPage, Example};
+use crate::report::{ClassAccuracy, EvalPage, Example};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use serde_json::Value;
@@ -23,15 +23,10 @@ const FAILED: usize = 3;
 /// The part of a page that follows from the report.
 pub(super) fn summary(report: &Report, warnings: &[String]) -> EvalPage {
     let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
-    let stage = |ReportRow { attack, accuracy, seconds, .. }: &ReportRow| AttackAccuracy {
-        attack: attack.clone(),
-        accuracy: *accuracy,
-        seconds: *seconds,
-    };
     EvalPage {
         title: format!("{} on {} under AutoAttack's protocol", report.architecture, report.dataset),
         facts: report.facts().into_iter().map(|(name, value)| (name, text(value))).collect(),
-        path: report.rows.iter().map(stage).collect(),
+        path: report.rows.clone(),
         warnings: warnings.to_vec(),
         ..EvalPage::default()
     }

@@ -3,6 +3,7 @@
 use super::record::Record;
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::report::AttackAccuracy;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -20,22 +21,10 @@ pub struct Report {
     pub seed: u64,
     pub device: String,
     #[serde(skip)]
-    pub rows: Vec<ReportRow>,
+    pub rows: Vec<AttackAccuracy>,
     /// Of a protocol: the content of the result file.
     #[serde(skip)]
     pub record: Option<Record>,
-}
-
-/// One line of a report.
-#[derive(Serialize)]
-pub struct ReportRow {
-    /// `clean`, or the attack.
-    pub attack: String,
-    /// The same with all parameters that are not the default.
-    pub about: String,
-    /// In percent; in a protocol of the points that withstood this attack and all before it.
-    pub accuracy: f64,
-    pub seconds: f64,
 }
 
 impl Report {

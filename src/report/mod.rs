@@ -43,11 +43,14 @@ pub struct EvalPage {
     pub per_class: Vec<ClassAccuracy>,
 }
 
-/// The accuracy left after an attack.
+/// The accuracy under an attack.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttackAccuracy {
+    /// `clean`, or the attack.
     pub attack: String,
-    /// The share of images that withstood this attack and all before it.
+    /// The same with all parameters that are not the default.
+    pub about: String,
+    /// In percent; in a protocol of the images that withstood this attack and all before it.
     pub accuracy: f64,
     pub seconds: f64,
 }
@@ -148,11 +151,16 @@ fn inline(svg: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::prelude::{BASE64_STANDARD, Engine};
 
     /// A page with something in every section.
     fn page() -> EvalPage {
-        let stage =
-            |attack: &str, accuracy| AttackAccuracy { attack: attack.into(), accuracy, seconds: 1.25 };
+        let stage = |attack: &str, accuracy| AttackAccuracy {
+            attack: attack.into(),
+            about: attack.into(),
+            accuracy,
+            seconds: 1.25,
+        };
         let example = |adversarial: f32, after: &str| Example {
             height: 2,
             width: 2,
@@ -175,21 +183,6 @@ mod tests {
             grid: vec![example(0.52, "one"), example(0.46, "seven")],
             per_class: vec![ClassAccuracy { name: "seven".into(), clean: 95.0, robust: 40.125, count: 12 }],
         }
-    }
-
-    /// The base64 digits of `text` as bytes.
-    fn decoded(text: &str) -> Vec<u8> {
-        let value = |letter: u8| {
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-                .iter()
-                .position(|l| *l == letter)
-        };
-        let bits = text
-            .bytes()
-            .filter_map(value)
-            .flat_map(|v| (0..6).rev().map(move |bit| v >> bit & 1))
-            .collect::<Vec<_>>();
-        bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | *bit as u8)).collect()
     }
 
     #[test]
@@ -225,7 +218,7 @@ mod tests {
             .split("src=\"data:image/png;base64,")
             .skip(1)
             .map(|rest| {
-                let file = decoded(rest.split('"').next().unwrap());
+                let file = BASE64_STANDARD.decode(rest.split('"').next().unwrap()).unwrap();
                 let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
                 let mut pixels = vec![0; 4];
                 let info = reader.next_frame(&mut pixels).unwrap();

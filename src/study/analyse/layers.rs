@@ -9,7 +9,7 @@
 //! |u - u_a|^2 = 2 - 2 <u, u_a>: the nearest image has the largest inner product, which a linear layer with
 //! the gallery as its weight computes.
 
-use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use super::{AttackedBatch, Figure, FigureOutput, TrainedModel};
 use crate::data::device_dataset::in_order;
 use crate::device::Buffer;
 use crate::error::Result;
@@ -78,7 +78,7 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
     for (name, [clean, adversarial]) in names.iter().zip(&accuracies) {
         csv += &format!("{name},{clean},{adversarial}\n");
         for (images, accuracy) in [("clean", clean), ("PGD-20", adversarial)] {
-            metrics.push(Metric::new(format!("1-nn accuracy, {name}, {images} (%)"), *accuracy));
+            metrics.push((format!("1-nn accuracy, {name}, {images} (%)"), *accuracy));
         }
     }
     let line = |kind: usize| (0..).zip(&accuracies).map(move |(layer, both)| (f64::from(layer), both[kind]));

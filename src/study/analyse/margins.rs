@@ -5,7 +5,7 @@
 //! m = z_y - max_{k != y} z_k  at x, at x'' = x + rho (x' - x) and at x'
 //! ```
 
-use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use super::{AttackedBatch, Figure, FigureOutput, TrainedModel};
 use crate::attack::logits;
 use crate::error::Result;
 use crate::method::common::perturbation::reduced;
@@ -46,11 +46,11 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
     let percent = |n: usize| 100.0 * n as f64 / lists[0].len().max(1) as f64;
     let wrong = |(name, list): (&String, &Vec<f32>)| {
         let count = list.iter().filter(|m| **m <= 0.0).count();
-        Metric::new(format!("margin not above 0 at {name} (%)"), percent(count))
+        (format!("margin not above 0 at {name} (%)"), percent(count))
     };
-    let mut metrics: Vec<Metric> = names.iter().zip(&lists).map(wrong).collect();
+    let mut metrics: Vec<_> = names.iter().zip(&lists).map(wrong).collect();
     let boundary = |i: &usize| lists[0][*i] > 0.0 && lists[1][*i] <= 0.0 && lists[2][*i] <= 0.0;
-    metrics.push(Metric::new(
+    metrics.push((
         format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]),
         percent((0..lists[0].len()).filter(boundary).count()),
     ));

@@ -8,7 +8,7 @@
 //! For all images and, of those classified correctly when clean, for those where the attack succeeds (x' is
 //! misclassified) and those where it fails.
 
-use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use super::{AttackedBatch, Figure, FigureOutput, TrainedModel};
 use crate::attack::logits;
 use crate::error::Result;
 use crate::method::common::perturbation::reduced;
@@ -80,7 +80,7 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
     let svg = draw(&axes, PlotKind::Lines, &some().map(line).collect::<Vec<_>>())?;
     let metric = |group: &Group| {
         let name = format!("logit MSE of x and x', {} ({} images)", group.name, group.images);
-        Metric::new(name, group.mse[STEPS])
+        (name, group.mse[STEPS])
     };
     Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics: some().map(metric).collect() })
 }
