@@ -107,16 +107,9 @@ pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
 
 /// The hyper-parameters on a command line: flags, and `--set key=value`, in their order.
 pub struct KeyFlags<F> {
-    entries: Vec<FlagEntry>,
+    /// Place on the command line, key (`None`: given with `--set`) and text.
+    entries: Vec<(usize, Option<&'static str>, String)>,
     flags: PhantomData<F>,
-}
-
-struct FlagEntry {
-    /// Its place on the command line.
-    index: usize,
-    /// `None`: given with `--set`.
-    key: Option<&'static str>,
-    text: String,
 }
 
 impl<F> KeyFlags<F> {
@@ -124,7 +117,7 @@ impl<F> KeyFlags<F> {
     ///
     /// Errors: [`Error::Value`](crate::Error::Value) for a `--set` that has no `=`.
     pub fn settings(&self) -> Result<Vec<(String, String)>> {
-        let pair = |FlagEntry { key, text, .. }: &FlagEntry| match key {
+        let pair = |(_, key, text): &(usize, Option<&str>, String)| match key {
             Some(key) => Ok(((*key).to_owned(), text.clone())),
             None => assignment(text),
         };
@@ -172,18 +165,17 @@ impl<F: KeySet> FromArgMatches for KeyFlags<F> {
         let collect = |id: &str, key: Option<&'static str>| {
             let indices = matches.indices_of(id).into_iter().flatten();
             let values = matches.get_many::<String>(id).into_iter().flatten();
-            let entry = move |(index, text): (usize, &String)| FlagEntry { index, key, text: text.clone() };
-            indices.zip(values).map(entry).collect::<Vec<_>>()
+            indices.zip(values).map(|(index, text)| (index, key, text.clone())).collect::<Vec<_>>()
         };
         let given = |key: &&'static Key| {
             F::help(key).is_some() && matches.value_source(key.name) == Some(ValueSource::CommandLine)
         };
-        let mut entries: Vec<FlagEntry> =
+        let mut entries: Vec<_> =
             KEYS.iter().filter(given).flat_map(|key| collect(key.name, Some(key.name))).collect();
         if matches.try_contains_id("set").unwrap_or(false) {
             entries.extend(collect("set", None));
         }
-        entries.sort_by_key(|entry| entry.index);
+        entries.sort_by_key(|(index, ..)| *index);
         Ok(KeyFlags { entries, flags: PhantomData })
     }
 

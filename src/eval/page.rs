@@ -147,10 +147,9 @@ fn curve(
 
 /// The first images on which the attack succeeded, then the first on which it failed.
 fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Example> {
-    let clean_correct = |index: &usize| before[*index] == test.labels[*index];
-    let adv_correct = |index: &usize| after[*index] == test.labels[*index];
-    let succeeded = |index: &usize| clean_correct(index) && !adv_correct(index);
-    let failed = |index: &usize| clean_correct(index) && adv_correct(index);
+    let correct = |classes: &[i32], index: usize| classes[index] == test.labels[index];
+    let (failed, succeeded): (Vec<usize>, Vec<usize>) =
+        (0..test.len()).filter(|index| correct(before, *index)).partition(|index| correct(after, *index));
     let name =
         |class: i32| test.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
     let (shape, size) = (test.shape, test.shape.bytes());
@@ -164,8 +163,7 @@ fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Exa
         predicted_clean: name(before[index]),
         predicted_adversarial: name(after[index]),
     };
-    let succeeded = (0..test.len()).filter(succeeded).take(SUCCEEDED);
-    succeeded.chain((0..test.len()).filter(failed).take(FAILED)).map(example).collect()
+    succeeded.into_iter().take(SUCCEEDED).chain(failed.into_iter().take(FAILED)).map(example).collect()
 }
 
 /// The accuracy on each class that has images. An image is robust where it is classified correctly before and
