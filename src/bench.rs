@@ -37,8 +37,8 @@ pub struct BenchRow {
     pub note: String,
 }
 
-/// The distinct convolutions of CIFAR ResNet-18: input channels, output channels, kernel, stride, input height
-/// (and width).
+/// The distinct convolutions of CIFAR ResNet-18: input channels, output channels, kernel, stride, and height
+/// (and width) of the input.
 const RESNET18: [[usize; 5]; 11] = [
     [3, 64, 3, 1, 32],
     [64, 64, 3, 1, 32],

@@ -67,9 +67,12 @@ fn print(json: &JsonFlag, entries: impl Iterator<Item = (&'static str, &'static 
 
 impl Run for MethodsArgs {
     fn run(self, _: String) -> Result<()> {
-        let record = |Method { name, about, paper, keys, .. }: &Method| json!({"name": name, "about": about, "paper": paper, "keys": keys});
-        let advice = "\n'saddle keys NAME' explains a key. Every method also reads awp_gamma, average and the \
-                      keys of the attack.\n";
+        let record = |method: &Method| {
+            let Method { name, about, paper, keys, .. } = method;
+            json!({"name": name, "about": about, "paper": paper, "keys": keys})
+        };
+        let advice = "\n'saddle keys NAME' explains a key. Every method also reads awp_gamma, average and \
+                      the keys of the attack.\n";
         self.json.print(
             || METHODS.iter().map(record).collect::<Value>(),
             || METHODS.iter().map(method_lines).collect::<String>() + advice,
