@@ -37,133 +37,87 @@ pub struct BenchRow {
     pub note: String,
 }
 
-/// A convolution layer: input channels, output channels, kernel, stride, input height (and width), how often
-/// it occurs.
-struct Layer {
-    cin: usize,
-    cout: usize,
-    kernel: usize,
-    stride: usize,
-    height: usize,
-}
-
-const fn layer(cin: usize, cout: usize, kernel: usize, stride: usize, height: usize) -> Layer {
-    Layer { cin, cout, kernel, stride, height }
-}
-
-/// The distinct convolutions of CIFAR ResNet-18.
-const RESNET18: [Layer; 11] = [
-    layer(3, 64, 3, 1, 32),
-    layer(64, 64, 3, 1, 32),
-    layer(64, 128, 3, 2, 32),
-    layer(64, 128, 1, 2, 32),
-    layer(128, 128, 3, 1, 16),
-    layer(128, 256, 3, 2, 16),
-    layer(128, 256, 1, 2, 16),
-    layer(256, 256, 3, 1, 8),
-    layer(256, 512, 3, 2, 8),
-    layer(256, 512, 1, 2, 8),
-    layer(512, 512, 3, 1, 4),
+/// The distinct convolutions of CIFAR ResNet-18: input channels, output channels, kernel, stride, and height
+/// (and width) of the input.
+const RESNET18: [[usize; 5]; 11] = [
+    [3, 64, 3, 1, 32],
+    [64, 64, 3, 1, 32],
+    [64, 128, 3, 2, 32],
+    [64, 128, 1, 2, 32],
+    [128, 128, 3, 1, 16],
+    [128, 256, 3, 2, 16],
+    [128, 256, 1, 2, 16],
+    [256, 256, 3, 1, 8],
+    [256, 512, 3, 2, 8],
+    [256, 512, 1, 2, 8],
+    [512, 512, 3, 1, 4],
 ];
+
+/// The batch that kernels are measured on.
+const BATCH: usize = 32;
 
 /// Kernels: the three passes of every ResNet-18 convolution at batch 32 with their geometric mean, batch
 /// norm, the attack step, and the cost of a launch. `seconds` is the time spent on each.
 pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
-    const BATCH: usize = 32;
     let mut rows = Vec::new();
-    let mut logs = Vec::new();
-    for layer in &RESNET18 {
-        let conv = Conv::new(
-            &[BATCH, layer.height, layer.height, layer.cin],
-            &[layer.cout, layer.kernel, layer.kernel, layer.cin],
-            layer.stride,
-            layer.kernel / 2,
-        )?;
-        let x = full(device, &conv.in_shape(), 0.5)?;
-        let grad = full(device, &conv.out_shape(), 0.25)?;
-        let weight = full(device, &[layer.cout, layer.kernel, layer.kernel, layer.cin], 0.125)?;
-        let filter = Filter::new(weight.clone());
-        let mut grad_x = Buffer::uninit(device, x.len())?;
-        let mut grad_w = Buffer::uninit(device, weight.len())?;
-        let flops = 2.0 * (grad.len() * layer.cin * layer.kernel * layer.kernel) as f64;
-        let detail = format!(
-            "{}->{} {}x{} s{} @{}",
-            layer.cin, layer.cout, layer.kernel, layer.kernel, layer.stride, layer.height
-        );
-        let times = [
-            (
-                "conv2d forward",
-                best(device, seconds, || {
-                    conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(|_| ())
-                })?,
-            ),
-            (
-                "conv2d input gradient",
-                best(device, seconds, || {
-                    conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, false)
-                })?,
-            ),
-            (
-                "conv2d weight gradient",
-                best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, false))?,
-            ),
-        ];
-        for (name, time) in times {
-            let rate = flops / time / 1e9;
-            logs.push(rate.ln());
-            rows.push(row(name, &detail, rate, "GFLOP/s", format!("{:.0} us, batch {BATCH}", time * 1e6)));
-        }
+    for layer in RESNET18 {
+        rows.extend(convolution(device, seconds, layer)?);
     }
-    let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
-    rows.push(row(
-        "conv2d geometric mean",
-        "ResNet-18 layers, three passes",
-        mean,
-        "GFLOP/s",
-        format!("batch {BATCH}"),
-    ));
+    let logs = rows.iter().map(|row| row.value.ln()).sum::<f64>() / rows.len() as f64;
+    let (detail, note) = ("ResNet-18 layers, three passes", format!("batch {BATCH}"));
+    rows.push(row("conv2d geometric mean", detail, logs.exp(), "GFLOP/s", note));
 
-    let shape = [BATCH, 32, 32, 64];
-    let bytes = (shape.iter().product::<usize>() * 4) as f64;
-    let x = full(device, &shape, 0.5)?;
+    let x = full(device, &[BATCH, 32, 32, 64], 0.5)?;
     let (weight, bias) = (full(device, &[64], 1.0)?, full(device, &[64], 0.0)?);
     let (mut mean, mut var) = (full(device, &[64], 0.0)?, full(device, &[64], 1.0)?);
     let time = best(device, seconds, || {
         let tape = Tape::new(device);
-        let [x, w, b] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
-        let norm = Norm {
-            weight: w,
-            bias: b,
-            mean: &mut mean,
-            var: &mut var,
-            mode: BnMode::Train,
-            rows: &Rows::All,
-        };
-        batch_norm(&tape, x, norm, false).map(|_| ())
+        let [x, weight, bias] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
+        let (mean, var) = (&mut mean, &mut var);
+        let norm = Norm { weight, bias, mean, var, mode: BnMode::Train, rows: &Rows::All };
+        batch_norm(&tape, x, norm, false).map(drop)
     })?;
-    rows.push(row(
-        "batch norm forward, train",
-        "[32,32,32,64]",
-        3.0 * bytes / time / 1e9,
-        "GB/s",
-        "two reads and a write counted".into(),
-    ));
-    let image = [BATCH, 32, 32, 3];
-    let clean = full(device, &image, 0.5)?;
-    let gradient = full(device, &image, 1.0)?;
-    let mut x_adv = full(device, &image, 0.5)?;
+    let (rate, note) = (3.0 * (x.len() * 4) as f64 / time / 1e9, "two reads and a write counted");
+    rows.push(row("batch norm forward, train", "[32,32,32,64]", rate, "GB/s", note.into()));
+
+    let image = |value: f32| full(device, &[BATCH, 32, 32, 3], value);
+    let (clean, gradient, mut x_adv) = (image(0.5)?, image(1.0)?, image(0.5)?);
     let time = best(device, seconds, || linf_step(&mut x_adv, &gradient, &clean, 0.01, 0.03))?;
-    let moved = 4.0 * (image.iter().product::<usize>() * 4) as f64;
-    rows.push(row(
-        "Linf attack step",
-        "[32,32,32,3]",
-        moved / time / 1e9,
-        "GB/s",
-        "three reads and a write counted".into(),
-    ));
-    let time = best(device, seconds, || full(device, &[16], 0.0).map(|_| ()))?;
+    let (rate, note) = (4.0 * (clean.len() * 4) as f64 / time / 1e9, "three reads and a write counted");
+    rows.push(row("Linf attack step", "[32,32,32,3]", rate, "GB/s", note.into()));
+
+    let time = best(device, seconds, || full(device, &[16], 0.0).map(drop))?;
     rows.push(row("launch", "one block, 16 floats", time * 1e6, "us", String::new()));
     Ok(rows)
+}
+
+/// The three passes of a convolution.
+fn convolution(
+    device: &Device,
+    seconds: f64,
+    [cin, cout, kernel, stride, side]: [usize; 5],
+) -> Result<[BenchRow; 3]> {
+    let filter_shape = [cout, kernel, kernel, cin];
+    let conv = Conv::new(&[BATCH, side, side, cin], &filter_shape, stride, kernel / 2)?;
+    let x = full(device, &conv.in_shape(), 0.5)?;
+    let grad = full(device, &conv.out_shape(), 0.25)?;
+    let weight = full(device, &filter_shape, 0.125)?;
+    let mut grad_x = Buffer::uninit(device, x.len())?;
+    let mut grad_w = Buffer::uninit(device, weight.len())?;
+    let filter = Filter::new(weight);
+    let forward =
+        best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(drop))?;
+    let input =
+        best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, false))?;
+    let weight = best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, false))?;
+    let flops = 2.0 * (grad.len() * cin * kernel * kernel) as f64;
+    let detail = format!("{cin}->{cout} {kernel}x{kernel} s{stride} @{side}");
+    let passes =
+        [("conv2d forward", forward), ("conv2d input gradient", input), ("conv2d weight gradient", weight)];
+    Ok(passes.map(|(name, time)| {
+        let note = format!("{:.0} us, batch {BATCH}", time * 1e6);
+        row(name, &detail, flops / time / 1e9, "GFLOP/s", note)
+    }))
 }
 
 /// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net at batch
@@ -219,9 +173,9 @@ pub fn parts(
         let key = Key::new(0, Purpose::AttackStart, 0, 0);
         let attack = best(device, seconds, || {
             let points = Points { x: &x, y: &y, images: &images };
-            pgd.attack(&mut net, Objective::CrossEntropy, points, key).map(|_| ())
+            pgd.attack(&mut net, Objective::CrossEntropy, points, key).map(drop)
         })?;
-        let evaluation = best(device, seconds, || logits(&mut net, &x).map(|_| ()))?;
+        let evaluation = best(device, seconds, || logits(&mut net, &x).map(drop))?;
         let mut pass = |x: &Tensor, y: &Buffer<i32>| {
             best(device, seconds, || {
                 let tape = Tape::new(device);
@@ -296,7 +250,7 @@ impl Job {
             let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
             let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
-            train_step(&mut models, &batch, &step_config, &sgd, average.as_ref()).map(|_| ())
+            train_step(&mut models, &batch, &step_config, &sgd, average.as_ref()).map(drop)
         }))
     }
 }

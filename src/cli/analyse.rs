@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::compare::Overview;
-use super::device_flag::DeviceFlag;
+use super::flags::DeviceFlag;
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
 use crate::error::{Error, Result};
@@ -78,8 +77,8 @@ impl Run for AnalyseArgs {
         drop(observer);
         if let Some(runs) = runs {
             let stop = stop_on_interrupt("without a result of the current run");
-            let mut overview = Overview::new(self.quiet, runs.len());
-            analysis.add(sweep::run(runs, &request, &mut overview, &stop)?)?;
+            let mut observer = progress::series_observer(self.quiet, runs.len());
+            analysis.add(sweep::run(runs, &request, &mut *observer, &stop)?)?;
         }
         let files: String =
             analysis.figures.iter().map(|figure| format!("{0}.csv, {0}.svg, ", figure.name)).collect();
@@ -103,14 +102,10 @@ fn selected(names: &[String]) -> Result<Vec<&'static Figure>> {
 
 /// The main numbers of all figures.
 fn table(analysis: &Analysis) -> String {
-    let mut rows = vec![["figure", "metric", "value"].map(String::from).to_vec()];
+    let mut rows = vec![["figure", "metric", "value"].map(String::from)];
     for figure in &analysis.figures {
-        rows.extend(
-            figure
-                .metrics
-                .iter()
-                .map(|metric| vec![figure.name.into(), metric.name.clone(), text::number(metric.value)]),
-        );
+        let row = |(name, value): &(String, f64)| [figure.name.into(), name.clone(), text::number(*value)];
+        rows.extend(figure.metrics.iter().map(row));
     }
     text::table(&rows, &[2])
 }

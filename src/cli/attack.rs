@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use indicatif::HumanCount;
 
-use super::attack_flags::AttackFlags;
-use super::flags::{AttackKeys, GROUP, KeyFlags};
+use super::flags::{AttackFlags, AttackKeys, GROUP, KeyFlags};
 use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
@@ -89,6 +88,6 @@ impl Run for AttackArgs {
             ("longest perturbation", format!("{:.6}", crafted.longest)),
             ("written to", request.out.display().to_string()),
         ];
-        text::print(&text::table(&rows.map(|(name, value)| vec![name.to_owned(), value]), &[]))
+        text::print(&text::facts(rows))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::device_flag::DeviceFlag;
+use super::flags::{DeviceFlag, JsonFlag};
 use super::{Run, text};
 use crate::bench::{self, BenchRow};
 use crate::error::{Error, Result};
@@ -37,9 +37,8 @@ pub struct BenchArgs {
     /// Seconds per measurement
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     seconds: f64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 /// A group of measurements.
@@ -61,8 +60,8 @@ impl Run for BenchArgs {
         }
         let device = self.device.choice()?.open()?;
         let model = self.model.as_deref();
-        let mut rows = Vec::new();
         let wanted = |group| self.group.is_none_or(|chosen| chosen == group);
+        let mut rows = Vec::new();
         if wanted(Group::Kernels) {
             rows.extend(bench::kernels(&device, seconds)?);
         }
@@ -72,15 +71,13 @@ impl Run for BenchArgs {
         if wanted(Group::Parts) {
             rows.extend(bench::parts(&device, seconds, batch, model)?);
         }
-        if self.json {
-            let commit = env!("SADDLE_COMMIT");
-            return text::print_json(&json!({"device": device.describe(), "commit": commit, "rows": rows}));
-        }
+        let record = || json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows});
         let cells = |row: &BenchRow| {
-            let value = text::number(row.value);
-            vec![row.name.clone(), row.detail.clone(), value, row.unit.into(), row.note.clone()]
+            [row.name.clone(), row.detail.clone(), text::number(row.value), row.unit.into(), row.note.clone()]
         };
-        let table = text::table(&rows.iter().map(cells).collect::<Vec<_>>(), &[2]);
-        text::print(&format!("{}\n{table}", device.describe()))
+        self.json.print(record, || {
+            let table = text::table(&rows.iter().map(cells).collect::<Vec<_>>(), &[2]);
+            format!("{}\n{table}", device.describe())
+        })
     }
 }

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::device_flag::DeviceFlag;
-use super::flags::SetFlag;
+use super::flags::{DeviceFlag, SetFlag};
 use super::{Run, text};
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
@@ -72,14 +71,14 @@ impl Run for CheckStepArgs {
             batch: self.batch,
             out: self.out,
         })?;
-        let mut rows = Vec::new();
-        for (name, values) in tensors.iter().filter(|(name, _)| name.starts_with("loss")) {
-            if let Values::F32(_, values) = values {
-                rows.push(vec![name.clone(), values.iter().map(|v| v.to_string()).collect()]);
+        let losses = tensors.iter().filter_map(|(name, values)| match values {
+            Values::F32(_, values) if name.starts_with("loss") => {
+                Some((name.as_str(), values.iter().map(f32::to_string).collect()))
             }
-        }
-        rows.push(vec!["written".into(), format!("{} tensors to {out}", tensors.len())]);
-        text::print(&text::table(&rows, &[]))
+            _ => None,
+        });
+        let written = ("written", format!("{} tensors to {out}", tensors.len()));
+        text::print(&text::facts(losses.chain([written])))
     }
 }
 

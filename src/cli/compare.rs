@@ -1,20 +1,15 @@
 //! `saddle compare`: methods times seeds on one data set.
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::device_flag::DeviceFlag;
 use super::eval::names;
-use super::flags::SetFlag;
+use super::flags::{DeviceFlag, SetFlag};
 use super::interrupt::stop_on_interrupt;
-use super::{Run, text};
+use super::{Run, progress, text};
 use crate::attack;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::plan::Plan;
-use crate::run::observer::{Observer, StepInfo};
 use crate::study::compare::{self, CompareRequest, Comparison, entries};
 
 const EXAMPLES: &str = "\
@@ -77,9 +72,9 @@ impl Run for CompareArgs {
             command: command_line,
         };
         let stop = stop_on_interrupt("without a result of the current run");
-        let mut overview = Overview::new(self.quiet, request.entries.len() * request.seeds.len());
-        let comparison = compare::run(&request, &mut overview, &stop)?;
-        drop(overview);
+        let mut observer = progress::series_observer(self.quiet, request.entries.len() * request.seeds.len());
+        let comparison = compare::run(&request, &mut *observer, &stop)?;
+        drop(observer);
         let out = request.out.display();
         text::print(&format!(
             "{}written to {out}/compare.md, compare.csv and compare.json\n",
@@ -108,65 +103,4 @@ fn table(comparison: &Comparison) -> String {
     let right: Vec<usize> = (1..cells.first().map_or(0, Vec::len)).collect();
     let note = comparison.note().map(|note| format!("{note}\n")).unwrap_or_default();
     text::table(&cells, &right) + &note
-}
-
-/// The length of a run in the bar.
-const RUN_LENGTH: f64 = 1000.0;
-
-/// The progress of several runs: a bar on a terminal, a line per run elsewhere.
-pub(super) struct Overview {
-    bar: Option<ProgressBar>,
-    /// Whether to print a line for each run.
-    plain: bool,
-    /// The current run, counted from 1.
-    number: usize,
-}
-
-impl Overview {
-    pub(super) fn new(quiet: bool, runs: usize) -> Overview {
-        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:24.cyan/dim} {msg}, {eta} left");
-            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─");
-            ProgressBar::new((runs as f64 * RUN_LENGTH) as u64).with_style(style)
-        });
-        Overview { plain: !quiet && bar.is_none(), bar, number: 0 }
-    }
-}
-
-impl Observer for Overview {
-    fn begins(&mut self, number: usize, of: usize, what: &str) {
-        self.number = number;
-        match &self.bar {
-            Some(bar) => {
-                bar.set_prefix(format!("run {number}/{of}: {what}"));
-                bar.set_position(((number - 1) as f64 * RUN_LENGTH) as u64);
-                bar.set_message("");
-            }
-            None if self.plain => text::print_note(&format!("run {number}/{of}: {what}")),
-            None => {}
-        }
-    }
-
-    fn step(&mut self, at: &StepInfo) {
-        if let Some(bar) = &self.bar {
-            let part = (at.epoch.saturating_sub(1) * at.steps + at.step) as f64
-                / (at.epochs * at.steps).max(1) as f64;
-            bar.set_position(((self.number.saturating_sub(1) as f64 + part) * RUN_LENGTH) as u64);
-            bar.set_message(format!("epoch {}/{}", at.epoch, at.epochs));
-        }
-    }
-
-    fn evaluating(&mut self, what: &str, _: usize, _: usize) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("evaluating {what}"));
-        }
-    }
-}
-
-impl Drop for Overview {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use indicatif::HumanCount;
 
-use super::device_flag::DeviceFlag;
+use super::flags::DeviceFlag;
 use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
@@ -76,20 +76,19 @@ impl Run for CorruptionsArgs {
         if self.json {
             return text::print_json(&report.to_json());
         }
-        let written = request.out.map(|out| format!("written to {}\n", out.display())).unwrap_or_default();
-        text::print(&(table(&report) + &written))
+        text::print(&(table(&report) + &text::written(request.out.as_deref())))
     }
 }
 
 /// The accuracies by corruption and severity, their means, and the mean of all.
 fn table(report: &CorruptionsReport) -> String {
-    let severities = report.severities.iter().map(|severity| format!("severity {severity}"));
-    let headings = ["corruption".into()].into_iter().chain(severities).chain(["mean %".into()]);
-    let mut rows: Vec<Vec<String>> = vec![headings.collect()];
+    let mut rows = vec![vec!["corruption".to_owned()]];
+    rows[0].extend(report.severities.iter().map(|severity| format!("severity {severity}")));
+    rows[0].push("mean %".into());
     for (name, accuracies) in &report.rows {
         let percent = |value: &f64| format!("{value:.2}");
         let cells = accuracies.iter().chain([&mean(accuracies)]).map(percent).collect::<Vec<_>>();
-        rows.push([name.clone()].into_iter().chain(cells).collect());
+        rows.push([vec![name.clone()], cells].concat());
     }
     let right: Vec<usize> = (1..=report.severities.len() + 1).collect();
     let (cells, images) = (report.rows.len() * report.severities.len(), HumanCount(report.images as u64));

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 
-use super::attack_flags::AttackFlags;
-use super::flags::{EvalKeys, GROUP, KeyFlags};
+use super::flags::{AttackFlags, EvalKeys, GROUP, KeyFlags};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
 use crate::eval::target::{Weights, settings_of};
-use crate::eval::{self, EvalRequest, Extras, Report, write_result};
+use crate::eval::{self, EvalRequest, Extras, write_result};
 use crate::files::check_writable;
 use crate::files::weights::WeightFile;
 use crate::run::network::WeightOverrides;
@@ -137,15 +136,11 @@ impl EvalArgs {
         let mut requests = self.requests()?;
         let stop = stop_on_interrupt("without a result");
         let several = requests.len() > 1;
-        if let Some(out) = out.as_ref().filter(|_| several) {
-            check_writable(out)?;
-        }
+        // Of several checkpoints, the results so far stay if the next evaluation is interrupted.
+        let out_of_all = out.as_deref().filter(|_| several);
+        out_of_all.map_or(Ok(()), check_writable)?;
         let mut observer = progress::observer(quiet, json, 0);
-        let mut reports = Vec::new();
-        let result = |reports: &[Report]| match reports {
-            [report] if !several => report.to_json(),
-            reports => json!({"checkpoints": reports.iter().map(Report::to_json).collect::<Vec<_>>()}),
-        };
+        let (mut reports, mut tables, mut result) = (Vec::new(), String::new(), Value::Null);
         for request in &mut requests {
             request.extras.stop = stop.clone();
             if several {
@@ -154,25 +149,16 @@ impl EvalArgs {
                 let name = request.weights.file_stem().unwrap_or_default();
                 request.extras.state = request.extras.state.take().map(|folder| folder.join(name));
                 observer.note(&request.weights.display().to_string());
+                tables += &format!("{}\n", request.weights.display());
             }
-            reports.push(eval::run(request, &mut *observer)?);
-            if let Some(out) = out.as_ref().filter(|_| several) {
-                // This result stays if the next evaluation is interrupted.
-                write_result(out, &result(&reports))?;
-            }
+            let report = eval::run(request, &mut *observer)?.to_json();
+            tables += &table(&report);
+            reports.push(report);
+            result = if several { json!({"checkpoints": reports}) } else { json!(reports[0]) };
+            out_of_all.map_or(Ok(()), |out| write_result(out, &result))?;
         }
         drop(observer);
-        if json {
-            return print_result(&result(&reports));
-        }
-        let mut tables = String::new();
-        for report in &reports {
-            if several {
-                tables += &format!("{}\n", report.weights.display());
-            }
-            tables += &table(&report.to_json());
-        }
-        text::print(&(tables + &written(out.as_deref())))
+        print_result(json, &result, || tables, out.as_deref())
     }
 
     /// `--merge`.
@@ -189,10 +175,7 @@ impl EvalArgs {
         if let Some(out) = &self.out {
             write_result(out, &result)?;
         }
-        match self.json {
-            true => print_result(&result),
-            false => text::print(&(table(&result) + &written(self.out.as_deref()))),
-        }
+        print_result(self.json, &result, || table(&result), self.out.as_deref())
     }
 
     /// One request per checkpoint.
@@ -217,18 +200,6 @@ impl EvalArgs {
             return Err(Error::value("attack", "''", "a name is needed; 'saddle attacks' lists them"));
         }
         let shard = self.shard.as_deref().map(Shard::read).transpose()?;
-        let of_one = [
-            ("shard", shard.is_some()),
-            ("save-adv", self.save_adv.is_some()),
-            ("report", self.report.is_some()),
-        ];
-        if let (2.., Some((flag, _))) = (files.len(), of_one.into_iter().find(|(_, given)| *given)) {
-            let problem = format!(
-                "--{flag} is for one network, and best and last differ; \
-                 add --checkpoint best or --checkpoint last"
-            );
-            return Err(Error::value("weights", files[0].display(), problem));
-        }
         let given = |name: &str| settings.iter().any(|(key, _)| key == name);
         let extras = Extras {
             eps_text: Some(config.eps.to_string()),
@@ -243,6 +214,15 @@ impl EvalArgs {
             page: self.report,
             ..Extras::default()
         };
+        // Each network keeps its own progress; the other files are of one network.
+        let of_one = extras.protocol_flags().find(|flag| *flag != "state");
+        if let (2.., Some(flag)) = (files.len(), of_one) {
+            let problem = format!(
+                "--{flag} is for one network, and best and last differ; \
+                 add --checkpoint best or --checkpoint last"
+            );
+            return Err(Error::value("weights", files[0].display(), problem));
+        }
         let request = |weights: PathBuf| EvalRequest {
             weights,
             dataset: config.dataset.clone(),
@@ -264,33 +244,38 @@ pub(super) fn names(list: &[String]) -> Vec<String> {
     list.iter().map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect()
 }
 
-fn print_result(result: &Value) -> Result<()> {
-    text::print_json_line(&json!({"event": "result", "report": result}))
-}
-
-fn written(out: Option<&Path>) -> String {
-    out.map(|out| format!("written to {}\n", out.display())).unwrap_or_default()
+/// Prints a result that was written to `out`, if given: as a JSON line, or its table.
+fn print_result(
+    json: bool,
+    result: &Value,
+    table: impl FnOnce() -> String,
+    out: Option<&Path>,
+) -> Result<()> {
+    match json {
+        true => text::print_json_line(&json!({"event": "result", "report": result})),
+        false => text::print(&(table() + &text::written(out))),
+    }
 }
 
 /// A report as a table.
 fn table(report: &Value) -> String {
     let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
     let by_protocol = report["verification"].is_object();
-    let mut rows = vec![["attack", "accuracy", "time"].map(String::from).to_vec()];
-    if by_protocol {
-        rows[0].push("points".into());
-    }
+    let mut rows = vec![["attack", "accuracy", "time", "points"].map(String::from).to_vec()];
     for row in report["results"].as_array().into_iter().flatten() {
-        let name = row["attack"].as_str().unwrap_or_default().to_owned();
-        let mut cells =
-            vec![name, format!("{:.2} %", number(row, "accuracy")), text::duration(number(row, "seconds"))];
-        if by_protocol {
-            cells.push(match row["skipped"] == true {
-                true => "skipped".into(),
-                false => HumanCount(row["attacked"].as_u64().unwrap_or(0)).to_string(),
-            });
-        }
-        rows.push(cells);
+        let points = match row["skipped"] == true {
+            true => "skipped".into(),
+            false => HumanCount(row["attacked"].as_u64().unwrap_or(0)).to_string(),
+        };
+        rows.push(vec![
+            row["attack"].as_str().unwrap_or_default().into(),
+            format!("{:.2} %", number(row, "accuracy")),
+            text::duration(number(row, "seconds")),
+            points,
+        ]);
+    }
+    if !by_protocol {
+        rows.iter_mut().for_each(|row| row.truncate(3));
     }
     let mut lines = text::table(&rows, &[1, 2, 3]);
     if by_protocol {

@@ -1,30 +1,35 @@
-//! Flags for hyper-parameters, generated from the table [`KEYS`], the only source of their names, help,
-//! symbols, forms and defaults.
+//! Flags that several commands share. Those for hyper-parameters are generated from the table [`KEYS`], the
+//! only source of their names, help, symbols, forms and defaults.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+use serde::Serialize;
 
+use super::text;
+use crate::attack::Params;
 use crate::config::recipe;
 use crate::config::{Config, KEYS, Key, assignment};
+use crate::device::DeviceChoice;
 use crate::error::Result;
 use crate::method;
 
-/// The help of a flag.
-pub struct FlagHelp {
-    heading: &'static str,
-    help: &'static str,
-    default: Option<String>,
-}
-
 /// The heading of the flags for networks, images and attacks.
 pub const GROUP: &str = "Target and threat model";
+
+/// The help of a flag, and its default.
+type FlagHelp = (&'static str, Option<String>);
 
 /// The keys that a command has flags for.
 pub trait KeySet {
     /// The help for `key`; `None` if the command has no flag for it.
     fn help(key: &'static Key) -> Option<FlagHelp>;
+
+    /// The heading of the flag for `key`.
+    fn heading(_: &Key) -> &'static str {
+        GROUP
+    }
 }
 
 /// The keys of `saddle train`: all.
@@ -43,7 +48,11 @@ impl KeySet for TrainKeys {
             (_, None) => Some(plain),
             (_, Some(job)) => Some(format!("{plain}; {}: {job}", recipe::DEFAULT)),
         };
-        Some(FlagHelp { heading: key.group, help: key.help, default })
+        Some((key.help, default))
+    }
+
+    fn heading(key: &Key) -> &'static str {
+        key.group
     }
 }
 
@@ -52,18 +61,13 @@ pub struct EvalKeys;
 
 impl KeySet for EvalKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
-        let (help, default) = match key.name {
+        Some(match key.name {
             "dataset" => ("The data set; its test images are used.", Some("the run's".into())),
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
-            "step_size" => (key.help, Some("1/4 of eps; l2: 15/128".into())),
-            "batch" => ("Images per batch.", Some(key.default_text())),
-            "device" => (key.help, Some(key.default_text())),
-            "pixel_units" => (key.help, None),
             "model" => ("The architecture, for weights without metadata.", None),
             "mean" | "std" => (key.help, Some("those of the weights, else none".into())),
-            _ => return None,
-        };
-        Some(FlagHelp { heading: GROUP, help, default })
+            _ => return common_help(key),
+        })
     }
 }
 
@@ -72,15 +76,22 @@ pub struct AttackKeys;
 
 impl KeySet for AttackKeys {
     fn help(key: &'static Key) -> Option<FlagHelp> {
-        let default = match key.name {
-            "norm" | "eps" => "those the weights were trained with".into(),
-            "step_size" => "1/4 of eps; l2: 15/128".into(),
-            "seed" | "batch" | "device" => key.default_text(),
-            "pixel_units" => return Some(FlagHelp { heading: GROUP, help: key.help, default: None }),
-            _ => return None,
-        };
-        let help = if key.name == "batch" { "Images per batch." } else { key.help };
-        Some(FlagHelp { heading: GROUP, help, default: Some(default) })
+        Some(match key.name {
+            "norm" | "eps" => (key.help, Some("those the weights were trained with".into())),
+            "seed" => (key.help, Some(key.default_text())),
+            _ => return common_help(key),
+        })
+    }
+}
+
+/// The help for the keys that `saddle eval` and `saddle attack` have in common.
+fn common_help(key: &'static Key) -> Option<FlagHelp> {
+    match key.name {
+        "step_size" => Some((key.help, Some("1/4 of eps; l2: 15/128".into()))),
+        "batch" => Some(("Images per batch.", Some(key.default_text()))),
+        "device" => Some((key.help, Some(key.default_text()))),
+        "pixel_units" => Some((key.help, None)),
+        _ => None,
     }
 }
 
@@ -96,16 +107,9 @@ pub fn metavar_and_help(key: &Key, help: &str) -> (String, String) {
 
 /// The hyper-parameters on a command line: flags, and `--set key=value`, in their order.
 pub struct KeyFlags<F> {
-    entries: Vec<FlagEntry>,
+    /// Place on the command line, key (`None`: given with `--set`) and text.
+    entries: Vec<(usize, Option<&'static str>, String)>,
     flags: PhantomData<F>,
-}
-
-struct FlagEntry {
-    /// Its place on the command line.
-    index: usize,
-    /// `None`: given with `--set`.
-    key: Option<&'static str>,
-    text: String,
 }
 
 impl<F> KeyFlags<F> {
@@ -113,7 +117,7 @@ impl<F> KeyFlags<F> {
     ///
     /// Errors: [`Error::Value`](crate::Error::Value) for a `--set` that has no `=`.
     pub fn settings(&self) -> Result<Vec<(String, String)>> {
-        let pair = |FlagEntry { key, text, .. }: &FlagEntry| match key {
+        let pair = |(_, key, text): &(usize, Option<&str>, String)| match key {
             Some(key) => Ok(((*key).to_owned(), text.clone())),
             None => assignment(text),
         };
@@ -122,7 +126,7 @@ impl<F> KeyFlags<F> {
 }
 
 /// The flag of `key`.
-fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg {
+fn flag(key: &'static Key, heading: &'static str, (help, default): FlagHelp) -> Arg {
     let (metavar, mut help) = metavar_and_help(key, help);
     if !key.symbol.is_empty() {
         help += &format!(" ({})", key.symbol);
@@ -147,7 +151,7 @@ fn flag(key: &'static Key, FlagHelp { heading, help, default }: FlagHelp) -> Arg
 impl<F: KeySet> Args for KeyFlags<F> {
     fn augment_args(command: Command) -> Command {
         let command = command.args_override_self(true);
-        let offered = KEYS.iter().filter_map(|key| Some(flag(key, F::help(key)?)));
+        let offered = KEYS.iter().filter_map(|key| Some(flag(key, F::heading(key), F::help(key)?)));
         offered.fold(command, Command::arg)
     }
 
@@ -161,18 +165,17 @@ impl<F: KeySet> FromArgMatches for KeyFlags<F> {
         let collect = |id: &str, key: Option<&'static str>| {
             let indices = matches.indices_of(id).into_iter().flatten();
             let values = matches.get_many::<String>(id).into_iter().flatten();
-            let entry = move |(index, text): (usize, &String)| FlagEntry { index, key, text: text.clone() };
-            indices.zip(values).map(entry).collect::<Vec<_>>()
+            indices.zip(values).map(|(index, text)| (index, key, text.clone())).collect::<Vec<_>>()
         };
         let given = |key: &&'static Key| {
             F::help(key).is_some() && matches.value_source(key.name) == Some(ValueSource::CommandLine)
         };
-        let mut entries: Vec<FlagEntry> =
+        let mut entries: Vec<_> =
             KEYS.iter().filter(given).flat_map(|key| collect(key.name, Some(key.name))).collect();
         if matches.try_contains_id("set").unwrap_or(false) {
             entries.extend(collect("set", None));
         }
-        entries.sort_by_key(|entry| entry.index);
+        entries.sort_by_key(|(index, ..)| *index);
         Ok(KeyFlags { entries, flags: PhantomData })
     }
 
@@ -200,6 +203,101 @@ impl SetFlag {
     /// Key and value of every setting, for a command without [`KeyFlags`].
     pub fn settings(&self) -> Result<Vec<(String, String)>> {
         self.assignments.iter().map(|text| assignment(text)).collect()
+    }
+}
+
+/// The flag `--device` of commands without [`KeyFlags`].
+#[derive(Args)]
+pub struct DeviceFlag {
+    /// The device to run on [auto, host, host-checked, host-as-cuda, cuda, cuda:N]
+    #[arg(long = "device", value_name = "WORD", default_value = "auto")]
+    name: String,
+}
+
+impl DeviceFlag {
+    /// Errors: not the name of a device.
+    pub fn choice(&self) -> Result<DeviceChoice> {
+        self.name.parse()
+    }
+}
+
+/// The flag `--json` of commands that print one thing.
+#[derive(Args)]
+pub struct JsonFlag {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl JsonFlag {
+    /// Prints the record as JSON if the flag is given, the text otherwise.
+    pub fn print<R: Serialize>(
+        &self,
+        record: impl FnOnce() -> R,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if self.json { text::print_json(&record()) } else { text::print(&text()) }
+    }
+}
+
+/// The heading of [`AttackFlags`].
+const ATTACK_GROUP: &str = "Parameters of attacks";
+
+/// The parameters that were given; the others have the attack's own defaults.
+#[derive(Args)]
+pub struct AttackFlags {
+    /// Steps, or queries of square; a number in the attack's name takes precedence [default: the attack's]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    steps: Option<usize>,
+    /// Random starts, each on the images that withstood the earlier ones [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    restarts: Option<usize>,
+    /// Target classes of apgd-t and fab-t, from the runner-up on [default: 9]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    targets: Option<usize>,
+    /// Passes to average each gradient of apgd-ce, apgd-dlr and apgd-t over, for randomized defenses
+    /// [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
+    eot_iter: Option<usize>,
+    /// Confidence of cw: a margin below -kappa (κ) counts as -kappa [default: 50]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = ATTACK_GROUP)]
+    kappa: Option<f32>,
+    /// Part of the accumulated gradient that mim keeps at each step (μ) [default: 1]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = ATTACK_GROUP)]
+    momentum: Option<f32>,
+}
+
+impl AttackFlags {
+    /// Name and value of each parameter that was given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let count = |count: Option<usize>| count.map(|count| count.to_string());
+        let number = |number: Option<f32>| number.map(|number| number.to_string());
+        let parameters = [
+            ("steps", count(self.steps)),
+            ("restarts", count(self.restarts)),
+            ("targets", count(self.targets)),
+            ("eot-iter", count(self.eot_iter)),
+            ("kappa", number(self.kappa)),
+            ("momentum", number(self.momentum)),
+        ];
+        parameters.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// The parameters of an attack: those given, the ball and seed of `config`, and its step size if that was
+    /// given, too.
+    pub fn params(&self, config: &Config, step_given: bool) -> Params {
+        let default = Params::default();
+        Params {
+            ball: config.ball(),
+            step_size: step_given.then_some(config.step_size.get()),
+            steps: self.steps,
+            restarts: self.restarts.unwrap_or(default.restarts),
+            targets: self.targets.unwrap_or(default.targets),
+            eot_iter: self.eot_iter.unwrap_or(default.eot_iter),
+            kappa: self.kappa.unwrap_or(default.kappa),
+            momentum: self.momentum.unwrap_or(default.momentum),
+            seed: config.seed,
+        }
     }
 }
 

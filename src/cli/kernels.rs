@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::flags::JsonFlag;
 use super::{Run, text};
 use crate::device::cuda::check::{self, Row};
 use crate::device::cuda::nvrtc;
@@ -30,28 +31,21 @@ pub struct KernelsArgs {
     /// Compile with NVRTC for these comma-separated architectures
     #[arg(long, value_name = "ARCH,..", value_delimiter = ',')]
     compile: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 /// A source file and the selected kernels in it.
-struct Selection {
-    source: &'static Source,
-    kernels: Vec<&'static Kernel>,
-}
+type Selection = (&'static Source, Vec<&'static Kernel>);
 
 impl Run for KernelsArgs {
     fn run(self, _: String) -> Result<()> {
         let selections = select(self.filter.as_deref().unwrap_or_default())?;
         if !self.compile.is_empty() {
-            return compile(&selections, &self.compile, self.json);
+            return compile(&selections, &self.compile, &self.json);
         }
-        if self.json {
-            let kernels = selections.iter().flat_map(|selection| &selection.kernels);
-            return text::print_json(&kernels.map(|kernel| record(kernel)).collect::<Vec<_>>());
-        }
-        text::print(&list(&selections))
+        let kernels = selections.iter().flat_map(|(_, kernels)| kernels);
+        self.json.print(|| kernels.map(|kernel| record(kernel)).collect::<Value>(), || list(&selections))
     }
 }
 
@@ -64,8 +58,8 @@ fn select(filter: &str) -> Result<Vec<Selection>> {
         |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.source.file.contains(&filter);
     let selections: Vec<Selection> = SOURCES
         .iter()
-        .map(|source| Selection { source, kernels: source.kernels.iter().filter(matches).copied().collect() })
-        .filter(|selection| !selection.kernels.is_empty())
+        .map(|source| (*source, source.kernels.iter().filter(matches).copied().collect()))
+        .filter(|(_, kernels): &Selection| !kernels.is_empty())
         .collect();
     if selections.is_empty() {
         let names = SOURCES.iter().flat_map(|source| source.kernels.iter().map(|kernel| kernel.name));
@@ -76,7 +70,7 @@ fn select(filter: &str) -> Result<Vec<Selection>> {
 
 fn list(selections: &[Selection]) -> String {
     let mut lines = String::new();
-    for Selection { source, kernels } in selections {
+    for (source, kernels) in selections {
         lines += &format!("kernels/{}\n", source.file);
         for kernel in kernels {
             lines += &text::wrapped(kernel.signature, "  ", "    ", text::WIDTH);
@@ -88,7 +82,7 @@ fn list(selections: &[Selection]) -> String {
         }
         lines.push('\n');
     }
-    let count: usize = selections.iter().map(|selection| selection.kernels.len()).sum();
+    let count: usize = selections.iter().map(|(_, kernels)| kernels.len()).sum();
     lines + &format!("{count} kernels in {} files\n", selections.len())
 }
 
@@ -104,14 +98,12 @@ fn record(kernel: &Kernel) -> Value {
 
 /// Compiles the selected kernels for each of `archs` and prints the assembler's figures. All are tried before
 /// an error is returned.
-fn compile(selections: &[Selection], archs: &[String], json: bool) -> Result<()> {
+fn compile(selections: &[Selection], archs: &[String], json: &JsonFlag) -> Result<()> {
     nvrtc::version().map_err(|reason| Error::Device { device: "cuda".into(), reason })?;
     let headings = ["architecture", "file", "kernel", "registers", "spills", "shared", ""];
-    let mut rows = vec![headings.map(String::from).to_vec()];
-    let mut records = Vec::new();
-    let mut problems: Vec<String> = Vec::new();
+    let (mut rows, mut records, mut problems) = (vec![headings.map(String::from)], vec![], vec![]);
     let every = archs.iter().flat_map(|arch| selections.iter().map(move |selection| (arch, selection)));
-    for (arch, Selection { source, kernels }) in every {
+    for (arch, (source, kernels)) in every {
         let arch = arch.trim();
         match check::compile(arch, source) {
             Ok(compiled) => {
@@ -119,7 +111,7 @@ fn compile(selections: &[Selection], archs: &[String], json: bool) -> Result<()>
                 for row in compiled.iter().filter(selected) {
                     problems.extend(row.problem());
                     rows.push(cells(row));
-                    records.push(compiled_record(row));
+                    records.push(json!(row));
                 }
             }
             Err(error) => {
@@ -129,28 +121,13 @@ fn compile(selections: &[Selection], archs: &[String], json: bool) -> Result<()>
             }
         }
     }
-    if json {
-        text::print_json(&records)?
-    } else {
-        text::print(&text::table(&rows, &[3, 4, 5]))?
-    }
+    json.print(|| records, || text::table(&rows, &[3, 4, 5]))?;
     if problems.is_empty() { Ok(()) } else { Err(Error::file(Path::new("kernels"), problems.join("; "))) }
 }
 
-fn compiled_record(row: &Row) -> Value {
-    json!({
-        "arch": row.arch,
-        "file": row.file,
-        "kernel": row.kernel,
-        "registers": row.registers,
-        "spill_bytes": row.spill_bytes,
-        "shared_bytes": row.shared_bytes,
-        "broken_promise": row.broken_promise,
-    })
-}
-
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row) -> [String; 7] {
+    let [registers, spills, shared] =
+        [row.registers, row.spill_bytes, row.shared_bytes].map(|number| number.to_string());
     let note = if row.broken_promise { "its file promises no spills" } else { "" };
-    let numbers = [row.registers, row.spill_bytes, row.shared_bytes].map(|number| number.to_string());
-    [&[&row.arch, row.file, row.kernel].map(String::from)[..], &numbers, &[note.to_owned()]].concat()
+    [row.arch.clone(), row.file.into(), row.kernel.into(), registers, spills, shared, note.into()]
 }

@@ -1,8 +1,8 @@
 //! `saddle keys`: the hyper-parameters.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::flags::metavar_and_help;
+use super::flags::{JsonFlag, metavar_and_help};
 use super::{Run, text};
 use crate::config::{KEYS, Key, key};
 use crate::error::Result;
@@ -15,9 +15,8 @@ use crate::error::Result;
 pub struct KeysArgs {
     /// Only keys whose name, group or meaning contains this text
     filter: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 impl Run for KeysArgs {
@@ -32,16 +31,13 @@ impl Run for KeysArgs {
         if found.is_empty() {
             found.push(key(&filter)?);
         }
-        if self.json {
-            let record = |key: &&Key| {
-                json!({
-                    "name": key.name, "group": key.group, "symbol": key.symbol, "metavar": (key.metavar)(),
-                    "default": key.default_text(), "help": key.help,
-                })
-            };
-            return text::print_json(&found.iter().map(record).collect::<Vec<_>>());
-        }
-        text::print(&list(&found))
+        let record = |key: &&Key| {
+            json!({
+                "name": key.name, "group": key.group, "symbol": key.symbol, "metavar": (key.metavar)(),
+                "default": key.default_text(), "help": key.help,
+            })
+        };
+        self.json.print(|| found.iter().map(record).collect::<Value>(), || list(&found))
     }
 }
 
@@ -49,7 +45,7 @@ impl Run for KeysArgs {
 fn list(keys: &[&Key]) -> String {
     let cells = |key: &&Key| {
         let (metavar, _) = metavar_and_help(key, key.help);
-        [&format!("  {}", key.name), key.symbol, &key.default_text(), &metavar].map(str::to_owned).to_vec()
+        [&format!("  {}", key.name), key.symbol, &key.default_text(), &metavar].map(str::to_owned)
     };
     let columns = text::table(&keys.iter().map(cells).collect::<Vec<_>>(), &[]);
     let width = columns.lines().map(|line| line.chars().count()).max().unwrap_or(0) + 2;

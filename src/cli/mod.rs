@@ -5,12 +5,10 @@
 
 mod analyse;
 mod attack;
-mod attack_flags;
 mod bench;
 mod check_step;
 mod compare;
 mod corruptions;
-mod device_flag;
 mod devices;
 mod eval;
 mod flags;
@@ -18,7 +16,6 @@ mod interrupt;
 mod kernels;
 mod keys;
 mod lists;
-mod methods;
 mod progress;
 mod recipes;
 mod text;
@@ -93,7 +90,7 @@ commands! {
     Recipes(recipes::RecipesArgs),
     Keys(keys::KeysArgs),
     Models(lists::ModelsArgs),
-    Methods(methods::MethodsArgs),
+    Methods(lists::MethodsArgs),
     Attacks(lists::AttacksArgs),
     Datasets(lists::DatasetsArgs),
 }

@@ -16,67 +16,75 @@ pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> 
     match (quiet, json) {
         (true, _) => Box::new(Silent),
         (_, true) => Box::new(Json { log_every }),
-        _ if io::stderr().is_terminal() => Box::new(Bar::new()),
-        _ => Box::new(Plain { log_every, steps_per_epoch: 0, last_line: Instant::now() }),
+        _ => Box::new(Lines { bar: bar("{msg}"), log_every, steps_per_epoch: 0, last_line: Instant::now() }),
     }
+}
+
+/// The observer of several runs.
+pub fn series_observer(quiet: bool, runs: usize) -> Box<dyn Observer> {
+    if quiet {
+        return Box::new(Silent);
+    }
+    let bar = bar("{prefix} {bar:24.cyan/dim} {msg}, {eta} left");
+    if let Some(bar) = &bar {
+        bar.set_length((runs as f64 * RUN_LENGTH) as u64);
+    }
+    Box::new(Series { bar, number: 0 })
+}
+
+/// A bar, if standard error is a terminal.
+fn bar(template: &str) -> Option<ProgressBar> {
+    let new =
+        || ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style(template));
+    io::stderr().is_terminal().then(new)
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
 }
 
 /// The job in two lines.
 fn introduction(info: &Started) -> [String; 2] {
-    let count = |number: usize| HumanCount(number as u64);
-    let held_out = if info.held_out > 0 {
-        format!(", {} held out to select the best epoch", count(info.held_out))
-    } else {
-        String::new()
+    let Started { device, model, method, dataset, epochs, steps_per_epoch, .. } = info;
+    let [parameters, train, held_out, test] =
+        [info.parameters, info.train, info.held_out, info.test].map(|number| HumanCount(number as u64));
+    let held_out = match info.held_out {
+        0 => String::new(),
+        _ => format!(", {held_out} held out to select the best epoch"),
     };
     let out = info.out.as_ref().map(|out| format!(", run directory {}", out.display())).unwrap_or_default();
     [
+        format!("{method} with {model} ({parameters} parameters) on {device}{out}"),
         format!(
-            "{} with {} ({} parameters) on {}{out}",
-            info.method,
-            info.model,
-            count(info.parameters),
-            info.device
-        ),
-        format!(
-            "{}: {} training images{held_out}, {} test images; {} epochs of {} steps",
-            info.dataset,
-            count(info.train),
-            count(info.test),
-            info.epochs,
-            info.steps_per_epoch
+            "{dataset}: {train} training images{held_out}, {test} test images; {epochs} epochs of \
+             {steps_per_epoch} steps"
         ),
     ]
 }
 
+/// The speed and the loss of a step.
+fn step_line(at: &StepInfo) -> String {
+    let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
+    format!("loss {:.4}  {speed} images/s  {left} left", at.loss)
+}
+
 /// An epoch in one line.
 fn epoch_line(done: &EpochInfo) -> String {
-    let width = done.epochs.to_string().len();
-    let mut line = format!(
-        "epoch {:>width$}/{}  lr {:<6}  loss {:.4}",
-        done.epoch,
-        done.epochs,
-        text::number(done.lr),
-        done.loss
-    );
-    if done.terms.len() > 1 {
-        let terms: Vec<String> =
-            done.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+    let EpochInfo { epoch, epochs, loss, terms, .. } = done;
+    let (width, lr) = (epochs.to_string().len(), text::number(done.lr));
+    let mut line = format!("epoch {epoch:>width$}/{epochs}  lr {lr:<6}  loss {loss:.4}");
+    if terms.len() > 1 {
+        let terms: Vec<String> = terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         line += &format!(" ({})", terms.join(", "));
     }
-    for (name, accuracy) in
-        [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)]
-    {
-        if let Some(accuracy) = accuracy {
-            line += &format!("  {name} {accuracy:5.2} %");
-        }
+    let accuracies = [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)];
+    for (name, accuracy) in accuracies {
+        line.extend(accuracy.map(|accuracy| format!("  {name} {accuracy:5.2} %")));
     }
     let best = if done.best { "  best" } else { "" };
     line + &format!("  {} images/s  {}{best}", text::number(done.images_per_s), text::duration(done.seconds))
-}
-
-fn evaluating_line(what: &str, done: usize, of: usize) -> String {
-    format!("evaluating {what}: {done} of {of} images")
 }
 
 /// The progress of an attack.
@@ -93,131 +101,85 @@ fn summary_line(done: &AttackSummary) -> String {
     format!("{name:<10} robust {:5.2} %  {attacked} points attacked  {time}", done.robust_acc)
 }
 
-/// A bar over the whole run, with a line above it for each epoch.
-struct Bar {
-    bar: ProgressBar,
-    steps_per_epoch: usize,
-}
-
-impl Bar {
-    fn new() -> Bar {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        bar.set_style(style("{msg}"));
-        Bar { bar, steps_per_epoch: 0 }
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("━╸─")
-}
-
-impl Observer for Bar {
-    fn started(&mut self, info: &Started) {
-        introduction(info).iter().for_each(|line| self.bar.println(line));
-        self.steps_per_epoch = info.steps_per_epoch;
-        self.bar.set_length((info.epochs * info.steps_per_epoch) as u64);
-        self.bar.set_style(style("{prefix} {bar:24.cyan/dim} {msg}"));
-    }
-
-    fn step(&mut self, at: &StepInfo) {
-        self.bar.set_prefix(format!("epoch {}/{}", at.epoch, at.epochs));
-        self.bar.set_position((at.epoch.saturating_sub(1) * at.steps + at.step) as u64);
-        let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
-        self.bar.set_message(format!("loss {:.4}  {speed} images/s  {left} left", at.loss));
-    }
-
-    fn epoch(&mut self, done: &EpochInfo) {
-        self.bar.println(epoch_line(done));
-        self.bar.set_position((done.epoch * self.steps_per_epoch) as u64);
-    }
-
-    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
-        self.bar.set_message(evaluating_line(what, done, of));
-    }
-
-    fn attacking(&mut self, at: &AttackProgress) {
-        self.bar.set_message(attack_line(at));
-    }
-
-    fn attacked(&mut self, done: &AttackSummary) {
-        self.bar.println(summary_line(done));
-    }
-
-    fn note(&mut self, line: &str) {
-        self.bar.println(line);
-    }
-
-    fn finished(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        // So that an error message starts on a clean line.
-        self.bar.finish_and_clear();
-    }
-}
-
 /// The longest silence of an evaluation without a bar.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// A line on standard error for each epoch, and one from time to time in long evaluations.
-struct Plain {
+/// A line on standard error for each epoch and attack. On a terminal a bar over the whole run is below them;
+/// elsewhere long evaluations print a line from time to time.
+struct Lines {
+    bar: Option<ProgressBar>,
     log_every: usize,
     steps_per_epoch: usize,
     last_line: Instant,
 }
 
-impl Plain {
-    /// Prints a line if none was printed for a while.
-    fn print_after_silence(&mut self, line: impl FnOnce() -> String) {
-        if self.last_line.elapsed() >= SILENCE {
-            self.print(&line());
+impl Lines {
+    fn print(&mut self, line: &str) {
+        self.last_line = Instant::now();
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => text::print_note(line),
         }
     }
 
-    fn print(&mut self, line: &str) {
-        self.last_line = Instant::now();
-        text::print_note(line);
+    /// Shows a line in the bar, or prints it if none was printed for a while.
+    fn show(&mut self, line: impl FnOnce() -> String) {
+        match &self.bar {
+            Some(bar) => bar.set_message(line()),
+            None if self.last_line.elapsed() >= SILENCE => self.print(&line()),
+            None => {}
+        }
     }
+}
+
+/// The number of steps up to and with this one, over all epochs.
+fn steps_done(at: &StepInfo) -> usize {
+    at.epoch.saturating_sub(1) * at.steps + at.step
 }
 
 /// Whether a step gets a line.
 fn is_logged(log_every: usize, at: &StepInfo) -> bool {
-    log_every > 0 && (at.epoch.saturating_sub(1) * at.steps + at.step).is_multiple_of(log_every)
+    log_every > 0 && steps_done(at).is_multiple_of(log_every)
 }
 
-impl Observer for Plain {
+impl Observer for Lines {
     fn started(&mut self, info: &Started) {
-        self.steps_per_epoch = info.steps_per_epoch;
         introduction(info).iter().for_each(|line| self.print(line));
+        self.steps_per_epoch = info.steps_per_epoch;
+        if let Some(bar) = &self.bar {
+            bar.set_length((info.epochs * info.steps_per_epoch) as u64);
+            bar.set_style(style("{prefix} {bar:24.cyan/dim} {msg}"));
+        }
     }
 
     fn step(&mut self, at: &StepInfo) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(format!("epoch {}/{}", at.epoch, at.epochs));
+            bar.set_position(steps_done(at) as u64);
+            bar.set_message(step_line(at));
+            return;
+        }
         // Silence starts when training ends.
         self.last_line = Instant::now();
         if is_logged(self.log_every, at) {
-            let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
-            self.print(&format!(
-                "epoch {}/{}  step {}/{}  loss {:.4}  {speed} images/s  {left} left",
-                at.epoch, at.epochs, at.step, at.steps, at.loss
-            ));
+            let StepInfo { epoch, epochs, step, steps, .. } = at;
+            self.print(&format!("epoch {epoch}/{epochs}  step {step}/{steps}  {}", step_line(at)));
         }
     }
 
     fn epoch(&mut self, done: &EpochInfo) {
         self.print(&epoch_line(done));
+        if let Some(bar) = &self.bar {
+            bar.set_position((done.epoch * self.steps_per_epoch) as u64);
+        }
     }
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
-        self.print_after_silence(|| evaluating_line(what, done, of));
+        self.show(|| format!("evaluating {what}: {done} of {of} images"));
     }
 
     fn attacking(&mut self, at: &AttackProgress) {
-        self.print_after_silence(|| attack_line(at));
+        self.show(|| attack_line(at));
     }
 
     fn attacked(&mut self, done: &AttackSummary) {
@@ -226,6 +188,58 @@ impl Observer for Plain {
 
     fn note(&mut self, line: &str) {
         self.print(line);
+    }
+
+    fn finished(&mut self) {
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        // So that an error message starts on a clean line.
+        self.finished();
+    }
+}
+
+/// The length of a run in the bar of a series.
+const RUN_LENGTH: f64 = 1000.0;
+
+/// The progress of several runs: a bar on a terminal, a line per run elsewhere.
+struct Series {
+    bar: Option<ProgressBar>,
+    /// The current run, counted from 1.
+    number: usize,
+}
+
+impl Observer for Series {
+    fn begins(&mut self, number: usize, of: usize, what: &str) {
+        self.number = number;
+        let line = format!("run {number}/{of}: {what}");
+        let Some(bar) = &self.bar else { return text::print_note(&line) };
+        bar.set_prefix(line);
+        bar.set_position(((number - 1) as f64 * RUN_LENGTH) as u64);
+        bar.set_message("");
+    }
+
+    fn step(&mut self, at: &StepInfo) {
+        if let Some(bar) = &self.bar {
+            let part = steps_done(at) as f64 / (at.epochs * at.steps).max(1) as f64;
+            bar.set_position(((self.number.saturating_sub(1) as f64 + part) * RUN_LENGTH) as u64);
+            bar.set_message(format!("epoch {}/{}", at.epoch, at.epochs));
+        }
+    }
+
+    fn evaluating(&mut self, what: &str, _: usize, _: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("evaluating {what}"));
+        }
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
 }
 

@@ -25,49 +25,34 @@ pub struct RecipesArgs {
 
 impl Run for RecipesArgs {
     fn run(self, _: String) -> Result<()> {
+        let print = |record: Value, text: String| match self.json {
+            true => text::print_json(&record),
+            false => text::print(&text),
+        };
         if let Some(name) = &self.name {
             let recipe = method::load_recipe(name)?;
-            return if self.json {
-                text::print_json(&record(&recipe))
-            } else {
-                text::print(&recipe.to_toml())
-            };
+            return print(record(&recipe), recipe.to_toml());
         }
         let recipes =
             recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
-        if self.json {
-            return text::print_json(&recipes.iter().map(record).collect::<Vec<_>>());
-        }
-        let mut lines = String::new();
-        for recipe in &recipes {
-            lines +=
-                &format!("{}\n{}", recipe.name, text::wrapped(&recipe.about, "    ", "    ", text::WIDTH));
-            let reference = &recipe.reference;
-            let accuracies =
-                [("clean", &reference.clean), ("PGD-20", &reference.pgd20), ("AutoAttack", &reference.aa)];
-            let known: Vec<String> = accuracies
-                .iter()
-                .filter_map(|(name, accuracy)| Some(format!("{name} {} %", accuracy.as_ref()?)))
-                .collect();
-            if !known.is_empty() {
-                lines += &format!("    reference: {}\n", known.join(", "));
-            }
-        }
-        text::print(&lines)
+        print(recipes.iter().map(record).collect(), recipes.iter().map(lines).collect())
     }
 }
 
-fn record(recipe: &Recipe) -> Value {
-    json!({
-        "name": recipe.name,
-        "about": recipe.about,
-        "reference": reference_record(&recipe.reference),
-        "config": recipe.config.to_json(),
-    })
+/// A recipe's name, description and reference accuracies.
+fn lines(Recipe { name, about, reference, .. }: &Recipe) -> String {
+    let accuracies =
+        [("clean", &reference.clean), ("PGD-20", &reference.pgd20), ("AutoAttack", &reference.aa)];
+    let known =
+        accuracies.iter().filter_map(|(name, accuracy)| Some(format!("{name} {} %", accuracy.as_ref()?)));
+    let mut lines = format!("{name}\n{}", text::wrapped(about, "    ", "    ", text::WIDTH));
+    let known: Vec<String> = known.collect();
+    if !known.is_empty() {
+        lines += &format!("    reference: {}\n", known.join(", "));
+    }
+    lines
 }
 
-/// Reference accuracies as JSON.
-pub fn reference_record(reference: &recipe::Reference) -> Value {
-    let recipe::Reference { clean, pgd20, aa, source } = reference;
-    json!({"clean": clean, "pgd20": pgd20, "aa": aa, "source": source})
+fn record(Recipe { name, about, reference, config }: &Recipe) -> Value {
+    json!({"name": name, "about": about, "reference": reference, "config": config.to_json()})
 }

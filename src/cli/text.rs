@@ -51,14 +51,13 @@ pub fn print_error(message: &str) {
 }
 
 /// Rows with aligned columns two spaces apart; the columns in `right` are aligned to the right.
-pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+pub fn table<R: AsRef<[String]>>(rows: &[R], right: &[usize]) -> String {
+    let rows = || rows.iter().map(AsRef::as_ref);
+    let columns = rows().map(<[String]>::len).max().unwrap_or(0);
+    let width = |column: usize| rows().filter_map(|row| Some(row.get(column)?.chars().count())).max();
+    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in rows() {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
             let gap = " ".repeat(width - cell.chars().count());
             if right.contains(&column) { gap + cell } else { cell.clone() + &gap }
@@ -67,6 +66,17 @@ pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Names and values in two columns.
+pub fn facts<N: Into<String>>(facts: impl IntoIterator<Item = (N, String)>) -> String {
+    let rows: Vec<_> = facts.into_iter().map(|(name, value)| [name.into(), value]).collect();
+    table(&rows, &[])
+}
+
+/// The line about a result file that was written, if one was.
+pub fn written(out: Option<&Path>) -> String {
+    out.map(|out| format!("written to {}\n", out.display())).unwrap_or_default()
 }
 
 /// A number with about three significant digits, whole from 100 on: `3,512`, `12.3`, `0.0976`.

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use super::flags::{KeyFlags, SetFlag, TrainKeys};
 use super::interrupt::stop_on_interrupt;
-use super::recipes::reference_record;
 use super::{Run, progress, text};
-use crate::config::recipe::{self, Recipe, Reference};
+use crate::config::recipe::{self, Recipe};
 use crate::config::{Config, KEYS, Key, key};
 use crate::data;
 use crate::error::{Error, Result};
@@ -94,12 +93,7 @@ impl Job {
         let recipe = match (name, dataset_of(settings)?) {
             (Some(name), _) => method::load_recipe(name)?,
             (None, None | Some("digits")) => method::load_recipe(recipe::DEFAULT)?,
-            (None, Some(_)) => Recipe {
-                name: "custom".into(),
-                about: String::new(),
-                config: Config::default(),
-                reference: Reference::default(),
-            },
+            (None, Some(_)) => Recipe { name: "custom".into(), ..Recipe::default() },
         };
         let mut config = recipe.config.clone();
         method::apply(&mut config, settings)?;
@@ -140,26 +134,23 @@ impl Job {
             row.extend(reference.as_ref().map(|reference| format!("{reference} %")));
             row
         };
-        let mut accuracies = Vec::new();
-        if known {
-            accuracies.push(vec!["".into(), "this run".into(), format!("{} (reference)", job.recipe)]);
-        }
-        accuracies.push(accuracy("clean accuracy", summary.clean_acc, &reference.clean));
-        accuracies.push(accuracy("PGD-20 accuracy", summary.pgd20_acc, &reference.pgd20));
+        let mut accuracies = vec![
+            accuracy("clean accuracy", summary.clean_acc, &reference.clean),
+            accuracy("PGD-20 accuracy", summary.pgd20_acc, &reference.pgd20),
+        ];
         let dir = trained.dir.display().to_string();
         let speed = format!("{} images/s on {}", text::number(summary.images_per_s), summary.device);
         let mut facts = vec![("training", speed), ("time", text::duration(summary.seconds))];
-        if known && !changed.is_empty() {
-            facts.push(("changed keys", changed.join(", ")));
+        if known {
+            let headings = ["".into(), "this run".into(), format!("{} (reference)", job.recipe)];
+            accuracies.insert(0, headings.to_vec());
+            facts.extend((!changed.is_empty()).then(|| ("changed keys", changed.join(", "))));
         }
         facts.push(("checkpoint", checkpoint_origin(summary)));
-        if let Some(source) = reference.source.as_ref().filter(|_| known) {
-            facts.push(("reference", source.clone()));
-        }
+        facts.extend(reference.source.clone().filter(|_| known).map(|source| ("reference", source)));
         let evaluate = format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir));
         facts.extend([("run directory", dir), ("evaluate with", evaluate)]);
-        let facts: Vec<_> = facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-        text::table(&accuracies, &[1, 2]) + &text::table(&facts, &[])
+        text::table(&accuracies, &[1, 2]) + &text::facts(facts)
     }
 
     /// The result as JSON.
@@ -169,7 +160,7 @@ impl Job {
             "recipe": self.train.recipe,
             "changed": self.changed,
             "summary": trained.summary,
-            "reference": reference_record(&self.train.reference),
+            "reference": self.train.reference,
             "dir": trained.dir,
         })
     }

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{Config, KEYS};
@@ -23,7 +24,7 @@ use embedded::RECIPES;
 pub const DEFAULT: &str = "digits";
 
 /// The expected results of a recipe, as text for reports: percent or a range of percent.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Reference {
     /// Accuracy on clean test images.
     pub clean: Option<String>,
@@ -36,7 +37,7 @@ pub struct Reference {
 }
 
 /// A configuration with a name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recipe {
     /// The file's stem, followed by the variant's name if it has variants.
     pub name: String,

@@ -57,11 +57,7 @@ impl CorruptionsReport {
     /// The report as it is written to a file.
     pub fn to_json(&self) -> Value {
         let row = |(name, row): &(String, Vec<f64>)| {
-            let cells = self
-                .severities
-                .iter()
-                .zip(row)
-                .map(|(severity, accuracy)| (severity.to_string(), json!(accuracy)));
+            let cells = self.severities.iter().map(usize::to_string).zip(row.iter().copied());
             (name.clone(), json!({ "mean": mean(row), "severities": cells.collect::<Value>() }))
         };
         json!({
@@ -83,8 +79,10 @@ pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<
     if request.n == Some(0) {
         return Err(Error::value("n", 0, "must be 1 or more"));
     }
-    let severities =
-        if request.severities.is_empty() { (1..=SEVERITIES).collect() } else { request.severities.clone() };
+    let severities = match request.severities.as_slice() {
+        [] => (1..=SEVERITIES).collect(),
+        given => given.to_vec(),
+    };
     if let Some(severity) = severities.iter().find(|severity| !(1..=SEVERITIES).contains(*severity)) {
         return Err(Error::value("severity", severity, format!("expected 1 to {SEVERITIES}")));
     }
@@ -107,25 +105,23 @@ pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<
         device: device.describe(),
     };
     let cells = STANDARD.len() * report.severities.len();
-    for (number, name) in STANDARD.into_iter().enumerate() {
+    let mut cells_done = 0;
+    for name in STANDARD {
         let mut row = Vec::new();
-        for (place, &severity) in report.severities.iter().enumerate() {
+        for &severity in &report.severities {
             let mut cell = set.load(name, severity)?;
             if let Some(n) = request.n.filter(|n| *n < cell.len()) {
                 cell = cell.subset(&(0..n).collect::<Vec<_>>())?;
             }
-            let (before, images) =
-                ((number * report.severities.len() + place) * cell.len(), cells * cell.len());
-            let what = format!("{name} {severity}");
+            let (what, before) = (format!("{name} {severity}"), cells_done * cell.len());
             let progress = |done| {
-                observer.evaluating(&what, before + done, images);
+                observer.evaluating(&what, before + done, cells * cell.len());
                 Ok(())
             };
-            row.push(
-                accuracy(&mut net, &DeviceDataset::new(&device, &cell)?, None, request.batch, 0, progress)?
-                    .percent,
-            );
+            let data = DeviceDataset::new(&device, &cell)?;
+            row.push(accuracy(&mut net, &data, None, request.batch, 0, progress)?.percent);
             (report.images, report.dataset) = (cell.len(), cell.name);
+            cells_done += 1;
         }
         report.rows.push((name.to_owned(), row));
     }

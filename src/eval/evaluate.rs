@@ -3,11 +3,11 @@
 use super::accuracy::{accuracy, robust};
 use super::identity::{evaluation, weights_fingerprint};
 use super::outcome::AttackRow;
-use super::page::{self, PageFacts, Subject, Sweep};
+use super::page::{self, Subject, Sweep};
 use super::plan::{Plan, Stage};
 use super::protocol::{ProtocolResult, RunOptions, run_protocol};
 use super::record::{Record, save_adversarial, stored};
-use super::report::{Report, ReportRow, write_result};
+use super::report::{Report, write_result};
 use super::request::{EvalRequest, Extras};
 use super::state::State;
 use crate::data::{Dataset, device_dataset::DeviceDataset};
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::{check_writable, write_atomic};
 use crate::nn::Net;
+use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes};
 use crate::run::observer::Observer;
 use serde_json::json;
@@ -31,12 +32,6 @@ struct Job<'a> {
     net: Net,
     /// The network's weight file.
     file: WeightFile,
-}
-
-/// A protocol's result on these indices of the data set.
-struct ProtocolRun {
-    result: ProtocolResult,
-    range: Range<usize>,
 }
 
 /// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it.
@@ -62,29 +57,27 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
     let mut report = Report {
         rows: Vec::new(),
         weights: path,
-        arch: file.metadata.get("arch").cloned().unwrap_or_default(),
+        architecture: file.metadata.get("arch").cloned().unwrap_or_default(),
         dataset: test.name.clone(),
         images: test.len(),
-        norm: params.ball.norm,
+        norm: params.ball.norm.to_string(),
         eps: extras.eps_text.clone().unwrap_or_else(|| params.ball.eps.to_string()),
         seed: params.seed,
         device: device.describe(),
         record: None,
     };
     let mut job = Job { request, data: DeviceDataset::new(&device, &test)?, test, net, file };
-    let run = match &plan {
-        Some(plan) => Some(job.by_protocol(plan, &mut report, observer)?),
-        None => {
-            report.rows = job.one_by_one(&alone, observer)?;
-            None
-        }
-    };
+    let mut run = None;
+    match &plan {
+        Some(plan) => run = Some(job.by_protocol(plan, &mut report, observer)?),
+        None => report.rows = job.one_by_one(&alone, observer)?,
+    }
     if let Some(out) = &request.out {
         write_result(out, &report.to_json())?;
     }
     // The result is written before the images and the page, which may fail.
-    if let Some(run) = run {
-        job.write_images_and_page(&report, &run, observer)?;
+    if let Some((result, range)) = run {
+        job.write_images_and_page(&report, &result, range, observer)?;
     }
     observer.finished();
     Ok(report)
@@ -92,7 +85,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
 
 impl Job<'_> {
     /// Clean accuracy, and that under each attack on all images.
-    fn one_by_one(&mut self, attacks: &[Stage], observer: &mut dyn Observer) -> Result<Vec<ReportRow>> {
+    fn one_by_one(&mut self, attacks: &[Stage], observer: &mut dyn Observer) -> Result<Vec<AttackAccuracy>> {
         let Job { request, data, net, .. } = self;
         let EvalRequest { batch, params, extras, .. } = request;
         let named = request.attacks.iter().zip(attacks).map(|(name, stage)| (name.as_str(), Some(stage)));
@@ -110,24 +103,24 @@ impl Job<'_> {
                 Some(stage) => robust(net, data, &*stage.attack, *batch, progress)?,
                 None => accuracy(net, data, None, *batch, params.seed, progress)?.percent,
             };
-            Ok(ReportRow {
-                name: name.to_owned(),
+            Ok(AttackAccuracy {
+                attack: name.to_owned(),
                 about: stage.map_or(name, |stage| &stage.about).to_owned(),
                 accuracy,
                 seconds: began.elapsed().as_secs_f64(),
-                attacked: data.len,
             })
         });
         measured.collect()
     }
 
-    /// Runs the protocol, and puts its rows and record into the report.
+    /// Runs the protocol, and puts its rows and record into the report. Returns its result and the indices of
+    /// the data set that it is about.
     fn by_protocol(
         &mut self,
         plan: &Plan,
         report: &mut Report,
         observer: &mut dyn Observer,
-    ) -> Result<ProtocolRun> {
+    ) -> Result<(ProtocolResult, Range<usize>)> {
         let Extras { state, shard, page, stop, .. } = &self.request.extras;
         if let (Some(path), Some(_)) = (page, shard) {
             let problem = "a page shows all images, not a shard of them";
@@ -135,33 +128,33 @@ impl Job<'_> {
         }
         let weights = weights_fingerprint(&self.net, &self.file)?;
         let range = shard.map_or(Ok(0..self.test.len()), |shard| shard.range(self.test.len()))?;
-        let evaluation = evaluation(plan, &report.arch, &self.test, &weights);
+        let evaluation = evaluation(plan, &report.architecture, &self.test, &weights);
         let mut identity = evaluation.clone();
         identity.insert("shard".into(), json!(shard.map(|shard| format!("{}/{}", shard.number, shard.of))));
         let state = state.as_ref().map(|folder| State::open(folder, identity)).transpose()?;
         let options =
             RunOptions { range: range.clone(), batch: self.request.batch, state: state.as_ref(), stop };
         let result = run_protocol(&mut self.net, &self.data, plan, &options, observer)?;
-        let row = |row: &AttackRow| ReportRow {
-            name: row.attack.clone(),
+        let row = |row: &AttackRow| AttackAccuracy {
+            attack: row.attack.clone(),
             about: row.attack.clone(),
             accuracy: row.accuracy,
             seconds: row.seconds,
-            attacked: row.attacked,
         };
         report.rows = result.outcome.rows.iter().map(row).collect();
         let mut about = report.facts();
         about.insert("additional_data".into(), false.into());
         about.insert("number_forward_passes".into(), "1".into());
         report.record = Some(Record { about, evaluation, shard: *shard, outcome: result.outcome.clone() });
-        Ok(ProtocolRun { result, range })
+        Ok((result, range))
     }
 
     /// Writes the adversarial images and the page, where they are asked for.
     fn write_images_and_page(
         &mut self,
         report: &Report,
-        ProtocolRun { result, range }: &ProtocolRun,
+        result: &ProtocolResult,
+        range: Range<usize>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Job { request, test, data, net, .. } = self;
@@ -171,11 +164,11 @@ impl Job<'_> {
         }
         let Some(path) = &request.extras.page else { return Ok(()) };
         let image = |(point, index): (usize, usize)| stored(test, index, images.get(&point));
-        let x_adv: Vec<f32> = range.clone().enumerate().flat_map(image).collect();
+        let x_adv: Vec<f32> = range.enumerate().flat_map(image).collect();
         let subject = Subject { net, test, data, x_adv: &x_adv, batch: request.batch };
         let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-        let facts = PageFacts::new(report, &outcome.warnings);
-        let html = page::render(subject, facts, &Sweep::around(request.params), progress)?;
-        write_atomic(path, html.as_bytes())
+        let summary = page::summary(report, &outcome.warnings);
+        let page = page::complete(subject, summary, &Sweep::around(request.params), progress)?;
+        write_atomic(path, page.to_html()?.as_bytes())
     }
 }

@@ -21,5 +21,5 @@ pub mod state;
 pub mod target;
 
 pub use evaluate::run;
-pub use report::{Report, ReportRow, write_result};
+pub use report::{Report, write_result};
 pub use request::{EvalRequest, Extras};

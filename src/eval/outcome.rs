@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for PointOutcomes {
 }
 
 /// One attack of the protocol.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AttackRow {
     /// `clean`, or the attack.
     pub attack: String,
@@ -128,14 +128,12 @@ impl Outcome {
         let mut parts = parts.into_iter();
         let mut whole = parts.next().ok_or_else(|| Error::value("merge", 0, "there is nothing to merge"))?;
         for part in parts {
-            let names =
-                |outcome: &Outcome| outcome.rows.iter().map(|row| row.attack.clone()).collect::<Vec<_>>();
+            let names = |outcome: &Outcome| {
+                outcome.rows.iter().map(|row| row.attack.as_str()).collect::<Vec<_>>().join(",")
+            };
             if names(&part) != names(&whole) {
-                return Err(Error::value(
-                    "merge",
-                    names(&part).join(","),
-                    format!("other shards ran {}", names(&whole).join(",")),
-                ));
+                let problem = format!("other shards ran {}", names(&whole));
+                return Err(Error::value("merge", names(&part), problem));
             }
             for (row, more) in whole.rows.iter_mut().zip(&part.rows) {
                 row.attacked += more.attacked;

@@ -1,7 +1,8 @@
 //! The page of an evaluation: margins, examples, classes, and accuracy against eps.
 
 use super::accuracy::{accuracy, robust};
-use super::report::{Report, ReportRow};
+use super::record::stored;
+use super::report::Report;
 use crate::attack::{self, Params};
 use crate::data::Dataset;
 use crate::data::device_dataset::{DeviceDataset, in_order};
@@ -10,7 +11,7 @@ use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::margin::margin;
 use crate::ops::predict::argmax;
-use crate::report::{AttackAccuracy, ClassAccuracy, EvalPage, Example};
+use crate::report::{ClassAccuracy, EvalPage, Example};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use serde_json::Value;
@@ -19,30 +20,15 @@ use serde_json::Value;
 const SUCCEEDED: usize = 9;
 const FAILED: usize = 3;
 
-/// The facts about an evaluation that its page shows.
-#[derive(Clone, Debug, Default)]
-pub struct PageFacts {
-    pub title: String,
-    pub facts: Vec<(String, String)>,
-    /// The accuracy left after each attack, clean first.
-    pub path: Vec<AttackAccuracy>,
-    pub warnings: Vec<String>,
-}
-
-impl PageFacts {
-    pub(super) fn new(report: &Report, warnings: &[String]) -> PageFacts {
-        let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
-        let stage = |row: &ReportRow| AttackAccuracy {
-            attack: row.name.clone(),
-            accuracy: row.accuracy,
-            seconds: row.seconds,
-        };
-        PageFacts {
-            title: format!("{} on {} under AutoAttack's protocol", report.arch, report.dataset),
-            facts: report.facts().into_iter().map(|(name, value)| (name, text(value))).collect(),
-            path: report.rows.iter().map(stage).collect(),
-            warnings: warnings.to_vec(),
-        }
+/// The part of a page that follows from the report.
+pub(super) fn summary(report: &Report, warnings: &[String]) -> EvalPage {
+    let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
+    EvalPage {
+        title: format!("{} on {} under AutoAttack's protocol", report.architecture, report.dataset),
+        facts: report.facts().into_iter().map(|(name, value)| (name, text(value))).collect(),
+        path: report.rows.clone(),
+        warnings: warnings.to_vec(),
+        ..EvalPage::default()
     }
 }
 
@@ -77,22 +63,12 @@ pub struct Subject<'a> {
     pub batch: usize,
 }
 
-/// The page as HTML, from [`collect`].
-pub fn render(
-    subject: Subject,
-    facts: PageFacts,
-    sweep: &Sweep,
-    progress: impl FnMut(&str, usize, usize),
-) -> Result<String> {
-    collect(subject, facts, sweep, progress)?.to_html()
-}
-
-/// The content of the page. `progress` gets the current task, and how many of how many images are done.
+/// The whole page. `progress` gets the current task, and how many of how many images are done.
 ///
 /// Errors: not one adversarial image for each test image, an unknown attack.
-pub fn collect(
+pub fn complete(
     subject: Subject,
-    facts: PageFacts,
+    summary: EvalPage,
     sweep: &Sweep,
     mut progress: impl FnMut(&str, usize, usize),
 ) -> Result<EvalPage> {
@@ -122,22 +98,15 @@ pub fn collect(
     }
     let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
     let curve = curve(net, &DeviceDataset::new(device, &first)?, sweep, batch, progress)?;
-    let PageFacts { title, facts, path, warnings } = facts;
+    let (attack, images) = (&sweep.attack, first.len());
     Ok(EvalPage {
-        title,
-        facts,
-        warnings,
-        path,
         curve,
-        curve_note: format!(
-            "Under {} alone, on the first {} images, anew for each eps.",
-            sweep.attack,
-            first.len()
-        ),
+        curve_note: format!("Under {attack} alone, on the first {images} images, anew for each eps."),
         grid: grid(test, x_adv, &before.classes, &after.classes),
         per_class: per_class(test, &before.classes, &after.classes),
         margins_before: before.margins,
         margins_after: after.margins,
+        ..summary
     })
 }
 
@@ -178,10 +147,9 @@ fn curve(
 
 /// The first images on which the attack succeeded, then the first on which it failed.
 fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Example> {
-    let clean_correct = |index: &usize| before[*index] == test.labels[*index];
-    let adv_correct = |index: &usize| after[*index] == test.labels[*index];
-    let succeeded = |index: &usize| clean_correct(index) && !adv_correct(index);
-    let failed = |index: &usize| clean_correct(index) && adv_correct(index);
+    let correct = |classes: &[i32], index: usize| classes[index] == test.labels[index];
+    let (failed, succeeded): (Vec<usize>, Vec<usize>) =
+        (0..test.len()).filter(|index| correct(before, *index)).partition(|index| correct(after, *index));
     let name =
         |class: i32| test.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
     let (shape, size) = (test.shape, test.shape.bytes());
@@ -189,17 +157,13 @@ fn grid(test: &Dataset, x_adv: &[f32], before: &[i32], after: &[i32]) -> Vec<Exa
         height: shape.height,
         width: shape.width,
         channels: shape.channels,
-        clean: test.images[index * size..(index + 1) * size]
-            .iter()
-            .map(|byte| f32::from(*byte) * test.byte_scale)
-            .collect(),
+        clean: stored(test, index, None),
         adversarial: x_adv[index * size..(index + 1) * size].to_vec(),
         label: name(test.labels[index]),
         predicted_clean: name(before[index]),
         predicted_adversarial: name(after[index]),
     };
-    let succeeded = (0..test.len()).filter(succeeded).take(SUCCEEDED);
-    succeeded.chain((0..test.len()).filter(failed).take(FAILED)).map(example).collect()
+    succeeded.into_iter().take(SUCCEEDED).chain(failed.into_iter().take(FAILED)).map(example).collect()
 }
 
 /// The accuracy on each class that has images. An image is robust where it is classified correctly before and
@@ -242,12 +206,13 @@ mod tests {
         let (x_adv, success) = (result.x_adv.to_vec().unwrap(), result.success.to_vec().unwrap());
 
         let sweep = Sweep { attack: "pgd5".into(), params, factors: vec![0.0, 1.0, 2.0], images: 50 };
-        let facts =
-            PageFacts { title: "digits".into(), warnings: vec!["untrained".into()], ..PageFacts::default() };
+        let summary =
+            EvalPage { title: "digits".into(), warnings: vec!["untrained".into()], ..EvalPage::default() };
         let mut seen = Vec::new();
         let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv, batch: 32 };
         let page =
-            collect(subject, facts, &sweep, |what, done, of| seen.push((what.to_owned(), done, of))).unwrap();
+            complete(subject, summary, &sweep, |what, done, of| seen.push((what.to_owned(), done, of)))
+                .unwrap();
         assert_eq!(seen.first(), Some(&("margins".to_owned(), 32, 60)));
         assert_eq!(seen.last(), Some(&("pgd5 with eps 0.4000".to_owned(), 50, 50)));
 
@@ -280,7 +245,7 @@ mod tests {
         assert_eq!(page.grid.len(), (clean - robust).min(SUCCEEDED) + robust.min(FAILED));
         assert!(page.to_html().unwrap().contains("untrained"));
         let subject = Subject { net: &mut net, test: &test, data: &data, x_adv: &x_adv[1..], batch: 32 };
-        let error = render(subject, PageFacts::default(), &sweep, |_, _, _| ()).unwrap_err().to_string();
+        let error = complete(subject, EvalPage::default(), &sweep, |_, _, _| ()).unwrap_err().to_string();
         assert!(error.starts_with("report: expected 60 adversarial images of 64 numbers"), "{error}");
     }
 }

@@ -26,26 +26,18 @@ impl Stage {
     pub fn new(name: &str, params: &Params) -> Result<Stage> {
         let attack = attack::by_name(name, params)?;
         let name = attack.name();
+        let Params { restarts, targets, eot_iter, kappa, momentum, steps, step_size, .. } = *params;
         let default = Params::default();
-        let mut about = name.clone();
-        for (what, value, default) in [
-            ("restarts", params.restarts, default.restarts),
-            ("targets", params.targets, default.targets),
-            ("passes a gradient", params.eot_iter, default.eot_iter),
-        ] {
-            if value != default {
-                about += &format!(", {value} {what}");
-            }
-        }
-        for (what, value, default) in
-            [("kappa", params.kappa, default.kappa), ("momentum", params.momentum, default.momentum)]
-        {
-            if value != default {
-                about += &format!(", {what} {value}");
-            }
-        }
-        about.extend(params.steps.map(|steps| format!(", {steps} steps")));
-        about.extend(params.step_size.map(|step| format!(", steps of {step}")));
+        let changed = [
+            (restarts != default.restarts).then(|| format!("{restarts} restarts")),
+            (targets != default.targets).then(|| format!("{targets} targets")),
+            (eot_iter != default.eot_iter).then(|| format!("{eot_iter} passes a gradient")),
+            (kappa != default.kappa).then(|| format!("kappa {kappa}")),
+            (momentum != default.momentum).then(|| format!("momentum {momentum}")),
+            steps.map(|steps| format!("{steps} steps")),
+            step_size.map(|step| format!("steps of {step}")),
+        ];
+        let about = changed.into_iter().flatten().fold(name.clone(), |about, text| about + ", " + &text);
         Ok(Stage { name, about, attack })
     }
 }
@@ -79,11 +71,8 @@ impl Plan {
     /// Errors: none, or too many.
     pub fn new(version: &str, stages: Vec<Stage>, params: &Params) -> Result<Plan> {
         if stages.is_empty() || stages.len() > MAX_STAGES {
-            return Err(Error::value(
-                "attack",
-                stages.len(),
-                format!("a protocol has 1 to {MAX_STAGES} attacks"),
-            ));
+            let problem = format!("a protocol has 1 to {MAX_STAGES} attacks");
+            return Err(Error::value("attack", stages.len(), problem));
         }
         Ok(Plan { version: version.into(), stages, params: *params })
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// The result of the checks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// Whether all of them hold.
     pub passed: bool,
@@ -29,19 +29,6 @@ pub struct Verification {
     /// Points with a logit that is infinite or NaN: the prediction means nothing.
     #[serde(default)]
     pub no_logits: usize,
-}
-
-impl Default for Verification {
-    fn default() -> Verification {
-        Verification {
-            passed: true,
-            largest_distance: 0.0,
-            outside_ball: 0,
-            outside_box: 0,
-            other_outcome: 0,
-            no_logits: 0,
-        }
-    }
 }
 
 impl Verification {
@@ -81,7 +68,8 @@ pub fn verify(
     outcomes: &PointOutcomes,
     batch: usize,
 ) -> Result<(Verification, Vec<i32>)> {
-    let (mut verification, mut predictions) = (Verification::default(), Vec::with_capacity(range.len()));
+    let mut verification = Verification { passed: true, ..Verification::default() };
+    let mut predictions = Vec::with_capacity(range.len());
     let points: Vec<usize> = (0..range.len()).collect();
     for points in points.chunks(batch.max(1)) {
         let indices: Vec<i32> = points.iter().map(|point| (range.start + point) as i32).collect();

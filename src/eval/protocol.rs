@@ -15,7 +15,7 @@ use super::packing::{Pair, next_batch};
 use super::plan::{Plan, Stage};
 use super::post_check::verify;
 use super::pre_check::warnings;
-use super::reporter::{Pace, Reporter, WatchedModel};
+use super::reporter::{Pace, WatchedModel};
 use super::state::State;
 use crate::attack::{AttackResult, Model, Points, logits};
 use crate::data::device_dataset::DeviceDataset;
@@ -166,15 +166,8 @@ impl Runner<'_> {
 
     fn begin_row(&mut self, attack: &str, skipped: bool) {
         let attacked = if skipped { 0 } else { self.progress.outcomes.robust().count() };
-        let attack = attack.to_owned();
-        self.progress.rows.push(AttackRow {
-            attack,
-            accuracy: 0.0,
-            robust: 0,
-            attacked,
-            seconds: 0.0,
-            skipped,
-        });
+        let row = AttackRow { attack: attack.to_owned(), attacked, skipped, ..AttackRow::default() };
+        self.progress.rows.push(row);
         self.progress.tried = vec![0; self.options.range.len()];
     }
 
@@ -192,21 +185,18 @@ impl Runner<'_> {
             robust_acc: self.robust_accuracy(),
             seconds_left: f64::NAN,
         };
-        let reporter = Reporter {
+        let mut model = WatchedModel {
+            model: &mut *self.model,
+            options: self.options,
+            passes: &mut self.progress.passes,
             observer: &mut *self.observer,
             at,
             pace,
             attempts: pairs.len(),
             expected_calls: stage.map_or(1, |stage| stage.attack.passes()),
+            calls: 0,
             began: Instant::now(),
             reported: None,
-        };
-        let mut model = WatchedModel {
-            model: &mut *self.model,
-            options: self.options,
-            passes: &mut self.progress.passes,
-            reporter,
-            calls: 0,
         };
         let points = Points { x: &x, y: &y, images: &indices };
         let AttackResult { x_adv, .. } = attack(stage, &mut model, points, pairs)?;

@@ -53,6 +53,10 @@ pub struct Record {
     pub outcome: Outcome,
 }
 
+/// The keys of a result file for what follows from its outcome, and those of the outcome.
+const DERIVED: [&str; 3] = ["clean_acc", "autoattack_acc", "robust_acc"];
+const OF_OUTCOME: [&str; 6] = ["version", "results", "outcomes", "warnings", "verification", "passes"];
+
 impl Record {
     /// The file's object. Accuracies under RobustBench's names are percentages as text; only AutoAttack
     /// is called AutoAttack.
@@ -92,15 +96,7 @@ impl Record {
         };
         let shard =
             serde_json::from_value(taken("shard")?).map_err(|error| wrong(format!("shard: {error}")))?;
-        let derived = ["clean_acc", "autoattack_acc", "robust_acc"];
-        for key in derived.into_iter().chain([
-            "version",
-            "results",
-            "outcomes",
-            "warnings",
-            "verification",
-            "passes",
-        ]) {
+        for key in DERIVED.into_iter().chain(OF_OUTCOME) {
             about.remove(key);
         }
         Ok(Record { about, evaluation, shard, outcome })
@@ -114,54 +110,40 @@ impl Record {
 pub fn merge(files: &[PathBuf]) -> Result<Record> {
     let mut records = files.iter().map(|path| Ok((path, Record::read(path)?))).collect::<Result<Vec<_>>>()?;
     let Some((first, reference)) = records.first().cloned() else {
-        return Err(Error::value(
-            "merge",
-            0,
-            "there is nothing to merge; give the result files of all shards",
-        ));
+        let problem = "there is nothing to merge; give the result files of all shards";
+        return Err(Error::value("merge", 0, problem));
     };
-    let of = reference.shard.map_or(0, |shard| shard.of);
-    let mut seen: Vec<Option<&PathBuf>> = vec![None; of];
+    let parts = reference.shard.map_or(0, |shard| shard.of);
+    let mut seen: Vec<Option<&PathBuf>> = vec![None; parts];
     for (path, record) in &records {
-        let Some(shard) = record.shard else {
-            return Err(Error::file(path, "is the result of a whole evaluation, not of a shard"));
+        let wrong = |problem: String| Err(Error::file(path, problem));
+        let Some(shard @ Shard { number, of }) = record.shard else {
+            return wrong("is the result of a whole evaluation, not of a shard".into());
         };
-        let differ = differences(&reference.evaluation, &record.evaluation);
+        let differ = differences(&reference.evaluation, &record.evaluation).join(", ");
         if !differ.is_empty() {
-            let problem =
-                format!("belongs to another evaluation than {}: {}", first.display(), differ.join(", "));
-            return Err(Error::file(path, problem));
+            return wrong(format!("belongs to another evaluation than {}: {differ}", first.display()));
         }
         let images = record.evaluation.get("images").and_then(Value::as_u64).unwrap_or(0) as usize;
-        if of != shard.of || shard.number == 0 || shard.number > shard.of {
-            let problem =
-                format!("is shard {} of {}, other files are of {of}: they overlap", shard.number, shard.of);
-            return Err(Error::file(path, problem));
+        if parts != of || !(1..=of).contains(&number) {
+            return wrong(format!("is shard {number} of {of}, other files are of {parts}: they overlap"));
         }
-        if shard.range(images)?.len() != record.outcome.outcomes.0.len() {
-            return Err(Error::file(
-                path,
-                format!("holds {} points, not its shard's", record.outcome.outcomes.0.len()),
-            ));
+        let points = record.outcome.outcomes.0.len();
+        if shard.range(images)?.len() != points {
+            return wrong(format!("holds {points} points, not its shard's"));
         }
-        if let Some(other) = seen[shard.number - 1].replace(path) {
-            return Err(Error::file(
-                path,
-                format!("is shard {} of {}, like {}", shard.number, shard.of, other.display()),
-            ));
+        if let Some(other) = seen[number - 1].replace(path) {
+            return wrong(format!("is shard {number} of {of}, like {}", other.display()));
         }
     }
     let missing: Vec<String> = (1..)
         .zip(&seen)
         .filter(|(_, path)| path.is_none())
-        .map(|(number, _)| format!("{number}/{}", seen.len()))
+        .map(|(number, _)| format!("{number}/{parts}"))
         .collect();
     if !missing.is_empty() {
-        return Err(Error::value(
-            "merge",
-            files.len(),
-            format!("a shard is missing: {}", missing.join(", ")),
-        ));
+        let problem = format!("a shard is missing: {}", missing.join(", "));
+        return Err(Error::value("merge", files.len(), problem));
     }
     records.sort_by_key(|(_, record)| record.shard.map_or(0, |shard| shard.number));
     let outcome = Outcome::joined(records.into_iter().map(|(_, record)| record.outcome).collect())?;

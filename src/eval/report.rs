@@ -1,39 +1,30 @@
 //! The report of an evaluation.
 
 use super::record::Record;
-use crate::attack::Norm;
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::report::AttackAccuracy;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// The accuracies that an evaluation measured, and what it evaluated.
+#[derive(Serialize)]
 pub struct Report {
-    pub rows: Vec<ReportRow>,
+    pub architecture: String,
     pub weights: PathBuf,
-    pub arch: String,
     pub dataset: String,
     pub images: usize,
-    pub norm: Norm,
+    pub norm: String,
     /// As it was given.
     pub eps: String,
     pub seed: u64,
     pub device: String,
+    #[serde(skip)]
+    pub rows: Vec<AttackAccuracy>,
     /// Of a protocol: the content of the result file.
+    #[serde(skip)]
     pub record: Option<Record>,
-}
-
-/// One line of a report.
-pub struct ReportRow {
-    /// `clean`, or the attack.
-    pub name: String,
-    /// The same with all parameters that are not the default.
-    pub about: String,
-    /// In percent; in a protocol of the points that withstood this attack and all before it.
-    pub accuracy: f64,
-    pub seconds: f64,
-    /// Images that it was given.
-    pub attacked: usize,
 }
 
 impl Report {
@@ -42,29 +33,14 @@ impl Report {
         if let Some(record) = &self.record {
             return record.to_json();
         }
-        let row = |r: &ReportRow| {
-            json!({
-                "attack": r.name, "about": r.about, "accuracy": r.accuracy, "seconds": r.seconds
-            })
-        };
         let mut object = self.facts();
-        object.insert("results".into(), self.rows.iter().map(row).collect());
+        object.insert("results".into(), json!(self.rows));
         Value::Object(object)
     }
 
     /// The evaluated weights, images and ball.
     pub(super) fn facts(&self) -> Map<String, Value> {
-        let facts = [
-            ("architecture", json!(self.arch)),
-            ("weights", json!(self.weights)),
-            ("dataset", json!(self.dataset)),
-            ("images", json!(self.images)),
-            ("norm", json!(self.norm.to_string())),
-            ("eps", json!(self.eps)),
-            ("seed", json!(self.seed)),
-            ("device", json!(self.device)),
-        ];
-        facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+        json!(self).as_object().cloned().unwrap_or_default()
     }
 }
 

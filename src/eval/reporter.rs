@@ -21,8 +21,11 @@ pub struct Pace {
     pub left: usize,
 }
 
-/// Reports on a batch of attempts.
-pub struct Reporter<'a> {
+/// A model that counts its passes, reports, and fails once the evaluation is to stop.
+pub struct WatchedModel<'a> {
+    pub model: &'a mut dyn Model,
+    pub options: &'a RunOptions<'a>,
+    pub passes: &'a mut Passes,
     pub observer: &'a mut dyn Observer,
     /// The report; only the time left changes.
     pub at: AttackProgress,
@@ -31,18 +34,19 @@ pub struct Reporter<'a> {
     pub attempts: usize,
     /// About how many calls of the model they take.
     pub expected_calls: usize,
+    pub calls: usize,
     pub began: Instant,
     pub reported: Option<Instant>,
 }
 
-impl Reporter<'_> {
-    /// Reports before the call of the model after `calls` calls.
-    fn report(&mut self, calls: usize) {
+impl WatchedModel<'_> {
+    /// Reports before the next call.
+    fn report(&mut self) {
         if self.reported.is_some_and(|reported| reported.elapsed() < INTERVAL) {
             return;
         }
         self.reported = Some(Instant::now());
-        let pace = self.pace;
+        let (pace, calls) = (self.pace, self.calls);
         let part = self.attempts as f64 * (calls as f64 / self.expected_calls.max(calls).max(1) as f64);
         let (done, seconds) = (pace.done as f64 + part, pace.seconds + self.began.elapsed().as_secs_f64());
         self.at.seconds_left = if part < 1.0 && pace.done == 0 {
@@ -54,15 +58,6 @@ impl Reporter<'_> {
     }
 }
 
-/// A model that counts its passes, reports, and fails once the evaluation is to stop.
-pub struct WatchedModel<'a> {
-    pub model: &'a mut dyn Model,
-    pub options: &'a RunOptions<'a>,
-    pub passes: &'a mut Passes,
-    pub reporter: Reporter<'a>,
-    pub calls: usize,
-}
-
 impl Model for WatchedModel<'_> {
     fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
         if self.options.stop.load(Ordering::SeqCst) {
@@ -71,7 +66,7 @@ impl Model for WatchedModel<'_> {
         let images = tape.value(x).shape().first().copied().unwrap_or(0) as u64;
         self.passes.forward += images;
         self.passes.differentiated += if tape.needs(x) { images } else { 0 };
-        self.reporter.report(self.calls);
+        self.report();
         self.calls += 1;
         self.model.logits(tape, x)
     }

@@ -49,6 +49,19 @@ pub struct Extras {
     pub stop: Arc<AtomicBool>,
 }
 
+impl Extras {
+    /// The flags of those options that only a protocol takes.
+    pub fn protocol_flags(&self) -> impl Iterator<Item = &'static str> {
+        let given = [
+            ("state", self.state.is_some()),
+            ("shard", self.shard.is_some()),
+            ("save-adv", self.save_adv.is_some()),
+            ("report", self.page.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
+
 impl EvalRequest {
     /// The files that are written.
     pub(super) fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
@@ -57,14 +70,7 @@ impl EvalRequest {
 
     /// Errors: an option that only a protocol takes.
     pub(super) fn needs_no_protocol(&self) -> Result<()> {
-        let Extras { state, shard, save_adv, page, .. } = &self.extras;
-        let given = [
-            ("state", state.is_some()),
-            ("shard", shard.is_some()),
-            ("save-adv", save_adv.is_some()),
-            ("report", page.is_some()),
-        ];
-        let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+        let Some(flag) = self.extras.protocol_flags().next() else { return Ok(()) };
         let names = self.attacks.join(",");
         let problem = format!("--{flag} needs --attack autoattack, or autoattack:{names}");
         Err(Error::value("attack", &names, problem))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::plot::{Axes, PlotKind, Series, draw, range};
 use crate::error::{Error, Result};
 
 /// The number of bins is between half of this and about this.
@@ -24,9 +25,7 @@ pub fn histograms<L: AsRef<[f32]>>(lists: &[L]) -> Result<Histograms> {
     if !values().all(f64::is_finite) {
         return Err(Error::file(Path::new("margins"), "the network's logits are not all finite numbers"));
     }
-    let (low, high) =
-        values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), m| (low.min(m), high.max(m)));
-    let (low, high) = if low <= high { (low, high) } else { (0.0, 0.0) };
+    let (low, high) = Some(range(values())).filter(|(low, high)| low <= high).unwrap_or_default();
     let width = if high > low { ((high - low) / BINS).log2().ceil().exp2() } else { 1.0 };
     let first = (low / width).floor();
     let bin = |m: f64| ((m / width).floor() - first) as usize;
@@ -47,6 +46,16 @@ pub fn outline(edges: &[f64], counts: &[usize]) -> Vec<(f64, f64)> {
         .flat_map(|(n, edge)| [(edge[0], *n as f64), (edge[1], *n as f64)]);
     let ends = |edge: Option<&f64>| edge.map(|edge| (*edge, 0.0));
     ends(edges.first()).into_iter().chain(tops).chain(ends(edges.last())).collect()
+}
+
+/// The plot of histograms of margins, by name.
+///
+/// Errors: a value that is not finite.
+pub fn draw_margins<N: AsRef<str>>(names: &[N], margins: &Histograms) -> Result<String> {
+    let line =
+        |(name, counts): (&N, &Vec<usize>)| Series::new(name.as_ref(), outline(&margins.edges, counts));
+    let axes = Axes::new("Margins", "margin: z_y - max other z", "images");
+    draw(&axes, PlotKind::Lines, &names.iter().zip(&margins.counts).map(line).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

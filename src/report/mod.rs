@@ -7,10 +7,12 @@ pub mod plot;
 
 use std::path::Path;
 
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, context};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
-use histogram::{histograms, outline};
+use histogram::{draw_margins, histograms};
 use picture::Picture;
 use plot::{Axes, PlotKind, Series, draw};
 
@@ -18,7 +20,7 @@ use plot::{Axes, PlotKind, Series, draw};
 const CONTRAST: f32 = 0.5;
 
 /// The page of an evaluation. Accuracies are in percent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct EvalPage {
     pub title: String,
     /// The subject and the settings of the evaluation: name and value.
@@ -32,28 +34,36 @@ pub struct EvalPage {
     /// How the curve was measured, in a sentence.
     pub curve_note: String,
     /// The margins of all images, clean and attacked.
+    #[serde(skip)]
     pub margins_before: Vec<f32>,
+    #[serde(skip)]
     pub margins_after: Vec<f32>,
+    #[serde(skip)]
     pub grid: Vec<Example>,
     pub per_class: Vec<ClassAccuracy>,
 }
 
-/// The accuracy left after an attack.
-#[derive(Clone, Debug)]
+/// The accuracy under an attack.
+#[derive(Clone, Debug, Serialize)]
 pub struct AttackAccuracy {
+    /// `clean`, or the attack.
     pub attack: String,
-    /// The share of images that withstood this attack and all before it.
+    /// The same with all parameters that are not the default.
+    pub about: String,
+    /// In percent; in a protocol of the images that withstood this attack and all before it.
     pub accuracy: f64,
     pub seconds: f64,
 }
 
 /// An image before and after the attack, `[H,W,C]` in `[0,1]`, with its label and predictions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Example {
     pub height: usize,
     pub width: usize,
     pub channels: usize,
+    #[serde(skip)]
     pub clean: Vec<f32>,
+    #[serde(skip)]
     pub adversarial: Vec<f32>,
     pub label: String,
     pub predicted_clean: String,
@@ -61,7 +71,7 @@ pub struct Example {
 }
 
 /// The accuracy on the images of a class.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ClassAccuracy {
     pub name: String,
     pub clean: f64,
@@ -77,31 +87,16 @@ impl EvalPage {
     pub fn to_html(&self) -> Result<String> {
         let factor = amplification(&self.grid);
         let examples = self.grid.iter().map(|example| example.context(factor)).collect::<Result<Vec<_>>>()?;
-        let stage = |stage: &AttackAccuracy| {
-            vec![stage.attack.clone(), percent(stage.accuracy), format!("{:.1}", stage.seconds)]
-        };
-        let class = |class: &ClassAccuracy| {
-            vec![class.name.clone(), percent(class.clean), percent(class.robust), class.count.to_string()]
-        };
-        let point = |(eps, accuracy): &(f64, f64)| vec![format!("{eps:.4}"), percent(*accuracy)];
-        let facts: Vec<_> =
-            self.facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+        let margins = histograms(&[&self.margins_before, &self.margins_after])?;
         let page = context! {
-            title => self.title.as_str(),
-            facts,
-            warnings => self.warnings.clone(),
-            path => self.path.iter().map(stage).collect::<Vec<_>>(),
-            path_plot => self.path_plot()?,
-            curve => self.curve.iter().map(point).collect::<Vec<_>>(),
-            curve_note => self.curve_note.as_str(),
-            curve_plot => self.curve_plot()?,
-            margin_plot => self.margin_plot()?,
+            path_plot => inline(self.path_plot()?),
+            curve_plot => inline(self.curve_plot()?),
+            margin_plot => inline(draw_margins(&["clean", "attacked"], &margins)?),
             examples,
             factor => factor as u32,
-            classes => self.per_class.iter().map(class).collect::<Vec<_>>(),
+            ..Value::from(Serde(self))
         };
-        let environment = Environment::new();
-        let html = environment.render_named_str("eval.html", include_str!("eval.html"), page);
+        let html = Environment::new().render_named_str("eval.html", include_str!("eval.html"), page);
         html.map_err(|error| {
             Error::file(Path::new("eval.html"), format!("the page cannot be rendered: {error}"))
         })
@@ -109,38 +104,15 @@ impl EvalPage {
 
     fn path_plot(&self) -> Result<String> {
         let names: Vec<String> = self.path.iter().map(|stage| stage.attack.clone()).collect();
-        let points = (0..).zip(&self.path).map(|(i, stage)| (f64::from(i), stage.accuracy)).collect();
-        let axes = Axes {
-            title: "Attack by attack",
-            x: "after",
-            y: "robust accuracy (%)",
-            names: &names,
-            top: Some(100.0),
-        };
-        draw(&axes, PlotKind::Bars, &[Series { name: "robust".into(), points }]).map(inline)
+        let points = (0..).zip(&self.path).map(|(i, stage)| (f64::from(i), stage.accuracy));
+        let axes =
+            Axes { names: &names, ..Axes::percent("Attack by attack", "after", "robust accuracy (%)") };
+        draw(&axes, PlotKind::Bars, &[Series::new("robust", points)])
     }
 
     fn curve_plot(&self) -> Result<String> {
-        let axes = Axes {
-            title: "Accuracy against eps",
-            x: "eps",
-            y: "accuracy (%)",
-            top: Some(100.0),
-            ..Axes::default()
-        };
-        draw(&axes, PlotKind::Lines, &[Series { name: "under attack".into(), points: self.curve.clone() }])
-            .map(inline)
-    }
-
-    fn margin_plot(&self) -> Result<String> {
-        let margins = histograms(&[&self.margins_before, &self.margins_after])?;
-        let series: Vec<Series> = ["clean", "attacked"]
-            .into_iter()
-            .zip(&margins.counts)
-            .map(|(name, counts)| Series { name: name.into(), points: outline(&margins.edges, counts) })
-            .collect();
-        let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
-        draw(&axes, PlotKind::Lines, &series).map(inline)
+        let axes = Axes::percent("Accuracy against eps", "eps", "accuracy (%)");
+        draw(&axes, PlotKind::Lines, &[Series::new("under attack", self.curve.iter().copied())])
     }
 }
 
@@ -150,7 +122,7 @@ impl Example {
     }
 
     /// Its values in the template.
-    fn context(&self, factor: f32) -> Result<minijinja::Value> {
+    fn context(&self, factor: f32) -> Result<Value> {
         let uri = |pixels: &[f32]| {
             Picture { height: self.height, width: self.width, channels: self.channels, pixels }.data_uri()
         };
@@ -159,11 +131,7 @@ impl Example {
             clean => uri(&self.clean)?,
             perturbation => uri(&perturbation)?,
             adversarial => uri(&self.adversarial)?,
-            label => self.label.as_str(),
-            before => self.predicted_clean.as_str(),
-            after => self.predicted_adversarial.as_str(),
-            right_before => self.predicted_clean == self.label,
-            right_after => self.predicted_adversarial == self.label,
+            ..Value::from(Serde(self))
         })
     }
 }
@@ -175,10 +143,6 @@ fn amplification(grid: &[Example]) -> f32 {
     if largest > 0.0 { (CONTRAST / largest).floor().max(1.0) } else { 1.0 }
 }
 
-fn percent(value: f64) -> String {
-    format!("{value:.2}")
-}
-
 /// An SVG file for embedding in a page, where it needs no name space.
 fn inline(svg: String) -> String {
     svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
@@ -187,11 +151,16 @@ fn inline(svg: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::prelude::{BASE64_STANDARD, Engine};
 
     /// A page with something in every section.
     fn page() -> EvalPage {
-        let stage =
-            |attack: &str, accuracy| AttackAccuracy { attack: attack.into(), accuracy, seconds: 1.25 };
+        let stage = |attack: &str, accuracy| AttackAccuracy {
+            attack: attack.into(),
+            about: attack.into(),
+            accuracy,
+            seconds: 1.25,
+        };
         let example = |adversarial: f32, after: &str| Example {
             height: 2,
             width: 2,
@@ -214,21 +183,6 @@ mod tests {
             grid: vec![example(0.52, "one"), example(0.46, "seven")],
             per_class: vec![ClassAccuracy { name: "seven".into(), clean: 95.0, robust: 40.125, count: 12 }],
         }
-    }
-
-    /// The base64 digits of `text` as bytes.
-    fn decoded(text: &str) -> Vec<u8> {
-        let value = |letter: u8| {
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-                .iter()
-                .position(|l| *l == letter)
-        };
-        let bits = text
-            .bytes()
-            .filter_map(value)
-            .flat_map(|v| (0..6).rev().map(move |bit| v >> bit & 1))
-            .collect::<Vec<_>>();
-        bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | *bit as u8)).collect()
     }
 
     #[test]
@@ -264,7 +218,7 @@ mod tests {
             .split("src=\"data:image/png;base64,")
             .skip(1)
             .map(|rest| {
-                let file = decoded(rest.split('"').next().unwrap());
+                let file = BASE64_STANDARD.decode(rest.split('"').next().unwrap()).unwrap();
                 let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
                 let mut pixels = vec![0; 4];
                 let info = reader.next_frame(&mut pixels).unwrap();

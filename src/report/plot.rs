@@ -30,6 +30,18 @@ pub struct Axes<'a> {
     pub top: Option<f64>,
 }
 
+impl<'a> Axes<'a> {
+    /// Axes for numbers, fitted to the data.
+    pub fn new(title: &'a str, x: &'a str, y: &'a str) -> Axes<'a> {
+        Axes { title, x, y, ..Axes::default() }
+    }
+
+    /// Axes on which y goes up to 100 %.
+    pub fn percent(title: &'a str, x: &'a str, y: &'a str) -> Axes<'a> {
+        Axes { top: Some(100.0), ..Axes::new(title, x, y) }
+    }
+}
+
 /// How values are drawn.
 #[derive(Clone, Copy, PartialEq)]
 pub enum PlotKind {
@@ -45,6 +57,12 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
+impl Series {
+    pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Series {
+        Series { name: name.into(), points: points.into_iter().collect() }
+    }
+}
+
 /// The plot as SVG. Values of y must not be negative.
 ///
 /// Errors: a value that is not finite.
@@ -57,6 +75,11 @@ pub fn draw(axes: &Axes, kind: PlotKind, series: &[Series]) -> Result<String> {
     let mut svg = String::new();
     plot(&mut svg, axes, kind, series).map_err(|error| failed(error.to_string()))?;
     Ok(svg)
+}
+
+/// The smallest and the largest value; infinity and its negative if there is none.
+pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
 
 /// The label of a number on an axis.
@@ -75,9 +98,7 @@ fn plot(
     let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
     let points = || series.iter().flat_map(|s| &s.points);
     let (from, to) = match axes.names.len() {
-        0 => {
-            points().fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), (x, _)| (from.min(*x), to.max(*x)))
-        }
+        0 => range(points().map(|(x, _)| *x)),
         n => (-0.5, n as f64 - 0.5),
     };
     let highest = points().map(|(_, y)| *y).fold(0.0, f64::max) * 1.05;

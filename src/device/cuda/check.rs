@@ -5,13 +5,14 @@ use crate::device::kernels::SOURCES;
 use crate::device::{Kernel, Source};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+use serde::Serialize;
 
 /// The assembler's report on one kernel for one architecture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
+    pub arch: String,
     /// The file in `kernels/`.
     pub file: &'static str,
-    pub arch: String,
     pub kernel: &'static str,
     /// Registers of a thread.
     pub registers: u32,

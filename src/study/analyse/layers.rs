@@ -9,7 +9,7 @@
 //! |u - u_a|^2 = 2 - 2 <u, u_a>: the nearest image has the largest inner product, which a linear layer with
 //! the gallery as its weight computes.
 
-use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use super::{AttackedBatch, Figure, FigureOutput, TrainedModel};
 use crate::data::device_dataset::in_order;
 use crate::device::Buffer;
 use crate::error::Result;
@@ -74,19 +74,17 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
         |i: usize| if i + 1 < accuracies.len() { format!("stage {}", i + 1) } else { "penultimate".into() };
     let names: Vec<String> = (0..accuracies.len()).map(name).collect();
     let mut csv = "layer,clean,adversarial\n".to_owned();
-    let (mut lines, mut metrics) = (vec![], vec![]);
+    let mut metrics = vec![];
     for (name, [clean, adversarial]) in names.iter().zip(&accuracies) {
         csv += &format!("{name},{clean},{adversarial}\n");
         for (images, accuracy) in [("clean", clean), ("PGD-20", adversarial)] {
-            metrics.push(Metric { name: format!("1-nn accuracy, {name}, {images} (%)"), value: *accuracy });
+            metrics.push((format!("1-nn accuracy, {name}, {images} (%)"), *accuracy));
         }
     }
-    for (kind, name) in ["clean", "PGD-20"].into_iter().enumerate() {
-        let points = accuracies.iter().enumerate().map(|(layer, both)| (layer as f64, both[kind])).collect();
-        lines.push(Series { name: name.into(), points });
-    }
-    let (title, x, y) = ("Nearest neighbours, layer by layer", "layer", "1-nn accuracy (%)");
-    let svg = draw(&Axes { title, x, y, names: &names, top: Some(100.0) }, PlotKind::Lines, &lines)?;
+    let line = |kind: usize| (0..).zip(&accuracies).map(move |(layer, both)| (f64::from(layer), both[kind]));
+    let lines = [Series::new("clean", line(0)), Series::new("PGD-20", line(1))];
+    let axes = Axes::percent("Nearest neighbours, layer by layer", "layer", "1-nn accuracy (%)");
+    let svg = draw(&Axes { names: &names, ..axes }, PlotKind::Lines, &lines)?;
     Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics })
 }
 

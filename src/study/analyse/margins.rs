@@ -5,13 +5,12 @@
 //! m = z_y - max_{k != y} z_k  at x, at x'' = x + rho (x' - x) and at x'
 //! ```
 
-use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use super::{AttackedBatch, Figure, FigureOutput, TrainedModel};
 use crate::attack::logits;
 use crate::error::Result;
 use crate::method::common::perturbation::reduced;
 use crate::ops::margin::margin;
-use crate::report::histogram::{Histograms, histograms, outline};
-use crate::report::plot::{Axes, PlotKind, Series, draw};
+use crate::report::histogram::{Histograms, draw_margins, histograms};
 use crate::tape::Tape;
 
 pub const FIGURE: Figure = Figure {
@@ -37,36 +36,25 @@ fn margins(model: &mut TrainedModel) -> Result<[Vec<f32>; 3]> {
 
 fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
     let lists = margins(model)?;
-    let Histograms { edges, counts } = &histograms(&lists)?;
+    let bins = histograms(&lists)?;
+    let Histograms { edges, counts } = &bins;
     let mut csv = "from,to,clean,reduced,adversarial\n".to_owned();
     for (i, edge) in edges.windows(2).enumerate() {
         csv += &format!("{},{},{},{},{}\n", edge[0], edge[1], counts[0][i], counts[1][i], counts[2][i]);
     }
     let names = ["x".to_owned(), format!("x + {} (x' - x)", model.rho), "x'".to_owned()];
-    let series: Vec<Series> = names
-        .iter()
-        .zip(counts)
-        .map(|(name, counts)| Series { name: name.clone(), points: outline(edges, counts) })
-        .collect();
-    let axes = Axes { title: "Margins", x: "margin: z_y - max other z", y: "images", ..Axes::default() };
-    let svg = draw(&axes, PlotKind::Lines, &series)?;
     let percent = |n: usize| 100.0 * n as f64 / lists[0].len().max(1) as f64;
-    let mut metrics: Vec<Metric> = names
-        .iter()
-        .zip(&lists)
-        .map(|(name, list)| Metric {
-            name: format!("margin not above 0 at {name} (%)"),
-            value: percent(list.iter().filter(|m| **m <= 0.0).count()),
-        })
-        .collect();
-    let boundary = (0..lists[0].len())
-        .filter(|i| lists[0][*i] > 0.0 && lists[1][*i] <= 0.0 && lists[2][*i] <= 0.0)
-        .count();
-    metrics.push(Metric {
-        name: format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]),
-        value: percent(boundary),
-    });
-    Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics })
+    let wrong = |(name, list): (&String, &Vec<f32>)| {
+        let count = list.iter().filter(|m| **m <= 0.0).count();
+        (format!("margin not above 0 at {name} (%)"), percent(count))
+    };
+    let mut metrics: Vec<_> = names.iter().zip(&lists).map(wrong).collect();
+    let boundary = |i: &usize| lists[0][*i] > 0.0 && lists[1][*i] <= 0.0 && lists[2][*i] <= 0.0;
+    metrics.push((
+        format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]),
+        percent((0..lists[0].len()).filter(boundary).count()),
+    ));
+    Ok(FigureOutput { name: FIGURE.name, csv, svg: draw_margins(&names, &bins)?, metrics })
 }
 
 #[cfg(test)]

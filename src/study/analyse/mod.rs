@@ -43,13 +43,6 @@ pub fn find(name: &str) -> Result<&'static Figure> {
         .ok_or_else(|| Error::unknown("figure", name, FIGURES.iter().map(|f| f.name)))
 }
 
-/// A main number of a figure.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Metric {
-    pub name: String,
-    pub value: f64,
-}
-
 /// The content of a figure.
 pub struct FigureOutput {
     /// The figure's name.
@@ -58,14 +51,14 @@ pub struct FigureOutput {
     pub csv: String,
     /// The picture.
     pub svg: String,
-    /// The main numbers.
-    pub metrics: Vec<Metric>,
+    /// The main numbers by name.
+    pub metrics: Vec<(String, f64)>,
 }
 
 impl FigureOutput {
     /// The metrics as in `analysis.json`.
     fn record(&self) -> Value {
-        self.metrics.iter().map(|metric| (metric.name.clone(), json!(metric.value))).collect()
+        self.metrics.iter().cloned().collect()
     }
 
     /// Writes `NAME.csv` and `NAME.svg`.

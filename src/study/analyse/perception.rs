@@ -8,7 +8,7 @@
 //! For all images and, of those classified correctly when clean, for those where the attack succeeds (x' is
 //! misclassified) and those where it fails.
 
-use super::{AttackedBatch, Figure, FigureOutput, Metric, TrainedModel};
+use super::{AttackedBatch, Figure, FigureOutput, TrainedModel};
 use crate::attack::logits;
 use crate::error::Result;
 use crate::method::common::perturbation::reduced;
@@ -72,19 +72,15 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
     }
     let some = || groups.iter().filter(|group| group.images > 0);
     let line = |group: &Group| {
-        let points = group.mse.iter().enumerate().map(|(step, mse)| (part(step), *mse)).collect();
-        Series { name: format!("{} ({})", group.name, group.images), points }
+        let points = group.mse.iter().enumerate().map(|(step, mse)| (part(step), *mse));
+        Series::new(format!("{} ({})", group.name, group.images), points)
     };
-    let axes = Axes {
-        title: "Perception of a growing perturbation",
-        x: "t: part of the perturbation, x + t (x' - x)",
-        y: "logit MSE to the clean image",
-        ..Axes::default()
-    };
+    let x = "t: part of the perturbation, x + t (x' - x)";
+    let axes = Axes::new("Perception of a growing perturbation", x, "logit MSE to the clean image");
     let svg = draw(&axes, PlotKind::Lines, &some().map(line).collect::<Vec<_>>())?;
-    let metric = |group: &Group| Metric {
-        name: format!("logit MSE of x and x', {} ({} images)", group.name, group.images),
-        value: group.mse[STEPS],
+    let metric = |group: &Group| {
+        let name = format!("logit MSE of x and x', {} ({} images)", group.name, group.images);
+        (name, group.mse[STEPS])
     };
     Ok(FigureOutput { name: FIGURE.name, csv, svg, metrics: some().map(metric).collect() })
 }

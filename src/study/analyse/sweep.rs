@@ -2,9 +2,9 @@
 //! images, keep eps, eps / 10 or nothing of their perturbation. Five runs of the method `boundary-at`, with
 //! the settings of a run.
 
-use super::{AnalyseRequest, FigureOutput, Metric};
+use super::{AnalyseRequest, FigureOutput};
 use crate::config::Config;
-use crate::config::recipe::{Recipe, Reference};
+use crate::config::recipe::Recipe;
 use crate::error::{Error, Result};
 use crate::report::plot::{Axes, PlotKind, Series, draw};
 use crate::run::observer::Observer;
@@ -21,36 +21,24 @@ pub const ABOUT: &str = "with --sweep: the run's training again, five times, whe
                          others keep eps, eps/10 or nothing of their perturbation; finished runs below \
                          OUT/sweep are not trained again, and Ctrl-C may interrupt it";
 
-/// The parts of their perturbation that images keep in one of the five runs.
-#[derive(Clone, Copy)]
-struct Parts {
-    boundary: f32,
-    other: f32,
-}
-
-const RUNS: [Parts; 5] = [
-    Parts { boundary: 1.0, other: 1.0 },
-    Parts { boundary: 0.1, other: 1.0 },
-    Parts { boundary: 0.0, other: 1.0 },
-    Parts { boundary: 1.0, other: 0.1 },
-    Parts { boundary: 1.0, other: 0.0 },
-];
+/// The parts of their perturbation that boundary samples and other images keep in each of the five runs.
+const RUNS: [(f32, f32); 5] = [(1.0, 1.0), (0.1, 1.0), (0.0, 1.0), (1.0, 0.1), (1.0, 0.0)];
 
 /// The five runs: `config` with the method `boundary-at` and, if given, another number of epochs.
 ///
 /// Errors: settings that contradict each other.
 pub fn entries(config: &Config, epochs: Option<usize>) -> Result<Vec<Recipe>> {
-    let entry = |Parts { boundary, other }: Parts| {
+    let entry = |(rho_boundary, rho_other)| {
         let config = Config {
             method: "boundary-at".into(),
-            rho_boundary: boundary,
-            rho_other: other,
+            rho_boundary,
+            rho_other,
             epochs: epochs.unwrap_or(config.epochs),
             ..config.clone()
         };
         train::validate(&config)?;
-        let name = format!("boundary-at-{boundary}-{other}");
-        Ok(Recipe { name, about: String::new(), config, reference: Reference::default() })
+        let name = format!("boundary-at-{rho_boundary}-{rho_other}");
+        Ok(Recipe { name, config, ..Recipe::default() })
     };
     RUNS.into_iter().map(entry).collect()
 }
@@ -86,12 +74,11 @@ fn radius(part: f32) -> &'static str {
 
 /// The figure of a comparison of [`entries`].
 fn figure(table: &Comparison) -> Result<FigureOutput> {
-    let name = |parts: &Parts| format!("{} | {}", radius(parts.boundary), radius(parts.other));
-    let names: Vec<String> = RUNS.iter().map(name).collect();
+    let names = RUNS.map(|(boundary, other)| format!("{} | {}", radius(boundary), radius(other)));
     let mut csv = "rho_boundary,rho_other,clean,pgd20\n".to_owned();
-    let mut bars = ["clean", "PGD-20"].map(|name| Series { name: name.into(), points: vec![] });
+    let mut bars = ["clean", "PGD-20"].map(|name| Series::new(name, []));
     let mut metrics = vec![];
-    for (i, (row, Parts { boundary, other })) in table.rows.iter().zip(RUNS).enumerate() {
+    for (i, (row, (boundary, other))) in table.rows.iter().zip(RUNS).enumerate() {
         let [Some(clean), Some(pgd20)] =
             [0, 1].map(|column: usize| row.columns.get(column)?.first().copied())
         else {
@@ -101,20 +88,13 @@ fn figure(table: &Comparison) -> Result<FigureOutput> {
         for (bars, accuracy) in bars.iter_mut().zip([clean, pgd20]) {
             bars.points.push((i as f64, accuracy));
             let (boundary, other) = (radius(boundary), radius(other));
-            metrics.push(Metric {
-                name: format!("{} accuracy, boundary {boundary}, others {other} (%)", bars.name),
-                value: accuracy,
-            });
+            let name = format!("{} accuracy, boundary {boundary}, others {other} (%)", bars.name);
+            metrics.push((name, accuracy));
         }
     }
-    let axes = Axes {
-        title: "Trained with a part of the perturbation",
-        x: "boundary samples | others",
-        y: "accuracy (%)",
-        names: &names,
-        top: Some(100.0),
-    };
-    let svg = draw(&axes, PlotKind::Bars, &bars)?;
+    let title = "Trained with a part of the perturbation";
+    let axes = Axes::percent(title, "boundary samples | others", "accuracy (%)");
+    let svg = draw(&Axes { names: &names, ..axes }, PlotKind::Bars, &bars)?;
     Ok(FigureOutput { name: NAME, csv, svg, metrics })
 }
 
@@ -147,7 +127,7 @@ mod tests {
             Comparison { dataset: "digits".into(), device: "host".into(), seeds: vec![0], columns, rows };
         let output = figure(&table).unwrap();
         assert_eq!(output.csv.lines().nth(2), Some("0.1,1,91,51"));
-        let fourth = Metric { name: "PGD-20 accuracy, boundary eps/10, others eps (%)".into(), value: 51.0 };
+        let fourth = ("PGD-20 accuracy, boundary eps/10, others eps (%)".into(), 51.0);
         assert_eq!(output.metrics[3], fourth);
         assert!(
             ["boundary samples | others", "accuracy (%)", "eps/10 | eps", "PGD-20"]

@@ -25,11 +25,8 @@ pub fn entries(
         let known: BTreeSet<String> = entries.iter().map(|r| r.config.model.clone()).collect();
         entries.retain(|r| r.config.model == model);
         if entries.is_empty() {
-            return Err(Error::unknown(
-                &format!("model with recipes for {dataset}"),
-                model,
-                known.iter().map(String::as_str),
-            ));
+            let kind = format!("model with recipes for {dataset}");
+            return Err(Error::unknown(&kind, model, known.iter().map(String::as_str)));
         }
     }
     if !methods.is_empty() {

@@ -40,12 +40,6 @@ pub struct CompareRequest {
     pub command: String,
 }
 
-/// A finished run.
-struct Run {
-    dir: PathBuf,
-    summary: Summary,
-}
-
 /// Trains and evaluates what is missing. The tables are written after each entry.
 ///
 /// Errors: as training and evaluation; a run directory that holds a run with other settings.
@@ -55,8 +49,7 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<Comparison> {
     let CompareRequest { entries, seeds, attacks, out, command, .. } = request;
-    let mut columns = vec!["clean".to_owned(), "PGD-20".to_owned()];
-    columns.extend(attacks.iter().cloned());
+    let columns = [&["clean".to_owned(), "PGD-20".to_owned()][..], attacks].concat();
     let dataset = entries.first().map(|r| r.config.dataset.clone()).unwrap_or_default();
     let mut table =
         Comparison { dataset, device: String::new(), seeds: seeds.clone(), columns, rows: vec![] };
@@ -75,7 +68,7 @@ pub fn run(
         for seed in seeds {
             number += 1;
             runner.observer.begins(number, runs, &format!("{}, seed {seed}", row.name));
-            let Run { dir, summary } = runner.finished_run(recipe, *seed)?;
+            let (dir, summary) = runner.finished_run(recipe, *seed)?;
             let mut accuracies = vec![summary.clean_acc, summary.pgd20_acc];
             for attack in attacks {
                 accuracies.push(runner.accuracy_under(attack, recipe, &dir)?);
@@ -99,8 +92,9 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// One run: read if it is complete, resumed if it was interrupted, trained otherwise.
-    fn finished_run(&mut self, recipe: &Recipe, seed: u64) -> Result<Run> {
+    /// The folder and the result of one run: read if it is complete, resumed if it was interrupted, trained
+    /// otherwise.
+    fn finished_run(&mut self, recipe: &Recipe, seed: u64) -> Result<(PathBuf, Summary)> {
         let CompareRequest { out, device, command, .. } = self.request;
         let dir = out.join("runs").join(format!("{}-seed{seed}", recipe.name));
         let mut config = recipe.config.clone();
@@ -113,8 +107,7 @@ impl Runner<'_> {
         }
         let summary = dir.join("summary.json");
         if summary.is_file() {
-            let summary = read_json(&summary, "summary")?;
-            return Ok(Run { dir, summary });
+            return Ok((dir, read_json(&summary, "summary")?));
         }
         let job = TrainJob {
             config,
@@ -125,7 +118,7 @@ impl Runner<'_> {
         };
         let trained =
             train::run(&job, self.observer, self.stop).map_err(|error| self.resumed_as_a_whole(error))?;
-        Ok(Run { dir: trained.dir, summary: trained.summary })
+        Ok((trained.dir, trained.summary))
     }
 
     /// A run's accuracy under one more attack, measured once and kept in its directory, as is the progress of
@@ -178,14 +171,11 @@ fn check_same_settings(dir: &Path, recorded: &Config, config: &Config) -> Result
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
     let matters =
         |key: &&Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));
-    match KEYS.iter().filter(matters).find(|key| (key.get)(recorded) != (key.get)(config)) {
-        Some(key) => {
-            let (name, had, wanted) = (key.name, key.text(recorded), key.text(config));
-            Err(Error::file(
-                dir,
-                format!("holds a run with {name} = {had}, not {wanted}; choose another --out, or delete it"),
-            ))
-        }
-        None => Ok(()),
-    }
+    let Some(key) = KEYS.iter().filter(matters).find(|key| (key.get)(recorded) != (key.get)(config)) else {
+        return Ok(());
+    };
+    let (name, had, wanted) = (key.name, key.text(recorded), key.text(config));
+    let problem =
+        format!("holds a run with {name} = {had}, not {wanted}; choose another --out, or delete it");
+    Err(Error::file(dir, problem))
 }

@@ -3,6 +3,7 @@
 use crate::config::Select;
 use crate::error::Result;
 use crate::files::write_atomic;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -32,38 +33,39 @@ pub struct ComparisonRow {
     pub seconds: f64,
 }
 
-/// A metric's mean over seeds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A metric's values by seed, and their mean.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Statistic {
     pub mean: f64,
     /// The sample standard deviation; `None` for a single seed.
     pub sd: Option<f64>,
+    pub values: Vec<f64>,
 }
 
 impl Statistic {
-    pub fn of(values: &[f64]) -> Statistic {
+    pub fn of(values: Vec<f64>) -> Statistic {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        Statistic { mean, sd: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()) }
+        Statistic { mean, sd: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()), values }
     }
 
     /// `mean ± standard deviation`.
-    fn text(self) -> String {
-        let Statistic { mean, sd } = self;
+    fn text(&self) -> String {
+        let Statistic { mean, sd, .. } = self;
         sd.map_or_else(|| format!("{mean:.2}"), |sd| format!("{mean:.2} ± {sd:.2}"))
     }
 }
 
 impl ComparisonRow {
     /// The accuracies, then Mean = (clean + robust) / 2 and NRR = 2 clean robust / (clean + robust), where
-    /// robust is the last accuracy; one value per seed each.
-    fn metrics(&self) -> Vec<Vec<f64>> {
+    /// robust is the last accuracy.
+    fn metrics(&self) -> Vec<Statistic> {
         let (Some(clean), Some(robust)) = (self.columns.first(), self.columns.last()) else { return vec![] };
         let pairs = || clean.iter().zip(robust);
         let mean = pairs().map(|(c, r)| (c + r) / 2.0).collect();
         let nrr = pairs().map(|(c, r)| if c + r > 0.0 { 2.0 * c * r / (c + r) } else { 0.0 }).collect();
-        self.columns.iter().cloned().chain([mean, nrr]).collect()
+        self.columns.iter().cloned().chain([mean, nrr]).map(Statistic::of).collect()
     }
 }
 
@@ -80,10 +82,9 @@ impl Comparison {
             true => format!("{}, {}", row.name, row.model),
             false => row.name.clone(),
         };
-        let head = ["method".into()].into_iter().chain(self.metric_names()).collect();
+        let head = [vec!["method".into()], self.metric_names()].concat();
         let row = |row: &ComparisonRow| {
-            let metrics = row.metrics();
-            [name(row)].into_iter().chain(metrics.iter().map(|values| Statistic::of(values).text())).collect()
+            [name(row)].into_iter().chain(row.metrics().iter().map(Statistic::text)).collect()
         };
         [head].into_iter().chain(self.rows.iter().map(row)).collect()
     }
@@ -111,13 +112,11 @@ impl Comparison {
     pub fn csv(&self) -> String {
         let seeds: String = self.seeds.iter().map(|seed| format!(",seed {seed}")).collect();
         let mut text = format!("method,recipe,model,select,figure,mean,sd{seeds}\n");
-        for row in &self.rows {
-            for (metric, values) in self.metric_names().iter().zip(row.metrics()) {
-                let Statistic { mean, sd } = Statistic::of(&values);
+        for row @ ComparisonRow { name, recipe, model, select, .. } in &self.rows {
+            for (metric, Statistic { mean, sd, values }) in self.metric_names().iter().zip(row.metrics()) {
                 let sd = sd.map(|sd| sd.to_string()).unwrap_or_default();
                 let values: String = values.iter().map(|v| format!(",{v}")).collect();
-                let entry = format!("{},{},{},{}", row.name, row.recipe, row.model, row.select);
-                text += &format!("{entry},{metric},{mean},{sd}{values}\n");
+                text += &format!("{name},{recipe},{model},{select},{metric},{mean},{sd}{values}\n");
             }
         }
         text
@@ -125,17 +124,14 @@ impl Comparison {
 
     pub fn to_json(&self, command: &str) -> Value {
         let row = |row: &ComparisonRow| {
-            let metrics = self.metric_names().into_iter().zip(row.metrics()).map(|(name, values)| {
-                let Statistic { mean, sd } = Statistic::of(&values);
-                (name, json!({ "mean": mean, "sd": sd, "values": values }))
-            });
+            let figures = self.metric_names().into_iter().zip(row.metrics());
             json!({
                 "method": row.name,
                 "recipe": row.recipe,
                 "model": row.model,
                 "select": row.select.to_string(),
                 "seconds": row.seconds,
-                "figures": metrics.collect::<Value>(),
+                "figures": figures.map(|(name, statistic)| (name, json!(statistic))).collect::<Value>(),
             })
         };
         json!({
@@ -144,7 +140,7 @@ impl Comparison {
             "dataset": self.dataset,
             "device": self.device,
             "seeds": self.seeds,
-            "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
+            "rows": self.rows.iter().map(row).collect::<Value>(),
         })
     }
 
@@ -186,6 +182,6 @@ mod tests {
             table.csv()
         );
         assert_eq!(table.to_json("x")["rows"][0]["figures"]["clean"]["mean"], 85.0);
-        assert_eq!(Statistic::of(&[3.0]), Statistic { mean: 3.0, sd: None });
+        assert_eq!(Statistic::of(vec![3.0]), Statistic { mean: 3.0, sd: None, values: vec![3.0] });
     }
 }
