@@ -12,7 +12,7 @@ fn main() -> saddle::Result<()> {
         .open()?;
     println!("{}", device.describe());
     let rows: Vec<BenchRow> =
-        kernels(&device, 0.5)?.into_iter().chain(step(&device, 5.0, None, &[], None)?).collect();
+        kernels(&device, 0.5, None)?.into_iter().chain(step(&device, 5.0, None, &[], None)?).collect();
     for row in rows {
         println!("{:28} {:34} {:10.1} {:9} {}", row.name, row.detail, row.value, row.unit, row.note);
     }

@@ -1,7 +1,8 @@
 //! Timing of kernels and of whole training steps: `saddle bench` and `cargo bench`.
 //!
-//! Every figure is the best of several repetitions after a warm-up: on a shared machine the best is the least
-//! disturbed one.
+//! Every figure is the median of the repetitions that fit into the time after a warm-up, with the 10th and the
+//! 90th percentile. Inputs are random numbers, because a GPU draws less power and runs faster on constant
+//! ones; memory-bound kernels get more than a large GPU's cache holds.
 
 use crate::attack::{Objective, Pgd, Points, logits};
 use crate::config::Config;
@@ -16,7 +17,7 @@ use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::fill::full;
 use crate::ops::reduce::Reduction;
 use crate::ops::valid::Rows;
-use crate::rng::{Key, Purpose};
+use crate::rng::{Key, Purpose, Stream};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::average::Average;
@@ -31,7 +32,10 @@ pub struct BenchRow {
     pub name: String,
     /// Shapes and settings.
     pub detail: String,
+    /// The median, and the figures that nine of ten repetitions exceed and one of ten exceeds.
     pub value: f64,
+    pub p10: f64,
+    pub p90: f64,
     pub unit: &'static str,
     /// A figure to compare with, or empty.
     pub note: String,
@@ -53,75 +57,93 @@ const RESNET18: [[usize; 5]; 11] = [
     [512, 512, 3, 1, 4],
 ];
 
-/// The batch that kernels are measured on.
-const BATCH: usize = 32;
+/// The batch that convolutions are measured on.
+const BATCH: usize = 128;
 
-/// Kernels: the three passes of every ResNet-18 convolution at batch 32 with their geometric mean, batch
-/// norm, the attack step, and the cost of a launch. `seconds` is the time spent on each.
-pub fn kernels(device: &Device, seconds: f64) -> Result<Vec<BenchRow>> {
-    let mut rows = Vec::new();
+/// Kernels: the three passes of every ResNet-18 convolution with their geometric mean, batch norm, the attack
+/// step, and the cost of a launch. `batch` is that of the convolutions (128 if not given), `seconds` the time
+/// spent on each figure.
+pub fn kernels(device: &Device, seconds: f64, batch: Option<usize>) -> Result<Vec<BenchRow>> {
+    let (mut rows, batch) = (Vec::new(), batch.unwrap_or(BATCH));
     for layer in RESNET18 {
-        rows.extend(convolution(device, seconds, layer)?);
+        rows.extend(convolution(device, seconds, batch, layer)?);
     }
-    let logs = rows.iter().map(|row| row.value.ln()).sum::<f64>() / rows.len() as f64;
-    let (detail, note) = ("ResNet-18 layers, three passes", format!("batch {BATCH}"));
-    rows.push(row("conv2d geometric mean", detail, logs.exp(), "GFLOP/s", note));
+    let mean = |of: fn(&BenchRow) -> f64| {
+        (rows.iter().map(|row| of(row).ln()).sum::<f64>() / rows.len() as f64).exp()
+    };
+    rows.push(BenchRow {
+        name: "conv2d geometric mean".into(),
+        detail: "ResNet-18 layers, three passes".into(),
+        value: mean(|row| row.value),
+        p10: mean(|row| row.p10),
+        p90: mean(|row| row.p90),
+        unit: "GFLOP/s",
+        note: format!("batch {batch}"),
+    });
 
-    let x = full(device, &[BATCH, 32, 32, 64], 0.5)?;
+    let x = random(device, &[512, 32, 32, 64])?;
     let (weight, bias) = (full(device, &[64], 1.0)?, full(device, &[64], 0.0)?);
     let (mut mean, mut var) = (full(device, &[64], 0.0)?, full(device, &[64], 1.0)?);
-    let time = best(device, seconds, || {
+    let time = time(device, seconds, || {
         let tape = Tape::new(device);
         let [x, weight, bias] = [&x, &weight, &bias].map(|t| tape.constant(t.clone()));
         let (mean, var) = (&mut mean, &mut var);
         let norm = Norm { weight, bias, mean, var, mode: BnMode::Train, rows: &Rows::All };
         batch_norm(&tape, x, norm, false).map(drop)
     })?;
-    let (rate, note) = (3.0 * (x.len() * 4) as f64 / time / 1e9, "two reads and a write counted");
-    rows.push(row("batch norm forward, train", "[32,32,32,64]", rate, "GB/s", note.into()));
+    let (bytes, note) = (3.0 * (x.len() * 4) as f64, "two reads and a write counted");
+    rows.push(time.rate("batch norm forward, train", "[512,32,32,64]", bytes / 1e9, "GB/s", note.into()));
 
-    let image = |value: f32| full(device, &[BATCH, 32, 32, 3], value);
-    let (clean, gradient, mut x_adv) = (image(0.5)?, image(1.0)?, image(0.5)?);
-    let time = best(device, seconds, || linf_step(&mut x_adv, &gradient, &clean, 0.01, 0.03))?;
-    let (rate, note) = (4.0 * (clean.len() * 4) as f64 / time / 1e9, "three reads and a write counted");
-    rows.push(row("Linf attack step", "[32,32,32,3]", rate, "GB/s", note.into()));
+    let images = || random(device, &[10_000, 32, 32, 3]);
+    let (clean, gradient, mut x_adv) = (images()?, images()?, images()?);
+    let time = self::time(device, seconds, || linf_step(&mut x_adv, &gradient, &clean, 0.01, 0.03))?;
+    let (bytes, note) = (4.0 * (clean.len() * 4) as f64, "three reads and a write counted");
+    rows.push(time.rate("Linf attack step", "[10000,32,32,3]", bytes / 1e9, "GB/s", note.into()));
 
-    let time = best(device, seconds, || full(device, &[16], 0.0).map(drop))?;
-    rows.push(row("launch", "one block, 16 floats", time * 1e6, "us", String::new()));
+    let time = self::time(device, seconds, || full(device, &[16], 0.0).map(drop))?;
+    rows.push(time.duration("launch", "one block, 16 floats", 1e6, "us", String::new()));
     Ok(rows)
+}
+
+/// Numbers in `[0, 1)`.
+fn random(device: &Device, shape: &[usize]) -> Result<Tensor> {
+    let mut stream = Stream::new(0, "bench");
+    let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| stream.uniform()).collect();
+    Tensor::from_slice(device, shape, &numbers)
 }
 
 /// The three passes of a convolution.
 fn convolution(
     device: &Device,
     seconds: f64,
+    batch: usize,
     [cin, cout, kernel, stride, side]: [usize; 5],
 ) -> Result<[BenchRow; 3]> {
     let filter_shape = [cout, kernel, kernel, cin];
-    let conv = Conv::new(&[BATCH, side, side, cin], &filter_shape, stride, kernel / 2)?;
-    let x = full(device, &conv.in_shape(), 0.5)?;
-    let grad = full(device, &conv.out_shape(), 0.25)?;
-    let weight = full(device, &filter_shape, 0.125)?;
+    let conv = Conv::new(&[batch, side, side, cin], &filter_shape, stride, kernel / 2)?;
+    let x = random(device, &conv.in_shape())?;
+    let grad = random(device, &conv.out_shape())?;
+    let weight = random(device, &filter_shape)?;
     let mut grad_x = Buffer::uninit(device, x.len())?;
     let mut grad_w = Buffer::uninit(device, weight.len())?;
     let filter = Filter::new(weight);
     let forward =
-        best(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(drop))?;
+        time(device, seconds, || conv2d::forward(&conv, &x, &filter, Epilogue::default(), None).map(drop))?;
     let input =
-        best(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, false))?;
-    let weight = best(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, false))?;
-    let flops = 2.0 * (grad.len() * cin * kernel * kernel) as f64;
+        time(device, seconds, || conv2d::input_grad(&conv, &grad, &filter, None, None, &mut grad_x, false))?;
+    let weight = time(device, seconds, || conv2d::weight_grad(&conv, &x, &grad, None, &mut grad_w, false))?;
+    let gflop = 2e-9 * (grad.len() * cin * kernel * kernel) as f64;
     let detail = format!("{cin}->{cout} {kernel}x{kernel} s{stride} @{side}");
     let passes =
         [("conv2d forward", forward), ("conv2d input gradient", input), ("conv2d weight gradient", weight)];
     Ok(passes.map(|(name, time)| {
-        let note = format!("{:.0} us, batch {BATCH}", time * 1e6);
-        row(name, &detail, flops / time / 1e9, "GFLOP/s", note)
+        let note = format!("{:.0} us, batch {batch}", time.median * 1e6);
+        time.rate(name, &detail, gflop, "GFLOP/s", note)
     }))
 }
 
-/// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net at batch
-/// 128, and CIFAR ResNet-18 at batch 32, or at `batch`; or `model` of the two alone. Images a second count
+/// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net and CIFAR
+/// ResNet-18 at batch 128 (ResNet-18 on the host: 32), or at `batch`; or `model` of the two alone. Images a second count
 /// each image once, however many views of it a method takes.
 pub fn step(
     device: &Device,
@@ -135,14 +157,15 @@ pub fn step(
     let jobs = jobs(model)?;
     let mut rows = Vec::new();
     for job in jobs {
-        let n = batch.unwrap_or(job.batch);
+        let n = batch.unwrap_or(job.batch(device));
         let mut steps =
             methods.iter().map(|method| job.step(device, method, n)).collect::<Result<Vec<_>>>()?;
-        let times = best_of_each(device, seconds, &mut steps)?;
+        let times = time_each(device, seconds, &mut steps)?;
         let detail = format!("{}, batch {n}, {side}x{side}x{}", job.model, job.channels, side = job.side);
         for (method, time) in methods.iter().zip(times) {
-            let note = format!("{:.1} ms a step", time * 1e3);
-            rows.push(row(&format!("{method} training step"), &detail, n as f64 / time, "images/s", note));
+            let note = format!("{:.1} ms a step", time.median * 1e3);
+            let name = format!("{method} training step");
+            rows.push(time.rate(&name, &detail, n as f64, "images/s", note));
         }
     }
     Ok(rows)
@@ -160,24 +183,24 @@ pub fn parts(
     const STEPS: usize = 10;
     let mut rows = Vec::new();
     for job in jobs(model)? {
-        let &Job { model, side, channels, batch: default, .. } = job;
-        let n = batch.unwrap_or(default);
+        let &Job { model, side, channels, .. } = job;
+        let n = batch.unwrap_or(job.batch(device));
         let mut net = job.net(device)?;
         let input = |n: usize| -> Result<(Tensor, Buffer<i32>)> {
             let y: Vec<i32> = (0..n as i32).map(|i| i % 10).collect();
-            Ok((full(device, &[n, side, side, channels], 0.5)?, Buffer::from_slice(device, &y)?))
+            Ok((random(device, &[n, side, side, channels])?, Buffer::from_slice(device, &y)?))
         };
         let ((x, y), (both, of_both)) = (input(n)?, input(2 * n)?);
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
         let pgd = Pgd { steps: STEPS, ..Pgd::default() };
         let key = Key::new(0, Purpose::AttackStart, 0, 0);
-        let attack = best(device, seconds, || {
+        let attack = time(device, seconds, || {
             let points = Points { x: &x, y: &y, images: &images };
             pgd.attack(&mut net, Objective::CrossEntropy, points, key).map(drop)
         })?;
-        let evaluation = best(device, seconds, || logits(&mut net, &x).map(drop))?;
+        let evaluation = time(device, seconds, || logits(&mut net, &x).map(drop))?;
         let mut pass = |x: &Tensor, y: &Buffer<i32>| {
-            best(device, seconds, || {
+            time(device, seconds, || {
                 let tape = Tape::new(device);
                 let leaves = net.leaves(&tape);
                 let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Train, Some(&leaves))?;
@@ -188,7 +211,7 @@ pub fn parts(
         };
         let (one, two) = (pass(&x, &y)?, pass(&both, &of_both)?);
         let sgd = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
-        let update = best(device, seconds, || {
+        let update = time(device, seconds, || {
             let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
             learned
                 .map(|param| (param.value.clone(), param))
@@ -196,14 +219,14 @@ pub fn parts(
         })?;
         let detail = format!("{model}, {n} images");
         for (name, time, counts) in [
-            ("attack step", attack / STEPS as f64, [10, 20]),
+            ("attack step", attack.divided(STEPS as f64), [10, 20]),
             ("evaluation", evaluation, [0, 6]),
             ("training pass", one, [1, 1]),
             ("training pass, two views", two, [0, 2]),
             ("update", update, [1, 1]),
         ] {
             let note = format!("{} in a step of PGD-AT, {} of RAAT", counts[0], counts[1]);
-            rows.push(row(name, &detail, time * 1e3, "ms", note));
+            rows.push(time.duration(name, &detail, 1e3, "ms", note));
         }
     }
     Ok(rows)
@@ -214,11 +237,16 @@ struct Job {
     model: &'static str,
     side: usize,
     channels: usize,
-    batch: usize,
+    /// The batch on the host; on a GPU it is 128.
+    host_batch: usize,
     eps: &'static str,
 }
 
 impl Job {
+    fn batch(&self, device: &Device) -> usize {
+        if device.is_host() { self.host_batch } else { BATCH }
+    }
+
     fn net(&self, device: &Device) -> Result<Net> {
         let shape =
             Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
@@ -238,10 +266,7 @@ impl Job {
         let entry = method::find(method)?;
         let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
-        let pixels: Vec<f32> = (0..views * n * side * side * channels)
-            .map(|i| (i * 2_654_435_761 % 1000) as f32 / 1000.0)
-            .collect();
-        let x = Tensor::from_slice(device, &[views * n, side, side, channels], &pixels)?;
+        let x = random(device, &[views * n, side, side, channels])?;
         let y = Buffer::from_slice(device, &(0..n as i32).map(|i| i % 10).collect::<Vec<_>>())?;
         let images = Buffer::from_slice(device, &(0..n as i32).collect::<Vec<_>>())?;
         let average = Average::of(&config, entry);
@@ -256,8 +281,8 @@ impl Job {
 }
 
 static JOBS: [Job; 2] = [
-    Job { model: "resnet-mini", side: 8, channels: 1, batch: 128, eps: "0.1" },
-    Job { model: "resnet18", side: 32, channels: 3, batch: 32, eps: "8/255" },
+    Job { model: "resnet-mini", side: 8, channels: 1, host_batch: 128, eps: "0.1" },
+    Job { model: "resnet18", side: 32, channels: 3, host_batch: 32, eps: "8/255" },
 ];
 
 /// The job with this network, or all. Errors: there is none.
@@ -271,44 +296,69 @@ fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
     }
 }
 
-fn row(name: &str, detail: &str, value: f64, unit: &'static str, note: String) -> BenchRow {
-    BenchRow { name: name.into(), detail: detail.into(), value, unit, note }
-}
-
 /// Something to time.
 type Work<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
 
-/// The shortest time of `work` in seconds: one run to warm up, then as many as fit into `seconds`, at least
-/// three. Short work is timed several runs at a time.
-fn best(device: &Device, seconds: f64, work: impl FnMut() -> Result<()>) -> Result<f64> {
-    Ok(best_of_each(device, seconds, &mut [Box::new(work)])?[0])
+/// Seconds of repetitions of one work.
+#[derive(Clone, Copy)]
+struct Timing {
+    p10: f64,
+    median: f64,
+    p90: f64,
 }
 
-/// [`best`] of several works in turn, so that a machine that is slower for a while is so for all of them;
+impl Timing {
+    fn of(mut seconds: Vec<f64>) -> Timing {
+        seconds.sort_by(f64::total_cmp);
+        let quantile = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize];
+        Timing { p10: quantile(0.1), median: quantile(0.5), p90: quantile(0.9) }
+    }
+
+    fn divided(self, by: f64) -> Timing {
+        Timing { p10: self.p10 / by, median: self.median / by, p90: self.p90 / by }
+    }
+
+    /// The row of a rate: `amount` of the unit's numerator per repetition.
+    fn rate(self, name: &str, detail: &str, amount: f64, unit: &'static str, note: String) -> BenchRow {
+        let [p10, value, p90] = [self.p90, self.median, self.p10].map(|seconds| amount / seconds);
+        BenchRow { name: name.into(), detail: detail.into(), value, p10, p90, unit, note }
+    }
+
+    /// The row of a duration, in a unit of which a second has `scale`.
+    fn duration(self, name: &str, detail: &str, scale: f64, unit: &'static str, note: String) -> BenchRow {
+        let [p10, value, p90] = [self.p10, self.median, self.p90].map(|seconds| scale * seconds);
+        BenchRow { name: name.into(), detail: detail.into(), value, p10, p90, unit, note }
+    }
+}
+
+/// Times `work`: two runs to warm up, then as many repetitions as fit into `seconds`, at least five. Short
+/// work is repeated within a repetition.
+fn time(device: &Device, seconds: f64, work: impl FnMut() -> Result<()>) -> Result<Timing> {
+    Ok(time_each(device, seconds, &mut [Box::new(work)])?[0])
+}
+
+/// [`time`] of several works in turn, so that a machine that is slower for a while is so for all of them;
 /// `seconds` for each.
-fn best_of_each(device: &Device, seconds: f64, works: &mut [Work]) -> Result<Vec<f64>> {
-    let time = |work: &mut Work, repeats: usize| -> Result<f64> {
+fn time_each(device: &Device, seconds: f64, works: &mut [Work]) -> Result<Vec<Timing>> {
+    let run = |work: &mut Work, runs: usize| -> Result<f64> {
         device.synchronize()?;
         let began = Instant::now();
-        for _ in 0..repeats {
+        for _ in 0..runs {
             work()?;
         }
         device.synchronize()?;
-        Ok(began.elapsed().as_secs_f64() / repeats as f64)
+        Ok(began.elapsed().as_secs_f64() / runs as f64)
     };
-    let mut shortest = Vec::new();
+    let mut runs = Vec::new();
     for work in works.iter_mut() {
-        time(work, 1)?;
-        shortest.push(time(work, 1)?);
+        run(work, 1)?;
+        runs.push((1e-3 / run(work, 1)?.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize);
     }
-    let repeats: Vec<usize> =
-        shortest.iter().map(|first| (1e-3 / first.max(1e-7)).ceil().clamp(1.0, 1000.0) as usize).collect();
-    let (began, mut runs) = (Instant::now(), 0);
-    while runs < 3 || began.elapsed().as_secs_f64() < seconds * works.len() as f64 {
-        for (i, work) in works.iter_mut().enumerate() {
-            shortest[i] = shortest[i].min(time(work, repeats[i])?);
+    let (began, mut times) = (Instant::now(), vec![Vec::new(); works.len()]);
+    while times[0].len() < 5 || began.elapsed().as_secs_f64() < seconds * works.len() as f64 {
+        for ((work, runs), times) in works.iter_mut().zip(&runs).zip(&mut times) {
+            times.push(run(work, *runs)?);
         }
-        runs += 1;
     }
-    Ok(shortest)
+    Ok(times.into_iter().map(Timing::of).collect())
 }

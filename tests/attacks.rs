@@ -379,7 +379,7 @@ fn targets_go_from_the_runner_up_down_and_the_first_success_stays() {
     for i in 0..n {
         let first = by_rank.iter().position(|(_, success)| success[i] == 1);
         assert_eq!(success[i] == 1, first.is_some(), "point {i}");
-        let (want, _) = &by_rank[first.unwrap_or(0)];
+        let (want, _) = &by_rank[first.unwrap_or(by_rank.len() - 1)];
         assert_eq!(x_adv[i * d..(i + 1) * d], want[i * d..(i + 1) * d], "point {i}, attempt {first:?}");
         ranks_of_success.insert(first);
     }
@@ -473,8 +473,17 @@ fn every_attack_keeps_to_its_rules() {
                 assert_eq!(success[i] == 1, classes[i] != labels[i], "{what}: point {i}");
                 let same = d.iter().all(|d| *d == 0.0);
                 let mistake = i >= n - 2;
-                assert!(same || (success[i] == 1 && eps > 0.0 && !mistake), "{what}: point {i} has changed");
-                assert!(!mistake || success[i] == 1, "{what}: mistake {i}");
+                assert!(same || eps > 0.0, "{what}: point {i} has changed");
+                // PGD and its kin attack every image, as training does.
+                let of_autoattack = ["apgd", "fab", "square"].iter().any(|name| what.starts_with(name));
+                if of_autoattack && mistake {
+                    assert!(same && success[i] == 1, "{what}: mistake {i}");
+                }
+                if what.starts_with("fab") && success[i] == 0 {
+                    assert!(same, "{what}: point {i} has changed");
+                } else if eps > 0.0 && !(of_autoattack && mistake) {
+                    assert!(!same, "{what}: point {i} has not changed");
+                }
             }
             outcomes.insert((eps > 0.0, success[..n - 2].contains(&1), success.contains(&0)));
         }

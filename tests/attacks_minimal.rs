@@ -108,8 +108,12 @@ fn check(
             distance(norm, a, b)
         );
         assert_eq!(success[n], (after[n] != y[n]) as i32, "{name} {n}");
-        if success[n] == 0 || before[n] != y[n] {
+        // FAB has no image to show where it fails; Square has the one that came closest.
+        let shows = success[n] == 1 || name.starts_with("square");
+        if before[n] != y[n] || !shows {
             assert_eq!(a, b, "{name} {n}: changed");
+        } else {
+            assert_ne!(a, b, "{name} {n}: unchanged");
         }
     }
 }

@@ -18,14 +18,15 @@ Examples:
   saddle bench kernels --json
       for records
 
-Nothing else should run on the machine at the same time.")]
+A figure is the median of its repetitions after a warm-up, followed by the 10th and the 90th
+percentile. Nothing else should run on the machine at the same time.")]
 pub struct BenchArgs {
     /// Kernels at typical sizes, whole training steps, or the parts of these [default: all]
     #[arg(value_name = "WHAT")]
     group: Option<Group>,
     #[command(flatten)]
     device: DeviceFlag,
-    /// step, parts: images per step [default: that of each job]
+    /// Images of a batch [default: 128; ResNet-18's steps on the host: 32]
     #[arg(long, value_name = "COUNT")]
     batch: Option<usize>,
     /// step: comma-separated methods [default: pgd-at,raat]
@@ -63,7 +64,7 @@ impl Run for BenchArgs {
         let wanted = |group| self.group.is_none_or(|chosen| chosen == group);
         let mut rows = Vec::new();
         if wanted(Group::Kernels) {
-            rows.extend(bench::kernels(&device, seconds)?);
+            rows.extend(bench::kernels(&device, seconds, batch)?);
         }
         if wanted(Group::Step) {
             rows.extend(bench::step(&device, seconds, batch, &self.method, model)?);
@@ -73,10 +74,12 @@ impl Run for BenchArgs {
         }
         let record = || json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows});
         let cells = |row: &BenchRow| {
-            [row.name.clone(), row.detail.clone(), text::number(row.value), row.unit.into(), row.note.clone()]
+            let spread = format!("{} .. {}", text::number(row.p10), text::number(row.p90));
+            let value = text::number(row.value);
+            [row.name.clone(), row.detail.clone(), value, spread, row.unit.into(), row.note.clone()]
         };
         self.json.print(record, || {
-            let table = text::table(&rows.iter().map(cells).collect::<Vec<_>>(), &[2]);
+            let table = text::table(&rows.iter().map(cells).collect::<Vec<_>>(), &[2, 3]);
             format!("{}\n{table}", device.describe())
         })
     }

@@ -73,7 +73,8 @@ pub fn version() -> Result<(i32, i32), String> {
     }
     // SAFETY: only looks the names up. `cudarc` panics at the call of a function that is missing.
     let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()).is_ok() };
-    if let Some(name) = ["nvrtcVersion", "nvrtcCreateProgram", "nvrtcGetCUBIN"].iter().find(|name| !has(name)) {
+    if let Some(name) = ["nvrtcVersion", "nvrtcCreateProgram", "nvrtcGetCUBIN"].iter().find(|name| !has(name))
+    {
         return Err(format!(
             "the library libnvrtc.so that the loader finds has no {name}, so it is not NVIDIA's: take its \
              folder off LD_LIBRARY_PATH"
