@@ -63,6 +63,11 @@ const NEAREST: usize = 10;
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// `Ok` where `good`, else `error`.
+pub fn ensure<E>(good: bool, error: impl FnOnce() -> E) -> Result<(), E> {
+    if good { Ok(()) } else { Err(error()) }
+}
+
 fn nearest(near: &Option<String>) -> String {
     near.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default()
 }

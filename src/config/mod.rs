@@ -36,16 +36,13 @@ impl Config {
     /// Sets keys as they are given; returns their names.
     fn set_all<K: AsRef<str>, V: AsRef<str>>(&mut self, settings: &[(K, V)]) -> Result<Vec<&'static str>> {
         self.pixel_units = false;
-        let settings: Vec<(&Key, &str)> =
+        let mut settings: Vec<(&Key, &str)> =
             settings.iter().map(|(k, v)| Ok((key(k.as_ref())?, v.as_ref()))).collect::<Result<_>>()?;
-        let (units, others): (Vec<_>, Vec<_>) =
-            settings.into_iter().partition(|(key, _)| key.name == "pixel_units");
-        let given = others.iter().map(|(key, _)| key.name).collect();
-        for (key, text) in units.into_iter().chain(others) {
-            (key.set)(self, text)?;
-        }
+        // The unit comes first, since the others are read in it.
+        settings.sort_by_key(|(key, _)| key.name != "pixel_units");
+        settings.iter().try_for_each(|(key, text)| (key.set)(self, text))?;
         self.pixel_units = false;
-        Ok(given)
+        Ok(settings.into_iter().map(|(key, _)| key.name).collect())
     }
 
     /// A radius means nothing in another norm: where the norm differs from the one `before`, eps and
@@ -102,32 +99,23 @@ impl Config {
         let in_box = |radius: Magnitude| self.norm != Norm::Linf || radius.get() <= 1.0;
         let rising =
             self.milestones.windows(2).all(|pair| pair[0] < pair[1]) && self.milestones.first() != Some(&0);
-        for (name, good, problem) in [
-            ("eps", in_box(self.eps), "pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
-            ("late_eps", in_box(self.late_eps), "pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
-            ("step_size", !moves || self.step_size.get() > 0.0, "the attack would not move"),
-            (
-                "milestones",
-                self.schedule != ScheduleKind::Multistep || rising,
-                "must be rising epochs, counted from 1",
-            ),
-            ("std", self.mean.len() == self.std.len(), "mean and std need the same number of channels"),
-            (
-                "held_out",
-                self.select != Select::Heldout || self.held_out > 0,
-                "select = heldout needs 1 or more; or set select to last",
-            ),
-            (
-                "select_steps",
-                self.select == Select::Last || self.select_steps > 0,
-                "must be 1 or more; or set select to last",
-            ),
-        ] {
-            if !good {
-                return Err(Error::value(name, key(name)?.text(self), problem));
-            }
-        }
-        Ok(())
+        let pixels = "pixels lie in [0, 1]; write 8/255 or add --pixel-units";
+        self.require("eps", in_box(self.eps), pixels)?;
+        self.require("late_eps", in_box(self.late_eps), pixels)?;
+        self.require("step_size", !moves || self.step_size.get() > 0.0, "the attack would not move")?;
+        let milestones = self.schedule != ScheduleKind::Multistep || rising;
+        self.require("milestones", milestones, "must be rising epochs, counted from 1")?;
+        let channels = self.mean.len() == self.std.len();
+        self.require("std", channels, "mean and std need the same number of channels")?;
+        let held_out = self.select != Select::Heldout || self.held_out > 0;
+        self.require("held_out", held_out, "select = heldout needs 1 or more; or set select to last")?;
+        let select_steps = self.select == Select::Last || self.select_steps > 0;
+        self.require("select_steps", select_steps, "must be 1 or more; or set select to last")
+    }
+
+    /// Errors: [`Error::Value`] with `problem` about the key `name` unless `good`.
+    pub fn require(&self, name: &str, good: bool, problem: &str) -> Result<()> {
+        if good { Ok(()) } else { Err(Error::value(name, key(name)?.text(self), problem)) }
     }
 
     /// The threat model.

@@ -1,7 +1,5 @@
 //! Hyper-parameters whose values are words: enums, named in `kebab-case` on the command line and in records.
 
-use std::fmt::Display;
-
 use serde_json::Value as Json;
 use strum::VariantArray;
 
@@ -14,8 +12,11 @@ use crate::ops::augment::Padding;
 use crate::ops::contrastive::ContrastSet;
 use crate::ops::split::Variant;
 
-/// An enum whose values are written as words; case, hyphens and underscores do not count when one is read.
-pub trait Word: Copy + Display + VariantArray {}
+/// A type whose values are written as words; case, hyphens and underscores do not count when one is read.
+pub trait Word: Copy + PartialEq {
+    /// Every value, by its word.
+    fn choices() -> Vec<(String, Self)>;
+}
 
 /// The objective that RPAT is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
@@ -134,85 +135,48 @@ pub enum Select {
     Last,
 }
 
-impl Word for Augment {}
-impl Word for Averaging {}
-impl Word for Base {}
-impl Word for BnMode {}
-impl Word for ContrastSet {}
-impl Word for JointAttack {}
-impl Word for LinearOn {}
-impl Word for LrStepAt {}
-impl Word for Norm {}
-impl Word for Padding {}
-impl Word for ScheduleKind {}
-impl Word for Select {}
-impl Word for Stage {}
-impl Word for Variant {}
-impl Word for WaMode {}
-
-/// The value of `key` among `choices` that `text` names.
-fn named<T: Copy>(key: &str, text: &str, choices: &[(String, T)]) -> Result<T> {
-    let found = choices.iter().find(|(word, _)| bare(word) == bare(text)).map(|(_, value)| *value);
-    found.ok_or_else(|| Error::unknown(key, text.trim(), choices.iter().map(|(word, _)| word.as_str())))
+/// Enums whose words are the names of their values.
+macro_rules! words {
+    ($($enum:ty),+) => {
+        $(impl Word for $enum {
+            fn choices() -> Vec<(String, $enum)> {
+                <$enum>::VARIANTS.iter().map(|&value| (value.to_string(), value)).collect()
+            }
+        })+
+    };
 }
 
-fn choices<T: Word>() -> impl Iterator<Item = (String, T)> {
-    T::VARIANTS.iter().map(|&value| (value.to_string(), value))
-}
+words!(Augment, Averaging, Base, BnMode, ContrastSet, JointAttack, LinearOn, LrStepAt, Norm, Padding);
+words!(ScheduleKind, Select, Stage, Variant, WaMode);
 
-/// `linf|l2`.
-fn joined<T>(choices: &[(String, T)]) -> String {
-    choices.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join("|")
-}
-
-impl<T: Word> Value for T {
-    fn metavar() -> String {
-        joined(&choices::<T>().collect::<Vec<_>>())
-    }
-
-    fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        named(key, text, &choices().collect::<Vec<_>>())
-    }
-
-    fn json(&self) -> Json {
-        Json::from(self.to_string())
-    }
-}
-
-/// A choice of the method's, unless a key makes it.
-trait MethodOr: Copy + PartialEq {
-    /// The words besides `method`.
-    fn choices() -> Vec<(String, Self)>;
-}
-
-impl MethodOr for BnMode {
-    fn choices() -> Vec<(String, Self)> {
-        choices().collect()
-    }
-}
-
-impl MethodOr for Start {
-    fn choices() -> Vec<(String, Self)> {
+impl Word for Start {
+    fn choices() -> Vec<(String, Start)> {
         vec![("uniform".into(), Start::Uniform), ("zero".into(), Start::Clean)]
     }
 }
 
-fn with_method<T: MethodOr>() -> Vec<(String, Option<T>)> {
-    let others = T::choices().into_iter().map(|(word, value)| (word, Some(value)));
-    std::iter::once(("method".to_owned(), None)).chain(others).collect()
+/// The method's choice, unless a key makes it.
+impl<T: Word> Word for Option<T> {
+    fn choices() -> Vec<(String, Option<T>)> {
+        let others = T::choices().into_iter().map(|(word, value)| (word, Some(value)));
+        std::iter::once(("method".to_owned(), None)).chain(others).collect()
+    }
 }
 
-impl<T: MethodOr> Value for Option<T> {
+impl<T: Word> Value for T {
     fn metavar() -> String {
-        joined(&with_method::<T>())
+        T::choices().into_iter().map(|(word, _)| word).collect::<Vec<_>>().join("|")
     }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        named(key, text, &with_method())
+        let choices = T::choices();
+        let named = choices.iter().find(|(word, _)| bare(word) == bare(text));
+        let unknown = || Error::unknown(key, text.trim(), choices.iter().map(|(word, _)| word.as_str()));
+        named.map(|(_, value)| *value).ok_or_else(unknown)
     }
 
     fn json(&self) -> Json {
-        with_method().into_iter().find(|(_, value)| value == self).map_or(Json::Null, |(word, _)| word.into())
+        T::choices().into_iter().find(|(_, value)| value == self).map(|(word, _)| word).into()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The types a hyper-parameter can have: how each is read from text and written to a record.
 
 use std::fmt::{self, Display, Formatter};
+use std::ops::RangeBounds;
 use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// A type of hyper-parameter.
 pub trait Value: Sized {
@@ -19,11 +20,6 @@ pub trait Value: Sized {
 
     /// The value for a record; [`text_of`] turns it back into what [`Value::read`] reads.
     fn json(&self) -> Json;
-
-    /// The numbers that its key's range is about.
-    fn numbers(&self) -> Vec<f64> {
-        Vec::new()
-    }
 }
 
 /// The text that [`Value::read`] understands for a recorded value; `None` for a table.
@@ -51,16 +47,18 @@ pub(super) fn bare(text: &str) -> String {
     hyphened(text).replace('-', "")
 }
 
-/// A finite number or a fraction of two.
-fn number(key: &'static str, text: &str, what: &str) -> Result<(f64, Option<(f64, f64)>)> {
+/// A finite number or a fraction of two; `None` for other text.
+pub(super) fn magnitude(text: &str) -> Option<Magnitude> {
     let read = |part: &str| part.trim().parse::<f64>().ok().filter(|number| number.is_finite());
-    let fraction = text.split_once('/').map(|(over, under)| (read(over), read(under)));
-    let found = match fraction {
-        Some((Some(over), Some(under))) if under != 0.0 => Some((over / under, Some((over, under)))),
-        Some(_) => None,
-        None => read(text).map(|number| (number, None)),
-    };
-    found.ok_or_else(|| Error::value(key, text.trim(), format!("not {what}")))
+    match text.split_once('/') {
+        Some((over, under)) => Some(Magnitude::fraction(read(over)?, read(under).filter(|&n| n != 0.0)?)),
+        None => read(text).map(Magnitude::plain),
+    }
+}
+
+/// [`magnitude`], or the error that the value of `key` is not `what`.
+fn number(key: &'static str, text: &str, what: &str) -> Result<Magnitude> {
+    magnitude(text).ok_or_else(|| Error::value(key, text.trim(), format!("not {what}")))
 }
 
 /// The parts of a list, `1,2` or `[1, 2]`; empty for `none`.
@@ -99,6 +97,11 @@ impl Magnitude {
         }
     }
 
+    /// Whether the length lies in `range`.
+    pub(super) fn lies_in(self, range: impl RangeBounds<f64>) -> bool {
+        range.contains(&self.value)
+    }
+
     /// The length as the kernels take it.
     pub fn get(self) -> f32 {
         self.value as f32
@@ -120,14 +123,10 @@ impl Value for Magnitude {
     }
 
     fn read(key: &'static str, text: &str, pixel_units: bool) -> Result<Self> {
-        let (value, fraction) = number(key, text, "a number; write 8/255, 0.0314 or, with --pixel-units, 8")?;
-        if value < 0.0 {
-            return Err(Error::value(key, text.trim(), "must not be negative"));
-        }
-        Ok(match fraction {
-            None if pixel_units => Magnitude::fraction(value, 255.0),
-            _ => Magnitude { value, fraction },
-        })
+        let length = number(key, text, "a number; write 8/255, 0.0314 or, with --pixel-units, 8")?;
+        ensure(length.value >= 0.0, || Error::value(key, text.trim(), "must not be negative"))?;
+        let bytes = pixel_units && length.fraction.is_none();
+        Ok(if bytes { Magnitude::fraction(length.value, 255.0) } else { length })
     }
 
     fn json(&self) -> Json {
@@ -135,10 +134,6 @@ impl Value for Magnitude {
             Some(_) => Json::from(self.to_string()),
             None => Json::from(self.value),
         }
-    }
-
-    fn numbers(&self) -> Vec<f64> {
-        vec![self.value]
     }
 }
 
@@ -173,10 +168,6 @@ macro_rules! counts {
             fn json(&self) -> Json {
                 Json::from(*self)
             }
-
-            fn numbers(&self) -> Vec<f64> {
-                vec![*self as f64]
-            }
         })+
     };
 }
@@ -189,33 +180,21 @@ impl Value for f64 {
     }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        Ok(number(key, text, "a number")?.0)
+        Ok(number(key, text, "a number")?.value)
     }
 
     fn json(&self) -> Json {
         Json::from(*self)
     }
-
-    fn numbers(&self) -> Vec<f64> {
-        vec![*self]
-    }
 }
 
-/// The float32 nearest to a number that was read.
+/// The float32 nearest to a number.
 ///
-/// Errors: a number too large for one.
-fn single(key: &'static str, text: &str, number: f64) -> Result<f32> {
-    let single = number as f32;
-    if single.is_finite() {
-        Ok(single)
-    } else {
-        Err(Error::value(key, text.trim(), "too large for a float32"))
-    }
-}
-
-/// The number with the shortest text that reads back as `single`: 0.1, not 0.10000000149.
-fn shortest(single: f32) -> f64 {
-    single.to_string().parse().unwrap_or(f64::from(single))
+/// Errors: as [`number`], and a number too large for one.
+fn single(key: &'static str, text: &str, what: &str) -> Result<f32> {
+    let single = number(key, text, what)?.get();
+    ensure(single.is_finite(), || Error::value(key, text.trim(), "too large for a float32"))?;
+    Ok(single)
 }
 
 impl Value for f32 {
@@ -224,15 +203,12 @@ impl Value for f32 {
     }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        single(key, text, number(key, text, "a number")?.0)
+        single(key, text, "a number")
     }
 
     fn json(&self) -> Json {
-        Json::from(shortest(*self))
-    }
-
-    fn numbers(&self) -> Vec<f64> {
-        vec![shortest(*self)]
+        // The number with the shortest text that reads back as this one: 0.1, not 0.10000000149.
+        Json::from(self.to_string().parse().unwrap_or(f64::from(*self)))
     }
 }
 
@@ -289,18 +265,12 @@ impl Value for Vec<f32> {
     }
 
     fn read(key: &'static str, text: &str, _: bool) -> Result<Self> {
-        items(text)
-            .into_iter()
-            .map(|item| single(key, item, number(key, item, "a number; a list is written 0.5,0.25")?.0))
-            .collect()
+        let item = |item| single(key, item, "a number; a list is written 0.5,0.25");
+        items(text).into_iter().map(item).collect()
     }
 
     fn json(&self) -> Json {
-        Json::from(self.numbers())
-    }
-
-    fn numbers(&self) -> Vec<f64> {
-        self.iter().copied().map(shortest).collect()
+        self.iter().map(Value::json).collect()
     }
 }
 

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::pickle::Pickle;
 use super::{Dataset, ImageShape, Source, Split, numbered_names, required_path};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
+use crate::files::transposed;
 
 const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
-const PLANE: usize = SHAPE.height * SHAPE.width;
 
 /// A data set and the archives it comes in; the first one found is read.
 struct Layout {
@@ -118,25 +118,14 @@ impl Layout {
         let test = dir.join(archive.test);
         let train: Vec<PathBuf> =
             archive.train.iter().map(|file| dir.join(file)).filter(|path| path.is_file()).collect();
-        if train.is_empty() {
+        ensure(!train.is_empty(), || {
             let problem = format!("missing, as are all training files; expected {wanted}");
-            return Err(Error::file(&dir.join(archive.train[0]), problem));
-        }
-        if !test.is_file() {
-            return Err(Error::file(&test, format!("missing; expected {wanted}")));
-        }
+            Error::file(&dir.join(archive.train[0]), problem)
+        })?;
+        ensure(test.is_file(), || Error::file(&test, format!("missing; expected {wanted}")))?;
         let class_names = self.class_names(archive, &dir)?;
         let read = |paths: &[PathBuf]| -> Result<Dataset> {
-            let mut set = Dataset {
-                name: self.name.into(),
-                images: Vec::new(),
-                labels: Vec::new(),
-                shape: SHAPE,
-                classes: self.classes,
-                class_names: class_names.clone(),
-                all_classes: true,
-                byte_scale: 1.0 / 255.0,
-            };
+            let mut set = Dataset::new(self.name, SHAPE, Vec::new(), Vec::new(), class_names.clone());
             paths.iter().try_for_each(|path| archive.read(path, &mut set))?;
             Ok(set)
         };
@@ -192,10 +181,9 @@ impl Layout {
                 })?
             }
         };
-        if names.len() != self.classes {
-            let problem = format!("expected {} class names, found {}", self.classes, names.len());
-            return Err(Error::file(&path, problem));
-        }
+        ensure(names.len() == self.classes, || {
+            Error::file(&path, format!("expected {} class names, found {}", self.classes, names.len()))
+        })?;
         Ok(names)
     }
 }
@@ -218,13 +206,10 @@ impl Archive {
 
 fn binary(bytes: &[u8], label_bytes: usize, set: &mut Dataset) -> Result<(), String> {
     let record = label_bytes + SHAPE.bytes();
-    let rest = bytes.len() % record;
-    if rest != 0 {
-        return Err(format!(
-            "{} bytes is not a whole number of {record}-byte records: {rest} bytes remain",
-            bytes.len()
-        ));
-    }
+    let (length, rest) = (bytes.len(), bytes.len() % record);
+    ensure(rest == 0, || {
+        format!("{length} bytes is not a whole number of {record}-byte records: {rest} bytes remain")
+    })?;
     let mut records = bytes.chunks_exact(record).map(|record| record.split_at(label_bytes));
     records.try_for_each(|(labels, planes)| append(set, labels[label_bytes - 1].into(), planes))
 }
@@ -232,25 +217,20 @@ fn binary(bytes: &[u8], label_bytes: usize, set: &mut Dataset) -> Result<(), Str
 fn python(bytes: &[u8], labels: &str, set: &mut Dataset) -> Result<(), String> {
     let pickle = Pickle::parse(bytes)?;
     let (labels, (shape, images)) = (pickle.integers(labels)?, pickle.array("data")?);
-    if shape != [labels.len(), SHAPE.bytes()] {
-        return Err(format!(
-            "'data' has shape {shape:?}, expected {:?}: one row per label",
-            [labels.len(), SHAPE.bytes()]
-        ));
-    }
+    let expected = [labels.len(), SHAPE.bytes()];
+    ensure(shape == expected, || {
+        format!("'data' has shape {shape:?}, expected {expected:?}: one row per label")
+    })?;
     let mut images = labels.into_iter().zip(images.chunks_exact(SHAPE.bytes()));
     images.try_for_each(|(label, planes)| append(set, label, planes))
 }
 
 /// Appends an image given as three planes.
 fn append(set: &mut Dataset, label: i64, planes: &[u8]) -> Result<(), String> {
-    if !(0..set.classes as i64).contains(&label) {
-        return Err(format!("an image has label {label}, expected 0..={}", set.classes - 1));
-    }
+    let known = (0..set.classes as i64).contains(&label);
+    ensure(known, || format!("an image has label {label}, expected 0..={}", set.classes - 1))?;
     set.labels.push(label as i32);
-    let (red, rest) = planes.split_at(PLANE);
-    let (green, blue) = rest.split_at(PLANE);
-    set.images.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));
+    set.images.extend(transposed(planes, SHAPE.channels, SHAPE.height * SHAPE.width));
     Ok(())
 }
 
@@ -262,7 +242,7 @@ mod tests {
 
     /// A record whose red, green and blue planes are `base + position % 7` plus 0, 50 and 100.
     fn record(labels: &[u8], base: u8) -> Vec<u8> {
-        let pixels = (0..3).flat_map(|c| (0..PLANE).map(move |i| base + (i % 7) as u8 + 50 * c));
+        let pixels = (0..3).flat_map(|c| (0..1024).map(move |i| base + (i % 7) as u8 + 50 * c));
         labels.iter().copied().chain(pixels).collect()
     }
 

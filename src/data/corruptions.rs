@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, ImageShape, folder_with, numbered_names};
-use crate::error::{Error, Result};
-use crate::files::npy::Npy;
+use crate::error::{Error, Result, ensure};
+use crate::files::npy::{Header, Npy};
 
 /// The corruptions whose mean accuracy is reported, in the order of the paper.
 pub const STANDARD: [&str; 15] = [
@@ -56,12 +56,10 @@ impl Corruptions {
         let folder = folder_with(folder, &inside, "labels.npy").ok_or_else(missing)?;
         let set = Corruptions { labels: labels(&folder.join("labels.npy"), classes)?, classes, folder };
         let absent: Vec<&str> = STANDARD.into_iter().filter(|name| !set.path(name).is_file()).collect();
-        if !absent.is_empty() {
-            return Err(Error::file(
-                &set.folder,
-                format!("{} of 15 corruptions are missing: {}", absent.len(), absent.join(", ")),
-            ));
-        }
+        ensure(absent.is_empty(), || {
+            let problem = format!("{} of 15 corruptions are missing: {}", absent.len(), absent.join(", "));
+            Error::file(&set.folder, problem)
+        })?;
         STANDARD.iter().try_for_each(|name| set.array(name).map(|_| ()))?;
         Ok(set)
     }
@@ -70,24 +68,14 @@ impl Corruptions {
     ///
     /// Errors: [`Error::Unknown`], [`Error::Value`] about the severity, [`Error::Io`].
     pub fn load(&self, name: &str, severity: usize) -> Result<Dataset> {
-        if !STANDARD.contains(&name) {
-            return Err(Error::unknown("corruption", name, STANDARD));
-        }
-        if !(1..=SEVERITIES).contains(&severity) {
-            return Err(Error::value("severity", severity, format!("expected 1 to {SEVERITIES}")));
-        }
+        ensure(STANDARD.contains(&name), || Error::unknown("corruption", name, STANDARD))?;
+        let expected = || Error::value("severity", severity, format!("expected 1 to {SEVERITIES}"));
+        ensure((1..=SEVERITIES).contains(&severity), expected)?;
         let images = self.labels.len() / SEVERITIES;
         let rows = (severity - 1) * images..severity * images;
-        Ok(Dataset {
-            name: format!("cifar{}-c", self.classes),
-            images: self.array(name)?.rows(rows.clone())?,
-            labels: self.labels[rows].to_vec(),
-            shape: SHAPE,
-            classes: self.classes,
-            class_names: numbered_names(self.classes),
-            all_classes: true,
-            byte_scale: 1.0 / 255.0,
-        })
+        let (pixels, labels) = (self.array(name)?.rows(rows.clone())?, self.labels[rows].to_vec());
+        let set = format!("cifar{}-c", self.classes);
+        Ok(Dataset::new(&set, SHAPE, pixels, labels, numbered_names(self.classes)))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -99,13 +87,11 @@ impl Corruptions {
         let path = self.path(name);
         let array = Npy::open(&path)?;
         let expected = [self.labels.len(), SHAPE.height, SHAPE.width, SHAPE.channels];
-        if array.header.shape != expected || array.header.descr != "|u1" {
-            let found = format!("found {:?} of {}", array.header.shape, array.header.descr);
-            return Err(Error::file(
-                &path,
-                format!("expected {expected:?} of |u1, one image per label in labels.npy, {found}"),
-            ));
-        }
+        let Header { descr, shape, .. } = &array.header;
+        ensure(*shape == expected && descr == "|u1", || {
+            let expected = format!("expected {expected:?} of |u1, one image per label in labels.npy");
+            Error::file(&path, format!("{expected}, found {shape:?} of {descr}"))
+        })?;
         Ok(array)
     }
 }
@@ -113,27 +99,25 @@ impl Corruptions {
 /// The labels of all severities.
 fn labels(path: &Path, classes: usize) -> Result<Vec<i32>> {
     let mut array = Npy::open(path)?;
-    let count = array.header.shape.iter().product::<usize>();
-    if array.header.shape.len() != 1 || count == 0 || count % SEVERITIES != 0 {
-        let problem = format!(
-            "expected one label per image, a multiple of {SEVERITIES} in all, found shape {:?}",
-            array.header.shape
-        );
-        return Err(Error::file(path, problem));
-    }
+    let shape = array.header.shape.clone();
+    ensure(matches!(shape[..], [count] if count > 0 && count % SEVERITIES == 0), || {
+        let expected = format!("expected one label per image, a multiple of {SEVERITIES} in all");
+        Error::file(path, format!("{expected}, found shape {shape:?}"))
+    })?;
     let values = array.integers()?;
     // The labels of a complete test set show how many classes it has.
-    let highest = values.iter().max().copied().unwrap_or(0);
-    if count == FULL && highest + 1 != classes as i64 {
-        return Err(Error::file(path, format!("has {} classes, the network {classes}", highest + 1)));
-    }
-    match values.iter().position(|&label| !(0..classes as i64).contains(&label)) {
-        None => Ok(values.into_iter().map(|label| label as i32).collect()),
-        Some(index) => Err(Error::file(
-            path,
-            format!("label {index} is {}, expected 0..={} for {classes} classes", values[index], classes - 1),
-        )),
-    }
+    let found = values.iter().max().map_or(1, |highest| highest + 1);
+    ensure(values.len() != FULL || found == classes as i64, || {
+        Error::file(path, format!("has {found} classes, the network {classes}"))
+    })?;
+    let label = |(index, value): (usize, i64)| match usize::try_from(value) {
+        Ok(label) if label < classes => Ok(label as i32),
+        _ => {
+            let expected = format!("expected 0..={} for {classes} classes", classes - 1);
+            Err(Error::file(path, format!("label {index} is {value}, {expected}")))
+        }
+    };
+    values.into_iter().enumerate().map(label).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::{Dataset, ImageShape, Source, Split, numbered_names};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// Attribution of the embedded digits, for `--version`, reports and the README.
 pub const ATTRIBUTION: &str = "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, \
@@ -41,12 +41,9 @@ fn load(dir: Option<&Path>) -> Result<Split> {
     let mut text = String::new();
     flate2::read::GzDecoder::new(CSV).read_to_string(&mut text).map_err(Error::io(file, "cannot unpack"))?;
     let all = parse(&text).map_err(|problem| Error::file(file, problem))?;
-    if all.len() != IMAGES {
-        return Err(Error::file(file, format!("expected {IMAGES} images, found {}", all.len())));
-    }
-    let train = all.subset(&(0..TRAIN).collect::<Vec<_>>())?;
-    let test = all.subset(&(TRAIN..IMAGES).collect::<Vec<_>>())?;
-    Ok(Split { train, test })
+    let found = || Error::file(file, format!("expected {IMAGES} images, found {}", all.len()));
+    ensure(all.len() == IMAGES, found)?;
+    Ok(all.split(TRAIN))
 }
 
 /// The images of CSV `text`; an error names the line.
@@ -64,16 +61,8 @@ fn parse(text: &str) -> Result<Dataset, String> {
             _ => return Err(format!("line {}: expected 64 pixels in 0..=16 and a label in 0..=9", line + 1)),
         }
     }
-    Ok(Dataset {
-        name: DIGITS.name.into(),
-        images,
-        labels,
-        shape: SHAPE,
-        classes: 10,
-        class_names: numbered_names(10),
-        all_classes: true,
-        byte_scale: 1.0 / f32::from(LEVELS),
-    })
+    let set = Dataset::new(DIGITS.name, SHAPE, images, labels, numbered_names(10));
+    Ok(Dataset { byte_scale: 1.0 / f32::from(LEVELS), ..set })
 }
 
 #[cfg(test)]

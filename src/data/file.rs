@@ -7,9 +7,10 @@
 use std::path::Path;
 
 use super::{Dataset, ImageShape, Source, Split, numbered_names, required_path};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::files::npz::read_tensors;
 use crate::files::safetensors::{Dtype, SafeTensors, TensorView, floats, integers};
+use crate::files::transposed;
 
 /// The registry's entry.
 pub(super) const FILE: Source = Source {
@@ -25,13 +26,6 @@ const WANTED: &str = "x_train, y_train, x_test and y_test, or x and y";
 /// The largest difference between a float and a byte divided by 255.
 const TOLERANCE: f64 = 1e-4;
 
-/// Images and their labels.
-struct Images {
-    shape: ImageShape,
-    bytes: Vec<u8>,
-    labels: Vec<i32>,
-}
-
 fn load(path: Option<&Path>) -> Result<Split> {
     let path =
         required_path(path, FILE.name, &format!("a file: --data X.safetensors or X.npz with {WANTED}"))?;
@@ -44,91 +38,55 @@ fn read(bytes: &[u8]) -> Result<Split, String> {
     let has = |name: &&str| file.names().contains(name);
     if PARTS.iter().all(has) {
         let (train, test) = (images(&file, "x_train", "y_train")?, images(&file, "x_test", "y_test")?);
-        if train.shape != test.shape {
-            return Err(format!("x_train has images of {:?}, x_test of {:?}", train.shape, test.shape));
-        }
-        let classes = classes(train.labels.iter().chain(&test.labels));
-        return Ok(Split { train: train.dataset(classes), test: test.dataset(classes) });
+        ensure(train.shape == test.shape, || {
+            format!("x_train has images of {:?}, x_test of {:?}", train.shape, test.shape)
+        })?;
+        let classes = train.classes.max(test.classes);
+        let part = |part| Dataset { classes, class_names: numbered_names(classes), ..part };
+        return Ok(Split { train: part(train), test: part(test) });
     }
-    if PARTS.iter().any(has) || !["x", "y"].iter().all(has) {
+    ensure(!PARTS.iter().any(has) && ["x", "y"].iter().all(has), || {
         let mut found = file.names();
         found.sort_unstable();
-        return Err(format!("expected the tensors {WANTED}, found {}", found.join(", ")));
-    }
+        format!("expected the tensors {WANTED}, found {}", found.join(", "))
+    })?;
     let all = images(&file, "x", "y")?;
-    let classes = classes(all.labels.iter());
-    let all = all.dataset(classes);
     let train = all.len() * 5 / 6;
-    if train == 0 {
-        return Err(format!("expected at least 2 images to split, found {}", all.len()));
-    }
-    let part = |range: std::ops::Range<usize>| {
-        all.subset(&range.collect::<Vec<_>>()).map_err(|error| error.to_string())
-    };
-    Ok(Split { train: part(0..train)?, test: part(train..all.len())? })
+    ensure(train > 0, || format!("expected at least 2 images to split, found {}", all.len()))?;
+    Ok(all.split(train))
 }
 
-/// One more than the largest label.
-fn classes<'a>(labels: impl Iterator<Item = &'a i32>) -> usize {
-    labels.max().map_or(0, |&label| label as usize + 1)
-}
-
-fn images(file: &SafeTensors, x: &str, y: &str) -> Result<Images, String> {
+/// The images of tensor `x` with the labels of tensor `y`, which may lack the highest classes.
+fn images(file: &SafeTensors, x: &str, y: &str) -> Result<Dataset, String> {
     let tensor = |name: &str| file.tensor(name).map_err(|error| format!("{name}: {error}"));
     let (shape, bytes) = pixels(&tensor(x)?).map_err(|problem| format!("{x}: {problem}"))?;
     let labels = labels(&tensor(y)?).map_err(|problem| format!("{y}: {problem}"))?;
-    if labels.len() * shape.bytes() != bytes.len() || labels.is_empty() {
-        return Err(format!(
-            "{x} has {} images, {y} {} labels; expected equal numbers, at least one",
-            bytes.len() / shape.bytes(),
-            labels.len()
-        ));
-    }
-    Ok(Images { shape, bytes, labels })
-}
-
-impl Images {
-    fn dataset(self, classes: usize) -> Dataset {
-        Dataset {
-            name: FILE.name.into(),
-            images: self.bytes,
-            labels: self.labels,
-            shape: self.shape,
-            classes,
-            class_names: numbered_names(classes),
-            all_classes: false,
-            byte_scale: 1.0 / 255.0,
-        }
-    }
+    let (found, expected) = (bytes.len() / shape.bytes(), labels.len());
+    ensure(found == expected && found > 0, || {
+        format!("{x} has {found} images, {y} {expected} labels; expected equal numbers, at least one")
+    })?;
+    let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
+    let set = Dataset::new(FILE.name, shape, bytes, labels, numbered_names(classes));
+    Ok(Dataset { all_classes: false, ..set })
 }
 
 /// The bytes of images, `[N, H, W, C]`.
 fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
     let expected = || {
-        format!(
-            "expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found {:?} {:?}",
-            x.dtype(),
-            x.shape()
-        )
+        let found = format!("{:?} {:?}", x.dtype(), x.shape());
+        format!("expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found {found}")
     };
     let &[_, a, b, c] = x.shape() else { return Err(expected()) };
     let bytes = x.dtype() == Dtype::U8;
     let (height, width, channels) = if bytes { (a, b, c) } else { (b, c, a) };
     let shape = ImageShape { height, width, channels };
-    if !matches!(channels, 1 | 3) || shape.bytes() == 0 {
-        return Err(expected());
-    }
+    ensure(matches!(channels, 1 | 3) && shape.bytes() > 0, expected)?;
     let planes = match x.dtype() {
         Dtype::U8 => return Ok((shape, x.data().to_vec())),
         Dtype::F32 | Dtype::F64 => quantize(floats(x, |value| value).ok_or_else(expected)?)?,
         _ => return Err(expected()),
     };
-    let plane = height * width;
-    let pixels = planes.chunks_exact(shape.bytes()).flat_map(|image| {
-        (0..plane)
-            .flat_map(move |position| (0..channels).map(move |channel| image[channel * plane + position]))
-    });
-    Ok((shape, pixels.collect()))
+    Ok((shape, transposed(&planes, channels, height * width)))
 }
 
 /// The bytes whose quotients by 255 are `values`.

@@ -2,15 +2,19 @@
 //!
 //! Conversion to floats, cropping and flipping happen on the device ([`device_dataset`]).
 
+mod cifar;
 pub mod corruptions;
 pub mod device_dataset;
+mod digits;
+mod file;
 mod pickle;
+mod tiny_imagenet;
 
 use std::path::{Path, PathBuf};
 
 pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::rng::Stream;
 
 /// A data set that can be loaded by name.
@@ -24,25 +28,9 @@ pub struct Source {
     load: fn(Option<&Path>) -> Result<Split>,
 }
 
-macro_rules! data_sets {
-    ($($file:ident => $($entry:ident),+;)+) => {
-        $(mod $file;)+
-
-        /// Every data set.
-        pub static SOURCES: &[Source] = &[$($($file::$entry),+),+];
-
-        #[cfg(test)]
-        const FILES: &[&str] = &[$(stringify!($file)),+];
-    };
-}
-
-// The registry: a new data set is its file and its line here.
-data_sets! {
-    digits => DIGITS;
-    cifar => CIFAR10, CIFAR100;
-    tiny_imagenet => TINY_IMAGENET;
-    file => FILE;
-}
+/// Every data set.
+pub static SOURCES: [Source; 5] =
+    [digits::DIGITS, cifar::CIFAR10, cifar::CIFAR100, tiny_imagenet::TINY_IMAGENET, file::FILE];
 
 /// Height, width and channels of every image of a data set, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +81,31 @@ pub struct Split {
 }
 
 impl Dataset {
+    /// Images of the classes of `class_names`, their pixels in steps of 1/255.
+    fn new(
+        name: &str,
+        shape: ImageShape,
+        images: Vec<u8>,
+        labels: Vec<i32>,
+        class_names: Vec<String>,
+    ) -> Dataset {
+        let (name, classes, byte_scale) = (name.to_owned(), class_names.len(), 1.0 / 255.0);
+        Dataset { name, images, labels, shape, classes, all_classes: true, class_names, byte_scale }
+    }
+
+    /// The first `count` images to train on and the others to test on.
+    fn split(self, count: usize) -> Split {
+        let Dataset { name, mut images, mut labels, class_names, .. } = self;
+        let test = Dataset {
+            name: name.clone(),
+            images: images.split_off(count * self.shape.bytes()),
+            labels: labels.split_off(count),
+            class_names: class_names.clone(),
+            ..self
+        };
+        Split { train: Dataset { name, images, labels, class_names, ..self }, test }
+    }
+
     /// The number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -129,14 +142,13 @@ impl Dataset {
     ///
     /// Errors: [`Error::Value`] for an index past the end.
     pub fn subset(&self, indices: &[usize]) -> Result<Dataset> {
-        let size = self.shape.bytes();
-        let mut images = Vec::with_capacity(indices.len() * size);
+        let mut images = Vec::with_capacity(indices.len() * self.shape.bytes());
         let mut labels = Vec::with_capacity(indices.len());
         for &index in indices {
             let past_end =
                 || Error::value("image index", index, format!("{} has {} images", self.name, self.len()));
             labels.push(*self.labels.get(index).ok_or_else(past_end)?);
-            images.extend_from_slice(self.images.get(index * size..(index + 1) * size).ok_or_else(past_end)?);
+            images.extend_from_slice(self.image(index).ok_or_else(past_end)?);
         }
         let (name, class_names) = (self.name.clone(), self.class_names.clone());
         Ok(Dataset { name, images, labels, class_names, ..*self })
@@ -147,14 +159,10 @@ impl Dataset {
     /// Each class gives its share of `count`, rounded by largest remainder; `seed` decides which of its
     /// images. Errors: [`Error::Value`] about `held_out` if no training image would be left.
     pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
-        if count >= self.len() && count > 0 {
-            let problem = format!(
-                "{} has {} training images, and some must be left to train on",
-                self.name,
-                self.len()
-            );
-            return Err(Error::value("held_out", count, problem));
-        }
+        ensure(count < self.len().max(1), || {
+            let found = format!("{} has {} training images", self.name, self.len());
+            Error::value("held_out", count, format!("{found}, and some must be left to train on"))
+        })?;
         let mut held = Vec::with_capacity(count);
         let mut stream = Stream::new(seed, "held-out images");
         for (mut class, quota) in self.members().into_iter().zip(shares(&self.class_counts(), count)) {
@@ -201,12 +209,11 @@ fn numbered_names(classes: usize) -> Vec<String> {
 /// Errors: [`Error::Unknown`] with the nearest name.
 pub fn find(name: &str) -> Result<&'static Source> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
-    SOURCES
-        .iter()
-        .find(|source| {
-            std::iter::once(&source.name).chain(source.aliases).any(|known| plain(known) == plain(name))
-        })
-        .ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
+    let is_named = |source: &&Source| {
+        source.aliases.iter().chain([&source.name]).any(|known| plain(known) == plain(name))
+    };
+    let found = SOURCES.iter().find(is_named);
+    found.ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
 }
 
 /// Loads the data set called `name`; `path` is the folder of its files, or its file; `None` for embedded
@@ -288,12 +295,14 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data");
         let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let sources = paths.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
-        let with_entry = sources.filter(|path| {
-            std::fs::read_to_string(path).unwrap().lines().any(|line| line.ends_with(": Source = Source {"))
+        let entries = sources.flat_map(|path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            let entry =
+                |line: &str| Some(line.strip_suffix(": Source = Source {")?.rsplit_once(' ')?.1.to_owned());
+            text.lines().filter_map(entry).collect::<Vec<_>>()
         });
-        let mut found: Vec<String> =
-            with_entry.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-        let mut listed = FILES.to_vec();
+        let mut found: Vec<String> = entries.map(|entry| entry.to_lowercase().replace('_', "-")).collect();
+        let mut listed = SOURCES.each_ref().map(|source| source.name);
         found.sort();
         listed.sort();
         assert_eq!(found, listed);

@@ -7,6 +7,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use crate::error::ensure;
+use crate::files::transposed;
+
 /// A value; containers hold indices of [`Pickle::nodes`], so that a value stored in the memo is never copied.
 enum Node<'a> {
     /// A string of either kind; text as UTF-8.
@@ -16,24 +19,14 @@ enum Node<'a> {
     Nothing,
     List(Vec<usize>),
     Tuple(Vec<usize>),
-    Dict(Vec<(usize, usize)>),
-    /// One of [`CALLABLES`], by its name.
-    Callable(&'static str),
+    Dict(Vec<[usize; 2]>),
+    /// A known callable, by its name.
+    Callable(&'a str),
     /// numpy's `uint8`.
     ByteType,
     /// An array of `uint8`, row-major.
     Array(Vec<usize>, Cow<'a, [u8]>),
 }
-
-/// The callables that may occur: those of arrays, and `encode`, by which Python 3 writes bytes in protocol 2
-/// as text with one character per byte.
-const CALLABLES: &[(&str, &str)] = &[
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-];
 
 /// A parsed dictionary.
 pub(super) struct Pickle<'a> {
@@ -65,10 +58,9 @@ impl<'a> Pickle<'a> {
         let Node::Dict(items) = &self.nodes[self.root] else {
             return Err("expected a pickled dictionary".into());
         };
-        let is_key =
-            |&index: &usize| matches!(&self.nodes[index], Node::Bytes(name) if **name == *key.as_bytes());
-        let item = items.iter().rev().find(|(name, _)| is_key(name));
-        item.map(|(_, value)| &self.nodes[*value]).ok_or(format!("the dictionary has no '{key}'"))
+        let is_key = |node: &Node| matches!(node, Node::Bytes(name) if **name == *key.as_bytes());
+        let item = items.iter().rev().find(|[name, _]| is_key(&self.nodes[*name]));
+        item.map(|[_, value]| &self.nodes[*value]).ok_or(format!("the dictionary has no '{key}'"))
     }
 
     /// The shape and the row-major bytes of the array called `key`.
@@ -123,13 +115,17 @@ impl<'a> Reader<'a> {
             b']' => Node::List(Vec::new()),
             b't' => Node::Tuple(self.pop_to_mark()?),
             0x85..=0x87 => Node::Tuple(self.pop_many(usize::from(opcode - 0x84))?),
-            b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                let refused =
-                    || format!("it names {module}.{name}, which no CIFAR file does; nothing was run");
-                let known = CALLABLES.iter().find(|known| **known == (module, name));
-                Node::Callable(known.ok_or_else(refused)?.1)
-            }
+            // `encode` is how Python 3 writes bytes in protocol 2: as text with one character per byte.
+            b'c' => match (self.line()?, self.line()?) {
+                ("numpy.core.multiarray" | "numpy._core.multiarray", name @ "_reconstruct")
+                | ("numpy", name @ ("ndarray" | "dtype"))
+                | ("_codecs", name @ "encode") => Node::Callable(name),
+                (module, name) => {
+                    return Err(format!(
+                        "it names {module}.{name}, which no CIFAR file does; nothing was run"
+                    ));
+                }
+            },
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(function, arguments).ok_or("a call that no CIFAR file makes; nothing was run")?
@@ -144,10 +140,11 @@ impl<'a> Reader<'a> {
     /// Executes an opcode that changes the stack, the memo or the value on top.
     fn arrange(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
-            0x80 => match self.number(1)? {
-                2 | 3 => {}
-                protocol => return Err(format!("expected pickle protocol 2 or 3, found {protocol}")),
-            },
+            0x80 => {
+                let protocol = self.number(1)?;
+                let problem = || format!("expected pickle protocol 2 or 3, found {protocol}");
+                ensure(matches!(protocol, 2 | 3), problem)?;
+            }
             b'(' => self.marks.push(self.stack.len()),
             b'a' | b'e' | b's' | b'u' => {
                 let new = match opcode {
@@ -156,11 +153,9 @@ impl<'a> Reader<'a> {
                     _ => self.pop_to_mark()?,
                 };
                 let target = self.top()?;
-                match &mut self.nodes[target] {
-                    Node::List(items) if matches!(opcode, b'a' | b'e') => items.extend(new),
-                    Node::Dict(items) if matches!(opcode, b's' | b'u') => {
-                        items.extend(new.chunks_exact(2).map(|pair| (pair[0], pair[1])));
-                    }
+                match (opcode, &mut self.nodes[target]) {
+                    (b'a' | b'e', Node::List(items)) => items.extend(new),
+                    (b's' | b'u', Node::Dict(items)) => items.extend_from_slice(new.as_chunks().0),
                     _ => return Err("it adds to something other than a list or dictionary".into()),
                 }
             }
@@ -189,18 +184,19 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// The values of a tuple; `None` for another node.
+    fn tuple(&self, node: &Node) -> Option<Vec<&Node<'a>>> {
+        let Node::Tuple(items) = node else { return None };
+        Some(items.iter().map(|&item| &self.nodes[item]).collect())
+    }
+
     /// The value of a known call.
     fn call(&self, function: usize, arguments: usize) -> Option<Node<'a>> {
-        let (Node::Callable(function), Node::Tuple(arguments)) =
-            (&self.nodes[function], &self.nodes[arguments])
-        else {
-            return None;
-        };
-        let arguments: Vec<&Node> = arguments.iter().map(|&index| &self.nodes[index]).collect();
-        match (function, arguments.as_slice()) {
-            (&"_reconstruct", [Node::Callable("ndarray"), ..]) => Some(Node::Array(vec![0], Cow::default())),
-            (&"dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => Some(Node::ByteType),
-            (&"encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => {
+        let Node::Callable(function) = self.nodes[function] else { return None };
+        match (function, self.tuple(&self.nodes[arguments])?.as_slice()) {
+            ("_reconstruct", [Node::Callable("ndarray"), ..]) => Some(Node::Array(vec![0], Cow::default())),
+            ("dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => Some(Node::ByteType),
+            ("encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => {
                 let characters = std::str::from_utf8(text).ok()?.chars();
                 let bytes: Option<Vec<u8>> = characters.map(|c| u8::try_from(u32::from(c)).ok()).collect();
                 Some(Node::Bytes(bytes?.into()))
@@ -211,26 +207,19 @@ impl<'a> Reader<'a> {
 
     /// The array described by the tuple `(version, shape, type, column-major?, bytes)`.
     fn fill(&self, state: usize) -> Option<Node<'a>> {
-        let tuple = |node: &Node| if let Node::Tuple(items) = node { Some(items.clone()) } else { None };
-        let state: Vec<&Node> = tuple(&self.nodes[state])?.iter().map(|&index| &self.nodes[index]).collect();
+        let state = self.tuple(&self.nodes[state])?;
         let [Node::Integer(1), shape, Node::ByteType, Node::Truth(columns), Node::Bytes(bytes)] = state[..]
         else {
             return None;
         };
-        let size = |&index: &usize| {
-            if let Node::Integer(size) = self.nodes[index] { usize::try_from(size).ok() } else { None }
-        };
-        let shape = tuple(shape)?.iter().map(size).collect::<Option<Vec<usize>>>()?;
+        let size = |node| if let &Node::Integer(size) = node { usize::try_from(size).ok() } else { None };
+        let shape = self.tuple(shape)?.into_iter().map(size).collect::<Option<Vec<usize>>>()?;
         if shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size)) != Some(bytes.len()) {
             return None;
         }
         let bytes = match (columns, shape.as_slice()) {
             (false, _) => bytes.clone(),
-            (true, &[height, width]) => {
-                let row_major =
-                    (0..height).flat_map(|row| (0..width).map(move |column| bytes[column * height + row]));
-                row_major.collect::<Vec<u8>>().into()
-            }
+            (true, &[height, width]) => transposed(bytes, width, height).into(),
             _ => return None,
         };
         Some(Node::Array(shape, bytes))
@@ -261,10 +250,11 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let rest = &self.bytes[self.at..];
-        self.at += count;
         let short =
             || format!("{count} bytes are expected and {} remain; the file is incomplete", rest.len());
-        rest.get(..count).ok_or_else(short)
+        let (taken, _) = rest.split_at_checked(count).ok_or_else(short)?;
+        self.at += count;
+        Ok(taken)
     }
 
     /// A string, preceded by its length.
@@ -356,8 +346,8 @@ pub(super) mod tests {
                       latin1\x86Rr\x02\x00\x00\x00]J\xfe\xff\xff\xffaM\x02\x01as.";
         let pickle = Pickle::parse(bytes).unwrap();
         let Node::Dict(items) = &pickle.nodes[pickle.root] else { panic!("not a dictionary") };
-        assert!(matches!(&pickle.nodes[items[0].0], Node::Bytes(key) if **key == *b"a\xe9"));
-        assert!(matches!(&pickle.nodes[items[0].1], Node::List(list) if list.len() == 2));
+        assert!(matches!(&pickle.nodes[items[0][0]], Node::Bytes(key) if **key == *b"a\xe9"));
+        assert!(matches!(&pickle.nodes[items[0][1]], Node::List(list) if list.len() == 2));
     }
 
     #[test]

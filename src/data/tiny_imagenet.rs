@@ -15,7 +15,7 @@ use image::{DynamicImage, ImageDecoder, ImageError};
 use rayon::prelude::*;
 
 use super::{Dataset, ImageShape, Source, Split, folder_with, required_path};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::files::write_atomic_with;
 
 /// The registry's entry.
@@ -49,26 +49,15 @@ fn load(dir: Option<&Path>) -> Result<Split> {
     let root = &folder_with(dir, "tiny-imagenet-200", CLASSES).ok_or_else(missing)?;
     let text = read_text(root, CLASSES)?;
     let classes: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    if classes.is_empty() {
-        return Err(Error::file(&root.join(CLASSES), "lists no classes; expected one per line"));
-    }
+    let none = || Error::file(&root.join(CLASSES), "lists no classes; expected one per line");
+    ensure(!classes.is_empty(), none)?;
     let class_names = class_names(root, &classes)?;
     let mut photos = train_photos(root, &classes)?;
     let train = photos.len();
     photos.extend(test_photos(root, &classes)?);
-    let mut images = pixels(root, &photos)?;
-    let part = |photos: &[Photo], images: Vec<u8>| Dataset {
-        name: TINY_IMAGENET.name.into(),
-        images,
-        labels: photos.iter().map(|photo| photo.label).collect(),
-        shape: SHAPE,
-        classes: classes.len(),
-        class_names: class_names.clone(),
-        all_classes: true,
-        byte_scale: 1.0 / 255.0,
-    };
-    let test = part(&photos[train..], images.split_off(train * SHAPE.bytes()));
-    Ok(Split { train: part(&photos[..train], images), test })
+    let labels = photos.iter().map(|photo| photo.label).collect();
+    let all = Dataset::new(TINY_IMAGENET.name, SHAPE, pixels(root, &photos)?, labels, class_names);
+    Ok(all.split(train))
 }
 
 fn read_text(root: &Path, file: &str) -> Result<String> {
@@ -87,12 +76,10 @@ fn class_names(root: &Path, classes: &[&str]) -> Result<Vec<String>> {
     Ok(classes.iter().map(name).collect())
 }
 
-/// The names and sizes of the JPEG files in a folder, sorted by name; at least one.
-fn jpegs(root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
+/// The JPEG files in a folder, at least one, sorted by name; `label` gives the label of a name.
+fn photos(root: &Path, folder: &str, mut label: impl FnMut(&str) -> Result<i32>) -> Result<Vec<Photo>> {
     let path = root.join(folder);
-    if !path.is_dir() {
-        return Err(Error::file(&path, format!("no such folder; expected {WANTED}")));
-    }
+    ensure(path.is_dir(), || Error::file(&path, format!("no such folder; expected {WANTED}")))?;
     let mut found = Vec::new();
     for entry in fs::read_dir(&path).map_err(Error::io(&path, "cannot list"))? {
         let entry = entry.map_err(Error::io(&path, "cannot list"))?;
@@ -104,21 +91,21 @@ fn jpegs(root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
             found.push((name, size));
         }
     }
-    if found.is_empty() {
-        return Err(Error::file(&path, "holds no JPEG files; the archive was not unpacked completely"));
-    }
+    let none = || Error::file(&path, "holds no JPEG files; the archive was not unpacked completely");
+    ensure(!found.is_empty(), none)?;
     found.sort();
-    Ok(found)
+    let photo = |(name, size): (String, u64)| {
+        Ok(Photo { path: format!("{folder}/{name}"), size, label: label(&name)? })
+    };
+    found.into_iter().map(photo).collect()
 }
 
 fn train_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
-    let mut photos = Vec::new();
+    let mut all = Vec::new();
     for (label, class) in (0..).zip(classes) {
-        let folder = format!("train/{class}/images");
-        let photo = |(name, size)| Photo { path: format!("{folder}/{name}"), size, label };
-        photos.extend(jpegs(root, &folder)?.into_iter().map(photo));
+        all.extend(photos(root, &format!("train/{class}/images"), |_| Ok(label))?);
     }
-    Ok(photos)
+    Ok(all)
 }
 
 /// The images of `val/images`; images and lines of the annotations must match one to one.
@@ -127,37 +114,23 @@ fn test_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
     let text = read_text(root, ANNOTATIONS)?;
     let labels: HashMap<&str, i32> = classes.iter().copied().zip(0..).collect();
     let mut annotated = HashMap::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |problem: String| Error::file(&path, format!("line {number}: {problem}"));
         let mut fields = line.split('\t').map(str::trim);
         let (Some(name), Some(class)) = (fields.next(), fields.next()) else {
-            return Err(Error::file(
-                &path,
-                format!("line {}: expected an image and its class, separated by a tab", number + 1),
-            ));
+            return Err(wrong("expected an image and its class, separated by a tab".into()));
         };
-        let unknown = || {
-            Error::file(
-                &path,
-                format!("line {}: {name} is of class {class}, which is not in {CLASSES}", number + 1),
-            )
-        };
+        let unknown = || wrong(format!("{name} is of class {class}, which is not in {CLASSES}"));
         annotated.insert(name, *labels.get(class).ok_or_else(unknown)?);
     }
-    let mut photos = Vec::new();
-    for (name, size) in jpegs(root, "val/images")? {
-        let file = format!("val/images/{name}");
-        let label = annotated.remove(name.as_str());
-        let label =
-            label.ok_or_else(|| Error::file(&root.join(&file), format!("has no line in {ANNOTATIONS}")))?;
-        photos.push(Photo { path: file, size, label });
-    }
-    match annotated.keys().min() {
-        Some(name) => Err(Error::file(
-            &root.join("val/images").join(name),
-            format!("missing; it is listed in {ANNOTATIONS}"),
-        )),
-        None => Ok(photos),
-    }
+    let folder = root.join("val/images");
+    let all = photos(root, "val/images", |name| {
+        let unlisted = || Error::file(&folder.join(name), format!("has no line in {ANNOTATIONS}"));
+        annotated.remove(name).ok_or_else(unlisted)
+    })?;
+    annotated.keys().min().map_or(Ok(all), |name| {
+        Err(Error::file(&folder.join(name), format!("missing; it is listed in {ANNOTATIONS}")))
+    })
 }
 
 /// The pixels of all photos: from the cache if its listing matches, else decoded and, where the folder is
@@ -171,13 +144,10 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
         return Ok(pixels);
     }
     let mut pixels = vec![0; size];
-    let decoded = pixels
-        .par_chunks_exact_mut(SHAPE.bytes())
-        .zip(photos)
-        .map(|(pixels, photo)| decode(&root.join(&photo.path), pixels));
-    if let Some(error) = decoded.find_map_first(Result::err) {
-        return Err(error);
-    }
+    let images = pixels.par_chunks_exact_mut(SHAPE.bytes()).zip(photos);
+    let failed =
+        images.map(|(image, photo)| decode(&root.join(&photo.path), image)).find_first(Result::is_err);
+    failed.unwrap_or(Ok(()))?;
     // A failed write only means that the next run decodes again.
     write_atomic_with(&root.join(CACHE), |file| {
         file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))
@@ -189,36 +159,29 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
 /// The pixels in the cache, if it begins with `listing` and is complete.
 fn stored(path: &Path, listing: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
-    if file.metadata().ok()?.len() != (listing.len() + size) as u64 {
-        return None;
-    }
-    let mut found = vec![0; listing.len()];
-    file.read_exact(&mut found).ok()?;
-    let mut pixels = if found == listing { vec![0; size] } else { return None };
-    file.read_exact(&mut pixels).ok()?;
-    Some(pixels)
+    let complete = file.metadata().ok()?.len() == (listing.len() + size) as u64;
+    let mut read = |length| {
+        let mut bytes = vec![0; length];
+        file.read_exact(&mut bytes).ok().map(|()| bytes)
+    };
+    if complete && read(listing.len())? == listing { read(size) } else { None }
 }
 
 /// Fills `pixels` with the image at `path`; grey becomes RGB.
 fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
     // Decoders invent the missing pixels of a truncated file.
-    if !bytes.windows(2).any(|marker| marker == [0xff, 0xd9]) {
-        let problem = format!(
-            "expected a JPEG image, found {} bytes without the end marker; the file is incomplete",
-            bytes.len()
-        );
-        return Err(Error::file(path, problem));
-    }
+    ensure(bytes.windows(2).any(|marker| marker == [0xff, 0xd9]), || {
+        let found = format!("found {} bytes without the end marker; the file is incomplete", bytes.len());
+        Error::file(path, format!("expected a JPEG image, {found}"))
+    })?;
     let unreadable = |error: ImageError| Error::file(path, format!("expected a JPEG image: {error}"));
     let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
-    if (width as usize, height as usize) != (SHAPE.width, SHAPE.height) {
-        return Err(Error::file(
-            path,
-            format!("expected {}x{} pixels, found {width}x{height}", SHAPE.width, SHAPE.height),
-        ));
-    }
+    ensure((width as usize, height as usize) == (SHAPE.width, SHAPE.height), || {
+        let expected = format!("expected {}x{} pixels", SHAPE.width, SHAPE.height);
+        Error::file(path, format!("{expected}, found {width}x{height}"))
+    })?;
     pixels.copy_from_slice(DynamicImage::from_decoder(decoder).map_err(unreadable)?.into_rgb8().as_raw());
     Ok(())
 }

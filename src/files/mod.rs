@@ -25,7 +25,7 @@ pub fn write_atomic_with(
     path: &Path,
     write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>,
 ) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let replace = || {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".saddle-").suffix(".tmp");
@@ -46,12 +46,27 @@ pub fn write_atomic_with(
     replace().map_err(Error::io(path, "cannot write"))
 }
 
+/// The folder of the file at `path`.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Checks that a file can be written at `path`, before hours of work rather than after.
 ///
 /// Errors: [`Error::Io`] about `path`.
 pub fn check_writable(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path, "cannot write the result")).map(|_| ())
+    tempfile::NamedTempFile::new_in(folder_of(path))
+        .map_err(Error::io(path, "cannot write the result"))
+        .map(|_| ())
+}
+
+/// A series of matrices `[rows, columns]` as one of `[columns, rows]`.
+pub fn transposed<T: Copy>(matrices: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let mut transposed = Vec::with_capacity(matrices.len());
+    for matrix in matrices.chunks_exact((rows * columns).max(1)) {
+        (0..columns).for_each(|column| transposed.extend(matrix[column..].iter().step_by(columns)));
+    }
+    transposed
 }
 
 #[cfg(test)]

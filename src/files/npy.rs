@@ -5,12 +5,14 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::safetensors::{Dtype, TensorView, integers};
 use crate::error::{Error, Result};
 
 /// The header of an array.
 pub struct Header {
     /// numpy's name of the element type: `|u1`, `<i8`.
     pub descr: String,
+    pub dtype: Dtype,
     /// The array's shape, row-major.
     pub shape: Vec<usize>,
     /// Bytes per row, which is all that one index of the first dimension selects.
@@ -27,12 +29,11 @@ impl Header {
         let (header, start) = header(file).ok_or("not a .npy file of version 1, 2 or 3")?;
         let (descr, shape) =
             describe(&header).ok_or_else(|| format!("expected a row-major array, found {header}"))?;
-        let size =
-            item_size(&descr).ok_or_else(|| format!("expected an array of numbers, found type {descr}"))?;
-        let row = shape.iter().skip(1).try_fold(size, |all, &size| all.checked_mul(size));
+        let dtype = dtype(&descr)?;
+        let row = shape.iter().skip(1).try_fold(dtype.bitsize() / 8, |all, &size| all.checked_mul(size));
         let total = row.and_then(|row| row.checked_mul(*shape.first()?)).map(|bytes| bytes as u64 + start);
         match (row, total) {
-            (Some(row), Some(total)) if total == length => Ok(Header { descr, shape, row, start }),
+            (Some(row), Some(total)) if total == length => Ok(Header { descr, dtype, shape, row, start }),
             _ => {
                 let expected = total.map_or("more".into(), |total| total.to_string());
                 Err(format!("{shape:?} of type {descr} takes {expected} bytes, the file has {length}"))
@@ -70,27 +71,14 @@ impl Npy {
         Ok(bytes)
     }
 
-    /// All elements of an array of little-endian integers of any width.
+    /// All elements of an array of integers of any width.
     pub fn integers(&mut self) -> Result<Vec<i64>> {
-        let Header { descr, shape, .. } = &self.header;
-        let (signed, size) = match descr.as_bytes() {
-            [b'<' | b'|', kind @ (b'i' | b'u'), size] => (*kind == b'i', usize::from(size - b'0')),
-            _ => {
-                return Err(Error::file(
-                    &self.path,
-                    format!("expected little-endian integers, found type {descr}"),
-                ));
-            }
-        };
-        let bytes = self.rows(0..shape.first().copied().unwrap_or(0))?;
-        let value = |item: &[u8]| {
-            // Sign extension.
-            let negative = signed && item.last().is_some_and(|&high| high >= 128);
-            let mut wide = if negative { [255; 8] } else { [0; 8] };
-            wide[..size].copy_from_slice(item);
-            i64::from_le_bytes(wide)
-        };
-        Ok(bytes.chunks_exact(size).map(value).collect())
+        let bytes = self.rows(0..self.header.shape[0])?;
+        let Header { descr, dtype, shape, .. } = &self.header;
+        let array = TensorView::new(*dtype, shape.clone(), &bytes).ok();
+        let wrong =
+            || Error::file(&self.path, format!("expected little-endian integers, found type {descr}"));
+        array.and_then(|array| integers(&array)).ok_or_else(wrong)
     }
 }
 
@@ -123,14 +111,26 @@ fn describe(header: &str) -> Option<(String, Vec<usize>)> {
     row_major.then(|| (descr.to_owned(), shape))
 }
 
-/// Bytes per element.
-fn item_size(descr: &str) -> Option<usize> {
-    match descr.as_bytes() {
-        [b'<' | b'>' | b'|' | b'=', b'b' | b'i' | b'u' | b'f', size @ (b'1' | b'2' | b'4' | b'8')] => {
-            Some(usize::from(size - b'0'))
+/// The element type that numpy calls `descr`.
+fn dtype(descr: &str) -> Result<Dtype, String> {
+    Ok(match descr {
+        "|b1" => Dtype::BOOL,
+        "|u1" => Dtype::U8,
+        "|i1" => Dtype::I8,
+        "<u2" => Dtype::U16,
+        "<i2" => Dtype::I16,
+        "<u4" => Dtype::U32,
+        "<i4" => Dtype::I32,
+        "<u8" => Dtype::U64,
+        "<i8" => Dtype::I64,
+        "<f2" => Dtype::F16,
+        "<f4" => Dtype::F32,
+        "<f8" => Dtype::F64,
+        big if big.starts_with('>') => {
+            return Err(format!("expected little-endian numbers, found type {big}"));
         }
-        _ => None,
-    }
+        other => return Err(format!("expected an array of numbers, found type {other}")),
+    })
 }
 
 #[cfg(test)]

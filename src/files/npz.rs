@@ -8,8 +8,8 @@ use std::path::Path;
 use zip::ZipArchive;
 
 use super::npy::Header;
-use super::safetensors::{Dtype, TensorEntry, encode};
-use crate::error::{Error, Result};
+use super::safetensors::{TensorEntry, encode};
+use crate::error::{Error, Result, ensure};
 
 /// The first bytes of a zip archive.
 const ZIP: &[u8] = b"PK\x03\x04";
@@ -42,45 +42,22 @@ fn converted(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         let mut content = Vec::new();
         entry.read_to_end(&mut content).map_err(|error| format!("{name}: cannot be unpacked: {error}"))?;
         let header = Header::read(&mut content.as_slice(), content.len() as u64);
-        let typed = header.and_then(|header| Ok((dtype(&header.descr)?, header)));
-        let (dtype, header) = typed.map_err(|problem| format!("{name}: {problem}"))?;
-        arrays.push((name, dtype, header, content));
+        arrays.push((name.clone(), header.map_err(|problem| format!("{name}: {problem}"))?, content));
     }
-    if arrays.is_empty() {
-        return Err(format!(
-            "a zip archive of {}; expected the arrays NAME.npy of a .npz file",
-            others.join(", ")
-        ));
-    }
-    let entries = arrays.iter().map(|(name, dtype, header, content)| {
-        TensorEntry::raw(name, *dtype, &header.shape, &content[header.start as usize..])
+    ensure(!arrays.is_empty(), || {
+        format!("a zip archive of {}; expected the arrays NAME.npy of a .npz file", others.join(", "))
+    })?;
+    let entries = arrays.iter().map(|(name, header, content)| {
+        TensorEntry::raw(name, header.dtype, &header.shape, &content[header.start as usize..])
     });
     let mut file = Vec::new();
     encode(&mut file, None, entries.collect()).map_err(|error| error.to_string())?;
     Ok(file)
 }
 
-/// The type of safetensors that is numpy's `descr`.
-fn dtype(descr: &str) -> Result<Dtype, String> {
-    Ok(match descr {
-        "|b1" => Dtype::BOOL,
-        "|u1" => Dtype::U8,
-        "|i1" => Dtype::I8,
-        "<u2" => Dtype::U16,
-        "<i2" => Dtype::I16,
-        "<u4" => Dtype::U32,
-        "<i4" => Dtype::I32,
-        "<u8" => Dtype::U64,
-        "<i8" => Dtype::I64,
-        "<f2" => Dtype::F16,
-        "<f4" => Dtype::F32,
-        "<f8" => Dtype::F64,
-        other => return Err(format!("expected little-endian numbers, found type {other}")),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::safetensors::Dtype;
     use std::io::Write;
 
     use zip::write::{SimpleFileOptions, ZipWriter};

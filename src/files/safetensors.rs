@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 pub use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use super::write_atomic_with;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 // Elements are written in the byte order of the machine, and files are little-endian.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -61,9 +61,8 @@ pub fn write(
 ) -> Result<()> {
     for TensorEntry { name, dtype, shape, bytes } in &entries {
         let found = bytes.len() * 8 / dtype.bitsize();
-        if shape.iter().product::<usize>() != found {
-            return Err(Error::file(path, format!("{name} of shape {shape:?} has {found} values")));
-        }
+        let problem = || Error::file(path, format!("{name} of shape {shape:?} has {found} values"));
+        ensure(shape.iter().product::<usize>() == found, problem)?;
     }
     write_atomic_with(path, |file| encode(file, metadata, entries))
 }
@@ -110,10 +109,14 @@ pub fn floats<T: From<f32>>(tensor: &TensorView, narrow: impl Fn(f64) -> T) -> O
     })
 }
 
-/// The elements of a tensor of U8, I32, I64 or U64 (below 2^63); `None` for other types.
+/// The elements of a tensor of integers (below 2^63); `None` for other types.
 pub fn integers(tensor: &TensorView) -> Option<Vec<i64>> {
     Some(match tensor.dtype() {
         Dtype::U8 => tensor.data().iter().map(|byte| i64::from(*byte)).collect(),
+        Dtype::I8 => elements(tensor, |bytes| i8::from_le_bytes(bytes).into()),
+        Dtype::U16 => elements(tensor, |bytes| u16::from_le_bytes(bytes).into()),
+        Dtype::I16 => elements(tensor, |bytes| i16::from_le_bytes(bytes).into()),
+        Dtype::U32 => elements(tensor, |bytes| u32::from_le_bytes(bytes).into()),
         Dtype::I32 => elements(tensor, |bytes| i32::from_le_bytes(bytes).into()),
         Dtype::I64 => elements(tensor, i64::from_le_bytes),
         Dtype::U64 => elements(tensor, |bytes| u64::from_le_bytes(bytes) as i64),
@@ -138,7 +141,7 @@ pub(super) fn diagnose(bytes: &[u8], reason: &SafeTensorError) -> String {
     if text.is_empty() {
         return "the file is empty".into();
     }
-    if bytes.get(8) == Some(&b'{') && is_cut_off(bytes) {
+    if bytes.get(8) == Some(&b'{') && is_complete(bytes) != Some(true) {
         return format!(
             "the file is cut off: {length} bytes, fewer than its header says; download or copy it again"
         );
@@ -146,17 +149,13 @@ pub(super) fn diagnose(bytes: &[u8], reason: &SafeTensorError) -> String {
     format!("not a safetensors file ({length} bytes): {reason}")
 }
 
-/// Whether the file ends before its header does, or before the last tensor that its header names.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    let Some((size, rest)) = bytes.split_first_chunk::<8>() else { return true };
-    let Some(header) = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(|size| rest.get(..size))
-    else {
-        return true;
-    };
-    let Ok(Value::Object(entries)) = serde_json::from_slice(header) else { return false };
-    let end =
-        entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
-    ((rest.len() - header.len()) as u64) < end
+/// Whether the file has all that its header names; `None` where the header itself is cut off.
+fn is_complete(bytes: &[u8]) -> Option<bool> {
+    let (size, rest) = bytes.split_first_chunk::<8>()?;
+    let (header, data) = rest.split_at_checked(u64::from_le_bytes(*size).try_into().ok()?)?;
+    let Ok(entries) = serde_json::from_slice::<Map<String, Value>>(header) else { return Some(true) };
+    let ends = entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
+    Some(ends.max().unwrap_or(0) <= data.len() as u64)
 }
 
 #[cfg(test)]

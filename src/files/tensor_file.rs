@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::npz::read_tensors;
 use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView};
+use super::transposed;
 use crate::error::{Error, Result};
 
 /// A tensor of a file: its shape and its values.
@@ -25,7 +26,7 @@ impl Values {
 
     /// Images `[N,H,W,C]` as PyTorch lays them out, `[N,C,H,W]`.
     pub fn images(&[n, h, w, c]: &[usize; 4], pixels: &[f32]) -> Values {
-        Values::F32(vec![n, c, h, w], transposed(pixels, n, h * w, c))
+        Values::F32(vec![n, c, h, w], transposed(pixels, h * w, c))
     }
 
     /// Type and shape, for messages.
@@ -64,14 +65,9 @@ impl TensorFile {
         let mut file = TensorFile { path: path.to_owned(), tensors: BTreeMap::new(), others: vec![] };
         for (name, tensor) in content.iter() {
             if wanted.contains(&name) {
-                let found = || {
-                    file.wrong(format!(
-                        "{name} is {:?} {:?}; expected F32, and I64 for y",
-                        tensor.dtype(),
-                        tensor.shape()
-                    ))
-                };
-                let values = values(&tensor).ok_or_else(found)?;
+                let found = format!("{name} is {:?} {:?}", tensor.dtype(), tensor.shape());
+                let wrong = || file.wrong(format!("{found}; expected F32, and I64 for y"));
+                let values = values(&tensor).ok_or_else(wrong)?;
                 file.tensors.insert(name.to_owned(), values);
             } else {
                 file.others.push(name.to_owned());
@@ -96,8 +92,8 @@ impl TensorFile {
             |y: &i64| i32::try_from(*y).map_err(|_| self.wrong(format!("y holds {y}, which is not a class")));
         match self.get("y") {
             Some(Values::I64(shape, values)) if shape.len() == 1 => values.iter().map(label).collect(),
-            Some(Values::U8(shape, values)) if shape.len() == 1 => {
-                Ok(values.iter().map(|y| i32::from(*y)).collect())
+            Some(Values::U8(shape, bytes)) if shape.len() == 1 => {
+                Ok(bytes.iter().map(|&y| y.into()).collect())
             }
             Some(other) => Err(self.wrong(format!("y is {}; expected I64 [N]", other.describe()))),
             None => Err(self.wrong("has no y; expected x f32 [N,C,H,W] and y i64 [N]")),
@@ -106,12 +102,9 @@ impl TensorFile {
 
     /// Checks that every label is below `classes`.
     pub fn within(&self, labels: &[i32], classes: usize) -> Result<()> {
-        match labels.iter().find(|y| !(0..classes as i32).contains(*y)) {
-            Some(bad) => {
-                Err(self.wrong(format!("y holds {bad}; the network has classes 0 to {}", classes - 1)))
-            }
-            None => Ok(()),
-        }
+        let bad = labels.iter().find(|y| !(0..classes as i32).contains(*y));
+        let wrong = |y| self.wrong(format!("y holds {y}; the network has classes 0 to {}", classes - 1));
+        bad.map_or(Ok(()), |y| Err(wrong(y)))
     }
 
     /// The floats or bytes of `name` as images with pixels in `[0,1]`; `None` if there is no such tensor.
@@ -130,7 +123,7 @@ impl TensorFile {
             None => return Ok(None),
             Some(Values::F32(shape, values)) if shape.len() == 4 => {
                 let [n, c, h, w] = [shape[0], shape[1], shape[2], shape[3]];
-                Images { shape: [n, h, w, c], pixels: transposed(values, n, c, h * w) }
+                Images { shape: [n, h, w, c], pixels: transposed(values, c, h * w) }
             }
             Some(Values::U8(shape, bytes)) if shape.len() == 4 => {
                 let pixels = bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect();
@@ -157,13 +150,6 @@ fn values(tensor: &TensorView) -> Option<Values> {
         Dtype::U8 => Values::U8(shape, tensor.data().to_vec()),
         _ => return None,
     })
-}
-
-/// `[n, rows, columns]` to `[n, columns, rows]`.
-fn transposed(values: &[f32], n: usize, rows: usize, columns: usize) -> Vec<f32> {
-    let at = |i: usize, column: usize, row: usize| values[(i * rows + row) * columns + column];
-    let matrix = |i| (0..columns).flat_map(move |column| (0..rows).map(move |row| at(i, column, row)));
-    (0..n).flat_map(matrix).collect()
 }
 
 /// Writes tensors as safetensors, whole or not at all.

@@ -1,12 +1,12 @@
 //! Weight files: safetensors with PyTorch's names and layouts, independent of any device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::slice;
 
 use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView, diagnose};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// The number of wrong keys that a message lists before it counts the rest.
 const LISTED: usize = 12;
@@ -33,7 +33,7 @@ pub struct Normalisation {
 }
 
 /// Numbers as metadata spells them: `0.5,0.25`.
-fn listed(values: &[f32]) -> String {
+pub(crate) fn listed(values: &[f32]) -> String {
     values.iter().map(f32::to_string).collect::<Vec<_>>().join(",")
 }
 
@@ -49,26 +49,25 @@ impl Display for Normalisation {
 impl WeightFile {
     /// The normalisation in the metadata, if any.
     pub fn normalisation(&self) -> Result<Option<Normalisation>> {
-        let list = |key: &str| -> Result<Vec<f32>> {
+        let list = |key: &str| -> Result<Option<Vec<f32>>> {
             let wrong =
                 |_| Error::file(&self.path, format!("{key} in its metadata is not a list of numbers"));
-            let words = self
-                .metadata
-                .get(key)
-                .into_iter()
-                .flat_map(|text| text.split(','))
-                .filter(|word| !word.is_empty());
-            words.map(|word| word.parse().map_err(wrong)).collect()
+            let Some(text) = self.metadata.get(key) else { return Ok(None) };
+            let words = text.split(',').filter(|word| !word.is_empty());
+            words.map(|word| word.parse().map_err(wrong)).collect::<Result<_>>().map(Some)
         };
-        let says = self.metadata.contains_key("mean") || self.metadata.contains_key("std");
-        if says { Ok(Some(Normalisation { mean: list("mean")?, std: list("std")? })) } else { Ok(None) }
+        Ok(match (list("mean")?, list("std")?) {
+            (None, None) => None,
+            (mean, std) => {
+                Some(Normalisation { mean: mean.unwrap_or_default(), std: std.unwrap_or_default() })
+            }
+        })
     }
 
     /// Puts a normalisation into the metadata.
     pub fn set_normalisation(&mut self, with: &Normalisation) {
-        self.metadata.extend(
-            [("mean", &with.mean), ("std", &with.std)].map(|(key, values)| (key.to_owned(), listed(values))),
-        );
+        self.metadata.insert("mean".into(), listed(&with.mean));
+        self.metadata.insert("std".into(), listed(&with.std));
     }
 
     /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32. Prefixes that wrappers put before
@@ -90,20 +89,17 @@ impl WeightFile {
             if name.starts_with("attacker.") || name.starts_with("sub_block1.") {
                 continue;
             }
-            if file.tensors.contains_key(&name) || file.ints.contains_key(&name) {
-                return Err(wrong(format!(
-                    "{full}: a second tensor called {name} once the prefix is taken off"
-                )));
-            }
+            let second = file.tensors.contains_key(&name) || file.ints.contains_key(&name);
+            let problem =
+                || wrong(format!("{full}: a second tensor called {name} once the prefix is taken off"));
+            ensure(!second, problem)?;
             if let Some(values) = safetensors::floats(&tensor, |value| value as f32) {
                 file.tensors.insert(name, (tensor.shape().to_vec(), values));
             } else if let Some(value) = integer(&tensor) {
                 file.ints.insert(name, value);
             } else {
-                let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
-                return Err(wrong(format!(
-                    "{full} is {found}; expected F32, F64, F16 or BF16, or one whole number"
-                )));
+                let found = format!("{full} is {:?} {:?}", tensor.dtype(), tensor.shape());
+                return Err(wrong(format!("{found}; expected F32, F64, F16 or BF16, or one whole number")));
             }
         }
         Ok(file)
@@ -137,40 +133,30 @@ impl WeightFile {
     /// Errors: [`Error::File`] with the number of missing, extra and mis-shaped keys, of which twelve are
     /// named.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
-        let mut wrong = Vec::new();
-        for (name, shape) in expected {
-            match self.tensors.get(name) {
-                None => wrong.push(format!("{name} {shape:?} is missing")),
-                Some((found, _)) if found != shape => {
-                    wrong.push(format!("{name} is {found:?}, expected {shape:?}"))
-                }
-                Some(_) => {}
-            }
-        }
-        let known: std::collections::BTreeSet<&String> = expected.iter().map(|(name, _)| name).collect();
+        let misfit = |(name, shape): &(String, Vec<usize>)| match self.tensors.get(name) {
+            None => Some(format!("{name} {shape:?} is missing")),
+            Some((found, _)) => (found != shape).then(|| format!("{name} is {found:?}, expected {shape:?}")),
+        };
+        let mut wrong: Vec<String> = expected.iter().filter_map(misfit).collect();
+        let known: BTreeSet<&String> = expected.iter().map(|(name, _)| name).collect();
         let extra = self.tensors.iter().filter(|(name, _)| !known.contains(name));
         wrong.extend(extra.map(|(name, (shape, _))| format!("{name} {shape:?} is not in the network")));
-        if wrong.is_empty() {
-            return Ok(());
+        let count = wrong.len();
+        if count > LISTED {
+            wrong.splice(LISTED.., [format!("and {} more", count - LISTED)]);
         }
         let arch =
             self.metadata.get("arch").map(|arch| format!(" (the file is for {arch})")).unwrap_or_default();
-        let more =
-            if wrong.len() > LISTED { format!("; and {} more", wrong.len() - LISTED) } else { String::new() };
-        let count = wrong.len();
-        wrong.truncate(LISTED);
-        Err(Error::file(
-            &self.path,
-            format!("the weights do not fit the network{arch}, {count} keys: {}{more}", wrong.join("; ")),
-        ))
+        let list = wrong.join("; ");
+        let problem = format!("the weights do not fit the network{arch}, {count} keys: {list}");
+        ensure(count == 0, || Error::file(&self.path, problem))
     }
 }
 
 /// `name` without prefixes of wrappers.
 fn bare_name(mut name: &str) -> &str {
-    while let Some(rest) =
-        ["module.", "model.", "0.", "1."].iter().find_map(|prefix| name.strip_prefix(prefix))
-    {
+    let prefixes = ["module.", "model.", "0.", "1."];
+    while let Some(rest) = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         name = rest;
     }
     name
@@ -178,9 +164,8 @@ fn bare_name(mut name: &str) -> &str {
 
 /// The value of an integer tensor of one element.
 fn integer(tensor: &TensorView) -> Option<i64> {
-    let values =
-        safetensors::integers(tensor).filter(|_| matches!(tensor.dtype(), Dtype::I64 | Dtype::I32))?;
-    if let [value] = values[..] { Some(value) } else { None }
+    let whole = matches!(tensor.dtype(), Dtype::I64 | Dtype::I32);
+    if let [value] = safetensors::integers(tensor)?[..] { whole.then_some(value) } else { None }
 }
 
 #[cfg(test)]

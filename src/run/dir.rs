@@ -8,65 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::files::write_atomic;
-
-/// One line of `log.csv`: losses, and accuracies in `[0, 1]`, times in seconds; a cell that was not measured
-/// is empty.
-#[derive(Clone, Debug, Default)]
-pub struct LogRow {
-    /// The epoch, counted from 1.
-    pub epoch: usize,
-    /// Seconds of training.
-    pub train_time: f64,
-    /// Seconds of evaluation.
-    pub test_time: Option<f64>,
-    /// The learning rate at the end of the epoch.
-    pub lr: f64,
-    /// Mean loss on clean training images.
-    pub train_loss: Option<f64>,
-    /// Accuracy on clean training images.
-    pub train_acc: Option<f64>,
-    /// Mean loss on adversarial training images.
-    pub train_robust_loss: Option<f64>,
-    /// Accuracy on adversarial training images.
-    pub train_robust_acc: Option<f64>,
-    /// Mean loss on clean evaluation images.
-    pub test_loss: Option<f64>,
-    /// Accuracy on clean evaluation images.
-    pub test_acc: Option<f64>,
-    /// Mean loss on adversarial evaluation images.
-    pub test_robust_loss: Option<f64>,
-    /// Accuracy on adversarial evaluation images.
-    pub test_robust_acc: Option<f64>,
-}
 
 /// The record of what was asked for, and of how the run was called.
 const RUN: &str = "run.json";
-
-/// The first line of `log.csv`.
-const LOG_HEADER: &str = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,Train Robust Loss,\
-                          Train Robust Acc,Test Loss,Test Acc,Test Robust Loss,Test Robust Acc\n";
-
-impl LogRow {
-    fn line(&self) -> String {
-        let numbers = [
-            Some(self.train_time),
-            self.test_time,
-            Some(self.lr),
-            self.train_loss,
-            self.train_acc,
-            self.train_robust_loss,
-            self.train_robust_acc,
-            self.test_loss,
-            self.test_acc,
-            self.test_robust_loss,
-            self.test_robust_acc,
-        ];
-        let cells = numbers.map(|number| number.map(|number| number.to_string()).unwrap_or_default());
-        format!("{},{}\n", self.epoch, cells.join(","))
-    }
-}
 
 /// The results of a run: `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,13 +48,11 @@ impl RunDir {
     /// Errors: [`Error::File`] when it already holds a run, which is left alone; [`Error::Io`] when it cannot
     /// be made or written.
     pub fn create(root: &Path, record: Map<String, Value>) -> Result<RunDir> {
-        for file in [RUN, "metrics.jsonl", "log.csv", "summary.json"] {
-            if root.join(file).exists() {
-                let problem = format!(
-                    "already holds a run ({file}); choose another folder with --out, or delete this one"
-                );
-                return Err(Error::file(root, problem));
-            }
+        let taken =
+            [RUN, "metrics.jsonl", "log.csv", "summary.json"].into_iter().find(|f| root.join(f).exists());
+        if let Some(file) = taken {
+            let remedy = "choose another folder with --out, or delete this one";
+            return Err(Error::file(root, format!("already holds a run ({file}); {remedy}")));
         }
         fs::create_dir_all(root.join("checkpoints"))
             .map_err(Error::io(root, "cannot create the run directory"))?;
@@ -123,9 +67,8 @@ impl RunDir {
     /// be read.
     pub fn open(root: &Path) -> Result<RunDir> {
         let path = root.join(RUN);
-        if !path.is_file() {
-            return Err(Error::file(root, format!("holds no run (there is no {RUN} in it)")));
-        }
+        let no_run = || Error::file(root, format!("holds no run (there is no {RUN} in it)"));
+        ensure(path.is_file(), no_run)?;
         let text = fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
         let record = serde_json::from_str(&text)
             .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
@@ -156,7 +99,7 @@ impl RunDir {
         })?;
         let row_of = |line: &str| line.split(',').next().and_then(|epoch| epoch.parse::<usize>().ok());
         self.keep_lines("log.csv", |line| {
-            line == LOG_HEADER.trim_end() || row_of(line).is_some_and(|epoch| epoch <= epochs_done)
+            line.starts_with("Epoch,") || row_of(line).is_some_and(|epoch| epoch <= epochs_done)
         })
     }
 
@@ -204,11 +147,15 @@ impl RunDir {
         append(&path, &(line + "\n"))
     }
 
-    /// Appends an epoch's row to `log.csv`.
-    pub fn append_log(&self, row: &LogRow) -> Result<()> {
+    /// Appends the row of an epoch, counted from 1, to `log.csv`: columns with their names, empty where
+    /// nothing was measured.
+    pub fn append_log(&self, epoch: usize, columns: &[(&str, Option<f64>)]) -> Result<()> {
         let path = self.root.join("log.csv");
-        let header = if path.exists() { "" } else { LOG_HEADER };
-        append(&path, &format!("{header}{}", row.line()))
+        let names: String = columns.iter().map(|(name, _)| format!(",{name}")).collect();
+        let header = if path.exists() { String::new() } else { format!("Epoch{names}\n") };
+        let cells = columns.iter().map(|(_, cell)| cell.map(|number| number.to_string()).unwrap_or_default());
+        let row: String = cells.map(|cell| format!(",{cell}")).collect();
+        append(&path, &format!("{header}{epoch}{row}\n"))
     }
 
     /// Rewrites `file`, if it is there, with only the whole lines that `keep` accepts.
@@ -255,23 +202,15 @@ mod tests {
         assert_eq!(run.checkpoint("epoch-2"), root.join("checkpoints/epoch-2.safetensors"));
         for epoch in 1..=2 {
             run.append_metrics(&object(json!({"epoch": epoch, "loss": 0.5}))).unwrap();
-            run.append_log(&LogRow {
-                epoch,
-                train_time: 1.5,
-                lr: 0.1,
-                test_robust_acc: Some(0.25),
-                ..LogRow::default()
-            })
-            .unwrap();
+            run.append_log(epoch, &[("Train Time", Some(1.5)), ("Test Time", None), ("LR", Some(0.1))])
+                .unwrap();
         }
         assert_eq!(
             fs::read_to_string(root.join("metrics.jsonl")).unwrap(),
             "{\"epoch\":1,\"loss\":0.5}\n{\"epoch\":2,\"loss\":0.5}\n"
         );
-        let header = "Epoch,Train Time,Test Time,LR,Train Loss,Train Acc,\
-                      Train Robust Loss,Train Robust Acc,Test Loss,Test Acc,Test Robust Loss,Test Robust Acc";
         let log = fs::read_to_string(root.join("log.csv")).unwrap();
-        assert_eq!(log, format!("{header}\n1,1.5,,0.1,,,,,,,,0.25\n2,1.5,,0.1,,,,,,,,0.25\n"));
+        assert_eq!(log, "Epoch,Train Time,Test Time,LR\n1,1.5,,0.1\n2,1.5,,0.1\n");
         let summary = Summary {
             clean_acc: 97.5,
             pgd20_acc: 78.6,
@@ -307,7 +246,7 @@ mod tests {
         let run = RunDir::create(dir.path(), object(json!({"seed": 1}))).unwrap();
         for epoch in 1..=3 {
             run.append_metrics(&object(json!({"epoch": epoch}))).unwrap();
-            run.append_log(&LogRow { epoch, ..LogRow::default() }).unwrap();
+            run.append_log(epoch, &[("LR", None)]).unwrap();
         }
         append(&dir.path().join("metrics.jsonl"), "{\"epoch\":1").unwrap();
         RunDir::open(dir.path()).unwrap().forget_after(2).unwrap();

@@ -3,7 +3,7 @@
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::files::weights::{Normalisation, WeightFile};
+use crate::files::weights::{Normalisation, WeightFile, listed};
 use crate::nn::{Arch, Net, Shape};
 use std::path::{Path, PathBuf};
 
@@ -41,8 +41,7 @@ pub fn open(
 ) -> Result<(Net, WeightFile)> {
     for (key, values) in [("mean", &overrides.mean), ("std", &overrides.std)] {
         if let Some(values) = values {
-            let list: Vec<String> = values.iter().map(f32::to_string).collect();
-            file.metadata.insert(key.into(), list.join(","));
+            file.metadata.insert(key.into(), listed(values));
         } else if overrides.model.is_some() {
             file.metadata.entry(key.into()).or_default();
         }
@@ -66,31 +65,23 @@ pub fn open(
 ///
 /// Errors: its classes or images are not those of the data.
 fn fitting_classes(file: &WeightFile, (wanted, images): (Classes, ImageShape)) -> Result<usize> {
-    let (of_data, known) = match wanted {
-        Classes::Exactly(classes) => (classes, format!("{classes} classes")),
-        Classes::AtLeast(classes) => (classes, format!("at least {classes} classes")),
-    };
+    let (Classes::Exactly(of_data) | Classes::AtLeast(of_data)) = wanted;
     // The weights do not tell the height and width of an image.
     let stated = file.metadata.get("num_classes").and_then(|text| text.parse().ok());
     let classes = size(file, &["linear.weight", "fc.weight"], 0).or(stated).unwrap_or(of_data);
     let channels = size(file, &["conv1.weight"], 1).unwrap_or(images.channels);
     let ImageShape { height, width, .. } = images;
     let (input, of_images) = (file.metadata.get("input"), format!("{height}x{width}x{}", images.channels));
-    let classes_fit = match wanted {
-        Classes::Exactly(of_data) => classes == of_data,
-        Classes::AtLeast(of_data) => classes >= of_data,
+    let (classes_fit, known) = match wanted {
+        Classes::Exactly(_) => (classes == of_data, format!("{of_data} classes")),
+        Classes::AtLeast(_) => (classes >= of_data, format!("at least {of_data} classes")),
     };
     if classes_fit && channels == images.channels && input.is_none_or(|input| *input == of_images) {
         return Ok(classes);
     }
-    let own = match input {
-        Some(input) => format!("images of {input}"),
-        None => format!("images of {channels} channels"),
-    };
-    let problem = format!(
-        "the network is for {classes} classes and {own}, the data has {known} and images of {of_images}"
-    );
-    Err(Error::file(&file.path, problem))
+    let own = input.map_or_else(|| format!("{channels} channels"), String::clone);
+    let network = format!("the network is for {classes} classes and images of {own}");
+    Err(Error::file(&file.path, format!("{network}, the data has {known} and images of {of_images}")))
 }
 
 /// Puts the weights of a file into a network.
@@ -128,14 +119,8 @@ pub fn weight_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let candidates =
-        ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
-    let found = candidates.into_iter().find(|file| file.exists());
-    found.ok_or_else(|| {
-        Error::file(
-            path,
-            "holds no checkpoints/best.safetensors or last.safetensors; expected a weight \
-            file or a run directory",
-        )
-    })
+    let names = ["best", "last"].map(|name| path.join("checkpoints").join(format!("{name}.safetensors")));
+    let problem = "holds no checkpoints/best.safetensors or last.safetensors; \
+                   expected a weight file or a run directory";
+    names.into_iter().find(|file| file.exists()).ok_or_else(|| Error::file(path, problem))
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 /// A receiver of a run's progress. Every function does nothing unless it is replaced.
@@ -121,6 +121,7 @@ pub struct EpochInfo {
     /// The mean loss.
     pub loss: f64,
     /// The means of the loss's terms, by name.
+    #[serde(serialize_with = "as_map")]
     pub terms: Vec<(String, f64)>,
     /// Accuracy on the training images as they were trained on, in percent.
     pub train_acc: Option<f64>,
@@ -139,26 +140,18 @@ pub struct EpochInfo {
     pub seconds: f64,
 }
 
+fn as_map<S: Serializer>(terms: &[(String, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(terms.iter().map(|(name, value)| (name, value)))
+}
+
 impl EpochInfo {
     /// The epoch's object in `metrics.jsonl`.
     pub fn record(&self, eval_seconds: f64) -> Map<String, Value> {
-        let terms: Map<String, Value> =
-            self.terms.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-        let object = json!({
-            "epoch": self.epoch,
-            "lr": self.lr,
-            "loss": self.loss,
-            "terms": terms,
-            "train_acc": self.train_acc,
-            "clean_acc": self.clean_acc,
-            "robust_acc": self.robust_acc,
-            "best": self.best,
-            "images_per_s": self.images_per_s,
-            "seconds": self.seconds,
-            "eval_seconds": eval_seconds,
-        });
-        let mut object = object.as_object().cloned().unwrap_or_default();
-        object.extend(self.log.clone().map(|log| ("split".to_owned(), Value::Object(log))));
+        let mut object = json!(self).as_object().cloned().unwrap_or_default();
+        object.shift_remove("epochs");
+        let log = object.shift_remove("split");
+        object.insert("eval_seconds".into(), json!(eval_seconds));
+        object.extend(log.map(|log| ("split".to_owned(), log)));
         object
     }
 }

@@ -4,11 +4,11 @@ use super::step::{Batch, Models, StepConfig, differentiate};
 use crate::config::Config;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, FixedNoise, LogValue};
-use crate::nn::Role;
+use crate::nn::{Param, Role};
 use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::tensor::Tensor;
@@ -36,12 +36,11 @@ pub struct StepCheck {
 /// The tensors that a batch file may hold.
 const BATCH: [&str; 6] = ["x", "y", "x2", "noise", "noise2", "mix"];
 
-/// The batch file, its labels and the shape of its images.
+/// The batch file, its images and their labels.
 struct BatchFile {
     file: TensorFile,
+    x: Images,
     y: Vec<i32>,
-    /// `[N,H,W,C]`
-    shape: [usize; 4],
 }
 
 impl BatchFile {
@@ -51,30 +50,29 @@ impl BatchFile {
             return Err(Error::unknown("tensor of a batch", other, BATCH));
         }
         let y = file.labels()?;
-        let x = file
-            .images("x")?
-            .ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
-        Ok(BatchFile { file, y, shape: x.shape })
+        let x = file.images("x")?;
+        let x = x.ok_or_else(|| file.wrong("has no x; expected x f32 [N,C,H,W] and y i64 [N]"))?;
+        let batch = BatchFile { file, x, y };
+        batch.check_shape("x", &batch.x)?;
+        Ok(batch)
+    }
+
+    /// Errors: `images` are not as many as the labels, or not shaped as x.
+    fn check_shape(&self, name: &str, Images { shape, .. }: &Images) -> Result<()> {
+        let labels = self.y.len();
+        ensure(shape[0] == labels && *shape == self.x.shape, || {
+            let problem = format!("which does not fit {labels} labels and x");
+            self.file.wrong(format!("{name} has {shape:?} as [N,H,W,C], {problem}"))
+        })
     }
 
     /// Images or noise `[N,H,W,C]`; `None` when they are not there.
     fn images(&self, device: &Device, name: &str) -> Result<Option<Tensor>> {
         let found = if name.starts_with('x') { self.file.images(name)? } else { self.file.changes(name)? };
-        let Some(Images { shape, pixels }) = found else { return Ok(None) };
-        if shape[0] != self.y.len() || shape != self.shape {
-            let problem = format!(
-                "{name} has {shape:?} as [N,H,W,C], which does not fit {} labels and x",
-                self.y.len()
-            );
-            return Err(self.file.wrong(problem));
-        }
-        Tensor::from_slice(device, &shape, &pixels).map(Some)
+        let Some(images) = found else { return Ok(None) };
+        self.check_shape(name, &images)?;
+        Tensor::from_slice(device, &images.shape, &images.pixels).map(Some)
     }
-}
-
-/// Images back in `[N,C,H,W]`.
-fn nchw(images: &Tensor) -> Result<Values> {
-    Ok(Values::images(&images.nhwc("images")?, &images.to_vec()?))
 }
 
 fn floats(tensor: &Tensor) -> Result<Values> {
@@ -94,16 +92,14 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let method = method::find(&config.method)?;
     let device = config.device.open()?;
     let given = BatchFile::read(&check.batch)?;
-    let lacks = |name: &str, why: &str| Error::file(&check.batch, format!("has no {name}; {why}"));
-    let x =
-        given.images(&device, "x")?.ok_or_else(|| lacks("x", "expected x f32 [N,C,H,W] and y i64 [N]"))?;
-    let x2 = match ((method.views)(config), given.images(&device, "x2")?) {
-        (1, _) => None,
-        (_, Some(x2)) => Some(x2),
-        (_, None) => return Err(lacks("x2", &format!("{} takes two views of each image", config.method))),
-    };
+    let x = Tensor::from_slice(&device, &given.x.shape, &given.x.pixels)?;
+    let views = (method.views)(config);
+    let x2 = given.images(&device, "x2")?.filter(|_| views > 1);
+    ensure(views == 1 || x2.is_some(), || {
+        given.file.wrong(format!("has no x2; {} takes two views of each image", config.method))
+    })?;
     let [file, wa_file] = weights(check)?;
-    let [_, height, width, channels] = x.nhwc("x")?;
+    let [_, height, width, channels] = given.x.shape;
     let shape = ImageShape { height, width, channels };
     let overrides = WeightOverrides { model: Some(config.model.clone()), ..WeightOverrides::default() };
     let network = |file| network::open(&device, file, &overrides, (Classes::AtLeast(0), shape));
@@ -115,7 +111,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
         None => None,
     };
     if let Some(r) = mix.filter(|r| !(0.0..=1.0).contains(r)) {
-        return Err(Error::file(&check.batch, format!("mix is {r}; expected a number in [0,1]")));
+        return Err(given.file.wrong(format!("mix is {r}; expected a number in [0,1]")));
     }
     let noise = [given.images(&device, "noise")?, given.images(&device, "noise2")?];
     let b = given.y.len();
@@ -127,37 +123,33 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let models = &mut Models { net: &mut net, wa: Some(&mut wa) };
     let done = differentiate(models, &batch, &step_config, &FixedNoise { noise, mix })?;
 
-    let mut out = BTreeMap::new();
-    out.insert("loss".into(), Values::F32(vec![], done.loss.to_vec()?));
+    let mut out = BTreeMap::from([("loss".to_owned(), Values::F32(vec![], done.loss.to_vec()?))]);
     for (name, term) in &done.terms {
         out.insert(format!("loss.{name}"), Values::F32(vec![], term.to_vec()?));
     }
-    let x_adv = &done.x_adv;
-    out.insert("x_adv".into(), nchw(&slice_tensor(x_adv, 0, b)?)?);
-    if x_adv.shape()[0] > b {
-        out.insert("x_adv2".into(), nchw(&slice_tensor(x_adv, b, b)?)?);
+    for (view, name) in ["x_adv", "x_adv2"].into_iter().enumerate().take(done.x_adv.shape()[0] / b) {
+        let images = slice_tensor(&done.x_adv, view * b, b)?;
+        out.insert(name.into(), Values::images(&images.nhwc(name)?, &images.to_vec()?));
     }
     for (name, value) in &done.log {
         match value {
             LogValue::Values(values) => out.insert((*name).into(), floats(values)?),
-            LogValue::Flags(flags) => {
-                out.insert((*name).into(), Values::U8(vec![flags.len()], flags.to_vec()?))
-            }
+            LogValue::Flags(f) => out.insert((*name).into(), Values::U8(vec![f.len()], f.to_vec()?)),
             LogValue::Count(_) | LogValue::Absent => None,
         };
     }
-    for param in net.params.iter() {
-        if param.role == Role::Buffer {
-            out.insert(format!("buffer.{}", param.name), floats(&param.value)?);
-        } else {
-            let (shape, zeros) = param.in_file(&Tensor::zeros(&device, param.value.shape())?)?;
-            out.insert(format!("grad.{}", param.name), Values::F32(shape, zeros));
-        }
-    }
-    for (id, gradient) in &done.gradients {
-        let param = net.params.get(*id);
+    let gradient = |param: &Param, gradient: &Tensor| -> Result<(String, Values)> {
         let (shape, values) = param.in_file(gradient)?;
-        out.insert(format!("grad.{}", param.name), Values::F32(shape, values));
+        Ok((format!("grad.{}", param.name), Values::F32(shape, values)))
+    };
+    for param in net.params.iter() {
+        out.extend([match param.role {
+            Role::Buffer => (format!("buffer.{}", param.name), floats(&param.value)?),
+            _ => gradient(param, &Tensor::zeros(&device, param.value.shape())?)?,
+        }]);
+    }
+    for (id, values) in &done.gradients {
+        out.extend([gradient(net.params.get(*id), values)?]);
     }
     write(&out, &check.out)?;
     Ok(out)

@@ -1,11 +1,12 @@
 //! Checkpoints: weights that other programs read, and the whole state of a run to go on from.
 
 use super::epoch_stats::EpochStats;
-use crate::config::Config;
-use crate::device::Device;
+use super::run::Run;
+use super::trainer::Trainer;
+use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::weights::{Normalisation, WeightFile};
-use crate::nn::{Net, Role, Shape};
+use crate::nn::{Net, Role};
 use crate::run::network::load;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -56,100 +57,87 @@ impl Progress {
     }
 }
 
-/// The source of a weight file, for its metadata.
-pub struct Origin<'a> {
-    pub config: &'a Config,
-    pub recipe: &'a str,
-    pub shape: &'a Shape,
-    pub image_width: usize,
-    /// 1-based.
-    pub epoch: usize,
-    /// How this checkpoint was chosen: `best pgd10 on heldout`, `last`.
-    pub selection: String,
-}
+impl Trainer<'_> {
+    /// Writes the weights of the network that is evaluated, with their metadata, as checkpoint `name`;
+    /// `selection` says how it was chosen: `best pgd10 on heldout`, `last`. Epochs count from 1.
+    pub(super) fn save(&self, run: &Run, epoch: usize, selection: &str, name: &str) -> Result<()> {
+        let net = self.wa.as_ref().unwrap_or(&self.net);
+        self.weights(net, epoch, selection)?.write(&run.dir.checkpoint(name))
+    }
 
-/// Writes a network's weights with their metadata.
-pub fn save(net: &Net, origin: &Origin, path: &Path) -> Result<()> {
-    weights(net, origin)?.write(path)
-}
-
-fn weights(net: &Net, origin: &Origin) -> Result<WeightFile> {
-    let mut file = WeightFile::default();
-    for (name, shape, values) in net.export()? {
-        if let Some(stem) = name.strip_suffix("running_var") {
-            file.ints.insert(format!("{stem}num_batches_tracked"), net.train_passes);
+    fn weights(&self, net: &Net, epoch: usize, selection: &str) -> Result<WeightFile> {
+        let mut file = WeightFile::default();
+        for (name, shape, values) in net.export()? {
+            if let Some(stem) = name.strip_suffix("running_var") {
+                file.ints.insert(format!("{stem}num_batches_tracked"), net.train_passes);
+            }
+            file.tensors.insert(name, (shape, values));
         }
-        file.tensors.insert(name, (shape, values));
+        let (config, shape, ImageShape { height, width, channels }) =
+            (self.config, &self.shape, self.train.shape);
+        let facts = [
+            ("arch", config.model.clone()),
+            ("variant", "default".into()),
+            ("num_classes", shape.classes.to_string()),
+            ("input", format!("{height}x{width}x{channels}")),
+            ("norm", config.norm.to_string()),
+            ("eps", config.eps.to_string()),
+            ("method", config.method.clone()),
+            ("dataset", config.dataset.clone()),
+            ("recipe", self.recipe.into()),
+            ("epoch", epoch.to_string()),
+            ("seed", config.seed.to_string()),
+            ("selection", selection.into()),
+            ("commit", env!("SADDLE_COMMIT").into()),
+        ];
+        file.metadata.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+        file.set_normalisation(&Normalisation { mean: shape.mean.clone(), std: shape.std.clone() });
+        Ok(file)
     }
-    let Origin { config, shape, .. } = origin;
-    let facts = [
-        ("arch", config.model.clone()),
-        ("variant", "default".into()),
-        ("num_classes", shape.classes.to_string()),
-        ("input", format!("{}x{}x{}", shape.height, origin.image_width, shape.channels)),
-        ("norm", config.norm.to_string()),
-        ("eps", config.eps.to_string()),
-        ("method", config.method.clone()),
-        ("dataset", config.dataset.clone()),
-        ("recipe", origin.recipe.into()),
-        ("epoch", origin.epoch.to_string()),
-        ("seed", config.seed.to_string()),
-        ("selection", origin.selection.clone()),
-        ("commit", env!("SADDLE_COMMIT").into()),
-    ];
-    file.metadata.extend(facts.map(|(key, value)| (key.to_owned(), value)));
-    file.set_normalisation(&Normalisation { mean: shape.mean.clone(), std: shape.std.clone() });
-    Ok(file)
-}
 
-/// Writes weights, momentum and progress: everything that a run needs to go on to the same bytes.
-pub fn save_state(
-    net: &Net,
-    wa: Option<&Net>,
-    origin: &Origin,
-    progress: &Progress,
-    path: &Path,
-) -> Result<()> {
-    let mut file = weights(net, origin)?;
-    if let Some(wa) = wa {
-        let exported = wa.export()?.into_iter();
-        file.tensors
-            .extend(exported.map(|(name, shape, values)| (format!("{AVERAGE}{name}"), (shape, values))));
-    }
-    for param in net.params.iter() {
-        if let Some(momentum) = &param.momentum {
-            file.tensors
-                .insert(format!("{MOMENTUM}{}", param.name), (momentum.shape().to_vec(), momentum.to_vec()?));
+    /// Writes weights, momentum and progress: everything that a run needs to go on to the same bytes.
+    pub(super) fn save_state(&self, run: &Run) -> Result<()> {
+        let path = run.dir.state();
+        let mut file = self.weights(&self.net, self.progress.epochs_done, "state")?;
+        if let Some(wa) = &self.wa {
+            for (name, shape, values) in wa.export()? {
+                file.tensors.insert(format!("{AVERAGE}{name}"), (shape, values));
+            }
         }
+        for param in self.net.params.iter() {
+            if let Some(momentum) = &param.momentum {
+                let tensor = (momentum.shape().to_vec(), momentum.to_vec()?);
+                file.tensors.insert(format!("{MOMENTUM}{}", param.name), tensor);
+            }
+        }
+        let text = serde_json::to_string(&self.progress).map_err(|e| Error::file(&path, e.to_string()))?;
+        file.metadata.insert("progress".into(), text);
+        file.write(&path)
     }
-    let text = serde_json::to_string(progress).map_err(|e| Error::file(path, e.to_string()))?;
-    file.metadata.insert("progress".into(), text);
-    file.write(path)
-}
 
-/// Reads a file of [`save_state`] into networks of the same architecture.
-pub fn load_state(net: &mut Net, wa: Option<&mut Net>, device: &Device, path: &Path) -> Result<Progress> {
-    let mut file = WeightFile::read(path)?;
-    let text = file
-        .metadata
-        .get("progress")
-        .ok_or_else(|| Error::file(path, "holds no progress: not the state of a run"))?;
-    let progress =
-        serde_json::from_str(text).map_err(|e| Error::file(path, format!("progress cannot be read: {e}")))?;
-    let momenta = take_prefixed(&mut file, MOMENTUM);
-    let average = take_prefixed(&mut file, AVERAGE);
-    load(net, device, &file)?;
-    if let Some(wa) = wa {
-        file.tensors = average;
-        load(wa, device, &file)?;
+    /// Takes up the state of an interrupted run, a file of [`Trainer::save_state`].
+    pub(super) fn resume(&mut self, path: &Path) -> Result<()> {
+        let mut file = WeightFile::read(path)?;
+        let wrong = |problem: String| Error::file(path, problem);
+        let text = file.metadata.get("progress");
+        let text = text.ok_or_else(|| wrong("holds no progress: not the state of a run".into()))?;
+        self.progress =
+            serde_json::from_str(text).map_err(|e| wrong(format!("progress cannot be read: {e}")))?;
+        let momenta = take_prefixed(&mut file, MOMENTUM);
+        let average = take_prefixed(&mut file, AVERAGE);
+        load(&mut self.net, &self.device, &file)?;
+        if let Some(wa) = &mut self.wa {
+            file.tensors = average;
+            load(wa, &self.device, &file)?;
+        }
+        for param in self.net.params.iter_mut().filter(|p| p.role != Role::Buffer) {
+            param.momentum = match momenta.get(&param.name) {
+                Some((shape, values)) => Some(Tensor::from_slice(&self.device, shape, values)?),
+                None => None,
+            };
+        }
+        Ok(())
     }
-    for param in net.params.iter_mut().filter(|p| p.role != Role::Buffer) {
-        param.momentum = match momenta.get(&param.name) {
-            Some((shape, values)) => Some(Tensor::from_slice(device, shape, values)?),
-            None => None,
-        };
-    }
-    Ok(progress)
 }
 
 /// Moves the tensors whose names begin with `prefix` out of a file, under their names without it.

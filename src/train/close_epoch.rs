@@ -3,9 +3,9 @@
 use super::run::Run;
 use super::trainer::Trainer;
 use super::validate::{Validation, loss_on_first, validate};
-use crate::error::Result;
+use crate::error::{Result, ensure};
 use crate::files::weights::WeightFile;
-use crate::run::dir::{LogRow, Summary};
+use crate::run::dir::Summary;
 use crate::run::network::load;
 use crate::run::observer::EpochInfo;
 use serde_json::{Map, json};
@@ -39,11 +39,7 @@ impl Trainer<'_> {
     /// number. Nothing is saved then.
     fn check_weights(&mut self, run: &Run, epoch: usize) -> Result<()> {
         let loss = loss_on_first(&mut self.net, &self.train, self.config.batch)?;
-        if loss.is_finite() {
-            Ok(())
-        } else {
-            Err(run.not_finite(loss, epoch, self.steps_per_epoch(), &self.progress))
-        }
+        ensure(loss.is_finite(), || run.not_finite(loss, epoch, self.steps_per_epoch(), &self.progress))
     }
 
     /// Accuracy on the images that choose the best epoch; `None` in epochs that are not validated.
@@ -66,11 +62,11 @@ impl Trainer<'_> {
         if let Some(robust) = better {
             self.progress.best = Some((epoch, robust));
             let selection = format!("best pgd{} on {}", config.select_steps, config.select);
-            self.save(run, epoch, selection, "best")?;
+            self.save(run, epoch, &selection, "best")?;
         }
-        self.save(run, epoch, "last".into(), "last")?;
+        self.save(run, epoch, "last", "last")?;
         if config.checkpoint_every > 0 && epoch.is_multiple_of(config.checkpoint_every) {
-            self.save(run, epoch, format!("epoch {epoch}"), &format!("epoch-{epoch}"))?;
+            self.save(run, epoch, &format!("epoch {epoch}"), &format!("epoch-{epoch}"))?;
         }
         Ok(better.is_some())
     }
@@ -87,7 +83,7 @@ impl Trainer<'_> {
         let (config, stats) = (self.config, &self.progress.stats);
         // The rate of the last step.
         let steps = self.steps_per_epoch() as f64;
-        let lr = self.schedule.lr(epoch as f64 - (1.0 - config.lr_step_at.fraction()) / steps);
+        let lr = self.lr(epoch as f64 - (1.0 - config.lr_step_at.fraction()) / steps);
         let (clean, robust) = (validation.map(|v| v.clean), validation.map(|v| v.robust));
         let info = EpochInfo {
             epoch,
@@ -104,23 +100,21 @@ impl Trainer<'_> {
             seconds: stats.seconds,
         };
         run.dir.append_metrics(&info.record(eval_seconds))?;
-        let (loss, accuracy, none) = (Some(info.loss), stats.accuracy(), (None, None));
-        let ((train_loss, train_acc), (train_robust_loss, train_robust_acc)) =
-            if config.method == "standard" { ((loss, accuracy), none) } else { (none, (loss, accuracy)) };
-        run.dir.append_log(&LogRow {
-            epoch,
-            train_time: stats.seconds,
-            test_time: validation.map(|_| eval_seconds),
-            lr,
-            train_loss,
-            train_acc,
-            train_robust_loss,
-            train_robust_acc,
-            test_loss: clean.map(|clean| clean.loss),
-            test_acc: clean.map(|clean| clean.percent / 100.0),
-            test_robust_loss: robust.map(|robust| robust.loss),
-            test_robust_acc: robust.map(|robust| robust.percent / 100.0),
-        })?;
+        let (standard, loss, accuracy) = (config.method == "standard", Some(info.loss), stats.accuracy());
+        let columns = [
+            ("Train Time", Some(stats.seconds)),
+            ("Test Time", validation.map(|_| eval_seconds)),
+            ("LR", Some(lr)),
+            ("Train Loss", loss.filter(|_| standard)),
+            ("Train Acc", accuracy.filter(|_| standard)),
+            ("Train Robust Loss", loss.filter(|_| !standard)),
+            ("Train Robust Acc", accuracy.filter(|_| !standard)),
+            ("Test Loss", clean.map(|clean| clean.loss)),
+            ("Test Acc", clean.map(|clean| clean.percent / 100.0)),
+            ("Test Robust Loss", robust.map(|robust| robust.loss)),
+            ("Test Robust Acc", robust.map(|robust| robust.percent / 100.0)),
+        ];
+        run.dir.append_log(epoch, &columns)?;
         run.observer.epoch(&info);
         Ok(())
     }

@@ -22,6 +22,7 @@ use crate::run::observer::Observer;
 pub use requirements::validate;
 use run::Run;
 use serde_json::{Map, Value, json};
+use std::iter;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -65,7 +66,7 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
             } else {
                 trainer.begin()?
             }
-            dir.forget_after(trainer.progress().epochs_done)?;
+            dir.forget_after(trainer.progress.epochs_done)?;
             dir.clone()
         }
         None => {
@@ -75,7 +76,7 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
         }
     };
     observer.started(&trainer.started(dir.root()));
-    let earlier = trainer.progress().seconds;
+    let earlier = trainer.progress.seconds;
     let mut run = Run { dir, observer, stop, began, earlier };
     let summary = trainer.run(&mut run)?;
     run.observer.finished();
@@ -95,12 +96,7 @@ fn record(job: &TrainJob, device: &Device) -> Map<String, Value> {
         "driver": crate::device::cuda::driver_version(),
         "seed": config.seed,
         "config": config.to_json(),
-        "reference": {
-            "clean": reference.clean,
-            "pgd20": reference.pgd20,
-            "aa": reference.aa,
-            "source": reference.source,
-        },
+        "reference": reference,
     });
     record.as_object().cloned().unwrap_or_default()
 }
@@ -109,12 +105,7 @@ fn record(job: &TrainJob, device: &Device) -> Map<String, Value> {
 fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
     let stem: String =
         recipe.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();
-    let name = |n: usize| {
-        PathBuf::from("runs").join(if n == 1 {
-            format!("{stem}-seed{seed}")
-        } else {
-            format!("{stem}-seed{seed}-{n}")
-        })
-    };
-    (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
+    let first = PathBuf::from(format!("runs/{stem}-seed{seed}"));
+    let others = (2..).map(|n| PathBuf::from(format!("runs/{stem}-seed{seed}-{n}")));
+    iter::once(first.clone()).chain(others).find(|path| !path.exists()).unwrap_or(first)
 }

@@ -1,9 +1,9 @@
 //! The checks of a configuration before anything is loaded: the data set, ranges, and what the method asks.
 
 use super::average::Average;
-use crate::config::{Averaging, Config, Stage, key};
+use crate::config::{Averaging, Config, Stage};
 use crate::data;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::method::{self, Method};
 
 /// Checks a configuration; the names of methods and models are checked where they are looked up.
@@ -19,33 +19,15 @@ pub fn validate(config: &Config) -> Result<()> {
 fn check_method(config: &Config, method: &Method) -> Result<()> {
     let averaged = Average::of(config, method).is_some();
     let staged = |stage| method.keys.contains(&"stage") && config.stage == stage;
-    for (name, good, problem) in [
-        (
-            "average",
-            !method.averaged || config.average != Averaging::Swa,
-            "this method's averaged network is an exponential one; leave it out",
-        ),
-        (
-            "average_start_epoch",
-            !averaged || config.average_start_epoch < config.epochs,
-            "the run has ended by then; it counts epochs from 0",
-        ),
-        (
-            "linear_epochs",
-            !staged(Stage::Auto) || (1..config.epochs).contains(&config.linear_epochs),
-            "must be 1 or more and below epochs",
-        ),
-        (
-            "stage",
-            !staged(Stage::Linear) || config.init.is_some(),
-            "needs a pre-trained backbone; give --init RUN",
-        ),
-    ] {
-        if !good {
-            return Err(Error::value(name, key(name)?.text(config), problem));
-        }
-    }
-    Ok(())
+    let exponential = !method.averaged || config.average != Averaging::Swa;
+    let problem = "this method's averaged network is an exponential one; leave it out";
+    config.require("average", exponential, problem)?;
+    let begins = !averaged || config.average_start_epoch < config.epochs;
+    config.require("average_start_epoch", begins, "the run has ended by then; it counts epochs from 0")?;
+    let both_stages = !staged(Stage::Auto) || (1..config.epochs).contains(&config.linear_epochs);
+    config.require("linear_epochs", both_stages, "must be 1 or more and below epochs")?;
+    let backbone = !staged(Stage::Linear) || config.init.is_some();
+    config.require("stage", backbone, "needs a pre-trained backbone; give --init RUN")
 }
 
 #[cfg(test)]

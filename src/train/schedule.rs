@@ -4,62 +4,30 @@ use std::f64::consts::PI;
 
 use crate::config::{Config, ScheduleKind};
 
-/// The learning rate over a run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
-    kind: ScheduleKind,
-    lr: f64,
-    epochs: f64,
-    /// Epochs of pre-training, after which the schedule begins anew.
-    pretraining: f64,
-    milestones: Vec<usize>,
-    gamma: f64,
-    peak: f64,
-}
-
-impl Schedule {
-    /// The schedule that `config` describes.
-    ///
-    /// After `pretraining` epochs it begins anew, over the rest of the run.
-    pub fn new(config: &Config, pretraining: usize) -> Schedule {
-        Schedule {
-            kind: config.schedule,
-            lr: config.lr,
-            epochs: config.epochs as f64,
-            pretraining: pretraining as f64,
-            milestones: config.milestones.clone(),
-            gamma: config.lr_gamma,
-            peak: config.cyclic_peak,
+/// The learning rate at `time`: epochs since the start of training, so that step `i` of `n` in epoch `e`
+/// (both from 0) is at `e + i/n`.
+///
+/// multistep: `lr * gamma^k`, where `k` milestones have begun (milestone `m`, counted from 1, begins at
+/// time `m - 1`); cosine: `lr/2 * (1 + cos(pi * time/epochs))`; linear: `lr * (1 - time/epochs)`; cyclic:
+/// 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run
+/// count as its ends. After `pretraining` epochs the schedule begins anew, over the rest of the run.
+pub fn lr(config: &Config, pretraining: usize, time: f64) -> f64 {
+    let (run, before) = (config.epochs as f64, pretraining as f64);
+    let (time, epochs) =
+        if time < before || before >= run { (time, run.min(before)) } else { (time - before, run - before) };
+    let part = (time / epochs).clamp(0.0, 1.0);
+    let factor = match config.schedule {
+        ScheduleKind::Multistep => {
+            let begun = config.milestones.iter().filter(|&&milestone| time + 1.0 >= milestone as f64).count();
+            config.lr_gamma.powi(begun as i32)
         }
-    }
-
-    /// The rate at `time`: epochs since the start of training, so that step `i` of `n` in epoch `e` (both
-    /// from 0) is at `e + i/n`.
-    ///
-    /// multistep: `lr * gamma^k`, where `k` milestones have begun (milestone `m`, counted from 1, begins at
-    /// time `m - 1`); cosine: `lr/2 * (1 + cos(pi * time/epochs))`; linear: `lr * (1 - time/epochs)`; cyclic:
-    /// 0 at the start, `lr` at `peak * epochs`, 0 at the end, straight lines between. Times outside the run
-    /// count as its ends.
-    pub fn lr(&self, time: f64) -> f64 {
-        let (time, epochs) = match self.pretraining {
-            before if time < before || before >= self.epochs => (time, self.epochs.min(before)),
-            before => (time - before, self.epochs - before),
-        };
-        let part = (time / epochs).clamp(0.0, 1.0);
-        let factor = match self.kind {
-            ScheduleKind::Multistep => {
-                let begun =
-                    self.milestones.iter().filter(|&&milestone| time + 1.0 >= milestone as f64).count();
-                self.gamma.powi(begun as i32)
-            }
-            ScheduleKind::Cosine => 0.5 * (1.0 + (PI * part).cos()),
-            ScheduleKind::Linear => 1.0 - part,
-            ScheduleKind::Cyclic if part < self.peak => part / self.peak,
-            ScheduleKind::Cyclic => (1.0 - part) / (1.0 - self.peak),
-            ScheduleKind::Constant => 1.0,
-        };
-        self.lr * factor
-    }
+        ScheduleKind::Cosine => 0.5 * (1.0 + (PI * part).cos()),
+        ScheduleKind::Linear => 1.0 - part,
+        ScheduleKind::Cyclic if part < config.cyclic_peak => part / config.cyclic_peak,
+        ScheduleKind::Cyclic => (1.0 - part) / (1.0 - config.cyclic_peak),
+        ScheduleKind::Constant => 1.0,
+    };
+    config.lr * factor
 }
 
 #[cfg(test)]
@@ -69,9 +37,8 @@ mod tests {
     fn check(settings: &[(&str, &str)], points: &[(f64, f64)]) {
         let mut config = Config::default();
         config.apply(settings).unwrap();
-        let schedule = Schedule::new(&config, 0);
         for &(time, want) in points {
-            let got = schedule.lr(time);
+            let got = lr(&config, 0, time);
             assert!((got - want).abs() <= 1e-12, "{settings:?} at {time}: got {got}, expected {want}");
         }
     }
@@ -88,9 +55,9 @@ mod tests {
     fn pretraining_has_a_schedule_of_its_own() {
         let mut config = Config::default();
         config.apply(&[("schedule", "cosine"), ("epochs", "30"), ("lr", "0.2")]).unwrap();
-        let schedule = Schedule::new(&config, 20);
+        let rate = |time| lr(&config, 20, time);
         for (time, want) in [(0.0, 0.2), (10.0, 0.1), (20.0, 0.2), (25.0, 0.1), (30.0, 0.0)] {
-            assert!((schedule.lr(time) - want).abs() < 1e-12, "{time}: {}", schedule.lr(time));
+            assert!((rate(time) - want).abs() < 1e-12, "{time}: {}", rate(time));
         }
     }
 
@@ -98,9 +65,9 @@ mod tests {
     fn a_run_may_be_pretraining_to_its_end() {
         let mut config = Config::default();
         config.apply(&[("schedule", "cosine"), ("epochs", "20"), ("lr", "0.2")]).unwrap();
-        let schedule = Schedule::new(&config, 20);
+        let rate = |time| lr(&config, 20, time);
         for (time, want) in [(0.0, 0.2), (10.0, 0.1), (20.0, 0.0)] {
-            assert!((schedule.lr(time) - want).abs() < 1e-12, "{time}: {}", schedule.lr(time));
+            assert!((rate(time) - want).abs() < 1e-12, "{time}: {}", rate(time));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::ops::sgd::{SgdStep, sgd};
 use crate::ops::slice::repeat_labels;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+use std::iter;
 
 /// The part of a step's configuration that stays the same over an epoch.
 pub struct StepConfig<'a> {
@@ -38,6 +39,13 @@ pub struct Models<'a> {
     pub net: &'a mut Net,
     /// The averaged one.
     pub wa: Option<&'a mut Net>,
+}
+
+impl Models<'_> {
+    /// The network, and the averaged one if there is one.
+    fn each(&mut self) -> impl Iterator<Item = &mut Net> {
+        iter::once(&mut *self.net).chain(self.wa.as_deref_mut())
+    }
 }
 
 /// A loss with its gradients; nothing of it has been read from the device yet.
@@ -78,16 +86,10 @@ impl Sgd {
     pub fn update(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
         let &Sgd { lr, momentum, weight_decay } = self;
         let first = param.momentum.is_none();
-        let mut velocity = match param.momentum.take() {
-            Some(velocity) => velocity,
-            None => Tensor::uninit(gradient.device(), gradient.shape())?,
-        };
-        sgd(
-            &mut param.value,
-            gradient,
-            &mut velocity,
-            SgdStep { lr, momentum, weight_decay, nesterov: false, first },
-        )?;
+        let new = || Tensor::uninit(gradient.device(), gradient.shape());
+        let mut velocity = param.momentum.take().map_or_else(new, Ok)?;
+        let step = SgdStep { lr, momentum, weight_decay, nesterov: false, first };
+        sgd(&mut param.value, gradient, &mut velocity, step)?;
         // Without momentum there is nothing to remember: the velocity was not written.
         param.momentum = (momentum != 0.0).then_some(velocity);
         Ok(())
@@ -101,15 +103,18 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(net: &Net) -> Snapshot {
-        Snapshot {
-            values: net.params.iter().map(|p| p.value.clone()).collect(),
-            train_passes: net.train_passes,
-        }
+    fn of(net: &mut Net) -> Snapshot {
+        let values = net.params.iter().map(|param| param.value.clone()).collect();
+        Snapshot { values, train_passes: net.train_passes }
+    }
+
+    fn restore(&self, net: &mut Net) {
+        self.restore_values(net, |_| true);
+        net.train_passes = self.train_passes;
     }
 
     /// Restores the parameters of `net` for which `which` holds.
-    fn restore(&self, net: &mut Net, which: impl Fn(Role) -> bool) {
+    fn restore_values(&self, net: &mut Net, which: impl Fn(Role) -> bool) {
         for (param, value) in net.params.iter_mut().zip(&self.values).filter(|(param, _)| which(param.role)) {
             param.value = value.clone();
         }
@@ -131,11 +136,8 @@ impl<'a> StepInputs<'a> {
             Some(1) => None,
             Some(2) => Some(repeat_labels(batch.y)?),
             _ => {
-                return Err(Error::Shape {
-                    op: "training step",
-                    expected: "one or two views of each image".into(),
-                    got: batch.x.shape().to_vec(),
-                });
+                let (expected, got) = ("one or two views of each image".into(), batch.x.shape().to_vec());
+                return Err(Error::Shape { op: "training step", expected, got });
             }
         };
         Ok(StepInputs { batch, labels, config, fixed })
@@ -177,16 +179,10 @@ impl<'a> StepInputs<'a> {
         if gamma == 0.0 {
             return self.backward(models, &objective);
         }
-        let weights = Snapshot::of(models.net);
-        let teacher = models.wa.as_deref().map(Snapshot::of);
+        let before: Vec<Snapshot> = models.each().map(Snapshot::of).collect();
         let first = self.backward(models, &objective)?;
         // The first pass only finds the direction: running statistics are as before.
-        weights.restore(models.net, |_| true);
-        models.net.train_passes = weights.train_passes;
-        if let (Some(wa), Some(teacher)) = (models.wa.as_deref_mut(), &teacher) {
-            teacher.restore(wa, |_| true);
-            wa.train_passes = teacher.train_passes;
-        }
+        models.each().zip(&before).for_each(|(net, before)| before.restore(net));
         for (id, gradient) in &first.gradients {
             let param = models.net.params.get_mut(*id);
             if param.value.shape().len() > 1 {
@@ -194,7 +190,7 @@ impl<'a> StepInputs<'a> {
             }
         }
         let second = self.backward(models, &objective)?;
-        weights.restore(models.net, |role| role != Role::Buffer);
+        before[0].restore_values(models.net, |role| role != Role::Buffer);
         Ok(second)
     }
 

@@ -1,13 +1,13 @@
 //! One run: its networks, its data, the epoch loop and its steps.
 
 use super::average::Average;
-use super::checkpoint::{Origin, Progress, load_state, save, save_state};
+use super::checkpoint::Progress;
 use super::run::Run;
-use super::schedule::Schedule;
+use super::schedule::lr;
 use super::step::{Batch, Models, Sgd, StepConfig, StepOutput, train_step};
 use crate::config::{Config, Select};
 use crate::data::device_dataset::{DeviceDataset, shuffled};
-use crate::data::{self, Dataset};
+use crate::data::{self, ImageShape};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::method::{self, Method};
@@ -25,20 +25,18 @@ const LOOK_EVERY: usize = 32;
 pub struct Trainer<'a> {
     pub(super) device: Device,
     pub(super) config: &'a Config,
-    recipe: &'a str,
+    pub(super) recipe: &'a str,
     pub(super) method: &'static Method,
     pub(super) net: Net,
     /// The average of the network's weights, which is the network that is evaluated and saved.
     pub(super) wa: Option<Net>,
     pub(super) average: Option<Average>,
-    shape: Shape,
-    image_width: usize,
+    pub(super) shape: Shape,
     pub(super) dataset: String,
     pub(super) train: DeviceDataset,
     /// The images that choose the best epoch, if one is chosen.
     pub(super) selection: Option<DeviceDataset>,
     pub(super) test: DeviceDataset,
-    pub(super) schedule: Schedule,
     pub(super) progress: Progress,
 }
 
@@ -55,21 +53,16 @@ impl<'a> Trainer<'a> {
         let method = method::find(&config.method)?;
         let arch = Arch::find(&config.model)?;
         let split = data::load(&config.dataset, config.data.as_deref())?;
-        let (train, selection): (Dataset, Option<Dataset>) = match config.select {
+        let (train, selection) = match config.select {
             Select::Heldout => {
-                let (train, held_out) = split.train.hold_out(config.held_out, config.seed)?;
-                (train, Some(held_out))
+                split.train.hold_out(config.held_out, config.seed).map(|(train, held)| (train, Some(held)))?
             }
             Select::Test => (split.train, Some(split.test.clone())),
             Select::Last => (split.train, None),
         };
-        let shape = Shape {
-            channels: train.shape.channels,
-            height: train.shape.height,
-            classes: train.classes,
-            mean: config.mean.clone(),
-            std: config.std.clone(),
-        };
+        let (ImageShape { channels, height, .. }, classes) = (train.shape, train.classes);
+        let (mean, std) = (config.mean.clone(), config.std.clone());
+        let shape = Shape { channels, height, classes, mean, std };
         let new_net = || Net::new(device, arch, &shape, config.seed);
         let average = Average::of(config, method);
         Ok(Trainer {
@@ -81,12 +74,10 @@ impl<'a> Trainer<'a> {
             wa: average.map(|_| new_net()).transpose()?,
             average,
             shape,
-            image_width: train.shape.width,
             dataset: train.name.clone(),
             train: DeviceDataset::new(device, &train)?,
             selection: selection.map(|s| DeviceDataset::new(device, &s)).transpose()?,
             test: DeviceDataset::new(device, &split.test)?,
-            schedule: Schedule::new(config, (method.pretraining)(config)),
             progress: Progress::default(),
         })
     }
@@ -100,16 +91,6 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Takes up the state of an interrupted run.
-    pub fn resume(&mut self, state: &Path) -> Result<()> {
-        self.progress = load_state(&mut self.net, self.wa.as_mut(), &self.device, state)?;
-        Ok(())
-    }
-
-    pub fn progress(&self) -> &Progress {
-        &self.progress
     }
 
     /// The facts about the run that are reported before its first step.
@@ -127,6 +108,11 @@ impl<'a> Trainer<'a> {
             steps_per_epoch: self.steps_per_epoch(),
             out: Some(out.to_owned()),
         }
+    }
+
+    /// The learning rate at a fractional epoch.
+    pub(super) fn lr(&self, time: f64) -> f64 {
+        lr(self.config, (self.method.pretraining)(self.config), time)
     }
 
     pub(super) fn steps_per_epoch(&self) -> usize {
@@ -177,15 +163,12 @@ impl<'a> Trainer<'a> {
         let config = self.config;
         let time =
             epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
-        let views = (self.method.views)(config);
-        let (x, y) = self.train.batch(indices, &config.augmentation(views, epoch))?;
+        let augmentation = config.augmentation((self.method.views)(config), epoch);
+        let (x, y) = self.train.batch(indices, &augmentation)?;
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
         let step_config = StepConfig { method: self.method, set: config, epoch };
-        let sgd = Sgd {
-            lr: self.schedule.lr(time) as f32,
-            momentum: config.momentum,
-            weight_decay: config.weight_decay,
-        };
+        let &Config { momentum, weight_decay, .. } = config;
+        let sgd = Sgd { lr: self.lr(time) as f32, momentum, weight_decay };
         let mut models = Models { net: &mut self.net, wa: self.wa.as_mut() };
         let output = train_step(&mut models, &batch, &step_config, &sgd, self.average.as_ref())?;
         Ok(Pending { step, images: indices.len(), output })
@@ -219,21 +202,5 @@ impl<'a> Trainer<'a> {
             images_per_s,
             seconds_left: left as f64 / images_per_s,
         }
-    }
-
-    fn save_state(&self, run: &Run) -> Result<()> {
-        let origin = self.origin(self.progress.epochs_done, "state".into());
-        save_state(&self.net, self.wa.as_ref(), &origin, &self.progress, &run.dir.state())
-    }
-
-    /// Writes the weights of the network that is evaluated as checkpoint `name`.
-    pub(super) fn save(&self, run: &Run, epoch: usize, selection: String, name: &str) -> Result<()> {
-        let net = self.wa.as_ref().unwrap_or(&self.net);
-        save(net, &self.origin(epoch, selection), &run.dir.checkpoint(name))
-    }
-
-    fn origin(&self, epoch: usize, selection: String) -> Origin<'_> {
-        let Trainer { config, recipe, shape, image_width, .. } = self;
-        Origin { config, recipe, shape, image_width: *image_width, epoch, selection }
     }
 }
