@@ -6,8 +6,8 @@ use std::process::Command;
 /// The folders and files that make the program.
 const SOURCES: [&str; 7] = ["Cargo.toml", "Cargo.lock", "build.rs", "build", "kernels", "recipes", "src"];
 
-/// Sets `SADDLE_COMMIT`: `591b62c8827d`, or `591b62c8827d-modified` where the sources differ from that commit;
-/// `unknown` where the sources are neither a checkout nor a published package.
+/// Sets `SADDLE_COMMIT`: `591b62c8827d`, or `591b62c8827d-modified` where the sources differ from that
+/// commit; `unknown` where the sources are neither a checkout nor a published package.
 pub fn emit(root: &Path) {
     SOURCES.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
     let commit = packaged(root).or_else(|| checkout(root));

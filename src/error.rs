@@ -48,6 +48,15 @@ pub enum Error {
          usually helps"
     )]
     NotFinite { loss: f32, epoch: usize, step: usize, kept: String },
+    /// A network computed logits that are infinite or NaN: its predictions mean nothing.
+    #[error(
+        "the network's logits are not finite numbers on {unusable} of {images} images, so it has no \
+         accuracy; its weights are broken or its training diverged"
+    )]
+    NoAccuracy { unusable: usize, images: usize },
+    /// The checks after a protocol failed: its result does not count.
+    #[error("{complaint}; there is no robust accuracy")]
+    Unverified { complaint: String },
     /// A fault of the program itself, whatever the user asked for.
     #[error("internal error: {what}")]
     Internal { what: String },

@@ -9,9 +9,10 @@ use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
 use saddle::device::Buffer;
 use saddle::device::testing::{device, device_name};
 use saddle::error::Error;
+use saddle::eval::accuracy::{answers, attacked};
 use saddle::eval::outcome::{Outcome, PointOutcomes};
 use saddle::eval::plan::{Plan, Stage};
-use saddle::eval::post_check::verify;
+use saddle::eval::post_check::{Verification, verify};
 use saddle::eval::protocol::{AdvImages, Progress, ProtocolResult, RunOptions, run_protocol};
 use saddle::eval::record::{Record, Shard, merge};
 use saddle::eval::state::State;
@@ -114,11 +115,14 @@ fn by_hand(model: &mut dyn Model, data: &DeviceDataset, plan: &Plan) -> (Vec<Opt
         let found =
             plan.stages[number - 1].attack.run(model, Points { x: &x, y: &y, images: &rows }).unwrap();
         let (adv, success) = (found.x_adv.to_vec().unwrap(), found.success.to_vec().unwrap());
-        for ((point, image), _) in
-            left.iter().zip(adv.chunks(adv.len() / left.len())).zip(success).filter(|(_, s)| *s == 1)
-        {
-            outcomes[*point as usize] = Some(number);
-            images.insert(*point as usize, image.to_vec());
+        for ((point, image), succeeded) in left.iter().zip(adv.chunks(adv.len() / left.len())).zip(success) {
+            if succeeded == 1 {
+                outcomes[*point as usize] = Some(number);
+            }
+            // Robust points keep the image of the last attack.
+            if succeeded == 1 || number == plan.stages.len() {
+                images.insert(*point as usize, image.to_vec());
+            }
         }
     }
     (outcomes, images)
@@ -508,23 +512,21 @@ fn every_radius_finds_its_own_state_again() {
 }
 
 #[test]
-fn a_network_without_finite_logits_is_not_called_robust() {
+fn a_failed_verification_leaves_no_accuracy() {
+    let (mut ten, data) = toy(10);
+    let mut outcome =
+        outcome(&mut ten, &data, &Plan { version: "standard".into(), ..short(Norm::Linf, 0.05) });
+    outcome.verification.join(&Verification { outside_box: 1, ..Verification::default() });
+    let record = Record { about: Default::default(), evaluation: Default::default(), shard: None, outcome };
+    let json = record.to_json();
+    assert!(["clean_acc", "robust_acc", "autoattack_acc"].iter().all(|key| json[key].is_null()), "{json}");
+    let rows = json["results"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["accuracy"].is_null() && row["robust"].is_null()), "{json}");
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let mut file = WeightFile::read(&weights()).unwrap();
-    file.tensors.get_mut("linear.bias").unwrap().1[3] = f32::NAN;
-    file.write(&path("nan.safetensors")).unwrap();
-    let extras = Extras { page: Some(path("page.html")), save_adv: Some(path("adv")), ..Extras::default() };
-    let mut request = request(path("nan.safetensors"), "autoattack:fgsm", extras);
-    request.out = Some(path("out.json"));
-    let outcome = eval::run(&request, &mut Silent).unwrap().record.unwrap().outcome;
-    assert_eq!((outcome.verification.passed, outcome.verification.no_logits), (false, 30));
-    assert!(
-        outcome.warnings.iter().any(|line| line.ends_with("30 have logits that are not finite numbers")),
-        "{:?}",
-        outcome.warnings
-    );
-    assert!(["out.json", "page.html", "adv"].iter().all(|name| path(name).is_file()));
+    let path = folder.path().join("result.json");
+    std::fs::write(&path, json.to_string()).unwrap();
+    let message = Record::read(&path).unwrap_err().to_string();
+    assert!(message.ends_with("the verification of this result failed: evaluate it again"), "{message}");
 }
 
 #[test]
@@ -593,8 +595,93 @@ fn adversarial_images_are_saved() {
     assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
     let single: Box<dyn Attack> =
         by_name("pgd5", &Params { ball: Ball::linf(EPS), ..Params::default() }).unwrap();
-    let robust = eval::accuracy::robust(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
-    assert_eq!(record.outcome.robust(), robust, "a cascade of one attack is that attack");
+    let clean = answers(&mut net, &data, 30, |_, points| Ok(points.x.clone()), |_| Ok(())).unwrap();
+    let attacked = attacked(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
+    assert_eq!(record.outcome.robust(), attacked.robust_percent(&clean), "a cascade of one attack");
+    // Robust points have the attack's image, or with keep_clean the clean one.
+    let changed = |adv: &[f32], i: usize| {
+        let (x, _) = data
+            .batch(&Buffer::from_slice(data.device(), &[i as i32]).unwrap(), &Augmentation::none())
+            .unwrap();
+        x.to_vec().unwrap() != adv[64 * i..][..64]
+    };
+    let robust: Vec<usize> = (0..30).filter(|i| !success[*i]).collect();
+    assert!(!robust.is_empty() && robust.iter().all(|i| changed(&adv, *i)));
+    let extras = Extras { save_adv: Some(path.clone()), keep_clean: true, ..Extras::default() };
+    eval::run(&request(weights(), "autoattack:pgd5", extras), &mut Silent).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let adv: Vec<f32> = floats(&file.tensor("x_adv").unwrap(), |value| value as f32).unwrap();
+    assert!((0..30).all(|i| changed(&adv, i) == record.outcome.outcomes.0[i].is_some_and(|row| row > 0)));
+}
+
+/// A model whose prediction is the side of 1/2 that the mean pixel lies on.
+struct Bright;
+
+impl Model for Bright {
+    fn logits(&mut self, tape: &Tape, x: Var) -> saddle::Result<Var> {
+        let images = tape.value(x);
+        let [n, h, w, c] = images.shape().try_into().unwrap();
+        let size = h * w * c;
+        let flat = Tensor::from_slice(images.device(), &[n, size], &images.to_vec()?)?;
+        let weight: Vec<f32> = (0..2 * size).map(|i| if i < size { 0.0 } else { 1.0 }).collect();
+        let weight = Tensor::from_slice(images.device(), &[2, size], &weight)?;
+        let bias = Tensor::from_slice(images.device(), &[2], &[0.5 * size as f32, 0.0])?;
+        linear(tape, tape.constant(flat), tape.constant(weight), Some(tape.constant(bias)))
+    }
+
+    fn classes(&self) -> usize {
+        2
+    }
+}
+
+#[test]
+fn the_two_robust_accuracies_are_told_apart() {
+    // Bright images of which half are labelled dark.
+    let set = Dataset {
+        images: vec![200; 8 * 4],
+        labels: [0, 1].repeat(4),
+        shape: ImageShape { height: 2, width: 2, channels: 1 },
+        classes: 2,
+        class_names: vec!["dark".into(), "bright".into()],
+        all_classes: true,
+        byte_scale: 1.0 / 255.0,
+        name: "toy".into(),
+    };
+    let data = DeviceDataset::new(&device(), &set).unwrap();
+    let clean = answers(&mut Bright, &data, 3, |_, points| Ok(points.x.clone()), |_| Ok(())).unwrap();
+    assert_eq!((clean.accuracy().percent, clean.robust_percent(&clean)), (50.0, 50.0));
+    // An attack that makes every image dark: the wrong ones become right, and the right ones wrong.
+    let darkened = answers(
+        &mut Bright,
+        &data,
+        3,
+        |_, points| Tensor::zeros(points.x.device(), points.x.shape()),
+        |_| Ok(()),
+    )
+    .unwrap();
+    assert_eq!((darkened.accuracy().percent, darkened.robust_percent(&clean)), (50.0, 0.0));
+}
+
+#[test]
+fn a_network_that_computes_nan_has_no_accuracy() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("nan.safetensors");
+    let mut file = WeightFile::read(&weights()).unwrap();
+    file.tensors.get_mut("linear.bias").unwrap().1[3] = f32::NAN;
+    file.write(&broken).unwrap();
+    let line = |attack: &str| {
+        format!("eval -w nan.safetensors --dataset digits -n 20 -a {attack} -q --device DEVICE --out o.json")
+    };
+    for attack in ["pgd2", "fgsm,apgd-ce --steps 2", "autoattack:fgsm"] {
+        let message = saddle(folder.path(), &line(attack), 2).unwrap_err();
+        assert!(
+            message
+                .starts_with("error: the network's logits are not finite numbers on 20 of 20 images, so it"),
+            "{attack}: {message}"
+        );
+        assert!(!folder.path().join("o.json").exists(), "{attack}: a result was written");
+    }
 }
 
 /// Runs the program; its standard output, or the error line.

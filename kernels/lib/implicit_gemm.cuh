@@ -256,9 +256,10 @@ INLINE void multiply(T& tile, const float* a, const float* b, int count) {
 }
 
 // The pixels of a chunk, of a map with `pixels` pixels: enough for the images to fill a block, and of the
-// first CHUNK_CHOICES such sizes the one that needs the fewest blocks; the first that wastes at most an eighth
-// will do. Example: 129 images. A chunk of one pixel takes two blocks, of which the second has a single row;
-// a chunk of eight takes nine blocks for 1032 rows. chunk_size in src/ops/conv2d.rs does the same.
+// first CHUNK_CHOICES such sizes the one that needs the fewest blocks; the first that wastes at most an
+// eighth will do. Example: 129 images. A chunk of one pixel takes two blocks, of which the second has a
+// single row; a chunk of eight takes nine blocks for 1032 rows. chunk_size in src/ops/conv2d.rs does the
+// same.
 INLINE int chunk_size(int images, int pixels) {
   const int least = min(ceil_div(MIN_CHUNK_ROWS, max(images, 1)), pixels);
   const int enough = ceil_div(images * pixels, BLOCK_ROWS) * 9 / 8;

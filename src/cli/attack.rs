@@ -16,9 +16,9 @@ use crate::train;
 
 const EXAMPLES: &str = "\
 The data file holds x, f32 [N,C,H,W] in [0,1] or u8 [N,H,W,C], and y, i64, i32 or u8 [N].
-The result holds x_adv f32 [N,C,H,W], which is the clean image where the attack failed, and
-for each image y, pred (the class predicted at x_adv), success (1 if pred is not y) and loss
-(the cross-entropy at x_adv).
+The result holds x_adv f32 [N,C,H,W], the attack's images also where it failed, and for each
+image y, pred (the class predicted at x_adv), success (1 if pred is not y) and loss (the
+cross-entropy at x_adv).
 
 Examples:
   saddle attack --data X.safetensors --weights runs/NAME --attack pgd20 --out A.safetensors
@@ -50,6 +50,9 @@ pub struct AttackArgs {
     keys: KeyFlags<AttackKeys>,
     #[command(flatten)]
     parameters: AttackFlags,
+    /// Keep the clean image where the attack fails
+    #[arg(long, help_heading = GROUP)]
+    keep_clean: bool,
     /// Print only the result
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
@@ -73,6 +76,7 @@ impl Run for AttackArgs {
             params: self.parameters.params(&config, step_given),
             batch: config.batch,
             device: config.device,
+            keep_clean: self.keep_clean,
             out: self.out,
         };
         let mut observer = progress::observer(self.quiet, false, 0);
@@ -83,7 +87,8 @@ impl Run for AttackArgs {
             ("attack", format!("{}, {} with eps {}", crafted.attack, config.norm, config.eps)),
             ("images", HumanCount(crafted.images as u64).to_string()),
             ("clean accuracy", percent(crafted.clean)),
-            ("robust accuracy", percent(crafted.robust)),
+            ("accuracy on x_adv", percent(crafted.adv)),
+            ("right clean and on x_adv", percent(crafted.robust)),
             ("mean loss", format!("{:.4}", crafted.loss)),
             ("longest perturbation", format!("{:.6}", crafted.longest)),
             ("written to", request.out.display().to_string()),

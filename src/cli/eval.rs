@@ -97,9 +97,12 @@ pub struct EvalArgs {
     /// Only part I of N of the images
     #[arg(long, value_name = "I/N", help_heading = PROTOCOL)]
     shard: Option<String>,
-    /// Write the adversarial images to this safetensors file: x_adv [N,C,H,W], y, pred, success
+    /// Write the attacks' images to this safetensors file: x_adv [N,C,H,W], y, pred, success
     #[arg(long, value_name = "FILE", help_heading = PROTOCOL)]
     save_adv: Option<PathBuf>,
+    /// Save the clean image where all attacks fail, not that of the last attack
+    #[arg(long, requires = "save_adv", help_heading = PROTOCOL)]
+    keep_clean: bool,
     /// Write a self-contained HTML page with pictures to this file
     #[arg(long, value_name = "FILE", help_heading = PROTOCOL)]
     report: Option<PathBuf>,
@@ -141,6 +144,7 @@ impl EvalArgs {
         out_of_all.map_or(Ok(()), check_writable)?;
         let mut observer = progress::observer(quiet, json, 0);
         let (mut reports, mut tables, mut result) = (Vec::new(), String::new(), Value::Null);
+        let mut complaint = None;
         for request in &mut requests {
             request.extras.stop = stop.clone();
             if several {
@@ -151,14 +155,17 @@ impl EvalArgs {
                 observer.note(&request.weights.display().to_string());
                 tables += &format!("{}\n", request.weights.display());
             }
-            let report = eval::run(request, &mut *observer)?.to_json();
+            let report = eval::run(request, &mut *observer)?;
+            complaint = complaint.or(report.complaint());
+            let report = report.to_json();
             tables += &table(&report);
             reports.push(report);
             result = if several { json!({"checkpoints": reports}) } else { json!(reports[0]) };
             out_of_all.map_or(Ok(()), |out| write_result(out, &result))?;
         }
         drop(observer);
-        print_result(json, &result, || tables, out.as_deref())
+        print_result(json, &result, || tables, out.as_deref())?;
+        complaint.map_or(Ok(()), |complaint| Err(Error::Unverified { complaint }))
     }
 
     /// `--merge`.
@@ -211,6 +218,7 @@ impl EvalArgs {
             state: self.state,
             shard,
             save_adv: self.save_adv,
+            keep_clean: self.keep_clean,
             page: self.report,
             ..Extras::default()
         };
@@ -269,7 +277,7 @@ fn table(report: &Value) -> String {
         };
         rows.push(vec![
             row["attack"].as_str().unwrap_or_default().into(),
-            format!("{:.2} %", number(row, "accuracy")),
+            row["accuracy"].as_f64().map_or("-".into(), |accuracy| format!("{accuracy:.2} %")),
             text::duration(number(row, "seconds")),
             points,
         ]);
@@ -289,7 +297,10 @@ fn protocol_lines(report: &Value) -> String {
     let attacks = if report["autoattack_acc"].is_null() { "these attacks" } else { "AutoAttack" };
     let word = |key: &str| report[key].as_str().unwrap_or_default();
     let (robust, version, norm, eps) = (word("robust_acc"), word("version"), word("norm"), word("eps"));
-    let mut lines = format!("{robust} % robust under {attacks} ({version}, {norm}, eps {eps})\n");
+    let mut lines = match report["robust_acc"].is_null() {
+        true => String::new(),
+        false => format!("{robust} % robust under {attacks} ({version}, {norm}, eps {eps})\n"),
+    };
     let verification = &report["verification"];
     if verification["passed"] == true {
         let distance = text::number(verification["largest_distance"].as_f64().unwrap_or(f64::NAN));

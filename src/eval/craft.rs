@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::attack::{self, Norm, Params, Points, logits};
+use super::accuracy::not_finite;
+use crate::attack::{self, AttackResult, Norm, Params, Points, logits};
 use crate::data::ImageShape;
 use crate::device::{Buffer, DeviceChoice};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::check_writable;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::WeightFile;
 use crate::numeric::max_abs;
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::gather::select;
 use crate::ops::predict::argmax;
 use crate::ops::reduce::Reduction;
 use crate::run::network::{self, Classes, WeightOverrides};
@@ -31,6 +33,8 @@ pub struct CraftRequest {
     pub params: Params,
     pub batch: usize,
     pub device: DeviceChoice,
+    /// Keep the clean image where the attack fails.
+    pub keep_clean: bool,
     pub out: PathBuf,
 }
 
@@ -38,8 +42,9 @@ pub struct CraftRequest {
 pub struct CraftReport {
     pub attack: String,
     pub images: usize,
-    /// Images classified correctly, clean and attacked, in percent.
+    /// Images classified correctly when clean, on the attack's images, and on both, in percent of all.
     pub clean: f64,
+    pub adv: f64,
     pub robust: f64,
     /// Mean cross entropy at the adversarial images.
     pub loss: f64,
@@ -47,9 +52,9 @@ pub struct CraftReport {
     pub longest: f64,
 }
 
-/// Attacks the images and writes `x_adv` f32 `[N,C,H,W]` (the clean image where the attack failed), and for
-/// each image `y` i64, `pred` i64, the class predicted at x_adv, `success` u8, whether that is another one
-/// than y, and `loss` f32, the cross entropy at x_adv.
+/// Attacks the images and writes `x_adv` f32 `[N,C,H,W]`, the attack's images also where it failed (unless
+/// `keep_clean`), and for each image `y` i64, `pred` i64, the class predicted at x_adv, `success` u8, whether
+/// that is another one than y, and `loss` f32, the cross entropy at x_adv.
 ///
 /// Errors: files of the wrong content, an unknown attack; nothing is written then.
 pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftReport> {
@@ -74,8 +79,8 @@ pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftR
     let classes = Classes::AtLeast(y.iter().max().map_or(0, |y| *y as usize + 1));
     let (mut net, _) = network::open(&device, request.weights.clone(), &overrides, (classes, shape))?;
 
-    let (mut x_adv, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
-    let (mut clean, size) = (0, h * w * c);
+    let (mut images, mut predicted, mut losses) = (Vec::with_capacity(pixels.len()), Vec::new(), Vec::new());
+    let (mut before, mut unusable, size) = (Vec::new(), 0, h * w * c);
     for (start, labels) in (0..).step_by((*batch).max(1)).zip(y.chunks((*batch).max(1))) {
         let count = labels.len();
         let clean_images =
@@ -83,31 +88,40 @@ pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftR
         let on_device = Buffer::from_slice(&device, labels)?;
         let indices =
             Buffer::from_slice(&device, &(start as i32..(start + count) as i32).collect::<Vec<_>>())?;
-        let before = argmax(&device, &logits(&mut net, &clean_images)?)?.to_vec()?;
-        clean += before.iter().zip(labels).filter(|(p, y)| p == y).count();
-        let result = attack.run(&mut net, Points { x: &clean_images, y: &on_device, images: &indices })?;
-        let z = logits(&mut net, &result.x_adv)?;
+        before.extend(argmax(&device, &logits(&mut net, &clean_images)?)?.to_vec()?);
+        let AttackResult { mut x_adv, success } =
+            attack.run(&mut net, Points { x: &clean_images, y: &on_device, images: &indices })?;
+        if request.keep_clean {
+            x_adv = select(&success, &x_adv, &clean_images)?;
+        }
+        let z = logits(&mut net, &x_adv)?;
+        unusable += not_finite(&z)?;
         predicted.extend(argmax(&device, &z)?.to_vec()?);
         let tape = Tape::new(&device);
         let loss = cross_entropy(&tape, tape.constant(z), &on_device, Reduction::PerSample)?;
         losses.extend(tape.value(loss).to_vec()?);
-        x_adv.extend(result.x_adv.to_vec()?);
+        images.extend(x_adv.to_vec()?);
         observer.evaluating(&attack.name(), start + count, *n);
     }
     observer.finished();
+    if unusable > 0 {
+        return Err(Error::NoAccuracy { unusable, images: *n });
+    }
 
     let success: Vec<u8> = predicted.iter().zip(&y).map(|(p, y)| (p != y) as u8).collect();
-    let percent = |count: usize| 100.0 * count as f64 / *n as f64;
+    let right = |classes: &[i32], i: usize| classes[i] == y[i];
+    let percent = |of: &dyn Fn(usize) -> bool| 100.0 * (0..*n).filter(|i| of(*i)).count() as f64 / *n as f64;
     let report = CraftReport {
         attack: attack.name(),
         images: *n,
-        clean: percent(clean),
-        robust: percent(success.iter().filter(|s| **s == 0).count()),
+        clean: percent(&|i| right(&before, i)),
+        adv: percent(&|i| right(&predicted, i)),
+        robust: percent(&|i| right(&before, i) && right(&predicted, i)),
         loss: losses.iter().map(|l| f64::from(*l)).sum::<f64>() / *n as f64,
-        longest: longest(params.ball.norm, pixels, &x_adv, size),
+        longest: longest(params.ball.norm, pixels, &images, size),
     };
     let tensors = [
-        ("x_adv", Values::images(&x.shape, &x_adv)),
+        ("x_adv", Values::images(&x.shape, &images)),
         ("y", Values::integers(y.iter().map(|y| (*y).into()))),
         ("pred", Values::integers(predicted.iter().map(|p| (*p).into()))),
         ("success", Values::U8(vec![*n], success)),

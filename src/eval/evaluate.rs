@@ -1,8 +1,8 @@
 //! An evaluation from the request to the report.
 
-use super::accuracy::{accuracy, robust};
+use super::accuracy::{Answers, answers};
 use super::identity::{evaluation, weights_fingerprint};
-use super::outcome::AttackRow;
+use super::outcome::{AttackRow, CLEAN};
 use super::page::{self, Subject, Sweep};
 use super::plan::{Plan, Stage};
 use super::protocol::{ProtocolResult, RunOptions, run_protocol};
@@ -10,6 +10,7 @@ use super::record::{Record, save_adversarial, stored};
 use super::report::{Report, write_result};
 use super::request::{EvalRequest, Extras};
 use super::state::State;
+use crate::attack::{Attack, Points};
 use crate::data::{Dataset, device_dataset::DeviceDataset};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -87,10 +88,8 @@ impl Job<'_> {
     /// Clean accuracy, and that under each attack on all images.
     fn one_by_one(&mut self, attacks: &[Stage], observer: &mut dyn Observer) -> Result<Vec<AttackAccuracy>> {
         let Job { request, data, net, .. } = self;
-        let EvalRequest { batch, params, extras, .. } = request;
-        let named = request.attacks.iter().zip(attacks).map(|(name, stage)| (name.as_str(), Some(stage)));
-        let measured = [("clean", None)].into_iter().chain(named).map(|(name, stage)| {
-            let began = Instant::now();
+        let EvalRequest { batch, extras, .. } = request;
+        let mut answer = |name: &str, attack: Option<&dyn Attack>| {
             let progress = |done| {
                 observer.evaluating(name, done, data.len);
                 if extras.stop.load(Ordering::SeqCst) {
@@ -99,18 +98,28 @@ impl Job<'_> {
                 }
                 Ok(())
             };
-            let accuracy = match stage {
-                Some(stage) => robust(net, data, &*stage.attack, *batch, progress)?,
-                None => accuracy(net, data, None, *batch, params.seed, progress)?.percent,
+            let images = |net: &mut Net, points: Points| match attack {
+                Some(attack) => Ok(attack.run(net, points)?.x_adv),
+                None => Ok(points.x.clone()),
             };
-            Ok(AttackAccuracy {
-                attack: name.to_owned(),
-                about: stage.map_or(name, |stage| &stage.about).to_owned(),
-                accuracy,
-                seconds: began.elapsed().as_secs_f64(),
-            })
-        });
-        measured.collect()
+            let began = Instant::now();
+            Ok((answers(net, data, *batch, images, progress)?, began.elapsed().as_secs_f64()))
+        };
+        let row = |name: &str, about: &str, answers: &Answers, clean: &Answers, seconds| AttackAccuracy {
+            attack: name.to_owned(),
+            about: about.to_owned(),
+            accuracy: answers.accuracy().percent,
+            adv_acc: Some(answers.accuracy().percent),
+            robust_acc: answers.robust_percent(clean),
+            seconds,
+        };
+        let (clean, seconds) = answer(CLEAN, None)?;
+        let mut rows = vec![row(CLEAN, CLEAN, &clean, &clean, seconds)];
+        for (name, stage) in request.attacks.iter().zip(attacks) {
+            let (answers, seconds) = answer(name, Some(&*stage.attack))?;
+            rows.push(row(name, &stage.about, &answers, &clean, seconds));
+        }
+        Ok(rows)
     }
 
     /// Runs the protocol, and puts its rows and record into the report. Returns its result and the indices of
@@ -139,6 +148,8 @@ impl Job<'_> {
             attack: row.attack.clone(),
             about: row.attack.clone(),
             accuracy: row.accuracy,
+            adv_acc: None,
+            robust_acc: row.accuracy,
             seconds: row.seconds,
         };
         report.rows = result.outcome.rows.iter().map(row).collect();
@@ -158,9 +169,9 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Job { request, test, data, net, .. } = self;
-        let ProtocolResult { outcome, images, predictions } = result;
+        let ProtocolResult { outcome, images, .. } = result;
         if let Some(path) = &request.extras.save_adv {
-            save_adversarial(path, test, range.clone(), images, predictions)?;
+            save_adversarial(path, test, range.clone(), result, request.extras.keep_clean)?;
         }
         let Some(path) = &request.extras.page else { return Ok(()) };
         let image = |(point, index): (usize, usize)| stored(test, index, images.get(&point));

@@ -1,6 +1,6 @@
 //! The page of an evaluation: margins, examples, classes, and accuracy against eps.
 
-use super::accuracy::{accuracy, robust};
+use super::accuracy::{accuracy, attacked};
 use super::record::stored;
 use super::report::Report;
 use crate::attack::{self, Params};
@@ -138,7 +138,8 @@ fn curve(
         let percent = if params.ball.eps == 0.0 {
             accuracy(net, data, None, batch, params.seed, progress)?.percent
         } else {
-            robust(net, data, &*attack::by_name(&sweep.attack, &params)?, batch, progress)?
+            let attack = attack::by_name(&sweep.attack, &params)?;
+            attacked(net, data, &*attack, batch, progress)?.accuracy().percent
         };
         curve.push((params.ball.eps.into(), percent));
     }

@@ -57,7 +57,7 @@ impl Verification {
     }
 }
 
-/// Checks all images of `range`: the stored ones, and the clean ones of robust points. Also returns the fresh
+/// Checks all images of `range`: the stored ones, and the clean ones of points without. Also returns the fresh
 /// predictions.
 pub fn verify(
     model: &mut dyn Model,

@@ -7,9 +7,10 @@
 //!     misclassified: the attack has succeeded on the point, which keeps the image
 //! robust accuracy <- robust points / all points;  verify the images
 //! ```
-//! Of several attempts on a point the first that succeeds counts, so that batch size, packing, shards and
-//! interruptions change no bit of the result.
+//! Of several attempts on a point the first that succeeds counts, and a robust point keeps the image of the
+//! very last one, so that batch size, packing, shards and interruptions change no bit of the result.
 
+use super::accuracy::not_finite;
 use super::outcome::{AttackRow, CLEAN, Outcome, Passes, PointOutcomes};
 use super::packing::{Pair, next_batch};
 use super::plan::{Plan, Stage};
@@ -20,7 +21,7 @@ use super::state::State;
 use crate::attack::{AttackResult, Model, Points, logits};
 use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
 use crate::ops::gather::gather;
 use crate::ops::predict::correct;
@@ -31,8 +32,9 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// Adversarial images `[H,W,C]` by the point's place in the range that is evaluated; points that are robust,
-/// or misclassified without an attack, have none.
+/// Images `[H,W,C]` by the point's place in the range that is evaluated: the adversarial image of a point on
+/// which an attack succeeded, and of a robust point that of the last attack. Points that are misclassified
+/// without an attack have none.
 pub type AdvImages = BTreeMap<usize, Vec<f32>>;
 
 /// The points that a plan is run on, and options that do not change the result.
@@ -94,8 +96,10 @@ pub fn run_protocol(
         }
     }
     progress.warnings.iter().for_each(|line| observer.note(&format!("warning: {line}")));
+    let runs = |stage: &Stage| model.classes() >= stage.attack.min_classes();
+    let last = plan.stages.iter().rposition(runs).map_or(0, |last| last + 1);
     let mut runner =
-        Runner { model: &mut *model, data, plan, options, observer: &mut *observer, progress, images };
+        Runner { model: &mut *model, data, plan, options, observer: &mut *observer, progress, images, last };
     runner.run_stage(0, None)?;
     for (number, stage) in plan.stages.iter().enumerate() {
         runner.run_stage(number + 1, Some(stage))?;
@@ -120,6 +124,15 @@ struct Runner<'a> {
     options: &'a RunOptions<'a>,
     observer: &'a mut dyn Observer,
     progress: Progress,
+    images: AdvImages,
+    /// The row of the last attack that runs.
+    last: usize,
+}
+
+/// The outcome of a batch: the points on which an attempt succeeded, and the images to keep.
+#[derive(Default)]
+struct BatchOutcome {
+    broken: Vec<usize>,
     images: AdvImages,
 }
 
@@ -148,8 +161,12 @@ impl Runner<'_> {
             let began = Instant::now();
             let left = |point| attempts - self.progress.tried[point];
             pace.left = self.progress.outcomes.robust().map(left).sum();
-            let succeeded = self.run_batch(stage, &pairs, &pace)?;
-            let mut fresh = self.record_batch(number, &pairs, succeeded);
+            let BatchOutcome { broken, images: mut fresh } =
+                self.run_batch(stage, &pairs, &pace, number == self.last && number > 0)?;
+            for Pair { point, attempt } in &pairs {
+                self.progress.tried[*point] = self.progress.tried[*point].max(attempt + 1);
+            }
+            broken.into_iter().for_each(|point| self.progress.outcomes.0[point] = Some(number));
             pace.done += pairs.len();
             pace.seconds += began.elapsed().as_secs_f64();
             self.progress.rows[number].seconds += began.elapsed().as_secs_f64();
@@ -171,8 +188,15 @@ impl Runner<'_> {
         self.progress.tried = vec![0; self.options.range.len()];
     }
 
-    /// Makes the attempts of a batch. The points on which one succeeded, each with the image of the first.
-    fn run_batch(&mut self, stage: Option<&Stage>, pairs: &[Pair], pace: &Pace) -> Result<AdvImages> {
+    /// Makes the attempts of a batch. The points on which one succeeded keep the image of the first; with
+    /// `keep_all` the others keep that of the last. The clean pass keeps none.
+    fn run_batch(
+        &mut self,
+        stage: Option<&Stage>,
+        pairs: &[Pair],
+        pace: &Pace,
+        keep_all: bool,
+    ) -> Result<BatchOutcome> {
         let device = self.data.device();
         let index = |pair: &Pair| (self.options.range.start + pair.point) as i32;
         let indices = Buffer::from_slice(device, &pairs.iter().map(index).collect::<Vec<_>>())?;
@@ -200,31 +224,34 @@ impl Runner<'_> {
         };
         let points = Points { x: &x, y: &y, images: &indices };
         let AttackResult { x_adv, .. } = attack(stage, &mut model, points, pairs)?;
-        let adv_correct = correct(device, &logits(&mut model, &x_adv)?, &y)?.to_vec()?;
+        let z = logits(&mut model, &x_adv)?;
+        let unusable = not_finite(&z)?;
+        if unusable > 0 {
+            return Err(Error::NoAccuracy { unusable, images: pairs.len() });
+        }
+        let adv_correct = correct(device, &z, &y)?.to_vec()?;
         // The attempts on a point come in rising order.
         let mut rows = BTreeMap::new();
         for (row, pair) in pairs.iter().enumerate().filter(|(row, _)| adv_correct[*row] == 0) {
             rows.entry(pair.point).or_insert(row as i32);
         }
+        let broken: Vec<usize> = rows.keys().copied().collect();
+        if stage.is_none() {
+            return Ok(BatchOutcome { broken, ..BatchOutcome::default() });
+        }
+        if keep_all {
+            let others =
+                pairs.iter().enumerate().filter(|(_, pair)| broken.binary_search(&pair.point).is_err());
+            rows.extend(others.map(|(row, pair)| (pair.point, row as i32)));
+        }
         if rows.is_empty() {
-            return Ok(AdvImages::new());
+            return Ok(BatchOutcome::default());
         }
         let taken = Buffer::from_slice(device, &rows.values().copied().collect::<Vec<_>>())?;
         let images = gather(&x_adv, &taken)?.to_vec()?;
         let size = images.len() / rows.len();
-        Ok(rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect())
-    }
-
-    /// Notes the attempts of a batch, and the points on which row `number` succeeded; their images, of which
-    /// the clean pass has none.
-    fn record_batch(&mut self, number: usize, pairs: &[Pair], succeeded: AdvImages) -> AdvImages {
-        for Pair { point, attempt } in pairs {
-            self.progress.tried[*point] = self.progress.tried[*point].max(attempt + 1);
-        }
-        for point in succeeded.keys() {
-            self.progress.outcomes.0[*point] = Some(number);
-        }
-        if number == 0 { AdvImages::new() } else { succeeded }
+        let images = rows.into_keys().zip(images.chunks(size).map(<[f32]>::to_vec)).collect();
+        Ok(BatchOutcome { broken, images })
     }
 
     /// The points that are robust so far, in percent.

@@ -1,7 +1,7 @@
 //! The result file of an evaluation by the protocol, and the merging of shards.
 
 use super::outcome::Outcome;
-use super::protocol::AdvImages;
+use super::protocol::ProtocolResult;
 use super::state::differences;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -59,11 +59,12 @@ const OF_OUTCOME: [&str; 6] = ["version", "results", "outcomes", "warnings", "ve
 
 impl Record {
     /// The file's object. Accuracies under RobustBench's names are percentages as text; only AutoAttack
-    /// is called AutoAttack.
+    /// is called AutoAttack. Where the verification failed all accuracies are null.
     pub fn to_json(&self) -> Value {
         let mut object = self.about.clone();
         let outcome = &self.outcome;
-        let percent = |value: f64| Value::from(format!("{value:.2}"));
+        let passed = outcome.verification.passed;
+        let percent = |value: f64| if passed { Value::from(format!("{value:.2}")) } else { Value::Null };
         object.insert("clean_acc".into(), percent(outcome.clean()));
         // A weaker set is never called AutoAttack.
         let is_autoattack = outcome.version != "custom" && !outcome.rows.iter().any(|row| row.skipped);
@@ -77,6 +78,11 @@ impl Record {
         if let Ok(Value::Object(outcome)) = serde_json::to_value(outcome) {
             object.extend(outcome);
         }
+        let rows = object.get_mut("results").and_then(Value::as_array_mut).filter(|_| !passed);
+        for row in rows.into_iter().flatten() {
+            row["accuracy"] = Value::Null;
+            row["robust"] = Value::Null;
+        }
         Value::Object(object)
     }
 
@@ -88,6 +94,9 @@ impl Record {
         };
         let mut about: Map<String, Value> =
             serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if about.get("verification").is_some_and(|verification| verification["passed"] == false) {
+            return Err(Error::file(path, "the verification of this result failed: evaluate it again"));
+        }
         let outcome: Outcome =
             serde_json::from_value(Value::Object(about.clone())).map_err(|error| wrong(error.to_string()))?;
         let mut taken = |key: &str| about.remove(key).ok_or_else(|| wrong(format!("there is no '{key}'")));
@@ -150,20 +159,21 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
     Ok(Record { outcome, shard: None, ..reference })
 }
 
-/// Writes the images of an outcome: x_adv `[N,C,H,W]`, which is the clean image where all attacks failed, y,
-/// pred and success `[N]`.
+/// Writes the images of an outcome: x_adv `[N,C,H,W]`, y, pred and success `[N]`. A robust point has the image
+/// of the last attack, or with `keep_clean` the clean one.
 pub fn save_adversarial(
     path: &Path,
     data: &Dataset,
     range: Range<usize>,
-    images: &AdvImages,
-    predictions: &[i32],
+    ProtocolResult { outcome, images, predictions }: &ProtocolResult,
+    keep_clean: bool,
 ) -> Result<()> {
     let [h, w, c] = [data.shape.height, data.shape.width, data.shape.channels];
     let labels = &data.labels[range.clone()];
     let mut pixels = Vec::with_capacity(labels.len() * data.shape.bytes());
     for (point, index) in range.enumerate() {
-        let image = stored(data, index, images.get(&point));
+        let clean = keep_clean && outcome.outcomes.0[point].is_none();
+        let image = stored(data, index, images.get(&point).filter(|_| !clean));
         pixels.extend((0..c).flat_map(|channel| image.iter().copied().skip(channel).step_by(c)));
     }
     let n = labels.len();

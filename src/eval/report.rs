@@ -38,6 +38,11 @@ impl Report {
         Value::Object(object)
     }
 
+    /// The failures of the verification, of a protocol whose result does not count.
+    pub fn complaint(&self) -> Option<String> {
+        self.record.as_ref()?.outcome.verification.complaint()
+    }
+
     /// The evaluated weights, images and ball.
     pub(super) fn facts(&self) -> Map<String, Value> {
         json!(self).as_object().cloned().unwrap_or_default()

@@ -43,6 +43,8 @@ pub struct Extras {
     pub shard: Option<Shard>,
     /// Of a protocol: the file for the adversarial images.
     pub save_adv: Option<PathBuf>,
+    /// Save the clean image of a point that withstood all attacks, not that of the last attack.
+    pub keep_clean: bool,
     /// Of a protocol over all images: the file for the page, HTML.
     pub page: Option<PathBuf>,
     /// Set to end the evaluation early.

@@ -50,8 +50,14 @@ pub struct AttackAccuracy {
     pub attack: String,
     /// The same with all parameters that are not the default.
     pub about: String,
-    /// In percent; in a protocol of the images that withstood this attack and all before it.
+    /// The accuracy that tables show, in percent: of a single attack `adv_acc`, in a protocol `robust_acc`.
     pub accuracy: f64,
+    /// Images that are right on the attack's images, in percent of all; in a protocol, whose attacks do not
+    /// attack every image, there is none.
+    pub adv_acc: Option<f64>,
+    /// Images that are right when clean and withstand the attack, in a protocol also all attacks before it, in
+    /// percent of all.
+    pub robust_acc: f64,
     pub seconds: f64,
 }
 
@@ -156,6 +162,8 @@ mod tests {
     /// A page with something in every section.
     fn page() -> EvalPage {
         let stage = |attack: &str, accuracy| AttackAccuracy {
+            adv_acc: None,
+            robust_acc: accuracy,
             attack: attack.into(),
             about: attack.into(),
             accuracy,
