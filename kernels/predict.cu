@@ -1,7 +1,7 @@
 // Predicted classes, whether they are right, and the class of any rank.
-// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n], or with
-//   wrong = 1 its opposite;
-//   ranked_n = the class in place rank_n, counted from 1, of a stable sort of z_n by falling value.
+// Mathematics: logits z [N,K]; class_n = the first k with the largest z_n[k]; correct_n = [class_n == y_n],
+//   or with wrong = 1 its opposite; ranked_n = the class in place rank_n, counted from 1, of a stable sort of
+//   z_n by falling value.
 // Threads: a group of LANES threads per row, ROWS rows per block.
 // Preconditions: labels has N entries and K >= 1; src/ops/predict.rs checks. A label outside 0..K is never
 //   right.

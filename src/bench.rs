@@ -1,7 +1,7 @@
 //! Timing of kernels and of whole training steps: `saddle bench` and `cargo bench`.
 //!
-//! Every figure is the median of the repetitions that fit into the time after a warm-up, with the 10th and the
-//! 90th percentile. Inputs are random numbers, because a GPU draws less power and runs faster on constant
+//! Every figure is the median of the repetitions that fit into the time after a warm-up, with the 10th and
+//! the 90th percentile. Inputs are random numbers, because a GPU draws less power and runs faster on constant
 //! ones; memory-bound kernels get more than a large GPU's cache holds.
 
 use crate::attack::{Objective, Pgd, Points, logits};
@@ -143,8 +143,8 @@ fn convolution(
 }
 
 /// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net and CIFAR
-/// ResNet-18 at batch 128 (ResNet-18 on the host: 32), or at `batch`; or `model` of the two alone. Images a second count
-/// each image once, however many views of it a method takes.
+/// ResNet-18 at batch 128 (ResNet-18 on the host: 32), or at `batch`; or `model` of the two alone. Images a
+/// second count each image once, however many views of it a method takes.
 pub fn step(
     device: &Device,
     seconds: f64,

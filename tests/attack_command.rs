@@ -34,7 +34,7 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         printed(
             dir.path(),
-            "train --device DEVICE --epochs 2 --attack-steps 2 --batch 128 --select-steps 1 --quiet --out run",
+            "train --device DEVICE --epochs 2 --attack-steps 2 --batch 128 --select-steps 1 -q --out run",
         );
         let test = data::load("digits", None).unwrap().test;
         let labels = test.labels[..IMAGES].to_vec();
@@ -322,7 +322,7 @@ fn corruptions_are_measured_one_by_one() {
         let bytes: Vec<u8> = labels.iter().flat_map(|y| i64::from(*y).to_le_bytes()).collect();
         npy(&here.join("labels.npy"), "<i8", &format!("({},)", 5 * N), &bytes);
 
-        let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device DEVICE --quiet \
+        let line = "corruptions --weights net.safetensors --model resnet-mini --data . --device DEVICE -q \
                     --batch 3";
         let table = printed(here, &format!("{line} --out c.json"));
         let record: serde_json::Value =

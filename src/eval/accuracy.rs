@@ -51,8 +51,8 @@ fn percentage(flags: &[bool]) -> f64 {
     100.0 * flags.iter().filter(|flag| **flag).count() as f64 / flags.len().max(1) as f64
 }
 
-/// The model's answers in eval mode on the images that `images` makes of clean ones. `progress` gets the number
-/// of images done, and may end the evaluation with an error.
+/// The model's answers in eval mode on the images that `images` makes of clean ones. `progress` gets the
+/// number of images done, and may end the evaluation with an error.
 ///
 /// Errors: [`Error::NoAccuracy`] for logits that are not finite numbers.
 pub fn answers<M: Model>(

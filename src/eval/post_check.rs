@@ -57,8 +57,8 @@ impl Verification {
     }
 }
 
-/// Checks all images of `range`: the stored ones, and the clean ones of points without. Also returns the fresh
-/// predictions.
+/// Checks all images of `range`: the stored ones, and the clean ones of points without. Also returns the
+/// fresh predictions.
 pub fn verify(
     model: &mut dyn Model,
     data: &DeviceDataset,

@@ -159,8 +159,8 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
     Ok(Record { outcome, shard: None, ..reference })
 }
 
-/// Writes the images of an outcome: x_adv `[N,C,H,W]`, y, pred and success `[N]`. A robust point has the image
-/// of the last attack, or with `keep_clean` the clean one.
+/// Writes the images of an outcome: x_adv `[N,C,H,W]`, y, pred and success `[N]`. A robust point has the
+/// image of the last attack, or with `keep_clean` the clean one.
 pub fn save_adversarial(
     path: &Path,
     data: &Dataset,

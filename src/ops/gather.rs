@@ -1,5 +1,5 @@
-//! Samples gathered from a batch, chosen from two, and scattered back: the points that no attack has broken so
-//! far, and the images that attacks make of them.
+//! Samples gathered from a batch, chosen from two, and scattered back: the points that no attack has broken
+//! so far, and the images that attacks make of them.
 
 use super::prelude::*;
 use kernels::gather;

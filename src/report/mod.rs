@@ -55,8 +55,8 @@ pub struct AttackAccuracy {
     /// Images that are right on the attack's images, in percent of all; in a protocol, whose attacks do not
     /// attack every image, there is none.
     pub adv_acc: Option<f64>,
-    /// Images that are right when clean and withstand the attack, in a protocol also all attacks before it, in
-    /// percent of all.
+    /// Images that are right when clean and withstand the attack, in a protocol also all attacks before it,
+    /// in percent of all.
     pub robust_acc: f64,
     pub seconds: f64,
 }

@@ -1,5 +1,5 @@
-//! Compilation ahead of use: all sources, in parallel, from the moment a device is opened. The first step of a
-//! job then waits for the longest of them instead of for one after the other.
+//! Compilation ahead of use: all sources, in parallel, from the moment a device is opened. The first step of
+//! a job then waits for the longest of them instead of for one after the other.
 
 use crate::device::Source;
 use crate::device::kernels::SOURCES;
