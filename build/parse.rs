@@ -24,7 +24,8 @@ pub struct Config {
 /// One `extern "C" __global__` function.
 pub struct Kernel {
     pub name: String,
-    /// The text inside `__launch_bounds__(...)`: a literal or the name of a constant.
+    /// The first argument of `__launch_bounds__`: a literal or the name of a constant. The second, the blocks
+    /// that a multiprocessor must be able to hold, bounds the registers of CUDA's compiler alone.
     pub threads: String,
     /// The text inside `DYN_BYTES(...)` after the launch bounds: bytes of dynamic shared memory, a literal
     /// or the name of a constant.
@@ -79,6 +80,7 @@ pub fn source(kernels_dir: &Path, path: &Path) -> Source {
         let Some((threads, rest)) = text[at + MARK.len()..].split_once(')') else {
             fail("unclosed __launch_bounds__".into())
         };
+        let threads = threads.split(',').next().unwrap_or_default();
         let (dynamic, rest) =
             match rest.trim_start().strip_prefix("DYN_BYTES(").map(|rest| rest.split_once(')')) {
                 Some(Some((bytes, rest))) => (bytes.trim(), rest),

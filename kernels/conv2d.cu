@@ -25,7 +25,7 @@ PER_DEVICE(NARROW_PIXELS, 32, 128);  // pixels of a block
 PER_DEVICE(NARROW_CHANNELS, 4, 4);   // most input channels
 
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
-extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
+extern "C" __global__ __launch_bounds__(THREADS, 3) void conv2d_forward(
     const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual,
     float* y, NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height,
     int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w,
@@ -47,7 +47,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void conv2d_forward(
 }
 
 // dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x).
-extern "C" __global__ __launch_bounds__(THREADS) void conv2d_input_grad(
+extern "C" __global__ __launch_bounds__(THREADS, 3) void conv2d_input_grad(
     const float* grad_out, const float* panels, NULLABLE const uint8_t* input_mask, float* grad_in,
     NULLABLE const int* num_valid, bool accumulate, int images, int height, int width, int channels,
     int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {

@@ -291,7 +291,7 @@ INLINE void weight_tile(
 
 // One split of the weight gradient (blockIdx.y: images [s N / splits, (s + 1) N / splits)): out
 // [splits,Cout,kh,kw,Cin]. With `num_valid`, N is *num_valid.
-extern "C" __global__ __launch_bounds__(WEIGHT_THREADS) void conv2d_weight_grad(
+extern "C" __global__ __launch_bounds__(WEIGHT_THREADS, 6) void conv2d_weight_grad(
     const float* x, const float* grad_out, float* out, NULLABLE const int* num_valid, bool accumulate,
     int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
     int kernel_h, int kernel_w, int stride, int pad) {

@@ -293,7 +293,7 @@ fn reference(model: &Wide, apgd: &Apgd, x: &[f64], y: usize, x0: &[f64]) -> Run 
             }
         }
     }
-    Run { broken, found, halvings, plateau }
+    Run { broken, found: if broken { found } else { x_best }, halvings, plateau }
 }
 
 #[test]

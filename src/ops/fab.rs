@@ -243,7 +243,7 @@ pub fn cases() -> Vec<super::testing::Case> {
         "within",
         [Input::values(&[5], vec![0.25, 0.24, 0.26, f32::INFINITY, f32::NAN])],
         |_, x| Ok(within(x[0].buffer(), 0.25)?.to_vec()?.iter().map(|f| *f as f32).collect()),
-        |_| vec![0.0, 0.0, 1.0, 1.0, 1.0],
+        |_| vec![1.0, 1.0, 0.0, 0.0, 0.0],
     ));
     cases
 }
