@@ -124,7 +124,7 @@ run_repeat() {
 import json, sys
 results = [json.load(open(path)) for path in sys.argv[1:]]
 print(json.dumps(results, indent=1))
-rows = [{row["attack"]: float(row["acc"]) for row in result["rows"]} for result in results]
+rows = [{row["attack"]: row["accuracy"] for row in result["results"]} for result in results]
 apart = {name: (rows[0][name], rows[1][name]) for name in rows[0] if abs(rows[0][name] - rows[1][name]) > 0.6}
 sys.exit(f"GPU and host differ by more than two images: {apart}" if apart else 0)
 ' "$scratch/autoattack-cuda.json" "$scratch/autoattack-host.json"

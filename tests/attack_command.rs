@@ -135,7 +135,7 @@ fn adversarial_images_are_those_of_the_attack() {
     for part in [
         "attack",
         "pgd5, linf with eps 0.1",
-        "robust accuracy",
+        "accuracy on x_adv",
         &format!("{:.2} %", 100.0 - 2.0 * broken as f64),
         "written to",
     ] {

@@ -2,9 +2,12 @@
 //! tape, and the four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`],
 //! [`forward`], [`input_grad`], [`weight_grad`].
 
+mod grid;
+
 use super::prelude::*;
 use super::valid::Rows;
 use crate::tensor::elements;
+use grid::{implicit_gemm_grid, panel_width};
 use kernels::{conv2d, conv2d_weight};
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -104,57 +107,6 @@ macro_rules! launch {
         }
         .launch($device, $grid)
     };
-}
-
-/// Columns of a panel (`panel_width` in `kernels/lib/gemm_tile.cuh`).
-fn panel_width(columns: usize) -> usize {
-    if columns > 32 {
-        64
-    } else if columns > 16 {
-        32
-    } else {
-        16
-    }
-}
-
-/// The grid of the implicit GEMM, for an output of `pixels` (height, width) by `columns` channels with
-/// `phases` per axis. When only some of the images may be valid (`counted`), it has enough blocks for each
-/// number of them: fewer images lie in larger chunks, which may fit less well.
-fn implicit_gemm_grid(
-    device: &Device,
-    images: usize,
-    pixels: (usize, usize),
-    columns: usize,
-    phases: usize,
-    counted: bool,
-) -> (usize, usize) {
-    let grid = pixels.0.div_ceil(phases) * pixels.1.div_ceil(phases);
-    let block_rows = conv2d::BLOCK_ROWS.on(device);
-    let blocks = |images: usize| {
-        let chunk = chunk_size(device, images, grid);
-        (images * chunk).div_ceil(block_rows) * grid.div_ceil(chunk) * phases * phases
-    };
-    let most = if counted { (1..=images).map(blocks).max() } else { None };
-    (most.unwrap_or_else(|| blocks(images)), columns.div_ceil(panel_width(columns)))
-}
-
-/// `chunk_size` in `kernels/lib/implicit_gemm.cuh`.
-fn chunk_size(device: &Device, images: usize, pixels: usize) -> usize {
-    let block_rows = conv2d::BLOCK_ROWS.on(device);
-    let least = conv2d::MIN_CHUNK_ROWS.on(device).div_ceil(images.max(1)).min(pixels);
-    let enough = (images * pixels).div_ceil(block_rows) * 9 / 8;
-    let (mut best, mut fewest) = (least, usize::MAX);
-    for chunk in (least..=pixels).take(conv2d::CHUNK_CHOICES.on(device)) {
-        let blocks = pixels / chunk * (images * chunk).div_ceil(block_rows)
-            + (images * (pixels % chunk)).div_ceil(block_rows);
-        if blocks < fewest {
-            (best, fewest) = (chunk, blocks);
-        }
-        if fewest <= enough {
-            break;
-        }
-    }
-    best
 }
 
 /// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a

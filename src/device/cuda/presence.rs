@@ -1,5 +1,5 @@
-//! The driver, NVRTC and the GPUs of this machine, and what is missing to use them; nothing here panics or takes
-//! a GPU into use.
+//! The driver, NVRTC and the GPUs of this machine, and what is missing to use them; nothing here panics or
+//! takes a GPU into use.
 
 use super::{explain, nvrtc};
 use cudarc::driver::{DriverError, result, sys};
