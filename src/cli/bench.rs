@@ -59,6 +59,15 @@ impl Run for BenchArgs {
         if batch == Some(0) {
             return Err(Error::value("batch", 0, "must be 1 or more"));
         }
+        let group = |groups: &[Group]| self.group.is_none_or(|chosen| groups.contains(&chosen));
+        for (flag, given, used) in [
+            ("method", !self.method.is_empty(), group(&[Group::Step])),
+            ("model", self.model.is_some(), group(&[Group::Step, Group::Parts])),
+        ] {
+            if given && !used {
+                return Err(Error::value("bench", "kernels or parts", format!("takes no --{flag}")));
+            }
+        }
         let device = self.device.choice()?.open()?;
         let model = self.model.as_deref();
         let wanted = |group| self.group.is_none_or(|chosen| chosen == group);

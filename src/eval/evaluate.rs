@@ -18,6 +18,7 @@ use crate::nn::Net;
 use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes};
 use crate::run::observer::Observer;
+use crate::run::provenance::Provenance;
 use serde_json::json;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -41,9 +42,7 @@ struct Job<'a> {
 pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report> {
     let EvalRequest { params, extras, .. } = request;
     let plan = Plan::named(&request.attacks, params)?;
-    if plan.is_none() {
-        request.needs_no_protocol()?;
-    }
+    request.check_options()?;
     let alone = if plan.is_some() { &[] } else { request.attacks.as_slice() };
     let alone = alone.iter().map(|name| Stage::new(name, params)).collect::<Result<Vec<_>>>()?;
     let test = request.images()?;
@@ -64,6 +63,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         eps: extras.eps_text.clone().unwrap_or_else(|| params.ball.eps.to_string()),
         seed: params.seed,
         device: device.describe(),
+        provenance: Provenance::now(&device, &extras.command),
         record: None,
     };
     let mut job = Job { request, data: DeviceDataset::new(&device, &test)?, test, net, file };
@@ -88,7 +88,7 @@ impl Job<'_> {
     fn one_by_one(&mut self, attacks: &[Stage], observer: &mut dyn Observer) -> Result<Vec<AttackAccuracy>> {
         let Job { request, data, net, .. } = self;
         let EvalRequest { batch, params, extras, .. } = request;
-        let named = request.attacks.iter().zip(attacks).map(|(name, stage)| (name.as_str(), Some(stage)));
+        let named = attacks.iter().map(|stage| (stage.name.as_str(), Some(stage)));
         let measured = [("clean", None)].into_iter().chain(named).map(|(name, stage)| {
             let began = Instant::now();
             let progress = |done| {
@@ -158,17 +158,18 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Job { request, test, data, net, .. } = self;
-        let ProtocolResult { outcome, images, predictions } = result;
+        let ProtocolResult { images, predictions, .. } = result;
         if let Some(path) = &request.extras.save_adv {
             save_adversarial(path, test, range.clone(), images, predictions)?;
         }
-        let Some(path) = &request.extras.page else { return Ok(()) };
+        let (Some(path), Some(record)) = (&request.extras.page, &report.record) else { return Ok(()) };
         let image = |(point, index): (usize, usize)| stored(test, index, images.get(&point));
         let x_adv: Vec<f32> = range.enumerate().flat_map(image).collect();
         let subject = Subject { net, test, data, x_adv: &x_adv, batch: request.batch };
         let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-        let summary = page::summary(report, &outcome.warnings);
-        let page = page::complete(subject, summary, &Sweep::around(request.params), progress)?;
+        let summary = page::summary(report, record);
+        let sweep = Sweep::around(request.params, &report.eps);
+        let page = page::complete(subject, summary, &sweep, progress)?;
         write_atomic(path, page.to_html()?.as_bytes())
     }
 }
