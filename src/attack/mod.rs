@@ -246,7 +246,8 @@ pub fn by_name(name: &str, params: &Params) -> Result<Box<dyn Attack>> {
         ("eot_iter", params.eot_iter),
     ];
     if let Some((key, value)) = counts.into_iter().find(|(_, value)| !(1..=MOST).contains(value)) {
-        return Err(Error::value(key, value, format!("the attack {name} needs 1 to {MOST}")));
+        let bound = if value == 0 { "needs at least 1".into() } else { format!("takes at most {MOST}") };
+        return Err(Error::value(key, value, format!("the attack {name} {bound}")));
     }
     let numbers = [("eps", params.ball.eps), ("kappa", params.kappa), ("momentum", params.momentum)];
     if let Some((key, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
@@ -330,15 +331,15 @@ mod tests {
             (
                 Params { targets: usize::MAX, ..Params::default() },
                 "apgd-t",
-                "targets = 18446744073709551615:",
+                "targets = 18446744073709551615: the attack apgd-t takes at most 2147483647",
             ),
             (
                 Params { restarts: 0, ..Params::default() },
                 "pgd20",
-                "restarts = 0: the attack pgd20 needs 1 to",
+                "restarts = 0: the attack pgd20 needs at least 1",
             ),
             (Params::default(), "pgd99999999999999999999", "steps = 18446744073709551615:"),
-            (Params::default(), "pgd0", "steps = 0: the attack pgd0 needs 1 to 2147483647"),
+            (Params::default(), "pgd0", "steps = 0: the attack pgd0 needs at least 1"),
             (ball(Norm::L2, 1e30), "pgd20", "eps = 1000000000000000000000000000000: longer than"),
             (ball(Norm::Linf, 1.5), "pgd20", "eps = 1.5: pixels lie in [0, 1]"),
             (ball(Norm::L2, f32::NAN), "pgd20", "eps = NaN: must be a number"),

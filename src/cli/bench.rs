@@ -1,5 +1,6 @@
 //! `saddle bench`: the speed of kernels and training steps.
 
+use clap::ValueEnum;
 use serde_json::json;
 
 use super::flags::{DeviceFlag, JsonFlag};
@@ -65,7 +66,9 @@ impl Run for BenchArgs {
             ("model", self.model.is_some(), group(&[Group::Step, Group::Parts])),
         ] {
             if given && !used {
-                return Err(Error::value("bench", "kernels or parts", format!("takes no --{flag}")));
+                let chosen = self.group.and_then(|group| group.to_possible_value());
+                let chosen = chosen.map(|value| value.get_name().to_owned()).unwrap_or_default();
+                return Err(Error::value("bench", chosen, format!("takes no --{flag}")));
             }
         }
         let device = self.device.choice()?.open()?;

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,7 +17,11 @@ pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> 
     match (quiet, json) {
         (true, _) => Box::new(Silent),
         (_, true) => Box::new(Json { log_every }),
-        _ => Box::new(Lines { bar: bar("{msg}"), log_every, steps_per_epoch: 0, last_line: Instant::now() }),
+        _ => {
+            let bar = bar("{msg}");
+            let width = width(bar.is_some());
+            Box::new(Lines { bar, width, log_every, steps_per_epoch: 0, last_line: Instant::now() })
+        }
     }
 }
 
@@ -25,11 +30,12 @@ pub fn series_observer(quiet: bool, runs: usize) -> Box<dyn Observer> {
     if quiet {
         return Box::new(Silent);
     }
-    let bar = bar("{prefix} {bar:24.cyan/dim} {msg}, {eta} left");
+    let bar = bar("{msg} {wide_bar:.cyan/dim}");
     if let Some(bar) = &bar {
         bar.set_length((runs as f64 * RUN_LENGTH) as u64);
     }
-    Box::new(Series { bar, number: 0 })
+    let width = width(bar.is_some());
+    Box::new(Series { bar, width, number: 0, what: String::new() })
 }
 
 /// A bar, if standard error is a terminal.
@@ -37,6 +43,44 @@ fn bar(template: &str) -> Option<ProgressBar> {
     let new =
         || ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style(template));
     io::stderr().is_terminal().then(new)
+}
+
+/// The columns that a line may fill: those of standard error but one, or any number in a log.
+fn width(is_terminal: bool) -> usize {
+    if is_terminal { usize::from(Term::stderr().size().1).saturating_sub(1) } else { usize::MAX }
+}
+
+/// Parts of a line two spaces apart, on as few lines of at most `width` columns as hold them; further lines are
+/// indented, and no part is broken.
+fn in_lines(parts: &[String], width: usize) -> String {
+    let mut lines = String::new();
+    let mut used = 0;
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        let length = part.chars().count();
+        let (gap, start) = match used {
+            0 => ("", 0),
+            _ if used + 2 + length <= width => ("  ", used + 2),
+            _ => ("\n    ", 4),
+        };
+        lines += gap;
+        lines += part;
+        used = start + length;
+    }
+    lines
+}
+
+/// As many of the parts, two spaces apart, as fit into `width` columns, the most important ones first in
+/// `parts` with their place in the line.
+fn fitted(mut parts: Vec<(usize, String)>, width: usize) -> String {
+    let length = |parts: &[(usize, String)]| {
+        parts.iter().map(|(_, part)| part.chars().count() + 2).sum::<usize>().saturating_sub(2)
+    };
+    while parts.len() > 1 && length(&parts) > width {
+        parts.pop();
+    }
+    parts.sort_by_key(|(place, _)| *place);
+    let line = parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>().join("  ");
+    line.chars().take(width).collect()
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -64,34 +108,48 @@ fn introduction(info: &Started) -> [String; 2] {
     ]
 }
 
-/// The speed and the loss of a step.
-fn step_line(at: &StepInfo) -> String {
+/// The place, the speed and the loss of a step, or the most important of them.
+fn step_line(at: &StepInfo, place: String, width: usize) -> String {
     let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
-    format!("loss {:.4}  {speed} images/s  {left} left", at.loss)
+    let parts = vec![
+        (0, place),
+        (3, format!("{left} left")),
+        (1, format!("loss {:.4}", at.loss)),
+        (2, format!("{speed} images/s")),
+    ];
+    fitted(parts, width)
 }
 
-/// An epoch in one line.
-fn epoch_line(done: &EpochInfo) -> String {
+/// An epoch in one line, or in more where a terminal is narrow.
+fn epoch_line(done: &EpochInfo, columns: usize) -> String {
     let EpochInfo { epoch, epochs, loss, terms, .. } = done;
     let (width, lr) = (epochs.to_string().len(), text::number(done.lr));
-    let mut line = format!("epoch {epoch:>width$}/{epochs}  lr {lr:<6}  loss {loss:.4}");
+    let mut parts =
+        vec![format!("epoch {epoch:>width$}/{epochs}"), format!("lr {lr:<6}"), format!("loss {loss:.4}")];
     if terms.len() > 1 {
         let terms: Vec<String> = terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        line += &format!(" ({})", terms.join(", "));
+        parts[2] += &format!(" ({})", terms.join(", "));
     }
     let accuracies = [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)];
-    for (name, accuracy) in accuracies {
-        line.extend(accuracy.map(|accuracy| format!("  {name} {accuracy:5.2} %")));
-    }
-    let best = if done.best { "  best" } else { "" };
-    line + &format!("  {} images/s  {}{best}", text::number(done.images_per_s), text::duration(done.seconds))
+    let accuracies = accuracies.into_iter().filter_map(|(name, accuracy)| Some((name, accuracy?)));
+    parts.extend(accuracies.map(|(name, accuracy)| format!("{name} {accuracy:5.2} %")));
+    parts.push(format!("{} images/s", text::number(done.images_per_s)));
+    parts.push(text::duration(done.seconds));
+    parts.extend(done.best.then(|| "best".to_owned()));
+    in_lines(&parts, columns)
 }
 
-/// The progress of an attack.
-fn attack_line(at: &AttackProgress) -> String {
+/// The progress of an attack, or the most important of it.
+fn attack_line(at: &AttackProgress, width: usize) -> String {
     let AttackProgress { attack, number, of, left, robust_acc, .. } = at;
     let (left, time) = (HumanCount(*left as u64), text::duration(at.seconds_left));
-    format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left")
+    let parts = vec![
+        (0, format!("{attack} ({number} of {of})")),
+        (3, format!("{time} left")),
+        (2, format!("robust {robust_acc:.2} %")),
+        (1, format!("{left} points left")),
+    ];
+    fitted(parts, width)
 }
 
 /// The result of an attack in one line.
@@ -108,6 +166,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// elsewhere long evaluations print a line from time to time.
 struct Lines {
     bar: Option<ProgressBar>,
+    /// Columns of the terminal.
+    width: usize,
     log_every: usize,
     steps_per_epoch: usize,
     last_line: Instant,
@@ -144,42 +204,48 @@ fn is_logged(log_every: usize, at: &StepInfo) -> bool {
 
 impl Observer for Lines {
     fn started(&mut self, info: &Started) {
-        introduction(info).iter().for_each(|line| self.print(line));
+        introduction(info)
+            .iter()
+            .for_each(|line| self.print(text::wrapped(line, "", "    ", self.width).trim_end()));
         self.steps_per_epoch = info.steps_per_epoch;
         if let Some(bar) = &self.bar {
             bar.set_length((info.epochs * info.steps_per_epoch) as u64);
-            bar.set_style(style("{prefix} {bar:24.cyan/dim} {msg}"));
+            bar.set_style(style("{msg} {wide_bar:.cyan/dim}"));
+            // The first step may take minutes.
+            bar.set_message(fitted(vec![(0, format!("epoch 1/{}  first step", info.epochs))], self.width));
+            bar.tick();
         }
     }
 
     fn step(&mut self, at: &StepInfo) {
         if let Some(bar) = &self.bar {
-            bar.set_prefix(format!("epoch {}/{}", at.epoch, at.epochs));
             bar.set_position(steps_done(at) as u64);
-            bar.set_message(step_line(at));
+            bar.set_message(step_line(at, format!("epoch {}/{}", at.epoch, at.epochs), self.width));
             return;
         }
         // Silence starts when training ends.
         self.last_line = Instant::now();
         if is_logged(self.log_every, at) {
             let StepInfo { epoch, epochs, step, steps, .. } = at;
-            self.print(&format!("epoch {epoch}/{epochs}  step {step}/{steps}  {}", step_line(at)));
+            self.print(&step_line(at, format!("epoch {epoch}/{epochs}  step {step}/{steps}"), self.width));
         }
     }
 
     fn epoch(&mut self, done: &EpochInfo) {
-        self.print(&epoch_line(done));
+        self.print(&epoch_line(done, self.width));
         if let Some(bar) = &self.bar {
             bar.set_position((done.epoch * self.steps_per_epoch) as u64);
         }
     }
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
-        self.show(|| format!("evaluating {what}: {done} of {of} images"));
+        let width = self.width;
+        self.show(|| fitted(vec![(0, format!("evaluating {what}: {done} of {of} images"))], width));
     }
 
     fn attacking(&mut self, at: &AttackProgress) {
-        self.show(|| attack_line(at));
+        let width = self.width;
+        self.show(|| attack_line(at, width));
     }
 
     fn attacked(&mut self, done: &AttackSummary) {
@@ -208,32 +274,42 @@ const RUN_LENGTH: f64 = 1000.0;
 /// The progress of several runs: a bar on a terminal, a line per run elsewhere.
 struct Series {
     bar: Option<ProgressBar>,
-    /// The current run, counted from 1.
+    /// Columns of the terminal.
+    width: usize,
+    /// The current run, counted from 1, and its name.
     number: usize,
+    what: String,
+}
+
+impl Series {
+    /// Shows what the current run does, and the time left for all.
+    fn show(&self, doing: String) {
+        let Some(bar) = &self.bar else { return };
+        let left = text::duration(bar.eta().as_secs_f64());
+        let parts = vec![(0, self.what.clone()), (2, format!("{left} left")), (1, doing)];
+        bar.set_message(fitted(parts, self.width));
+    }
 }
 
 impl Observer for Series {
     fn begins(&mut self, number: usize, of: usize, what: &str) {
         self.number = number;
-        let line = format!("run {number}/{of}: {what}");
-        let Some(bar) = &self.bar else { return text::print_note(&line) };
-        bar.set_prefix(line);
+        self.what = format!("run {number}/{of}: {what}");
+        let Some(bar) = &self.bar else { return text::print_note(&self.what) };
         bar.set_position(((number - 1) as f64 * RUN_LENGTH) as u64);
-        bar.set_message("");
+        self.show("begins".into());
     }
 
     fn step(&mut self, at: &StepInfo) {
         if let Some(bar) = &self.bar {
             let part = steps_done(at) as f64 / (at.epochs * at.steps).max(1) as f64;
             bar.set_position(((self.number.saturating_sub(1) as f64 + part) * RUN_LENGTH) as u64);
-            bar.set_message(format!("epoch {}/{}", at.epoch, at.epochs));
         }
+        self.show(format!("epoch {}/{}", at.epoch, at.epochs));
     }
 
     fn evaluating(&mut self, what: &str, _: usize, _: usize) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("evaluating {what}"));
-        }
+        self.show(format!("evaluating {what}"));
     }
 }
 
@@ -309,12 +385,54 @@ mod tests {
             seconds: 0.4,
             ..EpochInfo::default()
         };
-        assert_eq!(epoch_line(&done), "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s");
+        assert_eq!(
+            epoch_line(&done, usize::MAX),
+            "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s"
+        );
         done.terms = vec![("ce".into(), 1.0), ("kl".into(), 0.5)];
         (done.clean_acc, done.robust_acc, done.best) = (Some(97.5), Some(8.25), true);
         let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  \
                     robust  8.25 %  3,512 images/s  0.4 s  best";
-        assert_eq!(epoch_line(&done), line);
+        assert_eq!(epoch_line(&done, usize::MAX), line);
+    }
+
+    #[test]
+    fn lines_fit_narrow_terminals() {
+        let done = EpochInfo {
+            epoch: 3,
+            epochs: 110,
+            terms: vec![("ce".into(), 1.0), ("kl".into(), 0.5)],
+            train_acc: Some(40.0),
+            clean_acc: Some(97.5),
+            robust_acc: Some(8.25),
+            best: true,
+            seconds: 4000.0,
+            ..EpochInfo::default()
+        };
+        let long = StepInfo {
+            epoch: 1,
+            epochs: 110,
+            loss: 2.25,
+            images_per_s: 12.3,
+            seconds_left: 545_520.0,
+            ..StepInfo::default()
+        };
+        let attack = AttackProgress { attack: "autoattack".into(), number: 1, of: 4, ..Default::default() };
+        for width in [46, 80, 100] {
+            let lines = epoch_line(&done, width);
+            assert!(lines.lines().all(|line| line.chars().count() <= width), "{width}:\n{lines}");
+            let whole: Vec<&str> = lines.split_whitespace().collect();
+            let one = epoch_line(&done, usize::MAX);
+            assert_eq!(whole, one.split_whitespace().collect::<Vec<_>>(), "nothing is lost or broken");
+            let step = step_line(&long, "epoch 1/110".into(), width);
+            assert!(step.starts_with("epoch 1/110  ") && step.ends_with("151 h 32 min left"), "{step}");
+            for line in [step, attack_line(&attack, width)] {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+        }
+        assert_eq!(step_line(&long, "epoch 1/110".into(), 46), "epoch 1/110  loss 2.2500  151 h 32 min left");
+        assert_eq!(fitted(vec![(0, "a long word".into())], 6), "a long");
+        assert_eq!(in_lines(&["one".into(), "two".into(), "three".into()], 9), "one  two\n    three");
     }
 
     #[test]
