@@ -244,7 +244,7 @@ impl JsonFlag {
 /// The filter of commands that print a list.
 #[derive(Args)]
 pub struct Filter {
-    /// Only entries whose name or description contains all of these words
+    /// Only entries with all of these words in their names or, if there is none, in their descriptions
     #[arg(value_name = "WORD")]
     words: Vec<String>,
 }
@@ -255,7 +255,8 @@ impl Filter {
         if let [word] = self.words.as_slice() { Some(word) } else { None }
     }
 
-    /// The entries whose name and description, `text`, contain the words.
+    /// The entries whose names contain the words or, if there is none, those whose descriptions do; `text` gives
+    /// name and description.
     ///
     /// Errors: [`Error::Unknown`] where no entry is left, with the nearest names.
     pub fn select<T>(
@@ -265,15 +266,19 @@ impl Filter {
         text: impl Fn(&T) -> (String, String),
     ) -> Result<Vec<T>> {
         let wanted = self.words.join(" ");
-        let has = |entry: &T| {
+        let named = |entry: &T| contains_words(&text(entry).0, &wanted);
+        let described = |entry: &T| {
             let (name, about) = text(entry);
             contains_words(&format!("{name} {about}"), &wanted)
         };
-        if !entries.iter().any(has) {
+        if entries.iter().any(named) {
+            return Ok(entries.into_iter().filter(named).collect());
+        }
+        if !entries.iter().any(described) {
             let names: Vec<String> = entries.iter().map(|entry| text(entry).0).collect();
             return Err(Error::unknown(kind, &wanted, names.iter().map(String::as_str)));
         }
-        Ok(entries.into_iter().filter(has).collect())
+        Ok(entries.into_iter().filter(described).collect())
     }
 }
 

@@ -19,7 +19,7 @@ Examples:
   saddle kernels
       all kernels
   saddle kernels conv
-      the kernels with 'conv' in their name, file or description
+      the kernels with 'conv' in their names
   saddle kernels --compile sm_80,sm_90a
       registers, spills and shared memory of each kernel; needs NVRTC, but no GPU
 

@@ -15,6 +15,7 @@ mod flags;
 mod interrupt;
 mod kernels;
 mod keys;
+mod lines;
 mod lists;
 mod progress;
 mod recipes;

@@ -15,7 +15,7 @@ Examples:
   saddle recipes
       all recipes with their reference accuracies
   saddle recipes raat cifar10
-      those with both words in their names or descriptions
+      those with both words in their names
   saddle recipes digits > mine.toml
       a copy to edit, with every key; then run: saddle train mine.toml
 

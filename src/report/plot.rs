@@ -25,11 +25,11 @@ impl Layout {
         }
     }
 
-    /// The sizes of the title, of the axes' names, and of labels.
+    /// The sizes of the title, of the axes' names, and of labels, in plotters' measure: a pixel is 1.24.
     const fn fonts(self) -> [u32; 3] {
         match self {
-            Layout::Wide => [20, 16, 14],
-            Layout::Narrow => [15, 13, 12],
+            Layout::Wide => [24, 19, 17],
+            Layout::Narrow => [20, 16, 15],
         }
     }
 
@@ -45,6 +45,9 @@ impl Layout {
 /// Colours that are distinct in all kinds of colour vision (Okabe and Ito).
 const COLORS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+
+/// The smallest letters.
+const SMALLEST: u32 = 12;
 
 const FONT: &str = "sans-serif";
 
@@ -166,12 +169,16 @@ impl ValueFormatter<f64> for LabelledAxis {
     }
 }
 
+/// About how many pixels a text is wide, in a sans-serif font of this size.
+fn text_width(text: &str, font: u32) -> u32 {
+    text.chars().count() as u32 * font * 4 / 9
+}
+
 /// The place of each name in a legend of this width, and its number of lines.
 fn legend(series: &[Series], width: u32, font: u32) -> (Vec<(i32, i32)>, i32) {
     let (mut places, mut x, mut line) = (Vec::new(), 0, 0);
     for s in series {
-        // A letter of a sans-serif font is about 0.55 of its size wide.
-        let length = 26 + (s.name.chars().count() as u32 * font * 11 / 20) as i32;
+        let length = 26 + text_width(&s.name, font) as i32;
         if x > 0 && x + length > width as i32 {
             (x, line) = (0, line + 1);
         }
@@ -229,8 +236,13 @@ fn plot(
             LabelledAxis { from, to, labels: x_labels },
             LabelledAxis { from: 0.0, to: top, labels: y_labels },
         )?;
+    // Long names get smaller letters, so that they do not overlap.
+    let longest = axes.names.iter().map(|name| text_width(name, label)).max().unwrap_or(0).max(1);
+    let room = chart.plotting_area().dim_in_pixel().0 / axes.names.len().max(1) as u32;
+    let x_font = (label * room / longest).clamp(SMALLEST, label);
     let mut mesh = chart.configure_mesh();
     mesh.x_desc(axes.x).y_desc(axes.y).axis_desc_style((FONT, name)).label_style((FONT, label));
+    mesh.x_label_style((FONT, x_font));
     mesh.light_line_style(TRANSPARENT).bold_line_style(BLACK.mix(0.15));
     if !axes.names.is_empty() {
         mesh.disable_x_mesh();
@@ -300,10 +312,9 @@ mod tests {
             let text = rest.split('<').next().unwrap().trim().to_owned();
             let (size, x) = (field(tag, "font-size"), field(tag, "x"));
             let length = text.chars().count() as f64 * size * 0.55;
-            let anchored = if tag.contains("text-anchor=\"middle\"") { 0.5 } else { 1.0 };
-            let end =
-                if tag.contains("text-anchor=\"end\"") || tag.contains("rotate") { 0.0 } else { anchored };
-            (text, size / 1.25, x + end * length)
+            let part = if tag.contains("text-anchor=\"middle\"") { 0.5 } else { 1.0 };
+            let end = if tag.contains("text-anchor=\"end\"") || tag.contains("rotate") { 0.0 } else { part };
+            (text, size, x + end * length)
         };
         svg.split("<text ").skip(1).map(text).collect()
     }
@@ -350,7 +361,7 @@ mod tests {
             let svg = draw_as(layout, &axes, PlotKind::Bars, &series).unwrap();
             assert!(svg.starts_with(&format!("<svg width=\"{width}\"")), "{}", &svg[..60]);
             for (text, size, end) in texts(&svg) {
-                assert!(size >= 9.0 && end <= width, "{layout:?}: {text}, {size} px, ends at {end}");
+                assert!(size >= 12.0 && end <= width, "{layout:?}: {text}, {size} px, ends at {end}");
             }
         }
     }
