@@ -1,5 +1,6 @@
 //! The one error type of the crate: every variant names its subject, so that its message is one clear line.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// An error: its place, the expected and the found value, and the remedy.
@@ -66,8 +67,10 @@ pub enum Error {
 }
 
 /// The longest list of known names that a message repeats, and how many it names of a longer one.
-const LISTED: usize = 80;
+const LISTED: usize = 24;
 const NEAREST: usize = 10;
+/// The fewest letters by which a name is found as a part of known ones.
+const PART: usize = 3;
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -75,6 +78,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// `Ok` where `good`, else `error`.
 pub fn ensure<E>(good: bool, error: impl FnOnce() -> E) -> Result<(), E> {
     if good { Ok(()) } else { Err(error()) }
+}
+
+/// Whether every word of `query` is a part of `text`: `raat-cifar` names `raat-cifar10-resnet18`. Case does not
+/// count, and hyphens, underscores, dots and spaces separate words.
+pub fn contains_words(text: &str, query: &str) -> bool {
+    let text = text.to_lowercase();
+    query.to_lowercase().split(['-', '_', '.', ' ']).all(|word| text.contains(word))
 }
 
 fn nearest(near: &Option<String>) -> String {
@@ -98,28 +108,66 @@ impl Error {
         Error::Value { key: key.into(), value: value.to_string(), problem: problem.into() }
     }
 
-    /// An [`Error::Unknown`] with the nearest of `known` as a suggestion and the whole list as the hint.
+    /// An [`Error::Unknown`] with the nearest of `known` as a suggestion, and as the hint all of them or, of a
+    /// long list, the nearest: first those that contain the words of the name, then by edit distance.
     pub fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
-        let known: Vec<&str> = known.into_iter().collect();
-        let near = known
-            .iter()
-            .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), k), *k))
-            .min()
-            .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
-            .map(|(_, k)| k.to_owned());
-        // Of a long list, those that resemble the name.
-        let mut listed = known.clone();
+        let mut known: Vec<&str> = known.into_iter().collect();
+        let mut seen = HashSet::new();
+        known.retain(|name| seen.insert(*name));
+        let letters = name.chars().filter(|letter| letter.is_alphanumeric()).count();
+        let distance = |k: &str| strsim::damerau_levenshtein(&name.to_lowercase(), k);
+        let rank = |k: &str| (letters < PART || !contains_words(k, name), distance(k));
+        let plausible = |k: &&str| !rank(k).0 || distance(k) <= 1 + k.len() / 3;
+        let near = known.iter().copied().min_by_key(|k| rank(k)).filter(plausible).map(str::to_owned);
         let mut rest = String::new();
         if known.len() > LISTED {
-            listed.sort_by_key(|k| strsim::damerau_levenshtein(&name.to_lowercase(), k));
-            listed.truncate(NEAREST);
             rest = format!(" and {} more", known.len() - NEAREST);
+            known.sort_by_key(|k| rank(k));
+            known.truncate(NEAREST);
         }
-        Error::Unknown {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            near,
-            hint: format!("known: {}{rest}", listed.join(", ")),
+        let hint = format!("known: {}{rest}", known.join(", "));
+        Error::Unknown { kind: kind.to_owned(), name: name.to_owned(), near, hint }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unknown(name: &str, known: &[&str]) -> String {
+        Error::unknown("recipe", name, known.iter().copied()).to_string()
+    }
+
+    #[test]
+    fn names_are_found_by_their_words_and_then_by_their_letters() {
+        let known =
+            ["raat-digits", "mart-digits", "raat-cifar100-resnet18", "raat-cifar10-resnet18", "digits"];
+        let near = |name: &str| {
+            let message = unknown(name, &known);
+            message.split("did you mean '").nth(1).map(|rest| rest.split('\'').next().unwrap().to_owned())
+        };
+        for (name, expected) in [
+            ("raat-cifar", "raat-cifar10-resnet18"),
+            ("RAAT_cifar100", "raat-cifar100-resnet18"),
+            ("cifar10-raat", "raat-cifar10-resnet18"),
+            ("digit", "digits"),
+            ("digist", "digits"),
+            ("raat-digist", "raat-digits"),
+        ] {
+            assert_eq!(near(name).as_deref(), Some(expected), "{name}");
         }
+        assert_eq!((near("zzzz"), near("")), (None, None));
+    }
+
+    #[test]
+    fn a_list_of_known_names_is_short_and_names_each_once() {
+        assert_eq!(
+            unknown("rpa", &["rpat", "trades", "rpat"]),
+            "unknown recipe 'rpa' (did you mean 'rpat'?); known: rpat, trades"
+        );
+        let many: Vec<String> = (0..100).map(|i| format!("mart-{i}")).chain(["raat-x".into()]).collect();
+        let message = unknown("raat", &many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(message.contains("'raat' (did you mean 'raat-x'?); known: raat-x, mart-"), "{message}");
+        assert!(message.ends_with(" and 91 more") && message.len() < 200, "{message}");
     }
 }

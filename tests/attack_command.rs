@@ -247,8 +247,20 @@ fn mistakes_get_one_clear_line() {
         ("--data nothing.safetensors", "nothing.safetensors: cannot read the tensors: "),
         ("--data x.safetensors --attack pdg", "unknown attack 'pdg'; known: fgsm, pgd20, "),
         ("--data x.safetensors --norm l2", "norm = l2: eps is needed, too: 0.1 is for linf"),
-        ("--data x.safetensors --restarts 0", "restarts = 0: the attack fgsm needs at least 1"),
-        ("--data x.safetensors --kappa=-1", "kappa = -1: must be a number, 0 or more"),
+        (
+            "--data x.safetensors --attack pgd20 --restarts 0",
+            "restarts = 0: the attack pgd20 needs at least 1",
+        ),
+        ("--data x.safetensors --attack cw --kappa=-1", "kappa = -1: must be a number, 0 or more"),
+        ("--data x.safetensors --kappa 1", "kappa = 1: fgsm does not take it; cw would"),
+        (
+            "--data x.safetensors --step-size 0.1",
+            "step-size = 0.1: fgsm does not take it; pgd, cw, mim would",
+        ),
+        (
+            "--data x.safetensors --attack autoattack",
+            "attack = autoattack: several attacks in a protocol; saddle eval --attack autoattack --save-adv",
+        ),
         ("--data x.safetensors --model resnet18", "run/checkpoints/best.safetensors: "),
         ("--data x.safetensors --eps 8", "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
         ("--data x.safetensors --batch 0", "batch = 0: must be 1 or more"),

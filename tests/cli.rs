@@ -142,6 +142,7 @@ fn kernels_are_listed() {
     }
     assert!(text.contains("fill_value(float* out, float value, int n)"), "{text}");
     assert_eq!(json("kernels FILL_VALUE --json").as_array().unwrap().len(), 1);
+    assert!(printed("kernels FILL_VALUE").ends_with("\n1 kernel in 1 file\n"));
     begins(error("kernels fill_valeu"), "unknown kernel 'fill_valeu' (did you mean 'fill_value'?)");
 }
 
@@ -173,6 +174,16 @@ fn recipes_are_listed_and_printed() {
         assert!(printed(&format!("recipes {name}")).starts_with("about = "), "{name}");
     }
     assert_eq!(json("recipes digits --json")["config"]["eps"], 0.1);
+    // A file to edit: what the recipe sets, and every other key that holds as a comment.
+    let digits = printed("recipes digits");
+    for line in ["eps = 0.1", "# norm = \"linf\"", "# momentum = 0.9", "# Optimiser", "[reference]"] {
+        assert!(digits.lines().any(|own| own == line), "{line} is not in:\n{digits}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine.toml"), &digits).unwrap();
+    let own = saddle_in(folder.path(), "recipes mine.toml");
+    assert_eq!(String::from_utf8(own.stdout).unwrap(), digits);
+    begins(error("train raat-cifar"), "unknown recipe 'raat-cifar' (did you mean 'raat-cifar10-resnet18'?)");
     begins(error("recipes digist"), "unknown recipe 'digist' (did you mean 'digits'?); known: ");
 }
 
@@ -209,6 +220,77 @@ fn registries_are_listed() {
 }
 
 #[test]
+fn lists_take_words() {
+    let names = |line: &str| -> Vec<String> {
+        let list = json(&format!("{line} --json"));
+        list.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for (line, some, others) in [
+        ("recipes raat cifar10", "raat-cifar10-resnet18", "raat-digits"),
+        ("recipes RAAT-digits-", "raat-digits", "mart-digits"),
+        ("methods trades", "trades", "pgd-at"),
+        ("methods rho", "raat", "trades"),
+        ("attacks apgd", "apgd-ce", "fgsm"),
+        ("attacks momentum", "mimK", "square"),
+        ("models wrn 28", "wrn-28-10", "wrn-34-10"),
+        ("datasets cifar", "cifar100", "digits"),
+        ("keys late eps", "late_eps", "eps"),
+        ("kernels attack_step linf", "attack_step_linf", "attack_step_l2"),
+    ] {
+        let found = names(line);
+        let has = |name: &str| found.iter().any(|own| own == name);
+        assert!(has(some) && !has(others), "{line}: {found:?}");
+    }
+    for (line, expected) in [
+        ("models resnet-mimi", "unknown model 'resnet-mimi' (did you mean 'resnet-mini'?)"),
+        ("attacks pgdd", "unknown attack 'pgdd' (did you mean 'pgdK'?)"),
+        ("datasets cifarr", "unknown data set 'cifarr'"),
+        ("methods mort", "unknown method 'mort' (did you mean 'mart'?)"),
+    ] {
+        begins(error(line), expected);
+    }
+    let attacks = json("attacks --json");
+    let square = attacks.as_array().unwrap().iter().find(|attack| attack["name"] == "square").unwrap();
+    assert_eq!(square["parameters"], serde_json::json!(["steps", "restarts"]));
+    let text = printed("attacks");
+    assert!(text.contains("--momentum") && text.lines().all(|line| line.chars().count() <= 120), "{text}");
+}
+
+#[test]
+fn texts_agree_with_each_other() {
+    // One job, one duration.
+    for text in [printed("--help"), printed("recipes digits"), include_str!("../README.md").to_owned()] {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("about ten seconds on two cores"), "{text}");
+    }
+    for command in ["train", "eval", "attack", "corruptions", "compare", "analyse", "bench", "check-step"] {
+        let help = printed(&format!("help {command}"));
+        assert!(help.contains("[default: ") && !help.contains('`'), "defaults have one form: {help}");
+    }
+}
+
+#[test]
+fn the_package_holds_what_its_readme_links_to() {
+    let manifest: toml::Table = include_str!("../Cargo.toml").parse().unwrap();
+    let excluded: Vec<&str> = manifest["package"]["exclude"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|path| path.as_str().unwrap())
+        .collect();
+    assert!(excluded.contains(&".ci/") && excluded.contains(&".gitignore"), "{excluded:?}");
+    for text in [include_str!("../README.md"), include_str!("../docs/results.md")] {
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let path = link.trim_start_matches("../");
+            assert!(
+                excluded.iter().all(|out| !format!("{path}/").starts_with(out)),
+                "{link} is not packaged"
+            );
+        }
+    }
+}
+
+#[test]
 fn wrong_arguments_get_one_line_with_the_nearest_name() {
     for (line, expected) in [
         ("trian", "unrecognized subcommand 'trian' (did you mean 'train'?); see saddle --help"),
@@ -228,6 +310,10 @@ fn wrong_arguments_get_one_line_with_the_nearest_name() {
             "eval",
             "the following required arguments were not provided: --weights <FILE|RUN>; \
              see saddle eval --help",
+        ),
+        (
+            "eval runs/mine",
+            "unexpected argument 'runs/mine' found (did you mean '--weights runs/mine'?); see saddle eval --help",
         ),
         (
             "bench kernel",
@@ -257,6 +343,10 @@ fn wrong_settings_get_one_line() {
         ("train --dataset cifar1", "unknown data set 'cifar1' (did you mean 'cifar10'?)"),
         ("train --resume nowhere", "nowhere: holds no run (there is no run.json in it)"),
         ("bench --seconds -1", "seconds = -1: must be above 0"),
+        ("bench kernels --method raat", "bench = kernels: takes no --method"),
+        ("compare --methods no.toml", "no.toml: cannot read the recipe: "),
+        ("compare --set seed=3", "--set = seed=3: is set by --seeds"),
+        ("compare --attack pdg", "unknown attack 'pdg'; known: fgsm"),
         ("bench --device hots", "unknown device 'hots' (did you mean 'host'?)"),
     ] {
         begins(error(line), expected);

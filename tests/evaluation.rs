@@ -854,3 +854,84 @@ fn the_command_line_evaluates_runs_files_and_shards() {
     let message = command("-w large.safetensors --dataset digits", 2).unwrap_err();
     assert!(message.contains("images of 32x32x1, ") && message.contains("images of 8x8x1"), "{message}");
 }
+
+#[test]
+fn what_an_evaluation_would_ignore_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained().display();
+    let last = weights();
+    // Without --quiet: the error is the only line, with no heading before it.
+    let command = |words: &str| saddle(folder.path(), &format!("eval --device DEVICE {words}"), 2);
+    for (words, expected) in [
+        ("-a fgsm --restarts 10", "restarts = 10: fgsm does not take it; pgd, cw, "),
+        ("-a pgd20 --kappa 3", "kappa = 3: pgd20 does not take it; cw would"),
+        ("-a apgd-ce,fgsm --targets 3", "targets = 3: apgd-ce, fgsm do not take it; apgd-t, fab-t would"),
+        ("-a fgsm --step-size 0.1", "step-size = 0.1: fgsm does not take it; pgd, cw, mim would"),
+        ("--steps 100", "steps = 100: pgd20 has its number of steps in its name; write pgd100"),
+        ("-a autoattack:fgsm --eot-iter 1", "eot-iter = 1: fgsm does not take it"),
+        ("-a autoattack --restarts 1", "attack = autoattack: the attacks of autoattack have parameters"),
+        (
+            "-a apgd-t --targets 18446744073709551615",
+            "targets = 18446744073709551615: the attack apgd-t takes",
+        ),
+        ("-a pgd20 --norm l2 --eps 1e38", "eps = 100000000000000000000000000000000000000: longer than"),
+        ("-a nonsense", "unknown attack 'nonsense'"),
+    ] {
+        for target in [last.display().to_string(), run.to_string()] {
+            let message = command(&format!("-w {target} {words}")).unwrap_err();
+            assert!(message.starts_with(&format!("error: {expected}")), "{words}: {message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
+    }
+    // Also of a run whose checkpoints are the same, before anything is read.
+    let message = command(&format!("-w {run} -a autoattack:fgsm --report page.html")).unwrap_err();
+    let expected =
+        "--report is for one network, and a run has two; add --checkpoint best or --checkpoint last";
+    assert!(message.ends_with(&format!("{expected}\n")) && message.lines().count() == 1, "{message}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_result_says_what_it_is_and_where_it_comes_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = |words: &str| {
+        let line = format!("eval -q --device DEVICE -w {} -n 20 --eps 8/255 {words}", weights().display());
+        saddle(folder.path(), &line, 2)
+    };
+    let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let read = |name: &str| -> serde_json::Value { serde_json::from_str(&text(name)).unwrap() };
+    // One name for one attack, with its number of steps; clean alone is an evaluation, too.
+    command("-a PGD-2,cw_3,clean,pgd --steps 4 --out list.json").unwrap();
+    let rows = read("list.json")["results"].as_array().unwrap().clone();
+    let names: Vec<&str> = rows.iter().map(|row| row["attack"].as_str().unwrap()).collect();
+    assert_eq!(names, ["clean", "pgd2", "cw3", "pgd4"]);
+    assert_eq!(command("-a clean").unwrap().lines().count(), 2);
+
+    let printed = command("-a autoattack:fgsm,pgd2 --out aa.json --report aa.html").unwrap();
+    let (record, page) = (read("aa.json"), text("aa.html"));
+    let provenance = &record["provenance"];
+    assert_eq!(provenance["saddle"], env!("CARGO_PKG_VERSION"));
+    assert!(!provenance["commit"].as_str().unwrap().is_empty());
+    let made = provenance["command"].as_str().unwrap();
+    assert!(made.starts_with("saddle eval -q --device ") && made.ends_with("--report aa.html"), "{made}");
+    assert!(provenance["date"].as_str().unwrap().ends_with('Z') && provenance["device"].is_string());
+    let robust = record["results"].as_array().unwrap().last().unwrap()["robust"].as_u64().unwrap();
+    let percent = record["robust_acc"].as_str().unwrap();
+    let headline =
+        format!("{percent} % robust under these attacks (custom, linf, eps 8/255): {robust} of 20 images");
+    assert_eq!(record["headline"], headline);
+    assert!(printed.contains(&format!("{headline}\n")), "{printed}");
+    let plain = page.replace("&#x2f;", "/");
+    for part in [
+        &*headline,
+        "verification</th><td>passed: all images in the ball",
+        "aa.html</td>",
+        provenance["date"].as_str().unwrap(),
+        provenance["commit"].as_str().unwrap(),
+        "<td class=\"number\">2/255</td>",
+        ">\n16/255\n</text>",
+    ] {
+        assert!(plain.contains(part), "{part} is not in:\n{plain}");
+    }
+    assert!(!plain.contains(">\n-0\n</text>"));
+}

@@ -20,7 +20,7 @@
 use super::attempts::{Points, at_target_ranks};
 use super::ball::{Ball, Norm, RngKey};
 use super::objective::{Evaluation, Objective, logits};
-use super::{Attack, AttackEntry, AttackResult, Model, Params, Targeted};
+use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params, Targeted};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::add::accumulate;
@@ -64,12 +64,14 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         name: ApgdLoss::CrossEntropy.attack(),
         about: "Auto-PGD on the cross entropy, 100 steps: momentum, and a step size that halves by itself",
         paper: PAPER,
+        parameters: &[Parameter::Steps, Parameter::Restarts, Parameter::EotIter],
         build: |params| Box::new(Apgd::new(ApgdLoss::CrossEntropy, params)),
     },
     AttackEntry {
         name: ApgdLoss::Dlr.attack(),
         about: "Auto-PGD on the difference of logits ratio",
         paper: PAPER,
+        parameters: &[Parameter::Steps, Parameter::Restarts, Parameter::EotIter],
         build: |params| Box::new(Apgd::new(ApgdLoss::Dlr, params)),
     },
     AttackEntry {
@@ -77,6 +79,7 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         about: "Auto-PGD on the targeted difference of logits ratio, towards nine classes one after the \
             other",
         paper: PAPER,
+        parameters: &[Parameter::Steps, Parameter::Restarts, Parameter::Targets, Parameter::EotIter],
         build: |params| Box::new(Apgd::new(ApgdLoss::DlrTargeted, params)),
     },
 ];

@@ -9,7 +9,7 @@
 //! ```
 
 use crate::device::Buffer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::attack_step::{l2_step, linf_step};
 use crate::ops::prelude::same_shape;
 use crate::ops::random_start::{self, Noise, noisy};
@@ -24,6 +24,24 @@ pub enum Norm {
     Linf,
     /// The Euclidean length of the change of an image.
     L2,
+}
+
+impl Norm {
+    /// The largest radius with a meaning: that of all of `[0,1]`, or more than the diagonal of any image.
+    pub const fn largest_radius(self) -> f32 {
+        match self {
+            Norm::Linf => 1.0,
+            Norm::L2 => 1e4,
+        }
+    }
+
+    /// What is wrong with a radius above [`Norm::largest_radius`], and what to write instead.
+    pub const fn too_large(self) -> &'static str {
+        match self {
+            Norm::Linf => "pixels lie in [0, 1]; write 8/255 or add --pixel-units",
+            Norm::L2 => "longer than the diagonal of any image; write 128/255 or add --pixel-units",
+        }
+    }
 }
 
 /// Perturbations of at most this size.
@@ -63,6 +81,14 @@ impl Default for Ball {
 impl Ball {
     pub const fn linf(eps: f32) -> Ball {
         Ball { norm: Norm::Linf, eps }
+    }
+
+    /// Errors: a radius above [`Norm::largest_radius`].
+    pub fn check(self) -> Result<()> {
+        if self.eps <= self.norm.largest_radius() {
+            return Ok(());
+        }
+        Err(Error::value("eps", self.eps, self.norm.too_large()))
     }
 
     /// PGD's step for this radius: a quarter of eps in Linf (2/255 of 8/255), 15/128 of eps in L2 (15/255 of

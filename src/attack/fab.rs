@@ -23,7 +23,7 @@
 use super::attempts::{Points, at_target_ranks, attempts};
 use super::ball::{Ball, Norm, RngKey};
 use super::objective::logits;
-use super::{Attack, AttackEntry, AttackResult, Model, Params, Targeted};
+use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params, Targeted};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::fab::{self, Nearest, Stride};
@@ -41,12 +41,14 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         about: "FAB, 100 steps along the boundary to the closest misclassified image, towards nine classes \
             one after the other",
         paper: "Croce and Hein, arXiv 1907.02044",
+        parameters: &[Parameter::Steps, Parameter::Restarts, Parameter::Targets],
         build: |params| Box::new(FabT::new(params)),
     },
     AttackEntry {
         name: "fab",
         about: "FAB towards the nearest class in each step",
         paper: "Croce and Hein, arXiv 1907.02044",
+        parameters: &[Parameter::Steps, Parameter::Restarts],
         build: |params| Box::new(Fab::new(params)),
     },
 ];

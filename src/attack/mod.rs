@@ -5,18 +5,20 @@
 
 mod attempts;
 mod ball;
+mod names;
 mod objective;
 
 pub use apgd::{Apgd, ApgdLoss};
 pub use attempts::{Points, attempts};
 pub use ball::{Ball, Norm, RngKey, Start};
 pub use fab::{Fab, FabT, Walk};
+pub use names::{by_name, check_given, spelling};
 pub use objective::{Evaluation, Objective, gradient, logits};
 pub use pgd::Pgd;
 pub use square::Square;
 
 use crate::device::Buffer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{BnMode, Net};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -167,12 +169,27 @@ impl Default for Params {
     }
 }
 
+/// A parameter that some attacks take and others do not; its word is that of its flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Parameter {
+    Steps,
+    StepSize,
+    Restarts,
+    Targets,
+    EotIter,
+    Kappa,
+    Momentum,
+}
+
 /// A named attack of the evaluator.
 pub struct AttackEntry {
     /// `fgsm`, `apgd-ce`; `K` at the end of the name stands for any number of steps.
     pub name: &'static str,
     pub about: &'static str,
     pub paper: &'static str,
+    /// Those it takes besides ball and seed.
+    pub parameters: &'static [Parameter],
     /// The attack with these parameters.
     pub build: fn(&Params) -> Box<dyn Attack>,
 }
@@ -180,39 +197,6 @@ pub struct AttackEntry {
 /// The attacks that `--attack` takes.
 pub fn attacks() -> impl Iterator<Item = &'static AttackEntry> {
     FILES.iter().flat_map(|(_, entries)| *entries)
-}
-
-/// The attack called `name`: `fgsm`, `pgd20`, `pgd-100`, `cw`, `apgd-t`.
-///
-/// Errors: an unknown name, with the known ones; no step; a radius below 0 or not finite; nothing to attempt.
-pub fn by_name(name: &str, params: &Params) -> Result<Box<dyn Attack>> {
-    let wanted = name.trim().to_lowercase().replace('_', "-");
-    let stem = wanted.trim_end_matches(|c: char| c.is_ascii_digit());
-    let digits = &wanted[stem.len()..];
-    let stem = if digits.is_empty() { stem } else { stem.trim_end_matches('-') };
-    let known = |entry: &&AttackEntry| {
-        entry.name.strip_suffix('K').map_or(digits.is_empty() && entry.name == stem, |own| own == stem)
-    };
-    let unknown = || {
-        let examples: Vec<String> = attacks().map(|entry| entry.name.replace('K', "20")).collect();
-        Error::unknown("attack", name, examples.iter().map(String::as_str))
-    };
-    let entry = attacks().find(known).ok_or_else(unknown)?;
-    let steps = if digits.is_empty() { params.steps } else { Some(digits.parse().map_err(|_| unknown())?) };
-    let counts = [
-        ("steps", steps.unwrap_or(1)),
-        ("restarts", params.restarts),
-        ("targets", params.targets),
-        ("eot_iter", params.eot_iter),
-    ];
-    if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
-        return Err(Error::value(key, 0, format!("the attack {name} needs at least 1")));
-    }
-    let numbers = [("eps", params.ball.eps), ("kappa", params.kappa), ("momentum", params.momentum)];
-    if let Some((key, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
-        return Err(Error::value(key, value, "must be a number, 0 or more"));
-    }
-    Ok((entry.build)(&Params { steps, ..*params }))
 }
 
 #[cfg(test)]

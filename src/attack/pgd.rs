@@ -23,7 +23,7 @@
 use super::attempts::{Points, attempts};
 use super::ball::{Ball, RngKey, Start};
 use super::objective::Objective;
-use super::{Attack, AttackEntry, AttackResult, Model, Params};
+use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params};
 use crate::error::Result;
 use crate::ops::attack_step::add_momentum;
 use crate::rng::{Key, Purpose};
@@ -34,6 +34,7 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         name: "fgsm",
         about: "one signed (L2: normalised) gradient step of length eps from the clean image",
         paper: "Goodfellow et al., arXiv 1412.6572",
+        parameters: &[],
         build: |params| {
             let ball = params.ball;
             let pgd = Pgd { ball, start: Start::Clean, steps: 1, step_size: ball.eps, momentum: None };
@@ -44,6 +45,7 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         name: "pgdK",
         about: "K projected gradient steps on the cross entropy from a random start, such as pgd20",
         paper: "Madry et al., arXiv 1706.06083",
+        parameters: &[Parameter::Steps, Parameter::StepSize, Parameter::Restarts],
         build: |params| {
             let pgd = Pgd::new(params, 20);
             boxed(format!("pgd{}", pgd.steps), pgd, Objective::CrossEntropy, params, 0)
@@ -54,6 +56,7 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         about: "K projected gradient steps on the margin, confidence kappa = 50; 100 steps if no number is \
             given",
         paper: "Carlini and Wagner, arXiv 1608.04644",
+        parameters: &[Parameter::Steps, Parameter::StepSize, Parameter::Restarts, Parameter::Kappa],
         build: |params| {
             let pgd = Pgd::new(params, 100);
             boxed(format!("cw{}", pgd.steps), pgd, Objective::Margin { kappa: params.kappa }, params, 1)
@@ -64,6 +67,7 @@ pub(super) const ATTACKS: &[AttackEntry] = &[
         about: "K steps of length eps/K along the accumulated gradient, momentum 1.0; 10 steps if no \
             number is given",
         paper: "Dong et al., arXiv 1710.06081",
+        parameters: &[Parameter::Steps, Parameter::StepSize, Parameter::Momentum],
         build: |params| {
             let pgd = Pgd::new(params, 10);
             let step_size = params.step_size.unwrap_or(pgd.ball.eps / pgd.steps as f32);

@@ -21,7 +21,7 @@
 use super::attempts::{Points, attempts};
 use super::ball::{Ball, Norm};
 use super::objective::logits;
-use super::{Attack, AttackEntry, AttackResult, Model, Params};
+use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::augment::gather_i32;
@@ -37,6 +37,7 @@ pub(super) const ATTACKS: &[AttackEntry] = &[AttackEntry {
     name: "square",
     about: "random search over windows of falling size with 5000 queries, without a gradient",
     paper: "Andriushchenko et al., arXiv 1912.00049",
+    parameters: &[Parameter::Steps, Parameter::Restarts],
     build: |params| Box::new(Square::new(params)),
 }];
 

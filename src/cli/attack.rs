@@ -6,8 +6,9 @@ use indicatif::HumanCount;
 
 use super::flags::{AttackFlags, AttackKeys, GROUP, KeyFlags};
 use super::{Run, progress, text};
+use crate::attack;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::craft::{self, CraftRequest};
 use crate::files::weights::WeightFile;
 use crate::method;
@@ -61,7 +62,12 @@ pub struct AttackArgs {
 impl Run for AttackArgs {
     fn run(self, _: String) -> Result<()> {
         let settings = self.keys.settings()?;
-        let step_given = settings.iter().any(|(key, _)| key == "step_size");
+        let attack = attack::spelling(&self.attack);
+        if attack.starts_with("autoattack") {
+            let problem = "several attacks in a protocol; saddle eval --attack autoattack --save-adv FILE \
+                           writes its images";
+            return Err(Error::value("attack", &self.attack, problem));
+        }
         let weights = WeightFile::read(&weight_file(&self.weights)?)?;
         let mut config = Config::default();
         // The threat model of the network's training, unless the flags say otherwise.
@@ -72,8 +78,8 @@ impl Run for AttackArgs {
             weights,
             model: self.model,
             data: self.data,
-            attack: self.attack,
-            params: self.parameters.params(&config, step_given),
+            params: self.parameters.params(std::slice::from_ref(&attack), &config, &settings)?,
+            attack,
             batch: config.batch,
             device: config.device,
             keep_clean: self.keep_clean,

@@ -1,5 +1,6 @@
 //! `saddle bench`: the speed of kernels and training steps.
 
+use clap::ValueEnum;
 use serde_json::json;
 
 use super::flags::{DeviceFlag, JsonFlag};
@@ -58,6 +59,17 @@ impl Run for BenchArgs {
         }
         if batch == Some(0) {
             return Err(Error::value("batch", 0, "must be 1 or more"));
+        }
+        let group = |groups: &[Group]| self.group.is_none_or(|chosen| groups.contains(&chosen));
+        for (flag, given, used) in [
+            ("method", !self.method.is_empty(), group(&[Group::Step])),
+            ("model", self.model.is_some(), group(&[Group::Step, Group::Parts])),
+        ] {
+            if given && !used {
+                let chosen = self.group.and_then(|group| group.to_possible_value());
+                let chosen = chosen.map(|value| value.get_name().to_owned()).unwrap_or_default();
+                return Err(Error::value("bench", chosen, format!("takes no --{flag}")));
+            }
         }
         let device = self.device.choice()?.open()?;
         let model = self.model.as_deref();

@@ -6,14 +6,15 @@ use super::eval::names;
 use super::flags::{DeviceFlag, SetFlag};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
-use crate::attack;
+use crate::attack::Params;
 use crate::data;
 use crate::error::{Error, Result};
-use crate::eval::plan::Plan;
+use crate::eval::plan;
 use crate::study::compare::{self, CompareRequest, Comparison, entries};
 
 const EXAMPLES: &str = "\
-The entries are the recipes for the data set ('saddle recipes'). Each run has a run directory
+The entries are recipes for the data set ('saddle recipes'), those in files of your own among
+them; a method without a recipe takes PGD-AT's. Each run has a run directory
 below OUT/runs; finished runs are not repeated, and after Ctrl-C the same command continues.
 The tables OUT/compare.md, .csv and .json give the mean and standard deviation over seeds,
 also of Mean = (clean + robust) / 2 and NRR = 2 clean robust / (clean + robust), where robust
@@ -22,7 +23,7 @@ is the accuracy under the last attack.
 Examples:
   saddle compare --dataset digits
       all methods on the embedded digits, three seeds
-  saddle compare --dataset digits --methods pgd-at,trades,raat --seeds 0
+  saddle compare --dataset digits --methods pgd-at,trades,mine.toml --seeds 0
   saddle compare --dataset cifar10 --model resnet18 --set data=cifar-10-batches-bin
       --attack apgd-ce";
 
@@ -33,7 +34,7 @@ pub struct CompareArgs {
     /// The data set
     #[arg(long, value_name = "NAME", default_value = "digits")]
     dataset: String,
-    /// Comma-separated methods or recipes [default: all]
+    /// Comma-separated methods, recipes or .toml files with recipes [default: all recipes for the data set]
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     methods: Vec<String>,
     /// Only recipes with this architecture
@@ -88,12 +89,9 @@ impl Run for CompareArgs {
 /// Errors: an unknown attack.
 fn extra_attacks(list: &[String]) -> Result<Vec<String>> {
     let mut attacks = names(list);
-    attacks.retain(|name| !matches!(name.as_str(), "pgd20" | "pgd-20" | "clean"));
-    let params = attack::Params::default();
+    attacks.retain(|name| name != "pgd20");
     for name in &attacks {
-        if Plan::named(std::slice::from_ref(name), &params)?.is_none() {
-            attack::by_name(name, &params)?;
-        }
+        plan::check(std::slice::from_ref(name), &Params::default(), &[])?;
     }
     Ok(attacks)
 }

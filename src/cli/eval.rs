@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::flags::{AttackFlags, EvalKeys, GROUP, KeyFlags};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
+use crate::attack;
 use crate::error::{Error, Result};
+use crate::eval::outcome::CLEAN;
 use crate::eval::record::{Shard, merge};
 use crate::eval::target::{Weights, settings_of};
 use crate::eval::{self, EvalRequest, Extras, write_result};
@@ -65,8 +67,8 @@ pub struct EvalArgs {
     /// A safetensors file, or a run directory with its checkpoints and settings
     #[arg(long, short, value_name = "FILE|RUN", required_unless_present = "merge", help_heading = GROUP)]
     weights: Option<PathBuf>,
-    /// Comma-separated attacks, each on all images; or autoattack, autoattack-plus, autoattack-rand,
-    /// autoattack:A,B
+    /// Comma-separated attacks, each on all images (clean: none); or autoattack, autoattack-plus,
+    /// autoattack-rand, autoattack:A,B
     #[arg(
         long,
         short,
@@ -128,15 +130,15 @@ pub struct EvalArgs {
 }
 
 impl Run for EvalArgs {
-    fn run(self, _: String) -> Result<()> {
-        if self.merge.is_empty() { self.evaluate() } else { self.merge_shards() }
+    fn run(self, command_line: String) -> Result<()> {
+        if self.merge.is_empty() { self.evaluate(command_line) } else { self.merge_shards(&command_line) }
     }
 }
 
 impl EvalArgs {
-    fn evaluate(self) -> Result<()> {
+    fn evaluate(self, command_line: String) -> Result<()> {
         let (quiet, json, out) = (self.quiet, self.json, self.out.clone());
-        let mut requests = self.requests()?;
+        let mut requests = self.requests(&command_line)?;
         let stop = stop_on_interrupt("without a result");
         let several = requests.len() > 1;
         // Of several checkpoints, the results so far stay if the next evaluation is interrupted.
@@ -155,7 +157,12 @@ impl EvalArgs {
                 observer.note(&request.weights.display().to_string());
                 tables += &format!("{}\n", request.weights.display());
             }
-            let report = eval::run(request, &mut *observer)?;
+            let report = eval::run(request, &mut *observer).map_err(|error| match error {
+                Error::Interrupted { saved, .. } => {
+                    Error::Interrupted { saved, resume: command_line.clone() }
+                }
+                other => other,
+            })?;
             complaint = complaint.or(report.complaint());
             let report = report.to_json();
             tables += &table(&report);
@@ -169,16 +176,20 @@ impl EvalArgs {
     }
 
     /// `--merge`.
-    fn merge_shards(self) -> Result<()> {
+    fn merge_shards(self, command_line: &str) -> Result<()> {
         // Device and batch size do not change a result.
         let mut settings = self.keys.settings()?;
         settings.retain(|(key, _)| !["device", "batch"].contains(&key.as_str()));
-        settings.extend(self.parameters.given().map(|(name, value)| (name.to_owned(), value)));
+        settings.extend(self.parameters.given().map(|(name, value)| (name.to_string(), value)));
         if let Some((key, value)) = settings.into_iter().next() {
             let problem = "--merge takes no settings; the shards have been evaluated with theirs";
             return Err(Error::value(key, value, problem));
         }
-        let result = merge(&self.merge)?.to_json();
+        let mut result = merge(&self.merge)?.to_json();
+        // The other facts are those of the first shard.
+        if let Some(provenance) = result.get_mut("provenance").and_then(Value::as_object_mut) {
+            provenance.insert("merged_by".into(), command_line.into());
+        }
         if let Some(out) = &self.out {
             write_result(out, &result)?;
         }
@@ -186,9 +197,13 @@ impl EvalArgs {
     }
 
     /// One request per checkpoint.
-    fn requests(self) -> Result<Vec<EvalRequest>> {
+    fn requests(self, command_line: &str) -> Result<Vec<EvalRequest>> {
         let settings = self.keys.settings()?;
         let path = self.weights.as_deref().unwrap_or(Path::new(""));
+        if self.attack.iter().all(|name| name.trim().is_empty()) {
+            return Err(Error::value("attack", "''", "a name is needed; 'saddle attacks' lists them"));
+        }
+        let attacks = names(&self.attack);
         let Weights { files, run } = Weights::find(path, self.checkpoint.map(Checkpoints::names))?;
         // A file outside of a run records itself what it was trained for. One that cannot be read is reported
         // where it is opened.
@@ -202,13 +217,11 @@ impl EvalArgs {
         if self.n == Some(0) {
             return Err(Error::value("n", 0, "must be 1 or more"));
         }
-        let attacks = names(&self.attack);
-        if attacks.is_empty() {
-            return Err(Error::value("attack", "''", "a name is needed; 'saddle attacks' lists them"));
-        }
+        let params = self.parameters.params(&attacks, &config, &settings)?;
         let shard = self.shard.as_deref().map(Shard::read).transpose()?;
         let given = |name: &str| settings.iter().any(|(key, _)| key == name);
         let extras = Extras {
+            command: command_line.to_owned(),
             eps_text: Some(config.eps.to_string()),
             overrides: WeightOverrides {
                 model: given("model").then(|| config.model.clone()),
@@ -223,33 +236,35 @@ impl EvalArgs {
             ..Extras::default()
         };
         // Each network keeps its own progress; the other files are of one network.
-        let of_one = extras.protocol_flags().find(|flag| *flag != "state");
-        if let (2.., Some(flag)) = (files.len(), of_one) {
+        let both = self.checkpoint.map_or(path.is_dir(), |which| which.names().len() > 1);
+        if let Some(flag) = extras.protocol_flags().find(|flag| both && *flag != "state") {
             let problem = format!(
-                "--{flag} is for one network, and best and last differ; \
-                 add --checkpoint best or --checkpoint last"
+                "--{flag} is for one network, and a run has two; add --checkpoint best or --checkpoint last"
             );
-            return Err(Error::value("weights", files[0].display(), problem));
+            return Err(Error::value("weights", path.display(), problem));
         }
         let request = |weights: PathBuf| EvalRequest {
             weights,
             dataset: config.dataset.clone(),
             data: config.data.clone(),
             attacks: attacks.clone(),
-            params: self.parameters.params(&config, given("step_size")),
+            params,
             n: self.n,
             batch: config.batch,
             device: config.device,
             out: self.out.clone(),
             extras: extras.clone(),
         };
-        Ok(files.into_iter().map(request).collect())
+        let requests: Vec<_> = files.into_iter().map(request).collect();
+        requests.iter().try_for_each(EvalRequest::check_options)?;
+        Ok(requests)
     }
 }
 
-/// The names in a comma-separated list, in lower case.
+/// The attacks in a comma-separated list, each in its one spelling; the clean accuracy always comes first.
 pub(super) fn names(list: &[String]) -> Vec<String> {
-    list.iter().map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect()
+    let names = list.iter().map(|name| attack::spelling(name));
+    names.filter(|name| !name.is_empty() && name != CLEAN).collect()
 }
 
 /// Prints a result that was written to `out`, if given: as a JSON line, or its table.
@@ -294,13 +309,7 @@ fn table(report: &Value) -> String {
 
 /// The result of a protocol in words, its verification and its warnings.
 fn protocol_lines(report: &Value) -> String {
-    let attacks = if report["autoattack_acc"].is_null() { "these attacks" } else { "AutoAttack" };
-    let word = |key: &str| report[key].as_str().unwrap_or_default();
-    let (robust, version, norm, eps) = (word("robust_acc"), word("version"), word("norm"), word("eps"));
-    let mut lines = match report["robust_acc"].is_null() {
-        true => String::new(),
-        false => format!("{robust} % robust under {attacks} ({version}, {norm}, eps {eps})\n"),
-    };
+    let mut lines = report["headline"].as_str().unwrap_or_default().to_owned() + "\n";
     let verification = &report["verification"];
     if verification["passed"] == true {
         let distance = text::number(verification["largest_distance"].as_f64().unwrap_or(f64::NAN));

@@ -8,11 +8,12 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::Va
 use serde::Serialize;
 
 use super::text;
-use crate::attack::Params;
+use crate::attack::{Parameter, Params};
 use crate::config::recipe;
 use crate::config::{Config, KEYS, Key, assignment};
 use crate::device::DeviceChoice;
-use crate::error::Result;
+use crate::error::{Error, Result, contains_words};
+use crate::eval::plan;
 use crate::method;
 
 /// The heading of the flags for networks, images and attacks.
@@ -240,13 +241,54 @@ impl JsonFlag {
     }
 }
 
+/// The filter of commands that print a list.
+#[derive(Args)]
+pub struct Filter {
+    /// Only entries with all of these words in their names or, if there is none, in their descriptions
+    #[arg(value_name = "WORD")]
+    words: Vec<String>,
+}
+
+impl Filter {
+    /// The one word that is given, or none.
+    pub fn word(&self) -> Option<&str> {
+        if let [word] = self.words.as_slice() { Some(word) } else { None }
+    }
+
+    /// The entries whose names contain the words or, if there is none, those whose descriptions do; `text` gives
+    /// name and description.
+    ///
+    /// Errors: [`Error::Unknown`] where no entry is left, with the nearest names.
+    pub fn select<T>(
+        &self,
+        kind: &str,
+        entries: Vec<T>,
+        text: impl Fn(&T) -> (String, String),
+    ) -> Result<Vec<T>> {
+        let wanted = self.words.join(" ");
+        let named = |entry: &T| contains_words(&text(entry).0, &wanted);
+        let described = |entry: &T| {
+            let (name, about) = text(entry);
+            contains_words(&format!("{name} {about}"), &wanted)
+        };
+        if entries.iter().any(named) {
+            return Ok(entries.into_iter().filter(named).collect());
+        }
+        if !entries.iter().any(described) {
+            let names: Vec<String> = entries.iter().map(|entry| text(entry).0).collect();
+            return Err(Error::unknown(kind, &wanted, names.iter().map(String::as_str)));
+        }
+        Ok(entries.into_iter().filter(described).collect())
+    }
+}
+
 /// The heading of [`AttackFlags`].
 const ATTACK_GROUP: &str = "Parameters of attacks";
 
 /// The parameters that were given; the others have the attack's own defaults.
 #[derive(Args)]
 pub struct AttackFlags {
-    /// Steps, or queries of square; a number in the attack's name takes precedence [default: the attack's]
+    /// Steps, or queries of square, for an attack without a number in its name [default: the attack's]
     #[arg(long, value_name = "COUNT", help_heading = ATTACK_GROUP)]
     steps: Option<usize>,
     /// Random starts, each on the images that withstood the earlier ones [default: 1]
@@ -268,28 +310,38 @@ pub struct AttackFlags {
 }
 
 impl AttackFlags {
-    /// Name and value of each parameter that was given.
-    pub fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+    /// Each parameter that was given, and its text.
+    pub fn given(&self) -> impl Iterator<Item = (Parameter, String)> {
         let count = |count: Option<usize>| count.map(|count| count.to_string());
         let number = |number: Option<f32>| number.map(|number| number.to_string());
         let parameters = [
-            ("steps", count(self.steps)),
-            ("restarts", count(self.restarts)),
-            ("targets", count(self.targets)),
-            ("eot-iter", count(self.eot_iter)),
-            ("kappa", number(self.kappa)),
-            ("momentum", number(self.momentum)),
+            (Parameter::Steps, count(self.steps)),
+            (Parameter::Restarts, count(self.restarts)),
+            (Parameter::Targets, count(self.targets)),
+            (Parameter::EotIter, count(self.eot_iter)),
+            (Parameter::Kappa, number(self.kappa)),
+            (Parameter::Momentum, number(self.momentum)),
         ];
-        parameters.into_iter().filter_map(|(name, value)| Some((name, value?)))
+        parameters.into_iter().filter_map(|(parameter, value)| Some((parameter, value?)))
     }
 
-    /// The parameters of an attack: those given, the ball and seed of `config`, and its step size if that was
-    /// given, too.
-    pub fn params(&self, config: &Config, step_given: bool) -> Params {
+    /// The parameters of `attacks`: those given, the ball and seed of `config`, and its step size if `settings`
+    /// give it.
+    ///
+    /// Errors: an unknown attack; a parameter that was given and that none of the attacks takes.
+    pub fn params(
+        &self,
+        attacks: &[String],
+        config: &Config,
+        settings: &[(String, String)],
+    ) -> Result<Params> {
+        let mut given: Vec<_> = self.given().collect();
+        let step_size = settings.iter().rev().find(|(key, _)| key == "step_size");
+        given.extend(step_size.map(|(_, value)| (Parameter::StepSize, value.clone())));
         let default = Params::default();
-        Params {
+        let params = Params {
             ball: config.ball(),
-            step_size: step_given.then_some(config.step_size.get()),
+            step_size: step_size.map(|_| config.step_size.get()),
             steps: self.steps,
             restarts: self.restarts.unwrap_or(default.restarts),
             targets: self.targets.unwrap_or(default.targets),
@@ -297,7 +349,9 @@ impl AttackFlags {
             kappa: self.kappa.unwrap_or(default.kappa),
             momentum: self.momentum.unwrap_or(default.momentum),
             seed: config.seed,
-        }
+        };
+        plan::check(attacks, &params, &given)?;
+        Ok(params)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::flags::JsonFlag;
+use super::flags::{Filter, JsonFlag};
 use super::{Run, text};
 use crate::device::cuda::check::{self, Row};
 use crate::device::cuda::nvrtc;
@@ -19,15 +19,15 @@ Examples:
   saddle kernels
       all kernels
   saddle kernels conv
-      the kernels with 'conv' in their name or file
+      the kernels with 'conv' in their names
   saddle kernels --compile sm_80,sm_90a
       registers, spills and shared memory of each kernel; needs NVRTC, but no GPU
 
 --compile fails if a kernel does not compile, or if it spills registers although the header
 of its file promises 'No spills'.")]
 pub struct KernelsArgs {
-    /// Only kernels whose name or file contains this text
-    filter: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// Compile with NVRTC for these comma-separated architectures
     #[arg(long, value_name = "ARCH,..", value_delimiter = ',')]
     compile: Vec<String>,
@@ -40,7 +40,7 @@ type Selection = (&'static Source, Vec<&'static Kernel>);
 
 impl Run for KernelsArgs {
     fn run(self, _: String) -> Result<()> {
-        let selections = select(self.filter.as_deref().unwrap_or_default())?;
+        let selections = select(&self.filter)?;
         if !self.compile.is_empty() {
             return compile(&selections, &self.compile, &self.json);
         }
@@ -49,23 +49,18 @@ impl Run for KernelsArgs {
     }
 }
 
-/// The kernels whose name or file contains `filter`, by source file.
+/// The kernels that a filter selects, by source file.
 ///
 /// Errors: [`Error::Unknown`] if there is none.
-fn select(filter: &str) -> Result<Vec<Selection>> {
-    let filter = filter.to_lowercase();
-    let matches =
-        |kernel: &&&'static Kernel| kernel.name.contains(&filter) || kernel.source.file.contains(&filter);
-    let selections: Vec<Selection> = SOURCES
-        .iter()
-        .map(|source| (*source, source.kernels.iter().filter(matches).copied().collect()))
-        .filter(|(_, kernels): &Selection| !kernels.is_empty())
-        .collect();
-    if selections.is_empty() {
-        let names = SOURCES.iter().flat_map(|source| source.kernels.iter().map(|kernel| kernel.name));
-        return Err(Error::unknown("kernel", &filter, names));
-    }
-    Ok(selections)
+fn select(filter: &Filter) -> Result<Vec<Selection>> {
+    let all = SOURCES.iter().flat_map(|source| source.kernels.iter().copied()).collect();
+    let text = |kernel: &&Kernel| (kernel.name.to_owned(), format!("{} {}", kernel.source.file, kernel.doc));
+    let selected = filter.select("kernel", all, text)?;
+    let of = |source: &'static Source| {
+        selected.iter().copied().filter(|kernel| std::ptr::eq(kernel.source, source)).collect()
+    };
+    let selections = SOURCES.iter().map(|source| (*source, of(source)));
+    Ok(selections.filter(|(_, kernels): &Selection| !kernels.is_empty()).collect())
 }
 
 fn list(selections: &[Selection]) -> String {
@@ -83,7 +78,7 @@ fn list(selections: &[Selection]) -> String {
         lines.push('\n');
     }
     let count: usize = selections.iter().map(|(_, kernels)| kernels.len()).sum();
-    lines + &format!("{count} kernels in {} files\n", selections.len())
+    lines + &format!("{} in {}\n", text::counted(count, "kernel"), text::counted(selections.len(), "file"))
 }
 
 fn record(kernel: &Kernel) -> Value {

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::flags::{JsonFlag, metavar_and_help};
+use super::flags::{Filter, JsonFlag, metavar_and_help};
 use super::{Run, text};
-use crate::config::{KEYS, Key, key};
+use crate::config::{KEYS, Key};
 use crate::error::Result;
 
 /// List the hyper-parameters: symbol, default, form and meaning.
@@ -13,24 +13,16 @@ use crate::error::Result;
     after_help = "Each is a flag of 'saddle train', a key of recipes and of --set, and a field of run.json."
 )]
 pub struct KeysArgs {
-    /// Only keys whose name, group or meaning contains this text
-    filter: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     #[command(flatten)]
     json: JsonFlag,
 }
 
 impl Run for KeysArgs {
     fn run(self, _: String) -> Result<()> {
-        let filter = self.filter.unwrap_or_default().to_lowercase();
-        let name = filter.replace('-', "_");
-        let matches = |key: &&Key| {
-            key.name.contains(&name)
-                || [key.group, key.help].iter().any(|text| text.to_lowercase().contains(&filter))
-        };
-        let mut found: Vec<&Key> = KEYS.iter().filter(matches).collect();
-        if found.is_empty() {
-            found.push(key(&filter)?);
-        }
+        let text = |key: &&Key| (key.name.to_owned(), format!("{} {}", key.group, key.help));
+        let found = self.filter.select("key", KEYS.iter().collect(), text)?;
         let record = |key: &&Key| {
             json!({
                 "name": key.name, "group": key.group, "symbol": key.symbol, "metavar": (key.metavar)(),

@@ -2,16 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::flags::JsonFlag;
+use super::flags::{Filter, JsonFlag};
 use super::{Run, text};
+use crate::attack::{self, AttackEntry, Parameter};
 use crate::error::Result;
 use crate::eval::plan::VERSIONS;
 use crate::method::{METHODS, Method};
-use crate::{attack, data, nn};
+use crate::{data, nn};
 
 /// List the network architectures (--model).
 #[derive(clap::Args)]
 pub struct ModelsArgs {
+    #[command(flatten)]
+    filter: Filter,
     #[command(flatten)]
     json: JsonFlag,
 }
@@ -20,12 +23,16 @@ pub struct ModelsArgs {
 #[derive(clap::Args)]
 pub struct AttacksArgs {
     #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
 /// List the data sets (--dataset).
 #[derive(clap::Args)]
 pub struct DatasetsArgs {
+    #[command(flatten)]
+    filter: Filter,
     #[command(flatten)]
     json: JsonFlag,
 }
@@ -34,30 +41,60 @@ pub struct DatasetsArgs {
 #[derive(clap::Args)]
 pub struct MethodsArgs {
     #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
 impl Run for ModelsArgs {
     fn run(self, _: String) -> Result<()> {
-        print(&self.json, nn::architectures().map(|model| (model.name, model.about)))
+        let models = nn::architectures().map(|model| (model.name, model.about));
+        print(&self.json, &self.filter, "model", models)
     }
 }
 
 impl Run for AttacksArgs {
     fn run(self, _: String) -> Result<()> {
-        print(&self.json, attack::attacks().map(|attack| (attack.name, attack.about)).chain(VERSIONS))
+        let alone = attack::attacks().map(|AttackEntry { name, about, parameters, .. }| {
+            (*name, *about, parameters.iter().map(Parameter::to_string).collect())
+        });
+        let all: Vec<ListedAttack> =
+            alone.chain(VERSIONS.map(|(name, about)| (name, about, vec![]))).collect();
+        let attacks = self.filter.select("attack", all, |(name, about, parameters)| {
+            ((*name).to_owned(), format!("{about} {}", parameters.join(" ")))
+        })?;
+        let record = |(name, about, parameters): &ListedAttack| json!({"name": name, "about": about, "parameters": parameters});
+        let lines = |(name, about, parameters): &ListedAttack| {
+            let flags: Vec<String> = parameters.iter().map(|parameter| format!("--{parameter}")).collect();
+            let flags = if flags.is_empty() { String::new() } else { format!(" ({})", flags.join(", ")) };
+            text::wrapped(&format!("{about}{flags}"), &format!("{name:<17}"), &" ".repeat(17), text::WIDTH)
+        };
+        self.json.print(
+            || attacks.iter().map(record).collect::<Value>(),
+            || attacks.iter().map(lines).collect::<String>(),
+        )
     }
 }
 
+/// Name, description and parameters.
+type ListedAttack = (&'static str, &'static str, Vec<String>);
+
 impl Run for DatasetsArgs {
     fn run(self, _: String) -> Result<()> {
-        print(&self.json, data::SOURCES.iter().map(|source| (source.name, source.about)))
+        let sources = data::SOURCES.iter().map(|source| (source.name, source.about));
+        print(&self.json, &self.filter, "data set", sources)
     }
 }
 
 /// Prints names and descriptions.
-fn print(json: &JsonFlag, entries: impl Iterator<Item = (&'static str, &'static str)>) -> Result<()> {
-    let entries: Vec<_> = entries.collect();
+fn print(
+    json: &JsonFlag,
+    filter: &Filter,
+    kind: &str,
+    entries: impl Iterator<Item = (&'static str, &'static str)>,
+) -> Result<()> {
+    let text = |(name, about): &(&str, &str)| ((*name).to_owned(), (*about).to_owned());
+    let entries = filter.select(kind, entries.collect(), text)?;
     let record = |(name, about): &(&str, &str)| json!({"name": name, "about": about});
     json.print(
         || entries.iter().map(record).collect::<Value>(),
@@ -73,9 +110,13 @@ impl Run for MethodsArgs {
         };
         let advice = "\n'saddle keys NAME' explains a key. Every method also reads awp_gamma, average and \
                       the keys of the attack.\n";
+        let text = |method: &&Method| {
+            (method.name.to_owned(), [&[method.about, method.paper], method.keys].concat().join(" "))
+        };
+        let methods = self.filter.select("method", METHODS.iter().collect(), text)?;
         self.json.print(
-            || METHODS.iter().map(record).collect::<Value>(),
-            || METHODS.iter().map(method_lines).collect::<String>() + advice,
+            || methods.iter().map(|method| record(method)).collect::<Value>(),
+            || methods.iter().map(|method| method_lines(method)).collect::<String>() + advice,
         )
     }
 }

@@ -3,10 +3,12 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::lines::{attack_line, epoch_line, fitted, introduction, step_line, summary_line};
 use super::text;
 use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Observer, Silent, Started, StepInfo};
 
@@ -16,7 +18,11 @@ pub fn observer(quiet: bool, json: bool, log_every: usize) -> Box<dyn Observer> 
     match (quiet, json) {
         (true, _) => Box::new(Silent),
         (_, true) => Box::new(Json { log_every }),
-        _ => Box::new(Lines { bar: bar("{msg}"), log_every, steps_per_epoch: 0, last_line: Instant::now() }),
+        _ => {
+            let bar = bar("{msg}");
+            let width = width(bar.is_some());
+            Box::new(Lines { bar, width, log_every, steps_per_epoch: 0, last_line: Instant::now() })
+        }
     }
 }
 
@@ -25,11 +31,12 @@ pub fn series_observer(quiet: bool, runs: usize) -> Box<dyn Observer> {
     if quiet {
         return Box::new(Silent);
     }
-    let bar = bar("{prefix} {bar:24.cyan/dim} {msg}, {eta} left");
+    let bar = bar("{msg} {wide_bar:.cyan/dim}");
     if let Some(bar) = &bar {
         bar.set_length((runs as f64 * RUN_LENGTH) as u64);
     }
-    Box::new(Series { bar, number: 0 })
+    let width = width(bar.is_some());
+    Box::new(Series { bar, width, number: 0, what: String::new() })
 }
 
 /// A bar, if standard error is a terminal.
@@ -39,66 +46,15 @@ fn bar(template: &str) -> Option<ProgressBar> {
     io::stderr().is_terminal().then(new)
 }
 
+/// The columns that a line may fill: those of standard error but one, or any number in a log.
+fn width(is_terminal: bool) -> usize {
+    if is_terminal { usize::from(Term::stderr().size().1).saturating_sub(1) } else { usize::MAX }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("━╸─")
-}
-
-/// The job in two lines.
-fn introduction(info: &Started) -> [String; 2] {
-    let Started { device, model, method, dataset, epochs, steps_per_epoch, .. } = info;
-    let [parameters, train, held_out, test] =
-        [info.parameters, info.train, info.held_out, info.test].map(|number| HumanCount(number as u64));
-    let held_out = match info.held_out {
-        0 => String::new(),
-        _ => format!(", {held_out} held out to select the best epoch"),
-    };
-    let out = info.out.as_ref().map(|out| format!(", run directory {}", out.display())).unwrap_or_default();
-    [
-        format!("{method} with {model} ({parameters} parameters) on {device}{out}"),
-        format!(
-            "{dataset}: {train} training images{held_out}, {test} test images; {epochs} epochs of \
-             {steps_per_epoch} steps"
-        ),
-    ]
-}
-
-/// The speed and the loss of a step.
-fn step_line(at: &StepInfo) -> String {
-    let (speed, left) = (text::number(at.images_per_s), text::duration(at.seconds_left));
-    format!("loss {:.4}  {speed} images/s  {left} left", at.loss)
-}
-
-/// An epoch in one line.
-fn epoch_line(done: &EpochInfo) -> String {
-    let EpochInfo { epoch, epochs, loss, terms, .. } = done;
-    let (width, lr) = (epochs.to_string().len(), text::number(done.lr));
-    let mut line = format!("epoch {epoch:>width$}/{epochs}  lr {lr:<6}  loss {loss:.4}");
-    if terms.len() > 1 {
-        let terms: Vec<String> = terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        line += &format!(" ({})", terms.join(", "));
-    }
-    let accuracies = [("train", done.train_acc), ("clean", done.clean_acc), ("robust", done.robust_acc)];
-    for (name, accuracy) in accuracies {
-        line.extend(accuracy.map(|accuracy| format!("  {name} {accuracy:5.2} %")));
-    }
-    let best = if done.best { "  best" } else { "" };
-    line + &format!("  {} images/s  {}{best}", text::number(done.images_per_s), text::duration(done.seconds))
-}
-
-/// The progress of an attack.
-fn attack_line(at: &AttackProgress) -> String {
-    let AttackProgress { attack, number, of, left, robust_acc, .. } = at;
-    let (left, time) = (HumanCount(*left as u64), text::duration(at.seconds_left));
-    format!("{attack} ({number} of {of}): {left} points left, robust {robust_acc:.2} %  {time} left")
-}
-
-/// The result of an attack in one line.
-fn summary_line(done: &AttackSummary) -> String {
-    let attacked = HumanCount(done.attacked as u64);
-    let (name, time) = (&done.attack, text::duration(done.seconds));
-    format!("{name:<10} robust {:5.2} %  {attacked} points attacked  {time}", done.robust_acc)
 }
 
 /// The longest silence of an evaluation without a bar.
@@ -108,6 +64,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// elsewhere long evaluations print a line from time to time.
 struct Lines {
     bar: Option<ProgressBar>,
+    /// Columns of the terminal.
+    width: usize,
     log_every: usize,
     steps_per_epoch: usize,
     last_line: Instant,
@@ -144,42 +102,48 @@ fn is_logged(log_every: usize, at: &StepInfo) -> bool {
 
 impl Observer for Lines {
     fn started(&mut self, info: &Started) {
-        introduction(info).iter().for_each(|line| self.print(line));
+        introduction(info)
+            .iter()
+            .for_each(|line| self.print(text::wrapped(line, "", "    ", self.width).trim_end()));
         self.steps_per_epoch = info.steps_per_epoch;
         if let Some(bar) = &self.bar {
             bar.set_length((info.epochs * info.steps_per_epoch) as u64);
-            bar.set_style(style("{prefix} {bar:24.cyan/dim} {msg}"));
+            bar.set_style(style("{msg} {wide_bar:.cyan/dim}"));
+            // The first step may take minutes.
+            bar.set_message(fitted(vec![(0, format!("epoch 1/{}  first step", info.epochs))], self.width));
+            bar.tick();
         }
     }
 
     fn step(&mut self, at: &StepInfo) {
         if let Some(bar) = &self.bar {
-            bar.set_prefix(format!("epoch {}/{}", at.epoch, at.epochs));
             bar.set_position(steps_done(at) as u64);
-            bar.set_message(step_line(at));
+            bar.set_message(step_line(at, format!("epoch {}/{}", at.epoch, at.epochs), self.width));
             return;
         }
         // Silence starts when training ends.
         self.last_line = Instant::now();
         if is_logged(self.log_every, at) {
             let StepInfo { epoch, epochs, step, steps, .. } = at;
-            self.print(&format!("epoch {epoch}/{epochs}  step {step}/{steps}  {}", step_line(at)));
+            self.print(&step_line(at, format!("epoch {epoch}/{epochs}  step {step}/{steps}"), self.width));
         }
     }
 
     fn epoch(&mut self, done: &EpochInfo) {
-        self.print(&epoch_line(done));
+        self.print(&epoch_line(done, self.width));
         if let Some(bar) = &self.bar {
             bar.set_position((done.epoch * self.steps_per_epoch) as u64);
         }
     }
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
-        self.show(|| format!("evaluating {what}: {done} of {of} images"));
+        let width = self.width;
+        self.show(|| fitted(vec![(0, format!("evaluating {what}: {done} of {of} images"))], width));
     }
 
     fn attacking(&mut self, at: &AttackProgress) {
-        self.show(|| attack_line(at));
+        let width = self.width;
+        self.show(|| attack_line(at, width));
     }
 
     fn attacked(&mut self, done: &AttackSummary) {
@@ -208,32 +172,42 @@ const RUN_LENGTH: f64 = 1000.0;
 /// The progress of several runs: a bar on a terminal, a line per run elsewhere.
 struct Series {
     bar: Option<ProgressBar>,
-    /// The current run, counted from 1.
+    /// Columns of the terminal.
+    width: usize,
+    /// The current run, counted from 1, and its name.
     number: usize,
+    what: String,
+}
+
+impl Series {
+    /// Shows what the current run does, and the time left for all.
+    fn show(&self, doing: String) {
+        let Some(bar) = &self.bar else { return };
+        let left = text::duration(bar.eta().as_secs_f64());
+        let parts = vec![(0, self.what.clone()), (2, format!("{left} left")), (1, doing)];
+        bar.set_message(fitted(parts, self.width));
+    }
 }
 
 impl Observer for Series {
     fn begins(&mut self, number: usize, of: usize, what: &str) {
         self.number = number;
-        let line = format!("run {number}/{of}: {what}");
-        let Some(bar) = &self.bar else { return text::print_note(&line) };
-        bar.set_prefix(line);
+        self.what = format!("run {number}/{of}: {what}");
+        let Some(bar) = &self.bar else { return text::print_note(&self.what) };
         bar.set_position(((number - 1) as f64 * RUN_LENGTH) as u64);
-        bar.set_message("");
+        self.show("begins".into());
     }
 
     fn step(&mut self, at: &StepInfo) {
         if let Some(bar) = &self.bar {
             let part = steps_done(at) as f64 / (at.epochs * at.steps).max(1) as f64;
             bar.set_position(((self.number.saturating_sub(1) as f64 + part) * RUN_LENGTH) as u64);
-            bar.set_message(format!("epoch {}/{}", at.epoch, at.epochs));
         }
+        self.show(format!("epoch {}/{}", at.epoch, at.epochs));
     }
 
     fn evaluating(&mut self, what: &str, _: usize, _: usize) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("evaluating {what}"));
-        }
+        self.show(format!("evaluating {what}"));
     }
 }
 
@@ -297,25 +271,6 @@ impl Observer for Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_epoch_is_one_line() {
-        let mut done = EpochInfo {
-            epoch: 3,
-            epochs: 20,
-            lr: 0.09756,
-            loss: 1.5,
-            images_per_s: 3512.3,
-            seconds: 0.4,
-            ..EpochInfo::default()
-        };
-        assert_eq!(epoch_line(&done), "epoch  3/20  lr 0.0976  loss 1.5000  3,512 images/s  0.4 s");
-        done.terms = vec![("ce".into(), 1.0), ("kl".into(), 0.5)];
-        (done.clean_acc, done.robust_acc, done.best) = (Some(97.5), Some(8.25), true);
-        let line = "epoch  3/20  lr 0.0976  loss 1.5000 (ce 1.0000, kl 0.5000)  clean 97.50 %  \
-                    robust  8.25 %  3,512 images/s  0.4 s  best";
-        assert_eq!(epoch_line(&done), line);
-    }
 
     #[test]
     fn steps_are_counted_over_epochs() {

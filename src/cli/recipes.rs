@@ -2,22 +2,27 @@
 
 use serde_json::{Value, json};
 
+use super::flags::Filter;
 use super::{Run, text};
 use crate::config::recipe::{self, Recipe};
 use crate::error::Result;
 use crate::method;
 
-/// List the recipes, or print one.
+/// List the recipes, or print one with every key.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   saddle recipes
       all recipes with their reference accuracies
+  saddle recipes raat cifar10
+      those with both words in their names
   saddle recipes digits > mine.toml
-      a copy to edit; then run: saddle train mine.toml")]
+      a copy to edit, with every key; then run: saddle train mine.toml
+
+The whole name of a recipe, or a .toml file, prints this recipe as TOML.")]
 pub struct RecipesArgs {
-    /// Print this recipe as TOML
-    name: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// Print JSON, with the value of every hyper-parameter
     #[arg(long)]
     json: bool,
@@ -29,12 +34,17 @@ impl Run for RecipesArgs {
             true => text::print_json(&record),
             false => text::print(&text),
         };
-        if let Some(name) = &self.name {
+        let names = recipe::names()?;
+        let named =
+            |word: &&str| recipe::is_path(word) || names.contains(&word.to_lowercase().replace('_', "-"));
+        if let Some(name) = self.filter.word().filter(named) {
             let recipe = method::load_recipe(name)?;
-            return print(record(&recipe), recipe.to_toml());
+            let keys = method::find(&recipe.config.method)?.keys;
+            return print(record(&recipe), recipe.to_toml(keys));
         }
-        let recipes =
-            recipe::names()?.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
+        let all = names.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
+        let text = |recipe: &Recipe| (recipe.name.clone(), recipe.about.clone());
+        let recipes = self.filter.select("recipe", all, text)?;
         print(recipes.iter().map(record).collect(), recipes.iter().map(lines).collect())
     }
 }

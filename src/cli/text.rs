@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::Value;
@@ -77,6 +77,12 @@ pub fn facts<N: Into<String>>(facts: impl IntoIterator<Item = (N, String)>) -> S
 /// The line about a result file that was written, if one was.
 pub fn written(out: Option<&Path>) -> String {
     out.map(|out| format!("written to {}\n", out.display())).unwrap_or_default()
+}
+
+/// A number of things: `1 kernel`, `2 kernels`.
+pub fn counted(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", HumanCount(number as u64))
 }
 
 /// A number with about three significant digits, whole from 100 on: `3,512`, `12.3`, `0.0976`.
@@ -155,6 +161,9 @@ pub fn is_help(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
+/// The commands whose first thought is a run or a weight file.
+const TAKE_WEIGHTS: [&str; 3] = ["eval", "attack", "corruptions"];
+
 /// clap's message about wrong arguments on one line: the problem, the nearest name and where to find help.
 pub fn usage_error(error: &clap::Error, arguments: &[OsString]) -> String {
     let rendered = error.render().to_string();
@@ -168,6 +177,15 @@ pub fn usage_error(error: &clap::Error, arguments: &[OsString]) -> String {
         line += &format!(" (did you mean '{first}'?)");
     }
     let command = arguments.get(1).map(|word| word.to_string_lossy()).filter(|word| !word.starts_with('-'));
+    let stray = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument => Some(word),
+        _ => None,
+    };
+    if let Some(word) = stray.filter(|word| !word.starts_with('-'))
+        && command.as_deref().is_some_and(|command| TAKE_WEIGHTS.contains(&command))
+    {
+        line += &format!(" (did you mean '--weights {}'?)", quoted(word));
+    }
     let known = command.filter(|_| error.kind() != ErrorKind::InvalidSubcommand);
     line + &known
         .map_or("; see saddle --help".into(), |command| format!("; see saddle {} --help", quoted(&command)))

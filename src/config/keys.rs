@@ -114,7 +114,7 @@ keys! {
     "Threat model and inner attack" {
         /// The norm of a perturbation; another norm brings its default eps and step_size.
         norm: Norm = Norm::Linf;
-        /// The largest perturbation, of pixels in `[0, 1]`; l2: 128/255.
+        /// The largest perturbation of pixels, which lie between 0 and 1; l2: 128/255.
         eps ["ε"]: Magnitude = default_eps(Norm::Linf), in 0..;
         /// The length of one attack step; l2: 15/255.
         step_size ["α"]: Magnitude = Magnitude::fraction(2.0, 255.0), in 0..;

@@ -9,7 +9,7 @@ pub mod value;
 
 use serde_json::{Map, Value as Json};
 
-use crate::attack::{Ball, Norm, Pgd, Start};
+use crate::attack::{Ball, Pgd, Start};
 use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
 pub use keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
@@ -96,12 +96,11 @@ impl Config {
         }
         // Measurements always take steps, even where the training attack does not.
         let moves = self.eps.get() > 0.0;
-        let in_box = |radius: Magnitude| self.norm != Norm::Linf || radius.get() <= 1.0;
+        let small = |radius: Magnitude| radius.get() <= self.norm.largest_radius();
         let rising =
             self.milestones.windows(2).all(|pair| pair[0] < pair[1]) && self.milestones.first() != Some(&0);
-        let pixels = "pixels lie in [0, 1]; write 8/255 or add --pixel-units";
-        self.require("eps", in_box(self.eps), pixels)?;
-        self.require("late_eps", in_box(self.late_eps), pixels)?;
+        self.require("eps", small(self.eps), self.norm.too_large())?;
+        self.require("late_eps", small(self.late_eps), self.norm.too_large())?;
         self.require("step_size", !moves || self.step_size.get() > 0.0, "the attack would not move")?;
         let milestones = self.schedule != ScheduleKind::Multistep || rising;
         self.require("milestones", milestones, "must be rising epochs, counted from 1")?;
@@ -268,11 +267,16 @@ mod tests {
     fn messages() {
         let unknown = message(&[("epoch", "3")]);
         assert!(
-            unknown.starts_with("unknown key 'epoch' (did you mean 'epochs'?); known: method, dataset"),
+            unknown.starts_with("unknown key 'epoch' (did you mean 'epochs'?); known: epochs, "),
             "{unknown}"
         );
         for (settings, expected) in [
             (&[("eps", "8")][..], "eps = 8: pixels lie in [0, 1]; write 8/255 or add --pixel-units"),
+            (
+                &[("norm", "l2"), ("eps", "1e30")],
+                "eps = 1000000000000000000000000000000: longer than the diagonal of any image; write 128/255 \
+                 or add --pixel-units",
+            ),
             (&[("eps", "-1/255")], "eps = -1/255: must not be negative"),
             (&[("step_size", "0")], "step_size = 0: the attack would not move"),
             (&[("batch", "0")], "batch = 0: must be 1 or more"),

@@ -19,6 +19,7 @@ use crate::nn::Net;
 use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes};
 use crate::run::observer::Observer;
+use crate::run::provenance::Provenance;
 use serde_json::json;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -42,9 +43,7 @@ struct Job<'a> {
 pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report> {
     let EvalRequest { params, extras, .. } = request;
     let plan = Plan::named(&request.attacks, params)?;
-    if plan.is_none() {
-        request.needs_no_protocol()?;
-    }
+    request.check_options()?;
     let alone = if plan.is_some() { &[] } else { request.attacks.as_slice() };
     let alone = alone.iter().map(|name| Stage::new(name, params)).collect::<Result<Vec<_>>>()?;
     let test = request.images()?;
@@ -65,6 +64,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         eps: extras.eps_text.clone().unwrap_or_else(|| params.ball.eps.to_string()),
         seed: params.seed,
         device: device.describe(),
+        provenance: Provenance::now(&device, &extras.command),
         record: None,
     };
     let mut job = Job { request, data: DeviceDataset::new(&device, &test)?, test, net, file };
@@ -115,9 +115,9 @@ impl Job<'_> {
         };
         let (clean, seconds) = answer(CLEAN, None)?;
         let mut rows = vec![row(CLEAN, CLEAN, &clean, &clean, seconds)];
-        for (name, stage) in request.attacks.iter().zip(attacks) {
-            let (answers, seconds) = answer(name, Some(&*stage.attack))?;
-            rows.push(row(name, &stage.about, &answers, &clean, seconds));
+        for Stage { name, about, attack } in attacks {
+            let (answers, seconds) = answer(name, Some(&**attack))?;
+            rows.push(row(name, about, &answers, &clean, seconds));
         }
         Ok(rows)
     }
@@ -169,17 +169,18 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Job { request, test, data, net, .. } = self;
-        let ProtocolResult { outcome, images, .. } = result;
+        let ProtocolResult { images, .. } = result;
         if let Some(path) = &request.extras.save_adv {
             save_adversarial(path, test, range.clone(), result, request.extras.keep_clean)?;
         }
-        let Some(path) = &request.extras.page else { return Ok(()) };
+        let (Some(path), Some(record)) = (&request.extras.page, &report.record) else { return Ok(()) };
         let image = |(point, index): (usize, usize)| stored(test, index, images.get(&point));
         let x_adv: Vec<f32> = range.enumerate().flat_map(image).collect();
         let subject = Subject { net, test, data, x_adv: &x_adv, batch: request.batch };
         let progress = |what: &str, done, of| observer.evaluating(what, done, of);
-        let summary = page::summary(report, &outcome.warnings);
-        let page = page::complete(subject, summary, &Sweep::around(request.params), progress)?;
+        let summary = page::summary(report, record);
+        let sweep = Sweep::around(request.params, &report.eps);
+        let page = page::complete(subject, summary, &sweep, progress)?;
         write_atomic(path, page.to_html()?.as_bytes())
     }
 }

@@ -1,7 +1,7 @@
 //! The page of an evaluation: margins, examples, classes, and accuracy against eps.
 
 use super::accuracy::{accuracy, attacked};
-use super::record::stored;
+use super::record::{Record, stored};
 use super::report::Report;
 use crate::attack::{self, Params};
 use crate::data::Dataset;
@@ -11,23 +11,31 @@ use crate::nn::Net;
 use crate::ops::augment::Augmentation;
 use crate::ops::margin::margin;
 use crate::ops::predict::argmax;
-use crate::report::{ClassAccuracy, EvalPage, Example};
+use crate::report::{ClassAccuracy, CurvePoint, EvalPage, Example};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use serde_json::Value;
 
 /// The number of examples on a page: where the attack succeeded, and where it failed.
 const SUCCEEDED: usize = 9;
 const FAILED: usize = 3;
 
-/// The part of a page that follows from the report.
-pub(super) fn summary(report: &Report, warnings: &[String]) -> EvalPage {
-    let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
+/// The part of a page that follows from a report and its record.
+pub(super) fn summary(report: &Report, record: &Record) -> EvalPage {
+    let Report { architecture, dataset, weights, images, norm, eps, seed, provenance, rows, .. } = report;
+    let facts = [
+        ("verification", record.outcome.verification.in_words()),
+        ("architecture", architecture.clone()),
+        ("weights", weights.display().to_string()),
+        ("data", format!("{images} test images of {dataset}")),
+        ("threat model", format!("{norm}, eps {eps}")),
+        ("seed", seed.to_string()),
+    ];
     EvalPage {
-        title: format!("{} on {} under AutoAttack's protocol", report.architecture, report.dataset),
-        facts: report.facts().into_iter().map(|(name, value)| (name, text(value))).collect(),
-        path: report.rows.clone(),
-        warnings: warnings.to_vec(),
+        title: format!("{architecture} on {dataset} under AutoAttack's protocol"),
+        result: record.headline(),
+        facts: facts.into_iter().chain(provenance.facts()).map(|(name, text)| (name.into(), text)).collect(),
+        path: rows.clone(),
+        warnings: record.outcome.warnings.clone(),
         ..EvalPage::default()
     }
 }
@@ -38,16 +46,33 @@ pub struct Sweep {
     pub attack: String,
     /// The factors multiply its eps, and its step size if that is given.
     pub params: Params,
+    /// The radius as it was written, for labels.
+    pub eps: String,
     pub factors: Vec<f32>,
     /// Only this many images, the first ones.
     pub images: usize,
 }
 
 impl Sweep {
-    /// APGD-CE on at most 500 images with 0 to 2 times eps.
-    pub fn around(params: Params) -> Sweep {
-        let factors = vec![0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
-        Sweep { attack: "apgd-ce".into(), params, factors, images: 500 }
+    /// APGD-CE on at most 500 images with 0 to 2 times eps, written `eps`.
+    pub fn around(params: Params, eps: &str) -> Sweep {
+        let mut factors = vec![0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
+        factors.retain(|factor| params.ball.scaled(*factor).check().is_ok());
+        Sweep { attack: "apgd-ce".into(), params, eps: eps.into(), factors, images: 500 }
+    }
+
+    /// The radius at a factor, in the way it was written: `2/255` for a quarter of `8/255`.
+    fn label(&self, factor: f32) -> String {
+        let times = |number: &str| {
+            let product = f64::from(factor) * number.trim().parse::<f64>().ok()?;
+            Some(((product * 1e6).round() / 1e6).to_string())
+        };
+        let scaled = match self.eps.split_once('/') {
+            _ if factor == 0.0 => Some("0".into()),
+            Some((over, under)) => times(over).map(|over| format!("{over}/{under}")),
+            None => times(&self.eps),
+        };
+        scaled.unwrap_or_else(|| format!("{:.4}", self.params.ball.scaled(factor).eps))
     }
 }
 
@@ -57,7 +82,7 @@ pub struct Subject<'a> {
     pub test: &'a Dataset,
     /// The same images on the network's device.
     pub data: &'a DeviceDataset,
-    /// `[N,H,W,C]`: the adversarial image of each test image, the clean one where all attacks failed.
+    /// `[N,H,W,C]`: the image that the attacks left of each test image; the clean one where there is none.
     pub x_adv: &'a [f32],
     /// Images per batch.
     pub batch: usize,
@@ -96,6 +121,9 @@ pub fn complete(
         done += indices.len();
         progress("margins", done, data.len);
     }
+    let withstood = |index: &usize| after.classes[*index] == test.labels[*index];
+    let clean = |index: &usize| stored(test, *index, None) == x_adv[index * size..(index + 1) * size];
+    let unperturbed = (0..test.len()).filter(withstood).filter(clean).count();
     let first = test.subset(&(0..sweep.images.min(test.len())).collect::<Vec<_>>())?;
     let curve = curve(net, &DeviceDataset::new(device, &first)?, sweep, batch, progress)?;
     let (attack, images) = (&sweep.attack, first.len());
@@ -106,6 +134,7 @@ pub fn complete(
         per_class: per_class(test, &before.classes, &after.classes),
         margins_before: before.margins,
         margins_after: after.margins,
+        unperturbed,
         ..summary
     })
 }
@@ -124,13 +153,14 @@ fn curve(
     sweep: &Sweep,
     batch: usize,
     mut progress: impl FnMut(&str, usize, usize),
-) -> Result<Vec<(f64, f64)>> {
+) -> Result<Vec<CurvePoint>> {
     let mut curve = Vec::new();
     for factor in &sweep.factors {
         let Params { ball, step_size, .. } = sweep.params;
         let step_size = step_size.map(|step_size| factor * step_size);
         let params = Params { ball: ball.scaled(*factor), step_size, ..sweep.params };
-        let what = format!("{} with eps {:.4}", sweep.attack, params.ball.eps);
+        let label = sweep.label(*factor);
+        let what = format!("{} with eps {label}", sweep.attack);
         let progress = |done| {
             progress(&what, done, data.len);
             Ok(())
@@ -141,7 +171,7 @@ fn curve(
             let attack = attack::by_name(&sweep.attack, &params)?;
             attacked(net, data, &*attack, batch, progress)?.accuracy().percent
         };
-        curve.push((params.ball.eps.into(), percent));
+        curve.push(CurvePoint { eps: params.ball.eps.into(), label, accuracy: percent });
     }
     Ok(curve)
 }
@@ -190,6 +220,18 @@ mod tests {
     use crate::nn::{Arch, Shape};
 
     #[test]
+    fn radii_are_labelled_as_they_were_written() {
+        let labels = |eps: &str, ball| {
+            let sweep = Sweep::around(Params { ball, ..Params::default() }, eps);
+            sweep.factors.iter().map(|factor| sweep.label(*factor)).collect::<Vec<_>>().join(" ")
+        };
+        let fractions = "0 2/255 4/255 6/255 8/255 12/255 16/255";
+        assert_eq!(labels("8/255", Ball::default()), fractions);
+        assert_eq!(labels("0.1", Ball::linf(0.1)), "0 0.025 0.05 0.075 0.1 0.15 0.2");
+        assert_eq!(labels("0.6", Ball::linf(0.6)), "0 0.15 0.3 0.45 0.6 0.9", "no radius above 1");
+    }
+
+    #[test]
     fn the_page_says_what_the_network_says() {
         let device = Device::host().unwrap();
         let test =
@@ -206,7 +248,13 @@ mod tests {
             .unwrap();
         let (x_adv, success) = (result.x_adv.to_vec().unwrap(), result.success.to_vec().unwrap());
 
-        let sweep = Sweep { attack: "pgd5".into(), params, factors: vec![0.0, 1.0, 2.0], images: 50 };
+        let sweep = Sweep {
+            attack: "pgd5".into(),
+            params,
+            eps: "51/255".into(),
+            factors: vec![0.0, 1.0, 2.0],
+            images: 50,
+        };
         let summary =
             EvalPage { title: "digits".into(), warnings: vec!["untrained".into()], ..EvalPage::default() };
         let mut seen = Vec::new();
@@ -215,7 +263,7 @@ mod tests {
             complete(subject, summary, &sweep, |what, done, of| seen.push((what.to_owned(), done, of)))
                 .unwrap();
         assert_eq!(seen.first(), Some(&("margins".to_owned(), 32, 60)));
-        assert_eq!(seen.last(), Some(&("pgd5 with eps 0.4000".to_owned(), 50, 50)));
+        assert_eq!(seen.last(), Some(&("pgd5 with eps 102/255".to_owned(), 50, 50)));
 
         let correct = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
         let (clean, robust) = (correct(&page.margins_before), correct(&page.margins_after));
@@ -228,9 +276,9 @@ mod tests {
                 && (images(|c| c.robust) - robust as f64).abs() < 1e-9
         );
         assert_eq!(page.per_class.iter().map(|c| c.count).sum::<usize>(), 60);
-        assert_eq!(page.curve.iter().map(|(eps, _)| *eps as f32).collect::<Vec<_>>(), [0.0, 0.2, 0.4]);
-        assert_eq!(page.curve[0].1, 2.0 * correct(&page.margins_before[..50]) as f64);
-        assert!(page.curve[1].1 <= page.curve[0].1);
+        assert_eq!(page.curve.iter().map(|point| point.eps as f32).collect::<Vec<_>>(), [0.0, 0.2, 0.4]);
+        assert_eq!(page.curve[0].accuracy, 2.0 * correct(&page.margins_before[..50]) as f64);
+        assert!(page.curve[1].accuracy <= page.curve[0].accuracy);
         assert!(clean > robust, "the attack does something: {clean}, {robust}");
         for (number, example) in page.grid.iter().enumerate() {
             let (label, after) = (&example.label, &example.predicted_adversarial);

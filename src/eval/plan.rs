@@ -1,6 +1,6 @@
 //! The attacks of a protocol in order: the versions of AutoAttack, and any other list.
 
-use crate::attack::{self, Attack, Params};
+use crate::attack::{self, Attack, Parameter, Params};
 use crate::error::{Error, Result};
 
 /// Attacks in order, each on the points that withstood the earlier ones.
@@ -99,7 +99,7 @@ impl Plan {
 
     /// Any list of attacks.
     pub fn custom(names: &[&str], params: &Params) -> Result<Plan> {
-        Plan::new("custom", stages(names, params)?, params)
+        Plan::new(CUSTOM, stages(names, params)?, params)
     }
 
     /// The plan of a list of names, the first of which is `autoattack`, `autoattack-plus`,
@@ -122,9 +122,7 @@ impl Plan {
             return alone("autoattack stands alone; for a list of your own write autoattack:A,B");
         }
         if *params != version_params(params) {
-            return alone(
-                "the attacks of autoattack have parameters of their own; for others write autoattack:A,B",
-            );
+            return alone(OWN_PARAMETERS);
         }
         match names[0].replace('_', "-").as_str() {
             NAME | "autoattack-standard" => Plan::standard(params),
@@ -135,6 +133,27 @@ impl Plan {
         .map(Some)
     }
 }
+
+/// Checks the names that `--attack` takes, and the parameters that are `given`, before anything is loaded.
+///
+/// Errors: as [`Plan::named`] and [`attack::by_name`]; a parameter that none of the attacks takes.
+pub fn check(names: &[String], params: &Params, given: &[(Parameter, String)]) -> Result<()> {
+    let list = || names.iter().map(|name| name.strip_prefix("autoattack:").unwrap_or(name));
+    match Plan::named(names, params)? {
+        Some(plan) if plan.version != CUSTOM && given.is_empty() => Ok(()),
+        Some(plan) if plan.version != CUSTOM => Err(Error::value("attack", names.join(","), OWN_PARAMETERS)),
+        Some(_) => attack::check_given(list().filter(|name| !name.is_empty()), given),
+        None => {
+            attack::check_given(list(), given)?;
+            names.iter().try_for_each(|name| attack::by_name(name, params).map(|_| ()))
+        }
+    }
+}
+
+/// The version of a list of one's own.
+const CUSTOM: &str = "custom";
+const OWN_PARAMETERS: &str =
+    "the attacks of autoattack have parameters of their own; for others write autoattack:A,B";
 
 /// The parameters of a version, which sets all but ball and seed.
 fn version_params(&Params { ball, seed, .. }: &Params) -> Params {
@@ -184,6 +203,21 @@ mod tests {
             "{error}"
         );
         assert!(named("pgd20,fgsm").unwrap().is_none());
+    }
+
+    #[test]
+    fn parameters_that_are_given_are_taken() {
+        let check = |list: &str, parameter, value: &str| {
+            let names: Vec<String> = list.split(',').map(str::to_owned).collect();
+            check(&names, &Params::default(), &[(parameter, value.to_owned())]).map_err(|e| e.to_string())
+        };
+        assert_eq!(check("autoattack:fgsm,square", Parameter::Restarts, "1"), Ok(()));
+        let fgsm = "eot-iter = 1: fgsm, square do not take it; apgd-ce, apgd-dlr, apgd-t would";
+        assert_eq!(check("autoattack:fgsm,square", Parameter::EotIter, "1"), Err(fgsm.into()));
+        let version = "attack = autoattack: the attacks of autoattack have parameters of their own; for others \
+                       write autoattack:A,B";
+        assert_eq!(check("autoattack", Parameter::Restarts, "1"), Err(version.into()), "also its own value");
+        assert!(check("pgd20,autoattack", Parameter::Restarts, "1").unwrap_err().contains("stands alone"));
     }
 
     #[test]

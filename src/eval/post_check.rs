@@ -42,6 +42,17 @@ impl Verification {
         self.passed = self.outside_ball + self.outside_box + self.other_outcome + self.no_logits == 0;
     }
 
+    /// The result in one line.
+    pub fn in_words(&self) -> String {
+        let distance = self.largest_distance;
+        self.complaint().unwrap_or_else(|| {
+            format!(
+                "passed: all images in the ball (largest distance {distance:.4}) and in [0,1], predictions \
+                 reproduced"
+            )
+        })
+    }
+
     /// The failures, in one line; `None` where all checks passed.
     pub fn complaint(&self) -> Option<String> {
         let Verification { largest_distance, outside_ball, outside_box, other_outcome, no_logits, .. } = self;

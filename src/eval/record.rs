@@ -54,7 +54,7 @@ pub struct Record {
 }
 
 /// The keys of a result file for what follows from its outcome, and those of the outcome.
-const DERIVED: [&str; 3] = ["clean_acc", "autoattack_acc", "robust_acc"];
+const DERIVED: [&str; 4] = ["clean_acc", "autoattack_acc", "robust_acc", "headline"];
 const OF_OUTCOME: [&str; 6] = ["version", "results", "outcomes", "warnings", "verification", "passes"];
 
 impl Record {
@@ -66,13 +66,13 @@ impl Record {
         let passed = outcome.verification.passed;
         let percent = |value: f64| if passed { Value::from(format!("{value:.2}")) } else { Value::Null };
         object.insert("clean_acc".into(), percent(outcome.clean()));
-        // A weaker set is never called AutoAttack.
-        let is_autoattack = outcome.version != "custom" && !outcome.rows.iter().any(|row| row.skipped);
+        let is_autoattack = self.is_autoattack();
         object.insert(
             "autoattack_acc".into(),
             if is_autoattack { percent(outcome.robust()) } else { Value::Null },
         );
         object.insert("robust_acc".into(), percent(outcome.robust()));
+        object.insert("headline".into(), self.headline().into());
         object.insert("shard".into(), json!(self.shard));
         object.insert("evaluation".into(), Value::Object(self.evaluation.clone()));
         if let Ok(Value::Object(outcome)) = serde_json::to_value(outcome) {
@@ -84,6 +84,25 @@ impl Record {
             row["robust"] = Value::Null;
         }
         Value::Object(object)
+    }
+
+    /// Whether all attacks of a version of AutoAttack ran: a weaker set is never called so.
+    fn is_autoattack(&self) -> bool {
+        self.outcome.version != "custom" && !self.outcome.rows.iter().any(|row| row.skipped)
+    }
+
+    /// The result in one sentence: `82.78 % robust under AutoAttack (standard, linf, eps 8/255): 298 of 360
+    /// images`.
+    pub fn headline(&self) -> String {
+        let Outcome { version, rows, outcomes, verification, .. } = &self.outcome;
+        let attacks = if self.is_autoattack() { "AutoAttack" } else { "these attacks" };
+        let word = |key: &str| self.about.get(key).and_then(Value::as_str).unwrap_or_default();
+        let under = format!("under {attacks} ({version}, {}, eps {})", word("norm"), word("eps"));
+        if !verification.passed {
+            return format!("no accuracy {under}: the verification failed");
+        }
+        let (robust, points) = (rows.last().map_or(0, |row| row.robust), outcomes.0.len());
+        format!("{:.2} % robust {under}: {robust} of {points} images", self.outcome.robust())
     }
 
     /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] unless it is the result of a protocol.

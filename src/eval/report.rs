@@ -4,6 +4,7 @@ use super::record::Record;
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::report::AttackAccuracy;
+use crate::run::provenance::Provenance;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub struct Report {
     pub eps: String,
     pub seed: u64,
     pub device: String,
+    pub provenance: Provenance,
     #[serde(skip)]
     pub rows: Vec<AttackAccuracy>,
     /// Of a protocol: the content of the result file.

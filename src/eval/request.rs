@@ -1,5 +1,6 @@
 //! The request for an evaluation, and the images that it selects.
 
+use super::plan::Plan;
 use super::record::Shard;
 use crate::attack::Params;
 use crate::data::{self, Dataset};
@@ -33,6 +34,8 @@ pub struct EvalRequest {
 /// Options that most evaluations do without.
 #[derive(Clone, Default)]
 pub struct Extras {
+    /// The command line, for the records.
+    pub command: String,
     /// The radius as it was written, such as 8/255, for the report.
     pub eps_text: Option<String>,
     /// Facts about the weights that go before their metadata.
@@ -70,9 +73,12 @@ impl EvalRequest {
         [&self.out, &self.extras.save_adv, &self.extras.page].into_iter().flatten()
     }
 
-    /// Errors: an option that only a protocol takes.
-    pub(super) fn needs_no_protocol(&self) -> Result<()> {
+    /// Errors: an option that only a protocol takes, and attacks that are none.
+    pub fn check_options(&self) -> Result<()> {
         let Some(flag) = self.extras.protocol_flags().next() else { return Ok(()) };
+        if Plan::named(&self.attacks, &self.params)?.is_some() {
+            return Ok(());
+        }
         let names = self.attacks.join(",");
         let problem = format!("--{flag} needs --attack autoattack, or autoattack:{names}");
         Err(Error::value("attack", &names, problem))

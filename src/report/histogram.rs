@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::plot::{Axes, PlotKind, Series, draw, range};
+use super::plot::{Axes, Layout, PlotKind, Series, draw_as, range};
 use crate::error::{Error, Result};
 
 /// The number of bins is between half of this and about this.
@@ -51,11 +51,11 @@ pub fn outline(edges: &[f64], counts: &[usize]) -> Vec<(f64, f64)> {
 /// The plot of histograms of margins, by name.
 ///
 /// Errors: a value that is not finite.
-pub fn draw_margins<N: AsRef<str>>(names: &[N], margins: &Histograms) -> Result<String> {
+pub fn draw_margins<N: AsRef<str>>(layout: Layout, names: &[N], margins: &Histograms) -> Result<String> {
     let line =
         |(name, counts): (&N, &Vec<usize>)| Series::new(name.as_ref(), outline(&margins.edges, counts));
-    let axes = Axes::new("Margins", "margin: z_y - max other z", "images");
-    draw(&axes, PlotKind::Lines, &names.iter().zip(&margins.counts).map(line).collect::<Vec<_>>())
+    let axes = Axes { counts: true, ..Axes::new("Margins", "margin: z_y - max other z", "images") };
+    draw_as(layout, &axes, PlotKind::Lines, &names.iter().zip(&margins.counts).map(line).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use histogram::{draw_margins, histograms};
 use picture::Picture;
-use plot::{Axes, PlotKind, Series, draw};
+use plot::{Axes, Layout, PlotKind, Series, draw_as};
 
 /// The distance from grey of the most perturbed pixel in the pictures of perturbations.
 const CONTRAST: f32 = 0.5;
@@ -23,14 +23,16 @@ const CONTRAST: f32 = 0.5;
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EvalPage {
     pub title: String,
-    /// The subject and the settings of the evaluation: name and value.
+    /// The result in one sentence.
+    pub result: String,
+    /// The subject and the settings of the evaluation, and where the result comes from: name and value.
     pub facts: Vec<(String, String)>,
     /// Doubts about the evaluation.
     pub warnings: Vec<String>,
     /// The accuracy left after each attack, clean first.
     pub path: Vec<AttackAccuracy>,
-    /// Pairs of eps and the accuracy under an attack of that radius.
-    pub curve: Vec<(f64, f64)>,
+    /// The accuracy under an attack at several radii.
+    pub curve: Vec<CurvePoint>,
     /// How the curve was measured, in a sentence.
     pub curve_note: String,
     /// The margins of all images, clean and attacked.
@@ -38,6 +40,8 @@ pub struct EvalPage {
     pub margins_before: Vec<f32>,
     #[serde(skip)]
     pub margins_after: Vec<f32>,
+    /// The number of images that withstood every attack and come without a perturbed image.
+    pub unperturbed: usize,
     #[serde(skip)]
     pub grid: Vec<Example>,
     pub per_class: Vec<ClassAccuracy>,
@@ -59,6 +63,15 @@ pub struct AttackAccuracy {
     /// in percent of all.
     pub robust_acc: f64,
     pub seconds: f64,
+}
+
+/// The accuracy under an attack of one radius.
+#[derive(Clone, Debug, Serialize)]
+pub struct CurvePoint {
+    pub eps: f64,
+    /// The radius as it was written: `8/255`.
+    pub label: String,
+    pub accuracy: f64,
 }
 
 /// An image before and after the attack, `[H,W,C]` in `[0,1]`, with its label and predictions.
@@ -95,9 +108,9 @@ impl EvalPage {
         let examples = self.grid.iter().map(|example| example.context(factor)).collect::<Result<Vec<_>>>()?;
         let margins = histograms(&[&self.margins_before, &self.margins_after])?;
         let page = context! {
-            path_plot => inline(self.path_plot()?),
-            curve_plot => inline(self.curve_plot()?),
-            margin_plot => inline(draw_margins(&["clean", "attacked"], &margins)?),
+            path_plot => both_layouts(|layout| self.path_plot(layout))?,
+            curve_plot => both_layouts(|layout| self.curve_plot(layout))?,
+            margin_plot => both_layouts(|layout| draw_margins(layout, &["clean", "attacked"], &margins))?,
             examples,
             factor => factor as u32,
             ..Value::from(Serde(self))
@@ -108,17 +121,20 @@ impl EvalPage {
         })
     }
 
-    fn path_plot(&self) -> Result<String> {
+    fn path_plot(&self, layout: Layout) -> Result<String> {
         let names: Vec<String> = self.path.iter().map(|stage| stage.attack.clone()).collect();
         let points = (0..).zip(&self.path).map(|(i, stage)| (f64::from(i), stage.accuracy));
         let axes =
             Axes { names: &names, ..Axes::percent("Attack by attack", "after", "robust accuracy (%)") };
-        draw(&axes, PlotKind::Bars, &[Series::new("robust", points)])
+        draw_as(layout, &axes, PlotKind::Bars, &[Series::new("robust", points)])
     }
 
-    fn curve_plot(&self) -> Result<String> {
-        let axes = Axes::percent("Accuracy against eps", "eps", "accuracy (%)");
-        draw(&axes, PlotKind::Lines, &[Series::new("under attack", self.curve.iter().copied())])
+    fn curve_plot(&self, layout: Layout) -> Result<String> {
+        let x_labels: Vec<_> = self.curve.iter().map(|point| (point.eps, point.label.clone())).collect();
+        let axes =
+            Axes { x_labels: &x_labels, ..Axes::percent("Accuracy against eps", "eps", "accuracy (%)") };
+        let points = self.curve.iter().map(|point| (point.eps, point.accuracy));
+        draw_as(layout, &axes, PlotKind::Lines, &[Series::new("under attack", points)])
     }
 }
 
@@ -149,9 +165,14 @@ fn amplification(grid: &[Example]) -> f32 {
     if largest > 0.0 { (CONTRAST / largest).floor().max(1.0) } else { 1.0 }
 }
 
-/// An SVG file for embedding in a page, where it needs no name space.
-fn inline(svg: String) -> String {
-    svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
+/// The plot for wide and for narrow screens; the page shows one of them. Inside of a page SVG needs no name
+/// space.
+fn both_layouts(plot: impl Fn(Layout) -> Result<String>) -> Result<String> {
+    let inline = |layout, class: &str| {
+        let svg = plot(layout)?.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
+        Ok(format!("<div class=\"{class}\">{svg}</div>"))
+    };
+    Ok(inline(Layout::Wide, "wide")? + &inline(Layout::Narrow, "narrow")?)
 }
 
 #[cfg(test)]
@@ -181,13 +202,21 @@ mod tests {
         };
         EvalPage {
             title: "A <net> & its attacks".into(),
+            result: "48.25 % robust: 193 of 400 images".into(),
             facts: vec![("eps".into(), "8/255".into())],
             warnings: vec!["a gradient of \"zero\"".into()],
             path: vec![stage("clean", 90.0), stage("apgd-ce", 51.5), stage("square", 48.25)],
-            curve: vec![(0.0, 90.0), (0.015, 70.0), (0.03, 51.5)],
+            curve: [(0, 90.0), (4, 70.0), (8, 51.5)]
+                .map(|(k, accuracy)| CurvePoint {
+                    eps: f64::from(k) / 255.0,
+                    label: format!("{k}/255"),
+                    accuracy,
+                })
+                .into(),
             curve_note: "Under apgd-ce alone.".into(),
             margins_before: vec![1.0, 2.0, -0.5],
             margins_after: vec![-1.0, 0.5, -2.0],
+            unperturbed: 0,
             grid: vec![example(0.52, "one"), example(0.46, "seven")],
             per_class: vec![ClassAccuracy { name: "seven".into(), clean: 95.0, robust: 40.125, count: 12 }],
         }
@@ -204,7 +233,10 @@ mod tests {
             "<th scope=\"row\">eps</th><td>8&#x2f;255</td>",
             "a gradient of &quot;zero&quot;",
             "<td>apgd-ce</td><td class=\"number\">51.50</td><td class=\"number\">1.2</td>",
-            "<td class=\"number\">0.0150</td><td class=\"number\">70.00</td>",
+            "<p class=\"result\">48.25 % robust: 193 of 400 images</p>",
+            "<td class=\"number\">4&#x2f;255</td><td class=\"number\">70.00</td>",
+            ">\n4/255\n</text>",
+            "is that of the image that the last attack left",
             "<td>seven</td><td class=\"number\">95.00</td><td class=\"number\">40.12</td>\
              <td class=\"number\">12</td>",
             "<span class=\"wrong\">one</span>",
@@ -216,7 +248,25 @@ mod tests {
         for load in ["http:", "https:", "<script", "<link", "@import", "url(", "src=\"/"] {
             assert!(!html.contains(load), "{load}");
         }
-        assert_eq!((html.matches("<svg").count(), html.matches("</svg>").count()), (3, 3));
+        assert_eq!((html.matches("<svg").count(), html.matches("</svg>").count()), (6, 6));
+        assert!(!html.contains("left unperturbed"), "every image has a perturbed one");
+        let html = EvalPage { unperturbed: 3, ..page() }.to_html().unwrap();
+        assert!(html.contains("(3 of them have none and are counted clean)"), "{html}");
+    }
+
+    #[test]
+    fn the_page_fits_a_phone() {
+        let html = page().to_html().unwrap();
+        for rule in [
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">",
+            "overflow-wrap: anywhere",
+            "@media (max-width: 48rem)",
+        ] {
+            assert!(html.contains(rule), "{rule}");
+        }
+        assert!(!html.contains(".plot svg { max-width"), "text in a plot keeps its size");
+        let narrow = |part: &str| part.starts_with("<svg width=\"330\"");
+        assert_eq!(html.split("<div class=\"narrow\">").skip(1).filter(|part| narrow(part)).count(), 3);
     }
 
     #[test]

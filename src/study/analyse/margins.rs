@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::method::common::perturbation::reduced;
 use crate::ops::margin::margin;
 use crate::report::histogram::{Histograms, draw_margins, histograms};
+use crate::report::plot::Layout;
 use crate::tape::Tape;
 
 pub const FIGURE: Figure = Figure {
@@ -54,7 +55,7 @@ fn make(model: &mut TrainedModel) -> Result<FigureOutput> {
         format!("boundary samples: right at x, wrong at {} and x' (%)", names[1]),
         percent((0..lists[0].len()).filter(boundary).count()),
     ));
-    Ok(FigureOutput { name: FIGURE.name, csv, svg: draw_margins(&names, &bins)?, metrics })
+    Ok(FigureOutput { name: FIGURE.name, csv, svg: draw_margins(Layout::Wide, &names, &bins)?, metrics })
 }
 
 #[cfg(test)]
