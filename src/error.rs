@@ -68,6 +68,43 @@ pub fn ensure<E>(good: bool, error: impl FnOnce() -> E) -> Result<(), E> {
     if good { Ok(()) } else { Err(error()) }
 }
 
+/// The longest message in characters, and how many of them are kept of the end, where the remedy stands.
+const LONGEST: usize = 2000;
+const KEPT_END: usize = 600;
+/// The longest text for which similar names are searched.
+const LONGEST_NAME: usize = 200;
+
+/// `text` as one line for a terminal, whatever a file or an argument put into it: control characters and those
+/// that change the direction of text are escaped, and the middle of a very long text is left out.
+pub fn one_line(text: &str) -> String {
+    // A prefix and a suffix are enough, so that 10 MB are not escaped for nothing.
+    let end = |count| text.char_indices().nth_back(count).map_or(0, |(at, _)| at);
+    let cut = match text.char_indices().nth(LONGEST) {
+        Some(_) => {
+            let start = text.char_indices().nth(LONGEST - KEPT_END).map_or(text.len(), |(at, _)| at);
+            format!("{} ... {}", escaped(&text[..start]), escaped(&text[end(KEPT_END - 1)..]))
+        }
+        None => escaped(text),
+    };
+    // Escapes take up to ten characters for one.
+    match cut.char_indices().nth(LONGEST + 10) {
+        Some(_) => one_line(&cut),
+        None => cut,
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let is_hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
 fn nearest(near: &Option<String>) -> String {
     near.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default()
 }
@@ -92,9 +129,11 @@ impl Error {
     /// An [`Error::Unknown`] with the nearest of `known` as a suggestion and the whole list as the hint.
     pub fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
         let known: Vec<&str> = known.into_iter().collect();
+        // The search takes time in proportion to the name's length, which a file may choose.
+        let start: String = name.chars().take(LONGEST_NAME).flat_map(char::to_lowercase).collect();
         let near = known
             .iter()
-            .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), k), *k))
+            .map(|k| (strsim::damerau_levenshtein(&start, k), *k))
             .min()
             .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
             .map(|(_, k)| k.to_owned());
@@ -102,7 +141,7 @@ impl Error {
         let mut listed = known.clone();
         let mut rest = String::new();
         if known.len() > LISTED {
-            listed.sort_by_key(|k| strsim::damerau_levenshtein(&name.to_lowercase(), k));
+            listed.sort_by_key(|k| strsim::damerau_levenshtein(&start, k));
             listed.truncate(NEAREST);
             rest = format!(" and {} more", known.len() - NEAREST);
         }
@@ -112,5 +151,40 @@ impl Error {
             near,
             hint: format!("known: {}{rest}", listed.join(", ")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_files_is_one_line_of_printable_characters() {
+        assert_eq!(one_line("a\x1b]0;x\x07\r\nb\u{85}"), "a\\u{1b}]0;x\\u{7}\\r\\nb\\u{85}");
+        assert_eq!(one_line("\u{202e}fdp.exe\u{2028}"), "\\u{202e}fdp.exe\\u{2028}");
+        let plain = "Übergröße 8/255 – \\n, 'ε' 画像";
+        assert_eq!(one_line(plain), plain);
+        assert_eq!(one_line(&one_line("\n")), "\\n", "an error in an error is not escaped twice");
+    }
+
+    #[test]
+    fn long_text_loses_its_middle_and_keeps_the_remedy() {
+        for filler in ["a", "\n", "\x1b", "ä"] {
+            let line = one_line(&format!("file: {}; do this", filler.repeat(10_000_000)));
+            assert!(line.chars().count() <= LONGEST + 10, "{}", line.chars().count());
+            assert!(line.starts_with("file: ") && line.contains(" ... "), "{}", &line[..100]);
+            assert!(line.ends_with("; do this") && !line.contains('\n'));
+        }
+        let whole = "x".repeat(LONGEST);
+        assert_eq!(one_line(&whole), whole);
+    }
+
+    #[test]
+    fn a_name_of_10_mb_is_looked_up_in_no_time() {
+        let known: Vec<String> = (0..500).map(|number| format!("name-{number}")).collect();
+        let began = std::time::Instant::now();
+        let error = Error::unknown("model", &"n".repeat(10_000_000), known.iter().map(String::as_str));
+        assert!(one_line(&error.to_string()).ends_with(" and 490 more"));
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
     }
 }

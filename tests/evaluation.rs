@@ -364,7 +364,7 @@ fn toy(classes: usize) -> (Toy, Dataset) {
     let dataset = Dataset {
         name: "toy".into(),
         labels: images.chunks(16).map(best).collect(),
-        images,
+        images: images.into(),
         shape: ImageShape { height: 4, width: 4, channels: 1 },
         classes,
         class_names: vec![],
@@ -471,8 +471,7 @@ fn verification_finds_what_is_wrong() {
     let mut check = |images: &AdvImages, outcomes: Vec<Option<usize>>| {
         verify(&mut sound, &data, 0..40, Ball::linf(0.1), images, &PointOutcomes(outcomes), 7).unwrap().0
     };
-    let clean =
-        |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
+    let clean = |point: usize| set.image(point).unwrap();
     let robust = vec![None; 40];
     assert!(check(&AdvImages::new(), robust.clone()).passed);
     let mut broken = robust.clone();

@@ -24,9 +24,12 @@ enum Node<'a> {
     Callable(&'a str),
     /// numpy's `uint8`.
     ByteType,
-    /// An array of `uint8`, row-major.
-    Array(Vec<usize>, Cow<'a, [u8]>),
+    /// An array of `uint8`: its shape, and the node of its row-major bytes.
+    Array(Vec<usize>, usize),
 }
+
+/// The most values of a pickle: CIFAR-100's 50,000 images have four each.
+const MOST_VALUES: usize = 1 << 20;
 
 /// A parsed dictionary.
 pub(super) struct Pickle<'a> {
@@ -66,7 +69,10 @@ impl<'a> Pickle<'a> {
     /// The shape and the row-major bytes of the array called `key`.
     pub fn array(&self, key: &str) -> Result<(&[usize], &[u8]), String> {
         match self.get(key)? {
-            Node::Array(shape, bytes) => Ok((shape, bytes)),
+            Node::Array(shape, bytes) => match &self.nodes[*bytes] {
+                Node::Bytes(bytes) => Ok((shape, bytes)),
+                _ => Err(format!("'{key}' is an array without content")),
+            },
             _ => Err(format!("'{key}' is not an array of uint8")),
         }
     }
@@ -98,6 +104,8 @@ struct Reader<'a> {
     /// Stack heights; values below the last one are out of reach.
     marks: Vec<usize>,
     memo: HashMap<u32, usize>,
+    /// Bytes that do not stand in the file as they are but were made from others.
+    made: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -128,13 +136,29 @@ impl<'a> Reader<'a> {
             },
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
-                self.call(function, arguments).ok_or("a call that no CIFAR file makes; nothing was run")?
+                self.call(function, arguments)?.ok_or("a call that no CIFAR file makes; nothing was run")?
             }
             _ => return self.arrange(opcode),
         };
-        self.stack.push(self.nodes.len());
-        self.nodes.push(value);
+        let node = self.add(value)?;
+        self.stack.push(node);
         Ok(())
+    }
+
+    /// Keeps a value.
+    fn add(&mut self, value: Node<'a>) -> Result<usize, String> {
+        let full = || format!("more than {MOST_VALUES} values, which no CIFAR file has");
+        ensure(self.nodes.len() < MOST_VALUES, full)?;
+        self.nodes.push(value);
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Counts `count` bytes that are about to be made. A few opcodes can ask for the same ones again and
+    /// again; a file of CIFAR has each of its bytes converted and transposed once at most.
+    fn make(&mut self, count: usize) -> Result<(), String> {
+        self.made += count;
+        let most = 2 * self.bytes.len();
+        ensure(self.made <= most, || format!("more than {most} bytes are made from {}", self.bytes.len()))
     }
 
     /// Executes an opcode that changes the stack, the memo or the value on top.
@@ -172,7 +196,7 @@ impl<'a> Reader<'a> {
                 let (state, object) = (self.pop()?, self.top()?);
                 match self.nodes[object] {
                     Node::Array(..) => {
-                        self.nodes[object] = self.fill(state).ok_or("not the state of an array of uint8")?
+                        self.nodes[object] = self.fill(state)?.ok_or("not the state of an array of uint8")?
                     }
                     // Byte order and alignment, which do not concern bytes.
                     Node::ByteType => {}
@@ -184,45 +208,67 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The values of a tuple; `None` for another node.
-    fn tuple(&self, node: &Node) -> Option<Vec<&Node<'a>>> {
-        let Node::Tuple(items) = node else { return None };
-        Some(items.iter().map(|&item| &self.nodes[item]).collect())
+    /// The values of a tuple; none for another node.
+    fn tuple(&self, node: usize) -> &[usize] {
+        if let Node::Tuple(items) = &self.nodes[node] { items } else { &[] }
     }
 
-    /// The value of a known call.
-    fn call(&self, function: usize, arguments: usize) -> Option<Node<'a>> {
-        let Node::Callable(function) = self.nodes[function] else { return None };
-        match (function, self.tuple(&self.nodes[arguments])?.as_slice()) {
-            ("_reconstruct", [Node::Callable("ndarray"), ..]) => Some(Node::Array(vec![0], Cow::default())),
-            ("dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => Some(Node::ByteType),
-            ("encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => {
-                let characters = std::str::from_utf8(text).ok()?.chars();
-                let bytes: Option<Vec<u8>> = characters.map(|c| u8::try_from(u32::from(c)).ok()).collect();
-                Some(Node::Bytes(bytes?.into()))
+    /// The value of a known call; `None` for another one.
+    fn call(&mut self, function: usize, arguments: usize) -> Result<Option<Node<'a>>, String> {
+        let Node::Callable(function) = self.nodes[function] else { return Ok(None) };
+        let arguments: Vec<&Node> = self.tuple(arguments).iter().map(|&item| &self.nodes[item]).collect();
+        let text = match (function, arguments.as_slice()) {
+            ("_reconstruct", [Node::Callable("ndarray"), ..]) => {
+                let empty = self.add(Node::Bytes(Cow::default()))?;
+                return Ok(Some(Node::Array(vec![0], empty)));
             }
-            _ => None,
-        }
+            ("dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => {
+                return Ok(Some(Node::ByteType));
+            }
+            ("encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => match text {
+                // Of ASCII, text and bytes are the same.
+                Cow::Borrowed(text) if text.is_ascii() => {
+                    return Ok(Some(Node::Bytes(Cow::Borrowed(text))));
+                }
+                text => text.clone(),
+            },
+            _ => return Ok(None),
+        };
+        self.make(text.len())?;
+        let Ok(text) = std::str::from_utf8(&text) else { return Ok(None) };
+        let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+        Ok(bytes.map(|bytes| Node::Bytes(bytes.into())))
     }
 
     /// The array described by the tuple `(version, shape, type, column-major?, bytes)`.
-    fn fill(&self, state: usize) -> Option<Node<'a>> {
-        let state = self.tuple(&self.nodes[state])?;
-        let [Node::Integer(1), shape, Node::ByteType, Node::Truth(columns), Node::Bytes(bytes)] = state[..]
+    fn fill(&mut self, state: usize) -> Result<Option<Node<'a>>, String> {
+        let &[version, shape, dtype, columns, content] = self.tuple(state) else { return Ok(None) };
+        let (Node::Integer(1), Node::ByteType, &Node::Truth(columns), Node::Bytes(bytes)) =
+            (&self.nodes[version], &self.nodes[dtype], &self.nodes[columns], &self.nodes[content])
         else {
-            return None;
+            return Ok(None);
         };
-        let size = |node| if let &Node::Integer(size) = node { usize::try_from(size).ok() } else { None };
-        let shape = self.tuple(shape)?.into_iter().map(size).collect::<Option<Vec<usize>>>()?;
+        let size = |&node: &usize| match self.nodes[node] {
+            Node::Integer(size) => usize::try_from(size).ok(),
+            _ => None,
+        };
+        let shape: Option<Vec<usize>> = self.tuple(shape).iter().map(size).collect();
+        let Some(shape) = shape else { return Ok(None) };
         if shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size)) != Some(bytes.len()) {
-            return None;
+            return Ok(None);
         }
-        let bytes = match (columns, shape.as_slice()) {
-            (false, _) => bytes.clone(),
-            (true, &[height, width]) => transposed(bytes, width, height).into(),
-            _ => return None,
+        let content = match (columns, shape.as_slice()) {
+            (false, _) => content,
+            (true, &[height, width]) => {
+                let count = bytes.len();
+                self.make(count)?;
+                let Node::Bytes(bytes) = &self.nodes[content] else { return Ok(None) };
+                let rows = transposed(bytes, width, height);
+                self.add(Node::Bytes(rows.into()))?
+            }
+            _ => return Ok(None),
         };
-        Some(Node::Array(shape, bytes))
+        Ok(Some(Node::Array(shape, content)))
     }
 
     fn top(&self) -> Result<usize, String> {
@@ -370,6 +416,30 @@ pub(super) mod tests {
             assert_eq!(error(bytes), format!("opcode {expected}"));
         }
         assert_eq!(error(b"\x80\x02}"), "the pickle ends at offset 3 without the opcode '.'");
+    }
+
+    /// A string in the memo and as many calls of `encode` with it as there are bytes of `calls`.
+    fn encoded_again_and_again(text: &str, calls: usize) -> Vec<u8> {
+        let mut bytes = b"\x80\x02}U\x01k](c_codecs\nencode\nq\x01U\x06latin1q\x02X".to_vec();
+        bytes.extend((text.len() as u32).to_le_bytes());
+        bytes.extend([text.as_bytes(), b"q\x00"].concat());
+        (0..calls).for_each(|_| bytes.extend(b"h\x01h\x00h\x02\x86R"));
+        [bytes, b"es.".to_vec()].concat()
+    }
+
+    #[test]
+    fn a_small_file_does_not_ask_for_much_memory() {
+        let owned = |bytes: &[u8]| {
+            let pickle = Pickle::parse(bytes)?;
+            let own = |node: &Node| if let Node::Bytes(Cow::Owned(bytes)) = node { bytes.len() } else { 0 };
+            Ok(pickle.nodes.iter().map(own).sum::<usize>())
+        };
+        assert_eq!(owned(&encoded_again_and_again(&"a".repeat(100_000), 4000)), Ok(0), "ASCII is shared");
+        let error: Result<usize, String> = owned(&encoded_again_and_again(&"\u{e9}".repeat(100_000), 4000));
+        assert!(error.clone().is_err_and(|error| error.contains(" bytes are made from 2")), "{error:?}");
+        assert!(owned(&encoded_again_and_again(&"\u{e9}".repeat(100), 2)).is_ok());
+        let many = [b"\x80\x02(".to_vec(), vec![b'N'; MOST_VALUES + 1]].concat();
+        assert!(self::error(&many).ends_with("more than 1048576 values, which no CIFAR file has"));
     }
 
     #[test]

@@ -2,21 +2,23 @@
 //! are the test part.
 //!
 //! Labels are line numbers of `wnids.txt`; images are sorted by class and file name. The JPEGs are decoded
-//! once, in parallel, into a cache beside them: a listing of all images with their sizes, then their pixels.
-//! It is used as long as the listing stays the same.
+//! once, in parallel, into a cache beside them: a listing of all images with their sizes and times of change,
+//! then their pixels and a check sum of these. It is used as long as the listing stays the same.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, Metadata};
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
+use flate2::Crc;
 use image::codecs::jpeg::JpegDecoder;
 use image::{DynamicImage, ImageDecoder, ImageError};
 use rayon::prelude::*;
 
 use super::{Dataset, ImageShape, Source, Split, folder_with, required_path};
 use crate::error::{Error, Result, ensure};
-use crate::files::write_atomic_with;
+use crate::files::{self, write_atomic_with};
 
 /// The registry's entry.
 pub(super) const TINY_IMAGENET: Source = Source {
@@ -38,8 +40,8 @@ const SHAPE: ImageShape = ImageShape { height: 64, width: 64, channels: 3 };
 struct Photo {
     /// Its path below the data set's folder.
     path: String,
-    /// Its length in bytes.
-    size: u64,
+    /// Its length in bytes and the time of its last change, for the listing.
+    version: String,
     label: i32,
 }
 
@@ -57,12 +59,12 @@ fn load(dir: Option<&Path>) -> Result<Split> {
     photos.extend(test_photos(root, &classes)?);
     let labels = photos.iter().map(|photo| photo.label).collect();
     let all = Dataset::new(TINY_IMAGENET.name, SHAPE, pixels(root, &photos)?, labels, class_names);
-    Ok(all.split(train))
+    Ok(all.split(train, true))
 }
 
 fn read_text(root: &Path, file: &str) -> Result<String> {
     let path = root.join(file);
-    let bytes = fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
+    let bytes = files::read(&path, "cannot read")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -76,6 +78,12 @@ fn class_names(root: &Path, classes: &[&str]) -> Result<Vec<String>> {
     Ok(classes.iter().map(name).collect())
 }
 
+/// Length and time of the last change of a file, in nanoseconds where the file system knows them.
+fn version(facts: &Metadata) -> String {
+    let changed = facts.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    format!("{} {}", facts.len(), changed.unwrap_or_default().as_nanos())
+}
+
 /// The JPEG files in a folder, at least one, sorted by name; `label` gives the label of a name.
 fn photos(root: &Path, folder: &str, mut label: impl FnMut(&str) -> Result<i32>) -> Result<Vec<Photo>> {
     let path = root.join(folder);
@@ -87,15 +95,15 @@ fn photos(root: &Path, folder: &str, mut label: impl FnMut(&str) -> Result<i32>)
         let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
         if !name.starts_with('.') && matches!(extension.as_deref(), Some("jpeg" | "jpg")) {
             // Unlike the entry's own, this metadata follows links, as reading does.
-            let size = fs::metadata(entry.path()).map_err(Error::io(&entry.path(), "cannot read"))?.len();
-            found.push((name, size));
+            let facts = fs::metadata(entry.path()).map_err(Error::io(&entry.path(), "cannot read"))?;
+            found.push((name, version(&facts)));
         }
     }
     let none = || Error::file(&path, "holds no JPEG files; the archive was not unpacked completely");
     ensure(!found.is_empty(), none)?;
     found.sort();
-    let photo = |(name, size): (String, u64)| {
-        Ok(Photo { path: format!("{folder}/{name}"), size, label: label(&name)? })
+    let photo = |(name, version): (String, String)| {
+        Ok(Photo { path: format!("{folder}/{name}"), version, label: label(&name)? })
     };
     found.into_iter().map(photo).collect()
 }
@@ -136,9 +144,12 @@ fn test_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
 /// The pixels of all photos: from the cache if its listing matches, else decoded and, where the folder is
 /// writable, cached.
 fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
-    let listing: String = photos.iter().map(|photo| format!("{} {}\n", photo.path, photo.size)).collect();
-    let listing =
-        format!("saddle: pixels [N, 64, 64, 3] of {} images, after this listing\n{listing}", photos.len());
+    let line = |photo: &Photo| format!("{} {}\n", photo.path, photo.version);
+    let listing: String = photos.iter().map(line).collect();
+    let listing = format!(
+        "saddle: pixels [N, 64, 64, 3] of {} images and their CRC-32, after this listing\n{listing}",
+        photos.len()
+    );
     let size = photos.len() * SHAPE.bytes();
     if let Some(pixels) = stored(&root.join(CACHE), listing.as_bytes(), size) {
         return Ok(pixels);
@@ -150,26 +161,38 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
     failed.unwrap_or(Ok(()))?;
     // A failed write only means that the next run decodes again.
     write_atomic_with(&root.join(CACHE), |file| {
-        file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))
+        file.write_all(listing.as_bytes())?;
+        file.write_all(&pixels)?;
+        file.write_all(&check_sum(&pixels))
     })
     .ok();
     Ok(pixels)
 }
 
-/// The pixels in the cache, if it begins with `listing` and is complete.
+fn check_sum(pixels: &[u8]) -> [u8; 4] {
+    let mut crc = Crc::new();
+    crc.update(pixels);
+    crc.sum().to_le_bytes()
+}
+
+/// The pixels in the cache, if it begins with `listing`, is complete and has the right check sum.
 fn stored(path: &Path, listing: &[u8], size: usize) -> Option<Vec<u8>> {
-    let mut file = File::open(path).ok()?;
-    let complete = file.metadata().ok()?.len() == (listing.len() + size) as u64;
+    let mut file = files::open(path, "cannot read").ok()?;
+    let complete = file.metadata().ok()?.len() == (listing.len() + size + 4) as u64;
     let mut read = |length| {
         let mut bytes = vec![0; length];
         file.read_exact(&mut bytes).ok().map(|()| bytes)
     };
-    if complete && read(listing.len())? == listing { read(size) } else { None }
+    if !complete || read(listing.len())? != listing {
+        return None;
+    }
+    let pixels = read(size)?;
+    (read(4)? == check_sum(&pixels)).then_some(pixels)
 }
 
 /// Fills `pixels` with the image at `path`; grey becomes RGB.
 fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
-    let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
+    let bytes = files::read(path, "cannot read")?;
     // Decoders invent the missing pixels of a truncated file.
     ensure(bytes.windows(2).any(|marker| marker == [0xff, 0xd9]), || {
         let found = format!("found {} bytes without the end marker; the file is incomplete", bytes.len());
@@ -188,6 +211,7 @@ fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::path::PathBuf;
 
     use image::codecs::jpeg::JpegEncoder;
@@ -240,30 +264,56 @@ mod tests {
     #[test]
     fn classes_in_the_order_of_the_list_and_files_by_name() {
         let (dir, root) = folder();
-        let Split { train, test } = split(dir.path());
+        let Split { train, test, .. } = split(dir.path());
         assert_eq!((train.labels.as_slice(), test.labels.as_slice()), (&[0, 0, 1, 2][..], &[2, 1][..]));
         assert_eq!((train.classes, train.images.len(), test.images.len()), (3, 4 * 12288, 2 * 12288));
         assert_eq!(train.class_names, ["lemon", "goldfish", "n02"]);
         let expected = [[77; 3], [200, 100, 50], [10, 20, 30], [0, 255, 0]];
         for (index, color) in expected.into_iter().enumerate() {
-            let image = train.image(index).unwrap();
+            let image = train.bytes(index).unwrap();
             assert!(image.chunks(3).all(|pixel| close(pixel, color)), "image {index}: {:?}", &image[..3]);
         }
-        assert!(close(&test.images[..3], [1; 3]) && close(&test.image(1).unwrap()[..3], [250; 3]));
-        assert_eq!(split(&root), Split { train, test }, "the folder itself, now from the cache");
+        assert!(close(&test.bytes(0).unwrap()[..3], [1; 3]) && close(&test.bytes(1).unwrap()[..3], [250; 3]));
+        assert_eq!(
+            split(&root),
+            Split { train, test, own_parts: true },
+            "the folder itself, now from the cache"
+        );
     }
 
     #[test]
     fn the_cache_is_used_until_the_files_change() {
         let (dir, root) = folder();
+        let photo = root.join("train/n01/images/n01_0.JPEG");
+        let padded = |photo: &str| {
+            let mut bytes = fs::read(root.join(photo)).unwrap();
+            bytes.resize(16384, 0);
+            bytes
+        };
+        fs::write(&photo, padded("train/n01/images/n01_0.JPEG")).unwrap();
         let first = split(dir.path());
         let cache = root.join(CACHE);
-        let mut bytes = fs::read(&cache).unwrap();
-        *bytes.last_mut().unwrap() ^= 255;
-        fs::write(&cache, &bytes).unwrap();
+        let bytes = fs::read(&cache).unwrap();
+        // The last pixel is another one, first with the check sum of the old ones, then with its own.
+        let pixels = bytes.len() - 4 - 6 * 12288;
+        let mut changed = bytes.clone();
+        changed[bytes.len() - 5] ^= 255;
+        fs::write(&cache, &changed).unwrap();
+        assert_eq!(split(dir.path()), first, "damaged pixels are not used");
+        let sum = check_sum(&changed[pixels..bytes.len() - 4]);
+        changed[bytes.len() - 4..].copy_from_slice(&sum);
+        fs::write(&cache, &changed).unwrap();
         assert_ne!(split(dir.path()).test.images, first.test.images, "read from the cache");
         fs::write(&cache, &bytes[..bytes.len() - 1]).unwrap();
         assert_eq!(split(dir.path()), first, "an incomplete cache is made anew");
+        // Another picture of the same length.
+        fs::write(&photo, padded("train/n02/images/n02_0.JPEG")).unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        File::options().write(true).open(&photo).unwrap().set_modified(later).unwrap();
+        assert!(
+            close(&split(dir.path()).train.bytes(2).unwrap()[..3], [0, 255, 0]),
+            "the new picture is noticed"
+        );
         jpeg(root.join("train/n01/images/n01_1.JPEG"), &[9], 64);
         assert_eq!(split(dir.path()).train.len(), 5);
         assert!(
