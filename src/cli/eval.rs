@@ -9,6 +9,7 @@ use super::flags::{AttackFlags, EvalKeys, GROUP, KeyFlags};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
 use crate::config::Config;
+use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::record::{Shard, merge};
 use crate::eval::target::{Weights, settings_of};
@@ -250,14 +251,18 @@ impl EvalArgs {
 /// Whether a network was certainly not trained on a part of the data that `config` names; `alone` is a weight
 /// file outside of a run.
 fn trained_elsewhere(run: Option<&Config>, alone: Option<&WeightFile>, config: &Config) -> bool {
+    // A data set has several names.
+    let is_it = |name: &str| {
+        data::find(name).is_ok_and(|own| data::find(&config.dataset).is_ok_and(|it| it.name == own.name))
+    };
     match run {
-        Some(run) if run.dataset == config.dataset => match (&run.data, &config.data) {
+        Some(run) if is_it(&run.dataset) => match (&run.data, &config.data) {
             // Where the data of the run is gone, it may have been moved to the other place.
             (Some(own), Some(other)) => own.exists() && !is_same(own, other),
             _ => false,
         },
         Some(_) => true,
-        None => alone.and_then(|file| file.metadata.get("dataset")) != Some(&config.dataset),
+        None => !alone.and_then(|file| file.metadata.get("dataset")).is_some_and(|name| is_it(name)),
     }
 }
 

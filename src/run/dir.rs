@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::data;
 use crate::error::{Error, Result, ensure};
 use crate::files::{read_text, write_atomic};
 use crate::nn::Arch;
@@ -97,6 +98,7 @@ impl RunDir {
         let keys = keys.ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
         let config = Config::from_json(keys).and_then(|config| {
             Arch::find(&config.model)?;
+            data::find(&config.dataset)?;
             config.validate().map(|()| config)
         });
         config.map_err(|error| Error::file(&path, error.to_string()))
