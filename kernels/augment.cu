@@ -1,7 +1,7 @@
 // Batches from a data set of bytes or floats: gather by index, random crop, horizontal flip, conversion to
 // float; and labels by index.
-// Mathematics: out[v B + i, y, x, c] = scale[c] value + shift[c], the value from image images[i] at (y + dy, x'
-//   + dx, c), with x' = width - 1 - x if flipped, else x; dx and dy uniform in -pad..pad, flip with
+// Mathematics: out[v B + i, y, x, c] = scale[c] value + shift[c], the value from image images[i] at (y + dy,
+//   x' + dx, c), with x' = width - 1 - x if flipped, else x; dx and dy uniform in -pad..pad, flip with
 //   probability 1/2, drawn per (image, view). Outside of the image the value is 0, or that of the reflected
 //   place (edge not repeated).
 // Threads: a block per output image; threads take pixels.

@@ -278,18 +278,20 @@ class Folders:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    def net(self, name, data):
-        self.call(f"train {data} {NET} --out made")
+    def net(self, name, data, epochs=1):
+        self.call(f"train {data} {NET} --out made".replace("--epochs 1", f"--epochs {epochs}"))
         shutil.move(self.here / "made/checkpoints/last.safetensors", self.here / name)
         shutil.rmtree(self.here / "made")
 
     def data(self):
-        pixels, labels = self.rng.randbytes(24 * 64), bytes(i % 3 for i in range(24))
+        # Brightness tells the class, so that a network soon has images to lose.
+        labels = bytes(i % 3 for i in range(24))
+        pixels = b"".join(bytes(100 * label + self.rng.randrange(50) for _ in range(64)) for label in labels)
         self.put("d.npz", npz({"x": npy("|u1", "(24, 8, 8, 1)", pixels), "y": npy("|u1", "(24,)", labels)}))
 
     def w(self):
         self.data()
-        self.net("w.safetensors", FILE)
+        self.net("w.safetensors", FILE, 30)
         floats = struct.pack("<512f", *(self.rng.random() for _ in range(512)))
         labels = struct.pack("<8q", *(i % 3 for i in range(8)))
         self.put("x.safetensors", safetensors({"x": ("F32", [8, 1, 8, 8], floats), "y": ("I64", [8], labels)}))

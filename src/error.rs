@@ -74,8 +74,8 @@ const KEPT_END: usize = 600;
 /// The longest text for which similar names are searched.
 const LONGEST_NAME: usize = 200;
 
-/// `text` as one line for a terminal, whatever a file or an argument put into it: control characters and those
-/// that change the direction of text are escaped, and the middle of a very long text is left out.
+/// `text` as one line for a terminal, whatever a file or an argument put into it: control characters and
+/// those that change the direction of text are escaped, and the middle of a very long text is left out.
 pub fn one_line(text: &str) -> String {
     // A prefix and a suffix are enough, so that 10 MB are not escaped for nothing.
     let end = |count| text.char_indices().nth_back(count).map_or(0, |(at, _)| at);
@@ -94,10 +94,10 @@ pub fn one_line(text: &str) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    let is_hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
+    // Zero-width characters, line separators, and changes of the direction.
+    let hidden =
+        ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+    let is_hidden = |c: char| c.is_control() || hidden.iter().any(|range| range.contains(&c));
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if is_hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }

@@ -1,9 +1,9 @@
 //! Any other images: a safetensors or `.npz` file with images and labels.
 //!
 //! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]`; labels are
-//! integers `[N]`. The tensors are `x_train`, `y_train`, `x_test` and `y_test`; or `x` and `y`, of which the first 5/6
-//! train and the rest, in the file's order, is the test part; or `x_adv` and `y`, the adversarial images that
-//! `saddle attack` and `saddle eval --save-adv` write, which are all for tests.
+//! integers `[N]`. The tensors are `x_train`, `y_train`, `x_test` and `y_test`; or `x` and `y`, of which the
+//! first 5/6 train and the rest, in the file's order, is the test part; or `x_adv` and `y`, the adversarial
+//! images that `saddle attack` and `saddle eval --save-adv` write, which are all for tests.
 
 use std::path::Path;
 

@@ -258,7 +258,12 @@ mod tests {
 
     /// A result file with the numbers of a shard, changed by `change`.
     fn shard_file(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
-        let row = |attack: &str| json!({"attack": attack, "accuracy": 50.0, "robust": 1, "attacked": 2, "seconds": 1.0});
+        let counts = json!({"accuracy": 50.0, "robust": 1, "attacked": 2, "seconds": 1.0});
+        let row = |attack: &str| {
+            let mut row = counts.clone();
+            row["attack"] = attack.into();
+            row
+        };
         let mut record = json!({
             "version": "custom", "results": [row("clean"), row("apgd-ce")], "outcomes": ".1", "warnings": [],
             "verification": Verification { passed: true, ..Verification::default() },

@@ -76,8 +76,8 @@ impl WeightFile {
 
     /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32. Prefixes that wrappers put before
     /// every key (`module.`, `model.`, and a leading `0.` or `1.`) are removed; tensors under `attacker.` and
-    /// `sub_block1.`, which no network computes with, are skipped. `mean` and `std` of a layer that normalises
-    /// images become [`WeightFile::layer`].
+    /// `sub_block1.`, which no network computes with, are skipped. `mean` and `std` of a layer that
+    /// normalises images become [`WeightFile::layer`].
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor
     /// whose type is not that of a weight.
