@@ -1,8 +1,8 @@
-// Batches from a data set of bytes: gather by index, random crop, horizontal flip, conversion to float; and
-// labels by index.
-// Mathematics: out[v B + i, y, x, c] = scale[c] byte + shift[c], the byte from image images[i] at (y + dy, x'
-//   + dx, c), with x' = width - 1 - x if flipped, else x; dx and dy uniform in -pad..pad, flip with
-//   probability 1/2, drawn per (image, view). Outside of the image the byte is 0, or that of the reflected
+// Batches from a data set of bytes or floats: gather by index, random crop, horizontal flip, conversion to
+// float; and labels by index.
+// Mathematics: out[v B + i, y, x, c] = scale[c] value + shift[c], the value from image images[i] at (y + dy,
+//   x' + dx, c), with x' = width - 1 - x if flipped, else x; dx and dy uniform in -pad..pad, flip with
+//   probability 1/2, drawn per (image, view). Outside of the image the value is 0, or that of the reflected
 //   place (edge not repeated).
 // Threads: a block per output image; threads take pixels.
 // Preconditions: pad < height, width for reflection; sizes below 2^31; checked by src/ops/augment.rs. An
@@ -21,15 +21,17 @@ INLINE int source(int at, int size, int reflect) {
 }
 
 // One pixel.
+template <class T>
 INLINE void convert(
-    const uint8_t* from, bool inside, const float* scale, const float* shift, float* out, int channels) {
+    const T* from, bool inside, const float* scale, const float* shift, float* out, int channels) {
   for (int c = 0; c < channels; c++)
     out[c] = fmaf(inside ? static_cast<float>(from[c]) : 0.0f, scale[c], shift[c]);
 }
 
-// a batch of `views` views as floats: gathered, cropped, flipped
-extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_images(
-    const uint8_t* data, const int* images, const float* scale, const float* shift, float* out, uint64_t key,
+// One output image.
+template <class T>
+INLINE void gather_image(
+    const T* data, const int* images, const float* scale, const float* shift, float* out, uint64_t key,
     int known, int per_view, int height, int width, int channels, int pad, bool reflect, bool flip) {
   const int sample = blockIdx.x, image = images[sample % per_view], pixels = height * width;
   out += sample * pixels * channels;
@@ -51,8 +53,8 @@ extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_images(
     const int row = source(y + dy, height, reflect);
     const int column = source((mirrored ? width - 1 - x : x) + dx, width, reflect);
     const bool inside = exists && row >= 0 && column >= 0;
-    // 64 bits: a data set may have more than 2^31 bytes.
-    const uint8_t* from =
+    // 64 bits: a data set may have more than 2^31 values.
+    const T* from =
         inside ? data + (static_cast<uint64_t>(image) * pixels + row * width + column) * channels : data;
     float* to = out + at * channels;
     if (!exists) {
@@ -70,6 +72,22 @@ extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_images(
       y++;
     }
   }
+}
+
+// a batch of `views` views of images of bytes, as floats: gathered, cropped, flipped
+extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_images(
+    const uint8_t* data, const int* images, const float* scale, const float* shift, float* out, uint64_t key,
+    int known, int per_view, int height, int width, int channels, int pad, bool reflect, bool flip) {
+  gather_image(
+      data, images, scale, shift, out, key, known, per_view, height, width, channels, pad, reflect, flip);
+}
+
+// the same for images of floats
+extern "C" __global__ __launch_bounds__(IMAGE_THREADS) void augment_float_images(
+    const float* data, const int* images, const float* scale, const float* shift, float* out, uint64_t key,
+    int known, int per_view, int height, int width, int channels, int pad, bool reflect, bool flip) {
+  gather_image(
+      data, images, scale, shift, out, key, known, per_view, height, width, channels, pad, reflect, flip);
 }
 
 // labels[indices[i]], -1 where there is none

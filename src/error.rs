@@ -87,6 +87,43 @@ pub fn contains_words(text: &str, query: &str) -> bool {
     query.to_lowercase().split(['-', '_', '.', ' ']).all(|word| text.contains(word))
 }
 
+/// The longest message in characters, and how many of them are kept of the end, where the remedy stands.
+const LONGEST: usize = 2000;
+const KEPT_END: usize = 600;
+/// The longest text for which similar names are searched.
+const LONGEST_NAME: usize = 200;
+
+/// `text` as one line for a terminal, whatever a file or an argument put into it: control characters and
+/// those that change the direction of text are escaped, and the middle of a very long text is left out.
+pub fn one_line(text: &str) -> String {
+    // A prefix and a suffix are enough, so that 10 MB are not escaped for nothing.
+    let end = |count| text.char_indices().nth_back(count).map_or(0, |(at, _)| at);
+    let cut = match text.char_indices().nth(LONGEST) {
+        Some(_) => {
+            let start = text.char_indices().nth(LONGEST - KEPT_END).map_or(text.len(), |(at, _)| at);
+            format!("{} ... {}", escaped(&text[..start]), escaped(&text[end(KEPT_END - 1)..]))
+        }
+        None => escaped(text),
+    };
+    // Escapes take up to ten characters for one.
+    match cut.char_indices().nth(LONGEST + 10) {
+        Some(_) => one_line(&cut),
+        None => cut,
+    }
+}
+
+fn escaped(text: &str) -> String {
+    // Zero-width characters, line separators, and changes of the direction.
+    let hidden =
+        ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+    let is_hidden = |c: char| c.is_control() || hidden.iter().any(|range| range.contains(&c));
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
 fn nearest(near: &Option<String>) -> String {
     near.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default()
 }
@@ -114,9 +151,11 @@ impl Error {
         let mut known: Vec<&str> = known.into_iter().collect();
         let mut seen = HashSet::new();
         known.retain(|name| seen.insert(*name));
-        let letters = name.chars().filter(|letter| letter.is_alphanumeric()).count();
-        let distance = |k: &str| strsim::damerau_levenshtein(&name.to_lowercase(), k);
-        let rank = |k: &str| (letters < PART || !contains_words(k, name), distance(k));
+        // The search takes time in proportion to the name's length, which a file may choose.
+        let start: String = name.chars().take(LONGEST_NAME).flat_map(char::to_lowercase).collect();
+        let letters = start.chars().filter(|letter| letter.is_alphanumeric()).count();
+        let distance = |k: &str| strsim::damerau_levenshtein(&start, k);
+        let rank = |k: &str| (letters < PART || !contains_words(k, &start), distance(k));
         let plausible = |k: &&str| !rank(k).0 || distance(k) <= 1 + k.len() / 3;
         let near = known.iter().copied().min_by_key(|k| rank(k)).filter(plausible).map(str::to_owned);
         let mut rest = String::new();
@@ -169,5 +208,35 @@ mod tests {
         let message = unknown("raat", &many.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(message.contains("'raat' (did you mean 'raat-x'?); known: raat-x, mart-"), "{message}");
         assert!(message.ends_with(" and 91 more") && message.len() < 200, "{message}");
+    }
+
+    #[test]
+    fn text_from_files_is_one_line_of_printable_characters() {
+        assert_eq!(one_line("a\x1b]0;x\x07\r\nb\u{85}"), "a\\u{1b}]0;x\\u{7}\\r\\nb\\u{85}");
+        assert_eq!(one_line("\u{202e}fdp.exe\u{2028}"), "\\u{202e}fdp.exe\\u{2028}");
+        let plain = "Übergröße 8/255 – \\n, 'ε' 画像";
+        assert_eq!(one_line(plain), plain);
+        assert_eq!(one_line(&one_line("\n")), "\\n", "an error in an error is not escaped twice");
+    }
+
+    #[test]
+    fn long_text_loses_its_middle_and_keeps_the_remedy() {
+        for filler in ["a", "\n", "\x1b", "ä"] {
+            let line = one_line(&format!("file: {}; do this", filler.repeat(10_000_000)));
+            assert!(line.chars().count() <= LONGEST + 10, "{}", line.chars().count());
+            assert!(line.starts_with("file: ") && line.contains(" ... "), "{}", &line[..100]);
+            assert!(line.ends_with("; do this") && !line.contains('\n'));
+        }
+        let whole = "x".repeat(LONGEST);
+        assert_eq!(one_line(&whole), whole);
+    }
+
+    #[test]
+    fn a_name_of_10_mb_is_looked_up_in_no_time() {
+        let known: Vec<String> = (0..500).map(|number| format!("name-{number}")).collect();
+        let began = std::time::Instant::now();
+        let error = Error::unknown("model", &"n".repeat(10_000_000), known.iter().map(String::as_str));
+        assert!(one_line(&error.to_string()).ends_with(" and 490 more"));
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
     }
 }

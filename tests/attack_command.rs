@@ -39,7 +39,7 @@ impl Job {
         let test = data::load("digits", None).unwrap().test;
         let labels = test.labels[..IMAGES].to_vec();
         // Multiples of 1/255, so that bytes say the same.
-        let bytes: Vec<u8> = test.images[..IMAGES * 64].iter().map(|byte| byte * 15).collect();
+        let bytes: Vec<u8> = test.images.as_bytes()[..IMAGES * 64].iter().map(|byte| byte * 15).collect();
         let pixels: Vec<f32> = bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect();
         let job = Job { dir, pixels, labels };
         let y = || Values::integers(job.labels.iter().map(|y| i64::from(*y)));

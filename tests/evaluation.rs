@@ -5,7 +5,7 @@ mod common;
 
 use saddle::attack::{Attack, Ball, Model, Norm, Params, Points, by_name};
 use saddle::config::recipe;
-use saddle::data::{self, Dataset, ImageShape, device_dataset::DeviceDataset};
+use saddle::data::{self, Dataset, ImageShape, Pixels, device_dataset::DeviceDataset};
 use saddle::device::Buffer;
 use saddle::device::testing::{device, device_name};
 use saddle::error::Error;
@@ -368,7 +368,7 @@ fn toy(classes: usize) -> (Toy, Dataset) {
     let dataset = Dataset {
         name: "toy".into(),
         labels: images.chunks(16).map(best).collect(),
-        images,
+        images: images.into(),
         shape: ImageShape { height: 4, width: 4, channels: 1 },
         classes,
         class_names: vec![],
@@ -475,8 +475,7 @@ fn verification_finds_what_is_wrong() {
     let mut check = |images: &AdvImages, outcomes: Vec<Option<usize>>| {
         verify(&mut sound, &data, 0..40, Ball::linf(0.1), images, &PointOutcomes(outcomes), 7).unwrap().0
     };
-    let clean =
-        |point: usize| set.image(point).unwrap().iter().map(|b| *b as f32 / 255.0).collect::<Vec<_>>();
+    let clean = |point: usize| set.image(point).unwrap();
     let robust = vec![None; 40];
     assert!(check(&AdvImages::new(), robust.clone()).passed);
     let mut broken = robust.clone();
@@ -639,7 +638,7 @@ impl Model for Bright {
 fn the_two_robust_accuracies_are_told_apart() {
     // Bright images of which half are labelled dark.
     let set = Dataset {
-        images: vec![200; 8 * 4],
+        images: Pixels::Bytes(vec![200; 8 * 4]),
         labels: [0, 1].repeat(4),
         shape: ImageShape { height: 2, width: 2, channels: 1 },
         classes: 2,

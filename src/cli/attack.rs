@@ -71,7 +71,7 @@ impl Run for AttackArgs {
         let weights = WeightFile::read(&weight_file(&self.weights)?)?;
         let mut config = Config::default();
         // The threat model of the network's training, unless the flags say otherwise.
-        config.apply(&weights.trained_for())?;
+        weights.in_metadata(config.apply(&weights.trained_for()))?;
         method::apply(&mut config, &settings)?;
         train::validate(&config)?;
         let request = CraftRequest {

@@ -9,13 +9,15 @@ use super::flags::{AttackFlags, EvalKeys, GROUP, KeyFlags};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
 use crate::attack;
+use crate::config::Config;
+use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::outcome::CLEAN;
 use crate::eval::record::{Shard, merge};
 use crate::eval::target::{Weights, settings_of};
 use crate::eval::{self, EvalRequest, Extras, write_result};
-use crate::files::check_writable;
 use crate::files::weights::WeightFile;
+use crate::files::{check_outputs, is_same};
 use crate::run::network::WeightOverrides;
 
 const EXAMPLES: &str = "\
@@ -143,7 +145,7 @@ impl EvalArgs {
         let several = requests.len() > 1;
         // Of several checkpoints, the results so far stay if the next evaluation is interrupted.
         let out_of_all = out.as_deref().filter(|_| several);
-        out_of_all.map_or(Ok(()), check_writable)?;
+        requests.iter().try_for_each(EvalRequest::check_outputs)?;
         let mut observer = progress::observer(quiet, json, 0);
         let (mut reports, mut tables, mut result) = (Vec::new(), String::new(), Value::Null);
         let mut complaint = None;
@@ -185,6 +187,9 @@ impl EvalArgs {
             let problem = "--merge takes no settings; the shards have been evaluated with theirs";
             return Err(Error::value(key, value, problem));
         }
+        let inputs: Vec<(&str, &Path)> = self.merge.iter().map(|path| ("--merge", path.as_path())).collect();
+        let outputs: Vec<(&str, &Path)> = self.out.iter().map(|out| ("out", out.as_path())).collect();
+        check_outputs(&outputs, &inputs)?;
         let mut result = merge(&self.merge)?.to_json();
         // The other facts are those of the first shard.
         if let Some(provenance) = result.get_mut("provenance").and_then(Value::as_object_mut) {
@@ -209,8 +214,11 @@ impl EvalArgs {
         // where it is opened.
         let alone = if run.is_none() { WeightFile::read(&files[0]).ok() } else { None };
         let metadata = alone.as_ref().map(WeightFile::trained_for).unwrap_or_default();
+        if let Some(file) = &alone {
+            file.in_metadata(Config::default().apply(&metadata))?;
+        }
         let run = run.map(|run| run.config()).transpose()?;
-        let config = settings_of(run, &metadata, &settings)?.ok_or_else(|| {
+        let config = settings_of(run.clone(), &metadata, &settings)?.ok_or_else(|| {
             let problem = "no run.json says which data set these weights are for; add --dataset NAME";
             Error::file(&files[0], problem)
         })?;
@@ -233,6 +241,7 @@ impl EvalArgs {
             save_adv: self.save_adv,
             keep_clean: self.keep_clean,
             page: self.report,
+            trained_elsewhere: trained_elsewhere(run.as_ref(), alone.as_ref(), &config),
             ..Extras::default()
         };
         // Each network keeps its own progress; the other files are of one network.
@@ -258,6 +267,24 @@ impl EvalArgs {
         let requests: Vec<_> = files.into_iter().map(request).collect();
         requests.iter().try_for_each(EvalRequest::check_options)?;
         Ok(requests)
+    }
+}
+
+/// Whether a network was certainly not trained on a part of the data that `config` names; `alone` is a weight
+/// file outside of a run.
+fn trained_elsewhere(run: Option<&Config>, alone: Option<&WeightFile>, config: &Config) -> bool {
+    // A data set has several names.
+    let is_it = |name: &str| {
+        data::find(name).is_ok_and(|own| data::find(&config.dataset).is_ok_and(|it| it.name == own.name))
+    };
+    match run {
+        Some(run) if is_it(&run.dataset) => match (&run.data, &config.data) {
+            // Where the data of the run is gone, it may have been moved to the other place.
+            (Some(own), Some(other)) => own.exists() && !is_same(own, other),
+            _ => false,
+        },
+        Some(_) => true,
+        None => !alone.and_then(|file| file.metadata.get("dataset")).is_some_and(|name| is_it(name)),
     }
 }
 

@@ -14,7 +14,9 @@ pub fn stop_on_interrupt(at_once: &'static str) -> Arc<AtomicBool> {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        text::print_note(&format!("\nstopping; Ctrl-C again stops at once, {at_once}"));
+        // Past the ^C that the terminal shows.
+        text::print_note("");
+        text::print_note(&format!("stopping; Ctrl-C again stops at once, {at_once}"));
     };
     if let Err(error) = ctrlc::set_handler(handler) {
         text::print_note(&format!("note: Ctrl-C stops at once, {at_once}: {error}"));

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::lines::{attack_line, epoch_line, fitted, introduction, step_line, summary_line};
 use super::text;
+use crate::error::one_line;
 use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Observer, Silent, Started, StepInfo};
 
 /// The observer for the flags `--quiet` and `--json` and for this standard error. `log_every` is the number
@@ -75,7 +76,7 @@ impl Lines {
     fn print(&mut self, line: &str) {
         self.last_line = Instant::now();
         match &self.bar {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(one_line(line)),
             None => text::print_note(line),
         }
     }

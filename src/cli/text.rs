@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 
 /// Writes `text` to standard output. A reader that has closed it (`saddle kernels | head`) is not an error.
 ///
@@ -40,9 +40,9 @@ pub fn print_json_line(value: &Value) -> Result<()> {
 /// The longest line of lists.
 pub const WIDTH: usize = 118;
 
-/// Writes a line to standard error, unless it is closed.
+/// Writes a line to standard error, unless it is closed; text of files and arguments in it is made harmless.
 pub fn print_note(line: &str) {
-    writeln!(io::stderr().lock(), "{line}").ok();
+    writeln!(io::stderr().lock(), "{}", one_line(line)).ok();
 }
 
 /// Writes `error: ...` to standard error.

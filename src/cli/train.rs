@@ -115,7 +115,8 @@ impl Job {
         let mut config = run.config()?;
         method::apply(&mut config, settings)?;
         config.out = Some(dir.to_owned());
-        train::validate(&config)?;
+        let record = dir.join("run.json");
+        train::validate(&config).map_err(|error| Error::file(&record, error.to_string()))?;
         let name = run.recipe().to_owned();
         let recipe = method::load_recipe(&name).ok();
         let changed = recipe.as_ref().map(|recipe| changed_keys(&config, &recipe.config)).unwrap_or_default();

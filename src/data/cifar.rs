@@ -5,13 +5,12 @@
 //! pickled dictionary with a list of labels and a matrix whose rows are such pixels; it is read without being
 //! executed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::pickle::Pickle;
 use super::{Dataset, ImageShape, Source, Split, numbered_names, required_path};
 use crate::error::{Error, Result, ensure};
-use crate::files::transposed;
+use crate::files::{self, transposed};
 
 const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
 
@@ -125,11 +124,12 @@ impl Layout {
         ensure(test.is_file(), || Error::file(&test, format!("missing; expected {wanted}")))?;
         let class_names = self.class_names(archive, &dir)?;
         let read = |paths: &[PathBuf]| -> Result<Dataset> {
-            let mut set = Dataset::new(self.name, SHAPE, Vec::new(), Vec::new(), class_names.clone());
-            paths.iter().try_for_each(|path| archive.read(path, &mut set))?;
-            Ok(set)
+            let mut images = LabelledImages { classes: self.classes, ..LabelledImages::default() };
+            paths.iter().try_for_each(|path| archive.read(path, &mut images))?;
+            let LabelledImages { pixels, labels, .. } = images;
+            Ok(Dataset::new(self.name, SHAPE, pixels, labels, class_names.clone()))
         };
-        Ok(Split { train: read(&train)?, test: read(&[test])? })
+        Ok(Split { train: read(&train)?, test: read(&[test])?, own_parts: true })
     }
 
     /// The expected files, in words.
@@ -169,7 +169,7 @@ impl Layout {
         if !path.is_file() {
             return Ok(numbered_names(self.classes));
         }
-        let bytes = fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
+        let bytes = files::read(&path, "cannot read")?;
         let names: Vec<String> = match archive.format {
             Format::Binary { .. } => {
                 let text = String::from_utf8_lossy(&bytes);
@@ -188,10 +188,18 @@ impl Layout {
     }
 }
 
+/// The images that were read so far, `[N, H, W, C]`, and their labels.
+#[derive(Default)]
+struct LabelledImages {
+    pixels: Vec<u8>,
+    labels: Vec<i32>,
+    classes: usize,
+}
+
 impl Archive {
     /// Appends the images of `path` to `set`, converting planes to `[H, W, C]`.
-    fn read(&self, path: &Path, set: &mut Dataset) -> Result<()> {
-        let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
+    fn read(&self, path: &Path, set: &mut LabelledImages) -> Result<()> {
+        let bytes = files::read(path, "cannot read")?;
         let wrong = |problem: String| {
             Error::file(path, format!("{problem}; the file is incomplete or not from {}", self.file))
         };
@@ -204,7 +212,7 @@ impl Archive {
     }
 }
 
-fn binary(bytes: &[u8], label_bytes: usize, set: &mut Dataset) -> Result<(), String> {
+fn binary(bytes: &[u8], label_bytes: usize, set: &mut LabelledImages) -> Result<(), String> {
     let record = label_bytes + SHAPE.bytes();
     let (length, rest) = (bytes.len(), bytes.len() % record);
     ensure(rest == 0, || {
@@ -214,7 +222,7 @@ fn binary(bytes: &[u8], label_bytes: usize, set: &mut Dataset) -> Result<(), Str
     records.try_for_each(|(labels, planes)| append(set, labels[label_bytes - 1].into(), planes))
 }
 
-fn python(bytes: &[u8], labels: &str, set: &mut Dataset) -> Result<(), String> {
+fn python(bytes: &[u8], labels: &str, set: &mut LabelledImages) -> Result<(), String> {
     let pickle = Pickle::parse(bytes)?;
     let (labels, (shape, images)) = (pickle.integers(labels)?, pickle.array("data")?);
     let expected = [labels.len(), SHAPE.bytes()];
@@ -226,16 +234,18 @@ fn python(bytes: &[u8], labels: &str, set: &mut Dataset) -> Result<(), String> {
 }
 
 /// Appends an image given as three planes.
-fn append(set: &mut Dataset, label: i64, planes: &[u8]) -> Result<(), String> {
+fn append(set: &mut LabelledImages, label: i64, planes: &[u8]) -> Result<(), String> {
     let known = (0..set.classes as i64).contains(&label);
     ensure(known, || format!("an image has label {label}, expected 0..={}", set.classes - 1))?;
     set.labels.push(label as i32);
-    set.images.extend(transposed(planes, SHAPE.channels, SHAPE.height * SHAPE.width));
+    set.pixels.extend(transposed(planes, SHAPE.channels, SHAPE.height * SHAPE.width));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::pickle::tests::{dictionary, integers, matrix, string};
     use super::*;
     use crate::data::load;
@@ -265,8 +275,8 @@ mod tests {
         let dir = folder10();
         let split = load("cifar-10", Some(dir.path())).unwrap();
         assert_eq!((split.train.labels.as_slice(), split.test.labels.as_slice()), (&[3, 9, 0][..], &[5][..]));
-        assert_eq!(split.train.image(0).unwrap()[..9], [1, 51, 101, 2, 52, 102, 3, 53, 103]);
-        assert_eq!(split.train.image(2).unwrap()[..3], [3, 53, 103]);
+        assert_eq!(split.train.bytes(0).unwrap()[..9], [1, 51, 101, 2, 52, 102, 3, 53, 103]);
+        assert_eq!(split.train.bytes(2).unwrap()[..3], [3, 53, 103]);
         assert_eq!(split.train.class_names[9], "9");
         assert_eq!((split.train.images.len(), split.train.byte_scale), (3 * 3072, 1.0 / 255.0));
     }
@@ -349,7 +359,7 @@ mod tests {
         let binary = folder10();
         let same = load("cifar10", Some(binary.path())).unwrap();
         assert_eq!((split.train.labels.as_slice(), split.test.labels.as_slice()), (&[3, 9][..], &[5][..]));
-        assert_eq!(split.train.images, same.train.images[..2 * 3072]);
+        assert_eq!(split.train.images.as_bytes(), &same.train.images.as_bytes()[..2 * 3072]);
         assert_eq!(split.test.images, same.test.images);
         assert_eq!(split.train.class_names, names);
         fs::write(inside.join("test_batch"), batch("labels", 10, 4, false)).unwrap();

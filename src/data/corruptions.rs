@@ -163,8 +163,8 @@ mod tests {
                 ("cifar10-c", &[3, 9][..], 10)
             );
             let first = 2 * (severity as u8 - 1);
-            assert_eq!(fog.image(0).unwrap()[..2], [9, first]);
-            assert_eq!((fog.image(1).unwrap()[3071], fog.image(2)), (first + 1, None));
+            assert_eq!(fog.bytes(0).unwrap()[..2], [9, first]);
+            assert_eq!((fog.bytes(1).unwrap()[3071], fog.bytes(2)), (first + 1, None));
         }
         assert!(Corruptions::open(&dir.path().join("CIFAR-10-C"), 10).is_ok());
         assert_eq!(set.load("fog", 6).unwrap_err().to_string(), "severity = 6: expected 1 to 5");

@@ -1,17 +1,17 @@
-//! A data set in device memory, as bytes; one kernel makes batches from it.
+//! A data set in device memory, as bytes or floats; one kernel makes batches from it.
 
-use super::{Dataset, ImageShape};
+use super::{Dataset, ImageShape, Pixels};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::augment::{Augmentation, augment, gather_i32};
+use crate::ops::augment::{Augmentation, StoredImages, augment, gather_i32};
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 
 /// Images and labels on a device.
 pub struct DeviceDataset {
-    images: Buffer<u8>,
+    images: StoredImages,
     labels: Buffer<i32>,
-    /// Per channel, the factor from a byte to a pixel in `[0,1]`.
+    /// Per channel, the factor from a stored value to a pixel in `[0,1]`.
     scale: Tensor,
     /// Per channel, the offset added to it: 0.
     shift: Tensor,
@@ -24,7 +24,10 @@ impl DeviceDataset {
     pub fn new(device: &Device, data: &Dataset) -> Result<DeviceDataset> {
         let channels = data.shape.channels;
         Ok(DeviceDataset {
-            images: Buffer::from_slice(device, &data.images)?,
+            images: match &data.images {
+                Pixels::Bytes(bytes) => StoredImages::Bytes(Buffer::from_slice(device, bytes)?),
+                Pixels::Floats(floats) => StoredImages::Floats(Buffer::from_slice(device, floats)?),
+            },
             labels: Buffer::from_slice(device, &data.labels)?,
             scale: Tensor::from_slice(device, &[channels], &vec![data.byte_scale; channels])?,
             shift: Tensor::zeros(device, &[channels])?,
@@ -34,7 +37,7 @@ impl DeviceDataset {
     }
 
     pub fn device(&self) -> &Device {
-        self.images.device()
+        self.labels.device()
     }
 
     /// The images `[B,H,W,C]` in `[0,1]`, augmented as requested, and the labels `[B]` at `indices`.

@@ -43,7 +43,7 @@ fn load(dir: Option<&Path>) -> Result<Split> {
     let all = parse(&text).map_err(|problem| Error::file(file, problem))?;
     let found = || Error::file(file, format!("expected {IMAGES} images, found {}", all.len()));
     ensure(all.len() == IMAGES, found)?;
-    Ok(all.split(TRAIN))
+    Ok(all.split(TRAIN, true))
 }
 
 /// The images of CSV `text`; an error names the line.
@@ -74,9 +74,9 @@ mod tests {
         let split = crate::data::load("digits", None).unwrap();
         assert_eq!((split.train.len(), split.test.len()), (1437, 360));
         assert_eq!(split.train.images.len(), 1437 * 64);
-        assert_eq!(split.train.image(0).unwrap()[..8], [0, 0, 5, 13, 9, 1, 0, 0]);
+        assert_eq!(split.train.bytes(0).unwrap()[..8], [0, 0, 5, 13, 9, 1, 0, 0]);
         assert_eq!(split.train.labels[..3], [0, 1, 2]);
-        assert_eq!(split.train.images.iter().max(), Some(&16));
+        assert_eq!(split.train.images.as_bytes().iter().max(), Some(&16));
         assert_eq!(split.train.byte_scale, 0.0625);
         // scikit-learn's copy has these counts over all 1,797 images.
         let counts: Vec<usize> =

@@ -1,77 +1,80 @@
 //! Any other images: a safetensors or `.npz` file with images and labels.
 //!
-//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]`, bytes divided by
-//! 255; labels are integers `[N]`. The tensors are `x_train`, `y_train`, `x_test` and `y_test`; or `x` and
-//! `y`, of which the first 5/6 train and the rest, in the file's order, is the test part.
+//! Images are `uint8` `[N, H, W, C]`, or `float32` or `float64` `[N, C, H, W]` in `[0, 1]`; labels are
+//! integers `[N]`. The tensors are `x_train`, `y_train`, `x_test` and `y_test`; or `x` and `y`, of which the
+//! first 5/6 train and the rest, in the file's order, is the test part; or `x_adv` and `y`, the adversarial
+//! images that `saddle attack` and `saddle eval --save-adv` write, which are all for tests.
 
 use std::path::Path;
 
-use super::{Dataset, ImageShape, Source, Split, numbered_names, required_path};
+use super::{Dataset, ImageShape, Pixels, Source, Split, numbered_names, required_path};
 use crate::error::{Error, Result, ensure};
-use crate::files::npz::read_tensors;
-use crate::files::safetensors::{Dtype, SafeTensors, TensorView, floats, integers};
+use crate::files::safetensors::{Dtype, TensorView, floats, integers};
+use crate::files::tensors::Tensors;
 use crate::files::transposed;
 
 /// The registry's entry.
 pub(super) const FILE: Source = Source {
     name: "file",
     aliases: &["safetensors", "npz"],
-    about: "any images: --data X.safetensors or X.npz with x_train, y_train, x_test, y_test, or x, y: \
-            uint8 [N,H,W,C] or floats [N,C,H,W]",
+    about: "any images: --data X.safetensors or X.npz with x_train, y_train, x_test, y_test, or x, y, or \
+            x_adv, y (for tests only): uint8 [N,H,W,C] or floats [N,C,H,W]",
     load,
 };
 
 const PARTS: [&str; 4] = ["x_train", "y_train", "x_test", "y_test"];
-const WANTED: &str = "x_train, y_train, x_test and y_test, or x and y";
-/// The largest difference between a float and a byte divided by 255.
-const TOLERANCE: f64 = 1e-4;
+const TENSORS: [&str; 7] = ["x_train", "y_train", "x_test", "y_test", "x", "y", "x_adv"];
+const WANTED: &str = "x_train, y_train, x_test and y_test, or x and y, or x_adv and y";
+/// Floats that are bytes divided by 255, but for the rounding of float32, are stored as bytes.
+const ROUNDING: f32 = 1e-6;
 
 fn load(path: Option<&Path>) -> Result<Split> {
     let path =
         required_path(path, FILE.name, &format!("a file: --data X.safetensors or X.npz with {WANTED}"))?;
-    read(&read_tensors(path)?).map_err(|problem| Error::file(path, problem))
+    divided(Tensors::read(path, &TENSORS)?).map_err(|problem| Error::file(path, problem))
 }
 
-fn read(bytes: &[u8]) -> Result<Split, String> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|error| format!("expected a safetensors or .npz file: {error}"))?;
-    let has = |name: &&str| file.names().contains(name);
-    if PARTS.iter().all(has) {
-        let (train, test) = (images(&file, "x_train", "y_train")?, images(&file, "x_test", "y_test")?);
+fn divided(mut file: Tensors) -> Result<Split, String> {
+    if PARTS.iter().all(|name| file.has(name)) {
+        let train = images(&mut file, "x_train", "y_train")?;
+        let test = images(&mut file, "x_test", "y_test")?;
         ensure(train.shape == test.shape, || {
             format!("x_train has images of {:?}, x_test of {:?}", train.shape, test.shape)
         })?;
         let classes = train.classes.max(test.classes);
         let part = |part| Dataset { classes, class_names: numbered_names(classes), ..part };
-        return Ok(Split { train: part(train), test: part(test) });
+        return Ok(Split { train: part(train), test: part(test), own_parts: true });
     }
-    ensure(!PARTS.iter().any(has) && ["x", "y"].iter().all(has), || {
-        let mut found = file.names();
-        found.sort_unstable();
-        format!("expected the tensors {WANTED}, found {}", found.join(", "))
-    })?;
-    let all = images(&file, "x", "y")?;
+    let x = ["x", "x_adv"].into_iter().find(|name| file.has(name));
+    let x = x.filter(|_| file.has("y") && !PARTS.iter().any(|name| file.has(name)));
+    let x = x.ok_or_else(|| format!("expected the tensors {WANTED}, found {}", file.names.join(", ")))?;
+    let all = images(&mut file, x, "y")?;
+    if x == "x_adv" {
+        return Ok(all.split(0, true));
+    }
     let train = all.len() * 5 / 6;
     ensure(train > 0, || format!("expected at least 2 images to split, found {}", all.len()))?;
-    Ok(all.split(train))
+    Ok(all.split(train, false))
 }
 
 /// The images of tensor `x` with the labels of tensor `y`, which may lack the highest classes.
-fn images(file: &SafeTensors, x: &str, y: &str) -> Result<Dataset, String> {
-    let tensor = |name: &str| file.tensor(name).map_err(|error| format!("{name}: {error}"));
-    let (shape, bytes) = pixels(&tensor(x)?).map_err(|problem| format!("{x}: {problem}"))?;
-    let labels = labels(&tensor(y)?).map_err(|problem| format!("{y}: {problem}"))?;
-    let (found, expected) = (bytes.len() / shape.bytes(), labels.len());
+fn images(file: &mut Tensors, x: &str, y: &str) -> Result<Dataset, String> {
+    let missing = |name: &str| format!("{name}: missing");
+    let pixels = file.take(x, pixels).ok_or_else(|| missing(x))?;
+    let (shape, pixels) = pixels.map_err(|problem| format!("{x}: {problem}"))?;
+    let labels = file.take(y, labels).ok_or_else(|| missing(y))?;
+    let labels = labels.map_err(|problem| format!("{y}: {problem}"))?;
+    let (found, expected) = (pixels.len() / shape.bytes(), labels.len());
     ensure(found == expected && found > 0, || {
         format!("{x} has {found} images, {y} {expected} labels; expected equal numbers, at least one")
     })?;
     let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
-    let set = Dataset::new(FILE.name, shape, bytes, labels, numbered_names(classes));
+    let set = Dataset::new(FILE.name, shape, pixels, labels, numbered_names(classes));
     Ok(Dataset { all_classes: false, ..set })
 }
 
-/// The bytes of images, `[N, H, W, C]`.
-fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
+/// The pixels of images, `[N, H, W, C]`.
+fn pixels(x: &TensorView) -> Result<(ImageShape, Pixels), String> {
     let expected = || {
         let found = format!("{:?} {:?}", x.dtype(), x.shape());
         format!("expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found {found}")
@@ -80,28 +83,25 @@ fn pixels(x: &TensorView) -> Result<(ImageShape, Vec<u8>), String> {
     let bytes = x.dtype() == Dtype::U8;
     let (height, width, channels) = if bytes { (a, b, c) } else { (b, c, a) };
     let shape = ImageShape { height, width, channels };
-    ensure(matches!(channels, 1 | 3) && shape.bytes() > 0, expected)?;
-    let planes = match x.dtype() {
-        Dtype::U8 => return Ok((shape, x.data().to_vec())),
-        Dtype::F32 | Dtype::F64 => quantize(floats(x, |value| value).ok_or_else(expected)?)?,
+    ensure(
+        matches!(channels, 1 | 3) && [height, width].iter().all(|size| (1..=65536).contains(size)),
+        expected,
+    )?;
+    let planes: Vec<f32> = match x.dtype() {
+        Dtype::U8 => return Ok((shape, Pixels::Bytes(x.data().to_vec()))),
+        Dtype::F32 | Dtype::F64 => floats(x, |value| value as f32).ok_or_else(expected)?,
         _ => return Err(expected()),
     };
-    Ok((shape, transposed(&planes, channels, height * width)))
-}
-
-/// The bytes whose quotients by 255 are `values`.
-fn quantize(values: Vec<f64>) -> Result<Vec<u8>, String> {
-    let byte = |(index, value): (usize, f64)| {
+    if let Some(place) = planes.iter().position(|value| !(0.0..=1.0).contains(value)) {
+        return Err(format!("element {place} is {}, expected a number in [0, 1]", planes[place]));
+    }
+    let floats = transposed(&planes, channels, height * width);
+    let byte = |value: &f32| {
         let byte = (value * 255.0).round();
-        let near = (0.0..=255.0).contains(&byte) && (value - byte / 255.0).abs() <= TOLERANCE;
-        near.then_some(byte as u8).ok_or_else(|| {
-            format!(
-                "element {index} is {value}, not a multiple of 1/255 in [0, 1]; \
-                 images are stored as bytes: save uint8 [N,H,W,C]"
-            )
-        })
+        ((value - byte / 255.0).abs() <= ROUNDING).then_some(byte as u8)
     };
-    values.into_iter().enumerate().map(byte).collect()
+    let bytes: Option<Vec<u8>> = floats.iter().map(byte).collect();
+    Ok((shape, bytes.map_or(Pixels::Floats(floats), Pixels::Bytes)))
 }
 
 /// Labels of any integer type.
@@ -120,6 +120,15 @@ fn labels(y: &TensorView) -> Result<Vec<i32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Reads a file of these bytes.
+    fn read(bytes: &[u8]) -> Result<Split, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let error = |error: Error| error.to_string().split_once("x.safetensors: ").unwrap().1.to_owned();
+        crate::data::load("file", Some(&path)).map_err(error)
+    }
 
     /// A file of tensors given as name, type, shape and bytes.
     fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
@@ -145,9 +154,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         std::fs::write(&path, file).unwrap();
-        let Split { train, test } = crate::data::load("file", Some(&path)).unwrap();
+        let Split { train, test, own_parts } = crate::data::load("file", Some(&path)).unwrap();
         assert_eq!((train.labels.as_slice(), test.labels.as_slice()), (&[0, 1, 2, 0, 1][..], &[2, 4][..]));
-        assert_eq!([train.images, test.images].concat(), bytes);
+        assert_eq!([train.images.as_bytes(), test.images.as_bytes()].concat(), bytes);
+        assert!(!own_parts);
         assert_eq!((train.classes, test.classes, train.class_names.len()), (5, 5, 5));
         assert_eq!(
             (test.shape, test.byte_scale),
@@ -156,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn floats_become_bytes_and_planes_pixels() {
+    fn floats_of_bytes_become_bytes_and_planes_pixels() {
         let train: Vec<f32> =
-            [1u8, 2, 3, 4, 5, 255].iter().map(|&byte| f32::from(byte) / 255.0 + 5e-5).collect();
+            [1u8, 2, 3, 4, 5, 255].iter().map(|&byte| f32::from(byte) * (1.0 / 255.0)).collect();
         let test: Vec<u8> =
             [0.0f64, 1.0, 0.2, 0.4, 0.6, 0.8].iter().flat_map(|value| value.to_le_bytes()).collect();
         let split = read(&file(&[
@@ -168,9 +178,25 @@ mod tests {
             ("y_test", Dtype::I32, &[1], 3i32.to_le_bytes().to_vec()),
         ]))
         .unwrap();
-        assert_eq!(split.train.images, [1, 3, 5, 2, 4, 255]);
-        assert_eq!(split.test.images, [0, 51, 153, 255, 102, 204]);
+        assert_eq!(split.train.images, Pixels::Bytes(vec![1, 3, 5, 2, 4, 255]));
+        assert_eq!(split.test.images, Pixels::Bytes(vec![0, 51, 153, 255, 102, 204]));
         assert_eq!((split.train.labels[0], split.test.labels[0], split.train.classes), (1, 3, 4));
+    }
+
+    #[test]
+    fn other_floats_stay_as_they_are() {
+        let values = [0.0f32, 0.25, 0.0025, 1.0, 1.0 / 255.0, 0.5];
+        let y = || ("y", Dtype::I64, &[2usize][..], integers(&[1, 0]));
+        let split = read(&file(&[("x", Dtype::F32, &[2, 3, 1, 1], floats(&values)), y()])).unwrap();
+        assert_eq!(split.train.images, Pixels::Floats(values[..3].to_vec()));
+        assert_eq!((split.train.byte_scale, split.test.image(0)), (1.0, Some(values[3..].to_vec())));
+        // Adversarial images are for tests only; the clean ones go before them.
+        let adversarial = ("x_adv", Dtype::F32, &[2usize, 1, 1, 3][..], floats(&values));
+        let split = read(&file(&[adversarial.clone(), y()])).unwrap();
+        assert_eq!((split.train.len(), split.test.len(), split.own_parts), (0, 2, true));
+        assert_eq!(split.test.images, Pixels::Floats(values.to_vec()));
+        let both = read(&file(&[adversarial, ("x", Dtype::U8, &[2, 1, 1, 1], vec![7, 8]), y()])).unwrap();
+        assert_eq!((both.train.images, both.test.images), (vec![7].into(), vec![8].into()));
     }
 
     #[test]
@@ -202,17 +228,13 @@ mod tests {
             planes,
             "x: expected uint8 [N,H,W,C] or float [N,C,H,W] with 1 or 3 channels, found U8 [1, 3, 1, 2]"
         );
-        for (value, shown) in [(0.0025f32, "0.0024999"), (-0.1, "-0.1000"), (2.0, "2"), (f32::NAN, "NaN")] {
+        for (value, shown) in [(-0.1f32, "-0.1"), (1.00001, "1.00001"), (2.0, "2"), (f32::NAN, "NaN")] {
             let error = message(("x", Dtype::F32, &[1, 1, 1, 2], floats(&[0.0, value])), labels.clone());
-            assert!(
-                error.starts_with(&format!("x: element 1 is {shown}"))
-                    && error.contains("not a multiple of 1/255 in [0, 1]"),
-                "{error}"
-            );
+            assert!(error == format!("x: element 1 is {shown}, expected a number in [0, 1]"), "{error}");
         }
         let single = message(("x", Dtype::U8, &[1, 1, 1, 1], vec![1]), labels);
         assert_eq!(single, "expected at least 2 images to split, found 1");
-        assert!(read(b"PK\x03\x04").unwrap_err().starts_with("expected a safetensors or .npz file: "));
+        assert!(read(b"PK\x03\x04").unwrap_err().starts_with("not a .npz file: "));
         let error = crate::data::load("file", None).unwrap_err().to_string();
         assert!(
             error.starts_with(

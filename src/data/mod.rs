@@ -1,4 +1,4 @@
-//! Data sets: images as bytes and labels as integers in main memory, loaded by name.
+//! Data sets: images as bytes or floats and labels as integers in main memory, loaded by name.
 //!
 //! Conversion to floats, cropping and flipping happen on the device ([`device_dataset`]).
 
@@ -8,11 +8,13 @@ pub mod device_dataset;
 mod digits;
 mod file;
 mod pickle;
+mod pixels;
 mod tiny_imagenet;
 
 use std::path::{Path, PathBuf};
 
 pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
+pub use pixels::Pixels;
 
 use crate::error::{Error, Result, ensure};
 use crate::rng::Stream;
@@ -44,7 +46,7 @@ pub struct ImageShape {
 }
 
 impl ImageShape {
-    /// Bytes per image.
+    /// Values per image.
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels
     }
@@ -55,8 +57,7 @@ impl ImageShape {
 pub struct Dataset {
     /// The registry's name, the same for both parts of a [`Split`].
     pub name: String,
-    /// Pixels `[N, H, W, C]`, row-major.
-    pub images: Vec<u8>,
+    pub images: Pixels,
     /// The class of each image, in `0..classes`, `[N]`.
     pub labels: Vec<i32>,
     /// The shape of one image.
@@ -67,7 +68,8 @@ pub struct Dataset {
     pub all_classes: bool,
     /// A name per class, `[classes]`.
     pub class_names: Vec<String>,
-    /// Factor from a byte to a pixel in `[0, 1]`: 1/16 for digits, 1/255 for CIFAR.
+    /// Factor from a stored value to a pixel in `[0, 1]`: 1/16 for digits, 1/255 for other bytes, 1 for
+    /// floats.
     pub byte_scale: f32,
 }
 
@@ -78,23 +80,40 @@ pub struct Split {
     pub train: Dataset,
     /// The images that results are reported on.
     pub test: Dataset,
+    /// Whether the data has these two parts itself, or was divided by the loader.
+    pub own_parts: bool,
+}
+
+impl Split {
+    /// The images that a network is evaluated on: the test part. A network that was `trained_elsewhere` is
+    /// evaluated on all images of data without parts.
+    pub fn evaluated(self, trained_elsewhere: bool) -> Result<Dataset> {
+        let Split { train: mut all, test, own_parts } = self;
+        if own_parts || !trained_elsewhere {
+            return Ok(test);
+        }
+        all.images.append(test.images)?;
+        all.labels.extend(test.labels);
+        Ok(all)
+    }
 }
 
 impl Dataset {
-    /// Images of the classes of `class_names`, their pixels in steps of 1/255.
+    /// Images of the classes of `class_names`, bytes in steps of 1/255 or floats in `[0, 1]`.
     fn new(
         name: &str,
         shape: ImageShape,
-        images: Vec<u8>,
+        images: impl Into<Pixels>,
         labels: Vec<i32>,
         class_names: Vec<String>,
     ) -> Dataset {
-        let (name, classes, byte_scale) = (name.to_owned(), class_names.len(), 1.0 / 255.0);
+        let (name, classes, images) = (name.to_owned(), class_names.len(), images.into());
+        let byte_scale = if matches!(images, Pixels::Bytes(_)) { 1.0 / 255.0 } else { 1.0 };
         Dataset { name, images, labels, shape, classes, all_classes: true, class_names, byte_scale }
     }
 
-    /// The first `count` images to train on and the others to test on.
-    fn split(self, count: usize) -> Split {
+    /// The first `count` images to train on and the others to test on; `own_parts` as in [`Split`].
+    fn split(self, count: usize, own_parts: bool) -> Split {
         let Dataset { name, mut images, mut labels, class_names, .. } = self;
         let test = Dataset {
             name: name.clone(),
@@ -103,7 +122,7 @@ impl Dataset {
             class_names: class_names.clone(),
             ..self
         };
-        Split { train: Dataset { name, images, labels, class_names, ..self }, test }
+        Split { train: Dataset { name, images, labels, class_names, ..self }, test, own_parts }
     }
 
     /// The number of images.
@@ -116,10 +135,18 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// The bytes of image `index`, `[H, W, C]`; `None` past the end.
-    pub fn image(&self, index: usize) -> Option<&[u8]> {
+    /// Image `index` in `[0, 1]`, `[H, W, C]`; `None` past the end.
+    pub fn image(&self, index: usize) -> Option<Vec<f32>> {
         let size = self.shape.bytes();
-        self.images.get(index * size..(index + 1) * size)
+        let values = self.images.floats(index * size..(index + 1) * size)?;
+        Some(values.into_iter().map(|value| value * self.byte_scale).collect())
+    }
+
+    /// The bytes of image `index`, `[H, W, C]`.
+    #[cfg(test)]
+    fn bytes(&self, index: usize) -> Option<&[u8]> {
+        let size = self.shape.bytes();
+        self.images.as_bytes().get(index * size..(index + 1) * size)
     }
 
     /// The number of images of each class, `[classes]`.
@@ -142,14 +169,13 @@ impl Dataset {
     ///
     /// Errors: [`Error::Value`] for an index past the end.
     pub fn subset(&self, indices: &[usize]) -> Result<Dataset> {
-        let mut images = Vec::with_capacity(indices.len() * self.shape.bytes());
         let mut labels = Vec::with_capacity(indices.len());
         for &index in indices {
             let past_end =
                 || Error::value("image index", index, format!("{} has {} images", self.name, self.len()));
             labels.push(*self.labels.get(index).ok_or_else(past_end)?);
-            images.extend_from_slice(self.image(index).ok_or_else(past_end)?);
         }
+        let images = self.images.gather(indices, self.shape.bytes());
         let (name, class_names) = (self.name.clone(), self.class_names.clone());
         Ok(Dataset { name, images, labels, class_names, ..*self })
     }
@@ -232,7 +258,7 @@ mod tests {
     fn toy(labels: &[i32], classes: usize) -> Dataset {
         Dataset {
             name: "toy".into(),
-            images: (0..labels.len() * 2).map(|i| i as u8).collect(),
+            images: (0..labels.len() * 2).map(|i| i as u8).collect::<Vec<u8>>().into(),
             labels: labels.to_vec(),
             shape: ImageShape { height: 1, width: 2, channels: 1 },
             classes,
@@ -247,9 +273,23 @@ mod tests {
         let set = toy(&[0, 1, 0, 2], 3);
         let part = set.subset(&[3, 0, 3]).unwrap();
         assert_eq!(part.labels, [2, 0, 2]);
-        assert_eq!(part.images, [6, 7, 0, 1, 6, 7]);
-        assert_eq!((part.classes, part.image(1), part.image(3)), (3, Some(&[0u8, 1][..]), None));
+        assert_eq!(part.images, Pixels::Bytes(vec![6, 7, 0, 1, 6, 7]));
+        assert_eq!((part.classes, part.image(1), part.image(3)), (3, Some(vec![0.0, 1.0]), None));
         assert_eq!(set.subset(&[4]).unwrap_err().to_string(), "image index = 4: toy has 4 images");
+    }
+
+    #[test]
+    fn floats_are_selected_and_divided_like_bytes() {
+        let floats = Pixels::Floats((0..8).map(|value| value as f32 / 8.0).collect());
+        let set = Dataset { images: floats, ..toy(&[0, 1, 0, 2], 3) };
+        let part = set.subset(&[2, 0]).unwrap();
+        assert_eq!(part.images, Pixels::Floats(vec![0.5, 0.625, 0.0, 0.125]));
+        assert_eq!((part.image(0), part.images.as_bytes().len()), (Some(vec![0.5, 0.625]), 16));
+        let split = set.clone().split(3, false);
+        assert_eq!((split.train.len(), split.test.image(0)), (3, Some(vec![0.75, 0.875])));
+        assert_eq!(split.clone().evaluated(true).unwrap(), set, "all images for a network trained elsewhere");
+        assert_eq!(split.clone().evaluated(false).unwrap(), split.test);
+        assert_eq!(set.split(3, true).evaluated(true).unwrap().len(), 1, "a test part of its own");
     }
 
     #[test]
@@ -258,9 +298,14 @@ mod tests {
         let set = toy(&labels, 4);
         let (train, held) = set.hold_out(21, 7).unwrap();
         assert_eq!(held.class_counts(), [11, 5, 5, 0], "shares 10.5, 5.25, 5.25, 0");
-        let mut all: Vec<&[u8]> = train.images.chunks(2).chain(held.images.chunks(2)).collect();
+        let mut all: Vec<&[u8]> =
+            train.images.as_bytes().chunks(2).chain(held.images.as_bytes().chunks(2)).collect();
         all.sort();
-        assert_eq!(all, set.images.chunks(2).collect::<Vec<_>>(), "every image is in one of the two");
+        assert_eq!(
+            all,
+            set.images.as_bytes().chunks(2).collect::<Vec<_>>(),
+            "every image is in one of the two"
+        );
         assert_eq!(set.hold_out(21, 7).unwrap().1, held);
         assert_ne!(set.hold_out(21, 8).unwrap().1.images, held.images);
         let (kept, none) = set.hold_out(0, 7).unwrap();
@@ -273,7 +318,7 @@ mod tests {
     fn hold_out_draws_from_the_whole_class() {
         let set = toy(&vec![0; 100], 1);
         let (_, held) = set.hold_out(50, 0).unwrap();
-        let early = held.images.chunks(2).filter(|image| image[0] < 100).count();
+        let early = held.images.as_bytes().chunks(2).filter(|image| image[0] < 100).count();
         assert!((15..=35).contains(&early), "{early} of 50 come from the first half");
     }
 

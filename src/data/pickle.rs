@@ -24,9 +24,12 @@ enum Node<'a> {
     Callable(&'a str),
     /// numpy's `uint8`.
     ByteType,
-    /// An array of `uint8`, row-major.
-    Array(Vec<usize>, Cow<'a, [u8]>),
+    /// An array of `uint8`: its shape, and the node of its row-major bytes.
+    Array(Vec<usize>, usize),
 }
+
+/// The most values of a pickle: CIFAR-100's 50,000 images have four each.
+const MOST_VALUES: usize = 1 << 20;
 
 /// A parsed dictionary.
 pub(super) struct Pickle<'a> {
@@ -66,7 +69,10 @@ impl<'a> Pickle<'a> {
     /// The shape and the row-major bytes of the array called `key`.
     pub fn array(&self, key: &str) -> Result<(&[usize], &[u8]), String> {
         match self.get(key)? {
-            Node::Array(shape, bytes) => Ok((shape, bytes)),
+            Node::Array(shape, bytes) => match &self.nodes[*bytes] {
+                Node::Bytes(bytes) => Ok((shape, bytes)),
+                _ => Err(format!("'{key}' is an array without content")),
+            },
             _ => Err(format!("'{key}' is not an array of uint8")),
         }
     }
@@ -98,6 +104,8 @@ struct Reader<'a> {
     /// Stack heights; values below the last one are out of reach.
     marks: Vec<usize>,
     memo: HashMap<u32, usize>,
+    /// Bytes that do not stand in the file as they are but were made from others.
+    made: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -128,13 +136,29 @@ impl<'a> Reader<'a> {
             },
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
-                self.call(function, arguments).ok_or("a call that no CIFAR file makes; nothing was run")?
+                self.call(function, arguments)?.ok_or("a call that no CIFAR file makes; nothing was run")?
             }
             _ => return self.arrange(opcode),
         };
-        self.stack.push(self.nodes.len());
-        self.nodes.push(value);
+        let node = self.add(value)?;
+        self.stack.push(node);
         Ok(())
+    }
+
+    /// Keeps a value.
+    fn add(&mut self, value: Node<'a>) -> Result<usize, String> {
+        let full = || format!("more than {MOST_VALUES} values, which no CIFAR file has");
+        ensure(self.nodes.len() < MOST_VALUES, full)?;
+        self.nodes.push(value);
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Counts `count` bytes that are about to be made. A few opcodes can ask for the same ones again and
+    /// again; a file of CIFAR has each of its bytes converted and transposed once at most.
+    fn make(&mut self, count: usize) -> Result<(), String> {
+        self.made += count;
+        let most = 2 * self.bytes.len();
+        ensure(self.made <= most, || format!("more than {most} bytes are made from {}", self.bytes.len()))
     }
 
     /// Executes an opcode that changes the stack, the memo or the value on top.
@@ -172,7 +196,7 @@ impl<'a> Reader<'a> {
                 let (state, object) = (self.pop()?, self.top()?);
                 match self.nodes[object] {
                     Node::Array(..) => {
-                        self.nodes[object] = self.fill(state).ok_or("not the state of an array of uint8")?
+                        self.nodes[object] = self.fill(state)?.ok_or("not the state of an array of uint8")?
                     }
                     // Byte order and alignment, which do not concern bytes.
                     Node::ByteType => {}
@@ -184,45 +208,67 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The values of a tuple; `None` for another node.
-    fn tuple(&self, node: &Node) -> Option<Vec<&Node<'a>>> {
-        let Node::Tuple(items) = node else { return None };
-        Some(items.iter().map(|&item| &self.nodes[item]).collect())
+    /// The values of a tuple; none for another node.
+    fn tuple(&self, node: usize) -> &[usize] {
+        if let Node::Tuple(items) = &self.nodes[node] { items } else { &[] }
     }
 
-    /// The value of a known call.
-    fn call(&self, function: usize, arguments: usize) -> Option<Node<'a>> {
-        let Node::Callable(function) = self.nodes[function] else { return None };
-        match (function, self.tuple(&self.nodes[arguments])?.as_slice()) {
-            ("_reconstruct", [Node::Callable("ndarray"), ..]) => Some(Node::Array(vec![0], Cow::default())),
-            ("dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => Some(Node::ByteType),
-            ("encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => {
-                let characters = std::str::from_utf8(text).ok()?.chars();
-                let bytes: Option<Vec<u8>> = characters.map(|c| u8::try_from(u32::from(c)).ok()).collect();
-                Some(Node::Bytes(bytes?.into()))
+    /// The value of a known call; `None` for another one.
+    fn call(&mut self, function: usize, arguments: usize) -> Result<Option<Node<'a>>, String> {
+        let Node::Callable(function) = self.nodes[function] else { return Ok(None) };
+        let arguments: Vec<&Node> = self.tuple(arguments).iter().map(|&item| &self.nodes[item]).collect();
+        let text = match (function, arguments.as_slice()) {
+            ("_reconstruct", [Node::Callable("ndarray"), ..]) => {
+                let empty = self.add(Node::Bytes(Cow::default()))?;
+                return Ok(Some(Node::Array(vec![0], empty)));
             }
-            _ => None,
-        }
+            ("dtype", [Node::Bytes(name), ..]) if matches!(&**name, b"u1" | b"|u1") => {
+                return Ok(Some(Node::ByteType));
+            }
+            ("encode", [Node::Bytes(text), Node::Bytes(codec)]) if **codec == *b"latin1" => match text {
+                // Of ASCII, text and bytes are the same.
+                Cow::Borrowed(text) if text.is_ascii() => {
+                    return Ok(Some(Node::Bytes(Cow::Borrowed(text))));
+                }
+                text => text.clone(),
+            },
+            _ => return Ok(None),
+        };
+        self.make(text.len())?;
+        let Ok(text) = std::str::from_utf8(&text) else { return Ok(None) };
+        let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+        Ok(bytes.map(|bytes| Node::Bytes(bytes.into())))
     }
 
     /// The array described by the tuple `(version, shape, type, column-major?, bytes)`.
-    fn fill(&self, state: usize) -> Option<Node<'a>> {
-        let state = self.tuple(&self.nodes[state])?;
-        let [Node::Integer(1), shape, Node::ByteType, Node::Truth(columns), Node::Bytes(bytes)] = state[..]
+    fn fill(&mut self, state: usize) -> Result<Option<Node<'a>>, String> {
+        let &[version, shape, dtype, columns, content] = self.tuple(state) else { return Ok(None) };
+        let (Node::Integer(1), Node::ByteType, &Node::Truth(columns), Node::Bytes(bytes)) =
+            (&self.nodes[version], &self.nodes[dtype], &self.nodes[columns], &self.nodes[content])
         else {
-            return None;
+            return Ok(None);
         };
-        let size = |node| if let &Node::Integer(size) = node { usize::try_from(size).ok() } else { None };
-        let shape = self.tuple(shape)?.into_iter().map(size).collect::<Option<Vec<usize>>>()?;
+        let size = |&node: &usize| match self.nodes[node] {
+            Node::Integer(size) => usize::try_from(size).ok(),
+            _ => None,
+        };
+        let shape: Option<Vec<usize>> = self.tuple(shape).iter().map(size).collect();
+        let Some(shape) = shape else { return Ok(None) };
         if shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size)) != Some(bytes.len()) {
-            return None;
+            return Ok(None);
         }
-        let bytes = match (columns, shape.as_slice()) {
-            (false, _) => bytes.clone(),
-            (true, &[height, width]) => transposed(bytes, width, height).into(),
-            _ => return None,
+        let content = match (columns, shape.as_slice()) {
+            (false, _) => content,
+            (true, &[height, width]) => {
+                let count = bytes.len();
+                self.make(count)?;
+                let Node::Bytes(bytes) = &self.nodes[content] else { return Ok(None) };
+                let rows = transposed(bytes, width, height);
+                self.add(Node::Bytes(rows.into()))?
+            }
+            _ => return Ok(None),
         };
-        Some(Node::Array(shape, bytes))
+        Ok(Some(Node::Array(shape, content)))
     }
 
     fn top(&self) -> Result<usize, String> {
@@ -278,113 +324,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A short string as Python 2 pickles it.
-    pub fn string(text: &str) -> Vec<u8> {
-        [&[b'U', text.len() as u8], text.as_bytes()].concat()
-    }
-
-    /// A list of small integers.
-    pub fn integers(values: &[u8]) -> Vec<u8> {
-        [b"](".to_vec(), values.iter().flat_map(|&value| [b'K', value]).collect(), b"e".to_vec()].concat()
-    }
-
-    /// A matrix of bytes with `width` columns, stored row by row or column by column.
-    pub fn matrix(bytes: &[u8], width: u16, columns: bool) -> Vec<u8> {
-        let height = (bytes.len() / usize::from(width)) as u8;
-        let [low, high] = width.to_le_bytes();
-        [
-            b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-                .as_slice(),
-            &[b'K', height, b'M', low, high, 0x86],
-            b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
-            &[if columns { 0x88 } else { 0x89 }, b'T'],
-            &(bytes.len() as u32).to_le_bytes(),
-            bytes,
-            b"tb",
-        ]
-        .concat()
-    }
-
-    /// A dictionary of pickled values.
-    pub fn dictionary(items: &[(&str, Vec<u8>)]) -> Vec<u8> {
-        let items = items.iter().flat_map(|(key, value)| [string(key), value.clone()].concat());
-        [b"\x80\x02}q\x01(".to_vec(), items.collect(), b"u.".to_vec()].concat()
-    }
-
-    fn error(bytes: &[u8]) -> String {
-        Pickle::parse(bytes).err().unwrap()
-    }
-
-    #[test]
-    fn what_python_2_wrote() {
-        let names = [b"](".as_slice(), &string("cat"), &string("dog"), b"e"].concat();
-        let data = matrix(&[1, 2, 3, 4, 5, 6], 3, false);
-        let bytes = dictionary(&[("names", names), ("labels", integers(&[7, 200])), ("data", data)]);
-        let pickle = Pickle::parse(&bytes).unwrap();
-        assert_eq!(pickle.strings("names").unwrap(), ["cat", "dog"]);
-        assert_eq!(pickle.integers("labels").unwrap(), [7, 200]);
-        assert_eq!(pickle.array("data").unwrap(), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
-        assert_eq!(pickle.integers("label").unwrap_err(), "the dictionary has no 'label'");
-        assert_eq!(pickle.integers("names").unwrap_err(), "'names' is not a list of integers");
-        assert_eq!(pickle.array("labels").unwrap_err(), "'labels' is not an array of uint8");
-    }
-
-    #[test]
-    fn a_matrix_stored_by_columns() {
-        let bytes = dictionary(&[("data", matrix(&[1, 4, 2, 5, 3, 6], 3, true))]);
-        let pickle = Pickle::parse(&bytes).unwrap();
-        assert_eq!(pickle.array("data").unwrap(), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
-    }
-
-    #[test]
-    fn bytes_as_python_3_writes_them_in_protocol_2() {
-        // {b'a\xe9': [-2, 258]}: an item each by SETITEM and APPEND, and the value of a memo.
-        let bytes = b"\x80\x02}q\x00c_codecs\nencode\nq\x01X\x03\x00\x00\x00a\xc3\xa9X\x06\x00\x00\x00\
-                      latin1\x86Rr\x02\x00\x00\x00]J\xfe\xff\xff\xffaM\x02\x01as.";
-        let pickle = Pickle::parse(bytes).unwrap();
-        let Node::Dict(items) = &pickle.nodes[pickle.root] else { panic!("not a dictionary") };
-        assert!(matches!(&pickle.nodes[items[0][0]], Node::Bytes(key) if **key == *b"a\xe9"));
-        assert!(matches!(&pickle.nodes[items[0][1]], Node::List(list) if list.len() == 2));
-    }
-
-    #[test]
-    fn nothing_is_run_and_what_is_unknown_is_named() {
-        let name = "0x63 'c' at offset 2: it names posix.system, which no CIFAR file does; nothing was run";
-        let call = "0x52 'R' at offset 19: a call that no CIFAR file makes; nothing was run";
-        let short = "0x55 'U' at offset 2: 5 bytes are expected and 3 remain; the file is incomplete";
-        let cases: [(&[u8], &str); 9] = [
-            (b"\x80\x02cposix\nsystem\nU\x04true\x85R.", name),
-            (b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.", call),
-            (b"\x80\x02U\x05abc", short),
-            (b"\x80\x04\x95", "0x80 '\\x80' at offset 0: expected pickle protocol 2 or 3, found 4"),
-            (b"\x80\x02i", "0x69 'i' at offset 2: not one that CIFAR files use"),
-            (b"h\x07.", "0x68 'h' at offset 0: memo 7 was never stored"),
-            (b"K\x01(R", "0x52 'R' at offset 3: the stack is empty"),
-            (b"t", "0x74 't' at offset 0: there is no mark"),
-            (b"K\x01K\x02a", "0x61 'a' at offset 4: it adds to something other than a list or dictionary"),
-        ];
-        for (bytes, expected) in cases {
-            assert_eq!(error(bytes), format!("opcode {expected}"));
-        }
-        assert_eq!(error(b"\x80\x02}"), "the pickle ends at offset 3 without the opcode '.'");
-    }
-
-    #[test]
-    fn every_truncation_and_every_changed_byte_gives_an_answer() {
-        let bytes = dictionary(&[("labels", integers(&[1, 2])), ("data", matrix(&[1, 2, 3, 4], 2, true))]);
-        for end in 0..bytes.len() {
-            assert!(Pickle::parse(&bytes[..end]).is_err(), "the first {end} bytes");
-        }
-        let is_refused = |&(at, value): &(usize, u8)| {
-            let mut changed = bytes.clone();
-            changed[at] = value;
-            Pickle::parse(&changed).and_then(|pickle| pickle.array("data").map(|_| ())).is_err()
-        };
-        let changes = (0..bytes.len()).flat_map(|at| (0..=255).map(move |value| (at, value)));
-        let refused = changes.filter(is_refused).count();
-        assert!(refused > bytes.len() * 128, "{refused}");
-    }
-}
+pub(super) mod tests;

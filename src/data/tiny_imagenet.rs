@@ -2,21 +2,23 @@
 //! are the test part.
 //!
 //! Labels are line numbers of `wnids.txt`; images are sorted by class and file name. The JPEGs are decoded
-//! once, in parallel, into a cache beside them: a listing of all images with their sizes, then their pixels.
-//! It is used as long as the listing stays the same.
+//! once, in parallel, into a cache beside them: a listing of all images with their sizes and times of change,
+//! then their pixels and a check sum of these. It is used as long as the listing stays the same.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, Metadata};
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
+use flate2::Crc;
 use image::codecs::jpeg::JpegDecoder;
 use image::{DynamicImage, ImageDecoder, ImageError};
 use rayon::prelude::*;
 
 use super::{Dataset, ImageShape, Source, Split, folder_with, required_path};
 use crate::error::{Error, Result, ensure};
-use crate::files::write_atomic_with;
+use crate::files::{self, write_atomic_with};
 
 /// The registry's entry.
 pub(super) const TINY_IMAGENET: Source = Source {
@@ -38,8 +40,8 @@ const SHAPE: ImageShape = ImageShape { height: 64, width: 64, channels: 3 };
 struct Photo {
     /// Its path below the data set's folder.
     path: String,
-    /// Its length in bytes.
-    size: u64,
+    /// Its length in bytes and the time of its last change, for the listing.
+    version: String,
     label: i32,
 }
 
@@ -57,12 +59,12 @@ fn load(dir: Option<&Path>) -> Result<Split> {
     photos.extend(test_photos(root, &classes)?);
     let labels = photos.iter().map(|photo| photo.label).collect();
     let all = Dataset::new(TINY_IMAGENET.name, SHAPE, pixels(root, &photos)?, labels, class_names);
-    Ok(all.split(train))
+    Ok(all.split(train, true))
 }
 
 fn read_text(root: &Path, file: &str) -> Result<String> {
     let path = root.join(file);
-    let bytes = fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
+    let bytes = files::read(&path, "cannot read")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -76,6 +78,12 @@ fn class_names(root: &Path, classes: &[&str]) -> Result<Vec<String>> {
     Ok(classes.iter().map(name).collect())
 }
 
+/// Length and time of the last change of a file, in nanoseconds where the file system knows them.
+fn version(facts: &Metadata) -> String {
+    let changed = facts.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    format!("{} {}", facts.len(), changed.unwrap_or_default().as_nanos())
+}
+
 /// The JPEG files in a folder, at least one, sorted by name; `label` gives the label of a name.
 fn photos(root: &Path, folder: &str, mut label: impl FnMut(&str) -> Result<i32>) -> Result<Vec<Photo>> {
     let path = root.join(folder);
@@ -87,15 +95,15 @@ fn photos(root: &Path, folder: &str, mut label: impl FnMut(&str) -> Result<i32>)
         let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
         if !name.starts_with('.') && matches!(extension.as_deref(), Some("jpeg" | "jpg")) {
             // Unlike the entry's own, this metadata follows links, as reading does.
-            let size = fs::metadata(entry.path()).map_err(Error::io(&entry.path(), "cannot read"))?.len();
-            found.push((name, size));
+            let facts = fs::metadata(entry.path()).map_err(Error::io(&entry.path(), "cannot read"))?;
+            found.push((name, version(&facts)));
         }
     }
     let none = || Error::file(&path, "holds no JPEG files; the archive was not unpacked completely");
     ensure(!found.is_empty(), none)?;
     found.sort();
-    let photo = |(name, size): (String, u64)| {
-        Ok(Photo { path: format!("{folder}/{name}"), size, label: label(&name)? })
+    let photo = |(name, version): (String, String)| {
+        Ok(Photo { path: format!("{folder}/{name}"), version, label: label(&name)? })
     };
     found.into_iter().map(photo).collect()
 }
@@ -136,9 +144,12 @@ fn test_photos(root: &Path, classes: &[&str]) -> Result<Vec<Photo>> {
 /// The pixels of all photos: from the cache if its listing matches, else decoded and, where the folder is
 /// writable, cached.
 fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
-    let listing: String = photos.iter().map(|photo| format!("{} {}\n", photo.path, photo.size)).collect();
-    let listing =
-        format!("saddle: pixels [N, 64, 64, 3] of {} images, after this listing\n{listing}", photos.len());
+    let line = |photo: &Photo| format!("{} {}\n", photo.path, photo.version);
+    let listing: String = photos.iter().map(line).collect();
+    let listing = format!(
+        "saddle: pixels [N, 64, 64, 3] of {} images and their CRC-32, after this listing\n{listing}",
+        photos.len()
+    );
     let size = photos.len() * SHAPE.bytes();
     if let Some(pixels) = stored(&root.join(CACHE), listing.as_bytes(), size) {
         return Ok(pixels);
@@ -150,26 +161,38 @@ fn pixels(root: &Path, photos: &[Photo]) -> Result<Vec<u8>> {
     failed.unwrap_or(Ok(()))?;
     // A failed write only means that the next run decodes again.
     write_atomic_with(&root.join(CACHE), |file| {
-        file.write_all(listing.as_bytes()).and_then(|()| file.write_all(&pixels))
+        file.write_all(listing.as_bytes())?;
+        file.write_all(&pixels)?;
+        file.write_all(&check_sum(&pixels))
     })
     .ok();
     Ok(pixels)
 }
 
-/// The pixels in the cache, if it begins with `listing` and is complete.
+fn check_sum(pixels: &[u8]) -> [u8; 4] {
+    let mut crc = Crc::new();
+    crc.update(pixels);
+    crc.sum().to_le_bytes()
+}
+
+/// The pixels in the cache, if it begins with `listing`, is complete and has the right check sum.
 fn stored(path: &Path, listing: &[u8], size: usize) -> Option<Vec<u8>> {
-    let mut file = File::open(path).ok()?;
-    let complete = file.metadata().ok()?.len() == (listing.len() + size) as u64;
+    let mut file = files::open(path, "cannot read").ok()?;
+    let complete = file.metadata().ok()?.len() == (listing.len() + size + 4) as u64;
     let mut read = |length| {
         let mut bytes = vec![0; length];
         file.read_exact(&mut bytes).ok().map(|()| bytes)
     };
-    if complete && read(listing.len())? == listing { read(size) } else { None }
+    if !complete || read(listing.len())? != listing {
+        return None;
+    }
+    let pixels = read(size)?;
+    (read(4)? == check_sum(&pixels)).then_some(pixels)
 }
 
 /// Fills `pixels` with the image at `path`; grey becomes RGB.
 fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
-    let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
+    let bytes = files::read(path, "cannot read")?;
     // Decoders invent the missing pixels of a truncated file.
     ensure(bytes.windows(2).any(|marker| marker == [0xff, 0xd9]), || {
         let found = format!("found {} bytes without the end marker; the file is incomplete", bytes.len());
@@ -187,172 +210,4 @@ fn decode(path: &Path, pixels: &mut [u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use image::codecs::jpeg::JpegEncoder;
-    use image::{ExtendedColorType, ImageEncoder};
-
-    use super::*;
-
-    /// An image of one colour.
-    fn jpeg(path: PathBuf, color: &[u8], width: u32) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let pixels = color.repeat(width as usize * 64);
-        let kind = if color.len() == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-        JpegEncoder::new_with_quality(File::create(path).unwrap(), 100)
-            .write_image(&pixels, width, 64, kind)
-            .unwrap();
-    }
-
-    /// Three classes; the folder is inside the one returned.
-    fn folder() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("tiny-imagenet-200");
-        jpeg(root.join("train/n03/images/n03_1.JPEG"), &[200, 100, 50], 64);
-        jpeg(root.join("train/n03/images/n03_0.JPEG"), &[77], 64);
-        jpeg(root.join("train/n01/images/n01_0.JPEG"), &[10, 20, 30], 64);
-        jpeg(root.join("train/n02/images/n02_0.JPEG"), &[0, 255, 0], 64);
-        jpeg(root.join("val/images/val_10.JPEG"), &[1], 64);
-        jpeg(root.join("val/images/val_2.JPEG"), &[250], 64);
-        fs::write(root.join("train/n01/n01_boxes.txt"), "").unwrap();
-        fs::write(root.join("train/n01/images/._n01_0.JPEG"), "").unwrap();
-        fs::write(root.join("wnids.txt"), "n03\nn01\nn02\n").unwrap();
-        fs::write(root.join("words.txt"), "n01\tgoldfish, Carassius auratus\nn09\tother\nn03\tlemon\n")
-            .unwrap();
-        fs::write(root.join(ANNOTATIONS), "val_2.JPEG\tn01\t0\t0\t9\t9\nval_10.JPEG\tn02\t0\t0\t9\t9\n")
-            .unwrap();
-        (dir, root)
-    }
-
-    fn split(dir: &Path) -> Split {
-        crate::data::load("tiny-imagenet", Some(dir)).unwrap()
-    }
-
-    fn message(dir: &Path) -> String {
-        crate::data::load("tiny-imagenet", Some(dir)).unwrap_err().to_string()
-    }
-
-    fn close(pixel: &[u8], expected: [u8; 3]) -> bool {
-        pixel.iter().zip(expected).all(|(&found, expected)| found.abs_diff(expected) <= 3)
-    }
-
-    #[test]
-    fn classes_in_the_order_of_the_list_and_files_by_name() {
-        let (dir, root) = folder();
-        let Split { train, test } = split(dir.path());
-        assert_eq!((train.labels.as_slice(), test.labels.as_slice()), (&[0, 0, 1, 2][..], &[2, 1][..]));
-        assert_eq!((train.classes, train.images.len(), test.images.len()), (3, 4 * 12288, 2 * 12288));
-        assert_eq!(train.class_names, ["lemon", "goldfish", "n02"]);
-        let expected = [[77; 3], [200, 100, 50], [10, 20, 30], [0, 255, 0]];
-        for (index, color) in expected.into_iter().enumerate() {
-            let image = train.image(index).unwrap();
-            assert!(image.chunks(3).all(|pixel| close(pixel, color)), "image {index}: {:?}", &image[..3]);
-        }
-        assert!(close(&test.images[..3], [1; 3]) && close(&test.image(1).unwrap()[..3], [250; 3]));
-        assert_eq!(split(&root), Split { train, test }, "the folder itself, now from the cache");
-    }
-
-    #[test]
-    fn the_cache_is_used_until_the_files_change() {
-        let (dir, root) = folder();
-        let first = split(dir.path());
-        let cache = root.join(CACHE);
-        let mut bytes = fs::read(&cache).unwrap();
-        *bytes.last_mut().unwrap() ^= 255;
-        fs::write(&cache, &bytes).unwrap();
-        assert_ne!(split(dir.path()).test.images, first.test.images, "read from the cache");
-        fs::write(&cache, &bytes[..bytes.len() - 1]).unwrap();
-        assert_eq!(split(dir.path()), first, "an incomplete cache is made anew");
-        jpeg(root.join("train/n01/images/n01_1.JPEG"), &[9], 64);
-        assert_eq!(split(dir.path()).train.len(), 5);
-        assert!(
-            fs::metadata(&cache).unwrap().len() > bytes.len() as u64 + 12288,
-            "the cache has the new image"
-        );
-        let left: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 5, "wnids, words, train, val, cache: {left:?}");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let error = crate::data::load("tiny-imagenet", None).unwrap_err().to_string();
-        assert!(
-            error.starts_with("data = none: tiny-imagenet is read from a folder: --data DIR with wnids.txt"),
-            "{error}"
-        );
-        let (dir, root) = folder();
-        let error = message(&root.join("val"));
-        assert!(
-            error.contains(
-                "val/wnids.txt: missing; expected wnids.txt, train/ and val/ from tiny-imagenet-200.zip"
-            ),
-            "{error}"
-        );
-        let photo = root.join("train/n02/images/n02_0.JPEG");
-        jpeg(photo.clone(), &[5], 32);
-        assert!(
-            message(dir.path()).ends_with("n02_0.JPEG: expected 64x64 pixels, found 32x64"),
-            "{}",
-            message(dir.path())
-        );
-        fs::write(&photo, b"<html>\xff\xd9").unwrap();
-        assert!(
-            message(dir.path()).contains("n02_0.JPEG: expected a JPEG image: "),
-            "{}",
-            message(dir.path())
-        );
-        jpeg(photo.clone(), &[5], 64);
-        let bytes = fs::read(&photo).unwrap();
-        fs::write(&photo, &bytes[..bytes.len() - 20]).unwrap();
-        assert!(
-            message(dir.path()).ends_with("without the end marker; the file is incomplete"),
-            "{}",
-            message(dir.path())
-        );
-        assert!(!root.join(CACHE).exists(), "a failed load leaves no cache");
-        fs::remove_file(&photo).unwrap();
-        assert!(
-            message(dir.path()).contains("train/n02/images: holds no JPEG files"),
-            "{}",
-            message(dir.path())
-        );
-        fs::remove_dir(photo.parent().unwrap()).unwrap();
-        assert!(
-            message(dir.path()).contains("train/n02/images: no such folder; expected wnids.txt"),
-            "{}",
-            message(dir.path())
-        );
-    }
-
-    #[test]
-    fn annotations_and_images_must_match() {
-        let (dir, root) = folder();
-        let annotations = root.join(ANNOTATIONS);
-        fs::write(&annotations, "val_2.JPEG\tn01\nval_10.JPEG\tn77\n").unwrap();
-        let error = message(dir.path());
-        assert!(
-            error.ends_with(
-                "val_annotations.txt: line 2: val_10.JPEG is of class n77, which is not in wnids.txt"
-            ),
-            "{error}"
-        );
-        fs::write(&annotations, "val_2.JPEG n01\n").unwrap();
-        assert!(message(dir.path()).ends_with("line 1: expected an image and its class, separated by a tab"));
-        fs::write(&annotations, "val_2.JPEG\tn01\n").unwrap();
-        assert!(
-            message(dir.path()).ends_with("val/images/val_10.JPEG: has no line in val/val_annotations.txt")
-        );
-        fs::write(&annotations, "val_2.JPEG\tn01\nval_10.JPEG\tn02\nval_3.JPEG\tn01\n").unwrap();
-        assert!(
-            message(dir.path())
-                .ends_with("val/images/val_3.JPEG: missing; it is listed in val/val_annotations.txt")
-        );
-        fs::remove_file(&annotations).unwrap();
-        assert!(
-            message(dir.path()).contains("val_annotations.txt: cannot read: "),
-            "{}",
-            message(dir.path())
-        );
-    }
-}
+mod tests;

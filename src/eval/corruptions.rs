@@ -10,7 +10,7 @@ use crate::data::device_dataset::DeviceDataset;
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
-use crate::files::{check_writable, write_atomic};
+use crate::files::{check_outputs, check_writable, write_atomic};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 
@@ -91,7 +91,10 @@ pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<
     }
     let classes = request.weights.classes()?;
     let set = Corruptions::open(&request.data, classes)?;
-    request.out.as_deref().map_or(Ok(()), check_writable)?;
+    if let Some(out) = &request.out {
+        check_outputs(&[("out", out)], &[("--weights", &request.weights.path), ("--data", &request.data)])?;
+        check_writable(out)?;
+    }
     let device = request.device.open()?;
     let overrides = WeightOverrides { model: request.model.clone(), ..WeightOverrides::default() };
     let data = (Classes::Exactly(classes), SHAPE);

@@ -8,9 +8,9 @@ use crate::attack::{self, AttackResult, Norm, Params, Points, logits};
 use crate::data::ImageShape;
 use crate::device::{Buffer, DeviceChoice};
 use crate::error::{Error, Result};
-use crate::files::check_writable;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::WeightFile;
+use crate::files::{check_outputs, check_writable};
 use crate::numeric::max_abs;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::gather::select;
@@ -72,6 +72,10 @@ pub fn run(request: &CraftRequest, observer: &mut dyn Observer) -> Result<CraftR
         )));
     }
     file.within(&y, request.weights.classes()?)?;
+    check_outputs(
+        &[("out", &request.out)],
+        &[("--weights", &request.weights.path), ("--data", &request.data)],
+    )?;
     check_writable(&request.out)?;
     let device = request.device.open()?;
     let shape = ImageShape { height: *h, width: *w, channels: *c };

@@ -14,7 +14,7 @@ use crate::attack::{Attack, Points};
 use crate::data::{Dataset, device_dataset::DeviceDataset};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
-use crate::files::{check_writable, write_atomic};
+use crate::files::write_atomic;
 use crate::nn::Net;
 use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes};
@@ -47,13 +47,14 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
     let alone = if plan.is_some() { &[] } else { request.attacks.as_slice() };
     let alone = alone.iter().map(|name| Stage::new(name, params)).collect::<Result<Vec<_>>>()?;
     let test = request.images()?;
-    request.outputs().try_for_each(|path| check_writable(path))?;
+    request.check_outputs()?;
     let path = network::weight_file(&request.weights)?;
     let device = request.device.open()?;
     // The labels of a file do not tell whether there are more classes.
     let classes = if test.all_classes { Classes::Exactly } else { Classes::AtLeast };
     let input = (classes(test.classes), test.shape);
     let (net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
+    network::replaced_normalisation(&file, &extras.overrides).iter().for_each(|line| observer.note(line));
     let mut report = Report {
         rows: Vec::new(),
         weights: path,

@@ -14,7 +14,7 @@ pub fn evaluation(plan: &Plan, arch: &str, test: &Dataset, weights: &str) -> Map
     let attacks: Vec<&str> = plan.stages.iter().map(|stage| stage.about.as_str()).collect();
     let facts = [
         ("weights", json!(weights)),
-        ("data", json!(format!("{} {}", test.name, fingerprint(&[&test.images, &labels])))),
+        ("data", json!(format!("{} {}", test.name, fingerprint(&[test.images.as_bytes(), &labels])))),
         ("images", json!(test.len())),
         ("norm", json!(plan.params.ball.norm.to_string())),
         ("eps", json!(plan.params.ball.eps)),

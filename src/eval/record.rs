@@ -1,13 +1,16 @@
 //! The result file of an evaluation by the protocol, and the merging of shards.
 
-use super::outcome::Outcome;
+use super::outcome::{AttackRow, CLEAN, Outcome, Passes};
+use super::post_check::Verification;
 use super::protocol::ProtocolResult;
 use super::state::differences;
 use crate::data::Dataset;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
+use crate::files::read_text;
 use crate::files::safetensors::{self, TensorEntry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +36,9 @@ impl Shard {
 
     /// Its images of n. Errors: it has none.
     pub fn range(&self, n: usize) -> Result<Range<usize>> {
-        let range = (self.number - 1) * n / self.of..self.number * n / self.of;
+        // A file may state any numbers.
+        let bound = |number: usize| (number as u128 * n as u128 / self.of as u128) as usize;
+        let range = bound(self.number - 1)..bound(self.number);
         if range.is_empty() {
             let problem = format!("no image would be evaluated; there are {n}");
             return Err(Error::value("shard", format!("{}/{}", self.number, self.of), problem));
@@ -107,7 +112,7 @@ impl Record {
 
     /// Reads a result file. Errors: [`Error::Io`]; [`Error::File`] unless it is the result of a protocol.
     pub fn read(path: &Path) -> Result<Record> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read the result"))?;
+        let text = read_text(path, "cannot read the result")?;
         let wrong = |problem: String| {
             Error::file(path, format!("not the result of saddle eval --attack autoattack: {problem}"))
         };
@@ -129,7 +134,51 @@ impl Record {
         }
         Ok(Record { about, evaluation, shard, outcome })
     }
+
+    /// The number of images of the whole evaluation.
+    fn images(&self) -> usize {
+        self.evaluation.get("images").and_then(Value::as_u64).and_then(|n| n.try_into().ok()).unwrap_or(0)
+    }
+
+    /// Checks that the numbers of a shard's outcome fit its images. Errors: the first number that does not.
+    fn check_shard(&self, shard: Shard) -> Result<(), String> {
+        let (Shard { number, of }, images, outcome) = (shard, self.images(), &self.outcome);
+        ensure((1..=of).contains(&number) && of <= images, || {
+            format!("is shard {number} of {of} of {images} images; each has one image or more")
+        })?;
+        let points = outcome.outcomes.0.len();
+        let own = shard.range(images).map_err(|error| error.to_string())?.len();
+        ensure(points == own, || format!("holds {points} points, not the {own} of its shard"))?;
+        let rows = &outcome.rows;
+        ensure(rows.first().is_some_and(|row| row.attack == CLEAN), || {
+            "its first row is not 'clean'".to_owned()
+        })?;
+        let unknown = outcome.outcomes.0.iter().flatten().find(|row| **row >= rows.len());
+        ensure(unknown.is_none(), || {
+            let row = unknown.copied().unwrap_or_default();
+            format!("a point fell to row {row}, and there are {} rows, counted from 0", rows.len())
+        })?;
+        for row in rows {
+            ensure(row.attacked <= points && row.seconds.is_finite() && row.seconds >= 0.0, || {
+                let AttackRow { attack, attacked, seconds, .. } = row;
+                format!("{attack} has {attacked} of {points} points and took {seconds} s")
+            })?;
+        }
+        let Verification { outside_ball, outside_box, other_outcome, no_logits, .. } = outcome.verification;
+        for count in [outside_ball, outside_box, other_outcome, no_logits] {
+            ensure(count <= points, || format!("its verification counts {count} of {points} points"))?;
+        }
+        let Passes { forward, differentiated } = outcome.passes;
+        ensure(forward.max(differentiated) <= MOST_PASSES, || {
+            format!("counts {forward} passes, {differentiated} of them differentiated")
+        })
+    }
 }
+
+/// More passes than any evaluation takes, and few enough to be added up.
+const MOST_PASSES: u64 = 1 << 53;
+/// The number of missing shards that a message lists.
+const LISTED: usize = 8;
 
 /// The result of a whole evaluation from the result files of all its shards, in any order.
 ///
@@ -142,7 +191,7 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
         return Err(Error::value("merge", 0, problem));
     };
     let parts = reference.shard.map_or(0, |shard| shard.of);
-    let mut seen: Vec<Option<&PathBuf>> = vec![None; parts];
+    let mut seen: BTreeMap<usize, &PathBuf> = BTreeMap::new();
     for (path, record) in &records {
         let wrong = |problem: String| Err(Error::file(path, problem));
         let Some(shard @ Shard { number, of }) = record.shard else {
@@ -152,25 +201,20 @@ pub fn merge(files: &[PathBuf]) -> Result<Record> {
         if !differ.is_empty() {
             return wrong(format!("belongs to another evaluation than {}: {differ}", first.display()));
         }
-        let images = record.evaluation.get("images").and_then(Value::as_u64).unwrap_or(0) as usize;
-        if parts != of || !(1..=of).contains(&number) {
+        if parts != of {
             return wrong(format!("is shard {number} of {of}, other files are of {parts}: they overlap"));
         }
-        let points = record.outcome.outcomes.0.len();
-        if shard.range(images)?.len() != points {
-            return wrong(format!("holds {points} points, not its shard's"));
-        }
-        if let Some(other) = seen[number - 1].replace(path) {
+        record.check_shard(shard).map_err(|problem| Error::file(path, problem))?;
+        if let Some(other) = seen.insert(number, path) {
             return wrong(format!("is shard {number} of {of}, like {}", other.display()));
         }
     }
-    let missing: Vec<String> = (1..)
-        .zip(&seen)
-        .filter(|(_, path)| path.is_none())
-        .map(|(number, _)| format!("{number}/{parts}"))
-        .collect();
-    if !missing.is_empty() {
-        let problem = format!("a shard is missing: {}", missing.join(", "));
+    let missing = parts - seen.len();
+    if missing > 0 {
+        let numbers = (1..=parts).filter(|number| !seen.contains_key(number)).take(LISTED);
+        let mut list: Vec<String> = numbers.map(|number| format!("{number}/{parts}")).collect();
+        list.extend((missing > LISTED).then(|| format!("and {} more", missing - LISTED)));
+        let problem = format!("a shard is missing: {}", list.join(", "));
         return Err(Error::value("merge", files.len(), problem));
     }
     records.sort_by_key(|(_, record)| record.shard.map_or(0, |shard| shard.number));
@@ -210,10 +254,7 @@ pub fn save_adversarial(
 
 /// The image of a point `[H,W,C]`: the adversarial one, else the clean one.
 pub fn stored(data: &Dataset, index: usize, x_adv: Option<&Vec<f32>>) -> Vec<f32> {
-    let clean = || {
-        data.image(index).unwrap_or_default().iter().map(|byte| f32::from(*byte) * data.byte_scale).collect()
-    };
-    x_adv.cloned().unwrap_or_else(clean)
+    x_adv.cloned().unwrap_or_else(|| data.image(index).unwrap_or_default())
 }
 
 /// A hash of contents (FNV-1a), as text for records.
@@ -240,6 +281,80 @@ mod tests {
         }
         let message = Shard { number: 1, of: 400 }.range(360).unwrap_err().to_string();
         assert_eq!(message, "shard = 1/400: no image would be evaluated; there are 360");
+    }
+
+    type Change = fn(&mut Value);
+
+    /// A result file with the numbers of a shard, changed by `change`.
+    fn shard_file(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+        let counts = json!({"accuracy": 50.0, "robust": 1, "attacked": 2, "seconds": 1.0});
+        let row = |attack: &str| {
+            let mut row = counts.clone();
+            row["attack"] = attack.into();
+            row
+        };
+        let mut record = json!({
+            "version": "custom", "results": [row("clean"), row("apgd-ce")], "outcomes": ".1", "warnings": [],
+            "verification": Verification { passed: true, ..Verification::default() },
+            "passes": {"forward": 10, "differentiated": 5},
+            "evaluation": {"images": 4, "eps": 0.1}, "shard": {"number": 1, "of": 2},
+        });
+        change(&mut record);
+        let path = dir.join(name);
+        std::fs::write(&path, record.to_string()).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_numbers_of_shards_are_checked_before_they_are_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let second = shard_file(dir.path(), "2.json", |record| record["shard"]["number"] = 2.into());
+        let message = |change: Change| {
+            let first = shard_file(dir.path(), "1.json", change);
+            merge(&[first, second.clone()]).unwrap_err().to_string()
+        };
+        let whole = merge(&[shard_file(dir.path(), "1.json", |_| ()), second.clone()]).unwrap();
+        assert_eq!((whole.outcome.outcomes.0.len(), whole.outcome.rows[1].attacked), (4, 4));
+        let cases: [(Change, &str); 9] = [
+            (
+                |r| r["shard"]["of"] = (1u64 << 53).into(),
+                "is shard 1 of 9007199254740992 of 4 images; each has",
+            ),
+            (
+                |r| r["shard"]["of"] = (1u64 << 60).into(),
+                "is shard 1 of 1152921504606846976 of 4 images; each",
+            ),
+            (|r| r["shard"]["number"] = 0.into(), "is shard 0 of 2 of 4 images; each has one image or more"),
+            (|r| r["outcomes"] = "...".into(), "holds 3 points, not the 2 of its shard"),
+            (|r| r["outcomes"] = ".z".into(), "a point fell to row 35, and there are 2 rows, counted from 0"),
+            (|r| r["results"] = json!([]), "its first row is not 'clean'"),
+            (
+                |r| r["results"][1]["attacked"] = u64::MAX.into(),
+                "apgd-ce has 18446744073709551615 of 2 points",
+            ),
+            (
+                |r| r["verification"]["outside_box"] = u64::MAX.into(),
+                "its verification counts 184467440737095",
+            ),
+            (|r| r["passes"]["forward"] = u64::MAX.into(), "counts 18446744073709551615 passes, 5 of them"),
+        ];
+        for (change, expected) in cases {
+            let error = message(change);
+            assert!(error.contains(&format!("1.json: {expected}")), "{error}");
+        }
+        // As many shards as images, and all that differs from them on one line.
+        let huge = |record: &mut Value| {
+            record["evaluation"]["images"] = (1u64 << 60).into();
+            record["shard"]["of"] = (1u64 << 60).into();
+            record["outcomes"] = ".".into();
+            record["results"][0]["attacked"] = 1.into();
+            record["results"][1]["attacked"] = 1.into();
+        };
+        let error = merge(&[shard_file(dir.path(), "3.json", huge)]).unwrap_err().to_string();
+        assert!(
+            error.contains("8/1152921504606846976") && error.ends_with("and 1152921504606846967 more"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,12 +2,15 @@
 
 use super::plan::Plan;
 use super::record::Shard;
+use super::state::PROGRESS;
 use crate::attack::Params;
 use crate::data::{self, Dataset};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::run::network::WeightOverrides;
-use std::path::PathBuf;
+use crate::files;
+use crate::run::dir;
+use crate::run::network::{WeightOverrides, weight_file};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -50,6 +53,8 @@ pub struct Extras {
     pub keep_clean: bool,
     /// Of a protocol over all images: the file for the page, HTML.
     pub page: Option<PathBuf>,
+    /// The network was not trained on a part of this data: all images are evaluated where they have no parts.
+    pub trained_elsewhere: bool,
     /// Set to end the evaluation early.
     pub stop: Arc<AtomicBool>,
 }
@@ -68,9 +73,18 @@ impl Extras {
 }
 
 impl EvalRequest {
-    /// The files that are written.
-    pub(super) fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.out, &self.extras.save_adv, &self.extras.page].into_iter().flatten()
+    /// Checks that the files that are written can be, and are not among those that are read.
+    pub fn check_outputs(&self) -> Result<()> {
+        let given = [("out", &self.out), ("save-adv", &self.extras.save_adv), ("report", &self.extras.page)];
+        let outputs: Vec<(&str, &Path)> =
+            given.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
+        let mut inputs = vec![("--weights", weight_file(&self.weights)?)];
+        inputs.extend(self.data.clone().map(|data| ("--data", data)));
+        inputs.extend(self.extras.state.iter().map(|folder| ("--state", folder.join(PROGRESS))));
+        inputs.extend(dir::records_of(&self.weights).into_iter().map(|path| ("the run of --weights", path)));
+        let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(flag, path)| (*flag, path.as_path())).collect();
+        files::check_outputs(&outputs, &inputs)?;
+        outputs.iter().try_for_each(|(_, path)| files::check_writable(path))
     }
 
     /// Errors: an option that only a protocol takes, and attacks that are none.
@@ -86,7 +100,8 @@ impl EvalRequest {
 
     /// The test images that are asked for.
     pub(super) fn images(&self) -> Result<Dataset> {
-        let test = data::load(&self.dataset, self.data.as_deref())?.test;
+        let split = data::load(&self.dataset, self.data.as_deref())?;
+        let test = split.evaluated(self.extras.trained_elsewhere)?;
         match self.n {
             None if test.is_empty() => Err(Error::value("dataset", &test.name, "has no test images")),
             None => Ok(test),

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
+/// The file of a state's outcomes.
+pub(super) const PROGRESS: &str = "progress.json";
+
 /// A folder with the progress of one evaluation: `progress.json`, and one file for the images of every batch
 /// in which attacks succeeded.
 pub struct State {
@@ -52,7 +55,7 @@ impl State {
     }
 
     fn read(&self) -> Result<Option<SavedProgress>> {
-        let path = self.folder.join("progress.json");
+        let path = self.folder.join(PROGRESS);
         if !path.exists() {
             return Ok(None);
         }
@@ -82,7 +85,7 @@ impl State {
             write_images(&self.images(self.files.get()), fresh)?;
             self.files.set(self.files.get() + 1);
         }
-        let (path, evaluation) = (self.folder.join("progress.json"), self.identity.clone());
+        let (path, evaluation) = (self.folder.join(PROGRESS), self.identity.clone());
         let saved = SavedProgress { evaluation, files: self.files.get(), progress: progress.clone() };
         let text = serde_json::to_string(&saved).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomic(&path, (text + "\n").as_bytes())

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::safetensors::{Dtype, TensorView, integers};
+use super::{open, read_header};
 use crate::error::{Error, Result};
 
 /// The header of an array.
@@ -26,7 +27,7 @@ impl Header {
     ///
     /// Errors: not a row-major array of plain numbers, or not the length that the header implies.
     pub fn read(file: &mut impl Read, length: u64) -> Result<Header, String> {
-        let (header, start) = header(file).ok_or("not a .npy file of version 1, 2 or 3")?;
+        let (header, start) = header(file)?;
         let (descr, shape) =
             describe(&header).ok_or_else(|| format!("expected a row-major array, found {header}"))?;
         let dtype = dtype(&descr)?;
@@ -55,7 +56,7 @@ impl Npy {
     /// Errors: [`Error::Io`]; [`Error::File`] if it is not a row-major array of plain numbers, or not of the
     /// length that its header implies.
     pub fn open(path: &Path) -> Result<Npy> {
-        let mut file = File::open(path).map_err(Error::io(path, "cannot read"))?;
+        let mut file = open(path, "cannot read")?;
         let length = file.metadata().map_err(Error::io(path, "cannot read"))?.len();
         let header = Header::read(&mut file, length).map_err(|problem| Error::file(path, problem))?;
         Ok(Npy { path: path.into(), file, header })
@@ -83,20 +84,20 @@ impl Npy {
 }
 
 /// The header's dictionary as text, and the offset of the elements.
-fn header(file: &mut impl Read) -> Option<(String, u64)> {
+fn header(file: &mut impl Read) -> Result<(String, u64), String> {
     let mut start = [0; 8];
-    file.read_exact(&mut start).ok()?;
+    let foreign = "not a .npy file of version 1, 2 or 3";
+    file.read_exact(&mut start).map_err(|_| foreign)?;
     let mut length = [0; 4];
     let width = match start {
         [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _] => 2,
         [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _] => 4,
-        _ => return None,
+        _ => return Err(foreign.into()),
     };
-    file.read_exact(&mut length[..width]).ok()?;
-    let mut text = String::new();
+    file.read_exact(&mut length[..width]).map_err(|_| foreign)?;
     let length = u64::from(u32::from_le_bytes(length));
-    file.take(length).read_to_string(&mut text).ok()?;
-    (text.len() as u64 == length).then(|| (text.trim_end().to_owned(), 8 + width as u64 + length))
+    let text = String::from_utf8(read_header(file, length)?).map_err(|_| foreign)?;
+    Ok((text.trim_end().to_owned(), 8 + width as u64 + length))
 }
 
 /// Element type and shape in a dictionary such as

@@ -1,69 +1,80 @@
-//! Named tensors of a file, whichever program wrote it: safetensors, or numpy's `.npz`, a zip archive of
-//! `.npy` arrays.
+//! numpy's `.npz`: a zip archive of `.npy` arrays.
 
-use std::fs;
-use std::io::{Cursor, Read};
-use std::path::Path;
+use std::fs::File;
+use std::io::{BufReader, Read};
 
 use zip::ZipArchive;
+use zip::read::ZipFile;
 
 use super::npy::Header;
-use super::safetensors::{TensorEntry, encode};
-use crate::error::{Error, Result, ensure};
+use super::tensors::Tensors;
+use crate::error::ensure;
 
-/// The first bytes of a zip archive.
-const ZIP: &[u8] = b"PK\x03\x04";
+/// An array may unpack to this many times its bytes in the archive, or to `FREE` bytes. Images shrink to a
+/// tenth at best, black and white ones stored as float64 to a thirtieth or so.
+const RATIO: u64 = 32;
+const FREE: u64 = 64 << 20;
 
-/// The bytes of the safetensors file at `path`; of an `.npz` archive, those of a safetensors file with the
-/// same tensors. A file that is not an archive is returned unread.
+/// Reads the `wanted` arrays of an archive into `tensors`, and the names of all.
 ///
-/// Errors: [`Error::Io`]; [`Error::File`] for an archive without arrays, or with arrays other than row-major,
-/// little-endian numbers.
-pub fn read_tensors(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).map_err(Error::io(path, "cannot read the tensors"))?;
-    match bytes.starts_with(ZIP) {
-        true => converted(bytes).map_err(|problem| Error::file(path, problem)),
-        false => Ok(bytes),
-    }
-}
-
-/// The arrays of an archive as a safetensors file.
-fn converted(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+/// Errors: an archive without arrays, or wanted arrays other than row-major, little-endian numbers.
+pub(super) fn read(file: File, tensors: &mut Tensors, wanted: &[&str]) -> Result<(), String> {
     let broken = |error| format!("not a .npz file: {error}");
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
-    let (mut arrays, mut others) = (Vec::new(), Vec::new());
+    // Entries may share their bytes, which count once.
+    let mut left = file.metadata().map_err(|error| error.to_string())?.len();
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(broken)?;
+    let mut others = Vec::new();
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(broken)?;
         let name = entry.name().map_err(broken)?.into_owned();
-        let Some(name) = name.strip_suffix(".npy").map(str::to_owned) else {
+        let Some(name) = name.strip_suffix(".npy") else {
             others.push(name);
             continue;
         };
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).map_err(|error| format!("{name}: cannot be unpacked: {error}"))?;
-        let header = Header::read(&mut content.as_slice(), content.len() as u64);
-        arrays.push((name.clone(), header.map_err(|problem| format!("{name}: {problem}"))?, content));
+        tensors.names.push(name.to_owned());
+        if wanted.contains(&name) {
+            let (header, bytes) =
+                array(&mut entry, &mut left).map_err(|problem| format!("{name}: {problem}"))?;
+            tensors.insert(name, header.dtype, header.shape, bytes);
+        }
     }
-    ensure(!arrays.is_empty(), || {
+    ensure(!tensors.names.is_empty(), || {
         format!("a zip archive of {}; expected the arrays NAME.npy of a .npz file", others.join(", "))
+    })
+}
+
+/// The header of an array, and then exactly the bytes that it describes. `left` bytes of the archive have not
+/// been unpacked yet.
+fn array(entry: &mut ZipFile<impl Read>, left: &mut u64) -> Result<(Header, Vec<u8>), String> {
+    let (size, packed) = (entry.size(), entry.compressed_size().min(*left));
+    *left -= packed;
+    ensure(size <= FREE.max(packed.saturating_mul(RATIO)), || {
+        format!(
+            "{packed} bytes that would unpack to {size}; more than {RATIO} times as much is taken for a \
+             damaged or hostile file; numpy.savez writes arrays as they are"
+        )
     })?;
-    let entries = arrays.iter().map(|(name, header, content)| {
-        TensorEntry::raw(name, header.dtype, &header.shape, &content[header.start as usize..])
-    });
-    let mut file = Vec::new();
-    encode(&mut file, None, entries.collect()).map_err(|error| error.to_string())?;
-    Ok(file)
+    let header = Header::read(entry, size)?;
+    let unpacked = |error| format!("cannot be unpacked: {error}");
+    // Grows with what is there. One byte more than the header describes, so that the end is reached and with
+    // it the check sum.
+    let (mut bytes, length) = (Vec::new(), size - header.start);
+    entry.take(length + 1).read_to_end(&mut bytes).map_err(unpacked)?;
+    let found = bytes.len() as u64;
+    ensure(found == length, || format!("unpacks to {found} bytes after its header, expected {length}"))?;
+    Ok((header, bytes))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::safetensors::Dtype;
+    use std::fs;
     use std::io::Write;
+    use std::path::Path;
 
     use zip::write::{SimpleFileOptions, ZipWriter};
 
     use super::super::npy::tests::array;
-    use super::super::safetensors::SafeTensors;
+    use super::super::safetensors::{Dtype, TensorView};
     use super::*;
 
     fn archive(path: &Path, entries: &[(&str, Vec<u8>)]) {
@@ -90,14 +101,32 @@ mod tests {
                 ("y.npy", array("<f4", "(2,)", &floats)),
             ],
         );
-        let bytes = read_tensors(&path).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let (x, y) = (file.tensor("x").unwrap(), file.tensor("y").unwrap());
-        assert_eq!((x.dtype(), x.shape(), x.data()), (Dtype::U8, &[3, 2][..], &[1u8, 2, 3, 4, 5, 6][..]));
-        assert_eq!((y.dtype(), y.shape(), y.data()), (Dtype::F32, &[2][..], &floats[..]));
-        // A safetensors file is returned unchanged.
-        fs::write(&path, &bytes).unwrap();
-        assert_eq!(read_tensors(&path).unwrap(), bytes);
+        let mut file = Tensors::read(&path, &["x", "y"]).unwrap();
+        let content = |tensor: &TensorView| (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec());
+        assert_eq!(file.take("x", content), Some((Dtype::U8, vec![3, 2], vec![1, 2, 3, 4, 5, 6])));
+        assert_eq!(file.take("y", content), Some((Dtype::F32, vec![2], floats)));
+        let none = Tensors::read(&path, &["z"]).unwrap();
+        assert_eq!((none.names.as_slice(), none.has("z")), (&["x".into(), "y".into()][..], false));
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npz");
+        let zeros = vec![0; FREE as usize];
+        let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        let mut zip = ZipWriter::new(fs::File::create(&path).unwrap());
+        zip.start_file("x.npy", options).unwrap();
+        zip.write_all(&array("|u1", "(134217728,)", &[])).unwrap();
+        (0..2).for_each(|_| zip.write_all(&zeros).unwrap());
+        zip.finish().unwrap();
+        let error = Tensors::read(&path, &["x"]).unwrap_err().to_string();
+        assert!(
+            error.contains("a.npz: x: ") && error.contains(" bytes that would unpack to 134217856;"),
+            "{error}"
+        );
+        // Arrays that nobody wants are not unpacked either.
+        assert!(Tensors::read(&path, &["y"]).is_ok());
     }
 
     #[test]
@@ -106,7 +135,7 @@ mod tests {
         let path = dir.path().join("a.npz");
         let message = |entries: &[(&str, Vec<u8>)]| {
             archive(&path, entries);
-            read_tensors(&path).unwrap_err().to_string()
+            Tensors::read(&path, &["x"]).unwrap_err().to_string()
         };
         let error = message(&[("archive/data.pkl", vec![1]), ("archive/version", vec![2])]);
         let expected = "a zip archive of archive/data.pkl, archive/version; \
@@ -119,6 +148,6 @@ mod tests {
         let error = message(&[("x.npy", array("|u1", "(4,)", &[0; 3]))]);
         assert!(error.ends_with("a.npz: x: [4] of type |u1 takes 132 bytes, the file has 131"), "{error}");
         fs::write(&path, b"PK\x03\x04 cut").unwrap();
-        assert!(read_tensors(&path).unwrap_err().to_string().contains("a.npz: not a .npz file: "));
+        assert!(Tensors::read(&path, &["x"]).unwrap_err().to_string().contains("a.npz: not a .npz file: "));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 pub use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
-use super::write_atomic_with;
+use super::{LONGEST_TEXT, write_atomic_with};
 use crate::error::{Error, Result, ensure};
 
 // Elements are written in the byte order of the machine, and files are little-endian.
@@ -46,7 +46,7 @@ impl<'a> TensorEntry<'a> {
     }
 
     /// The same for elements of any type, little-endian.
-    pub(super) fn raw(name: &'a str, dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> TensorEntry<'a> {
+    fn raw(name: &'a str, dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> TensorEntry<'a> {
         TensorEntry { name, dtype, shape: shape.to_vec(), bytes }
     }
 }
@@ -71,7 +71,7 @@ pub fn write(
 ///
 /// The crate's own writer takes metadata as a `HashMap`, whose order differs from run to run. Files of equal
 /// content must be equal, so the header is written here; without metadata, the bytes are the crate's.
-pub(super) fn encode(
+fn encode(
     out: &mut impl Write,
     metadata: Option<&BTreeMap<String, String>>,
     mut entries: Vec<TensorEntry>,
@@ -124,8 +124,20 @@ pub fn integers(tensor: &TensorView) -> Option<Vec<i64>> {
     })
 }
 
+/// The content of a file, and its metadata. Errors: what the file is instead.
+pub(super) fn parse(bytes: &[u8]) -> Result<(SafeTensors<'_>, BTreeMap<String, String>), String> {
+    let diagnosed = |error| diagnose(bytes, &error);
+    // A longer header than any real one would take many times its size in memory.
+    let size = bytes.first_chunk().map_or(0, |size| u64::from_le_bytes(*size));
+    ensure(size <= LONGEST_TEXT, || diagnosed(SafeTensorError::HeaderTooLarge))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(diagnosed)?;
+    let metadata =
+        header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
+    Ok((SafeTensors::deserialize(bytes).map_err(diagnosed)?, metadata))
+}
+
 /// The likely nature of a file that cannot be parsed; `reason` is the parser's.
-pub(super) fn diagnose(bytes: &[u8], reason: &SafeTensorError) -> String {
+fn diagnose(bytes: &[u8], reason: &SafeTensorError) -> String {
     let length = bytes.len();
     // A valid file can begin with any byte, so these are looked at only after parsing failed.
     let text = bytes.trim_ascii_start();
@@ -152,7 +164,11 @@ pub(super) fn diagnose(bytes: &[u8], reason: &SafeTensorError) -> String {
 /// Whether the file has all that its header names; `None` where the header itself is cut off.
 fn is_complete(bytes: &[u8]) -> Option<bool> {
     let (size, rest) = bytes.split_first_chunk::<8>()?;
-    let (header, data) = rest.split_at_checked(u64::from_le_bytes(*size).try_into().ok()?)?;
+    let size = u64::from_le_bytes(*size);
+    let (header, data) = rest.split_at_checked(size.try_into().ok()?)?;
+    if size > LONGEST_TEXT {
+        return Some(true);
+    }
     let Ok(entries) = serde_json::from_slice::<Map<String, Value>>(header) else { return Some(true) };
     let ends = entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
     Some(ends.max().unwrap_or(0) <= data.len() as u64)

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::npz::read_tensors;
-use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView};
+use super::safetensors::{self, Dtype, TensorEntry, TensorView};
+use super::tensors::Tensors;
 use super::transposed;
 use crate::error::{Error, Result};
 
@@ -59,21 +59,18 @@ impl TensorFile {
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] for a file of another kind or a wanted tensor of another type.
     pub fn read(path: &Path, wanted: &[&str]) -> Result<TensorFile> {
-        let bytes = read_tensors(path)?;
-        let content = SafeTensors::deserialize(&bytes)
-            .map_err(|error| Error::file(path, format!("not a safetensors or .npz file: {error}")))?;
+        let mut content = Tensors::read(path, wanted)?;
         let mut file = TensorFile { path: path.to_owned(), tensors: BTreeMap::new(), others: vec![] };
-        for (name, tensor) in content.iter() {
-            if wanted.contains(&name) {
+        for name in wanted {
+            let convert = |tensor: &TensorView| {
                 let found = format!("{name} is {:?} {:?}", tensor.dtype(), tensor.shape());
-                let wrong = || file.wrong(format!("{found}; expected F32, and I64 for y"));
-                let values = values(&tensor).ok_or_else(wrong)?;
-                file.tensors.insert(name.to_owned(), values);
-            } else {
-                file.others.push(name.to_owned());
+                values(tensor).ok_or_else(|| file.wrong(format!("{found}; expected F32, and I64 for y")))
+            };
+            if let Some(values) = content.take(name, convert).transpose()? {
+                file.tensors.insert((*name).to_owned(), values);
             }
         }
-        file.others.sort_unstable();
+        file.others = content.names.into_iter().filter(|name| !wanted.contains(&name.as_str())).collect();
         Ok(file)
     }
 

@@ -5,7 +5,8 @@ use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::slice;
 
-use super::safetensors::{self, Dtype, SafeTensors, TensorEntry, TensorView, diagnose};
+use super::read;
+use super::safetensors::{self, Dtype, TensorEntry, TensorView};
 use crate::error::{Error, Result, ensure};
 
 /// The number of wrong keys that a message lists before it counts the rest.
@@ -16,6 +17,9 @@ const LISTED: usize = 12;
 pub struct WeightFile {
     /// Where it was read from, for messages; empty for one made in memory.
     pub path: PathBuf,
+    /// Its own normalisation: tensors `mean` and `std` of a layer, whatever its prefix, which are not in
+    /// `tensors`.
+    pub layer: Option<Normalisation>,
     /// Shape and values of each tensor, in the file's layout (OIHW for convolutions).
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     /// Integer scalars: each batch norm's `num_batches_tracked`.
@@ -47,7 +51,7 @@ impl Display for Normalisation {
 }
 
 impl WeightFile {
-    /// The normalisation in the metadata, if any.
+    /// The normalisation in the metadata, else that of a layer, if any.
     pub fn normalisation(&self) -> Result<Option<Normalisation>> {
         let list = |key: &str| -> Result<Option<Vec<f32>>> {
             let wrong =
@@ -57,7 +61,7 @@ impl WeightFile {
             words.map(|word| word.parse().map_err(wrong)).collect::<Result<_>>().map(Some)
         };
         Ok(match (list("mean")?, list("std")?) {
-            (None, None) => None,
+            (None, None) => self.layer.clone(),
             (mean, std) => {
                 Some(Normalisation { mean: mean.unwrap_or_default(), std: std.unwrap_or_default() })
             }
@@ -72,18 +76,16 @@ impl WeightFile {
 
     /// Reads a safetensors file. Tensors of f64, f16 and bf16 become f32. Prefixes that wrappers put before
     /// every key (`module.`, `model.`, and a leading `0.` or `1.`) are removed; tensors under `attacker.` and
-    /// `sub_block1.`, which no network computes with, are skipped.
+    /// `sub_block1.`, which no network computes with, are skipped. `mean` and `std` of a layer that
+    /// normalises images become [`WeightFile::layer`].
     ///
     /// Errors: [`Error::Io`]; [`Error::File`] for a file that is cut off or of another kind, or a tensor
     /// whose type is not that of a weight.
     pub fn read(path: &Path) -> Result<WeightFile> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the weights"))?;
+        let bytes = read(path, "cannot read the weights")?;
         let wrong = |problem: String| Error::file(path, problem);
-        let content = SafeTensors::deserialize(&bytes).map_err(|error| wrong(diagnose(&bytes, &error)))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
-        let mut file = WeightFile { path: path.to_owned(), ..WeightFile::default() };
-        file.metadata
-            .extend(header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
+        let (content, metadata) = safetensors::parse(&bytes).map_err(wrong)?;
+        let mut file = WeightFile { path: path.to_owned(), metadata, ..WeightFile::default() };
         for (full, tensor) in content.iter() {
             let name = bare_name(full).to_owned();
             if name.starts_with("attacker.") || name.starts_with("sub_block1.") {
@@ -102,7 +104,13 @@ impl WeightFile {
                 return Err(wrong(format!("{found}; expected F32, F64, F16 or BF16, or one whole number")));
             }
         }
+        file.layer = take_normalisation(&mut file.tensors);
         Ok(file)
+    }
+
+    /// An error about a value of the metadata as one about this file.
+    pub fn in_metadata<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| Error::file(&self.path, format!("in its metadata: {error}")))
     }
 
     /// The number of classes of its classifier.
@@ -151,6 +159,26 @@ impl WeightFile {
         let problem = format!("the weights do not fit the network{arch}, {count} keys: {list}");
         ensure(count == 0, || Error::file(&self.path, problem))
     }
+}
+
+/// Takes the tensors `mean` and `std` of one layer, `[C]` or `[1,C,1,1]`, out of a network's.
+fn take_normalisation(tensors: &mut BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Option<Normalisation> {
+    let per_channel = |(shape, values): &(Vec<usize>, Vec<f32>)| {
+        matches!(shape[..], [1 | 3] | [1, 1 | 3, 1, 1]).then(|| values.clone())
+    };
+    let prefixes = tensors.keys().filter_map(|name| name.strip_suffix("mean"));
+    // A batch norm has running_mean, and running_var beside it.
+    let own = |prefix: &&str| prefix.is_empty() || prefix.ends_with('.');
+    let pairs = prefixes.filter(own).filter_map(|prefix| {
+        let of = |name: &str| tensors.get(&format!("{prefix}{name}")).and_then(per_channel);
+        let (mean, std) = (of("mean")?, of("std")?);
+        (mean.len() == std.len()).then(|| (prefix.to_owned(), Normalisation { mean, std }))
+    });
+    let found: Vec<_> = pairs.collect();
+    // Of several, none is certain to be the one for images.
+    let [(prefix, normalisation)] = <[_; 1]>::try_from(found).ok()?;
+    ["mean", "std"].iter().for_each(|name| drop(tensors.remove(&format!("{prefix}{name}"))));
+    Some(normalisation)
 }
 
 /// `name` without prefixes of wrappers.
@@ -229,6 +257,35 @@ mod tests {
         assert_eq!(file.tensors.keys().collect::<Vec<_>>(), ["b", "d", "h"]);
         assert!(file.tensors.values().all(|(_, values)| values == &[1.5, -2.0]));
         assert_eq!((file.tensors["d"].0.as_slice(), file.ints["n"]), (&[1, 2][..], 7));
+    }
+
+    #[test]
+    fn a_layer_that_normalises_is_taken_as_the_normalisation() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |tensors: &[(&str, &[usize], &[f32])]| {
+            let views = tensors.iter().map(|(name, shape, values)| TensorEntry::new(name, shape, values));
+            safetensors::write(&path(&dir), None, views.collect()).unwrap();
+            WeightFile::read(&path(&dir)).unwrap()
+        };
+        let (mean, std): (&[f32], &[f32]) = (&[0.5, 0.25, 0.125], &[0.2, 0.3, 0.4]);
+        let expected = Normalisation { mean: mean.to_vec(), std: std.to_vec() };
+        for (prefix, shape) in [("", &[3][..]), ("normalize.", &[1, 3, 1, 1]), ("module.0.", &[1, 3, 1, 1])] {
+            let names = ["mean", "std"].map(|name| format!("{prefix}{name}"));
+            let running = ("bn1.running_mean", &[3][..], mean);
+            let file = read(&[(&names[0], shape, mean), (&names[1], shape, std), running]);
+            assert_eq!(file.normalisation().unwrap(), Some(expected.clone()), "{prefix}");
+            assert_eq!(file.tensors.keys().collect::<Vec<_>>(), ["bn1.running_mean"], "{prefix}");
+        }
+        // Of another shape, alone, or twice: they stay, and check() names them.
+        for wrong in [
+            &[("mean", &[3][..], mean), ("std", &[1], &std[..1])][..],
+            &[("mean", &[3, 1], mean), ("std", &[3, 1], std)],
+            &[("a.mean", &[3], mean)],
+            &[("a.mean", &[3], mean), ("a.std", &[3], std), ("b.mean", &[3], mean), ("b.std", &[3], std)],
+        ] {
+            let file = read(wrong);
+            assert_eq!((file.layer, file.tensors.len()), (None, wrong.len()));
+        }
     }
 
     #[test]

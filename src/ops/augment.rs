@@ -1,4 +1,5 @@
-//! Batches from a data set that lies on the device as bytes: images with random crops and flips, and labels.
+//! Batches from a data set that lies on the device as bytes or floats: images with random crops and flips, and
+//! labels.
 
 use super::prelude::*;
 use crate::rng::{Key, Purpose};
@@ -8,7 +9,7 @@ use kernels::augment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Padding {
-    /// Byte 0.
+    /// Value 0.
     Zero,
     /// The image mirrored at its edge pixels, which are not repeated.
     Reflect,
@@ -56,11 +57,26 @@ impl Augmentation {
     }
 }
 
-/// Images of a data set of bytes `[M, H, W, C]`, `shape` = `[H, W, C]`, as floats `byte * scale[c] +
-/// shift[c]`: those at `indices`, view after view, `[views * B, H, W, C]`. An index outside of the data set
-/// gives NaN.
+/// The images of a data set on a device, `[M, H, W, C]`.
+pub enum StoredImages {
+    Bytes(Buffer<u8>),
+    Floats(Buffer<f32>),
+}
+
+impl StoredImages {
+    /// The number of values of all images.
+    fn len(&self) -> usize {
+        match self {
+            StoredImages::Bytes(bytes) => bytes.len(),
+            StoredImages::Floats(floats) => floats.len(),
+        }
+    }
+}
+
+/// Images of a data set, `shape` = `[H, W, C]`, as floats `value * scale[c] + shift[c]`: those at `indices`,
+/// view after view, `[views * B, H, W, C]`. An index outside of the data set gives NaN.
 pub fn augment(
-    images: &Buffer<u8>,
+    images: &StoredImages,
     shape: [usize; 3],
     indices: &Buffer<i32>,
     scale: &Tensor,
@@ -94,23 +110,32 @@ pub fn augment(
     }
     let device = indices.device();
     let mut out = Tensor::uninit(device, &[samples, height, width, channels])?;
-    augment::Images {
-        data: images,
-        images: indices,
-        scale,
-        shift,
-        out: &mut out,
-        key: key.bits(),
-        known: images.len() / size,
-        per_view: indices.len(),
-        height,
-        width,
-        channels,
-        pad,
-        reflect,
-        flip,
+    let (out_images, key, known, per_view) = (&mut out, key.bits(), images.len() / size, indices.len());
+    macro_rules! launch {
+        ($kernel:ident, $data:ident) => {
+            augment::$kernel {
+                data: $data,
+                images: indices,
+                scale,
+                shift,
+                out: out_images,
+                key,
+                known,
+                per_view,
+                height,
+                width,
+                channels,
+                pad,
+                reflect,
+                flip,
+            }
+            .launch(device, samples)?
+        };
     }
-    .launch(device, samples)?;
+    match images {
+        StoredImages::Bytes(bytes) => launch!(Images, bytes),
+        StoredImages::Floats(floats) => launch!(FloatImages, floats),
+    }
     Ok(out)
 }
 
@@ -146,23 +171,25 @@ pub fn cases() -> Vec<super::testing::Case> {
     for shape in [[1, 1, 1], [8, 8, 1], [7, 5, 3], [32, 32, 3], [6, 9, 4]] {
         let [h, w, c] = shape;
         let (known, indices): (usize, Vec<i32>) = (10, vec![3, 9, 0, 3, 7]);
-        let bytes: Vec<u8> =
-            Input::uniform(&[known, h, w, c], 0.0, 256.0).values.iter().map(|v| *v as u8).collect();
+        let values = Input::uniform(&[known, h, w, c], 0.0, 256.0).values;
         for how in ways.into_iter().filter(|how| how.padding == Padding::Zero || how.pad < h.min(w)) {
-            for views in [1, 2] {
+            for (views, as_bytes) in [(1, true), (2, true), (1, false), (2, false)] {
+                let stored: Vec<f32> = values.iter().map(|v| if as_bytes { v.floor() } else { *v }).collect();
                 let how = how.views(views);
                 let scale: Vec<f32> = (0..c).map(|c| (c + 1) as f32 / 255.0).collect();
                 let shift: Vec<f32> = (0..c).map(|c| c as f32 * 0.5).collect();
                 let numbers = [Input::values(&[c], scale.clone()), Input::values(&[c], shift.clone())];
-                let (bytes_of_run, indices_of_run) = (bytes.clone(), indices.clone());
+                let (stored_of_run, indices_of_run) = (stored.clone(), indices.clone());
                 let run = move |device: &Device, t: &[Tensor]| {
-                    let (images, indices) = (
-                        Buffer::from_slice(device, &bytes_of_run)?,
-                        Buffer::from_slice(device, &indices_of_run)?,
-                    );
+                    let bytes: Vec<u8> = stored_of_run.iter().map(|value| *value as u8).collect();
+                    let images = match as_bytes {
+                        true => StoredImages::Bytes(Buffer::from_slice(device, &bytes)?),
+                        false => StoredImages::Floats(Buffer::from_slice(device, &stored_of_run)?),
+                    };
+                    let indices = Buffer::from_slice(device, &indices_of_run)?;
                     augment(&images, shape, &indices, &t[0], &t[1], &how)?.to_vec()
                 };
-                let (bytes, indices) = (bytes.clone(), indices.clone());
+                let indices = indices.clone();
                 let place = move |at: i64, size: usize| -> Option<usize> {
                     let mirrored = if at < 0 { -at } else { 2 * size as i64 - 2 - at };
                     match (0..size as i64).contains(&at) {
@@ -178,13 +205,14 @@ pub fn cases() -> Vec<super::testing::Case> {
                         let (dy, dx, flip) = drawn(&how, image, view);
                         let x = if flip { w - 1 - x } else { x } as i64 + dx;
                         let from = place(y as i64 + dy, h).zip(place(x, w));
-                        let byte =
-                            from.map_or(0, |(y, x)| bytes[((image as usize * h + y) * w + x) * c + channel]);
-                        byte as f64 * scale[channel] as f64 + shift[channel] as f64
+                        let of = |(y, x)| stored[((image as usize * h + y) * w + x) * c + channel];
+                        let value = from.map_or(0.0, of);
+                        value as f64 * scale[channel] as f64 + shift[channel] as f64
                     };
                     (0..views * indices.len() * h * w * c).map(value).collect()
                 };
-                cases.push(Case::kernel(format!("augment {shape:?} {how:?}"), numbers, run, want));
+                let kind = if as_bytes { "bytes" } else { "floats" };
+                cases.push(Case::kernel(format!("augment {kind} {shape:?} {how:?}"), numbers, run, want));
             }
         }
     }
@@ -219,7 +247,7 @@ mod tests {
     #[test]
     fn unknown_images_are_nan_and_bad_sizes_errors() {
         let device = Device::host().unwrap();
-        let images = Buffer::from_slice(&device, &[255u8; 12]).unwrap();
+        let images = StoredImages::Bytes(Buffer::from_slice(&device, &[255u8; 12]).unwrap());
         let indices = Buffer::from_slice(&device, &[2, 3, -1]).unwrap();
         let [scale, shift] = [1.0 / 255.0, 0.0].map(|v| Tensor::from_slice(&device, &[1], &[v]).unwrap());
         let batch = |shape, how| augment(&images, shape, &indices, &scale, &shift, &how);

@@ -8,11 +8,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::data;
 use crate::error::{Error, Result, ensure};
-use crate::files::write_atomic;
+use crate::files::{read_text, write_atomic};
+use crate::nn::Arch;
 
 /// The record of what was asked for, and of how the run was called.
 const RUN: &str = "run.json";
+
+/// The files of records in a run directory, and the folder of its checkpoints.
+const RECORDS: [&str; 5] = [RUN, "metrics.jsonl", "log.csv", "summary.json", "checkpoints"];
+
+/// The records of the run that `weights`, a run directory or a checkpoint in it, belongs to; none for another
+/// file.
+pub fn records_of(weights: &Path) -> Vec<PathBuf> {
+    let of_checkpoint =
+        weights.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
+    let root = [Some(weights), of_checkpoint].into_iter().flatten().find(|root| root.join(RUN).is_file());
+    root.map(|root| RECORDS.map(|name| root.join(name)).to_vec()).unwrap_or_default()
+}
 
 /// The results of a run: `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +83,7 @@ impl RunDir {
         let path = root.join(RUN);
         let no_run = || Error::file(root, format!("holds no run (there is no {RUN} in it)"));
         ensure(path.is_file(), no_run)?;
-        let text = fs::read_to_string(&path).map_err(Error::io(&path, "cannot read the record of a run"))?;
+        let text = read_text(&path, "cannot read the record of a run")?;
         let record = serde_json::from_str(&text)
             .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
         Ok(RunDir { root: root.to_owned(), record })
@@ -82,7 +96,12 @@ impl RunDir {
         let path = self.root.join(RUN);
         let keys = self.record.get("config").and_then(Value::as_object);
         let keys = keys.ok_or_else(|| Error::file(&path, "holds no 'config'"))?;
-        Config::from_json(keys).map_err(|error| Error::file(&path, error.to_string()))
+        let config = Config::from_json(keys).and_then(|config| {
+            Arch::find(&config.model)?;
+            data::find(&config.dataset)?;
+            config.validate().map(|()| config)
+        });
+        config.map_err(|error| Error::file(&path, error.to_string()))
     }
 
     /// The name of the run's recipe.

@@ -3,7 +3,7 @@
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::files::weights::{Normalisation, WeightFile, listed};
+use crate::files::weights::{Normalisation, WeightFile};
 use crate::nn::{Arch, Net, Shape};
 use std::path::{Path, PathBuf};
 
@@ -39,26 +39,41 @@ pub fn open(
     overrides: &WeightOverrides,
     data: (Classes, ImageShape),
 ) -> Result<(Net, WeightFile)> {
-    for (key, values) in [("mean", &overrides.mean), ("std", &overrides.std)] {
-        if let Some(values) = values {
-            file.metadata.insert(key.into(), listed(values));
-        } else if overrides.model.is_some() {
-            file.metadata.entry(key.into()).or_default();
-        }
-    }
     let lacks = |what: &str| {
         let remedy = "expected a checkpoint of saddle train, or --model NAME";
         Error::file(&file.path, format!("its metadata does not say {what}; {remedy}"))
     };
-    let model = overrides.model.as_ref().or(file.metadata.get("arch"));
-    let arch = Arch::find(model.ok_or_else(|| lacks("what network these weights are for"))?)?;
+    let arch = match (&overrides.model, file.metadata.get("arch")) {
+        (Some(model), _) => Arch::find(model)?,
+        (None, Some(arch)) => file.in_metadata(Arch::find(arch))?,
+        (None, None) => return Err(lacks("what network these weights are for")),
+    };
+    let stated = file.normalisation()?;
+    let described = overrides.model.is_some() || overrides.mean.is_some();
+    let stated = stated.or(described.then(Normalisation::default));
+    let stated = stated.ok_or_else(|| lacks("how images are normalised"))?;
+    let normalisation = Normalisation {
+        mean: overrides.mean.clone().unwrap_or(stated.mean),
+        std: overrides.std.clone().unwrap_or(stated.std),
+    };
     let classes = fitting_classes(&file, data)?;
-    let normalisation = file.normalisation()?.ok_or_else(|| lacks("how images are normalised"))?;
-    let (Normalisation { mean, std }, (_, ImageShape { height, channels, .. })) = (normalisation, data);
+    let (Normalisation { mean, std }, (_, ImageShape { height, channels, .. })) =
+        (normalisation.clone(), data);
     let mut net = Net::new(device, arch, &Shape { channels, height, classes, mean, std }, 0)?;
     load(&mut net, device, &file)?;
+    // From here on the metadata describe the network; the messages before are about the file's own.
+    file.set_normalisation(&normalisation);
     file.metadata.insert("arch".into(), arch.name.into());
     Ok((net, file))
+}
+
+/// The note about a file's own normalisation that `overrides` replace, if they do.
+pub fn replaced_normalisation(file: &WeightFile, overrides: &WeightOverrides) -> Option<String> {
+    let layer = file.layer.as_ref()?;
+    let differs = |given: &Option<Vec<f32>>, own: &Vec<f32>| given.as_ref().is_some_and(|given| given != own);
+    let replaced = differs(&overrides.mean, &layer.mean) || differs(&overrides.std, &layer.std);
+    let path = file.path.display();
+    replaced.then(|| format!("note: {path}: its own layer {layer}; --mean and --std go before it"))
 }
 
 /// The number of classes of the network in `file`.

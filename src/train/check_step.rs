@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result, ensure};
+use crate::files::check_outputs;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, FixedNoise, LogValue};
@@ -90,6 +91,9 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let config = &Config { init: Some(check.weights.clone()), ..check.config.clone() };
     super::validate(config)?;
     let method = method::find(&config.method)?;
+    let wa_weights = check.wa_weights.iter().map(|path| ("--wa-weights", path.as_path()));
+    let inputs = [("--weights", check.weights.as_path()), ("--batch", &check.batch)];
+    check_outputs(&[("out", &check.out)], &inputs.into_iter().chain(wa_weights).collect::<Vec<_>>())?;
     let device = config.device.open()?;
     let given = BatchFile::read(&check.batch)?;
     let x = Tensor::from_slice(&device, &given.x.shape, &given.x.pixels)?;

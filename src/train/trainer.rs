@@ -9,7 +9,7 @@ use crate::config::{Config, Select};
 use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, ImageShape};
 use crate::device::{Buffer, Device};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Shape};
 use crate::run::dir::Summary;
@@ -53,6 +53,9 @@ impl<'a> Trainer<'a> {
         let method = method::find(&config.method)?;
         let arch = Arch::find(&config.model)?;
         let split = data::load(&config.dataset, config.data.as_deref())?;
+        ensure(!split.train.is_empty(), || {
+            Error::value("dataset", &config.dataset, "has no images to train on; x_adv is for tests only")
+        })?;
         let (train, selection) = match config.select {
             Select::Heldout => {
                 split.train.hold_out(config.held_out, config.seed).map(|(train, held)| (train, Some(held)))?

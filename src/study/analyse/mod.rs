@@ -176,7 +176,7 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
         }
     }
     let weights = weight_file(&request.run)?;
-    let data::Split { train, mut test } = data::load(&config.dataset, config.data.as_deref())?;
+    let data::Split { train, mut test, .. } = data::load(&config.dataset, config.data.as_deref())?;
     test = test.subset(&(0..request.n.unwrap_or(test.len()).min(test.len())).collect::<Vec<_>>())?;
     let gallery = training_images(train, config, request.gallery)?;
     let device = request.device.open()?;
