@@ -393,7 +393,7 @@ def try_one(saddle, folders, reader, number, seed, keep):
             data, damage = file.read_bytes(), rng.choice(reader.damages)
             try:
                 file.write_bytes(damage(rng, data))
-            except (ValueError, KeyError, TypeError, struct.error):
+            except (ValueError, LookupError, TypeError, struct.error):
                 file.write_bytes(damage_bytes(rng, data))
         environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
         with open(here / ".errors", "w+b") as errors:

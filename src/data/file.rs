@@ -62,12 +62,16 @@ fn images(file: &mut Tensors, x: &str, y: &str) -> Result<Dataset, String> {
     let missing = |name: &str| format!("{name}: missing");
     let pixels = file.take(x, pixels).ok_or_else(|| missing(x))?;
     let (shape, pixels) = pixels.map_err(|problem| format!("{x}: {problem}"))?;
-    let labels = file.take(y, labels).ok_or_else(|| missing(y))?;
-    let labels = labels.map_err(|problem| format!("{y}: {problem}"))?;
-    let (found, expected) = (pixels.len() / shape.bytes(), labels.len());
-    ensure(found == expected && found > 0, || {
-        format!("{x} has {found} images, {y} {expected} labels; expected equal numbers, at least one")
-    })?;
+    let found = pixels.len() / shape.bytes();
+    let read = |tensor: &TensorView| {
+        // Labels take eight times as much memory as their bytes in a file.
+        let expected = label_count(tensor).map_err(|problem| format!("{y}: {problem}"))?;
+        ensure(found == expected && found > 0, || {
+            format!("{x} has {found} images, {y} {expected} labels; expected equal numbers, at least one")
+        })?;
+        labels(tensor).map_err(|problem| format!("{y}: {problem}"))
+    };
+    let labels = file.take(y, read).ok_or_else(|| missing(y))??;
     let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
     let set = Dataset::new(FILE.name, shape, pixels, labels, numbered_names(classes));
     Ok(Dataset { all_classes: false, ..set })
@@ -104,12 +108,17 @@ fn pixels(x: &TensorView) -> Result<(ImageShape, Pixels), String> {
     Ok((shape, bytes.map_or(Pixels::Floats(floats), Pixels::Bytes)))
 }
 
+/// The number of labels in a tensor of integers.
+fn label_count(y: &TensorView) -> Result<usize, String> {
+    match (y.shape(), y.dtype()) {
+        (&[count], Dtype::U8 | Dtype::I32 | Dtype::I64) => Ok(count),
+        (shape, dtype) => Err(format!("expected uint8, int32 or int64 [N], found {dtype:?} {shape:?}")),
+    }
+}
+
 /// Labels of any integer type.
 fn labels(y: &TensorView) -> Result<Vec<i32>, String> {
-    let known = matches!((y.shape(), y.dtype()), ([_], Dtype::U8 | Dtype::I32 | Dtype::I64));
-    let values = integers(y).filter(|_| known).ok_or_else(|| {
-        format!("expected uint8, int32 or int64 [N], found {:?} {:?}", y.dtype(), y.shape())
-    })?;
+    let values = integers(y).unwrap_or_default();
     let label = |(index, value): (usize, i64)| match u16::try_from(value) {
         Ok(label) => Ok(label.into()),
         Err(_) => Err(format!("label {index} is {value}, expected a class, counted from 0")),

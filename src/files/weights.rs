@@ -192,8 +192,9 @@ fn bare_name(mut name: &str) -> &str {
 
 /// The value of an integer tensor of one element.
 fn integer(tensor: &TensorView) -> Option<i64> {
-    let whole = matches!(tensor.dtype(), Dtype::I64 | Dtype::I32);
-    if let [value] = safetensors::integers(tensor)?[..] { whole.then_some(value) } else { None }
+    let one =
+        matches!(tensor.dtype(), Dtype::I64 | Dtype::I32) && tensor.shape().iter().product::<usize>() == 1;
+    if one { safetensors::integers(tensor)?.first().copied() } else { None }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Batches from a data set that lies on the device as bytes or floats: images with random crops and flips, and
-//! labels.
+//! Batches from a data set that lies on the device as bytes or floats: images with random crops and flips,
+//! and labels.
 
 use super::prelude::*;
 use crate::rng::{Key, Purpose};
