@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
 
 use crate::error::{Error, Result, ensure};
+use crate::files::fingerprint::fingerprint;
 use crate::rng::Stream;
 
 /// A data set that can be loaded by name.
@@ -120,6 +121,11 @@ impl Dataset {
     pub fn image(&self, index: usize) -> Option<&[u8]> {
         let size = self.shape.bytes();
         self.images.get(index * size..(index + 1) * size)
+    }
+
+    /// A fingerprint of the images and their labels.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&[&self.images, bytemuck::cast_slice(&self.labels)])
     }
 
     /// The number of images of each class, `[classes]`.

@@ -187,12 +187,6 @@ pub fn stored(data: &Dataset, index: usize, x_adv: Option<&Vec<f32>>) -> Vec<f32
     x_adv.cloned().unwrap_or_else(clean)
 }
 
-/// A hash of contents (FNV-1a), as text for records.
-pub fn fingerprint(parts: &[&[u8]]) -> String {
-    let step = |hash: u64, byte: &u8| (hash ^ *byte as u64).wrapping_mul(0x100_0000_01b3);
-    format!("{:016x}", parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, step))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,12 +205,5 @@ mod tests {
         }
         let message = Shard { number: 1, of: 400 }.range(360).unwrap_err().to_string();
         assert_eq!(message, "shard = 1/400: no image would be evaluated; there are 360");
-    }
-
-    #[test]
-    fn fingerprints_differ() {
-        assert_eq!(fingerprint(&[b"a", b"b"]), fingerprint(&[b"ab"]));
-        assert_eq!(fingerprint(&[]), "cbf29ce484222325");
-        assert_eq!(fingerprint(&[b"a"]), "af63dc4c8601ec8c");
     }
 }

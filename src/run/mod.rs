@@ -1,5 +1,7 @@
-//! A run: its directory, what it reports, and the network in a weight file.
+//! A run: its directory, its records, what it reports, and the network in a weight file.
 
 pub mod dir;
 pub mod network;
 pub mod observer;
+pub mod provenance;
+mod records;

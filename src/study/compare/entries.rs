@@ -1,7 +1,7 @@
 //! The entries of a comparison: recipes for one data set.
 
 use crate::config::Config;
-use crate::config::recipe::{self, Recipe};
+use crate::config::recipe::{self, Recipe, Reference};
 use crate::error::{Error, Result};
 use crate::method;
 use crate::train;
@@ -40,8 +40,12 @@ pub fn entries(
         entries.retain(|r| methods.iter().any(|wanted| matches(r, wanted)));
     }
     for recipe in &mut entries {
+        let before = recipe.config.clone();
         method::apply(&mut recipe.config, settings)?;
         train::validate(&recipe.config)?;
+        if !train::changed_keys(&recipe.config, &before).is_empty() {
+            recipe.reference = Reference::default();
+        }
     }
     if entries.is_empty() {
         return Err(Error::value("dataset", dataset, "has no recipes; 'saddle recipes' lists them all"));
