@@ -410,15 +410,29 @@ fn checkpoints_that_changed_are_refused() {
             let other = "this is not the checkpoint that the run wrote; restore it, or start a new run";
             assert_eq!(message(), other);
         }
-        // One of the epoch under way was written just before the process was killed.
         fs::write(&path, &bytes).unwrap();
-        let mut next = WeightFile::read(&path).unwrap();
-        next.metadata.insert("epoch".into(), "3".into());
-        next.write(&path).unwrap();
-        printed(here, "train --resume begun --quiet");
-        fs::remove_dir_all(here.join("begun")).unwrap();
-        interrupted(here, "begun", 4);
     }
+}
+
+#[test]
+fn checkpoints_of_the_epoch_in_which_a_run_was_killed_are_no_obstacle() {
+    let folder = folder();
+    let here = folder.path();
+    let whole = run(&job(here, "whole", 4), &mut Silent, &AtomicBool::new(false)).unwrap();
+    interrupted(here, "begun", 4);
+    let stop = AtomicBool::new(false);
+    let ended = run(&job(here, "later", 4), &mut StopAfter(7, &stop), &stop);
+    assert!(matches!(ended, Err(Error::Interrupted { .. })));
+    // Killed before it could save the state of its third epoch.
+    for name in ["checkpoints/best.safetensors", "checkpoints/last.safetensors", "metrics.jsonl"] {
+        fs::copy(here.join("later").join(name), here.join("begun").join(name)).unwrap();
+    }
+    printed(here, "train --resume begun --quiet");
+    for name in ["best", "last"] {
+        let bytes = |run: &Path| fs::read(run.join(format!("checkpoints/{name}.safetensors"))).unwrap();
+        assert!(bytes(&here.join("begun")) == bytes(&whole.dir), "{name}");
+    }
+    assert_whole(&here.join("begun"), 4);
 }
 
 #[test]

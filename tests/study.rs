@@ -194,8 +194,9 @@ fn the_sweep_trains_five_networks_once() {
 #[test]
 fn a_comparison_takes_any_attack_and_continues_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
-    let line = "compare --device DEVICE --methods pgd-at,standard --seeds 0,1 --attack apgd-ce,autoattack:fgsm \
-                --set epochs=1 --set attack_steps=1 --set batch=256 --set select_steps=1 --quiet --out c";
+    let line = "compare --device DEVICE --methods pgd-at,standard --seeds 0,1 --attack \
+                apgd-ce,autoattack:fgsm --set epochs=1 --set attack_steps=1 --set batch=256 --set \
+                select_steps=1 --quiet --out c";
     let first = printed(folder.path(), line);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("c").join(name)).unwrap();
     let comparison: Value = serde_json::from_str(&read("compare.json")).unwrap();

@@ -9,8 +9,8 @@ use crate::run::dir::RunDir;
 use crate::run::observer::Observer;
 
 impl Trainer<'_> {
-    /// Takes up the run in `dir`, which is this process's. A run that was killed before it had saved its state
-    /// begins anew.
+    /// Takes up the run in `dir`, which this process has taken. A run that was killed before it had saved its
+    /// state begins anew.
     ///
     /// Errors: data, a state or checkpoints that have changed, a state that is missing; nothing is written
     /// then.
