@@ -35,7 +35,9 @@ fn listen(stop: &Arc<AtomicBool>, at_once: &'static str) -> io::Result<()> {
     }
     let announce = move || {
         if received.read_exact(&mut [0]).is_ok() {
-            text::print_note(&format!("\nstopping; Ctrl-C again stops at once, {at_once}"));
+            // Past the ^C that the terminal shows.
+            text::print_note("");
+            text::print_note(&format!("stopping; Ctrl-C again stops at once, {at_once}"));
         }
     };
     thread::Builder::new().spawn(announce).ok();

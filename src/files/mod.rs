@@ -88,7 +88,8 @@ pub fn sync_folder(folder: &Path) {
 
 /// Makes a folder, and those that it lies in, where they are missing.
 pub fn create_folder(path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|folder| !folder.exists() && *folder != Path::new("")).collect();
     fs::create_dir_all(path)?;
     missing.into_iter().for_each(|folder| sync_folder(folder_of(folder)));
     Ok(())

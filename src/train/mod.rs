@@ -18,7 +18,7 @@ use crate::config::{Config, KEYS, Key, recipe};
 use crate::error::Result;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-use crate::run::provenance::provenance;
+use crate::run::provenance::Provenance;
 pub use requirements::validate;
 use run::Run;
 use serde_json::{Map, Value, json};
@@ -88,16 +88,23 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
 /// The content of `run.json`.
 fn record(job: &TrainJob, trainer: &Trainer) -> Map<String, Value> {
     let TrainJob { config, recipe, reference, command, .. } = job;
-    let mut record = provenance(command, &trainer.device);
-    let facts = [
-        ("recipe", json!(recipe)),
-        ("seed", json!(config.seed)),
-        ("config", json!(with_absolute_paths(config.clone()).to_json())),
-        ("data", json!(trainer.data)),
-        ("reference", json!(reference)),
-    ];
-    record.extend(facts.map(|(key, value)| (key.to_owned(), value)));
-    record
+    let Provenance { saddle, commit, command, date, device, driver, nvrtc } =
+        Provenance::now(&trainer.device, command);
+    let record = json!({
+        "command": command,
+        "version": saddle,
+        "commit": commit,
+        "date": date,
+        "recipe": recipe,
+        "device": device,
+        "driver": driver,
+        "nvrtc": nvrtc,
+        "seed": config.seed,
+        "config": with_absolute_paths(config.clone()).to_json(),
+        "data": trainer.data,
+        "reference": reference,
+    });
+    record.as_object().cloned().unwrap_or_default()
 }
 
 /// The configuration with paths that mean the same in every folder.
