@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::flags::{KeyFlags, SetFlag, TrainKeys};
 use super::interrupt::stop_on_interrupt;
 use super::{Run, progress, text};
-use crate::config::recipe::{self, Recipe};
-use crate::config::{Config, KEYS, Key, key};
+use crate::config::key;
+use crate::config::recipe::{self, Recipe, Reference};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::method;
 use crate::run::dir::{RunDir, Summary};
-use crate::train::{self, TrainJob, TrainedRun};
+use crate::train::{self, TrainJob, TrainedRun, changed_keys};
 
 const EXAMPLES: &str = "\
 Without RECIPE, the recipe is 'digits'. If --dataset names another data set, there is no
@@ -34,7 +34,8 @@ Examples:
   saddle train --resume runs/NAME
       continue after Ctrl-C
 
-Ctrl-C stops after the current step and saves a checkpoint; a second one stops at once.";
+Ctrl-C, SIGTERM and SIGHUP stop after the current step and save a checkpoint; a second Ctrl-C
+stops at once.";
 
 /// Train a network.
 #[derive(clap::Args)]
@@ -46,7 +47,8 @@ pub struct TrainArgs {
     keys: KeyFlags<TrainKeys>,
     #[command(flatten)]
     _set: SetFlag,
-    /// Continue the interrupted run in this run directory with its own settings; only --device may differ
+    /// Continue the interrupted run in this run directory with its own settings; only --device and the place
+    /// of its --data may differ
     #[arg(long, value_name = "DIR", conflicts_with = "recipe", help_heading = "Running")]
     resume: Option<PathBuf>,
     /// Print only the result
@@ -58,8 +60,8 @@ pub struct TrainArgs {
     json: bool,
 }
 
-/// Keys that do not affect whether a result can be compared with a recipe's reference accuracies.
-const NEUTRAL: &[&str] = &["device", "seed", "data", "out", "checkpoint_every", "log_every"];
+/// The name of a recipe that consists of the defaults.
+const NO_RECIPE: &str = "custom";
 
 impl Run for TrainArgs {
     fn run(self, command_line: String) -> Result<()> {
@@ -93,21 +95,23 @@ impl Job {
         let recipe = match (name, dataset_of(settings)?) {
             (Some(name), _) => method::load_recipe(name)?,
             (None, None | Some("digits")) => method::load_recipe(recipe::DEFAULT)?,
-            (None, Some(_)) => Recipe { name: "custom".into(), ..Recipe::default() },
+            (None, Some(_)) => Recipe { name: NO_RECIPE.into(), ..Recipe::default() },
         };
         let mut config = recipe.config.clone();
         method::apply(&mut config, settings)?;
         train::validate(&config)?;
         let changed = changed_keys(&config, &recipe.config);
-        let (recipe, reference) = (recipe.name, recipe.reference);
+        let reference = if changed.is_empty() { recipe.reference } else { Reference::default() };
+        let recipe = recipe.name;
         Ok(Job { train: TrainJob { config, recipe, reference, command, resume: None }, changed })
     }
 
     /// The rest of an interrupted run.
     fn resumed(dir: &Path, settings: &[(String, String)], command: String) -> Result<Job> {
         for (name, value) in settings {
-            if key(name)?.name != "device" {
-                let problem = "a resumed run keeps its settings but for --device; start a new run for others";
+            if !["device", "data"].contains(&key(name)?.name) {
+                let problem = "a resumed run keeps its settings but for --device and --data; start a new run \
+                               for others";
                 return Err(Error::value(name, value, problem));
             }
         }
@@ -120,7 +124,7 @@ impl Job {
         let name = run.recipe().to_owned();
         let recipe = method::load_recipe(&name).ok();
         let changed = recipe.as_ref().map(|recipe| changed_keys(&config, &recipe.config)).unwrap_or_default();
-        let reference = recipe.map(|recipe| recipe.reference).unwrap_or_default();
+        let reference = recipe.filter(|_| changed.is_empty()).map(|r| r.reference).unwrap_or_default();
         let train = TrainJob { config, recipe: name, reference, command, resume: Some(run) };
         Ok(Job { train, changed })
     }
@@ -145,8 +149,9 @@ impl Job {
         if known {
             let headings = ["".into(), "this run".into(), format!("{} (reference)", job.recipe)];
             accuracies.insert(0, headings.to_vec());
-            facts.extend((!changed.is_empty()).then(|| ("changed keys", changed.join(", "))));
         }
+        let changed_recipe = !changed.is_empty() && job.recipe != NO_RECIPE;
+        facts.extend(changed_recipe.then(|| ("changed keys", changed.join(", "))));
         facts.push(("checkpoint", checkpoint_origin(summary)));
         facts.extend(reference.source.clone().filter(|_| known).map(|source| ("reference", source)));
         let evaluate = format!("saddle eval --weights {} --attack pgd20,fgsm", text::quoted(&dir));
@@ -171,12 +176,6 @@ impl Job {
 fn dataset_of(settings: &[(String, String)]) -> Result<Option<&'static str>> {
     let named = settings.iter().rev().find(|(name, _)| key(name).is_ok_and(|key| key.name == "dataset"));
     named.map(|(_, name)| data::find(name).map(|source| source.name)).transpose()
-}
-
-/// The keys in which `config` differs from a recipe's, but for those in [`NEUTRAL`].
-fn changed_keys(config: &Config, recipe: &Config) -> Vec<&'static str> {
-    let differ = |key: &&Key| !NEUTRAL.contains(&key.name) && (key.get)(config) != (key.get)(recipe);
-    KEYS.iter().filter(differ).map(|key| key.name).collect()
 }
 
 /// How the checkpoint of the result was selected; selection by test images is marked.

@@ -17,6 +17,7 @@ pub use digits::ATTRIBUTION as DIGITS_ATTRIBUTION;
 pub use pixels::Pixels;
 
 use crate::error::{Error, Result, ensure};
+use crate::files::fingerprint::fingerprint;
 use crate::rng::Stream;
 
 /// A data set that can be loaded by name.
@@ -147,6 +148,11 @@ impl Dataset {
     fn bytes(&self, index: usize) -> Option<&[u8]> {
         let size = self.shape.bytes();
         self.images.as_bytes().get(index * size..(index + 1) * size)
+    }
+
+    /// A fingerprint of the images and their labels.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&[self.images.as_bytes(), bytemuck::cast_slice(&self.labels)])
     }
 
     /// The number of images of each class, `[classes]`.

@@ -1,20 +1,19 @@
 //! The facts that determine the result of a protocol: equal facts, equal results.
 
 use super::plan::Plan;
-use super::record::fingerprint;
 use crate::data::Dataset;
 use crate::error::Result;
+use crate::files::fingerprint::fingerprint;
 use crate::files::weights::WeightFile;
 use crate::nn::Net;
 use serde_json::{Map, Value, json};
 
 /// All that determines the result but for the shard; `weights` is [`weights_fingerprint`]'s.
 pub fn evaluation(plan: &Plan, arch: &str, test: &Dataset, weights: &str) -> Map<String, Value> {
-    let labels: Vec<u8> = test.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
     let attacks: Vec<&str> = plan.stages.iter().map(|stage| stage.about.as_str()).collect();
     let facts = [
         ("weights", json!(weights)),
-        ("data", json!(format!("{} {}", test.name, fingerprint(&[test.images.as_bytes(), &labels])))),
+        ("data", json!(format!("{} {}", test.name, test.fingerprint()))),
         ("images", json!(test.len())),
         ("norm", json!(plan.params.ball.norm.to_string())),
         ("eps", json!(plan.params.ball.eps)),

@@ -17,7 +17,7 @@ use super::plan::{Plan, Stage};
 use super::post_check::verify;
 use super::pre_check::warnings;
 use super::reporter::{Pace, WatchedModel};
-use super::state::State;
+use super::state::{SavedRun, State};
 use crate::attack::{AttackResult, Model, Points, logits};
 use crate::data::device_dataset::DeviceDataset;
 use crate::device::Buffer;
@@ -79,7 +79,9 @@ pub fn run_protocol(
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<ProtocolResult> {
-    let (mut progress, images) = match options.state.map(State::load).transpose()?.flatten() {
+    let (classes, points, image_size) = (model.classes(), options.range.len(), data.shape.bytes());
+    let run = SavedRun { plan, classes, points, image_size };
+    let (mut progress, images) = match options.state.map(|state| state.load(&run)).transpose()?.flatten() {
         Some((progress, images)) => {
             let begun = progress.rows.len().max(1) - 1;
             observer.note(&format!("going on: {begun} of {} attacks begun", plan.stages.len()));
@@ -142,16 +144,10 @@ impl Runner<'_> {
         if self.progress.rows.len() > number + 1 {
             return Ok(());
         }
-        let skipped = stage.is_some_and(|stage| self.model.classes() < stage.attack.min_classes());
         if self.progress.rows.len() == number {
-            self.begin_row(name(stage), skipped);
+            self.begin_row(name(stage), is_skipped(stage, self.model.classes()));
         }
-        let targeted = stage.and_then(|stage| stage.attack.targeted());
-        let attempts = match targeted {
-            _ if skipped => 0,
-            Some(targeted) => targeted.target_ranks(self.model.classes()).count(),
-            None => 1,
-        };
+        let attempts = attempts(stage, self.model.classes());
         let mut pace = Pace::default();
         loop {
             let pairs = next_batch(&self.progress, attempts, self.options.batch);
@@ -260,7 +256,21 @@ impl Runner<'_> {
     }
 }
 
-fn name(stage: Option<&Stage>) -> &str {
+/// Whether an attack needs more classes than there are.
+fn is_skipped(stage: Option<&Stage>, classes: usize) -> bool {
+    stage.is_some_and(|stage| classes < stage.attack.min_classes())
+}
+
+/// The number of attempts of an attack, or of the clean pass, on each point.
+pub(super) fn attempts(stage: Option<&Stage>, classes: usize) -> usize {
+    match stage.and_then(|stage| stage.attack.targeted()) {
+        _ if is_skipped(stage, classes) => 0,
+        Some(targeted) => targeted.target_ranks(classes).count(),
+        None => 1,
+    }
+}
+
+pub(super) fn name(stage: Option<&Stage>) -> &str {
     stage.map_or(CLEAN, |stage| &stage.name)
 }
 

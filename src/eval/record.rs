@@ -257,12 +257,6 @@ pub fn stored(data: &Dataset, index: usize, x_adv: Option<&Vec<f32>>) -> Vec<f32
     x_adv.cloned().unwrap_or_else(|| data.image(index).unwrap_or_default())
 }
 
-/// A hash of contents (FNV-1a), as text for records.
-pub fn fingerprint(parts: &[&[u8]]) -> String {
-    let step = |hash: u64, byte: &u8| (hash ^ *byte as u64).wrapping_mul(0x100_0000_01b3);
-    format!("{:016x}", parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, step))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,12 +349,5 @@ mod tests {
             error.contains("8/1152921504606846976") && error.ends_with("and 1152921504606846967 more"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn fingerprints_differ() {
-        assert_eq!(fingerprint(&[b"a", b"b"]), fingerprint(&[b"ab"]));
-        assert_eq!(fingerprint(&[]), "cbf29ce484222325");
-        assert_eq!(fingerprint(&[b"a"]), "af63dc4c8601ec8c");
     }
 }

@@ -1,9 +1,12 @@
 //! The progress of an evaluation in a folder: an interrupted one goes on as if nothing had happened.
 
-use super::protocol::{AdvImages, Progress};
-use crate::error::{Error, Result};
+use super::plan::Plan;
+use super::protocol::{AdvImages, Progress, attempts, name};
+use crate::error::{Error, Result, ensure};
+use crate::files::fingerprint::fingerprint;
+use crate::files::lock::FolderLock;
 use crate::files::safetensors::{self, SafeTensorError, SafeTensors, TensorEntry, floats, integers};
-use crate::files::write_atomic;
+use crate::files::{create_folder, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -19,6 +22,18 @@ pub struct State {
     identity: Map<String, Value>,
     /// Files of images that `progress.json` counts.
     files: Cell<usize>,
+    /// Two processes would mix their progress.
+    _lock: FolderLock,
+}
+
+/// The evaluation that a saved progress must be of.
+pub struct SavedRun<'a> {
+    pub plan: &'a Plan,
+    /// Classes of the network.
+    pub classes: usize,
+    pub points: usize,
+    /// Numbers of an image.
+    pub image_size: usize,
 }
 
 /// `progress.json`.
@@ -27,16 +42,20 @@ struct SavedProgress {
     evaluation: Map<String, Value>,
     files: usize,
     progress: Progress,
+    /// Of the progress as JSON; older versions wrote none.
+    #[serde(default)]
+    fingerprint: Option<String>,
 }
 
 impl State {
     /// Takes the folder, which is made if it is missing, for the evaluation that `identity` describes.
     ///
-    /// Errors: [`Error::File`] when it holds the progress of another evaluation, with what differs;
-    /// [`Error::Io`].
+    /// Errors: [`Error::File`] when another process has it, or it holds the progress of another evaluation,
+    /// with what differs; [`Error::Io`].
     pub fn open(folder: &Path, identity: Map<String, Value>) -> Result<State> {
-        std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder for --state"))?;
-        let state = State { folder: folder.to_owned(), identity, files: Cell::new(0) };
+        create_folder(folder).map_err(Error::io(folder, "cannot create the folder for --state"))?;
+        let lock = FolderLock::take(folder, "wait until it has ended, or choose another --state")?;
+        let state = State { folder: folder.to_owned(), identity, files: Cell::new(0), _lock: lock };
         if let Some(saved) = state.read()? {
             let differ = differences(&saved.evaluation, &state.identity);
             if !differ.is_empty() {
@@ -68,14 +87,27 @@ impl State {
     }
 
     /// The progress that was saved last, and its images.
-    pub fn load(&self) -> Result<Option<(Progress, AdvImages)>> {
-        let Some(saved) = self.read()? else { return Ok(None) };
+    ///
+    /// Errors: [`Error::File`] for what cannot be the progress of `run`.
+    pub fn load(&self, run: &SavedRun) -> Result<Option<(Progress, AdvImages)>> {
+        let Some(SavedProgress { files, progress, fingerprint, .. }) = self.read()? else { return Ok(None) };
+        let path = self.folder.join("progress.json");
+        let wrong = |problem: String| Error::file(&path, format!("{problem}; choose another --state"));
+        run.check(&progress).map_err(wrong)?;
+        let saved = content(&path, &progress)?;
+        let problem = || wrong("the progress is not what was saved: it was changed or is damaged".into());
+        ensure(fingerprint.is_none_or(|fingerprint| fingerprint == saved), problem)?;
         let mut images = AdvImages::new();
-        for number in 0..saved.files {
-            images.extend(read_images(&self.images(number))?);
+        for number in 0..files {
+            images.extend(run.read_images(&self.images(number))?);
         }
-        self.files.set(saved.files);
-        Ok(Some((saved.progress, images)))
+        let broken = |(point, by): (usize, &Option<usize>)| by.is_some_and(|by| by > 0).then_some(point);
+        let mut broken = progress.outcomes.0.iter().enumerate().filter_map(broken);
+        if let Some(point) = broken.find(|point| !images.contains_key(point)) {
+            return Err(wrong(format!("an attack succeeded on point {point}, of which there is no image")));
+        }
+        self.files.set(files);
+        Ok(Some((progress, images)))
     }
 
     /// Saves the progress, and the images that are new in it. A batch that a crash cut off is made again, and
@@ -86,7 +118,9 @@ impl State {
             self.files.set(self.files.get() + 1);
         }
         let (path, evaluation) = (self.folder.join(PROGRESS), self.identity.clone());
-        let saved = SavedProgress { evaluation, files: self.files.get(), progress: progress.clone() };
+        let fingerprint = Some(content(&path, progress)?);
+        let files = self.files.get();
+        let saved = SavedProgress { evaluation, files, progress: progress.clone(), fingerprint };
         let text = serde_json::to_string(&saved).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomic(&path, (text + "\n").as_bytes())
     }
@@ -119,17 +153,59 @@ fn write_images(path: &Path, images: &AdvImages) -> Result<()> {
     safetensors::write(path, None, entries)
 }
 
-fn read_images(path: &Path) -> Result<AdvImages> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
-    let not_images =
-        |problem: String| Error::file(path, format!("not the images of an evaluation: {problem}"));
-    let wrong = |error: SafeTensorError| not_images(error.to_string());
-    let content = SafeTensors::deserialize(&bytes).map_err(wrong)?;
-    let (points, images) = (content.tensor("point").map_err(wrong)?, content.tensor("image").map_err(wrong)?);
-    let size = images.shape().last().copied().unwrap_or(0).max(1);
-    let (Some(points), Some(pixels)) = (integers(&points), floats::<f32>(&images, |value| value as f32))
-    else {
-        return Err(not_images(format!("point is {:?}, image {:?}", points.dtype(), images.dtype())));
-    };
-    Ok(points.into_iter().map(|point| point as usize).zip(pixels.chunks(size).map(<[f32]>::to_vec)).collect())
+/// The fingerprint of the progress that is kept at `path`.
+fn content(path: &Path, progress: &Progress) -> Result<String> {
+    let text = serde_json::to_string(progress).map_err(|error| Error::file(path, error.to_string()))?;
+    Ok(fingerprint(&[text.as_bytes()]))
+}
+
+impl SavedRun<'_> {
+    /// Errors: what in `progress` cannot be of this evaluation.
+    fn check(&self, progress: &Progress) -> Result<(), String> {
+        let Progress { outcomes, tried, rows, .. } = progress;
+        let points = self.points;
+        let count = |what: &str, found: usize| {
+            ensure(found == points, || format!("holds {what} of {found} points, the evaluation has {points}"))
+        };
+        count("outcomes", outcomes.0.len())?;
+        count("attempts", tried.len())?;
+        let stages: Vec<_> = [None].into_iter().chain(self.plan.stages.iter().map(Some)).collect();
+        let fitting = rows.len() <= stages.len()
+            && rows.iter().zip(&stages).all(|(row, stage)| row.attack == name(*stage));
+        ensure(fitting, || "its attacks are not those of the evaluation".to_owned())?;
+        let known = |by: &Option<usize>| by.is_none_or(|by| by < rows.len());
+        ensure(outcomes.0.iter().all(known), || {
+            "holds the outcome of an attack that has not begun".to_owned()
+        })?;
+        let Some((row, stage)) = rows.iter().zip(stages).next_back() else { return Ok(()) };
+        let (most, attempts) = (tried.iter().max().copied().unwrap_or(0), attempts(stage, self.classes));
+        ensure(most <= attempts, || {
+            format!("holds {most} attempts of {}, which makes {attempts}", row.attack)
+        })
+    }
+
+    /// The images in the file at `path`.
+    fn read_images(&self, path: &Path) -> Result<AdvImages> {
+        let bytes =
+            std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
+        let not_images =
+            |problem: String| Error::file(path, format!("not the images of this evaluation: {problem}"));
+        let wrong = |error: SafeTensorError| not_images(error.to_string());
+        let content = SafeTensors::deserialize(&bytes).map_err(wrong)?;
+        let (points, images) =
+            (content.tensor("point").map_err(wrong)?, content.tensor("image").map_err(wrong)?);
+        let (Some(numbers), Some(pixels)) = (integers(&points), floats::<f32>(&images, |value| value as f32))
+        else {
+            return Err(not_images(format!("point is {:?}, image {:?}", points.dtype(), images.dtype())));
+        };
+        let expected = [numbers.len(), self.image_size];
+        let problem = || not_images(format!("image is {:?}, expected {expected:?}", images.shape()));
+        ensure(images.shape() == expected, problem)?;
+        let point = |number: i64| {
+            let point = usize::try_from(number).ok().filter(|point| *point < self.points);
+            point.ok_or_else(|| not_images(format!("point {number} of {}", self.points)))
+        };
+        let points = numbers.into_iter().map(point).collect::<Result<Vec<_>>>()?;
+        Ok(points.into_iter().zip(pixels.chunks(self.image_size.max(1)).map(<[f32]>::to_vec)).collect())
+    }
 }

@@ -1,29 +1,38 @@
-//! The run directory: `run.json`, `metrics.jsonl`, `log.csv`, `summary.json` and `checkpoints/`.
+//! The run directory: `run.json`, `summary.json`, `checkpoints/`, and the records of [`super::records`].
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::records::{LOG, METRICS};
 use crate::config::Config;
 use crate::data;
 use crate::error::{Error, Result, ensure};
-use crate::files::{read_text, write_atomic};
+use crate::files::lock::FolderLock;
+use crate::files::{create_folder, read_text, sync_folder, write_atomic, write_new};
 use crate::nn::Arch;
 
 /// The record of what was asked for, and of how the run was called.
 const RUN: &str = "run.json";
 
+/// The results.
+const SUMMARY: &str = "summary.json";
+
+/// The folder of weights.
+const CHECKPOINTS: &str = "checkpoints";
+
 /// The files of records in a run directory, and the folder of its checkpoints.
-const RECORDS: [&str; 5] = [RUN, "metrics.jsonl", "log.csv", "summary.json", "checkpoints"];
+const RECORDS: [&str; 5] = [RUN, METRICS, LOG, SUMMARY, CHECKPOINTS];
 
 /// The records of the run that `weights`, a run directory or a checkpoint in it, belongs to; none for another
 /// file.
 pub fn records_of(weights: &Path) -> Vec<PathBuf> {
     let of_checkpoint =
-        weights.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
+        weights.parent().filter(|folder| folder.ends_with(CHECKPOINTS)).and_then(Path::parent);
     let root = [Some(weights), of_checkpoint].into_iter().flatten().find(|root| root.join(RUN).is_file());
     root.map(|root| RECORDS.map(|name| root.join(name)).to_vec()).unwrap_or_default()
 }
@@ -54,25 +63,60 @@ pub struct RunDir {
     root: PathBuf,
     /// The content of `run.json`, which is read once.
     record: Map<String, Value>,
+    /// Held by the process that trains in the folder; others only read.
+    lock: Option<Rc<FolderLock>>,
+}
+
+/// Errors: [`Error::File`] when `root` already holds a run.
+fn check_vacant(root: &Path) -> Result<()> {
+    match [RUN, METRICS, LOG, SUMMARY].into_iter().find(|file| root.join(file).exists()) {
+        None => Ok(()),
+        Some(file) => {
+            let remedy = "continue it with --resume, choose another folder with --out, or delete this one";
+            Err(Error::file(root, format!("already holds a run ({file}); {remedy}")))
+        }
+    }
 }
 
 impl RunDir {
-    /// Makes the folder with `checkpoints/` in it and writes `record` to `run.json`.
+    /// Makes the folder with `checkpoints/` in it, takes it for this process, and writes `record` to
+    /// `run.json`. Of several processes that ask for one folder at the same time, one gets it.
     ///
-    /// Errors: [`Error::File`] when it already holds a run, which is left alone; [`Error::Io`] when it cannot
-    /// be made or written.
+    /// Errors: [`Error::File`] when it already holds a run or another process has it, and it is left alone;
+    /// [`Error::Io`] when it cannot be made or written.
     pub fn create(root: &Path, record: Map<String, Value>) -> Result<RunDir> {
-        let taken =
-            [RUN, "metrics.jsonl", "log.csv", "summary.json"].into_iter().find(|f| root.join(f).exists());
-        if let Some(file) = taken {
-            let remedy = "choose another folder with --out, or delete this one";
-            return Err(Error::file(root, format!("already holds a run ({file}); {remedy}")));
-        }
-        fs::create_dir_all(root.join("checkpoints"))
-            .map_err(Error::io(root, "cannot create the run directory"))?;
-        let dir = RunDir { root: root.to_owned(), record };
-        dir.write_json(RUN, &dir.record)?;
+        check_vacant(root)?;
+        create_folder(root).map_err(Error::io(root, "cannot create the run directory"))?;
+        let lock = FolderLock::take(root, "choose another folder with --out")?;
+        check_vacant(root)?;
+        let dir = RunDir { root: root.to_owned(), record, lock: Some(Rc::new(lock)) };
+        let checkpoints = root.join(CHECKPOINTS);
+        create_folder(&checkpoints).map_err(Error::io(root, "cannot create the run directory"))?;
+        let text = dir.json_text(RUN, &dir.record)?;
+        // Where a file system has no locks, it is this file that only one process can make.
+        write_new(&root.join(RUN), text.as_bytes()).or_else(|error| check_vacant(root).and(Err(error)))?;
         Ok(dir)
+    }
+
+    /// [`RunDir::create`] in `first` or, if there is such a folder, in the first of `first-2`, `first-3`, ..
+    /// that this process can make.
+    pub fn create_numbered(first: &Path, record: Map<String, Value>) -> Result<RunDir> {
+        let failed = "cannot create the run directory";
+        let folder = first.parent().unwrap_or(first);
+        create_folder(folder).map_err(Error::io(folder, failed))?;
+        let mut root = first.to_owned();
+        for number in 2.. {
+            match fs::create_dir(&root) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => {
+                    made.map_err(Error::io(&root, failed))?;
+                    sync_folder(folder);
+                    break;
+                }
+            }
+            root = PathBuf::from(format!("{}-{number}", first.display()));
+        }
+        RunDir::create(&root, record)
     }
 
     /// Opens the folder of an earlier run and reads its `run.json`.
@@ -86,7 +130,30 @@ impl RunDir {
         let text = read_text(&path, "cannot read the record of a run")?;
         let record = serde_json::from_str(&text)
             .map_err(|error| Error::file(&path, format!("not the record of a run: {error}")))?;
-        Ok(RunDir { root: root.to_owned(), record })
+        Ok(RunDir { root: root.to_owned(), record, lock: None })
+    }
+
+    /// The same folder, taken for this process, with its record as it is now. Temporary files of killed
+    /// processes are removed.
+    ///
+    /// Errors: as [`RunDir::open`]; [`Error::File`] when another process has it.
+    pub fn take(self) -> Result<RunDir> {
+        if self.lock.is_some() {
+            return Ok(self);
+        }
+        let lock = FolderLock::take(&self.root, "wait until it has ended, or stop it")?;
+        lock.remove_temporaries(&self.root.join(CHECKPOINTS));
+        Ok(RunDir { lock: Some(Rc::new(lock)), ..RunDir::open(&self.root)? })
+    }
+
+    /// Removes a run that has saved nothing, so that its folder is free for another; one that has is left
+    /// alone.
+    pub fn discard(self) {
+        // Only an empty folder can be removed.
+        if let (Ok(()), Some(lock)) = (fs::remove_dir(self.root.join(CHECKPOINTS)), &self.lock) {
+            fs::remove_file(self.root.join(RUN)).ok();
+            lock.remove_empty_folder();
+        }
     }
 
     /// The hyper-parameters of the run.
@@ -109,17 +176,22 @@ impl RunDir {
         self.record.get("recipe").and_then(Value::as_str).unwrap_or("custom")
     }
 
-    /// Drops the records of epochs after `epochs_done`, which will be run again, and a half-written last
-    /// line.
-    pub fn forget_after(&self, epochs_done: usize) -> Result<()> {
-        let epoch_of = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("epoch")?.as_u64();
-        self.keep_lines("metrics.jsonl", |line| {
-            epoch_of(line).is_some_and(|epoch| epoch <= epochs_done as u64)
-        })?;
-        let row_of = |line: &str| line.split(',').next().and_then(|epoch| epoch.parse::<usize>().ok());
-        self.keep_lines("log.csv", |line| {
-            line.starts_with("Epoch,") || row_of(line).is_some_and(|epoch| epoch <= epochs_done)
-        })
+    /// The facts about the run's data when it began; `None` in records of older versions.
+    pub fn data(&self) -> Option<&Map<String, Value>> {
+        self.record.get("data").and_then(Value::as_object)
+    }
+
+    /// Records another place of the same data.
+    pub fn set_data_path(&mut self, path: &Path) -> Result<()> {
+        if let Some(Value::Object(config)) = self.record.get_mut("config") {
+            config.insert("data".into(), json!(path));
+        }
+        self.write_json(RUN, &self.record)
+    }
+
+    /// Whether the run has come to its end.
+    pub fn is_finished(&self) -> bool {
+        self.root.join(SUMMARY).exists()
     }
 
     /// The folder.
@@ -129,7 +201,7 @@ impl RunDir {
 
     /// The path of checkpoint `name`: `best`, `last` or `epoch-N`.
     pub fn checkpoint(&self, name: &str) -> PathBuf {
-        self.root.join("checkpoints").join(format!("{name}.safetensors"))
+        self.root.join(CHECKPOINTS).join(format!("{name}.safetensors"))
     }
 
     /// The file that holds the whole state of an unfinished run.
@@ -145,61 +217,21 @@ impl RunDir {
 
     /// Writes `summary.json`.
     pub fn write_summary(&self, summary: &Summary) -> Result<()> {
-        self.write_json("summary.json", summary)
+        self.write_json(SUMMARY, summary)
     }
 
     /// Writes `value` as indented JSON to `file` in the folder.
     ///
     /// Errors: [`Error::Io`]; the old file stays then.
     pub fn write_json(&self, file: &str, value: &impl Serialize) -> Result<()> {
-        let path = self.root.join(file);
-        let text =
-            serde_json::to_string_pretty(value).map_err(|error| Error::file(&path, error.to_string()))?;
-        write_atomic(&path, (text + "\n").as_bytes())
+        write_atomic(&self.root.join(file), self.json_text(file, value)?.as_bytes())
     }
 
-    /// Appends an epoch's object to `metrics.jsonl`; it has `epoch`, counted from 1, which
-    /// [`RunDir::forget_after`] goes by.
-    pub fn append_metrics(&self, metrics: &Map<String, Value>) -> Result<()> {
-        let path = self.root.join("metrics.jsonl");
-        let line = serde_json::to_string(metrics).map_err(|error| Error::file(&path, error.to_string()))?;
-        append(&path, &(line + "\n"))
+    /// `value` as indented JSON for `file` in the folder.
+    fn json_text(&self, file: &str, value: &impl Serialize) -> Result<String> {
+        let text = serde_json::to_string_pretty(value);
+        text.map(|text| text + "\n").map_err(|error| Error::file(&self.root.join(file), error.to_string()))
     }
-
-    /// Appends the row of an epoch, counted from 1, to `log.csv`: columns with their names, empty where
-    /// nothing was measured.
-    pub fn append_log(&self, epoch: usize, columns: &[(&str, Option<f64>)]) -> Result<()> {
-        let path = self.root.join("log.csv");
-        let names: String = columns.iter().map(|(name, _)| format!(",{name}")).collect();
-        let header = if path.exists() { String::new() } else { format!("Epoch{names}\n") };
-        let cells = columns.iter().map(|(_, cell)| cell.map(|number| number.to_string()).unwrap_or_default());
-        let row: String = cells.map(|cell| format!(",{cell}")).collect();
-        append(&path, &format!("{header}{epoch}{row}\n"))
-    }
-
-    /// Rewrites `file`, if it is there, with only the whole lines that `keep` accepts.
-    fn keep_lines(&self, file: &str, keep: impl Fn(&str) -> bool) -> Result<()> {
-        let path = self.root.join(file);
-        if !path.exists() {
-            return Ok(());
-        }
-        let old = fs::read_to_string(&path).map_err(Error::io(&path, "cannot read"))?;
-        let whole = |line: &&str| line.ends_with('\n') && keep(line.trim_end());
-        let new: String = old.split_inclusive('\n').filter(whole).collect();
-        if new == old { Ok(()) } else { write_atomic(&path, new.as_bytes()) }
-    }
-}
-
-/// Appends `text` and syncs it; when that fails (a full disk), the part that was written is removed.
-fn append(path: &Path, text: &str) -> Result<()> {
-    let add = || {
-        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-        let before = file.metadata()?.len();
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).inspect_err(|_| {
-            file.set_len(before).ok();
-        })
-    };
-    add().map_err(Error::io(path, "cannot append"))
 }
 
 #[cfg(test)]
@@ -254,30 +286,47 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         RunDir::create(dir.path(), object(json!({"seed": 1}))).unwrap();
         let error = RunDir::create(dir.path(), object(json!({"seed": 2}))).unwrap_err().to_string();
-        let problem = "already holds a run (run.json); choose another folder with --out, or delete this one";
+        let problem = "already holds a run (run.json); continue it with --resume, choose another folder with \
+                       --out, or delete this one";
         assert_eq!(error, format!("{}: {problem}", dir.path().display()));
         assert_eq!(RunDir::open(dir.path()).unwrap().record["seed"], 1);
     }
 
     #[test]
-    fn resuming_drops_what_will_be_run_again() {
+    fn a_run_in_use_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunDir::create(dir.path(), object(json!({"seed": 1}))).unwrap();
-        for epoch in 1..=3 {
-            run.append_metrics(&object(json!({"epoch": epoch}))).unwrap();
-            run.append_log(epoch, &[("LR", None)]).unwrap();
-        }
-        append(&dir.path().join("metrics.jsonl"), "{\"epoch\":1").unwrap();
-        RunDir::open(dir.path()).unwrap().forget_after(2).unwrap();
-        assert_eq!(
-            fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap(),
-            "{\"epoch\":1}\n{\"epoch\":2}\n"
-        );
-        assert_eq!(
-            fs::read_to_string(dir.path().join("log.csv")).unwrap().lines().count(),
-            3,
-            "the header and two epochs"
-        );
+        let root = dir.path().join("run");
+        let run = RunDir::create(&root, object(json!({"seed": 1}))).unwrap();
+        let in_use = "is in use by another process; wait until it has ended, or stop it";
+        let second = RunDir::open(&root).unwrap().take().unwrap_err().to_string();
+        assert_eq!(second, format!("{}: {in_use}", root.display()));
+        assert!(run.clone().take().is_ok(), "a process that has the folder keeps it");
+        fs::write(root.join("checkpoints/.saddle-x.tmp"), "half").unwrap();
+        drop(run);
+        let run = RunDir::open(&root).unwrap().take().unwrap();
+        assert_eq!(fs::read_dir(root.join("checkpoints")).unwrap().count(), 0);
+
+        fs::write(run.state(), "state").unwrap();
+        run.clone().discard();
+        assert!(root.join("run.json").exists(), "a run that has saved something stays");
+        fs::remove_file(run.state()).unwrap();
+        fs::write(root.join("notes"), "").unwrap();
+        run.discard();
+        let run = RunDir::create(&root, Map::new()).unwrap();
+        fs::remove_file(root.join("notes")).unwrap();
+        run.discard();
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn numbered_folders_are_each_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = dir.path().join("runs/a-seed0");
+        let roots = |_| {
+            let run = RunDir::create_numbered(&first, Map::new()).unwrap();
+            run.root().file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!([(); 3].map(roots), ["a-seed0", "a-seed0-2", "a-seed0-3"]);
     }
 
     #[test]

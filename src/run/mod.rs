@@ -1,6 +1,8 @@
-//! A run: its directory, what it reports, where its results come from, and the network in a weight file.
+//! A run: its directory, its records, what it reports, where its results come from, and the network in a weight
+//! file.
 
 pub mod dir;
 pub mod network;
 pub mod observer;
 pub mod provenance;
+mod records;

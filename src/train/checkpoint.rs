@@ -4,14 +4,25 @@ use super::epoch_stats::EpochStats;
 use super::run::Run;
 use super::trainer::Trainer;
 use crate::data::ImageShape;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
+use crate::files::fingerprint;
 use crate::files::weights::{Normalisation, WeightFile};
 use crate::nn::{Net, Role};
+use crate::run::dir::RunDir;
 use crate::run::network::load;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// What to do about a file of a run that has changed.
+pub(super) const RESTORE: &str = "restore it, or start a new run";
+
+/// The key of the state's own fingerprint in its metadata.
+const CONTENT: &str = "content";
+
+/// The checkpoints that a run writes anew while it goes on, and keeps.
+const KEPT: [&str; 2] = ["best", "last"];
 
 /// The prefixes of momentum buffers and of the averaged network in a state file.
 const MOMENTUM: &str = "momentum.";
@@ -30,6 +41,9 @@ pub struct Progress {
     pub stats: EpochStats,
     /// 1-based epoch and robust accuracy (percent) of the best checkpoint.
     pub best: Option<(usize, f64)>,
+    /// The fingerprint of each of [`KEPT`] that is written.
+    #[serde(default)]
+    pub checkpoints: BTreeMap<String, String>,
     /// Seconds of training, without evaluation, of this and earlier sessions.
     pub train_seconds: f64,
     pub images_trained: usize,
@@ -60,9 +74,30 @@ impl Progress {
 impl Trainer<'_> {
     /// Writes the weights of the network that is evaluated, with their metadata, as checkpoint `name`;
     /// `selection` says how it was chosen: `best pgd10 on heldout`, `last`. Epochs count from 1.
-    pub(super) fn save(&self, run: &Run, epoch: usize, selection: &str, name: &str) -> Result<()> {
+    pub(super) fn save(&mut self, run: &Run, epoch: usize, selection: &str, name: &str) -> Result<()> {
         let net = self.wa.as_ref().unwrap_or(&self.net);
-        self.weights(net, epoch, selection)?.write(&run.dir.checkpoint(name))
+        let path = run.dir.checkpoint(name);
+        self.weights(net, epoch, selection)?.write(&path)?;
+        if KEPT.contains(&name) {
+            self.progress.checkpoints.insert(name.to_owned(), fingerprint::of_file(&path)?);
+        }
+        Ok(())
+    }
+
+    /// Errors: checkpoint `name` is not the one that this run wrote. One of the epoch after those that are
+    /// finished is: the process was killed before it could save its state, and the epoch is run again.
+    pub(super) fn check_checkpoint(&self, dir: &RunDir, name: &str) -> Result<()> {
+        let Some(saved) = self.progress.checkpoints.get(name) else { return Ok(()) };
+        let path = dir.checkpoint(name);
+        let wrong = |problem: &str| Error::file(&path, format!("{problem}; {RESTORE}"));
+        ensure(path.is_file(), || wrong("this checkpoint of the run is missing"))?;
+        if fingerprint::of_file(&path)? == *saved {
+            return Ok(());
+        }
+        let read = WeightFile::read(&path).ok();
+        let epoch = read.and_then(|file| file.metadata.get("epoch")?.parse::<usize>().ok());
+        let is_next = epoch == Some(self.progress.epochs_done + 1);
+        ensure(is_next, || wrong("this is not the checkpoint that the run wrote"))
     }
 
     fn weights(&self, net: &Net, epoch: usize, selection: &str) -> Result<WeightFile> {
@@ -112,10 +147,13 @@ impl Trainer<'_> {
         }
         let text = serde_json::to_string(&self.progress).map_err(|e| Error::file(&path, e.to_string()))?;
         file.metadata.insert("progress".into(), text);
+        file.metadata.insert(CONTENT.into(), content(&file));
         file.write(&path)
     }
 
     /// Takes up the state of an interrupted run, a file of [`Trainer::save_state`].
+    ///
+    /// Errors: what is not the content that was saved.
     pub(super) fn resume(&mut self, path: &Path) -> Result<()> {
         let mut file = WeightFile::read(path)?;
         let wrong = |problem: String| Error::file(path, problem);
@@ -123,8 +161,13 @@ impl Trainer<'_> {
         let text = text.ok_or_else(|| wrong("holds no progress: not the state of a run".into()))?;
         self.progress =
             serde_json::from_str(text).map_err(|e| wrong(format!("progress cannot be read: {e}")))?;
+        let saved = file.metadata.get(CONTENT).cloned();
+        let found = content(&file);
         let momenta = take_prefixed(&mut file, MOMENTUM);
         let average = take_prefixed(&mut file, AVERAGE);
+        self.check_momenta(&momenta).map_err(|problem| wrong(format!("{problem}; {RESTORE}")))?;
+        let problem = || wrong(format!("its content is not what the run saved; {RESTORE}"));
+        ensure(saved.is_none_or(|saved| saved == found), problem)?;
         load(&mut self.net, &self.device, &file)?;
         if let Some(wa) = &mut self.wa {
             file.tensors = average;
@@ -138,6 +181,29 @@ impl Trainer<'_> {
         }
         Ok(())
     }
+
+    /// Errors: momentum tensors that are not those of the network's parameters. Those of parameters that are
+    /// not trained yet are missing.
+    fn check_momenta(&self, momenta: &BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Result<(), String> {
+        let trained = || self.net.params.iter().filter(|param| param.role != Role::Buffer);
+        for (name, (found, _)) in momenta {
+            let shape = trained().find(|param| param.name == *name).map(|param| param.value.shape());
+            let shape = shape.ok_or_else(|| format!("{MOMENTUM}{name} is not in the network"))?;
+            ensure(shape == found, || format!("{MOMENTUM}{name} is {found:?}, expected {shape:?}"))?;
+        }
+        let begun = self.progress.images_trained > 0 && self.config.momentum > 0.0;
+        ensure(!begun || !momenta.is_empty(), || format!("its tensors {MOMENTUM}* are missing"))
+    }
+}
+
+/// A fingerprint of a state: its tensors, counters and progress.
+fn content(file: &WeightFile) -> String {
+    let named = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| format!("{name} {shape:?}");
+    let names: Vec<String> = file.tensors.iter().map(named).collect();
+    let tensors = names.iter().zip(file.tensors.values());
+    let tensors = tensors.flat_map(|(name, (_, values))| [name.as_bytes(), bytemuck::cast_slice(values)]);
+    let progress = format!("{:?} {:?}", file.ints, file.metadata.get("progress"));
+    fingerprint::fingerprint(&tensors.chain([progress.as_bytes()]).collect::<Vec<_>>())
 }
 
 /// Moves the tensors whose names begin with `prefix` out of a file, under their names without it.

@@ -3,7 +3,8 @@
 use super::run::Run;
 use super::trainer::Trainer;
 use super::validate::{Validation, loss_on_first, validate};
-use crate::error::{Result, ensure};
+use crate::config::Select;
+use crate::error::{Error, Result, ensure};
 use crate::files::weights::WeightFile;
 use crate::run::dir::Summary;
 use crate::run::network::load;
@@ -101,18 +102,28 @@ impl Trainer<'_> {
         };
         run.dir.append_metrics(&info.record(eval_seconds))?;
         let (standard, loss, accuracy) = (config.method == "standard", Some(info.loss), stats.accuracy());
+        let [seconds, clean_loss, clean_acc, robust_loss, robust_acc] = match config.select {
+            Select::Test => ["Test Time", "Test Loss", "Test Acc", "Test Robust Loss", "Test Robust Acc"],
+            Select::Heldout | Select::Last => [
+                "Held-out Time",
+                "Held-out Loss",
+                "Held-out Acc",
+                "Held-out Robust Loss",
+                "Held-out Robust Acc",
+            ],
+        };
         let columns = [
             ("Train Time", Some(stats.seconds)),
-            ("Test Time", validation.map(|_| eval_seconds)),
+            (seconds, validation.map(|_| eval_seconds)),
             ("LR", Some(lr)),
             ("Train Loss", loss.filter(|_| standard)),
             ("Train Acc", accuracy.filter(|_| standard)),
             ("Train Robust Loss", loss.filter(|_| !standard)),
             ("Train Robust Acc", accuracy.filter(|_| !standard)),
-            ("Test Loss", clean.map(|clean| clean.loss)),
-            ("Test Acc", clean.map(|clean| clean.percent / 100.0)),
-            ("Test Robust Loss", robust.map(|robust| robust.loss)),
-            ("Test Robust Acc", robust.map(|robust| robust.percent / 100.0)),
+            (clean_loss, clean.map(|clean| clean.loss)),
+            (clean_acc, clean.map(|clean| clean.percent / 100.0)),
+            (robust_loss, robust.map(|robust| robust.loss)),
+            (robust_acc, robust.map(|robust| robust.percent / 100.0)),
         ];
         run.dir.append_log(epoch, &columns)?;
         run.observer.epoch(&info);
@@ -126,22 +137,40 @@ impl Trainer<'_> {
         validate(net, &self.test, &attack, self.config, &format!("{which}, PGD-{EVAL_STEPS}"), run)
     }
 
+    /// The result of checkpoint `best`, which is of this epoch and may be `last`, too.
+    ///
+    /// Errors: as [`Trainer::test`]; a checkpoint that cannot be read, or is not the one that was written.
+    fn test_best(&mut self, run: &mut Run, epoch: usize, last: Validation) -> Result<Validation> {
+        self.check_checkpoint(&run.dir, "best")?;
+        if epoch == self.progress.epochs_done {
+            return Ok(last);
+        }
+        let best = WeightFile::read(&run.dir.checkpoint("best"))?;
+        load(self.wa.as_mut().unwrap_or(&mut self.net), &self.device, &best)?;
+        self.test(run, "best")
+    }
+
     /// The final evaluation on the test images, and the summary.
+    ///
+    /// Errors: among others that `best` cannot be evaluated; the summary then has the result of `last`.
     pub(super) fn conclude(&mut self, run: &mut Run) -> Result<Summary> {
         let mut extra = Map::new();
         let last = self.test(run, "last")?;
         let epochs_done = self.progress.epochs_done;
         let (clean, robust) = (last.clean.percent, last.robust.percent);
         extra.insert("last".into(), json!({ "clean_acc": clean, "pgd20_acc": robust, "epoch": epochs_done }));
-        let mut reported = last;
+        let (mut reported, mut broken) = (last, None);
         if let Some((epoch, selected)) = self.progress.best {
-            if epoch != epochs_done {
-                let best = WeightFile::read(&run.dir.checkpoint("best"))?;
-                load(self.wa.as_mut().unwrap_or(&mut self.net), &self.device, &best)?;
-                reported = self.test(run, "best")?;
-            }
             let select = self.config.select.to_string();
-            let best = json!({ "epoch": epoch, "selection_acc": selected, "select": select });
+            let mut best = json!({ "epoch": epoch, "selection_acc": selected, "select": select });
+            match self.test_best(run, epoch, last) {
+                Ok(result) => reported = result,
+                Err(error @ Error::Interrupted { .. }) => return Err(error),
+                Err(error) => {
+                    best["error"] = json!(error.to_string());
+                    broken = Some(error);
+                }
+            }
             extra.insert("best".into(), best);
         }
         let job =
@@ -158,6 +187,8 @@ impl Trainer<'_> {
             extra,
         };
         run.dir.write_summary(&summary)?;
-        Ok(summary)
+        let instead =
+            format!("summary.json has the last epoch's result: clean {clean:.2} %, PGD-20 {robust:.2} %");
+        broken.map_or(Ok(summary), |error| Err(Error::file(run.dir.root(), format!("{error}; {instead}"))))
     }
 }

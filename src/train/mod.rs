@@ -7,22 +7,21 @@ mod close_epoch;
 mod epoch_log;
 mod epoch_stats;
 mod requirements;
+mod resume;
 mod run;
 pub mod schedule;
 pub mod step;
 mod trainer;
 mod validate;
 
-use crate::config::Config;
-use crate::config::recipe;
-use crate::device::Device;
+use crate::config::{Config, KEYS, Key, recipe};
 use crate::error::Result;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
+use crate::run::provenance::Provenance;
 pub use requirements::validate;
 use run::Run;
 use serde_json::{Map, Value, json};
-use std::iter;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -47,65 +46,89 @@ pub struct TrainedRun {
     pub summary: Summary,
 }
 
-/// Trains, evaluates and records.
+/// Trains, evaluates and records. A run that fails before it has saved anything leaves nothing behind.
 ///
-/// Errors: bad settings, data or devices before anything is written;
+/// Errors: bad settings, data or devices before anything is written; a folder that another process has;
+/// a run to resume whose data, state or checkpoints have changed;
 /// [`Error::NotFinite`](crate::Error::NotFinite); [`Error::Interrupted`](crate::Error::Interrupted) once
 /// `stop` is set.
 pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<TrainedRun> {
     let began = Instant::now();
     let TrainJob { config, recipe, .. } = job;
     validate(config)?;
+    let begun = job.resume.clone().map(RunDir::take).transpose()?;
     let device = config.device.open()?;
     let mut trainer = Trainer::new(&device, config, recipe)?;
-    let dir = match &job.resume {
-        Some(dir) => {
-            // A run that ended before its first checkpoint begins anew.
-            if dir.state().exists() {
-                trainer.resume(&dir.state())?
-            } else {
-                trainer.begin()?
-            }
-            dir.forget_after(trainer.progress.epochs_done)?;
-            dir.clone()
-        }
+    let dir = match begun {
+        Some(dir) => trainer.take_up(dir, observer)?,
         None => {
-            let root = config.out.clone().unwrap_or_else(|| fresh_folder(recipe, config.seed));
             trainer.begin()?;
-            RunDir::create(&root, record(job, &device))?
+            let record = record(job, &trainer);
+            match &config.out {
+                Some(root) => RunDir::create(root, record)?,
+                None => RunDir::create_numbered(&default_folder(recipe, config.seed), record)?,
+            }
         }
     };
     observer.started(&trainer.started(dir.root()));
     let earlier = trainer.progress.seconds;
     let mut run = Run { dir, observer, stop, began, earlier };
-    let summary = trainer.run(&mut run)?;
+    let summary = match trainer.run(&mut run) {
+        Err(error) if job.resume.is_none() => {
+            run.dir.discard();
+            return Err(error);
+        }
+        ended => ended?,
+    };
     run.observer.finished();
     run.dir.add_fact("seconds", json!(summary.seconds))?;
     Ok(TrainedRun { dir: run.dir.root().to_owned(), summary })
 }
 
 /// The content of `run.json`.
-fn record(job: &TrainJob, device: &Device) -> Map<String, Value> {
+fn record(job: &TrainJob, trainer: &Trainer) -> Map<String, Value> {
     let TrainJob { config, recipe, reference, command, .. } = job;
+    let Provenance { saddle, commit, command, date, device, driver, nvrtc } =
+        Provenance::now(&trainer.device, command);
     let record = json!({
         "command": command,
-        "version": env!("CARGO_PKG_VERSION"),
-        "commit": env!("SADDLE_COMMIT"),
+        "version": saddle,
+        "commit": commit,
+        "date": date,
         "recipe": recipe,
-        "device": device.describe(),
-        "driver": crate::device::cuda::driver_version(),
+        "device": device,
+        "driver": driver,
+        "nvrtc": nvrtc,
         "seed": config.seed,
-        "config": config.to_json(),
+        "config": with_absolute_paths(config.clone()).to_json(),
+        "data": trainer.data,
         "reference": reference,
     });
     record.as_object().cloned().unwrap_or_default()
 }
 
-/// `runs/RECIPE-seedS`, or with a number after it when that is taken.
-fn fresh_folder(recipe: &str, seed: u64) -> PathBuf {
+/// The configuration with paths that mean the same in every folder.
+pub fn with_absolute_paths(mut config: Config) -> Config {
+    for path in [&mut config.data, &mut config.init].into_iter().flatten() {
+        // Only an empty path has no absolute one.
+        *path = std::path::absolute(&*path).unwrap_or_default();
+    }
+    config
+}
+
+/// Keys that do not affect whether a result can be compared with a recipe's reference accuracies.
+const NEUTRAL: &[&str] = &["device", "seed", "data", "out", "checkpoint_every", "log_every"];
+
+/// The keys in which `config` differs from a recipe's so that the recipe's reference accuracies are not for
+/// it.
+pub fn changed_keys(config: &Config, recipe: &Config) -> Vec<&'static str> {
+    let differ = |key: &&Key| !NEUTRAL.contains(&key.name) && (key.get)(config) != (key.get)(recipe);
+    KEYS.iter().filter(differ).map(|key| key.name).collect()
+}
+
+/// `runs/RECIPE-seedS`.
+fn default_folder(recipe: &str, seed: u64) -> PathBuf {
     let stem: String =
         recipe.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();
-    let first = PathBuf::from(format!("runs/{stem}-seed{seed}"));
-    let others = (2..).map(|n| PathBuf::from(format!("runs/{stem}-seed{seed}-{n}")));
-    iter::once(first.clone()).chain(others).find(|path| !path.exists()).unwrap_or(first)
+    PathBuf::from(format!("runs/{stem}-seed{seed}"))
 }

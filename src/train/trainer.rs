@@ -5,16 +5,18 @@ use super::checkpoint::Progress;
 use super::run::Run;
 use super::schedule::lr;
 use super::step::{Batch, Models, Sgd, StepConfig, StepOutput, train_step};
-use crate::config::{Config, Select};
+use crate::config::{Augment, Config, Select};
 use crate::data::device_dataset::{DeviceDataset, shuffled};
-use crate::data::{self, ImageShape};
+use crate::data::{self, Dataset, ImageShape};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result, ensure};
 use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Shape};
+use crate::ops::augment::Padding;
 use crate::run::dir::Summary;
 use crate::run::network::{initial_weights, load};
 use crate::run::observer::{Started, StepInfo};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,6 +35,8 @@ pub struct Trainer<'a> {
     pub(super) average: Option<Average>,
     pub(super) shape: Shape,
     pub(super) dataset: String,
+    /// What the run's data are: number, shape and fingerprint of the images to train and to test on.
+    pub(super) data: Map<String, Value>,
     pub(super) train: DeviceDataset,
     /// The images that choose the best epoch, if one is chosen.
     pub(super) selection: Option<DeviceDataset>,
@@ -47,6 +51,26 @@ struct Pending {
     output: StepOutput,
 }
 
+/// What images are, for comparison with what they were: `1437 of 8x8x1, 0123456789abcdef`.
+fn data_facts(images: &Dataset) -> String {
+    let ImageShape { height, width, channels } = images.shape;
+    format!("{} of {height}x{width}x{channels}, {}", images.len(), images.fingerprint())
+}
+
+/// Errors: images of this size cannot be padded as much as the configuration asks.
+fn check_crop(config: &Config, ImageShape { height, width, .. }: ImageShape) -> Result<()> {
+    let pad = config.crop_padding;
+    let wrong = |problem: &str| {
+        let problem = format!("{problem}; the images have {height}x{width} pixels");
+        Error::value("crop_padding", pad, problem)
+    };
+    let cropped = config.augment != Augment::None;
+    let largest = (i32::MAX as usize - height.max(width)) / 2;
+    ensure(!cropped || pad <= largest, || wrong(&format!("must be at most {largest}")))?;
+    let mirrored = cropped && config.padding_mode == Padding::Reflect;
+    ensure(!mirrored || pad < height.min(width), || wrong("reflection needs less than the image's side"))
+}
+
 impl<'a> Trainer<'a> {
     /// Loads data and builds the network; writes nothing.
     pub fn new(device: &Device, config: &'a Config, recipe: &'a str) -> Result<Trainer<'a>> {
@@ -56,6 +80,10 @@ impl<'a> Trainer<'a> {
         ensure(!split.train.is_empty(), || {
             Error::value("dataset", &config.dataset, "has no images to train on; x_adv is for tests only")
         })?;
+        let facts = [("training images", &split.train), ("test images", &split.test)];
+        let data =
+            facts.map(|(key, images)| (key.to_owned(), json!(data_facts(images)))).into_iter().collect();
+        check_crop(config, split.train.shape)?;
         let (train, selection) = match config.select {
             Select::Heldout => {
                 split.train.hold_out(config.held_out, config.seed).map(|(train, held)| (train, Some(held)))?
@@ -78,6 +106,7 @@ impl<'a> Trainer<'a> {
             average,
             shape,
             dataset: train.name.clone(),
+            data,
             train: DeviceDataset::new(device, &train)?,
             selection: selection.map(|s| DeviceDataset::new(device, &s)).transpose()?,
             test: DeviceDataset::new(device, &split.test)?,

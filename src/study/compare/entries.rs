@@ -1,6 +1,6 @@
 //! The entries of a comparison: recipes for one data set.
 
-use crate::config::recipe::{self, Recipe};
+use crate::config::recipe::{self, Recipe, Reference};
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
 use crate::method;
@@ -68,8 +68,12 @@ pub fn entries(
     }
     entries.sort_by_key(|r| method::METHODS.iter().position(|m| m.name == r.config.method));
     for recipe in &mut entries {
+        let before = recipe.config.clone();
         method::apply(&mut recipe.config, settings)?;
         train::validate(&recipe.config)?;
+        if !train::changed_keys(&recipe.config, &before).is_empty() {
+            recipe.reference = Reference::default();
+        }
     }
     if entries.is_empty() {
         let problem =

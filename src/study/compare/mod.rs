@@ -13,10 +13,12 @@ use crate::config::{Config, KEYS, Key, METHOD_GROUP};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::eval;
+use crate::files::create_folder;
+use crate::files::lock::FolderLock;
 use crate::method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
-use crate::train::{self, TrainJob};
+use crate::train::{self, TrainJob, with_absolute_paths};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -54,7 +56,8 @@ pub fn run(
     let mut table =
         Comparison { dataset, device: String::new(), seeds: seeds.clone(), columns, rows: vec![] };
     let (runs, mut number) = (entries.len() * seeds.len(), 0);
-    std::fs::create_dir_all(out).map_err(Error::io(out, "cannot create the folder"))?;
+    create_folder(out).map_err(Error::io(out, "cannot create the folder"))?;
+    let _lock = FolderLock::take(out, "wait until it has ended, or choose another --out")?;
     let mut runner = Runner { request, observer, stop };
     for recipe in entries {
         let mut row = ComparisonRow {
@@ -99,15 +102,24 @@ impl Runner<'_> {
         let dir = out.join("runs").join(format!("{}-seed{seed}", recipe.name));
         let mut config = recipe.config.clone();
         (config.seed, config.out, config.device) = (seed, Some(dir.clone()), *device);
-        let begun = dir.join("run.json").is_file().then(|| RunDir::open(&dir)).transpose()?;
+        config = with_absolute_paths(config);
+        let begun = dir.join("run.json").is_file();
+        let begun = begun.then(|| RunDir::open(&dir)?.take()).transpose()?;
         if let Some(run) = &begun {
-            let recorded = run.config()?;
+            let recorded = with_absolute_paths(run.config()?);
             check_same_settings(&dir, &recorded, &config)?;
-            config = Config { device: *device, ..recorded };
+            config = Config { device: *device, data: config.data, out: Some(dir.clone()), ..recorded };
         }
         let summary = dir.join("summary.json");
         if summary.is_file() {
-            return Ok((dir, read_json(&summary, "summary")?));
+            let read: Summary = read_json(&summary, "summary")?;
+            let broken = read.extra.get("best").and_then(|best| best.get("error")?.as_str());
+            return match broken {
+                Some(problem) => {
+                    Err(Error::file(&summary, format!("without its best checkpoint: {problem}")))
+                }
+                None => Ok((dir, read)),
+            };
         }
         let job = TrainJob {
             config,
