@@ -17,7 +17,7 @@ const LOCK: &str = ".saddle.lock";
 #[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -39,7 +39,7 @@ impl FolderLock {
             }
             // The process that had the folder may have removed the file.
             if is_at(&file, &path).unwrap_or(false) {
-                let lock = FolderLock { folder: folder.to_owned(), _file: file };
+                let lock = FolderLock { folder: folder.to_owned(), file };
                 lock.remove_temporaries(folder);
                 return Ok(lock);
             }
@@ -62,6 +62,13 @@ impl FolderLock {
         if only_lock && fs::remove_file(self.folder.join(LOCK)).is_ok() {
             fs::remove_dir(&self.folder).ok();
         }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child process that another thread starts still has a copy.
+        self.file.unlock().ok();
     }
 }
 

@@ -1,5 +1,5 @@
-//! A run: its directory, its records, what it reports, where its results come from, and the network in a weight
-//! file.
+//! A run: its directory and records, what it reports, where its results come from, and the network in a
+//! weight file.
 
 pub mod dir;
 pub mod network;
