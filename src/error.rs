@@ -80,8 +80,8 @@ pub fn ensure<E>(good: bool, error: impl FnOnce() -> E) -> Result<(), E> {
     if good { Ok(()) } else { Err(error()) }
 }
 
-/// Whether every word of `query` is a part of `text`: `raat-cifar` names `raat-cifar10-resnet18`. Case does not
-/// count, and hyphens, underscores, dots and spaces separate words.
+/// Whether every word of `query` is a part of `text`: `raat-cifar` names `raat-cifar10-resnet18`. Case does
+/// not count, and hyphens, underscores, dots and spaces separate words.
 pub fn contains_words(text: &str, query: &str) -> bool {
     let text = text.to_lowercase();
     query.to_lowercase().split(['-', '_', '.', ' ']).all(|word| text.contains(word))
@@ -145,8 +145,8 @@ impl Error {
         Error::Value { key: key.into(), value: value.to_string(), problem: problem.into() }
     }
 
-    /// An [`Error::Unknown`] with the nearest of `known` as a suggestion, and as the hint all of them or, of a
-    /// long list, the nearest: first those that contain the words of the name, then by edit distance.
+    /// An [`Error::Unknown`] with the nearest of `known` as a suggestion, and as the hint all of them or, of
+    /// a long list, the nearest: first those that contain the words of the name, then by edit distance.
     pub fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
         let mut known: Vec<&str> = known.into_iter().collect();
         let mut seen = HashSet::new();

@@ -313,7 +313,7 @@ fn wrong_arguments_get_one_line_with_the_nearest_name() {
         ),
         (
             "eval runs/mine",
-            "unexpected argument 'runs/mine' found (did you mean '--weights runs/mine'?); see saddle eval --help",
+            "unexpected argument 'runs/mine' found (did you mean '--weights runs/mine'?); see saddle eval",
         ),
         (
             "bench kernel",

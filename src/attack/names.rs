@@ -153,8 +153,8 @@ mod tests {
         };
         assert_eq!(check(&["pgd"], Parameter::Steps, "5"), Ok(()));
         assert_eq!(check(&["pgd20", "apgd-ce"], Parameter::Steps, "5"), Ok(()), "apgd-ce takes it");
-        let fgsm = "restarts = 10: fgsm does not take it; pgd, cw, apgd-ce, apgd-dlr, apgd-t, fab-t, fab, square \
-                    would";
+        let fgsm = "restarts = 10: fgsm does not take it; pgd, cw, apgd-ce, apgd-dlr, apgd-t, fab-t, fab, \
+                    square would";
         assert_eq!(check(&["fgsm"], Parameter::Restarts, "10"), Err(fgsm.into()));
         let kappa = "kappa = 3: pgd20, fgsm do not take it; cw would";
         assert_eq!(check(&["pgd20", "fgsm"], Parameter::Kappa, "3"), Err(kappa.into()));

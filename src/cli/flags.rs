@@ -255,8 +255,8 @@ impl Filter {
         if let [word] = self.words.as_slice() { Some(word) } else { None }
     }
 
-    /// The entries whose names contain the words or, if there is none, those whose descriptions do; `text` gives
-    /// name and description.
+    /// The entries whose names contain the words or, if there is none, those whose descriptions do; `text`
+    /// gives both.
     ///
     /// Errors: [`Error::Unknown`] where no entry is left, with the nearest names.
     pub fn select<T>(
@@ -325,8 +325,8 @@ impl AttackFlags {
         parameters.into_iter().filter_map(|(parameter, value)| Some((parameter, value?)))
     }
 
-    /// The parameters of `attacks`: those given, the ball and seed of `config`, and its step size if `settings`
-    /// give it.
+    /// The parameters of `attacks`: those given, the ball and seed of `config`, and its step size if
+    /// `settings` give it.
     ///
     /// Errors: an unknown attack; a parameter that was given and that none of the attacks takes.
     pub fn params(

@@ -5,8 +5,8 @@ use indicatif::HumanCount;
 use super::text;
 use crate::run::observer::{AttackProgress, AttackSummary, EpochInfo, Started, StepInfo};
 
-/// Parts of a line two spaces apart, on as few lines of at most `width` columns as hold them; further lines are
-/// indented, and no part is broken.
+/// Parts of a line two spaces apart, on as few lines of at most `width` columns as hold them; further lines
+/// are indented, and no part is broken.
 fn in_lines(parts: &[String], width: usize) -> String {
     let mut lines = String::new();
     let mut used = 0;

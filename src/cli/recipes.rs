@@ -39,8 +39,7 @@ impl Run for RecipesArgs {
             |word: &&str| recipe::is_path(word) || names.contains(&word.to_lowercase().replace('_', "-"));
         if let Some(name) = self.filter.word().filter(named) {
             let recipe = method::load_recipe(name)?;
-            let keys = method::find(&recipe.config.method)?.keys;
-            return print(record(&recipe), recipe.to_toml(keys));
+            return print(record(&recipe), recipe.to_toml(method::is_read));
         }
         let all = names.iter().map(|name| method::load_recipe(name)).collect::<Result<Vec<_>>>()?;
         let text = |recipe: &Recipe| (recipe.name.clone(), recipe.about.clone());

@@ -91,7 +91,8 @@ pub fn is_path(name_or_path: &str) -> bool {
     Path::new(name_or_path).components().count() > 1 || name_or_path.ends_with(".toml")
 }
 
-/// Loads an embedded recipe by name, or the file at a path ([`is_path`]). `check` sees the settings of the recipe and of each that it extends.
+/// Loads an embedded recipe by name, or the file at a path ([`is_path`]). `check` sees the settings of the
+/// recipe and of each that it extends.
 ///
 /// Errors: [`Error::Unknown`] with the nearest name, [`Error::Io`], or [`Error::File`] about a key, a value
 /// or the syntax.
@@ -145,20 +146,24 @@ fn build(path: &Path, name: String, mut table: Table, check: Check) -> Result<Re
 
 impl Recipe {
     /// The recipe as TOML with every key, to edit: those that differ from the defaults, and the others as
-    /// comments. Of the group "Method" only `method_keys`, those that its method reads.
-    pub fn to_toml(&self, method_keys: &[&str]) -> String {
+    /// comments, as are those that a run does not read. Of the group "Method" only those that it reads.
+    pub fn to_toml(&self, is_read: fn(&Config, &Key) -> bool) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         let mut text = format!("about = {}\n", quoted(&self.about));
         let mut group = "";
-        let read = |key: &&Key| key.group != METHOD_GROUP || method_keys.contains(&key.name);
-        for key in KEYS.iter().filter(read) {
+        for key in KEYS {
+            let read = is_read(&self.config, key);
+            if key.group == METHOD_GROUP && !read {
+                continue;
+            }
             if key.group != group {
                 group = key.group;
                 text += &format!("\n# {group}\n");
             }
             let value = key.text(&self.config);
             let named = ["method", "dataset", "model"].contains(&key.name);
-            let mark = if named || value != key.default_text() { "" } else { "# " };
+            let set = named || read && value != key.default_text();
+            let mark = if set { "" } else { "# " };
             let value = if is_bare(&value) { value } else { quoted(&value) };
             text += &format!("{mark}{} = {value}\n", key.name);
         }
@@ -227,7 +232,7 @@ mod tests {
     use super::*;
     use crate::attack::Norm;
     use crate::config::{Augment, Magnitude, ScheduleKind};
-    use crate::method::{check_keys, load_recipe as load};
+    use crate::method::{check_keys, is_read, load_recipe as load};
     use crate::train::validate;
 
     #[test]
@@ -245,17 +250,23 @@ mod tests {
             assert!(numbers == 0 || source.is_some(), "{name}: reference results have a source");
             // What is printed for a copy is the same recipe.
             let copy = dir.path().join(format!("{name}.toml"));
-            let keys = crate::method::find(&recipe.config.method).unwrap().keys;
-            let text = recipe.to_toml(keys);
+            let text = recipe.to_toml(is_read);
             std::fs::write(&copy, &text).unwrap();
-            assert_eq!(load(copy.to_str().unwrap()).unwrap(), recipe);
+            let copied = load(copy.to_str().unwrap()).unwrap();
+            assert_eq!((&copied.about, &copied.reference), (&recipe.about, &recipe.reference));
+            for key in KEYS.iter().filter(|key| is_read(&recipe.config, key)) {
+                assert_eq!(key.text(&copied.config), key.text(&recipe.config), "{name}: {}", key.name);
+            }
             // So is the copy with every key set: all values that hold are in it.
             let set =
                 |line: &str| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).map(str::to_owned);
             let every: Vec<String> = text.lines().map(|line| set(line).unwrap_or(line.to_owned())).collect();
             std::fs::write(&copy, every.join("\n")).unwrap();
-            assert_eq!(super::load(copy.to_str().unwrap(), |_, _| Ok(())).unwrap(), recipe);
-            for key in KEYS.iter().filter(|key| key.group != METHOD_GROUP || keys.contains(&key.name)) {
+            let every_key = super::load(copy.to_str().unwrap(), |_, _| Ok(())).unwrap().config;
+            for key in KEYS.iter().filter(|key| key.group != METHOD_GROUP || is_read(&recipe.config, key)) {
+                assert_eq!(key.text(&every_key), key.text(&recipe.config), "{name}: {}", key.name);
+            }
+            for key in KEYS.iter().filter(|key| is_read(&recipe.config, key)) {
                 let line = format!("{} = ", key.name);
                 assert_eq!(every.iter().filter(|own| own.starts_with(&line)).count(), 1, "{name}: {line}");
             }

@@ -214,8 +214,8 @@ mod tests {
         assert_eq!(check("autoattack:fgsm,square", Parameter::Restarts, "1"), Ok(()));
         let fgsm = "eot-iter = 1: fgsm, square do not take it; apgd-ce, apgd-dlr, apgd-t would";
         assert_eq!(check("autoattack:fgsm,square", Parameter::EotIter, "1"), Err(fgsm.into()));
-        let version = "attack = autoattack: the attacks of autoattack have parameters of their own; for others \
-                       write autoattack:A,B";
+        let version = "attack = autoattack: the attacks of autoattack have parameters of their own; for \
+                       others write autoattack:A,B";
         assert_eq!(check("autoattack", Parameter::Restarts, "1"), Err(version.into()), "also its own value");
         assert!(check("pgd20,autoattack", Parameter::Restarts, "1").unwrap_err().contains("stands alone"));
     }

@@ -21,7 +21,7 @@ pub mod rpat_pp;
 pub mod standard;
 pub mod trades;
 
-pub use common::keys::{apply, check_keys, load_recipe};
+pub use common::keys::{apply, check_keys, is_read, load_recipe};
 pub use common::log::{Log, LogValue};
 pub use common::loss::{AdversarialLoss, BaseLoss, Loss};
 pub use common::step::{FixedNoise, Step};

@@ -137,6 +137,20 @@ fn round_labels(from: f64, to: f64, most: usize, whole: bool) -> Vec<(f64, Strin
     multiples.map(label).collect()
 }
 
+/// The labels that do not overlap the one before on an axis of this length.
+fn apart(labels: Vec<(f64, String)>, (from, to): (f64, f64), length: u32, font: u32) -> Vec<(f64, String)> {
+    let mut end = f64::NEG_INFINITY;
+    let fits = |(at, label): &(f64, String)| {
+        let (place, width) = ((at - from) / (to - from) * f64::from(length), text_width(label, font));
+        let fits = place - f64::from(width) / 2.0 > end;
+        if fits {
+            end = place + f64::from(width) / 2.0 + 6.0;
+        }
+        fits
+    };
+    labels.into_iter().filter(fits).collect()
+}
+
 /// An axis with labels at given values.
 struct LabelledAxis {
     from: f64,
@@ -226,10 +240,14 @@ fn plot(
         ([], labels) => labels.to_vec(),
         (names, _) => names.iter().enumerate().map(|(i, name)| (i as f64, name.clone())).collect(),
     };
+    // Labels that would overlap are left out; the last one has half of its width beyond the axis.
+    let last = x_labels.last().map_or(0, |(_, label_text)| text_width(label_text, label)) / 2 + 8;
+    let length = width.saturating_sub(16 + name + 3 * label + last);
+    let x_labels = if axes.names.is_empty() { apart(x_labels, (from, to), length, label) } else { x_labels };
     let y_labels = round_labels(0.0, top, layout.labels().min(8), axes.counts);
     let mut chart = ChartBuilder::on(&area)
         .margin(8)
-        .margin_right(16)
+        .margin_right(last)
         .x_label_area_size(2 * name + 12)
         .y_label_area_size(name + 3 * label)
         .build_cartesian_2d(
@@ -348,6 +366,11 @@ mod tests {
         for (_, label) in &labels {
             assert!(texts.iter().any(|(text, ..)| text == label), "{label} is not in {texts:?}");
         }
+        let kept = |length| {
+            let kept = apart(labels.clone(), (0.0, 2.0 / 255.0), length, 15).into_iter();
+            kept.map(|(_, label)| label).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!((kept(200).as_str(), kept(60).as_str()), ("0/255 1/255 2/255", "0/255 2/255"));
     }
 
     #[test]

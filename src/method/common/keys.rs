@@ -1,7 +1,7 @@
 //! The keys that a method reads: which of the group "Method" may be given.
 
 use crate::config::recipe::{self, Recipe};
-use crate::config::{Augment, Averaging, Config, METHOD_GROUP, ScheduleKind, Select, key};
+use crate::config::{Augment, Averaging, Config, Key, METHOD_GROUP, ScheduleKind, Select, key};
 use crate::error::{Error, Result};
 use crate::method::{self, Method};
 
@@ -52,6 +52,21 @@ const CONDITIONS: &[(&[&str], Condition, &str)] = &[
     ),
 ];
 
+/// Why nothing reads a key beside the others, and the remedy.
+fn unread(config: &Config, method: &Method, key: &Key) -> Option<&'static str> {
+    let unread =
+        |(names, read, _): &&(&[&str], Condition, &str)| names.contains(&key.name) && !read(config, method);
+    CONDITIONS.iter().find(unread).map(|(.., remedy)| *remedy)
+}
+
+/// Whether a run of this configuration reads a key.
+pub fn is_read(config: &Config, key: &Key) -> bool {
+    method::find(&config.method).is_ok_and(|method| {
+        let own = key.group != METHOD_GROUP || method.keys.contains(&key.name);
+        own && unread(config, method, key).is_none()
+    })
+}
+
 /// Checks the keys of `settings`, which `config` has taken.
 ///
 /// Errors: a key of the group "Method" that the method of `config` does not read, with the nearest that it
@@ -61,11 +76,8 @@ pub fn check_keys<K: AsRef<str>, V>(config: &Config, settings: &[(K, V)]) -> Res
     let Ok(method) = method::find(&config.method) else { return Ok(()) };
     for (name, _) in settings {
         let key = key(name.as_ref())?;
-        let unread = |(names, read, _): &&(&[&str], Condition, &str)| {
-            names.contains(&key.name) && !read(config, method)
-        };
-        if let Some((.., remedy)) = CONDITIONS.iter().find(unread) {
-            return Err(Error::value(key.name, key.text(config), *remedy));
+        if let Some(remedy) = unread(config, method, key) {
+            return Err(Error::value(key.name, key.text(config), remedy));
         }
         if key.group != METHOD_GROUP || method.keys.contains(&key.name) {
             continue;

@@ -18,8 +18,9 @@ const OWN_FLAGS: &[(&str, &str)] = &[
 ];
 
 /// The recipes of a comparison on `dataset`: those with one of `methods` and with `model` (`None`: any), each
-/// with `settings` applied, in the order of the methods. `methods` are methods, recipes or files with a recipe;
-/// empty: all recipes for the data set. A method without a recipe for it takes the place of PGD-AT in PGD-AT's.
+/// with `settings` applied, in the order of the methods. `methods` are methods, recipes or files with a
+/// recipe; empty: all recipes for the data set. A method without a recipe for it takes the place of PGD-AT in
+/// PGD-AT's.
 ///
 /// Errors: an unknown method, recipe or model; a file that cannot be read, or is for another data set or
 /// model; two recipes of one name; settings that cannot be read or that contradict each other.
