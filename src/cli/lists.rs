@@ -63,7 +63,11 @@ impl Run for AttacksArgs {
         let attacks = self.filter.select("attack", all, |(name, about, parameters)| {
             ((*name).to_owned(), format!("{about} {}", parameters.join(" ")))
         })?;
-        let record = |(name, about, parameters): &ListedAttack| json!({"name": name, "about": about, "parameters": parameters});
+        let record = |(name, about, parameters): &ListedAttack| {
+            json!({
+                "name": name, "about": about, "parameters": parameters,
+            })
+        };
         let lines = |(name, about, parameters): &ListedAttack| {
             let flags: Vec<String> = parameters.iter().map(|parameter| format!("--{parameter}")).collect();
             let flags = if flags.is_empty() { String::new() } else { format!(" ({})", flags.join(", ")) };
