@@ -65,7 +65,7 @@ impl Run for AttacksArgs {
         })?;
         let record = |(name, about, parameters): &ListedAttack| {
             json!({
-                "name": name, "about": about, "parameters": parameters
+                "name": name, "about": about, "parameters": parameters,
             })
         };
         let lines = |(name, about, parameters): &ListedAttack| {

@@ -3,7 +3,7 @@
 use crate::config::recipe::{self, Recipe, Reference};
 use crate::config::{Config, key};
 use crate::error::{Error, Result};
-use crate::method;
+use crate::method::{self, is_read};
 use crate::train;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -70,10 +70,17 @@ pub fn entries(
     entries.sort_by_key(|r| method::METHODS.iter().position(|m| m.name == r.config.method));
     for recipe in &mut entries {
         let before = recipe.config.clone();
-        method::apply(&mut recipe.config, settings)?;
+        recipe.config.apply(settings)?;
         train::validate(&recipe.config)?;
         if !train::changed_keys(&recipe.config, &before).is_empty() {
             recipe.reference = Reference::default();
+        }
+    }
+    // A setting may be for some of the entries only.
+    for setting in settings {
+        let key = key(&setting.0)?;
+        if let Some(first) = entries.first().filter(|_| !entries.iter().any(|r| is_read(&r.config, key))) {
+            method::check_keys(&first.config, std::slice::from_ref(setting))?;
         }
     }
     if entries.is_empty() {
@@ -206,6 +213,12 @@ mod tests {
             let message = result.unwrap_err();
             assert!(message.contains(expected), "{message}");
         }
+        // rho is for RAAT, select_steps not for clean training, whose recipe selects no epoch.
+        let mixed = own("digits", &["raat", "standard"], None, &[("rho", "0.2"), ("select_steps", "1")]);
+        assert_eq!(mixed.unwrap().len(), 2);
+        let unread = own("digits", &["standard"], None, &[("select_steps", "1")]).unwrap_err();
+        assert!(unread.starts_with("select_steps = 1: is not read"), "{unread}");
+        assert!(own("digits", &["pgd-at", "standard"], None, &[("rho", "0.2")]).is_err());
         let unknown = own("digits", &["rpa"], None, &[]).unwrap_err();
         assert_eq!(unknown.matches(" rpat,").count(), 1, "{unknown}");
     }
