@@ -7,6 +7,7 @@ use super::flags::{DeviceFlag, JsonFlag};
 use super::{Run, text};
 use crate::bench::{self, BenchRow};
 use crate::error::{Error, Result};
+use crate::run::provenance::Provenance;
 
 /// Measure the speed of kernels and of whole training steps.
 #[derive(clap::Args)]
@@ -52,7 +53,7 @@ enum Group {
 }
 
 impl Run for BenchArgs {
-    fn run(self, _: String) -> Result<()> {
+    fn run(self, command_line: String) -> Result<()> {
         let BenchArgs { batch, seconds, .. } = self;
         if !(seconds > 0.0 && seconds.is_finite()) {
             return Err(Error::value("seconds", seconds, "must be above 0"));
@@ -84,7 +85,11 @@ impl Run for BenchArgs {
         if wanted(Group::Parts) {
             rows.extend(bench::parts(&device, seconds, batch, model)?);
         }
-        let record = || json!({"device": device.describe(), "commit": env!("SADDLE_COMMIT"), "rows": rows});
+        let provenance = Provenance::now(&device, &command_line);
+        let record = || {
+            let Provenance { device, commit, .. } = &provenance;
+            json!({"device": device, "commit": commit, "provenance": provenance, "rows": rows})
+        };
         let cells = |row: &BenchRow| {
             let spread = format!("{} .. {}", text::number(row.p10), text::number(row.p90));
             let value = text::number(row.value);

@@ -56,7 +56,7 @@ pub struct CorruptionsArgs {
 }
 
 impl Run for CorruptionsArgs {
-    fn run(self, _: String) -> Result<()> {
+    fn run(self, command_line: String) -> Result<()> {
         let mut severities = self.severity;
         severities.sort_unstable();
         severities.dedup();
@@ -68,6 +68,7 @@ impl Run for CorruptionsArgs {
             severities,
             n: self.n,
             batch: self.batch,
+            command: command_line,
             out: self.out,
         };
         let mut observer = progress::observer(self.quiet, false, 0);

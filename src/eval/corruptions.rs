@@ -13,6 +13,7 @@ use crate::files::weights::WeightFile;
 use crate::files::{check_outputs, check_writable, write_atomic};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
+use crate::run::provenance::Provenance;
 
 /// Weights and corrupted images of an evaluation.
 pub struct CorruptionsRequest {
@@ -27,6 +28,8 @@ pub struct CorruptionsRequest {
     pub n: Option<usize>,
     pub batch: usize,
     pub device: DeviceChoice,
+    /// The command line, for the records.
+    pub command: String,
     /// Where the report is written as JSON.
     pub out: Option<PathBuf>,
 }
@@ -40,7 +43,7 @@ pub struct CorruptionsReport {
     pub severities: Vec<usize>,
     /// The corruptions in the paper's order, each with its accuracy by severity.
     pub rows: Vec<(String, Vec<f64>)>,
-    pub device: String,
+    pub provenance: Provenance,
 }
 
 /// The mean of accuracies.
@@ -65,7 +68,8 @@ impl CorruptionsReport {
             "dataset": self.dataset,
             "images": self.images,
             "severities": self.severities,
-            "device": self.device,
+            "device": self.provenance.device,
+            "provenance": self.provenance,
             "corruptions_acc": self.mean(),
             "corruptions": self.rows.iter().map(row).collect::<Value>(),
         })
@@ -105,7 +109,7 @@ pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<
         images: 0,
         severities,
         rows: vec![],
-        device: device.describe(),
+        provenance: Provenance::now(&device, &request.command),
     };
     let cells = STANDARD.len() * report.severities.len();
     let mut cells_done = 0;

@@ -18,6 +18,7 @@ use crate::ops::augment::Augmentation;
 use crate::rng::{Key, Purpose};
 use crate::run::network::{self, Classes, WeightOverrides, weight_file};
 use crate::run::observer::Observer;
+use crate::run::provenance::Provenance;
 use crate::tensor::Tensor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -194,9 +195,11 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
         figures.push(output);
     }
     observer.finished();
+    let provenance = Provenance::now(&device, &request.command);
     let record = json!({
-        "command": request.command,
-        "commit": env!("SADDLE_COMMIT"),
+        "command": provenance.command,
+        "commit": provenance.commit,
+        "provenance": provenance,
         "weights": weights,
         "dataset": test.name,
         "test images": test.len(),
@@ -209,7 +212,7 @@ pub fn run(request: &AnalyseRequest, observer: &mut dyn Observer) -> Result<Anal
         },
         "rho": (key("rho")?.get)(config),
         "seed": config.seed,
-        "device": device.describe(),
+        "device": provenance.device,
         "figures": figures.iter().map(|figure| (figure.name.to_owned(), figure.record())).collect::<Value>(),
     });
     let analysis = Analysis { figures, record, out: out.clone() };

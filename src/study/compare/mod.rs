@@ -18,6 +18,7 @@ use crate::files::lock::FolderLock;
 use crate::method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
+use crate::run::provenance::Provenance;
 use crate::train::{self, TrainJob, with_absolute_paths};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -51,6 +52,7 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<Comparison> {
     let CompareRequest { entries, seeds, attacks, out, command, .. } = request;
+    let provenance = Provenance::now(&request.device.open()?, command);
     let columns = [&["clean".to_owned(), "PGD-20".to_owned()][..], attacks].concat();
     let dataset = entries.first().map(|r| r.config.dataset.clone()).unwrap_or_default();
     let mut table =
@@ -81,7 +83,7 @@ pub fn run(
             table.device = summary.device;
         }
         table.rows.push(row);
-        table.write(out, command)?;
+        table.write(out, &provenance)?;
     }
     observer.finished();
     Ok(table)
@@ -150,7 +152,12 @@ impl Runner<'_> {
                 batch: Config::default().batch,
                 device: self.request.device,
                 out: Some(out.clone()),
-                extras: eval::Extras { state, stop: self.stop.clone(), ..eval::Extras::default() },
+                extras: eval::Extras {
+                    state,
+                    stop: self.stop.clone(),
+                    command: self.request.command.clone(),
+                    ..eval::Extras::default()
+                },
             };
             eval::run(&request, self.observer).map_err(|error| self.resumed_as_a_whole(error))?;
         }

@@ -3,6 +3,7 @@
 use crate::config::Select;
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::run::provenance::Provenance;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -122,7 +123,7 @@ impl Comparison {
         text
     }
 
-    pub fn to_json(&self, command: &str) -> Value {
+    pub fn to_json(&self, provenance: &Provenance) -> Value {
         let row = |row: &ComparisonRow| {
             let figures = self.metric_names().into_iter().zip(row.metrics());
             json!({
@@ -135,8 +136,9 @@ impl Comparison {
             })
         };
         json!({
-            "command": command,
-            "commit": env!("SADDLE_COMMIT"),
+            "command": provenance.command,
+            "commit": provenance.commit,
+            "provenance": provenance,
             "dataset": self.dataset,
             "device": self.device,
             "seeds": self.seeds,
@@ -145,10 +147,10 @@ impl Comparison {
     }
 
     /// Writes `compare.md`, `compare.csv` and `compare.json`.
-    pub fn write(&self, folder: &Path, command: &str) -> Result<()> {
+    pub fn write(&self, folder: &Path, provenance: &Provenance) -> Result<()> {
         write_atomic(&folder.join("compare.md"), self.markdown().as_bytes())?;
         write_atomic(&folder.join("compare.csv"), self.csv().as_bytes())?;
-        write_atomic(&folder.join("compare.json"), format!("{:#}\n", self.to_json(command)).as_bytes())
+        write_atomic(&folder.join("compare.json"), format!("{:#}\n", self.to_json(provenance)).as_bytes())
     }
 }
 
@@ -181,7 +183,7 @@ mod tests {
             "{}",
             table.csv()
         );
-        assert_eq!(table.to_json("x")["rows"][0]["figures"]["clean"]["mean"], 85.0);
+        assert_eq!(table.to_json(&Provenance::default())["rows"][0]["figures"]["clean"]["mean"], 85.0);
         assert_eq!(Statistic::of(vec![3.0]), Statistic { mean: 3.0, sd: None, values: vec![3.0] });
     }
 }
