@@ -72,8 +72,8 @@ fn saved_adversarial_images_are_evaluated_as_they_are() {
         "attack --weights w.safetensors --data x.safetensors --attack pgd5 --device DEVICE --quiet \
          --out adv.safetensors",
     );
-    let line = table.lines().find(|line| line.starts_with("robust accuracy")).unwrap();
-    let robust: f64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
+    let line = table.lines().find(|line| line.starts_with("accuracy on x_adv")).unwrap();
+    let robust: f64 = line.split_whitespace().nth(3).unwrap().parse().unwrap();
     let of_file =
         evaluated(here, "--weights w.safetensors --attack fgsm --dataset file --data adv.safetensors");
     assert_eq!(
