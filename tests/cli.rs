@@ -407,3 +407,36 @@ fn a_full_disk_is_one() {
     let output = Command::new(SADDLE).arg("keys").stdout(full).output().unwrap();
     begins(complaint(output, 1), "standard output: cannot write: ");
 }
+
+/// A library of the driver's name without its functions, as a broken installation leaves it.
+#[test]
+fn a_broken_driver_library_is_said_and_the_host_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::write(here.join("empty.cpp"), "extern \"C\" int nothing() { return 0; }\n").unwrap();
+    let compiled = Command::new("c++")
+        .args(["-shared", "-fPIC", "-o", "libcuda.so", "empty.cpp"])
+        .current_dir(here)
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    std::fs::copy(here.join("libcuda.so"), here.join("libnvrtc.so")).unwrap();
+    let run = |line: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_saddle"))
+            .args(line.split_whitespace())
+            .current_dir(here)
+            .env("LD_LIBRARY_PATH", here)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, devices, _) = run("devices");
+    assert!(code == Some(0) && devices.contains("has no cuInit, so it is not an NVIDIA driver's"), "{devices}");
+    let (code, _, message) = run("train --device cuda");
+    assert!(code == Some(1) && message.starts_with("error: ") && message.contains("cuInit"), "{message}");
+    let (code, _, message) = run("kernels --compile add --arch sm_80");
+    assert!(code != Some(101) && !message.contains("panicked"), "{message}");
+    let (code, _, message) = run("train --device host --epochs 1 --attack-steps 1 --batch 512 --quiet");
+    assert_eq!(code, Some(0), "{message}");
+}

@@ -941,3 +941,21 @@ fn a_result_says_what_it_is_and_where_it_comes_from() {
     }
     assert!(!plain.contains(">\n-0\n</text>"));
 }
+
+/// A limit on the size of files stands for a full disk: it shows only when the result is written.
+#[test]
+fn a_result_that_cannot_be_written_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "trap '' XFSZ; ulimit -f 1; exec \"$0\" eval --weights \"$1\" --dataset digits -n 20 \
+                  --attack pgd1,pgd2,pgd3,fgsm,mim2,cw2 -q --device host --out o.json";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_saddle")])
+        .arg(weights())
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let (table, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(table.contains("cw2") && table.contains(" %") && !table.contains("written to"), "{table}");
+    assert!(message.starts_with("error: o.json: cannot write: "), "{message}");
+    assert_eq!((output.status.code(), folder.path().join("o.json").exists()), (Some(1), false));
+}

@@ -9,6 +9,7 @@ use super::{Run, progress, text};
 use crate::config::Config;
 use crate::error::Result;
 use crate::eval::corruptions::{self, CorruptionsReport, CorruptionsRequest, mean};
+use crate::eval::write_result;
 use crate::files::weights::WeightFile;
 use crate::run::network::weight_file;
 
@@ -74,10 +75,13 @@ impl Run for CorruptionsArgs {
         let mut observer = progress::observer(self.quiet, false, 0);
         let report = corruptions::run(&request, &mut *observer)?;
         drop(observer);
-        if self.json {
-            return text::print_json(&report.to_json());
+        let out = request.out.as_deref();
+        let written = out.map_or(Ok(()), |out| write_result(out, &report.to_json()));
+        match self.json {
+            true => text::print_json(&report.to_json())?,
+            false => text::print(&(table(&report) + &text::written(out.filter(|_| written.is_ok()))))?,
         }
-        text::print(&(table(&report) + &text::written(request.out.as_deref())))
+        written
     }
 }
 

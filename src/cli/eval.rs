@@ -148,7 +148,7 @@ impl EvalArgs {
         requests.iter().try_for_each(EvalRequest::check_outputs)?;
         let mut observer = progress::observer(quiet, json, 0);
         let (mut reports, mut tables, mut result) = (Vec::new(), String::new(), Value::Null);
-        let mut complaint = None;
+        let (mut complaint, mut unwritten) = (None, None);
         for request in &mut requests {
             request.extras.stop = stop.clone();
             if several {
@@ -159,21 +159,24 @@ impl EvalArgs {
                 observer.note(&request.weights.display().to_string());
                 tables += &format!("{}\n", request.weights.display());
             }
-            let report = eval::run(request, &mut *observer).map_err(|error| match error {
+            let mut report = eval::run(request, &mut *observer).map_err(|error| match error {
                 Error::Interrupted { saved, .. } => {
                     Error::Interrupted { saved, resume: command_line.clone() }
                 }
                 other => other,
             })?;
             complaint = complaint.or(report.complaint());
+            unwritten = unwritten.or(report.unwritten.take());
             let report = report.to_json();
             tables += &table(&report);
             reports.push(report);
             result = if several { json!({"checkpoints": reports}) } else { json!(reports[0]) };
-            out_of_all.map_or(Ok(()), |out| write_result(out, &result))?;
+            let written = out_of_all.map_or(Ok(()), |out| write_result(out, &result));
+            unwritten = unwritten.or(written.err());
         }
         drop(observer);
-        print_result(json, &result, || tables, out.as_deref())?;
+        print_result(json, &result, || tables, out.as_deref().filter(|_| unwritten.is_none()))?;
+        unwritten.map_or(Ok(()), Err)?;
         complaint.map_or(Ok(()), |complaint| Err(Error::Unverified { complaint }))
     }
 
@@ -195,10 +198,10 @@ impl EvalArgs {
         if let Some(provenance) = result.get_mut("provenance").and_then(Value::as_object_mut) {
             provenance.insert("merged_by".into(), command_line.into());
         }
-        if let Some(out) = &self.out {
-            write_result(out, &result)?;
-        }
-        print_result(self.json, &result, || table(&result), self.out.as_deref())
+        let written = self.out.as_ref().map_or(Ok(()), |out| write_result(out, &result));
+        let out = self.out.as_deref().filter(|_| written.is_ok());
+        print_result(self.json, &result, || table(&result), out)?;
+        written
     }
 
     /// One request per checkpoint.

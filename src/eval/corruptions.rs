@@ -10,7 +10,7 @@ use crate::data::device_dataset::DeviceDataset;
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
-use crate::files::{check_outputs, check_writable, write_atomic};
+use crate::files::{check_outputs, check_writable};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::run::observer::Observer;
 use crate::run::provenance::Provenance;
@@ -30,7 +30,7 @@ pub struct CorruptionsRequest {
     pub device: DeviceChoice,
     /// The command line, for the records.
     pub command: String,
-    /// Where the report is written as JSON.
+    /// Where the report will be written as JSON: checked at the start.
     pub out: Option<PathBuf>,
 }
 
@@ -76,9 +76,10 @@ impl CorruptionsReport {
     }
 }
 
-/// Measures the accuracy under the 15 standard corruptions; the report is written to `out` if that is given.
+/// Measures the accuracy under the 15 standard corruptions; the caller writes the report to `out`.
 ///
-/// Errors: missing files, files of the wrong content, weights that do not fit them; nothing is written then.
+/// Errors: missing files, files of the wrong content, weights that do not fit them, no permission to write
+/// `out`.
 pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<CorruptionsReport> {
     if request.n == Some(0) {
         return Err(Error::value("n", 0, "must be 1 or more"));
@@ -133,8 +134,5 @@ pub fn run(request: &CorruptionsRequest, observer: &mut dyn Observer) -> Result<
         report.rows.push((name.to_owned(), row));
     }
     observer.finished();
-    if let Some(out) = &request.out {
-        write_atomic(out, format!("{:#}\n", report.to_json()).as_bytes())?;
-    }
     Ok(report)
 }

@@ -36,7 +36,8 @@ struct Job<'a> {
     file: WeightFile,
 }
 
-/// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it.
+/// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it. A
+/// file that cannot be written is told in the report, which is not lost.
 ///
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another
 /// evaluation, an interruption; no report is written then.
@@ -67,6 +68,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         device: device.describe(),
         provenance: Provenance::now(&device, &extras.command),
         record: None,
+        unwritten: None,
     };
     let mut job = Job { request, data: DeviceDataset::new(&device, &test)?, test, net, file };
     let mut run = None;
@@ -74,13 +76,13 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         Some(plan) => run = Some(job.by_protocol(plan, &mut report, observer)?),
         None => report.rows = job.one_by_one(&alone, observer)?,
     }
-    if let Some(out) = &request.out {
-        write_result(out, &report.to_json())?;
-    }
-    // The result is written before the images and the page, which may fail.
-    if let Some((result, range)) = run {
-        job.write_images_and_page(&report, &result, range, observer)?;
-    }
+    // A file that cannot be written costs nothing but itself. The images and the page are more likely to fail.
+    let written = request.out.as_ref().map_or(Ok(()), |out| write_result(out, &report.to_json()));
+    let pictured = match run {
+        Some((result, range)) => job.write_images_and_page(&report, &result, range, observer),
+        None => Ok(()),
+    };
+    report.unwritten = written.and(pictured).err();
     observer.finished();
     Ok(report)
 }

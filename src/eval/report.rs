@@ -1,7 +1,7 @@
 //! The report of an evaluation.
 
 use super::record::Record;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::report::AttackAccuracy;
 use crate::run::provenance::Provenance;
@@ -27,9 +27,20 @@ pub struct Report {
     /// Of a protocol: the content of the result file.
     #[serde(skip)]
     pub record: Option<Record>,
+    /// Why a file could not be written; the result is here all the same.
+    #[serde(skip)]
+    pub unwritten: Option<Error>,
 }
 
 impl Report {
+    /// The report of which all files were written. Errors: one could not be.
+    pub fn written(self) -> Result<Report> {
+        match self.unwritten {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
     /// The report as it is written to a file.
     pub fn to_json(&self) -> Value {
         if let Some(record) = &self.record {

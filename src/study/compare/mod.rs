@@ -12,7 +12,7 @@ use crate::config::recipe::Recipe;
 use crate::config::{Config, KEYS, Key, METHOD_GROUP};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::eval;
+use crate::eval::{self, Report};
 use crate::files::create_folder;
 use crate::files::lock::FolderLock;
 use crate::method;
@@ -159,7 +159,8 @@ impl Runner<'_> {
                     ..eval::Extras::default()
                 },
             };
-            eval::run(&request, self.observer).map_err(|error| self.resumed_as_a_whole(error))?;
+            let report = eval::run(&request, self.observer).and_then(Report::written);
+            report.map_err(|error| self.resumed_as_a_whole(error))?;
         }
         let report: Value = read_json(&out, "evaluation")?;
         // The last row is the attack's, or that of AutoAttack's last attack.
