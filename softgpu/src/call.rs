@@ -124,7 +124,8 @@ impl<T> Out<T> {
         Ok(unsafe { self.0.read_unaligned() })
     }
 
-    fn present(&self) -> Outcome {
+    /// Checks that there is a place for the result, before a call makes something.
+    pub fn present(&self) -> Outcome {
         if self.0.is_null() {
             return Err(Code::INVALID_VALUE.because("the pointer for the result is null"));
         }

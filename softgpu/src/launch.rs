@@ -180,9 +180,9 @@ impl Launch {
         if let Some(code) = injected_fault(driver, name) {
             return driver.set_fault(code, name);
         }
-        let on = driver.options.checks;
+        let checks = if driver.options.checks { ptx::Checks::ALL } else { ptx::Checks::NONE };
         let options = ptx::Options {
-            checks: ptx::Checks { memory: on, races: on, uninitialised: on, asynchronous: on, barriers: on },
+            checks,
             threads: driver.options.threads,
             order: driver.options.order,
             count: driver.options.report.is_some(),
@@ -206,11 +206,12 @@ impl Launch {
     }
 }
 
-/// What a GPU would report for a fault.
+/// What a GPU would report for a fault. What a GPU would not notice is a failed launch here.
 pub fn code_of(fault: &ptx::Fault) -> Code {
     match fault.what {
-        ptx::FaultKind::OutOfBounds => Code::ILLEGAL_ADDRESS,
-        ptx::FaultKind::Misaligned => Code::MISALIGNED_ADDRESS,
+        ptx::FaultKind::OutOfBounds(..) => Code::ILLEGAL_ADDRESS,
+        ptx::FaultKind::Misaligned(..) => Code::MISALIGNED_ADDRESS,
+        ptx::FaultKind::Unsupported(..) => Code::ILLEGAL_INSTRUCTION,
         _ => Code::LAUNCH_FAILED,
     }
 }

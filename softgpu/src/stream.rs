@@ -10,6 +10,7 @@ use crate::driver::Driver;
 use crate::handles::{self, Handle, lock};
 use crate::work::Work;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -147,7 +148,10 @@ impl Stream {
 
     fn work_off(self: Arc<Self>, driver: &Driver) {
         while let Some(item) = self.next() {
-            item.work.run(driver);
+            // A panic must not leave those waiting who wait for this work.
+            if catch_unwind(AssertUnwindSafe(|| item.work.run(driver))).is_err() {
+                driver.set_fault(Code::LAUNCH_FAILED, "the PTX machine panicked");
+            }
             let mut state = lock(&self.state);
             state.done = item.ticket;
             state.busy = false;

@@ -18,6 +18,7 @@ fn default_limit(limit: u32) -> Outcome<usize> {
 }
 
 fn create(result: Out<Handle>, flags: u32, device: c_int) -> Outcome {
+    result.present()?;
     check_flags(flags)?;
     if device != 0 {
         return Err(Code::INVALID_DEVICE.into());

@@ -63,6 +63,7 @@ calls! {
 
     Init cuDevicePrimaryCtxRetain(context: Out<Handle>, device: c_int) {
         check(device)?;
+        context.present()?;
         context.set(driver()?.retain_primary())
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 fn load(result: Out<Handle>, text: &str) -> Outcome {
+    result.present()?;
     let driver = driver()?;
     let module = Module::load(driver, driver.current()?.handle, text)?;
     let handle = module.handle;

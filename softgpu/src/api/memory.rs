@@ -94,6 +94,7 @@ calls! {
     Context cuMemAlloc_v2(address: Out<u64>, bytes: usize) {
         let driver = driver()?;
         driver.refuse_unsafe()?;
+        address.present()?;
         address.set(driver.allocate(driver.current()?.handle, bytes)?)
     }
 
@@ -116,6 +117,7 @@ calls! {
             capture.invalidate("allocations in a capture are not modelled");
             return Err(Code::NOT_SUPPORTED.because("allocations in a capture are not modelled"));
         }
+        address.present()?;
         address.set(driver.allocate(stream.context, bytes)?)
     }
 
@@ -151,12 +153,14 @@ calls! {
         }
         let driver = driver()?;
         driver.refuse_unsafe()?;
+        address.present()?;
         address.set(driver.allocate_host(driver.current()?.handle, bytes)?)
     }
 
     Context cuMemAllocHost_v2(address: Out<u64>, bytes: usize) {
         let driver = driver()?;
         driver.refuse_unsafe()?;
+        address.present()?;
         address.set(driver.allocate_host(driver.current()?.handle, bytes)?)
     }
 
