@@ -39,12 +39,20 @@ impl Report {
     }
 }
 
+/// Numbers that say what is counted, and are the same in every launch.
+const NO_COUNTS: [&str; 6] =
+    ["file", "line", "source", "threads_per_block", "static_shared", "dynamic_shared"];
+
 /// Adds the numbers of `other` to those at the same places of `total`.
 fn sum(total: &mut Value, other: Value) {
     match (total, other) {
         (Value::Object(total), Value::Object(other)) => {
             for (key, value) in other {
-                sum(total.entry(key).or_insert(Value::Null), value);
+                if NO_COUNTS.contains(&key.as_str()) {
+                    total.insert(key, value);
+                } else {
+                    sum(total.entry(key).or_insert(Value::Null), value);
+                }
             }
         }
         (Value::Array(total), Value::Array(other)) if total.len() == other.len() => {

@@ -77,7 +77,10 @@ fn a_report_is_written_at_the_end() {
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(report["kernels"]["increment"]["launches"], 3, "{text}");
     assert_eq!((&report["peak_bytes"], &report["blocks_not_freed"]), (&160.into(), &1.into()), "{text}");
-    assert!(report["kernels"]["increment"]["counts"].is_object(), "{text}");
+    let counts = &report["kernels"]["increment"]["counts"];
+    assert_eq!((&counts["blocks"], &counts["threads_per_block"]), (&3.into(), &32.into()), "{text}");
+    // 15 instructions: the branch is not taken.
+    assert_eq!(counts["total"]["thread_instructions"], 3 * 32 * 15, "{text}");
     assert!(report["fault"].is_null(), "{text}");
 }
 
