@@ -8,7 +8,7 @@ use crate::lanes::{Constants, LANES, Registers};
 use crate::matrix;
 use crate::memory::*;
 use crate::opcode_memory::ADDRESS;
-use crate::shadow::Actor;
+use crate::shadow::Visit;
 use crate::warp::{Failure, Pending, Warp};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -469,7 +469,7 @@ impl Check<'_> {
         };
         if shared && checks.async_copies && self.common.in_flight_bytes > 0 && !async_copy {
             for lane in lanes(mask) {
-                let range = target.offsets[lane]..target.offsets[lane] + bytes;
+                let range = target.offsets[lane] / 4..(target.offsets[lane] + bytes).div_ceil(4);
                 if self.common.in_flight[range].iter().any(|&n| n > 0) {
                     return Err(Failure { lane, what: FaultKind::InFlight(message(lane)) });
                 }
@@ -496,37 +496,27 @@ impl Check<'_> {
             }
         }
         if checks.races && target.space != Space::Local {
-            let mut actor = self.actor(shared, atomic);
+            let (place, warp) = match shared {
+                true => ((self.common.generation, 0), self.thread_base / LANES),
+                false => ((self.machine.memory.generation, self.common.block_index), self.thread_base / LANES),
+            };
+            let mut visit = Visit::new(&self.common.clocks, place, warp, atomic);
+            // Narrow elements of a vector have cells of bytes, which whole words would not see.
+            let step = if size < 4 { size } else { bytes };
             for lane in lanes(mask) {
-                actor.thread = self.thread_base + lane;
-                let unit = size.min(4);
-                let found = allocation.shadow.touch(
-                    allocation.size,
-                    target.offsets[lane],
-                    if unit < 4 && bytes > unit { 4.min(bytes) } else { bytes },
-                    &actor,
-                    write,
-                );
-                if let Some(conflict) = found {
-                    let launch = &self.machine.launch;
-                    let mut party = conflict.party(launch.grid, launch.block);
-                    if shared {
-                        party.same_block = true;
+                for at in (0..bytes).step_by(step) {
+                    let range = (target.offsets[lane] + at, step);
+                    let found = allocation.shadow.touch(allocation.size, range, &mut visit, lane, write);
+                    if let Some(conflict) = found {
+                        let launch = &self.machine.launch;
+                        let mut party = conflict.party(launch.grid, launch.block);
+                        party.same_block |= shared;
+                        return Err(Failure { lane, what: FaultKind::Race(message(lane), party) });
                     }
-                    return Err(Failure { lane, what: FaultKind::Race(message(lane), party) });
                 }
             }
         }
         Ok(())
-    }
-
-    fn actor(&self, shared: bool, atomic: bool) -> Actor<'_> {
-        let (block, generation) = if shared {
-            (0, self.common.generation)
-        } else {
-            (self.common.block_index, self.machine.memory.generation)
-        };
-        Actor { clocks: &self.common.clocks, block, generation, thread: 0, atomic }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::matrix::Mma;
 use crate::memory::{Allocation, Buffer, Memory};
 use crate::module::{Kernel, Module};
 use crate::run::{Launch, Options, Order, Shuffler};
-use crate::shadow::{Clocks, GlobalShadow};
+use crate::shadow::{Clocks, Shadow};
 use crate::warp::{Failure, Frame, Pause, State, Warp};
 
 /// What all blocks of a launch share.
@@ -50,7 +50,7 @@ impl Machine<'_> {
 /// What the warps of a block share.
 pub struct Common {
     pub shared: Allocation,
-    /// For each byte of shared memory, the copies in flight to it.
+    /// For each word of shared memory, the copies in flight to it.
     pub in_flight: Vec<u8>,
     pub in_flight_bytes: usize,
     pub clocks: Clocks,
@@ -61,7 +61,7 @@ pub struct Common {
 
 impl Common {
     pub fn set_in_flight(&mut self, at: usize, bytes: usize, begins: bool) {
-        for count in &mut self.in_flight[at..at + bytes] {
+        for count in &mut self.in_flight[at / 4..(at + bytes) / 4] {
             *count = if begins { count.saturating_add(1) } else { count.saturating_sub(1) };
         }
         self.in_flight_bytes =
@@ -100,12 +100,12 @@ impl<'m, 'a> Place<'m, 'a> {
                 buffer: Buffer::new(bytes + 16)?,
                 size: bytes,
                 written: if uninitialised { Some(Buffer::new((bytes / 64 + 1) * 8)?) } else { None },
-                shadow: GlobalShadow::default(),
+                shadow: Shadow::default(),
             })
         };
         let common = Common {
             shared: allocation(bytes)?,
-            in_flight: vec![0; bytes],
+            in_flight: vec![0; bytes.div_ceil(4)],
             in_flight_bytes: 0,
             clocks: Clocks::new(warps),
             block_index: 0,
@@ -149,7 +149,7 @@ impl<'m, 'a> Place<'m, 'a> {
         common.generation += 1;
         if common.generation % 1000 == 0 {
             // Marks of a thousand blocks ago would look new.
-            common.shared.shadow = GlobalShadow::default();
+            common.shared.shadow = Shadow::default();
         }
         clear(&common.shared);
         common.in_flight.fill(0);

@@ -102,28 +102,25 @@ fn distinct(offsets: &[usize; LANES], mask: u32, unit: usize) -> usize {
 /// The wavefronts of a shared access, by a model: words of 4 bytes for the whole warp, 8 bytes for half of it,
 /// 16 bytes for a quarter at a time; each bank delivers one word a wavefront, to any number of lanes.
 fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> usize {
-    let lanes_at_once = LANES / (bytes / 4).max(1);
-    let mut total = 0;
-    for phase in 0..LANES / lanes_at_once {
-        let mut words = [usize::MAX; LANES * 4];
-        let mut n = 0;
-        for lane in phase * lanes_at_once..(phase + 1) * lanes_at_once {
-            if mask >> lane & 1 != 0 {
-                for word in 0..(bytes / 4).max(1) {
-                    words[n] = offsets[lane] / 4 + word;
-                    n += 1;
-                }
+    let width = bytes.max(4);
+    // Lanes and groups of banks of one phase; no lane's words straddle a group.
+    let (at_once, shift) = (WAVEFRONT / width, width.trailing_zeros());
+    let (mut total, mut seen) = (0, [[0; LANES]; LANES]);
+    for phase in 0..LANES / at_once {
+        let mut counts = [0u8; LANES];
+        
+        let mut most = 0;
+        for lane in lanes(mask >> (phase * at_once) & (u32::MAX >> (LANES - at_once))) {
+            let unit = offsets[phase * at_once + lane] >> shift;
+            let group = unit % at_once;
+            let count = counts[group] as usize;
+            if !seen[group][..count].contains(&unit) {
+                seen[group][count] = unit;
+                counts[group] += 1;
+                most = most.max(counts[group] as usize);
             }
         }
-        let words = &mut words[..n];
-        words.sort_unstable();
-        let mut banks = [0u8; 32];
-        for (at, &word) in words.iter().enumerate() {
-            if at == 0 || words[at - 1] != word {
-                banks[word % 32] += 1;
-            }
-        }
-        total += banks.iter().max().map_or(0, |&n| n as usize);
+        total += most;
     }
     total
 }

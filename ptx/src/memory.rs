@@ -4,7 +4,7 @@
 //! unsafe step is from an address, checked to lie inside an allocation, to a reference.
 
 use crate::fault::{Fault, FaultKind, Space, Touch};
-use crate::shadow::GlobalShadow;
+use crate::shadow::Shadow;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -77,7 +77,7 @@ pub struct Allocation {
     pub size: usize,
     /// One bit for each byte that has been written; for checked memory.
     pub written: Option<Buffer>,
-    pub shadow: GlobalShadow,
+    pub shadow: Shadow,
 }
 
 impl Allocation {
@@ -100,6 +100,10 @@ impl Allocation {
     #[inline(always)]
     pub fn is_written(&self, offset: usize, bytes: usize) -> bool {
         let Some(written) = &self.written else { return true };
+        if offset % 64 + bytes <= 64 {
+            let bits = u64::MAX >> (64 - bytes) << (offset % 64);
+            return written.words()[offset / 64].load(Relaxed) & bits == bits;
+        }
         for_words(offset, bytes, |word, bits| written.words()[word].load(Relaxed) & bits == bits)
     }
     #[inline(always)]

@@ -8,7 +8,7 @@ use crate::lanes::{Constants, Registers};
 use crate::matrix::Mma;
 use crate::memory::{Buffer, Memory};
 use crate::module::Module;
-use crate::shadow::GlobalShadow;
+use crate::shadow::Shadow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -208,7 +208,7 @@ impl Memory {
         self.generation += 1;
         if self.generation % 1000 == 0 {
             for allocation in self.allocations_mut() {
-                allocation.shadow = GlobalShadow::default();
+                allocation.shadow = Shadow::default();
             }
         }
     }

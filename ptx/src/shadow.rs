@@ -5,6 +5,7 @@
 //! keeps the last write and the last two readers; that finds every race between two accesses that no third
 //! access hides.
 
+use crate::block::split;
 use crate::fault::Party;
 use crate::memory::Buffer;
 use std::sync::OnceLock;
@@ -82,49 +83,111 @@ impl Clocks {
     }
 }
 
-/// The thread that accesses, and its block.
-#[derive(Clone, Copy)]
-pub struct Actor<'a> {
-    pub clocks: &'a Clocks,
-    pub block: u64,
-    pub generation: u64,
-    pub thread: usize,
-    pub atomic: bool,
-}
-
 // A mark of 64 bits: generation 10, block 22, thread 10, clock 21, atomic 1. Larger blocks and clocks wrap:
 // a race may then hide, but none is invented within a launch of 4 million blocks.
-const GENERATIONS: u64 = 1 << 10;
+const GENERATION: u32 = 54;
+const BLOCK: u32 = 32;
+const THREAD: u32 = 22;
+const BLOCKS: u64 = (1 << 22) - 1;
+const THREADS: u64 = (1 << 10) - 1;
+const CLOCKS: u64 = (1 << 21) - 1;
+/// The bits of a mark that tell the lanes of a warp apart.
+const LANE: u64 = 31 << THREAD;
 
-impl Actor<'_> {
-    #[inline(always)]
-    fn mark(&self) -> u64 {
-        let clock = self.clocks.now(self.thread / 32) as u64 & 0x1f_ffff;
-        (self.generation % GENERATIONS) << 54
-            | (self.block & 0x3f_ffff) << 32
-            | (self.thread as u64) << 22
+/// One access of a warp.
+pub struct Visit<'a> {
+    clocks: &'a Clocks,
+    warp: usize,
+    /// The mark of lane 0.
+    mark: u64,
+    /// A mark without its lane that is known to come before this visit, whichever lane made it.
+    ordered: u64,
+}
+
+impl<'a> Visit<'a> {
+    pub fn new(clocks: &'a Clocks, (generation, block): (u64, u64), warp: usize, atomic: bool) -> Visit<'a> {
+        let clock = clocks.now(warp) as u64 & CLOCKS;
+        let mark = (generation % 1024) << GENERATION
+            | (block & BLOCKS) << BLOCK
+            | (warp as u64 * 32) << THREAD
             | clock << 1
-            | self.atomic as u64
+            | atomic as u64;
+        Visit { clocks, warp, mark, ordered: 0 }
     }
+
+    /// Whether what left a mark and what `lane` does now are unordered and not both atomic.
     #[inline(always)]
-    fn conflicts(&self, mark: u64) -> bool {
-        if mark == 0 || mark >> 54 != self.generation % GENERATIONS || (self.atomic && mark & 1 != 0) {
+    fn conflicts(&mut self, mark: u64, lane: usize) -> bool {
+        mark != 0 && mark & !LANE != self.ordered && self.conflicts_slowly(mark, lane)
+    }
+
+    fn conflicts_slowly(&mut self, mark: u64, lane: usize) -> bool {
+        let same_launch = (mark ^ self.mark) >> GENERATION == 0;
+        if !same_launch || mark & self.mark & 1 != 0 {
             return false;
         }
-        if mark >> 32 & 0x3f_ffff != self.block & 0x3f_ffff {
+        if (mark ^ self.mark) >> BLOCK != 0 {
             return true;
         }
-        let thread = (mark >> 22 & 0x3ff) as usize;
-        !self.clocks.ordered(thread, (mark >> 1 & 0x1f_ffff) as u32, self.thread)
+        let (thread, clock) = ((mark >> THREAD & THREADS) as usize, (mark >> 1 & CLOCKS) as u32);
+        let whole_warp = match thread / 32 == self.warp {
+            true => clock < self.clocks.synchronised[self.warp],
+            false => self.clocks.known[self.warp][thread / 32] >= clock,
+        };
+        if whole_warp {
+            self.ordered = mark & !LANE;
+            return false;
+        }
+        !self.clocks.ordered(thread, clock, self.warp * 32 + lane)
     }
-    fn party(&self, mark: u64, wrote: bool) -> Conflict {
-        let block = mark >> 32 & 0x3f_ffff;
+
+    fn conflict(&self, mark: u64, wrote: bool) -> Conflict {
         Conflict {
             wrote,
-            block,
-            thread: (mark >> 22 & 0x3ff) as usize,
-            same_block: block == self.block & 0x3f_ffff,
+            block: mark >> BLOCK & BLOCKS,
+            thread: (mark >> THREAD & THREADS) as usize,
+            same_block: (mark ^ self.mark) >> BLOCK == 0,
         }
+    }
+
+    /// Checks a cell against an access of `lane`.
+    #[inline(always)]
+    fn check(&mut self, cell: &[AtomicU64], lane: usize, write: bool) -> Option<Conflict> {
+        let last = cell[0].load(Relaxed);
+        if self.conflicts(last, lane) {
+            return Some(self.conflict(last, true));
+        }
+        if write {
+            for reader in &cell[1..] {
+                let reader = reader.load(Relaxed);
+                if self.conflicts(reader, lane) {
+                    return Some(self.conflict(reader, false));
+                }
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn record(&self, cell: &[AtomicU64], lane: usize, write: bool) {
+        let mark = self.mark + ((lane as u64) << THREAD);
+        if write {
+            cell[0].store(mark, Relaxed);
+            return;
+        }
+        let (first, second) = (cell[1].load(Relaxed), cell[2].load(Relaxed));
+        // Two lanes of this warp at this clock say as much as all of them: a writer is at most one of the two.
+        if (first ^ mark) & !LANE == 0 && ((second ^ mark) & !LANE == 0 || first == mark) {
+            return;
+        }
+        if (first ^ mark) >> THREAD != 0 {
+            // Keeps a reader of another block rather than one more of this block.
+            let foreign = (second ^ mark) >> BLOCK != 0 && (second ^ mark) >> GENERATION == 0;
+            if !(foreign && (first ^ mark) >> BLOCK == 0) {
+                cell[2].store(first, Relaxed);
+            }
+        }
+        cell[1].store(mark, Relaxed);
     }
 }
 
@@ -139,10 +202,6 @@ pub struct Conflict {
 
 impl Conflict {
     pub fn party(&self, grid: [u32; 3], block: [u32; 3]) -> Party {
-        let split = |n: u64, size: [u32; 3]| {
-            let (x, y) = (size[0] as u64, size[1] as u64);
-            [(n % x) as u32, (n / x % y) as u32, (n / x / y) as u32]
-        };
         Party {
             wrote: self.wrote,
             block: split(self.block, grid),
@@ -152,85 +211,53 @@ impl Conflict {
     }
 }
 
-/// The marks of one place: the last write, the last reader, and the last reader that was another thread.
-pub struct Cells(Buffer);
+/// The marks of places, three each: the last write, the last reader, and the last reader that was another
+/// thread.
+struct Cells(Buffer);
 
 impl Cells {
-    pub fn new(cells: usize) -> Option<Cells> {
+    fn new(cells: usize) -> Option<Cells> {
         Buffer::new(cells * 24).map(Cells)
     }
     #[inline(always)]
-    fn cell(&self, at: usize) -> &[AtomicU64] {
-        &self.0.words()[3 * at..3 * at + 3]
-    }
-    #[inline(always)]
-    fn check(&self, at: usize, actor: &Actor, write: bool) -> Option<Conflict> {
-        let cell = self.cell(at);
-        let last = cell[0].load(Relaxed);
-        if actor.conflicts(last) {
-            return Some(actor.party(last, true));
-        }
-        if write {
-            for reader in &cell[1..] {
-                let reader = reader.load(Relaxed);
-                if actor.conflicts(reader) {
-                    return Some(actor.party(reader, false));
-                }
-            }
-        }
-        None
-    }
-    #[inline(always)]
-    fn record(&self, at: usize, actor: &Actor, write: bool) {
-        const THREAD: u64 = !0x3f_ffff;
-        const BLOCK: u64 = !0xffff_ffff;
-        let cell = self.cell(at);
-        let mark = actor.mark();
-        if write {
-            cell[0].store(mark, Relaxed);
-            return;
-        }
-        let first = cell[1].load(Relaxed);
-        if first == mark {
-            return;
-        }
-        if (first ^ mark) & THREAD != 0 {
-            // Keeps a reader of another block rather than one more of this block.
-            let second = cell[2].load(Relaxed);
-            let foreign = (second ^ mark) & BLOCK != 0 && second >> 54 == mark >> 54;
-            if !(foreign && (first ^ mark) & BLOCK == 0) {
-                cell[2].store(first, Relaxed);
-            }
-        }
-        cell[1].store(mark, Relaxed);
+    fn range(&self, at: usize, count: usize) -> std::slice::ChunksExact<'_, AtomicU64> {
+        self.0.words()[3 * at..3 * (at + count)].chunks_exact(3)
     }
 }
 
 /// The shadow of a range of bytes: cells for words, and, once a narrower access has come, for bytes.
 #[derive(Default)]
-pub struct GlobalShadow {
+pub struct Shadow {
     words: OnceLock<Option<Cells>>,
     bytes: OnceLock<Option<Cells>>,
 }
 
-impl GlobalShadow {
-    /// Checks an access against all earlier ones and records it.
+impl Shadow {
+    /// Checks an access of a lane against all earlier ones and records it. `size` is that of the whole memory.
     #[inline(always)]
-    pub fn touch(&self, size: usize, at: usize, bytes: usize, actor: &Actor, write: bool) -> Option<Conflict> {
+    pub fn touch(
+        &self,
+        size: usize,
+        (at, bytes): (usize, usize),
+        visit: &mut Visit,
+        lane: usize,
+        write: bool,
+    ) -> Option<Conflict> {
         let words = self.words.get_or_init(|| Cells::new(size.div_ceil(4))).as_ref()?;
+        let narrow = bytes < 4;
         let mut found = None;
-        for word in at / 4..(at + bytes).div_ceil(4) {
-            found = found.or(words.check(word, actor, write));
-            if bytes >= 4 {
-                words.record(word, actor, write);
+        for cell in words.range(at / 4, bytes.div_ceil(4)) {
+            found = found.or(visit.check(cell, lane, write));
+            if !narrow {
+                visit.record(cell, lane, write);
             }
         }
-        if bytes < 4 || self.bytes.get().is_some() {
+        if narrow || self.bytes.get().is_some() {
             let cells = self.bytes.get_or_init(|| Cells::new(size)).as_ref()?;
-            for byte in at..at + bytes {
-                found = found.or(cells.check(byte, actor, write));
-                if bytes < 4 {
-                    cells.record(byte, actor, write);
+            for cell in cells.range(at, bytes) {
+                found = found.or(visit.check(cell, lane, write));
+                if narrow {
+                    visit.record(cell, lane, write);
                 }
             }
         }

@@ -16,10 +16,11 @@ pub const XORSIGN_ABS: u32 = 64;
 pub const AWAY: u32 = 128;
 pub const SATFINITE: u32 = 256;
 
-/// The NaN of every single-precision result.
+/// The NaN of every single-precision result. On integers: to the compiler one NaN is as good as another.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(0x7fff_ffff) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
 
 /// A subnormal number as the zero of its sign.
