@@ -18,7 +18,7 @@ fail() {
 # A real driver goes before this one: cudarc opens libcuda.so first, and only then libnvcuda.so.
 loads() { python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
 for real in libcuda.so libcuda.so.1; do
-  loads "$real" && fail "$real is installed here, and programs take it instead: use a machine without a driver"
+  loads "$real" && fail "$real is installed: programs would take it; use a machine without a driver"
 done
 
 # The folder that holds libnvrtc.so.N; empty where the loader finds it by itself.
@@ -32,11 +32,12 @@ nvrtc() {
     folder=$(find -L "$folder" -name 'libnvrtc.so*' -printf '%h\n' -quit)
     [ -z "$folder" ] || { echo "$folder" && return; }
   done
-  fail "no NVRTC: python3 -m venv $root/.venv && $root/.venv/bin/pip install nvidia-cuda-nvrtc, or set NVRTC_DIR"
+  fail "no NVRTC: python3 -m venv .venv && .venv/bin/pip install nvidia-cuda-nvrtc, or set NVRTC_DIR"
 }
 compiler=$(nvrtc)
 
-(cd "$root" && CARGO_TARGET_DIR=$target cargo build --release --quiet -p softgpu) || fail "the driver does not build"
+build() { cd "$root" && CARGO_TARGET_DIR=$target cargo build --release --quiet -p softgpu; }
+(build) || fail "the driver does not build"
 path=$target/release${compiler:+:$compiler}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 if (($#)); then

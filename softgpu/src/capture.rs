@@ -1,7 +1,7 @@
 //! Stream capture: work is recorded instead of run. And events, through which a capture spreads.
 //!
-//! A capture keeps its work in the order of the calls, which every dependency agrees with. It notes how much of
-//! each stream's work each stream depends on, to know at the end whether all of it was joined.
+//! A capture keeps its work in the order of the calls, which every dependency agrees with. It notes how much
+//! of each stream's work each stream depends on, to know at the end whether all of it was joined.
 
 use crate::call::{Outcome, Refusal};
 use crate::codes::Code;
@@ -162,7 +162,8 @@ impl Driver {
         )
     }
 
-    /// Refuses a call that NVIDIA calls potentially unsafe, such as an allocation, where a capture forbids it.
+    /// Refuses a call that NVIDIA calls potentially unsafe, such as an allocation, where a capture forbids
+    /// it.
     pub fn refuse_unsafe(&self) -> Outcome {
         let (mode, thread) = (THREAD_MODE.get(), std::thread::current().id());
         let mut captures = self.ongoing();

@@ -65,8 +65,8 @@ impl Arch {
         self.shared_per_multiprocessor() - self.reserved_shared()
     }
 
-    /// Whether the driver can translate PTX for `target`, such as `sm_90`. Code with the suffix `a` or `f` runs
-    /// on its own architecture only.
+    /// Whether the driver can translate PTX for `target`, such as `sm_90`. Code with the suffix `a` or `f`
+    /// runs on its own architecture only.
     pub fn runs(self, target: &str) -> bool {
         let target = target.split(',').next().unwrap_or(target).trim();
         let digits = target.strip_prefix("sm_").unwrap_or("");
@@ -83,7 +83,8 @@ impl Arch {
             // MAX_SHARED_MEMORY_PER_BLOCK and TOTAL_CONSTANT_MEMORY
             8 => SHARED_DEFAULT as u32,
             9 => 64 << 10,
-            // WARP_SIZE, MAX_PITCH, MAX_REGISTERS_PER_BLOCK, CLOCK_RATE in kHz, TEXTURE_ALIGNMENT, GPU_OVERLAP
+            // WARP_SIZE, MAX_PITCH, MAX_REGISTERS_PER_BLOCK, CLOCK_RATE in kHz, TEXTURE_ALIGNMENT,
+            // GPU_OVERLAP
             10 => 32,
             11 => i32::MAX as u32,
             12 => REGISTERS,
@@ -109,8 +110,8 @@ impl Arch {
             111 => self.reserved_shared() as u32,
             // MEMORY_POOLS_SUPPORTED
             115 => 1,
-            1..162 => 0,
-            _ => return None,
+            ..1 | 162.. => return None,
+            _ => 0,
         };
         Some(value as i32)
     }

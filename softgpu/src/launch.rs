@@ -118,17 +118,17 @@ impl Function {
         let bytes = params.last().map_or(0, |last| last.offset + last.size);
         match (arguments.each.is_null(), arguments.extra.is_null()) {
             (false, false) => Err(Code::INVALID_VALUE.because("both kernelParams and extra are given")),
-            (_, false) => self.from_buffer(arguments.extra, bytes),
+            (_, false) => self.copy_buffer(arguments.extra, bytes),
             (true, true) if !params.is_empty() => Err(Code::INVALID_VALUE.because(format!(
                 "{} has {} parameters, none given",
                 self.name,
                 params.len()
             ))),
-            (_, true) => self.from_each(arguments.each, params, bytes),
+            (_, true) => self.copy_each(arguments.each, params, bytes),
         }
     }
 
-    fn from_each(&self, each: *const *const c_void, params: &[ptx::Param], bytes: usize) -> Outcome<Vec<u8>> {
+    fn copy_each(&self, each: *const *const c_void, params: &[ptx::Param], bytes: usize) -> Outcome<Vec<u8>> {
         let mut copied = vec![0; bytes];
         for (index, param) in params.iter().enumerate() {
             // SAFETY: the caller promises a pointer for each parameter of the kernel.
@@ -147,7 +147,7 @@ impl Function {
     }
 
     /// `extra` is a list of pairs: 1 and a buffer, 2 and a pointer to its size, in any order; 0 ends it.
-    fn from_buffer(&self, extra: *const *const c_void, bytes: usize) -> Outcome<Vec<u8>> {
+    fn copy_buffer(&self, extra: *const *const c_void, bytes: usize) -> Outcome<Vec<u8>> {
         let (mut buffer, mut size) = (std::ptr::null::<u8>(), None);
         for pair in 0.. {
             // SAFETY: the caller promises a list that ends.

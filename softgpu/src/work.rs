@@ -103,7 +103,11 @@ impl Work {
                 let target = unsafe { std::slice::from_raw_parts_mut(*to_host as *mut u8, *bytes) };
                 lock(&driver.memory).read(*from, target)
             }
-            Work::OnDevice { to, from, bytes } => copy(driver, *to, *from, *bytes),
+            Work::OnDevice { to, from, bytes } => {
+                let mut content = vec![0; *bytes];
+                let mut memory = lock(&driver.memory);
+                memory.read(*from, &mut content).and_then(|()| memory.write(*to, &content))
+            }
             Work::Fill { to, value, width: 1, count } => lock(&driver.memory).fill(*to, *value as u8, *count),
             Work::Fill { to, value, width, count } => {
                 let pattern = value.to_le_bytes()[..*width].repeat(*count);
@@ -134,13 +138,6 @@ impl Work {
             _ => None,
         }
     }
-}
-
-fn copy(driver: &Driver, to: u64, from: u64, bytes: usize) -> Result<(), ptx::Fault> {
-    let mut memory = lock(&driver.memory);
-    let mut content = vec![0; bytes];
-    memory.read(from, &mut content)?;
-    memory.write(to, &content)
 }
 
 /// A fault that `SOFTGPU_FAIL` asks for.

@@ -43,7 +43,8 @@ calls! {
     Init cuDeviceGetAttribute(value: Out<c_int>, attribute: c_int, device: c_int) {
         check(device)?;
         let found = driver()?.options.arch.attribute(attribute);
-        value.set(found.ok_or_else(|| Code::INVALID_VALUE.because(format!("there is no attribute {attribute}")))?)
+        let missing = || Code::INVALID_VALUE.because(format!("there is no attribute {attribute}"));
+        value.set(found.ok_or_else(missing)?)
     }
 
     Init cuDeviceTotalMem_v2(bytes: Out<usize>, device: c_int) {

@@ -33,7 +33,8 @@ calls! {
         }
         let work = Work::Graph(executable.nodes.clone());
         if let Some(kernel) = work.unloaded() {
-            return Err(Code::INVALID_HANDLE.because(format!("the module of the kernel {kernel} was unloaded")));
+            let reason = format!("the module of the kernel {kernel} was unloaded");
+            return Err(Code::INVALID_HANDLE.because(reason));
         }
         let mut last = lock(&executable.last);
         if let Some((other, ticket)) = last.take().filter(|(other, _)| other.id != stream.id) {

@@ -66,15 +66,16 @@ calls! {
 
     /// Options for the compiler change nothing here.
     Context cuModuleLoadDataEx(
-        result: Out<Handle>, image: *const u8, _count: u32, _options: *const c_int, _values: *const *const c_void,
+        result: Out<Handle>, image: *const u8,
+        _count: u32, _options: *const c_int, _values: *const *const c_void,
     ) {
         load(result, text(image)?)
     }
 
     Context cuModuleLoad(result: Out<Handle>, file: Text) {
         let path = file.get()?;
-        let text = std::fs::read_to_string(path).map_err(|e| Code::FILE_NOT_FOUND.because(format!("{path}: {e}")))?;
-        load(result, &text)
+        let missing = |error| Code::FILE_NOT_FOUND.because(format!("{path}: {error}"));
+        load(result, &std::fs::read_to_string(path).map_err(missing)?)
     }
 
     Cleanup cuModuleUnload(handle: Handle) {

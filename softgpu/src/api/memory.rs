@@ -48,7 +48,7 @@ fn fill(to: u64, value: u32, width: usize, count: usize) -> Outcome<Option<Work>
     if count == 0 {
         return Ok(None);
     }
-    if to % width as u64 != 0 {
+    if !to.is_multiple_of(width as u64) {
         return Err(Code::INVALID_VALUE.because(format!("{to:#x} is no multiple of {width}")));
     }
     let bytes = count.checked_mul(width).ok_or_else(|| Code::INVALID_VALUE.because("too many bytes"))?;
