@@ -503,15 +503,21 @@ impl Check<'_> {
             let mut visit = Visit::new(&self.common.clocks, place, warp, atomic);
             // Narrow elements of a vector have cells of bytes, which whole words would not see.
             let step = if size < 4 { size } else { bytes };
-            for lane in lanes(mask) {
-                for at in (0..bytes).step_by(step) {
-                    let range = (target.offsets[lane] + at, step);
-                    let found = allocation.shadow.touch(allocation.size, range, &mut visit, lane, write);
-                    if let Some(conflict) = found {
-                        let launch = &self.machine.launch;
-                        let mut party = conflict.party(launch.grid, launch.block);
-                        party.same_block |= shared;
-                        return Err(Failure { lane, what: FaultKind::Race(message(lane), party) });
+            // Writes of one instruction are checked first and recorded then: they do not race with each other,
+            // and `collisions` compares their values.
+            let passes: &[(bool, bool)] = if write { &[(true, false), (false, true)] } else { &[(true, true)] };
+            for &pass in passes {
+                for lane in lanes(mask) {
+                    for at in (0..bytes).step_by(step) {
+                        let range = (target.offsets[lane] + at, step);
+                        let shadow = &allocation.shadow;
+                        let found = shadow.touch(allocation.size, range, &mut visit, (lane, write), pass);
+                        if let Some(conflict) = found {
+                            let launch = &self.machine.launch;
+                            let mut party = conflict.party(launch.grid, launch.block);
+                            party.same_block |= shared;
+                            return Err(Failure { lane, what: FaultKind::Race(message(lane), party) });
+                        }
                     }
                 }
             }
