@@ -28,7 +28,8 @@ fn add_adds() {
             let mut device = Device::new(options);
             let (a, b) = (random(1, n), random(2, n));
             let out = device.empty(n);
-            let arguments = [Pointer(device.floats(&a)), Pointer(device.floats(&b)), Pointer(out), Int(n as i32)];
+            let arguments =
+                [Pointer(device.floats(&a)), Pointer(device.floats(&b)), Pointer(out), Int(n as i32)];
             device.run(&module, "add_forward", [n.div_ceil(2048) as u32, 1, 1], 256, &arguments);
             let expected: Vec<f32> = a.iter().zip(&b).map(|(x, y)| x + y).collect();
             assert_eq!(device.read(out, n), expected);
@@ -55,8 +56,15 @@ fn cross_entropy_is_the_log_of_the_softmax() {
             close(&device.read(loss, n), &expected, 1e-6);
             let (upstream, grad) = (device.floats(&random(5, n)), device.empty(n * k));
             let arguments = [
-                Pointer(upstream), Pointer(z), Pointer(y), Pointer(grad), Int(1), Float(0.5), Int(n as i32),
-                Int(k as i32), Bool(false),
+                Pointer(upstream),
+                Pointer(z),
+                Pointer(y),
+                Pointer(grad),
+                Int(1),
+                Float(0.5),
+                Int(n as i32),
+                Int(k as i32),
+                Bool(false),
             ];
             device.run(&module, "cross_entropy_backward", grid, 256, &arguments);
             let upstream = random(5, n);
@@ -88,7 +96,13 @@ fn attack_steps_stay_in_their_ball() {
             let at = device.floats(&adv);
             let arguments =
                 [Pointer(at), Pointer(g), Pointer(centre), Float(alpha), Float(eps), Int((n * size) as i32)];
-            device.run(&module, "attack_step_linf", [(n * size).div_ceil(2048) as u32, 1, 1], 256, &arguments);
+            device.run(
+                &module,
+                "attack_step_linf",
+                [(n * size).div_ceil(2048) as u32, 1, 1],
+                256,
+                &arguments,
+            );
             let linf = |i: usize| {
                 let (x, eps) = (x[i] as f64, eps as f64);
                 let sign = if grad[i] == 0.0 { 0.0 } else { grad[i].signum() as f64 };
@@ -97,7 +111,8 @@ fn attack_steps_stay_in_their_ball() {
             close(&device.read(at, n * size), &(0..n * size).map(linf).collect::<Vec<f64>>(), 1e-6);
 
             let at = device.floats(&adv);
-            let arguments = [Pointer(at), Pointer(g), Pointer(centre), Float(alpha), Float(eps), Int(size as i32)];
+            let arguments =
+                [Pointer(at), Pointer(g), Pointer(centre), Float(alpha), Float(eps), Int(size as i32)];
             device.run(&module, "attack_step_l2", [n as u32, 1, 1], 256, &arguments);
             let mut expected = Vec::new();
             for sample in 0..n {
@@ -118,7 +133,8 @@ fn attack_steps_stay_in_their_ball() {
 /// All sources of a folder.
 fn each_source(of: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path());
-    let mut found: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "cu")).collect();
+    let mut found: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "cu")).collect();
     found.sort();
     found
 }
@@ -130,7 +146,8 @@ fn every_kernel_of_the_project_parses() {
     for arch in ["compute_75", "compute_80", "compute_90", "compute_121"] {
         for source in each_source(&sources()).iter().chain(&each_source(&sources().join("conformance"))) {
             let text = compile(&nvrtc, source, arch);
-            let module = Module::parse(&text).unwrap_or_else(|error| panic!("{} {arch}: {error}", source.display()));
+            let module =
+                Module::parse(&text).unwrap_or_else(|error| panic!("{} {arch}: {error}", source.display()));
             kernels += module.kernels().count();
             instructions += module.kernels().map(|kernel| kernel.instructions()).sum::<usize>();
         }
@@ -153,9 +170,20 @@ fn conv2d_convolves() {
     }
 }
 
-fn convolve(module: &Module, device: &mut Device, [n, h, w, ci, co, k, stride, pad]: [usize; 8], seed: usize) {
+fn convolve(
+    module: &Module,
+    device: &mut Device,
+    [n, h, w, ci, co, k, stride, pad]: [usize; 8],
+    seed: usize,
+) {
     let (oh, ow) = ((h + 2 * pad - k) / stride + 1, (w + 2 * pad - k) / stride + 1);
-    let width = if co > 32 { 64 } else if co > 16 { 32 } else { 16 };
+    let width = if co > 32 {
+        64
+    } else if co > 16 {
+        32
+    } else {
+        16
+    };
     let (panels, rows) = (co.div_ceil(width), (k * k * ci).next_multiple_of(4));
     let (x, weight) = (random(seed as u32, n * h * w * ci), random(9, co * k * k * ci));
     let (dx, dw) = (device.floats(&x), device.floats(&weight));
@@ -163,13 +191,13 @@ fn convolve(module: &Module, device: &mut Device, [n, h, w, ci, co, k, stride, p
     let int = |x: usize| Int(x as i32);
     let arguments = [Pointer(dw), Pointer(0), Pointer(panel), int(co), int(k * k), int(ci), Bool(false)];
     device.run(module, "conv2d_prepare", [rows.div_ceil(16) as u32, panels as u32, 1], 256, &arguments);
-    let mut arguments = vec![Pointer(dx), Pointer(panel), Pointer(0), Pointer(0), Pointer(y), Pointer(0), Pointer(0)];
+    let mut arguments =
+        vec![Pointer(dx), Pointer(panel), Pointer(0), Pointer(0), Pointer(y), Pointer(0), Pointer(0)];
     arguments.push(Bool(false));
     arguments.extend([n, h, w, ci, oh, ow, co, k, k, stride, pad].map(int));
     // Enough blocks for any way to cut the pixels into chunks; those past the end have nothing to do.
-    let blocks = (0..=oh * ow).map(|chunk| {
-        if chunk == 0 { 0 } else { (n * chunk).div_ceil(128) * (oh * ow).div_ceil(chunk) }
-    });
+    let blocks = (0..=oh * ow)
+        .map(|chunk| if chunk == 0 { 0 } else { (n * chunk).div_ceil(128) * (oh * ow).div_ceil(chunk) });
     let blocks = blocks.max().unwrap() as u32;
     let counts = device.run(module, "conv2d_forward", [blocks, panels as u32, 1], 128, &arguments);
     assert!(counts.total.flops_fma as usize >= 2 * n * oh * ow * co * k * k * ci / 2);
@@ -203,12 +231,19 @@ fn wrong_kernels_are_reported_with_their_line() {
     };
     for arch in ["compute_75", "compute_90", "compute_121"] {
         let module = Module::parse(&compile(&nvrtc, &source, arch)).unwrap();
-        let fails = |kernel: &str, block: u32, dynamic: usize, mark: &str, last: &dyn Fn(u64, u64) -> Vec<Argument>| {
+        let fails = |kernel: &str,
+                     block: u32,
+                     dynamic: usize,
+                     mark: &str,
+                     last: &dyn Fn(u64, u64) -> Vec<Argument>| {
             let mut device = Device::new(Options::default());
             let (x, out) = (device.ints(&[1; 64]), device.ints(&[0; 64]));
             let fault = device.try_run(&module, kernel, ([1; 3], block, dynamic), &last(x, out)).unwrap_err();
             let (file, line) = fault.source.clone().unwrap();
-            assert!(mark.is_empty() || (file.ends_with("execution.cu") && marks(mark).contains(&line)), "{fault}");
+            assert!(
+                mark.is_empty() || (file.ends_with("execution.cu") && marks(mark).contains(&line)),
+                "{fault}"
+            );
             println!("{arch}: {fault}");
         };
         let both = |x: u64, out: u64| vec![Pointer(x), Pointer(out)];

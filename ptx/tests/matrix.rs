@@ -56,7 +56,8 @@ fn tf32_fragments_are_those_of_the_isa() {
             let (group, place) = (lane / 4, lane % 4);
             for i in 0..k / 2 {
                 // Rows: group for a0 and a2, group + 8 for a1 and a3; columns: place, then place + 4.
-                let (row, column) = (group + if i % 2 == 1 { 8 } else { 0 }, place + if i >= 2 { 4 } else { 0 });
+                let (row, column) =
+                    (group + if i % 2 == 1 { 8 } else { 0 }, place + if i >= 2 { 4 } else { 0 });
                 // The low 13 bits do not count.
                 words[16 * lane + i] = a[row][column].to_bits() | 0x1fff;
             }
@@ -67,7 +68,8 @@ fn tf32_fragments_are_those_of_the_isa() {
                 words[16 * lane + 8 + i] = c[group + if i < 2 { 0 } else { 8 }][2 * place + i % 2].to_bits();
             }
         }
-        let (a_registers, b_registers) = if k == 8 { ("%r4, %r5, %r6, %r7", "%r8, %r9") } else { ("%r4, %r5", "%r8") };
+        let (a_registers, b_registers) =
+            if k == 8 { ("%r4, %r5, %r6, %r7", "%r8, %r9") } else { ("%r4, %r5", "%r8") };
         let body = format!(
             "{LOAD}mma.sync.aligned.m16n8k{k}.row.col.f32.tf32.tf32.f32 {{%r16, %r17, %r18, %r19}}, {{{a_registers}}}, \
              {{{b_registers}}}, {{%r12, %r13, %r14, %r15}};{STORE}"
@@ -106,7 +108,8 @@ fn sixteen_bit_fragments_are_those_of_the_isa() {
                 words[16 * lane + 8 + i] = c[group + if i < 2 { 0 } else { 8 }][2 * place + i % 2].to_bits();
             }
         }
-        let (a_registers, b_registers) = if k == 16 { ("%r4, %r5, %r6, %r7", "%r8, %r9") } else { ("%r4, %r5", "%r8") };
+        let (a_registers, b_registers) =
+            if k == 16 { ("%r4, %r5, %r6, %r7", "%r8, %r9") } else { ("%r4, %r5", "%r8") };
         let body = format!(
             "{LOAD}mma.sync.aligned.m16n8k{k}.row.col.f32.{name}.{name}.f32 {{%r16, %r17, %r18, %r19}}, \
              {{{a_registers}}}, {{{b_registers}}}, {{%r12, %r13, %r14, %r15}};{STORE}"
@@ -123,7 +126,9 @@ fn matrices_go_to_and_from_shared_memory() {
                 st.shared.v4.u32 [%r1], {%r2, %r3, %r4, %r5};\nbar.warp.sync -1;\n";
     let words = vec![0; 32 * 16];
     let body = |load: &str| format!("{fill}{load}{STORE}");
-    let number = |found: &[u32], lane: usize, matrix: usize, half: usize| found[4 * lane + matrix] >> (16 * half) & 0xffff;
+    let number = |found: &[u32], lane: usize, matrix: usize, half: usize| {
+        found[4 * lane + matrix] >> (16 * half) & 0xffff
+    };
     let load = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r16, %r17, %r18, %r19}, [%r1];";
     let found = fragments(&body(load), &words);
     let transposed = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%r16, %r17, %r18, %r19}, [%r1];";

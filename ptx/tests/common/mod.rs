@@ -72,7 +72,14 @@ impl Device {
         let launch = Launch { grid, block: [block, 1, 1], dynamic_shared, params: &params };
         run(module, kernel, &launch, &mut self.memory, &self.options)
     }
-    pub fn run(&mut self, module: &Module, kernel: &str, grid: [u32; 3], block: u32, arguments: &[Argument]) -> Counts {
+    pub fn run(
+        &mut self,
+        module: &Module,
+        kernel: &str,
+        grid: [u32; 3],
+        block: u32,
+        arguments: &[Argument],
+    ) -> Counts {
         self.try_run(module, kernel, (grid, block, 0), arguments).unwrap_or_else(|fault| panic!("{fault}"))
     }
 }
@@ -98,7 +105,13 @@ pub fn nvrtc(test: &str) -> Option<Library> {
 pub fn compile(library: &Library, source: &Path, arch: &str) -> String {
     type Program = *mut c_void;
     type Create = unsafe extern "C" fn(
-        *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> c_int;
+        *mut Program,
+        *const c_char,
+        *const c_char,
+        c_int,
+        *const *const c_char,
+        *const *const c_char,
+    ) -> c_int;
     type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
     type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
     type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
@@ -106,7 +119,8 @@ pub fn compile(library: &Library, source: &Path, arch: &str) -> String {
     let text = CString::new(std::fs::read_to_string(source).unwrap()).unwrap();
     let name = CString::new(source.file_name().unwrap().to_str().unwrap()).unwrap();
     let include = format!("-I{}", sources().display());
-    let options = [&format!("--gpu-architecture={arch}"), "--std=c++17", "-default-device", "-lineinfo", &include];
+    let options =
+        [&format!("--gpu-architecture={arch}"), "--std=c++17", "-default-device", "-lineinfo", &include];
     let options = options.map(|option| CString::new(option).unwrap());
     let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     // SAFETY: the signatures are those of nvrtc.h, and all pointers live through the calls.
@@ -117,7 +131,10 @@ pub fn compile(library: &Library, source: &Path, arch: &str) -> String {
         let get: Symbol<Get> = library.get(b"nvrtcGetPTX\0").unwrap();
         let destroy: Symbol<Destroy> = library.get(b"nvrtcDestroyProgram\0").unwrap();
         let mut program = std::ptr::null_mut();
-        assert_eq!(create(&mut program, text.as_ptr(), name.as_ptr(), 0, std::ptr::null(), std::ptr::null()), 0);
+        assert_eq!(
+            create(&mut program, text.as_ptr(), name.as_ptr(), 0, std::ptr::null(), std::ptr::null()),
+            0
+        );
         let outcome = compile(program, pointers.len() as c_int, pointers.as_ptr());
         assert_eq!(outcome, 0, "{} for {arch}", source.display());
         let mut bytes = 0;
