@@ -262,7 +262,10 @@ impl<'m, 'a> Place<'m, 'a> {
                 warp.state = if kind == BarrierKind::Arrive { State::Ready } else { State::Waiting(number) };
                 let gathering = &mut self.barriers[number];
                 if gathering.warps > 0 && gathering.expected != threads {
-                    let text = format!("barrier {number} for {threads} threads, where others wait for {}", gathering.expected);
+                    let text = format!(
+                        "barrier {number} for {threads} threads, where others wait for {}",
+                        gathering.expected
+                    );
                     let lane = warp.live.trailing_zeros() as usize & 31;
                     let at = warp.current.pc as usize - 1;
                     return Err(self.fault(index, at, Failure { lane, what: FaultKind::Barrier(text) }));

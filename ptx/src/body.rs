@@ -153,7 +153,9 @@ impl<'a, 's> Body<'a, 's> {
         let class = match word {
             ".pred" => Class::Predicate,
             ".b64" | ".u64" | ".s64" | ".f64" => Class::Double,
-            ".b8" | ".b16" | ".u16" | ".s16" | ".f16" | ".b32" | ".u32" | ".s32" | ".f32" | ".f16x2" => Class::Word,
+            ".b8" | ".b16" | ".u16" | ".s16" | ".f16" | ".b32" | ".u32" | ".s32" | ".f32" | ".f16x2" => {
+                Class::Word
+            }
             _ => return Err(words.error(format!("registers of type `{word}` are not modelled"))),
         };
         while !words.take(";") {
@@ -208,7 +210,14 @@ impl<'a, 's> Body<'a, 's> {
     }
 
     /// Appends an instruction.
-    pub fn push(&mut self, opcode: &str, run: Run, operands: Vec<DraftOperand>, arg: u32, guard: Option<Guard>) {
+    pub fn push(
+        &mut self,
+        opcode: &str,
+        run: Run,
+        operands: Vec<DraftOperand>,
+        arg: u32,
+        guard: Option<Guard>,
+    ) {
         let (category, flops) = crate::counts::classify(opcode);
         let description =
             Description { opcode: opcode.into(), line: self.line, source: self.source, category, flops };

@@ -108,7 +108,7 @@ fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> usize {
     let (mut total, mut seen) = (0, [[0; LANES]; LANES]);
     for phase in 0..LANES / at_once {
         let mut counts = [0u8; LANES];
-        
+
         let mut most = 0;
         for lane in lanes(mask >> (phase * at_once) & (u32::MAX >> (LANES - at_once))) {
             let unit = offsets[phase * at_once + lane] >> shift;
@@ -147,7 +147,9 @@ pub fn classify(opcode: &str) -> (Category, u32) {
         "add" | "sub" | "mul" if float => (Category::Float, 1),
         "div" | "rcp" | "sqrt" if float => (Category::Special, 1),
         "ex2" | "lg2" | "rsqrt" | "sin" | "cos" | "tanh" => (Category::Special, 1),
-        "setp" | "not" | "and" | "or" | "xor" if kind == "pred" || parts[0] == "setp" => (Category::Predicate, 0),
+        "setp" | "not" | "and" | "or" | "xor" if kind == "pred" || parts[0] == "setp" => {
+            (Category::Predicate, 0)
+        }
         "min" | "max" | "abs" | "neg" if float => (Category::Float, 0),
         "cvt" => (Category::Convert, 0),
         "mov" | "cvta" | "selp" | "prmt" => (Category::Move, 0),
@@ -275,8 +277,10 @@ impl Counts {
             });
         }
         let name = |file: u32| module.files.get(file as usize).cloned().unwrap_or_default();
-        counts.lines =
-            lines.into_iter().map(|((file, line), tally)| LineCount { file: name(file), line, tally }).collect();
+        counts.lines = lines
+            .into_iter()
+            .map(|((file, line), tally)| LineCount { file: name(file), line, tally })
+            .collect();
         counts
     }
 }

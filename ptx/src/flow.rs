@@ -246,10 +246,14 @@ pub fn finish(
     for draft in &mut drafts {
         if let Some(label) = draft.target {
             let line = draft.description.line;
-            let &target =
-                labels.get(label).ok_or_else(|| ParseError { line, reason: format!("no label `{label}`") })?;
-            draft.run =
-                if draft.guard.is_some() { Run::Branch { target, reconverge: NOWHERE } } else { Run::Jump(target) };
+            let &target = labels
+                .get(label)
+                .ok_or_else(|| ParseError { line, reason: format!("no label `{label}`") })?;
+            draft.run = if draft.guard.is_some() {
+                Run::Branch { target, reconverge: NOWHERE }
+            } else {
+                Run::Jump(target)
+            };
         }
     }
     let blocks = blocks(&drafts);
@@ -279,7 +283,8 @@ pub fn finish(
         if slot.is_constant() { slot } else { Slot::register(row_of[class as usize][slot.index()] as usize) }
     };
     let mut code = Code { constants, rows: used, local_size, ..Code::default() };
-    code.specials = specials.iter().map(|&(special, class, slot)| (special, class, place(class, slot))).collect();
+    code.specials =
+        specials.iter().map(|&(special, class, slot)| (special, class, place(class, slot))).collect();
     for draft in drafts {
         let mut operands = Operands { arg: draft.arg, ..Operands::default() };
         let mut run = draft.run;
@@ -290,7 +295,8 @@ pub fn finish(
                 _ => operands.slots[operand.at] = slot,
             }
         }
-        let guard = draft.guard.map(|guard| Guard { predicate: place(Class::Predicate, guard.predicate), ..guard });
+        let guard =
+            draft.guard.map(|guard| Guard { predicate: place(Class::Predicate, guard.predicate), ..guard });
         code.instructions.push(Instruction { run, operands, guard });
         code.descriptions.push(draft.description);
     }

@@ -130,7 +130,10 @@ pub enum Run {
     /// Two results from one comparison: `setp` with `p|q` or a third predicate.
     Compare(Box<Comparison>),
     Jump(u32),
-    Branch { target: u32, reconverge: u32 },
+    Branch {
+        target: u32,
+        reconverge: u32,
+    },
     Exit,
     Trap,
     Nothing,

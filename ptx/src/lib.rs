@@ -16,8 +16,10 @@
 
 mod access;
 mod arith;
+mod asynchronous;
 mod block;
 mod body;
+mod check;
 mod counts;
 mod fault;
 mod flow;
@@ -28,9 +30,11 @@ mod memory;
 mod module;
 mod opcode;
 mod opcode_memory;
+mod opcode_warp;
 mod run;
 mod shadow;
 mod text;
+mod transfer;
 mod vote;
 mod warp;
 

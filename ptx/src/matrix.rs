@@ -101,7 +101,8 @@ impl Mma {
             }
         }
         for register in 0..accumulators {
-            let row = registers.word(constants, self.slots[accumulators + a_registers + b_registers + register]);
+            let row =
+                registers.word(constants, self.slots[accumulators + a_registers + b_registers + register]);
             for lane in 0..LANES {
                 let (i, j) = (lane / 4, lane % 4 * 2);
                 if self.half_accumulators {

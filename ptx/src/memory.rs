@@ -149,7 +149,8 @@ impl Memory {
         let buffer = Buffer::new(bytes)?;
         let written = if self.checked { Some(Buffer::new(bytes.div_ceil(64) * 8)?) } else { None };
         let base = buffer.base() as u64;
-        self.allocations.insert(base, Allocation { buffer, size: bytes, written, shadow: Default::default() });
+        self.allocations
+            .insert(base, Allocation { buffer, size: bytes, written, shadow: Default::default() });
         Some(base)
     }
 

@@ -244,7 +244,9 @@ impl<'a> Variable<'a> {
             Operand::Double(bits) if unit == 8 => bits,
             Operand::Double(bits) => (f64::from_bits(bits) as f32).to_bits() as u64,
             Operand::Name(name) => {
-                return Err(words.error(format!("an initial value that is an address (`{name}`) is not modelled")));
+                return Err(
+                    words.error(format!("an initial value that is an address (`{name}`) is not modelled"))
+                );
             }
             _ => return Err(words.error("bad initial value")),
         };
@@ -259,7 +261,8 @@ pub(crate) fn location(words: &mut Words) -> Result<crate::instruction::Source, 
         let word = words.next();
         integer(word).map(|n| n as u32).ok_or_else(|| words.error(format!("bad .loc: `{word}`")))
     };
-    let mut source = crate::instruction::Source { file: number(words)?, line: number(words)?, inlined_at: (0, 0) };
+    let mut source =
+        crate::instruction::Source { file: number(words)?, line: number(words)?, inlined_at: (0, 0) };
     number(words)?;
     while words.take(",") {
         match words.next() {

@@ -1,11 +1,12 @@
 //! Opcodes of memory: loads, stores, atomics, asynchronous copies, matrices.
 
 use crate::ParseError;
-use crate::access::{Access, Atomic, Kind};
+use crate::access::{Access, Kind};
 use crate::fault::Space;
 use crate::instruction::{Class, Run};
 use crate::module::type_size;
 use crate::opcode::{Builder, Decoded, access};
+use crate::transfer::Atomic;
 use crate::text::Operand;
 
 /// The slot of the address; values take the slots before it.
@@ -16,8 +17,12 @@ type Found = Result<Option<Run>, ParseError>;
 /// None for an instruction that is not known.
 pub(crate) fn decode(builder: &mut Builder, opcode: &str, parts: &[&str], operands: &[Operand]) -> Found {
     match parts {
-        ["ld" | "ldu" | "st", modifiers @ .., kind] => plain(builder, parts[0] == "st", modifiers, kind, operands),
-        ["atom" | "red", modifiers @ .., kind] => atomic(builder, parts[0] == "red", modifiers, kind, operands),
+        ["ld" | "ldu" | "st", modifiers @ .., kind] => {
+            plain(builder, parts[0] == "st", modifiers, kind, operands)
+        }
+        ["atom" | "red", modifiers @ .., kind] => {
+            atomic(builder, parts[0] == "red", modifiers, kind, operands)
+        }
         ["cp", "async", rest @ ..] => asynchronous(builder, rest, operands),
         ["ldmatrix" | "stmatrix", ..] => matrix(builder, opcode, operands),
         _ => Ok(None),
@@ -37,7 +42,8 @@ fn space(name: &str) -> Option<Space> {
 
 /// Modifiers that say nothing to a machine without caches and with all memory in order.
 fn is_hint(part: &str) -> bool {
-    let hints = ["weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "cta", "gpu", "sys", "cluster"];
+    let hints =
+        ["weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "cta", "gpu", "sys", "cluster"];
     let caches = ["nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "noftz"];
     hints.contains(&part)
         || caches.contains(&part)
@@ -106,7 +112,13 @@ fn plain(builder: &mut Builder, store: bool, modifiers: &[&str], kind: &str, ope
     Ok(Some(Run::Memory(Box::new(access))))
 }
 
-fn atomic(builder: &mut Builder, reduce: bool, modifiers: &[&str], kind: &str, operands: &[Operand]) -> Found {
+fn atomic(
+    builder: &mut Builder,
+    reduce: bool,
+    modifiers: &[&str],
+    kind: &str,
+    operands: &[Operand],
+) -> Found {
     let Some(size) = type_size(kind).filter(|size| [4, 8].contains(size)) else { return Ok(None) };
     let (mut operation, mut space_found) = (None, Space::Generic);
     for part in modifiers {
@@ -161,8 +173,11 @@ fn asynchronous(builder: &mut Builder, parts: &[&str], operands: &[Operand]) -> 
     match (parts, operands) {
         (["commit_group"], []) => return Ok(Some(Run::AsyncCommit)),
         (["wait_all"], []) => return Ok(Some(Run::AsyncWait(None))),
-        (["wait_group"], [Operand::Integer(groups)]) => return Ok(Some(Run::AsyncWait(Some(*groups as u32)))),
-        (["ca" | "cg", "shared" | "shared::cta", "global", hints @ ..], _) if hints.iter().all(|hint| is_hint(hint)) => {}
+        (["wait_group"], [Operand::Integer(groups)]) => {
+            return Ok(Some(Run::AsyncWait(Some(*groups as u32))));
+        }
+        (["ca" | "cg", "shared" | "shared::cta", "global", hints @ ..], _)
+            if hints.iter().all(|hint| is_hint(hint)) => {}
         _ => return Ok(None),
     }
     let (place, source, size, read) = match operands {

@@ -35,7 +35,8 @@ pub struct Checks {
 
 impl Checks {
     pub const ALL: Checks = Checks { races: true, uninitialised: true, async_copies: true, barriers: true };
-    pub const NONE: Checks = Checks { races: false, uninitialised: false, async_copies: false, barriers: false };
+    pub const NONE: Checks =
+        Checks { races: false, uninitialised: false, async_copies: false, barriers: false };
 }
 
 /// The order of blocks, of the warps in a block, and of the sides of a branch.
@@ -100,7 +101,10 @@ pub fn run(
     let Some(found) = module.kernel(kernel) else { return refuse("no such kernel in the module".into()) };
     let threads: usize = launch.block.iter().map(|&n| n as usize).product();
     if threads == 0 || threads > MOST_THREADS || launch.block[2] > 64 {
-        return refuse(format!("a block of {:?} threads; 1 to {MOST_THREADS}, and at most 64 along z", launch.block));
+        return refuse(format!(
+            "a block of {:?} threads; 1 to {MOST_THREADS}, and at most 64 along z",
+            launch.block
+        ));
     }
     if let Some(most) = found.max_threads.filter(|&most| threads > most as usize) {
         return refuse(format!("a block of {threads} threads; the kernel was compiled for at most {most}"));
@@ -109,7 +113,11 @@ pub fn run(
         return refuse(format!("a grid of {:?} blocks", launch.grid));
     }
     if launch.params.len() < found.param_bytes() {
-        return refuse(format!("{} bytes of parameters instead of {}", launch.params.len(), found.param_bytes()));
+        return refuse(format!(
+            "{} bytes of parameters instead of {}",
+            launch.params.len(),
+            found.param_bytes()
+        ));
     }
     memory.begin_launch();
     let Some(variables) = memory.variables_of(module.id, &module.variables) else {

@@ -233,30 +233,35 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Checks an access of a lane against all earlier ones and records it. `size` is that of the whole memory.
+    /// Checks an access of a lane against all earlier ones, records it, or both. `size` is that of the whole
+    /// memory.
     #[inline(always)]
     pub fn touch(
         &self,
         size: usize,
         (at, bytes): (usize, usize),
         visit: &mut Visit,
-        lane: usize,
-        write: bool,
+        (lane, write): (usize, bool),
+        (check, record): (bool, bool),
     ) -> Option<Conflict> {
         let words = self.words.get_or_init(|| Cells::new(size.div_ceil(4))).as_ref()?;
         let narrow = bytes < 4;
         let mut found = None;
         for cell in words.range(at / 4, bytes.div_ceil(4)) {
-            found = found.or(visit.check(cell, lane, write));
-            if !narrow {
+            if check {
+                found = found.or(visit.check(cell, lane, write));
+            }
+            if record && !narrow {
                 visit.record(cell, lane, write);
             }
         }
         if narrow || self.bytes.get().is_some() {
             let cells = self.bytes.get_or_init(|| Cells::new(size)).as_ref()?;
             for cell in cells.range(at, bytes) {
-                found = found.or(visit.check(cell, lane, write));
-                if narrow {
+                if check {
+                    found = found.or(visit.check(cell, lane, write));
+                }
+                if record && narrow {
                     visit.record(cell, lane, write);
                 }
             }

@@ -92,7 +92,8 @@ impl<'a> Words<'a> {
         self.take("+");
         let negative = self.take("-");
         let word = self.next();
-        let value = integer(word).ok_or_else(|| self.error(format!("expected an integer, found `{word}`")))?;
+        let value =
+            integer(word).ok_or_else(|| self.error(format!("expected an integer, found `{word}`")))?;
         Ok(if negative { value.wrapping_neg() } else { value })
     }
 
@@ -168,7 +169,8 @@ impl<'a> Operand<'a> {
             return match (words.next(), words.peek()) {
                 (_, word) if word.contains('.') => {
                     words.next();
-                    let value: f64 = word.parse().map_err(|_| words.error(format!("bad number `-{word}`")))?;
+                    let value: f64 =
+                        word.parse().map_err(|_| words.error(format!("bad number `-{word}`")))?;
                     Ok(Operand::Double((-value).to_bits()))
                 }
                 _ => Ok(Operand::Integer(words.integer()?.wrapping_neg())),
@@ -190,7 +192,9 @@ impl<'a> Operand<'a> {
                 let value = word.parse::<f64>();
                 value.map(|v| Operand::Double(v.to_bits())).map_err(|_| words.error("bad number"))
             }
-            _ => integer(word).map(Operand::Integer).ok_or_else(|| words.error(format!("bad number `{word}`"))),
+            _ => {
+                integer(word).map(Operand::Integer).ok_or_else(|| words.error(format!("bad number `{word}`")))
+            }
         }
     }
 }

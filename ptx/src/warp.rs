@@ -4,11 +4,12 @@
 use crate::access::lanes;
 use crate::block::{Common, Machine};
 use crate::counts::Raw;
-use crate::fault::{FaultKind, Space};
+use crate::asynchronous::Pending;
+use crate::fault::FaultKind;
 use crate::flow::NOWHERE;
 use crate::instruction::*;
 use crate::lanes::{LANES, Registers};
-use crate::memory::{Allocation, load8, store8};
+use crate::memory::Allocation;
 
 /// Lanes that wait for others: they go on at `pc` until `meet`.
 #[derive(Clone, Copy, Debug)]
@@ -16,18 +17,6 @@ pub struct Frame {
     pub pc: u32,
     pub mask: u32,
     pub meet: u32,
-}
-
-/// A `cp.async` in flight, for the lanes of `mask`.
-#[derive(Clone, Debug)]
-pub struct Pending {
-    pub mask: u32,
-    pub size: usize,
-    pub destinations: [u32; LANES],
-    pub sources: [u64; LANES],
-    /// Bytes to read; the rest are zeros.
-    pub read: [u8; LANES],
-    pub group: [u32; LANES],
 }
 
 /// What a warp waits for.
@@ -43,7 +32,12 @@ pub enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pause {
     /// At a barrier: number, expected threads (0: all), kind, the predicate of its lanes.
-    Barrier { number: usize, threads: u32, kind: BarrierKind, votes: u32 },
+    Barrier {
+        number: usize,
+        threads: u32,
+        kind: BarrierKind,
+        votes: u32,
+    },
     Quantum,
     Done,
 }
@@ -94,10 +88,8 @@ impl Warp {
         if meet != outer && meet != NOWHERE {
             self.stack.push(Frame { pc: meet, mask, meet: outer });
         }
-        let sides = [
-            Frame { pc: target, mask: taken, meet },
-            Frame { pc: pc + 1, mask: mask & !taken, meet },
-        ];
+        let sides =
+            [Frame { pc: target, mask: taken, meet }, Frame { pc: pc + 1, mask: mask & !taken, meet }];
         let (first, second) = if taken_first { (sides[0], sides[1]) } else { (sides[1], sides[0]) };
         if second.pc != meet {
             self.stack.push(second);
@@ -169,7 +161,13 @@ impl Warp {
                     self.registers.set_predicate(slots[0], operation(a, b, c), mask);
                 }
                 Run::Memory(access) => {
-                    machine.memory_instruction(common, self, (instruction, access), &mut tallies[pc], mask)?;
+                    machine.memory_instruction(
+                        common,
+                        self,
+                        (instruction, access),
+                        &mut tallies[pc],
+                        mask,
+                    )?;
                 }
                 Run::Exit => {
                     self.live &= !mask;
@@ -220,7 +218,9 @@ impl Warp {
         let number = self.registers.word(constants, slots[1])[first] as usize;
         let threads = self.registers.word(constants, slots[2])[first];
         if number >= 16 || threads % 32 != 0 {
-            let text = format!("barrier {number} for {threads} threads: barriers are 0 to 15, threads multiples of 32");
+            let text = format!(
+                "barrier {number} for {threads} threads: barriers are 0 to 15, threads multiples of 32"
+            );
             return self.fail(mask, FaultKind::Barrier(text));
         }
         let votes = if matches!(kind, BarrierKind::Sync | BarrierKind::Arrive) {
@@ -241,7 +241,9 @@ impl Warp {
             BarrierKind::And => {
                 self.registers.set_predicate(slot, if votes == threads { u32::MAX } else { 0 }, self.live);
             }
-            BarrierKind::Or => self.registers.set_predicate(slot, if votes > 0 { u32::MAX } else { 0 }, self.live),
+            BarrierKind::Or => {
+                self.registers.set_predicate(slot, if votes > 0 { u32::MAX } else { 0 }, self.live)
+            }
             _ => {}
         }
     }
@@ -312,7 +314,13 @@ impl Warp {
         Ok(())
     }
 
-    fn shuffle(&mut self, machine: &Machine, slots: [Slot; OPERANDS], kind: Shuffle, mask: u32) -> Result<(), Failure> {
+    fn shuffle(
+        &mut self,
+        machine: &Machine,
+        slots: [Slot; OPERANDS],
+        kind: Shuffle,
+        mask: u32,
+    ) -> Result<(), Failure> {
         let constants = &machine.code.constants;
         let masks = self.registers.word(constants, slots[5]);
         self.members(machine, masks, mask)?;
@@ -320,10 +328,13 @@ impl Warp {
         let (b, c) = (self.registers.word(constants, slots[3]), self.registers.word(constants, slots[4]));
         let (mut result, mut inside) = ([0; LANES], 0);
         for lane in 0..LANES {
-            let (distance, clamp, segment) = (b[lane] as usize & 31, c[lane] as usize & 31, c[lane] as usize >> 8 & 31);
+            let (distance, clamp, segment) =
+                (b[lane] as usize & 31, c[lane] as usize & 31, c[lane] as usize >> 8 & 31);
             let most = (lane & segment) | (clamp & !segment);
             let (source, valid) = match kind {
-                Shuffle::Up => (lane.wrapping_sub(distance), lane as isize - distance as isize >= most as isize),
+                Shuffle::Up => {
+                    (lane.wrapping_sub(distance), lane as isize - distance as isize >= most as isize)
+                }
                 Shuffle::Down => (lane + distance, lane + distance <= most),
                 Shuffle::Butterfly => (lane ^ distance, lane ^ distance <= most),
                 Shuffle::Index => {
@@ -341,61 +352,6 @@ impl Warp {
         }
         self.registers.set_word(slots[0], &result, mask);
         self.registers.set_predicate(slots[1], inside, mask);
-        Ok(())
-    }
-
-    /// Lets the copies arrive that a wait waits for.
-    fn wait(
-        &mut self,
-        machine: &Machine,
-        common: &mut Common,
-        groups: Option<u32>,
-        mask: u32,
-    ) -> Result<(), Failure> {
-        for mut pending in std::mem::take(&mut self.queue) {
-            let arrives = |lane: usize| match groups {
-                None => true,
-                Some(groups) => pending.group[lane] as u64 + (groups as u64) < self.groups[lane] as u64,
-            };
-            let now = lanes(pending.mask & mask).filter(|&lane| arrives(lane)).fold(0, |all, lane| all | 1 << lane);
-            for lane in lanes(now) {
-                let at = pending.destinations[lane] as usize;
-                for byte in 0..pending.size {
-                    // SAFETY: both ends were checked when the copy was issued, and memory lives as long as the
-                    // launch.
-                    unsafe {
-                        let value = if byte < pending.read[lane] as usize {
-                            load8((pending.sources[lane] as *mut u8).add(byte))
-                        } else {
-                            0
-                        };
-                        store8(common.shared.buffer.base().add(at + byte), value);
-                    }
-                }
-                common.set_in_flight(at, pending.size, false);
-            }
-            if now != 0 && machine.checking {
-                let target = crate::access::Target {
-                    base: common.shared.buffer.base(),
-                    offsets: pending.destinations.map(|at| at as usize),
-                    space: Space::Shared,
-                    origin: 0,
-                    contiguous: false,
-                };
-                let check = crate::access::Check {
-                    machine,
-                    common,
-                    local: None,
-                    thread_base: self.index * LANES,
-                };
-                lanes(now).for_each(|lane| common.shared.set_written(target.offsets[lane], pending.size));
-                check.touch(&target, now, (pending.size, pending.size), true, false, true)?;
-            }
-            pending.mask &= !now;
-            if pending.mask != 0 {
-                self.queue.push(pending);
-            }
-        }
         Ok(())
     }
 }

@@ -27,12 +27,15 @@ fn kernel(code: &str) -> String {
 fn results(code: &str, inputs: &[[u64; 4]]) -> Vec<[u64; 3]> {
     let module = Module::parse(&kernel(code)).unwrap_or_else(|error| panic!("{code}: {error}"));
     let mut memory = Memory::new(true);
-    let (from, to) = (memory.allocate(32 * inputs.len()).unwrap(), memory.allocate(24 * inputs.len()).unwrap());
+    let (from, to) =
+        (memory.allocate(32 * inputs.len()).unwrap(), memory.allocate(24 * inputs.len()).unwrap());
     let bytes: Vec<u8> = inputs.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
     memory.write(from, &bytes).unwrap();
     let params: Vec<u8> = [from, to].iter().flat_map(|x| x.to_le_bytes()).collect();
-    let launch = Launch { grid: [1; 3], block: [inputs.len() as u32, 1, 1], dynamic_shared: 0, params: &params };
-    run(&module, "t", &launch, &mut memory, &Options::default()).unwrap_or_else(|fault| panic!("{code}: {fault}"));
+    let launch =
+        Launch { grid: [1; 3], block: [inputs.len() as u32, 1, 1], dynamic_shared: 0, params: &params };
+    run(&module, "t", &launch, &mut memory, &Options::default())
+        .unwrap_or_else(|fault| panic!("{code}: {fault}"));
     let mut out = vec![0; 24 * inputs.len()];
     memory.read(to, &mut out).unwrap();
     let word = |at: usize| u64::from_le_bytes(out[at..at + 8].try_into().unwrap());
@@ -47,7 +50,13 @@ fn check(code: &str, cases: &[(&[u64], u64)]) {
         all[..sources.len()].copy_from_slice(sources);
         inputs.push(all);
     }
-    let index = if code.contains("%d9") { 1 } else if code.contains("%p9") { 2 } else { 0 };
+    let index = if code.contains("%d9") {
+        1
+    } else if code.contains("%p9") {
+        2
+    } else {
+        0
+    };
     for (lane, result) in results(code, &inputs).iter().enumerate() {
         let (sources, expected) = cases[lane];
         assert_eq!(result[index], expected, "{code} {sources:x?}: {:#x} is not {expected:#x}", result[index]);
@@ -85,8 +94,14 @@ fn integer_arithmetic_wraps_and_divides_as_the_isa_says() {
     check("mad.wide.s32 %d9, %w0, %w1, %d2;", &[(&[n(-3), 5, 1], -14i64 as u64)]);
     check("mad.hi.u32 %w9, %w0, %w1, %w2;", &[(&[1 << 31, 4, 7], 9)]);
     check("mul24.lo.u32 %w9, %w0, %w1;", &[(&[0xff00_0002, 3], 6)]);
-    check("div.s32 %w9, %w0, %w1;", &[(&[n(-7), 2], n(-3)), (&[n(i32::MIN), n(-1)], n(i32::MIN)), (&[7, 7], 1)]);
-    check("div.u32 %w9, %w0, %w1;", &[(&[n(-1), 3], 0x5555_5555), (&[n(-1), n(-1)], 1), (&[n(-2), n(-1)], 0)]);
+    check(
+        "div.s32 %w9, %w0, %w1;",
+        &[(&[n(-7), 2], n(-3)), (&[n(i32::MIN), n(-1)], n(i32::MIN)), (&[7, 7], 1)],
+    );
+    check(
+        "div.u32 %w9, %w0, %w1;",
+        &[(&[n(-1), 3], 0x5555_5555), (&[n(-1), n(-1)], 1), (&[n(-2), n(-1)], 0)],
+    );
     check("div.u64 %d9, %d0, %d1;", &[(&[u64::MAX, 10], u64::MAX / 10)]);
     check("rem.s32 %w9, %w0, %w1;", &[(&[n(-7), 2], n(-1)), (&[n(i32::MIN), n(-1)], 0)]);
     check("rem.u32 %w9, %w0, %w1;", &[(&[n(-1), 10], 5)]);
@@ -190,35 +205,63 @@ fn single_precision_rounds_flushes_and_saturates() {
     let tiny = 1u64; // the smallest subnormal number
     let up = f(1.0) + 1;
     let small = f(2f32.powi(-30));
-    check("add.f32 %w9, %w0, %w1;", &[(&[f(1.5), f(2.0)], f(3.5)), (&[f(INF), f(-INF)], NAN), (&[0xffc0_0001, f(1.0)], NAN)]);
+    check(
+        "add.f32 %w9, %w0, %w1;",
+        &[(&[f(1.5), f(2.0)], f(3.5)), (&[f(INF), f(-INF)], NAN), (&[0xffc0_0001, f(1.0)], NAN)],
+    );
     check("add.rm.f32 %w9, %w0, %w1;", &[(&[f(1.0), small], f(1.0)), (&[f(1.0), f(-1.0)], f(-0.0))]);
     check("add.rp.f32 %w9, %w0, %w1;", &[(&[f(1.0), small], up), (&[f(1.0), f(-1.0)], 0)]);
-    check("add.rz.f32 %w9, %w0, %w1;", &[(&[f(-1.0), f(2f32.powi(-30))], f(-1.0) - 1), (&[f(f32::MAX), f(f32::MAX)], f(f32::MAX))]);
+    check(
+        "add.rz.f32 %w9, %w0, %w1;",
+        &[(&[f(-1.0), f(2f32.powi(-30))], f(-1.0) - 1), (&[f(f32::MAX), f(f32::MAX)], f(f32::MAX))],
+    );
     check("add.ftz.f32 %w9, %w0, %w1;", &[(&[tiny, tiny], 0), (&[f(1.0), tiny], f(1.0))]);
     check("add.f32 %w9, %w0, %w1;", &[(&[tiny, tiny], 2)]);
-    check("add.sat.f32 %w9, %w0, %w1;", &[(&[f(1.0), f(1.0)], f(1.0)), (&[f(-3.0), f(1.0)], 0), (&[NAN, 0], 0)]);
+    check(
+        "add.sat.f32 %w9, %w0, %w1;",
+        &[(&[f(1.0), f(1.0)], f(1.0)), (&[f(-3.0), f(1.0)], 0), (&[NAN, 0], 0)],
+    );
     check("sub.f32 %w9, %w0, %w1;", &[(&[f(1.5), f(2.0)], f(-0.5))]);
     check("mul.f32 %w9, %w0, %w1;", &[(&[f(1.5), f(2.0)], f(3.0)), (&[f(INF), 0], NAN)]);
     check("mul.rp.f32 %w9, %w0, %w1;", &[(&[up, up], f(1.0) + 3)]);
     check("mul.rm.f32 %w9, %w0, %w1;", &[(&[up, up], f(1.0) + 2), (&[0, f(1.0)], 0)]);
     check("mul.rz.f32 %w9, %w0, %w1;", &[(&[1, f(0.5)], 0)]);
     check("fma.rn.f32 %w9, %w0, %w1, %w2;", &[(&[up, up, f(-1.0)], f(2f32.powi(-22) + 2f32.powi(-46)))]);
-    check("fma.rm.f32 %w9, %w0, %w1, %w2;", &[
-        (&[f(1.0), small, f(1.0)], f(1.0)), (&[f(-1.0), small, f(1.0)], f(1.0) - 1),
-        (&[f(3.0), f(5.0), f(7.0)], f(22.0)), (&[f(1.0), f(1.0), f(-1.0)], f(-0.0)), (&[NAN, 0, 0], NAN),
-        (&[f(f32::MAX), f(2.0), 0], f(f32::MAX)), (&[f(-INF), f(2.0), 0], f(-INF)),
-    ]);
+    check(
+        "fma.rm.f32 %w9, %w0, %w1, %w2;",
+        &[
+            (&[f(1.0), small, f(1.0)], f(1.0)),
+            (&[f(-1.0), small, f(1.0)], f(1.0) - 1),
+            (&[f(3.0), f(5.0), f(7.0)], f(22.0)),
+            (&[f(1.0), f(1.0), f(-1.0)], f(-0.0)),
+            (&[NAN, 0, 0], NAN),
+            (&[f(f32::MAX), f(2.0), 0], f(f32::MAX)),
+            (&[f(-INF), f(2.0), 0], f(-INF)),
+        ],
+    );
     check("fma.rp.f32 %w9, %w0, %w1, %w2;", &[(&[f(1.0), small, f(1.0)], up)]);
     check("fma.rz.f32 %w9, %w0, %w1, %w2;", &[(&[f(1.0), small, f(-1.0)], f(-1.0) - 1)]);
-    check("div.rn.f32 %w9, %w0, %w1;", &[(&[f(1.0), f(3.0)], f(1.0 / 3.0)), (&[f(1.0), 0], f(INF)), (&[0, 0], NAN)]);
+    check(
+        "div.rn.f32 %w9, %w0, %w1;",
+        &[(&[f(1.0), f(3.0)], f(1.0 / 3.0)), (&[f(1.0), 0], f(INF)), (&[0, 0], NAN)],
+    );
     check("div.rp.f32 %w9, %w0, %w1;", &[(&[f(1.0), f(3.0)], 0x3eaa_aaab), (&[f(4.0), f(2.0)], f(2.0))]);
-    check("div.rz.f32 %w9, %w0, %w1;", &[(&[f(1.0), f(3.0)], 0x3eaa_aaaa), (&[f(1.0), f(-3.0)], 0xbeaa_aaaa)]);
+    check(
+        "div.rz.f32 %w9, %w0, %w1;",
+        &[(&[f(1.0), f(3.0)], 0x3eaa_aaaa), (&[f(1.0), f(-3.0)], 0xbeaa_aaaa)],
+    );
     check("rcp.rn.f32 %w9, %w0;", &[(&[f(3.0)], f(1.0 / 3.0))]);
     check("sqrt.rn.f32 %w9, %w0;", &[(&[f(2.0)], f(2f32.sqrt())), (&[f(-1.0)], NAN)]);
     check("sqrt.rm.f32 %w9, %w0;", &[(&[f(2.0)], 0x3fb5_04f3), (&[f(4.0)], f(2.0))]);
     check("sqrt.rp.f32 %w9, %w0;", &[(&[f(2.0)], 0x3fb5_04f4)]);
-    check("min.f32 %w9, %w0, %w1;", &[(&[f(-0.0), 0], f(-0.0)), (&[NAN, f(1.0)], f(1.0)), (&[NAN, NAN], NAN)]);
-    check("max.f32 %w9, %w0, %w1;", &[(&[f(-0.0), 0], 0), (&[f(1.0), NAN], f(1.0)), (&[f(1.0), f(2.0)], f(2.0))]);
+    check(
+        "min.f32 %w9, %w0, %w1;",
+        &[(&[f(-0.0), 0], f(-0.0)), (&[NAN, f(1.0)], f(1.0)), (&[NAN, NAN], NAN)],
+    );
+    check(
+        "max.f32 %w9, %w0, %w1;",
+        &[(&[f(-0.0), 0], 0), (&[f(1.0), NAN], f(1.0)), (&[f(1.0), f(2.0)], f(2.0))],
+    );
     check("max.NaN.f32 %w9, %w0, %w1;", &[(&[f(1.0), NAN], NAN)]);
     check("min.xorsign.abs.f32 %w9, %w0, %w1;", &[(&[f(-3.0), f(2.0)], f(-2.0))]);
     check("abs.f32 %w9, %w0;", &[(&[f(-3.0)], f(3.0))]);
@@ -276,10 +319,18 @@ fn approximate_functions_keep_their_bounds() {
             assert!((found - exact).abs() <= bound * exact.abs(), "{name}({x}) = {found}, not {exact}");
         }
     }
-    check("ex2.approx.ftz.f32 %w9, %w0;", &[
-        (&[0], f(1.0)), (&[f(3.0)], f(8.0)), (&[f(-INF)], 0), (&[f(INF)], f(INF)), (&[f(128.0)], f(INF)),
-        (&[f(-130.0)], 0), (&[NAN], NAN),
-    ]);
+    check(
+        "ex2.approx.ftz.f32 %w9, %w0;",
+        &[
+            (&[0], f(1.0)),
+            (&[f(3.0)], f(8.0)),
+            (&[f(-INF)], 0),
+            (&[f(INF)], f(INF)),
+            (&[f(128.0)], f(INF)),
+            (&[f(-130.0)], 0),
+            (&[NAN], NAN),
+        ],
+    );
     check("ex2.approx.f32 %w9, %w0;", &[(&[f(-149.0)], 1), (&[f(-126.0)], f(f32::MIN_POSITIVE))]);
     check("lg2.approx.f32 %w9, %w0;", &[(&[f(8.0)], f(3.0)), (&[0], f(-INF)), (&[f(-1.0)], NAN)]);
     check("rsqrt.approx.f32 %w9, %w0;", &[(&[f(0.25)], f(2.0)), (&[0], f(INF))]);
@@ -307,7 +358,10 @@ fn conversions_round_and_clamp() {
     check("cvt.rzi.u32.f32 %w9, %w0;", &[(&[f(-2.7)], 0), (&[f(4e9)], 4000000000)]);
     check("cvt.rni.f32.f32 %w9, %w0;", &[(&[f(2.5)], f(2.0)), (&[f(-0.2)], f(-0.0))]);
     check("cvt.rzi.f32.f32 %w9, %w0;", &[(&[f(-2.7)], f(-2.0))]);
-    check("cvt.sat.f32.f32 %w9, %w0;", &[(&[f(2.7)], f(1.0)), (&[f(-1.0)], 0), (&[NAN], 0), (&[f(0.3)], f(0.3))]);
+    check(
+        "cvt.sat.f32.f32 %w9, %w0;",
+        &[(&[f(2.7)], f(1.0)), (&[f(-1.0)], 0), (&[NAN], 0), (&[f(0.3)], f(0.3))],
+    );
     check("cvt.f64.f32 %d9, %w0;", &[(&[f(2.5)], d(2.5))]);
     check("cvt.rn.f32.f64 %w9, %d0;", &[(&[d(0.1)], f(0.1))]);
     check("cvt.rp.f32.f64 %w9, %d0;", &[(&[d(0.1)], f(0.1)), (&[d(0.3)], f(0.3))]);
@@ -315,19 +369,47 @@ fn conversions_round_and_clamp() {
 
 #[test]
 fn half_precision_is_exact() {
-    check("cvt.rn.f16.f32 %w9, %w0;", &[
-        (&[f(1.0)], 0x3c00), (&[f(-2.5)], 0xc100), (&[f(65504.0)], 0x7bff), (&[f(65520.0)], 0x7c00),
-        (&[f(65519.9)], 0x7bff), (&[f(5.9604645e-8)], 1), (&[f(2.9e-8)], 0), (&[NAN], 0x7fff), (&[f(INF)], 0x7c00),
-        (&[f(1.0 + 2f32.powi(-11))], 0x3c00), (&[f(1.0 + 3.0 * 2f32.powi(-11))], 0x3c02),
-    ]);
-    check("cvt.f32.f16 %w9, %w0;", &[
-        (&[0x3c00], f(1.0)), (&[1], f(5.9604645e-8)), (&[0x7c00], f(INF)), (&[0xfc00], f(-INF)), (&[0x7e00], NAN),
-        (&[0x7bff], f(65504.0)), (&[0x8000], f(-0.0)),
-    ]);
-    check("cvt.rn.bf16.f32 %w9, %w0;", &[
-        (&[f(1.0)], 0x3f80), (&[0x3f80_8000], 0x3f80), (&[0x3f81_8000], 0x3f82), (&[f(INF)], 0x7f80), (&[NAN], 0x7fff),
-        (&[0x7f7f_ffff], 0x7f80), (&[1], 0), (&[0x0001_8000], 2),
-    ]);
+    check(
+        "cvt.rn.f16.f32 %w9, %w0;",
+        &[
+            (&[f(1.0)], 0x3c00),
+            (&[f(-2.5)], 0xc100),
+            (&[f(65504.0)], 0x7bff),
+            (&[f(65520.0)], 0x7c00),
+            (&[f(65519.9)], 0x7bff),
+            (&[f(5.9604645e-8)], 1),
+            (&[f(2.9e-8)], 0),
+            (&[NAN], 0x7fff),
+            (&[f(INF)], 0x7c00),
+            (&[f(1.0 + 2f32.powi(-11))], 0x3c00),
+            (&[f(1.0 + 3.0 * 2f32.powi(-11))], 0x3c02),
+        ],
+    );
+    check(
+        "cvt.f32.f16 %w9, %w0;",
+        &[
+            (&[0x3c00], f(1.0)),
+            (&[1], f(5.9604645e-8)),
+            (&[0x7c00], f(INF)),
+            (&[0xfc00], f(-INF)),
+            (&[0x7e00], NAN),
+            (&[0x7bff], f(65504.0)),
+            (&[0x8000], f(-0.0)),
+        ],
+    );
+    check(
+        "cvt.rn.bf16.f32 %w9, %w0;",
+        &[
+            (&[f(1.0)], 0x3f80),
+            (&[0x3f80_8000], 0x3f80),
+            (&[0x3f81_8000], 0x3f82),
+            (&[f(INF)], 0x7f80),
+            (&[NAN], 0x7fff),
+            (&[0x7f7f_ffff], 0x7f80),
+            (&[1], 0),
+            (&[0x0001_8000], 2),
+        ],
+    );
     check("cvt.rz.bf16.f32 %w9, %w0;", &[(&[0x3f80_ffff], 0x3f80)]);
     check("cvt.f32.bf16 %w9, %w0;", &[(&[0x3f80], f(1.0))]);
     check("cvt.rn.bf16x2.f32 %w9, %w0, %w1;", &[(&[f(1.0), f(2.0)], 0x3f80_4000)]);
@@ -373,7 +455,9 @@ fn shuffles_move_values_between_lanes() {
 
 #[test]
 fn votes_look_at_the_lanes_of_their_mask() {
-    let all = |code: &str, value: u64| assert!(words(code).iter().all(|&x| x == value), "{code}: {:x?}", words(code));
+    let all = |code: &str, value: u64| {
+        assert!(words(code).iter().all(|&x| x == value), "{code}: {:x?}", words(code))
+    };
     all("vote.sync.ballot.b32 %w9, %p3, -1;", 0xaaaa_aaaa);
     all("vote.sync.ballot.b32 %w9, !%p3, -1;", 0x5555_5555);
     all("vote.sync.all.pred %p5, %p0, -1;\nselp.u32 %w9, 1, 0, %p5;", 1);
@@ -413,20 +497,27 @@ fn memory_of_every_space_and_width() {
         let found = body(code);
         assert!((0..32).all(|lane| found[lane] == lane as u64 + 100), "{code}: {found:?}");
     };
-    same("shl.b32 %w8, %w1, 2;\nmov.u32 %w7, place;\nadd.u32 %w8, %w8, %w7;\nst.shared.u32 [%w8], %w0;\nld.shared.u32 %w9, [%w8];");
+    same(
+        "shl.b32 %w8, %w1, 2;\nmov.u32 %w7, place;\nadd.u32 %w8, %w8, %w7;\nst.shared.u32 [%w8], %w0;\nld.shared.u32 %w9, [%w8];",
+    );
     same("shl.b32 %w8, %w1, 2;\nst.shared.u8 [%w8+1], %w0;\nld.shared.u8 %w9, [%w8+1];");
     same("shl.b32 %w8, %w1, 2;\nst.shared.u16 [%w8+2], %w0;\nld.shared.s16 %w9, [%w8+2];");
     same("mov.u64 %d8, own;\ncvta.local.u64 %d8, %d8;\nst.u32 [%d8+4], %w0;\nld.local.u32 %w9, [own+4];");
     same("st.local.v2.u32 [own+8], {%w1, %w0};\nld.local.v2.u32 {%w8, %w9}, [own+8];");
     same("st.local.v4.u32 [own], {%w1, %w1, %w0, %w1};\nld.local.v4.u32 {_, _, %w9, _}, [own];");
     same("st.local.v2.b64 [own], {%d1, %d0};\nld.local.u32 %w9, [own+8];");
-    same("mov.u64 %d8, place;\ncvta.shared.u64 %d8, %d8;\nmul.wide.u32 %d7, %w1, 8;\nadd.u64 %d8, %d8, %d7;\n\
-          st.u64 [%d8], %d0;\nisspacep.shared %p9, %d8;\n@%p9 ld.u32 %w9, [%d8];\n");
+    same(
+        "mov.u64 %d8, place;\ncvta.shared.u64 %d8, %d8;\nmul.wide.u32 %d7, %w1, 8;\nadd.u64 %d8, %d8, %d7;\n\
+          st.u64 [%d8], %d0;\nisspacep.shared %p9, %d8;\n@%p9 ld.u32 %w9, [%d8];\n",
+    );
     same("ld.global.nc.u32 %w9, [%d20];");
     same("ld.volatile.global.u32 %w9, [%d20];");
     let found = body("mov.u32 %w8, -5;\nst.local.u8 [own], %w8;\nld.local.s8 %w9, [own];");
     assert!(found.iter().all(|&x| x as u16 == -5i16 as u16));
-    let found = results(&format!("{header}mov.u32 %w8, -5;\nst.local.u32 [own], %w8;\nld.local.s32 %d9, [own];"), &lanes());
+    let found = results(
+        &format!("{header}mov.u32 %w8, -5;\nst.local.u32 [own], %w8;\nld.local.s32 %d9, [own];"),
+        &lanes(),
+    );
     assert!(found.iter().all(|row| row[1] == -5i64 as u64));
 }
 
@@ -453,7 +544,8 @@ fn atomics_return_what_was_there() {
     total("atom.shared.cas.b32 %w8, [place], 1000, 7;", 7);
     total("atom.shared.inc.u32 %w8, [place], 1010;", 21);
     total("atom.shared.dec.u32 %w8, [place], 5000;", 968);
-    let float = "@%p5 st.shared.f32 [place], 0f3F800000;\nbar.warp.sync -1;\nred.shared.add.f32 [place], 0f3F800000;";
+    let float =
+        "@%p5 st.shared.f32 [place], 0f3F800000;\nbar.warp.sync -1;\nred.shared.add.f32 [place], 0f3F800000;";
     total(float, f(33.0));
 }
 

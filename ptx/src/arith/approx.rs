@@ -25,7 +25,13 @@ pub fn exp2(x: f32) -> f32 {
 #[inline(always)]
 pub fn divide(a: f32, b: f32) -> f32 {
     let large = b.abs() > f32::from_bits(253 << 23) && b.is_finite();
-    canonical(if large && a.is_finite() { (a * 0.0) * b.signum() } else if large { f32::NAN } else { a / b })
+    canonical(if large && a.is_finite() {
+        (a * 0.0) * b.signum()
+    } else if large {
+        f32::NAN
+    } else {
+        a / b
+    })
 }
 
 macro_rules! unary {

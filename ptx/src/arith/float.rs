@@ -45,13 +45,37 @@ fn root(a: f32, m: u32) -> f32 {
 /// The smaller number; -0 is smaller than +0, and a number wins over NaN.
 #[inline(always)]
 fn min(a: f32, b: f32) -> f32 {
-    let less = if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else if a < b { a } else { b };
-    if a.is_nan() { canonical(b) } else if b.is_nan() { a } else { less }
+    let less = if a == b {
+        f32::from_bits(a.to_bits() | b.to_bits())
+    } else if a < b {
+        a
+    } else {
+        b
+    };
+    if a.is_nan() {
+        canonical(b)
+    } else if b.is_nan() {
+        a
+    } else {
+        less
+    }
 }
 #[inline(always)]
 fn max(a: f32, b: f32) -> f32 {
-    let more = if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else if a > b { a } else { b };
-    if a.is_nan() { canonical(b) } else if b.is_nan() { a } else { more }
+    let more = if a == b {
+        f32::from_bits(a.to_bits() & b.to_bits())
+    } else if a > b {
+        a
+    } else {
+        b
+    };
+    if a.is_nan() {
+        canonical(b)
+    } else if b.is_nan() {
+        a
+    } else {
+        more
+    }
 }
 #[inline(always)]
 fn extremum(a: f32, b: f32, m: u32, of: fn(f32, f32) -> f32) -> f32 {

@@ -33,11 +33,7 @@ pub fn flush(x: f32) -> f32 {
 /// To [0, 1]; NaN becomes 0.
 #[inline(always)]
 pub fn saturate(x: f32) -> f32 {
-    if x > 0.0 {
-        if x < 1.0 { x } else { 1.0 }
-    } else {
-        0.0
-    }
+    if x > 0.0 { if x < 1.0 { x } else { 1.0 } } else { 0.0 }
 }
 
 #[inline(always)]
