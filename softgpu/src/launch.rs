@@ -198,7 +198,7 @@ impl Launch {
         match ptx::run(&self.function.module.ptx, name, &launch, &mut memory, &options) {
             Ok(counts) => {
                 if options.count {
-                    driver.report.add(name, &counts, began.elapsed());
+                    driver.report.add(name, counts, began.elapsed());
                 }
             }
             Err(fault) => driver.set_fault(code_of(&fault), &fault.to_string()),

@@ -17,23 +17,37 @@ struct Kernel {
     launches: u64,
     time: Duration,
     counts: Value,
+    instructions: Vec<ptx::InstructionCount>,
 }
 
 impl Report {
-    pub fn add(&self, name: &str, counts: &ptx::Counts, time: Duration) {
+    pub fn add(&self, name: &str, mut counts: ptx::Counts, time: Duration) {
+        // Thousands in each launch: JSON would cost more than many a kernel.
+        let instructions = std::mem::take(&mut counts.instructions);
         let counts = serde_json::to_value(counts).unwrap_or_default();
         let mut kernels = lock(&self.kernels);
         let kernel = kernels.entry(name.into()).or_default();
         kernel.launches += 1;
         kernel.time += time;
         sum(&mut kernel.counts, counts);
+        if kernel.instructions.len() != instructions.len() {
+            // The first launch, or another kernel of the same name.
+            kernel.instructions = instructions;
+            return;
+        }
+        for (total, instruction) in kernel.instructions.iter_mut().zip(instructions) {
+            total.warps += instruction.warps;
+            total.lanes += instruction.lanes;
+        }
     }
 
     fn json(&self) -> Value {
         let kernels = lock(&self.kernels);
         let row = |kernel: &Kernel| {
             let seconds = kernel.time.as_secs_f64();
-            json!({ "launches": kernel.launches, "seconds": seconds, "counts": kernel.counts })
+            let mut counts = kernel.counts.clone();
+            counts["instructions"] = serde_json::to_value(&kernel.instructions).unwrap_or_default();
+            json!({ "launches": kernel.launches, "seconds": seconds, "counts": counts })
         };
         kernels.iter().map(|(name, kernel)| (name.clone(), row(kernel))).collect::<Map<_, _>>().into()
     }

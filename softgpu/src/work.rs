@@ -106,7 +106,10 @@ impl Work {
             Work::OnDevice { to, from, bytes } => {
                 let mut content = vec![0; *bytes];
                 let mut memory = lock(&driver.memory);
-                memory.read(*from, &mut content).and_then(|()| memory.write(*to, &content))
+                match memory.read(*from, &mut content) {
+                    Ok(()) => memory.write(*to, &content),
+                    fault => fault,
+                }
             }
             Work::Fill { to, value, width: 1, count } => lock(&driver.memory).fill(*to, *value as u8, *count),
             Work::Fill { to, value, width, count } => {
