@@ -126,8 +126,13 @@ calls! {
         let function = function(handle)?;
         match attribute {
             8 => {
-                let most = driver()?.options.arch.shared_opt_in() - function.kernel()?.static_shared;
-                function.max_dynamic_shared.store(bytes(value, 0, most)?, Ordering::Release);
+                let (most, own) = (driver()?.options.arch.shared_opt_in(), function.kernel()?.static_shared);
+                let Ok(value) = bytes(value, 0, most.saturating_sub(own)) else {
+                    let name = &function.name;
+                    let reason = format!("{name}: {value} dynamic and {own} static bytes of at most {most}");
+                    return Err(Code::INVALID_VALUE.because(reason));
+                };
+                function.max_dynamic_shared.store(value, Ordering::Release);
             }
             9 => {
                 bytes(value, -1, 100)?;

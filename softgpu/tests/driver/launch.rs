@@ -41,7 +41,7 @@ fn modules_and_their_functions() {
 
 #[test]
 fn attributes_of_a_function() {
-    alone(&[], |cuda| {
+    let said = alone(&[], |cuda| {
         cuda.start();
         let (increment, tile) = (cuda.function(c"increment"), cuda.function(c"tile"));
         let get = |function, attribute| cuda.get("cuFuncGetAttribute", &[attribute, function]) as u32;
@@ -62,6 +62,8 @@ fn attributes_of_a_function() {
         assert_eq!(cuda.get(name, &[tile, 32, 110 << 10]) as u32, 1);
         cuda.refuses(1, name, &[room(), increment, 257, 0]);
     });
+    let Some(said) = said else { return };
+    assert!(said.contains("tile: 228353 dynamic and 4096 static bytes of at most 232448\n"), "{said}");
 }
 
 #[test]
