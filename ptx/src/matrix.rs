@@ -1,7 +1,7 @@
 //! Matrices in registers: `ldmatrix`, `stmatrix` and `mma.sync`, in the ISA's fragment layouts.
 //!
-//! A lane holds pieces of a row: group `g = lane / 4` and place `t = lane % 4`. For wgmma, whose operands lie in
-//! shared memory, a form beside `Mma` with descriptors in place of `a` and `b` would use the same `multiply`.
+//! A lane holds pieces of a row: group `g = lane / 4` and place `t = lane % 4`. For wgmma, whose operands lie
+//! in shared memory, a form beside `Mma` with descriptors in place of `a` and `b` would use `multiply` too.
 
 use crate::access::Target;
 use crate::arith::round::{from_brain, from_half, to_half};
@@ -63,7 +63,7 @@ impl Mma {
         [accumulators, M * self.k / 32 / per_register, N * self.k / 32 / per_register]
     }
 
-    /// The numbers of one register of a lane: a TF32 number, whose low 13 bits the unit ignores, or two halves.
+    /// The numbers of one register of a lane: two halves, or a TF32 number, whose low 13 bits do not count.
     #[inline(always)]
     fn numbers(&self, bits: u32) -> [f32; 2] {
         match self.element {
@@ -133,13 +133,15 @@ impl Mma {
 /// Products are exact in single precision; the sums, whose order and rounding the ISA leaves open, are fused.
 #[inline(always)]
 fn multiply(k: usize, a: &[[f32; MOST_K]; M], b: &[[f32; N]; MOST_K], c: &mut [[f32; N]; M]) {
-    for (row, sums) in a.iter().zip(c) {
-        for (x, values) in row[..k].iter().zip(b) {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = x.mul_add(*value, *sum);
+    let mut sums = *c;
+    for (k, values) in b[..k].iter().enumerate() {
+        for i in 0..M {
+            for j in 0..N {
+                sums[i][j] = a[i][k].mul_add(values[j], sums[i][j]);
             }
         }
     }
+    *c = sums;
 }
 
 /// The element of an 8×8 matrix that half `half` of a lane's register holds: row and column.
