@@ -108,7 +108,8 @@ fn cases() -> Vec<Case> {
             grid: 8,
             block: 128,
             arguments: |device| {
-                let (x, panels) = (device.floats(&random(1, 4 * 256 * 64)), device.floats(&random(2, 9 * 64 * 64)));
+                let (x, panels) =
+                    (device.floats(&random(1, 4 * 256 * 64)), device.floats(&random(2, 9 * 64 * 64)));
                 let y = device.empty(4 * 256 * 64);
                 let mut all = vec![Pointer(x), Pointer(panels), Pointer(0), Pointer(0), Pointer(y)];
                 all.extend([Pointer(0), Pointer(0), Bool(false)]);
@@ -121,7 +122,10 @@ fn cases() -> Vec<Case> {
 }
 
 fn main() {
-    println!("{:34} {:>12} {:>12} {:>12}", "million thread-instructions/s", "all checks", "counts", "neither");
+    println!(
+        "{:34} {:>12} {:>12} {:>12}",
+        "million thread-instructions/s", "all checks", "counts", "neither"
+    );
     for case in cases() {
         let mut rates = Vec::new();
         for (checks, count) in [(Checks::ALL, false), (Checks::NONE, true), (Checks::NONE, false)] {

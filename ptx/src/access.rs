@@ -1,11 +1,12 @@
 //! Loads, stores, atomics and asynchronous copies: addresses to bytes, with bounds, alignment and checks.
 
 use crate::block::{Common, Machine};
+use crate::check::Check;
 use crate::counts::Raw;
 use crate::fault::{FaultKind, Space, Touch};
-use crate::check::Check;
+use crate::for_this_processor;
 use crate::instruction::{Instruction, Slot};
-use crate::lanes::{Constants, LANES, Registers};
+use crate::lanes::{Constants, LANES, Registers, level};
 use crate::matrix;
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SHIFT};
 use crate::opcode_memory::ADDRESS;
@@ -108,9 +109,7 @@ impl Loops {
         fn body(all: &[u64; LANES], bytes: u64) -> Survey {
             survey(all, bytes)
         }
-        Loops {
-            survey: crate::for_this_processor!(body(all: &[u64; LANES], bytes: u64) -> Survey, crate::lanes::level()),
-        }
+        Loops { survey: for_this_processor!(body(all: &[u64; LANES], bytes: u64) -> Survey, level()) }
     }
 }
 

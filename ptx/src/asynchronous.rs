@@ -128,7 +128,7 @@ impl Warp {
             for lane in lanes(now) {
                 let at = pending.destinations[lane] as usize;
                 for byte in 0..pending.size {
-                    // SAFETY: both ends were checked when the copy was issued, and memory lives as long as the
+                    // SAFETY: both ends were checked at the issue, and memory lives as long as the
                     // launch.
                     unsafe {
                         let value = if byte < pending.read[lane] as usize {
@@ -149,8 +149,7 @@ impl Warp {
                     origin: 0,
                     contiguous: false,
                 };
-                let check =
-                    Check { machine, common, local: None, thread_base: self.index * LANES };
+                let check = Check { machine, common, local: None, thread_base: self.index * LANES };
                 lanes(now).for_each(|lane| common.shared.set_written(target.offsets[lane], pending.size));
                 check.touch(&target, now, (pending.size, pending.size), true, false, true)?;
             }

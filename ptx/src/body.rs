@@ -9,8 +9,8 @@ use crate::opcode;
 use crate::text::{Operand, Words};
 use std::collections::HashMap;
 
-/// An operand whose slot is a virtual register or a constant; `at` is its place in `Operands::slots`, or, from
-/// `OPERANDS` on, in those of `Mma`.
+/// An operand whose slot is a virtual register or a constant; `at` is its place in `Operands::slots`, or,
+/// from `OPERANDS` on, in those of `Mma`.
 #[derive(Clone, Copy, Debug)]
 pub struct DraftOperand {
     pub class: Class,

@@ -86,8 +86,8 @@ impl Check<'_> {
             let mut visit = Visit::new(&self.common.clocks, place, warp, atomic);
             // Narrow elements of a vector have cells of bytes, which whole words would not see.
             let step = if size < 4 { size } else { bytes };
-            // Writes of one instruction are checked first and recorded then: they do not race with each other,
-            // and `collisions` compares their values.
+            // Writes of one instruction are checked first and recorded then: they do not race with each
+            // other, and `collisions` compares their values.
             let passes: &[(bool, bool)] =
                 if write { &[(true, false), (false, true)] } else { &[(true, true)] };
             for &pass in passes {

@@ -99,8 +99,8 @@ fn distinct(offsets: &[usize; LANES], mask: u32, unit: usize) -> usize {
     sorted.windows(2).filter(|pair| pair[0] != pair[1]).count() + (n > 0) as usize
 }
 
-/// The wavefronts of a shared access, by a model: words of 4 bytes for the whole warp, 8 bytes for half of it,
-/// 16 bytes for a quarter at a time; each bank delivers one word a wavefront, to any number of lanes.
+/// The wavefronts of a shared access, by a model: words of 4 bytes for the whole warp, 8 bytes for half of
+/// it, 16 bytes for a quarter at a time; each bank delivers one word a wavefront, to any number of lanes.
 fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> usize {
     let width = bytes.max(4);
     // Lanes and groups of banks of one phase; no lane's words straddle a group.

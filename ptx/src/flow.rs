@@ -1,8 +1,8 @@
 //! Control flow of a kernel: where diverged lanes meet again, which registers live at once, and the rows that
 //! they share.
 //!
-//! A compiler gives each value a register of its own: thousands of rows, megabytes for a block. Registers whose
-//! lives do not overlap share a row here, so that a warp's registers stay in the processor's first cache.
+//! A compiler gives each value a register of its own: thousands of rows, megabytes for a block. Registers
+//! whose lives do not overlap share a row here, so that a warp's registers stay in the processor's first cache.
 
 use crate::ParseError;
 use crate::body::Draft;
@@ -61,7 +61,8 @@ fn blocks(drafts: &[Draft]) -> Vec<Block> {
     blocks
 }
 
-/// The immediate post-dominator of each block: the iteration of Cooper, Harvey and Kennedy on the reversed graph.
+/// The immediate post-dominator of each block: the iteration of Cooper, Harvey and Kennedy on the graph
+/// reversed.
 fn post_dominators(blocks: &[Block]) -> Vec<Option<usize>> {
     let exit = blocks.len() - 1;
     let mut predecessors = vec![Vec::new(); blocks.len()];

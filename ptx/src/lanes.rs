@@ -1,7 +1,7 @@
 //! Register files of a warp, and functions that run one instruction in 32 lanes.
 //!
-//! A row of the table (`arith`) is a closure over one lane. `lane_table!` makes a loop of it, and compiles the
-//! loop three times: for AVX-512, for AVX2 with FMA, and for any processor. The decoder stores the one that
+//! A row of the table (`arith`) is a closure over one lane. `lane_table!` makes a loop of it, and compiles
+//! the loop three times: for AVX-512, for AVX2 with FMA, and for any processor. The decoder stores the one that
 //! suits this processor in the instruction.
 
 use crate::instruction::{Class, Operands, Slot};
@@ -199,11 +199,12 @@ macro_rules! for_this_processor {
     }};
 }
 
-/// Appends instructions to a table: `["name", …] with m |a: f32, b: f32| -> f32 { a + b }`, where `m` (optional)
-/// is `Operands::arg`. The first operand is the result, the others follow.
+/// Appends instructions to a table: `["name", …] with m |a: f32, b: f32| -> f32 { a + b }`, where `m`
+/// (optional) is `Operands::arg`. The first operand is the result, the others follow.
 #[macro_export]
 macro_rules! lane_table {
-    ($table:expr; $([$($name:expr),+ $(,)?] $(with $m:ident)? |$($x:ident: $t:ty),*| -> $r:ty $body:block)*) => {
+    ($table:expr;
+     $([$($name:expr),+ $(,)?] $(with $m:ident)? |$($x:ident: $t:ty),*| -> $r:ty $body:block)*) => {
         let level = $crate::lanes::level();
         $({
             use $crate::lanes::{Lane, Registers, Constants, Entry};

@@ -1,11 +1,12 @@
-//! A machine for NVIDIA's PTX: parses what NVRTC emits, runs it on the CPU, checks it and counts what it costs.
+//! A machine for NVIDIA's PTX: parses what NVRTC emits, runs it on the CPU, checks it and counts its costs.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let module = ptx::Module::parse(&std::fs::read_to_string("add.ptx")?)?;
 //! let mut memory = ptx::Memory::new(true);
 //! let x = memory.allocate(4096).ok_or("no memory")?;
-//! let launch = ptx::Launch { grid: [1; 3], block: [256, 1, 1], dynamic_shared: 0, params: &x.to_le_bytes() };
+//! let params = x.to_le_bytes();
+//! let launch = ptx::Launch { grid: [1; 3], block: [256, 1, 1], dynamic_shared: 0, params: &params };
 //! let counts = ptx::run(&module, "kernel", &launch, &mut memory, &ptx::Options::default())?;
 //! println!("{} instructions of warps", counts.total.warp_instructions);
 //! # Ok(()) }

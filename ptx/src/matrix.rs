@@ -1,7 +1,7 @@
 //! Matrices in registers: `ldmatrix`, `stmatrix` and `mma.sync`, in the ISA's fragment layouts.
 //!
-//! A lane holds pieces of a row: group `g = lane / 4` and place `t = lane % 4`. For wgmma, whose operands lie in
-//! shared memory, a form beside `Mma` with descriptors in place of `a` and `b` would use the same `multiply`.
+//! A lane holds pieces of a row: group `g = lane / 4` and place `t = lane % 4`. For wgmma, whose operands lie
+//! in shared memory, a form beside `Mma` with descriptors in place of `a` and `b` would use `multiply` too.
 
 use crate::access::Target;
 use crate::arith::round::{from_brain, from_half, to_half};
@@ -27,7 +27,6 @@ pub struct Mma {
 
 const M: usize = 16;
 const N: usize = 8;
-const MOST_K: usize = 16;
 
 impl Mma {
     /// The form that the parts of an opcode name, and the registers of d, a, b and c.
@@ -57,89 +56,105 @@ impl Mma {
         Some((Mma { k, element, half_accumulators, slots: Vec::new() }, sizes))
     }
 
-    fn sizes(&self) -> [usize; 3] {
-        let per_register = if self.element == Element::Tf32 { 1 } else { 2 };
-        let accumulators = if self.half_accumulators { 2 } else { 4 };
-        [accumulators, M * self.k / 32 / per_register, N * self.k / 32 / per_register]
-    }
-
-    /// The numbers of one register of a lane: a TF32 number, whose low 13 bits the unit ignores, or two halves.
-    #[inline(always)]
-    fn numbers(&self, bits: u32) -> [f32; 2] {
-        match self.element {
-            Element::Tf32 => [f32::from_bits(bits & 0xffff_e000), 0.0],
-            Element::Brain => [from_brain(bits as u16), from_brain((bits >> 16) as u16)],
-            Element::Half => [from_half(bits as u16), from_half((bits >> 16) as u16)],
-        }
-    }
-
     /// d = a·b + c for the whole warp.
     #[inline(always)]
     pub fn run(&self, registers: &mut Registers, constants: &Constants) {
-        let [accumulators, a_registers, b_registers] = self.sizes();
-        let (mut a, mut b, mut c) = ([[0f32; MOST_K]; M], [[0f32; N]; MOST_K], [[0f32; N]; M]);
-        let width = if self.element == Element::Tf32 { 1 } else { 2 };
+        // The unit ignores the low 13 bits of a TF32 number.
+        let tf32 = |bits: u32| [f32::from_bits(bits & 0xffff_e000); 2];
+        let brain = |bits: u32| [from_brain(bits as u16), from_brain((bits >> 16) as u16)];
+        let half = |bits: u32| [from_half(bits as u16), from_half((bits >> 16) as u16)];
+        match (self.element, self.k) {
+            (Element::Tf32, 4) => self.form::<1, 4>(registers, constants, tf32),
+            (Element::Tf32, _) => self.form::<1, 8>(registers, constants, tf32),
+            (Element::Brain, 8) => self.form::<2, 8>(registers, constants, brain),
+            (Element::Brain, _) => self.form::<2, 16>(registers, constants, brain),
+            (Element::Half, 8) => self.form::<2, 8>(registers, constants, half),
+            (Element::Half, _) => self.form::<2, 16>(registers, constants, half),
+        }
+    }
+
+    /// The form whose registers hold WIDTH numbers, which `numbers` unpacks, for K columns of a.
+    #[inline(always)]
+    fn form<const WIDTH: usize, const K: usize>(
+        &self,
+        registers: &mut Registers,
+        constants: &Constants,
+        numbers: impl Fn(u32) -> [f32; 2],
+    ) {
+        let (a_registers, b_registers) = (M * K / LANES / WIDTH, N * K / LANES / WIDTH);
+        let accumulators = if self.half_accumulators { 2 } else { 4 };
+        let (mut a, mut b, mut c) = ([[0f32; M]; K], [[0f32; N]; K], [[0f32; N]; M]);
         for register in 0..a_registers {
             let row = registers.word(constants, self.slots[accumulators + register]);
             // Registers go down the rows first (g, g + 8), then along k.
             for lane in 0..LANES {
-                let numbers = self.numbers(row[lane]);
-                for half in 0..width {
-                    let i = lane / 4 + 8 * (register % 2);
-                    let k = (lane % 4) * width + half + 4 * width * (register / 2);
-                    a[i][k] = numbers[half];
+                let numbers = numbers(row[lane]);
+                for half in 0..WIDTH {
+                    let k = (lane % 4) * WIDTH + half + 4 * WIDTH * (register / 2);
+                    a[k][lane / 4 + 8 * (register % 2)] = numbers[half];
                 }
             }
         }
         for register in 0..b_registers {
             let row = registers.word(constants, self.slots[accumulators + a_registers + register]);
             for lane in 0..LANES {
-                let numbers = self.numbers(row[lane]);
-                for half in 0..width {
-                    b[(lane % 4) * width + half + 4 * width * register][lane / 4] = numbers[half];
+                let numbers = numbers(row[lane]);
+                for half in 0..WIDTH {
+                    b[(lane % 4) * WIDTH + half + 4 * WIDTH * register][lane / 4] = numbers[half];
                 }
             }
         }
-        for register in 0..accumulators {
-            let row =
-                registers.word(constants, self.slots[accumulators + a_registers + b_registers + register]);
+        let first = accumulators + a_registers + b_registers;
+        if self.half_accumulators {
+            for register in 0..2 {
+                let row = registers.word(constants, self.slots[first + register]);
+                for lane in 0..LANES {
+                    let sums = &mut c[lane / 4 + 8 * register];
+                    sums[lane % 4 * 2] = from_half(row[lane] as u16);
+                    sums[lane % 4 * 2 + 1] = from_half((row[lane] >> 16) as u16);
+                }
+            }
+            multiply(&a, &b, &mut c);
+            for register in 0..2 {
+                let mut row = [0; LANES];
+                for lane in 0..LANES {
+                    let half = |j: usize| to_half(c[lane / 4 + 8 * register][j] as f64, 0) as u32;
+                    row[lane] = half(lane % 4 * 2) | half(lane % 4 * 2 + 1) << 16;
+                }
+                registers.set_word(self.slots[register], &row, u32::MAX);
+            }
+            return;
+        }
+        for register in 0..4 {
+            let row = registers.word(constants, self.slots[first + register]);
             for lane in 0..LANES {
-                let (i, j) = (lane / 4, lane % 4 * 2);
-                if self.half_accumulators {
-                    c[i + 8 * register][j] = from_half(row[lane] as u16);
-                    c[i + 8 * register][j + 1] = from_half((row[lane] >> 16) as u16);
-                } else {
-                    c[i + 8 * (register / 2)][j + register % 2] = f32::from_bits(row[lane]);
-                }
+                c[lane / 4 + 8 * (register / 2)][lane % 4 * 2 + register % 2] = f32::from_bits(row[lane]);
             }
         }
-        multiply(self.k, &a, &b, &mut c);
-        for register in 0..accumulators {
+        multiply(&a, &b, &mut c);
+        for register in 0..4 {
             let mut row = [0; LANES];
             for lane in 0..LANES {
-                let (i, j) = (lane / 4, lane % 4 * 2);
-                row[lane] = if self.half_accumulators {
-                    let half = |j: usize| to_half(c[i + 8 * register][j] as f64, 0) as u32;
-                    half(j) | half(j + 1) << 16
-                } else {
-                    c[i + 8 * (register / 2)][j + register % 2].to_bits()
-                };
+                row[lane] = c[lane / 4 + 8 * (register / 2)][lane % 4 * 2 + register % 2].to_bits();
             }
             registers.set_word(self.slots[register], &row, u32::MAX);
         }
     }
 }
 
-/// Products are exact in single precision; the sums, whose order and rounding the ISA leaves open, are fused.
+/// c += aᵀ·b, with a by columns. Products are exact in single precision; the sums, whose order and rounding the
+/// ISA leaves open, are fused.
 #[inline(always)]
-fn multiply(k: usize, a: &[[f32; MOST_K]; M], b: &[[f32; N]; MOST_K], c: &mut [[f32; N]; M]) {
-    for (row, sums) in a.iter().zip(c) {
-        for (x, values) in row[..k].iter().zip(b) {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = x.mul_add(*value, *sum);
+fn multiply<const K: usize>(a: &[[f32; M]; K], b: &[[f32; N]; K], c: &mut [[f32; N]; M]) {
+    let mut sums = *c;
+    for k in 0..K {
+        for i in 0..M {
+            for j in 0..N {
+                sums[i][j] = a[k][i].mul_add(b[k][j], sums[i][j]);
             }
         }
     }
+    *c = sums;
 }
 
 /// The element of an 8×8 matrix that half `half` of a lane's register holds: row and column.

@@ -6,8 +6,8 @@ use crate::fault::Space;
 use crate::instruction::{Class, Run};
 use crate::module::type_size;
 use crate::opcode::{Builder, Decoded, access};
-use crate::transfer::Atomic;
 use crate::text::Operand;
+use crate::transfer::Atomic;
 
 /// The slot of the address; values take the slots before it.
 pub const ADDRESS: usize = 4;

@@ -1,8 +1,8 @@
 //! Who touched memory last: the shadow in which races show.
 //!
 //! Each warp has a clock that its barriers advance, and knows how far it has seen the clocks of the others (a
-//! vector clock). An access is ordered before another when the later warp knows the earlier one's clock. A cell
-//! keeps the last write and the last two readers; that finds every race between two accesses that no third
+//! vector clock). An access is ordered before another when the later warp knows the earlier one's clock. A
+//! cell keeps the last write and the last two readers; that finds every race between two accesses that no third
 //! access hides.
 
 use crate::block::split;
@@ -176,7 +176,7 @@ impl<'a> Visit<'a> {
             return;
         }
         let (first, second) = (cell[1].load(Relaxed), cell[2].load(Relaxed));
-        // Two lanes of this warp at this clock say as much as all of them: a writer is at most one of the two.
+        // Two lanes of this warp at this clock say as much as all: a writer is at most one of them.
         if (first ^ mark) & !LANE == 0 && ((second ^ mark) & !LANE == 0 || first == mark) {
             return;
         }

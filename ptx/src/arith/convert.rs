@@ -40,9 +40,11 @@ macro_rules! floats_and_integers {
             [concat!("cvt.f16.", $name)] |a: $integer| -> u16 { to_half(a as f64, 0) }
             // A NaN becomes 0, and numbers beyond the range its nearest end, as with Rust's `as`.
             [concat!("cvt.rzi.", $name, ".f32")] |a: f32| -> $integer { a as $integer }
-            [concat!("cvt.*.", $name, ".f32")] with m |a: f32| -> $integer { integral(input(a, m) as f64, m) as $integer }
+            [concat!("cvt.*.", $name, ".f32")] with m
+                |a: f32| -> $integer { integral(input(a, m) as f64, m) as $integer }
             [concat!("cvt.*.", $name, ".f64")] with m |a: f64| -> $integer { integral(a, m) as $integer }
-            [concat!("cvt.*.", $name, ".f16")] with m |a: u16| -> $integer { integral(from_half(a) as f64, m) as $integer }
+            [concat!("cvt.*.", $name, ".f16")] with m
+                |a: u16| -> $integer { integral(from_half(a) as f64, m) as $integer }
         )* }
     };
 }

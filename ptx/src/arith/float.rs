@@ -103,7 +103,8 @@ macro_rules! comparisons {
     (@ $table:expr, $float:literal, $type:ty, |$m:ident, $x:ident| $input:expr;
      $($name:literal |$a:ident, $b:ident| $test:expr;)*) => {
         lane_table! { $table; $(
-            [concat!("setp.", $name, ".", $float)] |a: $type, b: $type| -> bool { let ($a, $b) = (a, b); $test }
+            [concat!("setp.", $name, ".", $float)]
+                |a: $type, b: $type| -> bool { let ($a, $b) = (a, b); $test }
             [concat!("setp.*.", $name, ".", $float)] with m |a: $type, b: $type| -> bool {
                 let flushed = |$m: u32, $x: $type| $input;
                 let ($a, $b) = (flushed(m, a), flushed(m, b));

@@ -206,7 +206,7 @@ pub fn table(table: &mut Vec<Entry>) {
         ["bfind.s64"] |a: i64| -> u32 { highest((a ^ (a >> 63)) as u64) }
         ["bfind.shiftamt.u32"] |a: u32| -> u32 { if a == 0 { u32::MAX } else { a.leading_zeros() } }
         ["bfind.shiftamt.s32"]
-            |a: i32| -> u32 { let x = (a ^ (a >> 31)) as u32; if x == 0 { u32::MAX } else { x.leading_zeros() } }
+            |a: i32| -> u32 { if a ^ (a >> 31) == 0 { u32::MAX } else { (a ^ (a >> 31)).leading_zeros() } }
         ["bfe.u32"] |a: u32, b: u32, c: u32| -> u32 { extract(a as u64, b, c, 32, false) as u32 }
         ["bfe.s32"] |a: i32, b: u32, c: u32| -> u32 { extract(a as i64 as u64, b, c, 32, true) as u32 }
         ["bfe.u64"] |a: u64, b: u32, c: u32| -> u64 { extract(a, b, c, 64, false) }
@@ -215,7 +215,8 @@ pub fn table(table: &mut Vec<Entry>) {
         ["bfi.b64"] |a: u64, b: u64, c: u32, d: u32| -> u64 { insert(a, b, c, d) }
         ["shf.l.wrap.b32"]
             |a: u32, b: u32, c: u32| -> u32 { ((((b as u64) << 32 | a as u64) << (c & 31)) >> 32) as u32 }
-        ["shf.r.wrap.b32"] |a: u32, b: u32, c: u32| -> u32 { (((b as u64) << 32 | a as u64) >> (c & 31)) as u32 }
+        ["shf.r.wrap.b32"]
+            |a: u32, b: u32, c: u32| -> u32 { (((b as u64) << 32 | a as u64) >> (c & 31)) as u32 }
         ["shf.l.clamp.b32"]
             |a: u32, b: u32, c: u32| -> u32 { ((((b as u64) << 32 | a as u64) << c.min(32)) >> 32) as u32 }
         ["shf.r.clamp.b32"]
@@ -244,7 +245,8 @@ pub fn table(table: &mut Vec<Entry>) {
         ["unpack.3.b64"] |a: u64| -> u16 { (a >> 48) as u16 }
         // Windows of the generic address space: `cvta`, and `isspacep` with the window's number in `m`.
         ["cvta.window"] with m |a: u64| -> u64 { a.wrapping_add((m as u64) << crate::memory::WINDOW_SHIFT) }
-        ["cvta.to.window"] with m |a: u64| -> u64 { a.wrapping_sub((m as u64) << crate::memory::WINDOW_SHIFT) }
+        ["cvta.to.window"] with m
+            |a: u64| -> u64 { a.wrapping_sub((m as u64) << crate::memory::WINDOW_SHIFT) }
         ["isspacep"] with m |a: u64| -> bool { a >> crate::memory::WINDOW_SHIFT == m as u64 }
     }
 }
