@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The driver.
 pub struct Cuda(Library);
 
-/// Runs `body` in a process with these variables. There it returns `None`; in the test's own process it returns
+/// Runs `body` in a process with these variables. There it returns `None`; in the test's own process it gives
 /// what the other one wrote to its standard error, after it ended well.
 pub fn alone(variables: &[(&str, &str)], body: impl FnOnce(&Cuda)) -> Option<String> {
     let name = type_name_of_val(&body).trim_end_matches("::{{closure}}");
