@@ -1,0 +1,373 @@
+//! A block: its warps in turn, its barriers and its shared memory.
+
+use crate::access::Loops;
+use crate::counts::Raw;
+use crate::fault::{Fault, FaultKind};
+use crate::instruction::*;
+use crate::lanes::{Constants, LANES, Registers, Row};
+use crate::matrix::Mma;
+use crate::memory::{Allocation, Buffer, Memory};
+use crate::module::{Kernel, Module};
+use crate::run::{Launch, Options, Order, Shuffler};
+use crate::shadow::{Clocks, Shadow};
+use crate::warp::{Failure, Frame, Pause, State, Warp};
+
+/// What all blocks of a launch share.
+pub struct Machine<'a> {
+    pub module: &'a Module,
+    pub kernel: &'a Kernel,
+    pub code: &'a Code,
+    pub memory: &'a Memory,
+    pub launch: &'a Launch<'a>,
+    pub options: &'a Options,
+    /// The parameters, aligned.
+    pub params: Buffer,
+    /// Allocations by address: start, end.
+    pub spans: Vec<(u64, u64, &'a Allocation)>,
+    /// Where the module's variables lie.
+    pub variables: u64,
+    pub loops: Loops,
+    pub multiply: unsafe fn(&Mma, &mut Registers, &Constants),
+    pub taken_first: bool,
+    /// Any check that looks at each access.
+    pub checking: bool,
+}
+
+impl Machine<'_> {
+    /// The allocation that holds an address, and its start.
+    #[inline(always)]
+    pub fn allocation(&self, at: u64) -> Option<(u64, &Allocation)> {
+        let next = self.spans.partition_point(|&(start, _, _)| start <= at);
+        let &(start, end, allocation) = self.spans.get(next.checked_sub(1)?)?;
+        (at < end).then_some((start, allocation))
+    }
+
+    pub fn threads(&self) -> usize {
+        self.launch.block.iter().map(|&n| n as usize).product()
+    }
+}
+
+/// What the warps of a block share.
+pub struct Common {
+    pub shared: Allocation,
+    /// For each word of shared memory, the copies in flight to it.
+    pub in_flight: Vec<u8>,
+    pub in_flight_bytes: usize,
+    pub clocks: Clocks,
+    pub block_index: u64,
+    /// The number of blocks that have used this shared memory: older marks in its shadow mean nothing.
+    pub generation: u64,
+}
+
+impl Common {
+    pub fn set_in_flight(&mut self, at: usize, bytes: usize, begins: bool) {
+        for count in &mut self.in_flight[at / 4..(at + bytes) / 4] {
+            *count = if begins { count.saturating_add(1) } else { count.saturating_sub(1) };
+        }
+        self.in_flight_bytes =
+            if begins { self.in_flight_bytes + bytes } else { self.in_flight_bytes.saturating_sub(bytes) };
+    }
+}
+
+/// Warps that have come to a barrier.
+#[derive(Clone, Default)]
+struct Gathering {
+    warps: usize,
+    threads: u32,
+    /// 0 where all threads of the block are expected.
+    expected: u32,
+    waiting: Vec<(usize, BarrierKind)>,
+    known: [u32; 32],
+    votes: u32,
+}
+
+/// A place to run blocks, one after the other.
+pub struct Place<'m, 'a> {
+    machine: &'m Machine<'a>,
+    warps: Vec<Warp>,
+    common: Common,
+    barriers: Vec<Gathering>,
+    pub tallies: Vec<Raw>,
+}
+
+impl<'m, 'a> Place<'m, 'a> {
+    pub fn new(machine: &'m Machine<'a>) -> Option<Place<'m, 'a>> {
+        let warps = machine.threads().div_ceil(LANES);
+        let bytes = dynamic_offset(machine.kernel) + machine.launch.dynamic_shared;
+        let uninitialised = machine.options.checks.uninitialised;
+        let allocation = |bytes: usize| {
+            Some(Allocation {
+                buffer: Buffer::new(bytes + 16)?,
+                size: bytes,
+                written: if uninitialised { Some(Buffer::new((bytes / 64 + 1) * 8)?) } else { None },
+                shadow: Shadow::default(),
+            })
+        };
+        let common = Common {
+            shared: allocation(bytes)?,
+            in_flight: vec![0; bytes.div_ceil(4)],
+            in_flight_bytes: 0,
+            clocks: Clocks::new(warps),
+            block_index: 0,
+            generation: 0,
+        };
+        let [words, doubles, predicates] = machine.code.rows;
+        let registers = Registers {
+            words: vec![Row([0; LANES]); words],
+            doubles: vec![Row([0; LANES]); doubles],
+            predicates: vec![0; predicates],
+        };
+        let mut all = Vec::new();
+        for index in 0..warps {
+            let local = match machine.code.local_size {
+                0 => None,
+                size => Some(allocation(size * LANES)?),
+            };
+            all.push(Warp {
+                index,
+                registers: registers.clone(),
+                initial: 0,
+                live: 0,
+                current: Frame { pc: 0, mask: 0, meet: 0 },
+                stack: Vec::new(),
+                state: State::Ready,
+                local,
+                queue: Vec::new(),
+                groups: [0; LANES],
+            });
+        }
+        let tallies = vec![Raw::default(); machine.code.instructions.len()];
+        let barriers = vec![Gathering::default(); 16];
+        Some(Place { machine, warps: all, common, barriers, tallies })
+    }
+
+    fn reset(&mut self, block_index: u64) {
+        let machine = self.machine;
+        let threads = machine.threads();
+        let common = &mut self.common;
+        common.block_index = block_index;
+        common.generation += 1;
+        if common.generation % 1000 == 0 {
+            // Marks of a thousand blocks ago would look new.
+            common.shared.shadow = Shadow::default();
+        }
+        clear(&common.shared);
+        common.in_flight.fill(0);
+        common.in_flight_bytes = 0;
+        common.clocks.reset(self.warps.len());
+        self.barriers.fill(Gathering::default());
+        for warp in &mut self.warps {
+            let lanes = (threads - warp.index * LANES).min(LANES);
+            warp.initial = u32::MAX >> (LANES - lanes);
+            warp.live = warp.initial;
+            warp.current = Frame { pc: 0, mask: warp.initial, meet: crate::flow::NOWHERE };
+            warp.stack.clear();
+            warp.state = State::Ready;
+            warp.queue.clear();
+            warp.groups = [0; LANES];
+            if let Some(local) = &warp.local {
+                clear(local);
+            }
+        }
+        for warp in 0..self.warps.len() {
+            self.specials(warp, split(block_index, machine.launch.grid));
+        }
+    }
+
+    fn specials(&mut self, warp: usize, block: [u32; 3]) {
+        let machine = self.machine;
+        let launch = machine.launch;
+        let threads = machine.threads();
+        for &(special, class, slot) in &machine.code.specials {
+            let of_lane = |lane: usize| -> u64 {
+                let thread = split(((warp * LANES + lane) % threads.max(1)) as u64, launch.block);
+                let bit = 1u32 << lane;
+                let value = match special {
+                    Special::Tid(axis) => thread[axis],
+                    Special::Ntid(axis) => launch.block[axis],
+                    Special::Ctaid(axis) => block[axis],
+                    Special::Nctaid(axis) => launch.grid[axis],
+                    Special::Lane => lane as u32,
+                    Special::Warp => warp as u32,
+                    Special::Warps => threads.div_ceil(LANES) as u32,
+                    Special::LanemaskEq => bit,
+                    Special::LanemaskLt => bit - 1,
+                    Special::LanemaskLe => bit | (bit - 1),
+                    Special::LanemaskGt => !(bit | (bit - 1)),
+                    Special::LanemaskGe => !(bit - 1),
+                    Special::DynamicShared => dynamic_offset(machine.kernel) as u32,
+                    Special::TotalShared => self.common.shared.size as u32,
+                    Special::Global(offset) => return machine.variables + offset as u64,
+                };
+                value as u64
+            };
+            let registers = &mut self.warps[warp].registers;
+            for lane in 0..LANES {
+                match class {
+                    Class::Double => registers.doubles[slot.index()].0[lane] = of_lane(lane),
+                    _ => registers.words[slot.index()].0[lane] = of_lane(lane) as u32,
+                }
+            }
+        }
+    }
+
+    /// Runs one block to its end.
+    pub fn run(&mut self, block_index: u64) -> Result<(), Fault> {
+        self.reset(block_index);
+        let mut order: Vec<usize> = (0..self.warps.len()).collect();
+        let quantum = match self.machine.options.order {
+            Order::Forward => 1 << 20,
+            Order::Reverse => {
+                order.reverse();
+                1 << 20
+            }
+            Order::Shuffled(seed) => {
+                Shuffler::new(seed ^ block_index).shuffle(&mut order);
+                977
+            }
+        };
+        loop {
+            let mut progress = false;
+            for &index in &order {
+                if self.warps[index].state == State::Ready {
+                    progress = true;
+                    self.turn(index, quantum)?;
+                }
+            }
+            if self.warps.iter().all(|warp| warp.state == State::Done) {
+                return Ok(());
+            }
+            if !progress {
+                return Err(self.deadlock());
+            }
+        }
+    }
+
+    fn turn(&mut self, index: usize, quantum: usize) -> Result<(), Fault> {
+        let warp = &mut self.warps[index];
+        let pause = warp.run(self.machine, &mut self.common, &mut self.tallies, quantum);
+        match pause {
+            Err(failure) => {
+                let at = self.warps[index].current.pc as usize;
+                Err(self.fault(index, at, failure))
+            }
+            Ok(Pause::Quantum) => Ok(()),
+            Ok(Pause::Done) => {
+                warp.state = State::Done;
+                // The others may have waited for this warp only.
+                (0..self.barriers.len()).try_for_each(|number| self.release(number))
+            }
+            Ok(Pause::Barrier { number, threads, kind, votes }) => {
+                let live = warp.live.count_ones();
+                warp.state = if kind == BarrierKind::Arrive { State::Ready } else { State::Waiting(number) };
+                let gathering = &mut self.barriers[number];
+                if gathering.warps > 0 && gathering.expected != threads {
+                    let text = format!(
+                        "barrier {number} for {threads} threads, where others wait for {}",
+                        gathering.expected
+                    );
+                    let lane = warp.live.trailing_zeros() as usize & 31;
+                    let at = warp.current.pc as usize - 1;
+                    return Err(self.fault(index, at, Failure { lane, what: FaultKind::Barrier(text) }));
+                }
+                gathering.expected = threads;
+                gathering.warps += 1;
+                gathering.threads += live;
+                gathering.votes += votes.count_ones();
+                self.common.clocks.arrive(index, &mut gathering.known);
+                if kind == BarrierKind::Arrive {
+                    self.common.clocks.advance(index);
+                } else {
+                    gathering.waiting.push((index, kind));
+                }
+                self.release(number)
+            }
+        }
+    }
+
+    /// Lets the warps at a barrier go when all have come.
+    fn release(&mut self, number: usize) -> Result<(), Fault> {
+        let gathering = &self.barriers[number];
+        let running = self.warps.iter().filter(|warp| warp.state != State::Done).count();
+        let needed = if gathering.expected == 0 { running } else { gathering.expected as usize / LANES };
+        if gathering.warps == 0 || gathering.warps < needed {
+            return Ok(());
+        }
+        let gathering = std::mem::take(&mut self.barriers[number]);
+        let missing = self.machine.threads() as u32 - gathering.threads.min(self.machine.threads() as u32);
+        if gathering.expected == 0
+            && missing > 0
+            && self.machine.options.checks.barriers
+            && let Some(&(index, _)) = gathering.waiting.first()
+        {
+            let threads = self.machine.threads();
+            let text = format!(
+                "barrier reached by {} of the {threads} threads of the block: the others have ended",
+                gathering.threads
+            );
+            let at = self.warps[index].current.pc as usize - 1;
+            let lane = self.warps[index].live.trailing_zeros() as usize & 31;
+            return Err(self.fault(index, at, Failure { lane, what: FaultKind::Barrier(text) }));
+        }
+        for &(index, kind) in &gathering.waiting {
+            self.common.clocks.leave(index, &gathering.known);
+            self.warps[index].state = State::Ready;
+            self.warps[index].receive(self.machine.code, kind, gathering.votes, gathering.threads);
+        }
+        Ok(())
+    }
+
+    fn deadlock(&self) -> Fault {
+        let places: Vec<String> = self
+            .warps
+            .iter()
+            .filter_map(|warp| match warp.state {
+                State::Waiting(number) => {
+                    let line = self.machine.code.descriptions[warp.current.pc as usize - 1].source.line;
+                    Some(format!("warp {} at barrier {number}, line {line}", warp.index))
+                }
+                _ => None,
+            })
+            .collect();
+        let first = self.warps.iter().position(|warp| warp.state != State::Done).unwrap_or(0);
+        let what = FaultKind::Deadlock(format!("no warp can go on: {}", places.join("; ")));
+        let at = self.warps[first].current.pc as usize - 1;
+        self.fault(first, at, Failure { lane: self.warps[first].live.trailing_zeros() as usize & 31, what })
+    }
+
+    fn fault(&self, warp: usize, at: usize, failure: Failure) -> Fault {
+        let machine = self.machine;
+        let description = machine.code.descriptions.get(at);
+        let source = description.map(|description| description.source).filter(|source| source.line > 0);
+        Fault {
+            kernel: machine.kernel.name.clone(),
+            block: split(self.common.block_index, machine.launch.grid),
+            thread: split((warp * LANES + failure.lane) as u64, machine.launch.block),
+            source: source.map(|source| {
+                let name = machine.module.files.get(source.file as usize).cloned().unwrap_or_default();
+                (name, source.line)
+            }),
+            line: description.map_or(0, |description| description.line),
+            what: failure.what,
+        }
+    }
+}
+
+fn clear(allocation: &Allocation) {
+    if let Some(written) = &allocation.written {
+        for word in written.words() {
+            word.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where dynamic shared memory starts.
+pub fn dynamic_offset(kernel: &Kernel) -> usize {
+    kernel.static_shared.next_multiple_of(16)
+}
+
+/// The coordinates of the n-th thread or block.
+pub fn split(n: u64, size: [u32; 3]) -> [u32; 3] {
+    let (x, y) = (size[0].max(1) as u64, size[1].max(1) as u64);
+    [(n % x) as u32, (n / x % y) as u32, (n / x / y) as u32]
+}

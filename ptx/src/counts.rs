@@ -1,0 +1,286 @@
+//! What a launch cost: per instruction, summed to source lines, categories and the whole.
+
+use crate::access::{Target, lanes};
+use crate::fault::Space;
+use crate::instruction::{Category, Source};
+use crate::lanes::LANES;
+use crate::module::{Kernel, Module};
+use crate::run::Launch;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The counts of one instruction.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Raw {
+    pub warps: u64,
+    pub lanes: u64,
+    pub sectors: u64,
+    pub sectors_least: u64,
+    pub wavefronts: u64,
+    pub wavefronts_least: u64,
+    pub global_bytes: u64,
+    pub shared_bytes: u64,
+    pub local_bytes: u64,
+    pub async_bytes: u64,
+}
+
+/// A sector of global memory, and the width of shared memory's banks together.
+const SECTOR: usize = 32;
+const WAVEFRONT: usize = 128;
+
+impl Raw {
+    #[inline(always)]
+    pub fn issue(&mut self, mask: u32) {
+        self.warps += 1;
+        self.lanes += mask.count_ones() as u64;
+    }
+
+    pub fn add(&mut self, other: &Raw) {
+        self.warps += other.warps;
+        self.lanes += other.lanes;
+        self.sectors += other.sectors;
+        self.sectors_least += other.sectors_least;
+        self.wavefronts += other.wavefronts;
+        self.wavefronts_least += other.wavefronts_least;
+        self.global_bytes += other.global_bytes;
+        self.shared_bytes += other.shared_bytes;
+        self.local_bytes += other.local_bytes;
+        self.async_bytes += other.async_bytes;
+    }
+
+    /// One access of `bytes` a lane.
+    pub fn access(&mut self, target: &Target, mask: u32, bytes: usize) {
+        let total = mask.count_ones() as u64 * bytes as u64;
+        match target.space {
+            Space::Global => {
+                self.global_bytes += total;
+                let (sectors, least) = if target.contiguous {
+                    let (start, end) = (target.offsets[0], target.offsets[0] + LANES * bytes);
+                    (end.div_ceil(SECTOR) - start / SECTOR, (LANES * bytes).div_ceil(SECTOR))
+                } else {
+                    let sectors = distinct(&target.offsets, mask, SECTOR);
+                    (sectors, (distinct(&target.offsets, mask, bytes) * bytes).div_ceil(SECTOR))
+                };
+                self.sectors += sectors as u64;
+                self.sectors_least += least as u64;
+            }
+            Space::Shared => {
+                self.shared_bytes += total;
+                if target.contiguous && bytes >= 4 {
+                    self.wavefronts += (LANES * bytes / WAVEFRONT) as u64;
+                    self.wavefronts_least += (LANES * bytes / WAVEFRONT) as u64;
+                } else {
+                    self.wavefronts += wavefronts(&target.offsets, mask, bytes) as u64;
+                    let distinct = distinct(&target.offsets, mask, bytes) * bytes;
+                    self.wavefronts_least += distinct.div_ceil(WAVEFRONT).max(1) as u64;
+                }
+            }
+            Space::Local => self.local_bytes += total,
+            _ => {}
+        }
+    }
+}
+
+/// The number of different units that the lanes start in.
+fn distinct(offsets: &[usize; LANES], mask: u32, unit: usize) -> usize {
+    let shift = unit.trailing_zeros();
+    let mut sorted = [0; LANES];
+    let mut n = 0;
+    let mut ordered = true;
+    for lane in lanes(mask) {
+        sorted[n] = offsets[lane] >> shift;
+        ordered &= n == 0 || sorted[n - 1] <= sorted[n];
+        n += 1;
+    }
+    let sorted = &mut sorted[..n];
+    if !ordered {
+        sorted.sort_unstable();
+    }
+    sorted.windows(2).filter(|pair| pair[0] != pair[1]).count() + (n > 0) as usize
+}
+
+/// The wavefronts of a shared access, by a model: words of 4 bytes for the whole warp, 8 bytes for half of
+/// it, 16 bytes for a quarter at a time; each bank delivers one word a wavefront, to any number of lanes.
+fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> usize {
+    let width = bytes.max(4);
+    // Lanes and groups of banks of one phase; no lane's words straddle a group.
+    let (at_once, shift) = (WAVEFRONT / width, width.trailing_zeros());
+    let (mut total, mut seen) = (0, [[0; LANES]; LANES]);
+    for phase in 0..LANES / at_once {
+        let mut counts = [0u8; LANES];
+
+        let mut most = 0;
+        for lane in lanes(mask >> (phase * at_once) & (u32::MAX >> (LANES - at_once))) {
+            let unit = offsets[phase * at_once + lane] >> shift;
+            let group = unit % at_once;
+            let count = counts[group] as usize;
+            if !seen[group][..count].contains(&unit) {
+                seen[group][count] = unit;
+                counts[group] += 1;
+                most = most.max(counts[group] as usize);
+            }
+        }
+        total += most;
+    }
+    total
+}
+
+/// The category of an opcode and the floating-point operations of a lane.
+pub fn classify(opcode: &str) -> (Category, u32) {
+    let parts: Vec<&str> = opcode.split('.').collect();
+    let kind = parts.last().copied().unwrap_or("");
+    let wide = if kind.ends_with("x2") { 2 } else { 1 };
+    let half = kind.contains("f16");
+    let float = half || kind == "f32" || kind == "f64";
+    match parts[0] {
+        "mma" | "wgmma" => {
+            let shape = parts.iter().find_map(|part| {
+                let (n, rest) = part.strip_prefix('m')?.split_once('n')?;
+                let (m, k) = rest.split_once('k')?;
+                Some(n.parse::<u32>().ok()? * m.parse::<u32>().ok()? * k.parse::<u32>().ok()?)
+            });
+            (Category::Tensor, shape.unwrap_or(0) * 2 / LANES as u32)
+        }
+        "fma" | "mad" if half => (Category::Half, 2 * wide),
+        "fma" | "mad" if float => (Category::Fma, 2),
+        "add" | "sub" | "mul" if half => (Category::Half, wide),
+        "add" | "sub" | "mul" if float => (Category::Float, 1),
+        "div" | "rcp" | "sqrt" if float => (Category::Special, 1),
+        "ex2" | "lg2" | "rsqrt" | "sin" | "cos" | "tanh" => (Category::Special, 1),
+        "setp" | "not" | "and" | "or" | "xor" if kind == "pred" || parts[0] == "setp" => {
+            (Category::Predicate, 0)
+        }
+        "min" | "max" | "abs" | "neg" if float => (Category::Float, 0),
+        "cvt" => (Category::Convert, 0),
+        "mov" | "cvta" | "selp" | "prmt" => (Category::Move, 0),
+        "bra" | "ret" | "exit" => (Category::Branch, 0),
+        "ld" | "ldu" | "ldmatrix" => (Category::Load, 0),
+        "st" | "stmatrix" => (Category::Store, 0),
+        "atom" | "red" => (Category::Atomic, 0),
+        "cp" => (Category::Async, 0),
+        "bar" | "barrier" => (Category::Barrier, 0),
+        "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => (Category::Shuffle, 0),
+        "membar" | "fence" | "trap" | "prefetch" | "nanosleep" => (Category::Other, 0),
+        _ => (Category::Integer, 0),
+    }
+}
+
+/// Sums over instructions.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    pub warp_instructions: u64,
+    pub thread_instructions: u64,
+    /// Floating-point operations: of FMA, other single and double precision, special, packed halves, tensor.
+    pub flops_fma: u64,
+    pub flops_float: u64,
+    pub flops_special: u64,
+    pub flops_half: u64,
+    pub flops_tensor: u64,
+    pub global_loaded: u64,
+    pub global_stored: u64,
+    pub shared_bytes: u64,
+    pub local_bytes: u64,
+    pub async_bytes: u64,
+    /// 32-byte sectors of global memory asked for, and the fewest that could hold the same bytes.
+    pub sectors: u64,
+    pub sectors_least: u64,
+    /// Wavefronts of shared memory by a model of its banks, and the fewest for the same bytes.
+    pub wavefronts: u64,
+    pub wavefronts_least: u64,
+    /// Barriers reached, each by one warp.
+    pub barriers: u64,
+}
+
+impl Tally {
+    fn add_raw(&mut self, raw: &Raw, category: Category, flops: u32) {
+        let flops = raw.lanes * flops as u64;
+        self.warp_instructions += raw.warps;
+        self.thread_instructions += raw.lanes;
+        match category {
+            Category::Fma => self.flops_fma += flops,
+            Category::Float => self.flops_float += flops,
+            Category::Special => self.flops_special += flops,
+            Category::Half => self.flops_half += flops,
+            Category::Tensor => self.flops_tensor += flops,
+            Category::Barrier => self.barriers += raw.warps,
+            _ => {}
+        }
+        if category == Category::Store {
+            self.global_stored += raw.global_bytes;
+        } else {
+            self.global_loaded += raw.global_bytes;
+        }
+        self.shared_bytes += raw.shared_bytes;
+        self.local_bytes += raw.local_bytes;
+        self.async_bytes += raw.async_bytes;
+        self.sectors += raw.sectors;
+        self.sectors_least += raw.sectors_least;
+        self.wavefronts += raw.wavefronts;
+        self.wavefronts_least += raw.wavefronts_least;
+    }
+}
+
+/// One PTX instruction; `warps` 0 where it never ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct InstructionCount {
+    /// The line of the PTX text.
+    pub line: u32,
+    pub opcode: String,
+    pub source: Source,
+    pub warps: u64,
+    pub lanes: u64,
+}
+
+/// The counts of a source line, which `.loc` names.
+#[derive(Clone, Debug, Serialize)]
+pub struct LineCount {
+    pub file: String,
+    pub line: u32,
+    pub tally: Tally,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counts {
+    pub kernel: String,
+    pub blocks: u64,
+    pub threads_per_block: u32,
+    pub static_shared: usize,
+    pub dynamic_shared: usize,
+    pub total: Tally,
+    pub categories: BTreeMap<Category, Tally>,
+    pub lines: Vec<LineCount>,
+    pub instructions: Vec<InstructionCount>,
+}
+
+impl Counts {
+    pub(crate) fn of(module: &Module, kernel: &Kernel, launch: &Launch, raw: &[Raw]) -> Counts {
+        let mut counts = Counts {
+            kernel: kernel.name.clone(),
+            blocks: launch.grid.iter().map(|&n| n as u64).product(),
+            threads_per_block: launch.block.iter().product(),
+            static_shared: kernel.static_shared,
+            dynamic_shared: launch.dynamic_shared,
+            ..Counts::default()
+        };
+        let mut lines = BTreeMap::<(u32, u32), Tally>::new();
+        for (raw, description) in raw.iter().zip(&kernel.code.descriptions) {
+            let (category, flops, source) = (description.category, description.flops, description.source);
+            counts.total.add_raw(raw, category, flops);
+            counts.categories.entry(category).or_default().add_raw(raw, category, flops);
+            lines.entry((source.file, source.line)).or_default().add_raw(raw, category, flops);
+            counts.instructions.push(InstructionCount {
+                line: description.line,
+                opcode: description.opcode.clone(),
+                source,
+                warps: raw.warps,
+                lanes: raw.lanes,
+            });
+        }
+        let name = |file: u32| module.files.get(file as usize).cloned().unwrap_or_default();
+        counts.lines = lines
+            .into_iter()
+            .map(|((file, line), tally)| LineCount { file: name(file), line, tally })
+            .collect();
+        counts
+    }
+}

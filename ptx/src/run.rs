@@ -1,0 +1,223 @@
+//! Launches.
+
+use crate::access::Loops;
+use crate::block::{Machine, Place};
+use crate::counts::{Counts, Raw};
+use crate::fault::{Fault, FaultKind};
+use crate::lanes::{Constants, Registers};
+use crate::matrix::Mma;
+use crate::memory::{Buffer, Memory};
+use crate::module::Module;
+use crate::shadow::Shadow;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// A grid of blocks and their parameters, laid out as `Kernel::params` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: usize,
+    pub params: &'a [u8],
+}
+
+/// What is looked for. Bounds and alignment are always checked, because device addresses are host addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checks {
+    pub races: bool,
+    /// Reads of bytes that nothing has written; in global memory only where `Memory` is checked.
+    pub uninitialised: bool,
+    /// Shared memory that a `cp.async` is still filling.
+    pub async_copies: bool,
+    /// Threads that have ended before a barrier, and the masks of `.sync` instructions.
+    pub barriers: bool,
+}
+
+impl Checks {
+    pub const ALL: Checks = Checks { races: true, uninitialised: true, async_copies: true, barriers: true };
+    pub const NONE: Checks =
+        Checks { races: false, uninitialised: false, async_copies: false, barriers: false };
+}
+
+/// The order of blocks, of the warps in a block, and of the sides of a branch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    #[default]
+    Forward,
+    Reverse,
+    /// Shuffled by a seed; warps also take turns between barriers.
+    Shuffled(u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    pub checks: Checks,
+    /// Host threads that run blocks.
+    pub threads: usize,
+    pub order: Order,
+    pub count: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { checks: Checks::ALL, threads: 1, order: Order::Forward, count: true }
+    }
+}
+
+/// A generator for orders, not for statistics (splitmix64).
+pub struct Shuffler(u64);
+
+impl Shuffler {
+    pub fn new(seed: u64) -> Shuffler {
+        Shuffler(seed)
+    }
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            let other = self.next() % (at as u64 + 1);
+            items.swap(at, other as usize);
+        }
+    }
+}
+
+/// The most threads of a block, and blocks along y and z.
+const MOST_THREADS: usize = 1024;
+const MOST_BLOCKS: u32 = 65535;
+
+/// Runs a kernel to its end. The fault reported is that of the first block that fails.
+pub fn run(
+    module: &Module,
+    kernel: &str,
+    launch: &Launch,
+    memory: &mut Memory,
+    options: &Options,
+) -> Result<Counts, Fault> {
+    let refuse = |text: String| Err(Fault::outside(kernel, FaultKind::Launch(text)));
+    let Some(found) = module.kernel(kernel) else { return refuse("no such kernel in the module".into()) };
+    let threads: usize = launch.block.iter().map(|&n| n as usize).product();
+    if threads == 0 || threads > MOST_THREADS || launch.block[2] > 64 {
+        return refuse(format!(
+            "a block of {:?} threads; 1 to {MOST_THREADS}, and at most 64 along z",
+            launch.block
+        ));
+    }
+    if let Some(most) = found.max_threads.filter(|&most| threads > most as usize) {
+        return refuse(format!("a block of {threads} threads; the kernel was compiled for at most {most}"));
+    }
+    if launch.grid.contains(&0) || launch.grid[1] > MOST_BLOCKS || launch.grid[2] > MOST_BLOCKS {
+        return refuse(format!("a grid of {:?} blocks", launch.grid));
+    }
+    if launch.params.len() < found.param_bytes() {
+        return refuse(format!(
+            "{} bytes of parameters instead of {}",
+            launch.params.len(),
+            found.param_bytes()
+        ));
+    }
+    memory.begin_launch();
+    let Some(variables) = memory.variables_of(module.id, &module.variables) else {
+        return refuse("no memory for the module's variables".into());
+    };
+    let memory = &*memory;
+    let Some(params) = Buffer::new(launch.params.len()) else { return refuse("no memory".into()) };
+    for (at, &byte) in launch.params.iter().enumerate() {
+        // SAFETY: inside the buffer that was just made.
+        unsafe { params.base().add(at).write(byte) };
+    }
+    #[inline(always)]
+    fn body(mma: &Mma, registers: &mut Registers, constants: &Constants) {
+        mma.run(registers, constants);
+    }
+    let multiply = crate::for_this_processor!(
+        body(mma: &Mma, registers: &mut Registers, constants: &Constants),
+        crate::lanes::level()
+    );
+    let machine = Machine {
+        module,
+        kernel: found,
+        code: &found.code,
+        memory,
+        launch,
+        options,
+        params,
+        spans: memory.spans(),
+        variables,
+        loops: Loops::new(),
+        multiply,
+        taken_first: options.order != Order::Reverse,
+        checking: options.checks.races || options.checks.uninitialised || options.checks.async_copies,
+    };
+    let tallies = blocks(&machine)?;
+    Ok(Counts::of(module, found, launch, &tallies))
+}
+
+/// Runs all blocks over the threads and adds what they counted.
+fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
+    let total: u64 = machine.launch.grid.iter().map(|&n| n as u64).product();
+    let order: Option<Vec<u64>> = match machine.options.order {
+        Order::Forward => None,
+        Order::Reverse => Some((0..total).rev().collect()),
+        Order::Shuffled(seed) => {
+            let mut all: Vec<u64> = (0..total).collect();
+            Shuffler::new(seed).shuffle(&mut all);
+            Some(all)
+        }
+    };
+    let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let tallies = Mutex::new(vec![Raw::default(); machine.code.instructions.len()]);
+    let faults = Mutex::new(Vec::<(u64, Fault)>::new());
+    let work = || {
+        let Some(mut place) = Place::new(machine) else {
+            let what = FaultKind::Launch("no memory for a block".into());
+            lock(&faults).push((0, Fault::outside(&machine.kernel.name, what)));
+            return;
+        };
+        while !failed.load(Relaxed) {
+            let at = next.fetch_add(1, Relaxed);
+            if at >= total {
+                break;
+            }
+            let block = order.as_ref().map_or(at, |order| order[at as usize]);
+            if let Err(fault) = place.run(block) {
+                failed.store(true, Relaxed);
+                lock(&faults).push((at, fault));
+            }
+        }
+        for (all, own) in lock(&tallies).iter_mut().zip(&place.tallies) {
+            all.add(own);
+        }
+    };
+    let threads = (machine.options.threads.max(1) as u64).min(total);
+    if threads == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    }
+    let mut faults = faults.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    faults.sort_by_key(|&(at, _)| at);
+    match faults.into_iter().next() {
+        Some((_, fault)) => Err(fault),
+        None => Ok(tallies.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Memory {
+    /// Marks of earlier launches lose their meaning; before their numbers repeat, the shadows are cleared.
+    fn begin_launch(&mut self) {
+        self.generation += 1;
+        if self.generation % 1000 == 0 {
+            for allocation in self.allocations_mut() {
+                allocation.shadow = Shadow::default();
+            }
+        }
+    }
+}
