@@ -124,6 +124,7 @@ pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
 
 impl Machine<'_> {
     /// Runs `each` for the lanes of each piece of memory that the addresses lie in.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn resolve(
         &self,
         common: &Common,
@@ -157,7 +158,7 @@ impl Machine<'_> {
         }
         let touch = |lane: usize| Touch { space, address: all[lane] - shift, bytes, write };
         if bits & (bytes as u64 - 1) != 0 {
-            let lane = lanes(mask).find(|&lane| all[lane] % bytes as u64 != 0).unwrap_or(0);
+            let lane = lanes(mask).find(|&lane| !all[lane].is_multiple_of(bytes as u64)).unwrap_or(0);
             return fault(lane, FaultKind::Misaligned(touch(lane)));
         }
         let offsets = |origin: u64| all.map(|at| at.wrapping_sub(origin) as usize);

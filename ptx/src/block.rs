@@ -147,7 +147,7 @@ impl<'m, 'a> Place<'m, 'a> {
         let common = &mut self.common;
         common.block_index = block_index;
         common.generation += 1;
-        if common.generation % 1000 == 0 {
+        if common.generation.is_multiple_of(1000) {
             // Marks of a thousand blocks ago would look new.
             common.shared.shadow = Shadow::default();
         }

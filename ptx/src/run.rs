@@ -214,7 +214,7 @@ impl Memory {
     /// Marks of earlier launches lose their meaning; before their numbers repeat, the shadows are cleared.
     fn begin_launch(&mut self) {
         self.generation += 1;
-        if self.generation % 1000 == 0 {
+        if self.generation.is_multiple_of(1000) {
             for allocation in self.allocations_mut() {
                 allocation.shadow = Shadow::default();
             }

@@ -217,7 +217,7 @@ impl Warp {
         let first = mask.trailing_zeros() as usize & 31;
         let number = self.registers.word(constants, slots[1])[first] as usize;
         let threads = self.registers.word(constants, slots[2])[first];
-        if number >= 16 || threads % 32 != 0 {
+        if number >= 16 || !threads.is_multiple_of(32) {
             let text = format!(
                 "barrier {number} for {threads} threads: barriers are 0 to 15, threads multiples of 32"
             );

@@ -3,6 +3,8 @@
 //! A case: the instruction with sources `%w0`–`%w3` (words), `%d0`–`%d3` (double words), `%p0`–`%p3`
 //! (predicates: value ≠ 0), all set from the four inputs, and the result in `%w9`, `%d9` or `%p9`.
 
+#![allow(clippy::needless_range_loop)]
+
 use ptx::{Launch, Memory, Module, Options, run};
 
 fn kernel(code: &str) -> String {

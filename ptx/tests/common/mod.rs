@@ -1,5 +1,5 @@
 //! Buffers, parameters and NVRTC for the tests.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::result_large_err)]
 
 use libloading::{Library, Symbol};
 use ptx::{Counts, Launch, Memory, Module, Options, run};
