@@ -432,7 +432,10 @@ fn a_broken_driver_library_is_said_and_the_host_works() {
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
     let (code, devices, _) = run("devices");
-    assert!(code == Some(0) && devices.contains("has no cuInit, so it is not an NVIDIA driver's"), "{devices}");
+    assert!(
+        code == Some(0) && devices.contains("has no cuInit, so it is not an NVIDIA driver's"),
+        "{devices}"
+    );
     let (code, _, message) = run("train --device cuda");
     assert!(code == Some(1) && message.starts_with("error: ") && message.contains("cuInit"), "{message}");
     let (code, _, message) = run("kernels --compile add --arch sm_80");

@@ -98,10 +98,8 @@ fn saved_adversarial_images_are_evaluated_as_they_are() {
         (format!("{robust:.2}"), Some(40))
     );
     // They are no data to train on.
-    let refused = error(
-        here,
-        "train --device DEVICE --dataset file --data adv.safetensors --held-out 0 --select last --out r",
-    );
+    let refused =
+        error(here, "train --device DEVICE --dataset file --data adv.safetensors --select last --out r");
     assert!(refused.starts_with("dataset = file: has no images to train on"), "{refused}");
     assert!(!here.join("r").exists());
 }

@@ -195,7 +195,7 @@ extern "C" __global__ __launch_bounds__(128) void conf_shared_arrays(const int* 
   ints[t] = x[t];
   __syncthreads();
   const int from = (t % 16) * 8 + t / 16;
-  out[t] = static_cast<int>(floats[from]) + bytes[from] + ints[from];
+  out[blockIdx.x * 128 + t] = static_cast<int>(floats[from]) + bytes[from] + ints[from];
 }
 
 // out[block, t] = x[block, 63 - t], by way of a place in 64 KiB of dynamic shared memory that depends on the

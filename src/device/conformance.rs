@@ -197,9 +197,9 @@ fn warp_barriers_and_shared_arrays() {
         assert_eq!(y.to_vec().unwrap(), want);
 
         let x: Vec<i32> = (0..128).collect();
-        let mut y = out(device, 128);
+        let mut y = out(device, 3 * 128);
         conf_shared_arrays(device, 3, &Buffer::from_slice(device, &x).unwrap(), &mut y).unwrap();
-        let want: Vec<i32> = (0..128).map(|t| 3 * (t % 16 * 8 + t / 16)).collect();
+        let want: Vec<i32> = (0..3 * 128).map(|i| i % 128).map(|t| 3 * (t % 16 * 8 + t / 16)).collect();
         assert_eq!(y.to_vec().unwrap(), want);
     });
 }

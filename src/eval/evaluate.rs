@@ -36,8 +36,8 @@ struct Job<'a> {
     file: WeightFile,
 }
 
-/// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it. A
-/// file that cannot be written is told in the report, which is not lost.
+/// Evaluates; the report is written to `out` if that is given, and adversarial images and the page after it.
+/// The report names a file that could not be written, and is not lost with it.
 ///
 /// Errors: unknown attacks, weights that do not fit the data, an empty selection, a state of another
 /// evaluation, an interruption; no report is written then.
@@ -76,7 +76,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         Some(plan) => run = Some(job.by_protocol(plan, &mut report, observer)?),
         None => report.rows = job.one_by_one(&alone, observer)?,
     }
-    // A file that cannot be written costs nothing but itself. The images and the page are more likely to fail.
+    // A file that cannot be written costs nothing but itself.
     let written = request.out.as_ref().map_or(Ok(()), |out| write_result(out, &report.to_json()));
     let pictured = match run {
         Some((result, range)) => job.write_images_and_page(&report, &result, range, observer),
