@@ -1,7 +1,7 @@
 //! The CUDA device: driver calls through `cudarc`, kernels compiled by NVRTC.
 
-mod ahead;
 pub mod check;
+mod images;
 pub mod nvrtc;
 mod presence;
 
@@ -9,11 +9,11 @@ pub use presence::{GpuInfo, Status, driver_version, status, unusable_gpus};
 
 use super::{Arg, Grid, Kernel, Source};
 use crate::error::{Error, Result};
-use ahead::Ahead;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
 };
 use cudarc::nvrtc::Ptx;
+use images::Images;
 use presence::gpus;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -27,7 +27,7 @@ pub struct Cuda {
     /// All its memory in bytes.
     memory: usize,
     arch: nvrtc::Arch,
-    images: Ahead,
+    images: Images,
     loaded: Mutex<Loaded>,
 }
 
@@ -61,7 +61,7 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
-        let images = Ahead::start({
+        let images = Images::new({
             let arch = arch.clone();
             move |source| nvrtc::cached_or_compiled(source, &arch).ok()
         });
@@ -208,7 +208,7 @@ impl Cuda {
         self.bind()?;
         let load =
             |image| self.context.load_module(Ptx::from_binary(image)).map_err(failed("cuModuleLoadData"));
-        if let Some(module) = self.images.image(source).and_then(|image| load(image.to_vec()).ok()) {
+        if let Some(module) = self.images.get(source).and_then(|image| load(image.to_vec()).ok()) {
             return Ok(module);
         }
         load(nvrtc::compile_to_cache(source, &self.arch)?)
