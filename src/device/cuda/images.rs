@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Compiles a source to an image; `None` if that fails.
 type Compile = dyn Fn(&'static Source) -> Option<Vec<u8>> + Send + Sync;
 
+/// A source and its image, once it is compiled.
+type Compiled = (&'static Source, OnceLock<Option<Vec<u8>>>);
+
 pub struct Images {
     compile: Box<Compile>,
-    compiled: OnceLock<Vec<(&'static Source, OnceLock<Option<Vec<u8>>>)>>,
+    compiled: OnceLock<Vec<Compiled>>,
 }
 
 impl Images {
@@ -28,7 +31,7 @@ impl Images {
         image.get()?.as_deref()
     }
 
-    fn compile_all(&self) -> Vec<(&'static Source, OnceLock<Option<Vec<u8>>>)> {
+    fn compile_all(&self) -> Vec<Compiled> {
         let mut sources = SOURCES.to_vec();
         // The longest first: none of them is left for the end.
         sources.sort_by_key(|source| std::cmp::Reverse(source.text.len()));
