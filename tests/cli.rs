@@ -443,3 +443,34 @@ fn a_broken_driver_library_is_said_and_the_host_works() {
     let (code, _, message) = run("train --device host --epochs 1 --attack-steps 1 --batch 512 --quiet");
     assert_eq!(code, Some(0), "{message}");
 }
+
+/// A limit on processes, as containers set it, leaves no room for threads.
+#[cfg(unix)]
+#[test]
+fn without_threads_everything_runs_on_one() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    // The limit does not hold for root: then another user runs a copy that it may read.
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::set_permissions(here, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let program = here.join("saddle");
+    std::fs::copy(SADDLE, &program).unwrap();
+    let mut words = vec!["bash", "-c", "ulimit -u 1; exec \"$0\" \"$@\"", program.to_str().unwrap()];
+    if std::fs::metadata(here).unwrap().uid() == 0 {
+        words.splice(0..0, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    let run = |line: &str| {
+        let command = words.iter().copied().chain(line.split_whitespace());
+        let output = Command::new("env").args(command).current_dir(here).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, devices, notes) = run("devices");
+    assert_eq!(code, Some(0), "{notes}");
+    assert!(
+        devices.contains("threads           1\n") && notes.ends_with("; using one thread\n"),
+        "{devices}{notes}"
+    );
+    let (code, _, notes) = run("train --device host --epochs 1 --attack-steps 1 --batch 512 --out run");
+    assert!(code == Some(0) && !notes.contains("panicked"), "{notes}");
+}

@@ -76,9 +76,10 @@ impl Host {
 
     pub fn describe(&self) -> String {
         let checked = if self.checked.is_some() { ", checked" } else { "" };
+        let threads = rayon::current_num_threads();
+        let plural = if threads == 1 { "" } else { "s" };
         format!(
-            "host ({} threads, {}{checked})",
-            rayon::current_num_threads(),
+            "host ({threads} thread{plural}, {}{checked})",
             INSTRUCTION_SETS.get(self.isa).unwrap_or(&"launch shapes of CUDA")
         )
     }
