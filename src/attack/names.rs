@@ -41,7 +41,7 @@ const MOST: usize = i32::MAX as usize;
 /// The attack called `name`: `fgsm`, `pgd20`, `pgd-100`, `cw`, `apgd-t`.
 ///
 /// Errors: an unknown name, with the known ones; a number of steps, restarts, targets or passes that is 0 or
-/// above 2^31 - 1; a radius that is no number, below 0 or above [`Norm::largest_radius`].
+/// above 2^31 - 1; a radius that is no number, below 0 or above [`Norm::largest_radius`](super::Norm).
 pub fn by_name(name: &str, params: &Params) -> Result<Box<dyn Attack>> {
     let (entry, own_steps) = find(name)?;
     let steps = own_steps.or(params.steps);

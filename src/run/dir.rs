@@ -1,4 +1,4 @@
-//! The run directory: `run.json`, `summary.json`, `checkpoints/`, and the records of [`super::records`].
+//! The run directory: `run.json`, `summary.json`, `checkpoints/`, and the records of `records.rs`.
 
 use std::fs;
 use std::io::ErrorKind;

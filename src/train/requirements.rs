@@ -8,7 +8,8 @@ use crate::method::{self, Method};
 
 /// Checks a configuration; the names of methods and models are checked where they are looked up.
 ///
-/// Errors: [`Error::Unknown`] for the data set, [`Error::Value`] about the first key that is wrong.
+/// Errors: [`Unknown`](crate::Error::Unknown) for the data set, [`Value`](crate::Error::Value) about the first
+/// key that is wrong.
 pub fn validate(config: &Config) -> Result<()> {
     data::find(&config.dataset)?;
     config.validate()?;
