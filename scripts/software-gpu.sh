@@ -38,7 +38,10 @@ compiler=$(nvrtc)
 
 build() { cd "$root" && CARGO_TARGET_DIR=$target cargo build --release --quiet -p softgpu; }
 (build) || fail "the driver does not build"
-path=$target/release${compiler:+:$compiler}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# In a folder of its own, where nothing finds it by chance.
+mkdir -p "$target/software-gpu"
+ln -sfn ../release/libsoftgpu.so "$target/software-gpu/libnvcuda.so"
+path=$target/software-gpu${compiler:+:$compiler}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 if (($#)); then
   export LD_LIBRARY_PATH=$path

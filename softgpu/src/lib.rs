@@ -1,4 +1,4 @@
-//! The CUDA driver in software: a `libnvcuda.so` with the driver's C functions, strict where NVIDIA documents
+//! The CUDA driver in software: a library with the driver's C functions, strict where NVIDIA documents
 //! a rule, over the PTX machine of crate `ptx`.
 //!
 //! ```text

@@ -162,11 +162,15 @@ fn a_failed_capture_leaves_a_working_device() {
     }
 }
 
+/// A device that no other test uses, for tests about all of its memory: they share the GPU.
+fn alone(device: Device) -> Device {
+    if device.is_host() { device } else { Device::cuda(0).unwrap() }
+}
+
 #[test]
 fn freed_memory_is_used_again() {
     for (label, device) in devices() {
-        // Tests share the GPU, but this one is about all of a device's memory.
-        let device = if device.is_host() { device } else { Device::cuda(0).unwrap() };
+        let device = alone(device);
         let step = || {
             let a = Buffer::<f32>::uninit(&device, 10_000).unwrap();
             let b = Buffer::<f32>::uninit(&device, 3_000).unwrap();
@@ -220,6 +224,7 @@ fn new_buffers_of_a_checked_device_are_poisoned() {
 #[test]
 fn absurd_sizes_are_refused_with_the_numbers() {
     for (label, device) in devices() {
+        let device = alone(device);
         // More than any machine has; more than an address can say; more than a size can say.
         for len in [1usize << 42, 1 << 61, usize::MAX / 2] {
             match Buffer::<f32>::uninit(&device, len) {

@@ -8,8 +8,7 @@ use crate::method::{self, Method};
 
 /// Checks a configuration; the names of methods and models are checked where they are looked up.
 ///
-/// Errors: [`Unknown`](crate::Error::Unknown) for the data set, [`Value`](crate::Error::Value) about the first
-/// key that is wrong.
+/// Errors: an unknown data set; [`Value`](crate::Error::Value) about the first key that is wrong.
 pub fn validate(config: &Config) -> Result<()> {
     data::find(&config.dataset)?;
     config.validate()?;

@@ -55,7 +55,7 @@ pub const LATE: (&str, &str) = ("SOFTGPU_DELAY", "wait");
 impl Cuda {
     fn open() -> Cuda {
         let program = std::env::current_exe().unwrap();
-        let library = program.with_file_name("libnvcuda.so");
+        let library = program.with_file_name("libsoftgpu.so");
         // SAFETY: the library's initialisers do nothing.
         Cuda(unsafe { Library::new(library).unwrap() })
     }
