@@ -601,8 +601,8 @@ fn adversarial_images_are_saved() {
     assert_eq!(classes.iter().map(|class| *class as i64).collect::<Vec<_>>(), pred);
     let single: Box<dyn Attack> =
         by_name("pgd5", &Params { ball: Ball::linf(EPS), ..Params::default() }).unwrap();
-    let clean = answers(&mut net, &data, 30, |_, points| Ok(points.x.clone()), |_| Ok(())).unwrap();
-    let attacked = attacked(&mut net, &data, &*single, 30, |_| Ok(())).unwrap();
+    let clean = attacked(&mut net, &data, None, 30, |_| Ok(())).unwrap();
+    let attacked = attacked(&mut net, &data, Some(&*single), 30, |_| Ok(())).unwrap();
     assert_eq!(record.outcome.robust(), attacked.robust_percent(&clean), "a cascade of one attack");
     // Robust points have the attack's image, or with keep_clean the clean one.
     let changed = |adv: &[f32], i: usize| {
@@ -655,7 +655,7 @@ fn the_two_robust_accuracies_are_told_apart() {
         name: "toy".into(),
     };
     let data = DeviceDataset::new(&device(), &set).unwrap();
-    let clean = answers(&mut Bright, &data, 3, |_, points| Ok(points.x.clone()), |_| Ok(())).unwrap();
+    let clean = attacked(&mut Bright, &data, None, 3, |_| Ok(())).unwrap();
     assert_eq!((clean.accuracy().percent, clean.robust_percent(&clean)), (50.0, 50.0));
     // An attack that makes every image dark: the wrong ones become right, and the right ones wrong.
     let darkened = answers(

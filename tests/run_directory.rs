@@ -3,21 +3,21 @@
 
 mod common;
 
-use common::{error, printed, saddle_in};
+use common::{StopAfter, error, printed, saddle_in};
 use saddle::Error;
 use saddle::device::testing::{device, device_name};
 use saddle::files::safetensors::{self, TensorEntry};
 use saddle::files::weights::WeightFile;
 use saddle::method;
 use saddle::run::dir::RunDir;
-use saddle::run::observer::{Observer, Silent, StepInfo};
+use saddle::run::observer::{Observer, Silent};
 use saddle::run::provenance::Provenance;
 use saddle::train::{TrainJob, run};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -240,18 +240,6 @@ fn signals_that_end_a_program_save_the_run() {
     let (status, text) = signalled(here, "-HUP", "trap '' HUP", 40, "r9");
     assert_eq!((status, text.as_str()), (Some(0), ""));
     assert_whole(&here.join("r9"), 40);
-}
-
-/// Stops the run after this number of steps.
-struct StopAfter<'a>(usize, &'a AtomicBool);
-
-impl Observer for StopAfter<'_> {
-    fn step(&mut self, _: &StepInfo) {
-        self.0 -= 1;
-        if self.0 == 0 {
-            self.1.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The job of [`SMALL`] in `folder/name`.

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::StopAfter;
 use saddle::config::recipe;
 use saddle::data::ImageShape;
 use saddle::device::testing::{device, device_name, fast_devices};
@@ -9,7 +10,7 @@ use saddle::error::Error;
 use saddle::eval;
 use saddle::run::dir::RunDir;
 use saddle::run::network::{self, Classes, WeightOverrides};
-use saddle::run::observer::{Observer, Silent, StepInfo};
+use saddle::run::observer::{Observer, Silent};
 use saddle::train::{TrainJob, TrainedRun, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,18 +83,6 @@ fn two_runs_give_the_same_bytes_whatever_the_number_of_threads() {
         files.push(bytes(&out, "last.safetensors"));
     }
     assert!(files.windows(2).all(|pair| pair[0] == pair[1]));
-}
-
-/// Stops the run after this number of steps.
-struct StopAfter<'a>(usize, &'a AtomicBool);
-
-impl Observer for StopAfter<'_> {
-    fn step(&mut self, _: &StepInfo) {
-        self.0 -= 1;
-        if self.0 == 0 {
-            self.1.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 #[test]

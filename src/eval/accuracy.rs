@@ -108,13 +108,18 @@ pub fn accuracy<M: Model>(
     Ok(answers(model, data, batch, images, progress)?.accuracy())
 }
 
-/// The answers on the images that `attack` makes of all images. `progress` and errors as in [`answers`].
+/// The answers on clean images, or on those that `attack` makes of all of them. `progress` and errors as in
+/// [`answers`].
 pub fn attacked<M: Model>(
     model: &mut M,
     data: &DeviceDataset,
-    attack: &dyn Attack,
+    attack: Option<&dyn Attack>,
     batch: usize,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Answers> {
-    answers(model, data, batch, |model, points| Ok(attack.run(model, points)?.x_adv), progress)
+    let images = |model: &mut M, points: Points| match attack {
+        Some(attack) => Ok(attack.run(model, points)?.x_adv),
+        None => Ok(points.x.clone()),
+    };
+    answers(model, data, batch, images, progress)
 }

@@ -1,6 +1,6 @@
 //! An evaluation from the request to the report.
 
-use super::accuracy::{Answers, answers};
+use super::accuracy::{Answers, attacked};
 use super::identity::{evaluation, weights_fingerprint};
 use super::outcome::{AttackRow, CLEAN};
 use super::page::{self, Subject, Sweep};
@@ -10,7 +10,7 @@ use super::record::{Record, save_adversarial, stored};
 use super::report::{Report, write_result};
 use super::request::{EvalRequest, Extras};
 use super::state::State;
-use crate::attack::{Attack, Points};
+use crate::attack::Attack;
 use crate::data::{Dataset, device_dataset::DeviceDataset};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
@@ -101,12 +101,8 @@ impl Job<'_> {
                 }
                 Ok(())
             };
-            let images = |net: &mut Net, points: Points| match attack {
-                Some(attack) => Ok(attack.run(net, points)?.x_adv),
-                None => Ok(points.x.clone()),
-            };
             let began = Instant::now();
-            Ok((answers(net, data, *batch, images, progress)?, began.elapsed().as_secs_f64()))
+            Ok((attacked(net, data, attack, *batch, progress)?, began.elapsed().as_secs_f64()))
         };
         let row = |name: &str, about: &str, answers: &Answers, clean: &Answers, seconds| AttackAccuracy {
             attack: name.to_owned(),

@@ -1,6 +1,6 @@
 //! The page of an evaluation: margins, examples, classes, and accuracy against eps.
 
-use super::accuracy::{accuracy, attacked};
+use super::accuracy::attacked;
 use super::record::{Record, stored};
 use super::report::Report;
 use crate::attack::{self, Params};
@@ -165,13 +165,10 @@ fn curve(
             progress(&what, done, data.len);
             Ok(())
         };
-        let percent = if params.ball.eps == 0.0 {
-            accuracy(net, data, None, batch, params.seed, progress)?.percent
-        } else {
-            let attack = attack::by_name(&sweep.attack, &params)?;
-            attacked(net, data, &*attack, batch, progress)?.accuracy().percent
-        };
-        curve.push(CurvePoint { eps: params.ball.eps.into(), label, accuracy: percent });
+        let moves = params.ball.eps > 0.0;
+        let attack = moves.then(|| attack::by_name(&sweep.attack, &params)).transpose()?;
+        let accuracy = attacked(net, data, attack.as_deref(), batch, progress)?.accuracy().percent;
+        curve.push(CurvePoint { eps: params.ball.eps.into(), label, accuracy });
     }
     Ok(curve)
 }

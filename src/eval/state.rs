@@ -6,7 +6,7 @@ use crate::error::{Error, Result, ensure};
 use crate::files::fingerprint::fingerprint;
 use crate::files::lock::FolderLock;
 use crate::files::safetensors::{self, SafeTensorError, SafeTensors, TensorEntry, floats, integers};
-use crate::files::{create_folder, write_atomic};
+use crate::files::{create_folder, read, read_text, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -78,8 +78,7 @@ impl State {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path)
-            .map_err(Error::io(&path, "cannot read the progress of an evaluation"))?;
+        let text = read_text(&path, "cannot read the progress of an evaluation")?;
         let wrong = |error: serde_json::Error| {
             Error::file(&path, format!("not the progress of an evaluation: {error}"))
         };
@@ -186,8 +185,7 @@ impl SavedRun<'_> {
 
     /// The images in the file at `path`.
     fn read_images(&self, path: &Path) -> Result<AdvImages> {
-        let bytes =
-            std::fs::read(path).map_err(Error::io(path, "cannot read the images of an evaluation"))?;
+        let bytes = read(path, "cannot read the images of an evaluation")?;
         let not_images =
             |problem: String| Error::file(path, format!("not the images of this evaluation: {problem}"));
         let wrong = |error: SafeTensorError| not_images(error.to_string());

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use super::read;
+use crate::error::Result;
 
 /// A hash of contents (FNV-1a), as text for records.
 pub fn fingerprint(parts: &[&[u8]]) -> String {
@@ -12,9 +13,9 @@ pub fn fingerprint(parts: &[&[u8]]) -> String {
 
 /// The fingerprint of a file's bytes.
 ///
-/// Errors: [`Error::Io`].
+/// Errors: as for [`read`].
 pub fn of_file(path: &Path) -> Result<String> {
-    std::fs::read(path).map(|bytes| fingerprint(&[&bytes])).map_err(Error::io(path, "cannot read"))
+    read(path, "cannot read").map(|bytes| fingerprint(&[&bytes]))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::dir::RunDir;
 use crate::error::{Error, Result};
-use crate::files::{sync_folder, write_atomic};
+use crate::files::{self, sync_folder, write_atomic};
 
 pub(super) const METRICS: &str = "metrics.jsonl";
 pub(super) const LOG: &str = "log.csv";
@@ -93,7 +93,7 @@ fn read(path: &Path) -> Result<String> {
     if !path.exists() {
         return Ok(String::new());
     }
-    let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
+    let bytes = files::read(path, "cannot read")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -6,10 +6,12 @@ use saddle::device::testing::device_name;
 use saddle::files::safetensors::{Dtype, SafeTensors, floats, integers};
 use saddle::method;
 use saddle::numeric::{close, max_abs};
+use saddle::run::observer::{Observer, StepInfo};
 use saddle::train::TrainJob;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A file of tests/goldens.
 pub struct Golden {
@@ -80,6 +82,18 @@ pub fn job(recipe: &str, out: &Path, settings: &[(&str, &str)]) -> TrainJob {
     let settings: Vec<_> = places.iter().chain(settings).copied().collect();
     config.apply(&settings).unwrap();
     TrainJob { config, recipe: name, reference, command: "test".into(), resume: None }
+}
+
+/// Stops the run after this number of steps.
+pub struct StopAfter<'a>(pub usize, pub &'a AtomicBool);
+
+impl Observer for StopAfter<'_> {
+    fn step(&mut self, _: &StepInfo) {
+        self.0 -= 1;
+        if self.0 == 0 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Runs the command line in a folder. The word `DEVICE` stands for the device that is tested.

@@ -2,6 +2,8 @@
 
 use crate::device::Device;
 use crate::device::kernels::conv2d;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Columns of a panel (`panel_width` in `kernels/lib/gemm_tile.cuh`).
 pub(super) fn panel_width(columns: usize) -> usize {
@@ -31,9 +33,19 @@ pub(super) fn implicit_gemm_grid(
         let chunk = chunk_size(device, images, grid);
         (images * chunk).div_ceil(block_rows) * grid.div_ceil(chunk) * phases * phases
     };
-    let most = if counted { (1..=images).map(blocks).max() } else { None };
-    (most.unwrap_or_else(|| blocks(images)), columns.div_ceil(panel_width(columns)))
+    let blocks = if counted {
+        let mut most = MOST_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+        let sizes = [block_rows, images, grid, phases];
+        *most.entry(sizes).or_insert_with(|| (1..=images).map(blocks).max().unwrap_or(0))
+    } else {
+        blocks(images)
+    };
+    (blocks, columns.div_ceil(panel_width(columns)))
 }
+
+/// The blocks that are enough for each number of valid images, by rows of a block, images, pixels of a phase
+/// and phases: every number is tried, once and not at every launch.
+static MOST_BLOCKS: Mutex<BTreeMap<[usize; 4], usize>> = Mutex::new(BTreeMap::new());
 
 /// `chunk_size` in `kernels/lib/implicit_gemm.cuh`.
 fn chunk_size(device: &Device, images: usize, pixels: usize) -> usize {

@@ -13,8 +13,8 @@ use crate::config::{Config, KEYS, Key, METHOD_GROUP};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::eval::{self, Report};
-use crate::files::create_folder;
 use crate::files::lock::FolderLock;
+use crate::files::{create_folder, read_text};
 use crate::method;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
@@ -181,7 +181,7 @@ impl Runner<'_> {
 
 /// A JSON file of a run, which holds a `kind`.
 fn read_json<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read"))?;
+    let text = read_text(path, "cannot read")?;
     let wrong = |e| Error::file(path, format!("is not a valid {kind}: {e}"));
     serde_json::from_str(&text).map_err(wrong)
 }
