@@ -39,7 +39,7 @@ HOSTILE = ["", "\x1b]0;pwn\x07", "a\nb\r\n", "\u202e\u2028", "\0", "x" * 200_000
 FILE = "--dataset file --data d.npz --batch 16 -q"
 RESUME = "train --resume run -q"
 PROTOCOL = f"eval -w w.safetensors -a autoattack:fgsm,pgd2 --eps 0.5 {FILE}"
-NET = "--model resnet-mini --method standard --epochs 1 --held-out 0 --select last --batch 16 -q"
+NET = "--model resnet-mini --method standard --epochs 1 --select last --batch 16 -q"
 
 
 # The formats
@@ -316,7 +316,7 @@ class Folders:
     def recipe(self):
         self.data()
         self.put("r.toml", 'about = "a recipe"\nmodel = "resnet-mini"\nmethod = "standard"\nepochs = 1\n'
-                           'held_out = 0\nselect = "last"\nbatch = 16\nlr = 0.1\neps = "8/255"\n'
+                           'select = "last"\nbatch = 16\nlr = 0.1\neps = "8/255"\n'
                            'milestones = [1, 2]\n')
 
     def cifar(self):
