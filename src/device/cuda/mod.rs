@@ -72,8 +72,13 @@ impl Cuda {
         self.name.clone()
     }
 
+    /// Waits for all work. Also after an error nothing runs any more that could use the program's memory.
     pub(super) fn synchronize(&self) -> Result<()> {
-        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+        self.stream.synchronize().map_err(|error| {
+            // It fails, too, where the context is lost; then nothing runs.
+            let _ = self.context.synchronize();
+            failed("cuStreamSynchronize")(error)
+        })
     }
 
     fn bind(&self) -> Result<()> {

@@ -1,0 +1,178 @@
+//! The program on the software GPU (docs/software-gpu.md): that a job gives the host's results, and the same
+//! bytes every time; and that every failure of the driver ends in one clear line.
+//!
+//! `scripts/software-gpu.sh cargo test --release --test software_gpu -- --ignored` runs them.
+
+use saddle::data;
+use saddle::files::safetensors::SafeTensors;
+use saddle::files::tensor_file::{Values, write};
+use saddle::files::weights::WeightFile;
+use saddle::numeric::{close, max_abs};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the command line on a device with settings of the driver. Kernels are compiled once for all tests.
+fn saddle(folder: &Path, line: &str, settings: &[(&str, &str)]) -> Output {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("software-gpu");
+    Command::new(env!("CARGO_BIN_EXE_saddle"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .env("SADDLE_CACHE", cache)
+        .env("SOFTGPU_CHECKS", "off")
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap()
+}
+
+/// A command that must succeed.
+fn run(folder: &Path, line: &str, settings: &[(&str, &str)]) -> Output {
+    let output = saddle(folder, line, settings);
+    assert!(output.status.success(), "saddle {line}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// A folder, after a check that `cuda` is the software GPU.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let devices = run(folder.path(), "devices", &[]);
+    let devices = String::from_utf8_lossy(&devices.stdout).into_owned();
+    assert!(devices.contains("Software GPU"), "run this by scripts/software-gpu.sh: {devices}");
+    folder
+}
+
+/// The first 96 digits, 80 of them for training.
+fn few_digits(folder: &Path) {
+    let digits = data::load("digits", None).unwrap().train;
+    let few = digits.subset(&Vec::from_iter(0..96)).unwrap();
+    let pixels = (0..few.len()).flat_map(|index| few.image(index).unwrap()).collect();
+    let shape = vec![few.len(), few.shape.channels, few.shape.height, few.shape.width];
+    let y = Values::integers(few.labels.iter().map(|label| i64::from(*label)));
+    let tensors = BTreeMap::from([("x".to_owned(), Values::F32(shape, pixels)), ("y".to_owned(), y)]);
+    write(&tensors, &folder.join("few.safetensors")).unwrap();
+}
+
+/// Two steps of training on them, and a checkpoint.
+const FEW: &str = "train --device cuda --dataset file --data few.safetensors --held-out 16 --batch 32 \
+                   --epochs 1 --attack-steps 1 --select-steps 1 --quiet --out run";
+
+/// The bytes of the networks that it has written.
+fn networks(folder: &Path) -> Vec<Vec<u8>> {
+    let files = ["best", "last"].map(|name| folder.join(format!("run/checkpoints/{name}.safetensors")));
+    files.iter().filter(|file| file.exists()).map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+/// The line that a failed command writes for its user; the driver's own lines begin with `softgpu:`.
+fn error(output: &Output) -> Result<String, String> {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("softgpu: ")).collect();
+    match (output.status.code(), &lines[..]) {
+        (Some(1), [line]) => line.strip_prefix("error: ").map(str::to_owned).ok_or(text.clone()),
+        (code, _) => Err(format!("exit {code:?}: {text}")),
+    }
+}
+
+/// A job ends in the host's weights and accuracies, whatever the order of threads and blocks.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn a_job_on_digits_gives_the_hosts_results() {
+    let folder = folder();
+    let line = |device: &str| {
+        format!("train --device {device} --epochs 1 --attack-steps 1 --select-steps 1 --quiet --out {device}")
+    };
+    for device in ["cuda", "host"] {
+        run(folder.path(), &line(device), &[]);
+    }
+    let read = |device: &str, file: &str| folder.path().join(device).join(file);
+    let weights = |device| WeightFile::read(&read(device, "checkpoints/last.safetensors")).unwrap().tensors;
+    let (cuda, host) = (weights("cuda"), weights("host"));
+    assert!(cuda.keys().eq(host.keys()) && !host.is_empty());
+    for (name, (_, want)) in &host {
+        let largest = max_abs(want.iter().copied());
+        let near = close(&cuda[name].1, want, 0.0, 1e-4 * largest.max(1e-3));
+        near.unwrap_or_else(|mismatch| panic!("{name}: {mismatch} (largest {largest})"));
+    }
+    let summary = |device| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(read(device, "summary.json")).unwrap()).unwrap()
+    };
+    for key in ["clean_acc", "pgd20_acc"] {
+        // One image of 360 may lie on the other side of a boundary.
+        let [cuda, host] = ["cuda", "host"].map(|device| summary(device)[key].as_f64().unwrap());
+        assert!((cuda - host).abs() <= 0.3, "{key}: {cuda} on cuda, {host} on the host");
+    }
+}
+
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn two_runs_give_the_same_bytes_in_any_order_of_threads() {
+    let folder = folder();
+    few_digits(folder.path());
+    run(folder.path(), FEW, &[]);
+    let first = networks(folder.path());
+    assert!(first.len() == 2);
+    for order in ["forward", "reverse", "shuffled:1"] {
+        std::fs::remove_dir_all(folder.path().join("run")).unwrap();
+        run(folder.path(), FEW, &[("SOFTGPU_ORDER", order), ("SOFTGPU_DELAY", "wait")]);
+        assert!(networks(folder.path()) == first, "{order}: other bytes");
+    }
+}
+
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn a_full_memory_is_one_line_with_its_size() {
+    let folder = folder();
+    few_digits(folder.path());
+    let memory = ("SOFTGPU_MEMORY", "4194304");
+    let line = error(&saddle(folder.path(), FEW, &[memory])).unwrap();
+    assert!(line.contains("out of memory") && line.contains("of 4194304 bytes"), "{line}");
+}
+
+/// Every function of the driver that a job calls fails: at its first call, in the middle, at its last, and from
+/// then on; and so does every kernel. The program ends with one line, or with the bytes of an undisturbed run
+/// where it can do without the call; what it wrote is whole.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn every_failure_of_the_driver_is_one_line_or_none() {
+    let folder = folder();
+    few_digits(folder.path());
+    let report = folder.path().join("report.json");
+    let settings = [("SOFTGPU_TRACE", "on"), ("SOFTGPU_REPORT", report.to_str().unwrap())];
+    let trace = String::from_utf8(run(folder.path(), FEW, &settings).stderr).unwrap();
+    let undisturbed = networks(folder.path());
+    assert!(undisturbed.len() == 2);
+
+    let mut failures = BTreeSet::new();
+    let mut calls = BTreeMap::<&str, usize>::new();
+    for line in trace.lines() {
+        let function = line.strip_prefix("softgpu: ").and_then(|call| call.split_once(": ")).unwrap().0;
+        *calls.entry(function).or_default() += 1;
+    }
+    for (function, count) in calls {
+        for number in [1, count.div_ceil(2), count] {
+            failures.extend([format!("{function}:{number}"), format!("{function}:{number}+")]);
+        }
+    }
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    failures.extend(report["kernels"].as_object().unwrap().keys().map(|kernel| format!("{kernel}:1")));
+    assert!(failures.len() > 100, "{failures:?}");
+
+    let mut wrong = String::new();
+    for failure in failures {
+        std::fs::remove_dir_all(folder.path().join("run")).unwrap_or_default();
+        let output = saddle(folder.path(), FEW, &[("SOFTGPU_FAIL", &failure)]);
+        let problem = match error(&output) {
+            Err(text) if !output.status.success() => Some(text),
+            Err(_) if !failure.starts_with("cu") => Some("a kernel failed, and the program did not".into()),
+            Err(_) if networks(folder.path()) != undisturbed => Some("other bytes".into()),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            writeln!(wrong, "{failure}: {problem}").unwrap();
+        }
+        for bytes in networks(folder.path()) {
+            SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{failure}: {e}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
