@@ -8,8 +8,12 @@
 #   sanitize   compute-sanitizer's four tools over every operation, with the memory pool off
 #   train      the default job
 # RESULTS receives steps.txt (a line a step), the records of the benchmarks, and results.tgz with every log. A
-# failing step prints the lines that say why. Every step runs, even after a failure; the exit code says whether
-# all passed.
+# failing step prints the lines that say why. Every step runs, even after a failure; the exit code says
+# whether all passed.
+#
+# Where a machine is lent for minutes at a time: GPU_CHECK_SECONDS=N starts no step after N seconds and ends
+# with code 75. The same command goes on with the steps that are not done, also after it was killed; until all
+# are, they are kept in /tmp/saddle-gpu-check. GPU_CHECK_SIZE=small runs short jobs (gpu-rehearsal.sh).
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 results=$(mkdir -p "${1:?usage: scripts/gpu-check.sh RESULTS [ARCHIVE [SECTION...]]}" && cd "$1" && pwd)
@@ -18,16 +22,33 @@ sections=("${@:3}")
 ((${#sections[@]})) || sections=(tests repeat bench sanitize train)
 cd "$root" || exit 1
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-bin=$scratch/bin logs=$scratch/logs
-mkdir -p "$bin" "$logs"
-# Python reads .xz where the program xz is missing.
-python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$archive" "$bin" || exit 1
+model=resnet18 batches=(128 512) seconds=1 images=0 job=() repeat=(--epochs 3) suites=()
+case ${GPU_CHECK_SIZE:-full} in
+  full) ;;
+  small)
+    model=resnet-mini batches=(2) seconds=0.01 images=8
+    job=(--epochs 1 --attack-steps 1 --select-steps 1)
+    repeat=("${job[@]}")
+    suites=(counted goldens_nets goldens_ops steps) ;;
+  *) echo "error: GPU_CHECK_SIZE is $GPU_CHECK_SIZE; it can be full or small" >&2 && exit 1 ;;
+esac
+
+scratch=${TMPDIR:-/tmp}/saddle-gpu-check
+bin=$scratch/bin logs=$scratch/logs done=$scratch/steps.txt
+sum=$(sha256sum "$archive") || exit 1
+if [ "$(cat "$scratch/archive" 2>/dev/null)" != "$sum" ]; then
+  rm -rf "$scratch"
+  mkdir -p "$bin" "$logs"
+  # Python reads .xz where the program xz is missing.
+  unpack='import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])'
+  python3 -c "$unpack" "$archive" "$bin" || exit 1
+  : >"$done"
+  echo "$sum" >"$scratch/archive"
+fi
 
 # A library that the loader finds stays as it is; the others come from the toolkit, a Python package or the
-# driver. The driver of the machine goes before a toolkit's copies: stubs do nothing, and `compat` is for other
-# drivers.
+# driver. The driver of the machine goes before a toolkit's copies: stubs do nothing, and `compat` is for
+# other drivers.
 folder_of() {
   python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null && return
   find /usr/local/nvidia /usr/lib /usr/lib64 /usr/local/lib /usr/local/cuda* /opt "$HOME/.local/lib" \
@@ -45,25 +66,39 @@ mkdir -p "$(dirname "$program")" && cp "$bin/saddle" "$program"
 
 export SADDLE_REQUIRE_CUDA=1 SADDLE_REQUIRE_NVRTC=1 SADDLE_TEST_DEVICES=cuda
 export SADDLE_CACHE=$scratch/cache
-: >"$results/steps.txt"
-failed=0
-# step NAME COMMAND...: output to NAME.log, a line to steps.txt; on failure the reason to the terminal.
+
+# After every step: a time limit may end this script at any moment.
+keep() {
+  cp "$done" "$results/steps.txt"
+  tar -C "$scratch" -czf "$results/.tmp" logs && mv "$results/.tmp" "$results/results.tgz"
+}
+say() {
+  echo "$*" | tee -a "$done"
+  keep
+}
+# step NAME COMMAND...: output to NAME.log, a line to steps.txt; on failure the reason to the terminal. Files
+# of a step go to $scratch/NAME: what a killed one left there is removed.
 step() {
-  local name=$1 began=$SECONDS code
+  local name=$1 began=$SECONDS exit
   shift
+  exit=$(sed -nE "s/^$name +exit +([0-9]+) .*/\1/p" "$done")
+  [ -z "$exit" ] || return "$exit"
+  if ((SECONDS > ${GPU_CHECK_SECONDS:-1000000})); then
+    echo "$name and what follows is not done; the same command goes on"
+    exit 75
+  fi
+  rm -rf "${scratch:?}/$name"
   "$@" >"$logs/$name.log" 2>&1
-  code=$?
-  printf '%-28s exit %3d %5d s  %s\n' "$name" "$code" "$((SECONDS - began))" "${*//$scratch\//}" |
-    tee -a "$results/steps.txt"
-  if ((code)); then
-    failed=1
+  exit=$?
+  printf '%-28s exit %3d %5d s  %s\n' "$name" "$exit" "$((SECONDS - began))" "${*//$scratch\//}" |
+    tee -a "$done"
+  if ((exit)); then
     grep -nE 'panicked|failures:|FAILED|differ|error|ERROR' -A 3 "$logs/$name.log" | head -40
     echo "--- the end of $name.log"
     tail -n 30 "$logs/$name.log"
   fi
-  # After every step: a time limit may end this script at any moment.
-  tar -C "$scratch" -czf "$results/results.tgz.tmp" logs && mv "$results/results.tgz.tmp" "$results/results.tgz"
-  return "$code"
+  keep
+  return "$exit"
 }
 saddle() { "$bin/saddle" "$@"; }
 # A file with a record per device: what a benchmark prints as JSON goes there.
@@ -77,6 +112,7 @@ step devices saddle devices --json
 if ! python3 -c 'import json, sys; sys.exit(not json.load(open(sys.argv[1]))["cuda"]["gpus"])' \
   "$logs/devices.log"; then
   echo "error: no GPU can be used; nothing else was run"
+  rm -rf "$scratch"
   exit 1
 fi
 nvidia-smi >"$logs/nvidia-smi.log" 2>&1
@@ -101,51 +137,62 @@ run_tests() {
   local suite name
   for suite in "$bin"/*; do
     name=$(basename "$suite")
-    case $name in saddle | unit | program | architecture | nvrtc) continue ;; esac
+    case $name in saddle | unit | program | architecture | nvrtc | software_gpu) continue ;; esac
+    [[ ${#suites[@]} == 0 || " ${suites[*]} " == *" $name "* ]] || continue
     step "suite-$name" "$suite" --test-threads 4
   done
 }
 
-run_repeat() {
-  local run=$scratch/run number checkpoint
-  for number in 1 2; do
-    step "repeat-train-$number" saddle train raat-digits --epochs 3 --device cuda --seed 0 --quiet \
-      --out "$run-$number"
-  done
-  for checkpoint in best last; do
-    step "repeat-$checkpoint" cmp "$run-1/checkpoints/$checkpoint.safetensors" \
-      "$run-2/checkpoints/$checkpoint.safetensors"
-  done
-  for device in cuda host; do
-    step "autoattack-$device" saddle eval --weights "$run-1" --checkpoint last --attack autoattack \
-      --device "$device" --out "$scratch/autoattack-$device.json"
-  done
-  step autoattack-compare python3 -c '
+same_accuracies() {
+  python3 -c '
 import json, sys
 results = [json.load(open(path)) for path in sys.argv[1:]]
 print(json.dumps(results, indent=1))
 rows = [{row["attack"]: row["accuracy"] for row in result["results"]} for result in results]
 apart = {name: (rows[0][name], rows[1][name]) for name in rows[0] if abs(rows[0][name] - rows[1][name]) > 0.6}
 sys.exit(f"GPU and host differ by more than two images: {apart}" if apart else 0)
-' "$scratch/autoattack-cuda.json" "$scratch/autoattack-host.json"
+' "$@"
+}
+
+run_repeat() {
+  local run=$scratch/repeat-train number checkpoint
+  for number in 1 2; do
+    step "repeat-train-$number" saddle train raat-digits --device cuda --seed 0 --quiet \
+      "${repeat[@]}" --out "$run-$number"
+  done
+  for checkpoint in best last; do
+    step "repeat-$checkpoint" cmp "$run-1/checkpoints/$checkpoint.safetensors" \
+      "$run-2/checkpoints/$checkpoint.safetensors"
+  done
+  local all=(--attack autoattack)
+  ((images)) && all=(--attack autoattack:pgd5,square --steps 20 --n "$images")
+  for device in cuda host; do
+    step "autoattack-$device" saddle eval --weights "$run-1" --checkpoint last "${all[@]}" \
+      --device "$device" --out "$scratch/autoattack-$device.json"
+  done
+  step autoattack-compare same_accuracies "$scratch/autoattack-cuda.json" "$scratch/autoattack-host.json"
 }
 
 run_bench() {
-  record bench-kernels saddle bench kernels --device cuda --json
-  record bench-parts saddle bench parts --device cuda --json
-  for batch in 128 512; do
-    record "bench-step-$batch" saddle bench step --device cuda --model resnet18 --batch "$batch" --json
+  local small=(--seconds "$seconds")
+  ((images)) && small+=(--batch 1)
+  record bench-kernels saddle bench kernels --device cuda --json "${small[@]}"
+  record bench-parts saddle bench parts --device cuda --json --model "$model" "${small[@]}"
+  local batch
+  for batch in "${batches[@]}"; do
+    record "bench-step-$batch" saddle bench step --device cuda --model "$model" --batch "$batch" \
+      --seconds "$seconds" --json
   done
   if python3 -c 'import torch' 2>/dev/null; then
-    record bench-pytorch python3 benches/peers/resnet18_step.py --batch 128 512
+    record bench-pytorch python3 benches/peers/resnet18_step.py --batch "${batches[@]}"
   else
-    echo "bench-pytorch: NOT RUN, PyTorch is not installed" | tee -a "$results/steps.txt"
+    say "bench-pytorch: NOT RUN, PyTorch is not installed"
   fi
 }
 
 run_sanitize() {
   if ! command -v compute-sanitizer >/dev/null; then
-    echo "sanitize: NOT RUN, compute-sanitizer is not installed" | tee -a "$results/steps.txt"
+    say "sanitize: NOT RUN, compute-sanitizer is not installed"
     return
   fi
   local tool
@@ -156,10 +203,11 @@ run_sanitize() {
 }
 
 run_train() {
-  step train saddle train --seed 0 --device cuda --out "$scratch/default" --json
-  cp "$scratch/default/summary.json" "$results/summary.json" 2>/dev/null
+  step train saddle train --seed 0 --device cuda "${job[@]}" --out "$scratch/train" --json
+  cp "$scratch/train/summary.json" "$results/summary.json" 2>/dev/null
 }
 
 for section in "${sections[@]}"; do "run_$section"; done
-cat "$results/steps.txt"
-exit "$failed"
+cat "$done"
+rm -rf "$scratch"
+! grep -qE '^[^ ]+ +exit +[1-9]' "$results/steps.txt"
