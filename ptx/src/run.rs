@@ -1,14 +1,11 @@
 //! Launches.
 
-use crate::access::Loops;
 use crate::block::{Machine, Place};
 use crate::counts::{Counts, Raw};
 use crate::fault::{Fault, FaultKind};
-use crate::lanes::{Constants, Registers};
-use crate::matrix::Mma;
 use crate::memory::{Buffer, Memory};
 use crate::module::Module;
-use crate::shadow::Shadow;
+use crate::shadow::{LAST_GENERATION, Shadow};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -129,14 +126,6 @@ pub fn run(
         // SAFETY: inside the buffer that was just made.
         unsafe { params.base().add(at).write(byte) };
     }
-    #[inline(always)]
-    fn body(mma: &Mma, registers: &mut Registers, constants: &Constants) {
-        mma.run(registers, constants);
-    }
-    let multiply = crate::for_this_processor!(
-        body(mma: &Mma, registers: &mut Registers, constants: &Constants),
-        crate::lanes::level()
-    );
     let machine = Machine {
         module,
         kernel: found,
@@ -147,8 +136,7 @@ pub fn run(
         params,
         spans: memory.spans(),
         variables,
-        loops: Loops::new(),
-        multiply,
+        interpret: crate::warp::interpret(),
         taken_first: options.order != Order::Reverse,
         checking: options.checks.races || options.checks.uninitialised || options.checks.async_copies,
     };
@@ -169,7 +157,7 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
         }
     };
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-    let tallies = Mutex::new(vec![Raw::default(); machine.code.instructions.len()]);
+    let tallies = Mutex::new(Vec::<Raw>::new());
     let faults = Mutex::new(Vec::<(u64, Fault)>::new());
     let work = || {
         let Some(mut place) = Place::new(machine) else {
@@ -188,9 +176,9 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
                 lock(&faults).push((at, fault));
             }
         }
-        for (all, own) in lock(&tallies).iter_mut().zip(&place.tallies) {
-            all.add(own);
-        }
+        let mut tallies = lock(&tallies);
+        tallies.resize(place.tallies.len(), Raw::default());
+        tallies.iter_mut().zip(&place.tallies).for_each(|(all, own)| all.add(own));
     };
     let threads = (machine.options.threads.max(1) as u64).min(total);
     if threads == 1 {
@@ -214,7 +202,8 @@ impl Memory {
     /// Marks of earlier launches lose their meaning; before their numbers repeat, the shadows are cleared.
     fn begin_launch(&mut self) {
         self.generation += 1;
-        if self.generation.is_multiple_of(1000) {
+        if self.generation > LAST_GENERATION {
+            self.generation = 1;
             for allocation in self.allocations_mut() {
                 allocation.shadow = Shadow::default();
             }

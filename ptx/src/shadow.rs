@@ -93,37 +93,58 @@ const THREADS: u64 = (1 << 10) - 1;
 const CLOCKS: u64 = (1 << 21) - 1;
 /// The bits of a mark that tell the lanes of a warp apart.
 const LANE: u64 = 31 << THREAD;
+/// Generations are numbered from 1 to this, and then the shadow is cleared: older marks are always less than
+/// newer ones, and the difference of two marks has a sign.
+pub const LAST_GENERATION: u64 = 511;
 
 /// One access of a warp.
 pub struct Visit<'a> {
     clocks: &'a Clocks,
     warp: usize,
+    write: bool,
     /// The mark of lane 0.
     mark: u64,
+    /// The least mark of this generation.
+    oldest: u64,
     /// A mark without its lane that is known to come before this visit, whichever lane made it.
     ordered: u64,
 }
 
 impl<'a> Visit<'a> {
-    pub fn new(clocks: &'a Clocks, (generation, block): (u64, u64), warp: usize, atomic: bool) -> Visit<'a> {
-        let clock = clocks.now(warp) as u64 & CLOCKS;
-        let mark = (generation % 1024) << GENERATION
-            | (block & BLOCKS) << BLOCK
-            | (warp as u64 * 32) << THREAD
-            | clock << 1
-            | atomic as u64;
-        Visit { clocks, warp, mark, ordered: 0 }
+    pub fn new(
+        clocks: &'a Clocks,
+        (generation, block): (u64, u64),
+        (warp, write, atomic): (usize, bool, bool),
+    ) -> Visit<'a> {
+        let (clock, oldest) = (clocks.now(warp) as u64 & CLOCKS, generation << GENERATION);
+        let mark =
+            oldest | (block & BLOCKS) << BLOCK | (warp as u64 * 32) << THREAD | clock << 1 | atomic as u64;
+        Visit { clocks, warp, write, mark, oldest, ordered: 0 }
+    }
+
+    #[inline(always)]
+    fn mark(&self, lane: usize) -> u64 {
+        self.mark + ((lane as u64) << THREAD)
+    }
+
+    /// Whether all marks are of earlier generations: then they say nothing.
+    #[inline(always)]
+    fn are_old(&self, marks: &[AtomicU64]) -> bool {
+        let signs = marks.iter().fold(u64::MAX, |signs, mark| signs & mark.load(Relaxed).wrapping_sub(self.oldest));
+        (signs as i64) < 0
     }
 
     /// Whether what left a mark and what `lane` does now are unordered and not both atomic.
     #[inline(always)]
     fn conflicts(&mut self, mark: u64, lane: usize) -> bool {
-        mark != 0 && mark & !LANE != self.ordered && self.conflicts_slowly(mark, lane)
+        mark >= self.oldest
+            && mark & !LANE != self.ordered
+            && (mark ^ self.mark(lane)) >> THREAD != 0
+            && self.conflicts_slowly(mark, lane)
     }
 
     fn conflicts_slowly(&mut self, mark: u64, lane: usize) -> bool {
-        let same_launch = (mark ^ self.mark) >> GENERATION == 0;
-        if !same_launch || mark & self.mark & 1 != 0 {
+        if mark & self.mark & 1 != 0 {
             return false;
         }
         if (mark ^ self.mark) >> BLOCK != 0 {
@@ -149,46 +170,6 @@ impl<'a> Visit<'a> {
             same_block: (mark ^ self.mark) >> BLOCK == 0,
         }
     }
-
-    /// Checks a cell against an access of `lane`.
-    #[inline(always)]
-    fn check(&mut self, cell: &[AtomicU64], lane: usize, write: bool) -> Option<Conflict> {
-        let last = cell[0].load(Relaxed);
-        if self.conflicts(last, lane) {
-            return Some(self.conflict(last, true));
-        }
-        if write {
-            for reader in &cell[1..] {
-                let reader = reader.load(Relaxed);
-                if self.conflicts(reader, lane) {
-                    return Some(self.conflict(reader, false));
-                }
-            }
-        }
-        None
-    }
-
-    #[inline(always)]
-    fn record(&self, cell: &[AtomicU64], lane: usize, write: bool) {
-        let mark = self.mark + ((lane as u64) << THREAD);
-        if write {
-            cell[0].store(mark, Relaxed);
-            return;
-        }
-        let (first, second) = (cell[1].load(Relaxed), cell[2].load(Relaxed));
-        // Two lanes of this warp at this clock say as much as all: a writer is at most one of them.
-        if (first ^ mark) & !LANE == 0 && ((second ^ mark) & !LANE == 0 || first == mark) {
-            return;
-        }
-        if (first ^ mark) >> THREAD != 0 {
-            // Keeps a reader of another block rather than one more of this block.
-            let foreign = (second ^ mark) >> BLOCK != 0 && (second ^ mark) >> GENERATION == 0;
-            if !(foreign && (first ^ mark) >> BLOCK == 0) {
-                cell[2].store(first, Relaxed);
-            }
-        }
-        cell[1].store(mark, Relaxed);
-    }
 }
 
 /// The other party of a race, by number.
@@ -211,17 +192,96 @@ impl Conflict {
     }
 }
 
-/// The marks of places, three each: the last write, the last reader, and the last reader that was another
-/// thread.
-struct Cells(Buffer);
+/// Neighbouring bytes that neighbouring lanes touch: those of `lane` from `at` on, then those of the next lane.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub at: usize,
+    pub lane: usize,
+    pub lanes: usize,
+}
+
+/// What each lane touches: so many bytes, a power of two, in elements narrower than a word or not.
+#[derive(Clone, Copy)]
+pub struct Each {
+    pub bytes: usize,
+    pub narrow: bool,
+}
+
+/// The marks of places: the last write, the last reader, and the last reader that was another thread, whose
+/// mark is of this generation only where that of the last reader is too.
+struct Cells([Buffer; 3]);
+
+/// The cells of a run, and how many cells belong to each lane, as a power of two.
+struct CellRun<'a> {
+    marks: [&'a [AtomicU64]; 3],
+    lane: usize,
+    shift: u32,
+}
 
 impl Cells {
     fn new(cells: usize) -> Option<Cells> {
-        Buffer::new(cells * 24).map(Cells)
+        let buffer = || Buffer::new(cells * 8);
+        Some(Cells([buffer()?, buffer()?, buffer()?]))
     }
+    /// The cells of `unit` bytes that a run touches.
     #[inline(always)]
-    fn range(&self, at: usize, count: usize) -> std::slice::ChunksExact<'_, AtomicU64> {
-        self.0.words()[3 * at..3 * (at + count)].chunks_exact(3)
+    fn run(&self, run: Run, each: Each, unit: usize) -> CellRun<'_> {
+        let (first, end) = (run.at / unit, (run.at + run.lanes * each.bytes).div_ceil(unit));
+        let marks = [0, 1, 2].map(|kind| &self.0[kind].words()[first..end]);
+        CellRun { marks, lane: run.lane, shift: (each.bytes / unit).max(1).trailing_zeros() }
+    }
+}
+
+impl CellRun<'_> {
+    #[inline(always)]
+    fn check(&self, visit: &mut Visit) -> Option<(usize, Conflict)> {
+        let [writes, first, second] = self.marks;
+        if visit.are_old(writes) && (!visit.write || visit.are_old(first)) {
+            return None;
+        }
+        for (at, last) in writes.iter().enumerate() {
+            let (lane, last) = (self.lane + (at >> self.shift), last.load(Relaxed));
+            if visit.conflicts(last, lane) {
+                return Some((lane, visit.conflict(last, true)));
+            }
+            if visit.write {
+                for reader in [&first[at], &second[at]] {
+                    let reader = reader.load(Relaxed);
+                    if visit.conflicts(reader, lane) {
+                        return Some((lane, visit.conflict(reader, false)));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn record(&self, visit: &Visit) {
+        let [writes, first, second] = self.marks;
+        if visit.write || visit.are_old(first) {
+            let marks = if visit.write { writes } else { first };
+            for (at, cell) in marks.iter().enumerate() {
+                cell.store(visit.mark(self.lane + (at >> self.shift)), Relaxed);
+            }
+            return;
+        }
+        for at in 0..first.len() {
+            let mark = visit.mark(self.lane + (at >> self.shift));
+            let (one, other) = (first[at].load(Relaxed), second[at].load(Relaxed));
+            // Two lanes of this warp at this clock say as much as all: a writer is at most one of them.
+            if (one ^ mark) & !LANE == 0 && ((other ^ mark) & !LANE == 0 || one == mark) {
+                continue;
+            }
+            if (one ^ mark) >> THREAD != 0 {
+                // Keeps a reader of another block rather than one more of this block.
+                let foreign = (other ^ mark) >> BLOCK != 0 && other >= visit.oldest;
+                if !(foreign && (one ^ mark) >> BLOCK == 0) {
+                    second[at].store(one, Relaxed);
+                }
+            }
+            first[at].store(mark, Relaxed);
+        }
     }
 }
 
@@ -233,39 +293,26 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Checks an access of a lane against all earlier ones, records it, or both. `size` is that of the whole
-    /// memory.
+    /// Compares an access with all earlier ones. `size` is that of the whole memory.
     #[inline(always)]
-    pub fn touch(
-        &self,
-        size: usize,
-        (at, bytes): (usize, usize),
-        visit: &mut Visit,
-        (lane, write): (usize, bool),
-        (check, record): (bool, bool),
-    ) -> Option<Conflict> {
+    pub fn check(&self, size: usize, run: Run, each: Each, visit: &mut Visit) -> Option<(usize, Conflict)> {
         let words = self.words.get_or_init(|| Cells::new(size.div_ceil(4))).as_ref()?;
-        let narrow = bytes < 4;
-        let mut found = None;
-        for cell in words.range(at / 4, bytes.div_ceil(4)) {
-            if check {
-                found = found.or(visit.check(cell, lane, write));
-            }
-            if record && !narrow {
-                visit.record(cell, lane, write);
-            }
+        let found = words.run(run, each, 4).check(visit);
+        match self.bytes.get() {
+            Some(Some(bytes)) => found.or_else(|| bytes.run(run, each, 1).check(visit)),
+            _ => found,
         }
-        if narrow || self.bytes.get().is_some() {
-            let cells = self.bytes.get_or_init(|| Cells::new(size)).as_ref()?;
-            for cell in cells.range(at, bytes) {
-                if check {
-                    found = found.or(visit.check(cell, lane, write));
-                }
-                if record && narrow {
-                    visit.record(cell, lane, write);
-                }
-            }
+    }
+
+    /// Notes an access that `check` has compared.
+    #[inline(always)]
+    pub fn record(&self, size: usize, run: Run, each: Each, visit: &Visit) {
+        let (cells, unit, count) = match each.narrow {
+            false => (&self.words, 4, size.div_ceil(4)),
+            true => (&self.bytes, 1, size),
+        };
+        if let Some(cells) = cells.get_or_init(|| Cells::new(count)) {
+            cells.run(run, each, unit).record(visit);
         }
-        found
     }
 }

@@ -7,8 +7,9 @@ use crate::block::{Common, Machine};
 use crate::counts::Raw;
 use crate::fault::FaultKind;
 use crate::flow::NOWHERE;
+use crate::for_this_processor;
 use crate::instruction::*;
-use crate::lanes::{LANES, Registers};
+use crate::lanes::{LANES, Registers, level};
 use crate::memory::Allocation;
 
 /// Lanes that wait for others: they go on at `pc` until `meet`.
@@ -64,6 +65,29 @@ pub struct Warp {
     pub groups: [u32; LANES],
 }
 
+/// `Warp::run`. Unsafe to call on a processor that it was not compiled for.
+pub type Interpret = unsafe fn(&mut Warp, &Machine, &mut Common, &mut [Raw], usize) -> Result<Pause, Failure>;
+
+/// The form for this processor, with the inner loops over lanes that it inlines.
+pub fn interpret() -> Interpret {
+    #[inline(always)]
+    fn body(
+        warp: &mut Warp,
+        machine: &Machine,
+        common: &mut Common,
+        tallies: &mut [Raw],
+        quantum: usize,
+    ) -> Result<Pause, Failure> {
+        warp.run(machine, common, tallies, quantum)
+    }
+    for_this_processor!(
+        body(
+            warp: &mut Warp, machine: &Machine, common: &mut Common, tallies: &mut [Raw], quantum: usize
+        ) -> Result<Pause, Failure>,
+        level()
+    )
+}
+
 impl Warp {
     fn fail<T>(&self, mask: u32, what: FaultKind) -> Result<T, Failure> {
         Err(Failure { lane: mask.trailing_zeros() as usize & 31, what })
@@ -98,7 +122,8 @@ impl Warp {
     }
 
     /// Runs until the warp waits, ends, or has run `quantum` instructions.
-    pub fn run(
+    #[inline(always)]
+    fn run(
         &mut self,
         machine: &Machine,
         common: &mut Common,
@@ -107,7 +132,6 @@ impl Warp {
     ) -> Result<Pause, Failure> {
         let code = machine.code;
         let constants = &code.constants;
-        let count = machine.options.count;
         for _ in 0..quantum {
             while self.current.pc == self.current.meet {
                 if !self.pop() {
@@ -130,8 +154,8 @@ impl Warp {
                     active & if negated { !value } else { value }
                 }
             };
-            if count {
-                tallies[pc].issue(mask);
+            if let Some(raw) = tallies.get_mut(pc) {
+                raw.issue(mask);
             }
             if let Run::Lanes(execute) = instruction.run {
                 // SAFETY: the decoder chose the form for this processor.
@@ -161,13 +185,8 @@ impl Warp {
                     self.registers.set_predicate(slots[0], operation(a, b, c), mask);
                 }
                 Run::Memory(access) => {
-                    machine.memory_instruction(
-                        common,
-                        self,
-                        (instruction, access),
-                        &mut tallies[pc],
-                        mask,
-                    )?;
+                    let raw = tallies.get_mut(pc);
+                    machine.memory_instruction(common, self, (instruction, access), raw, mask)?;
                 }
                 Run::Exit => {
                     self.live &= !mask;
@@ -190,8 +209,7 @@ impl Warp {
                         let what = FaultKind::Mask("mma not reached by all 32 lanes of the warp".into());
                         return self.fail(mask, what);
                     }
-                    // SAFETY: chosen for this processor.
-                    unsafe { (machine.multiply)(mma, &mut self.registers, constants) };
+                    mma.run(&mut self.registers, constants);
                 }
                 _ => self.across_lanes(machine, common, instruction, mask)?,
             }
