@@ -64,22 +64,12 @@ pub struct Target {
     pub origin: u64,
     /// The place in `Machine::spans`, for global memory.
     pub span: usize,
+    /// From the first byte that a lane touches to the end of the last one.
+    pub hull: Range<usize>,
     /// All lanes active, each at a higher address than the one before: no two of them at the same place.
     pub ascending: bool,
     /// Ascending, and each lane directly after the one before.
     pub contiguous: bool,
-}
-
-impl Target {
-    /// The offsets from the first byte that a lane touches to the end of the last one.
-    pub fn hull(&self, bytes: usize) -> Range<usize> {
-        let (mut least, mut most) = (self.offsets[0], self.offsets[0]);
-        for lane in 1..LANES {
-            least = least.min(self.offsets[lane]);
-            most = most.max(self.offsets[lane]);
-        }
-        least..most + bytes
-    }
 }
 
 /// A piece of memory: its bytes, the address of the first one, and its place in `Machine::spans`.
@@ -121,13 +111,55 @@ pub fn addresses(
     all
 }
 
-pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+#[inline(always)]
+pub fn lanes(mask: u32) -> impl Iterator<Item = usize> + Clone {
     let mut rest = mask;
     std::iter::from_fn(move || {
         let lane = rest.trailing_zeros() as usize;
         rest &= rest.wrapping_sub(1);
         (lane < LANES).then_some(lane)
     })
+}
+
+impl Target {
+    /// No lanes yet; `span` is where to look first.
+    pub fn new(span: usize) -> Target {
+        Target {
+            base: std::ptr::null_mut(),
+            offsets: [0; LANES],
+            space: Space::Generic,
+            origin: 0,
+            span,
+            hull: 0..0,
+            ascending: false,
+            contiguous: false,
+        }
+    }
+
+    #[inline(always)]
+    fn set(
+        &mut self,
+        piece: Piece,
+        space: Space,
+        all: &[u64; LANES],
+        bytes: usize,
+        (least, most, ascending): (u64, u64, bool),
+    ) {
+        for lane in 0..LANES {
+            self.offsets[lane] = (all[lane] - piece.start) as usize;
+        }
+        self.hull = (least - piece.start) as usize..(most - piece.start) as usize + bytes;
+        (self.base, self.origin, self.span, self.space) = (piece.base, piece.start, piece.span, space);
+        self.ascending = ascending;
+        self.contiguous = ascending && self.hull.len() == LANES * bytes;
+        if space == Space::Local {
+            self.contiguous = false;
+            self.hull = 0..LANES * piece.size;
+            for lane in 0..LANES {
+                self.offsets[lane] += lane * piece.size;
+            }
+        }
+    }
 }
 
 /// Lanes outside `part` take the address of the first lane in it.
@@ -163,8 +195,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Finds the piece of memory that the first lane of `mask` lies in, and the lanes that lie in it too.
-    /// Checks bounds and alignment. `span` is a guess for global memory.
+    /// Finds the piece of memory that the first lane of `mask` lies in, and returns the lanes that lie in it too.
+    /// Checks bounds and alignment. `target.span` is a guess for global memory.
     #[inline(always)]
     pub(crate) fn resolve(
         &self,
@@ -173,8 +205,9 @@ impl Machine<'_> {
         space: Space,
         all: &[u64; LANES],
         (bytes, write): (usize, bool),
-        (mask, span): (u32, usize),
-    ) -> Result<(Target, u32), Failure> {
+        mask: u32,
+        target: &mut Target,
+    ) -> Result<u32, Failure> {
         let (mut least, mut most, mut bits, mut ascending) = (all[0], all[0], all[0], mask == u32::MAX);
         for lane in 1..LANES {
             least = least.min(all[lane]);
@@ -184,36 +217,14 @@ impl Machine<'_> {
         }
         if space != Space::Generic
             && bits & (bytes as u64 - 1) == 0
-            && let Some(piece) = self.piece(common, local, space, (least, span), write)
+            && let Some(piece) = self.piece(common, local, space, (least, target.span), write)
             && most - piece.start <= piece.size.wrapping_sub(bytes) as u64
             && bytes <= piece.size
         {
-            return Ok((self.target(piece, space, all, (bytes, ascending)), mask));
+            target.set(piece, space, all, bytes, (least, most, ascending));
+            return Ok(mask);
         }
-        self.resolve_part(common, local, space, all, (bytes, write), mask)
-    }
-
-    #[inline(always)]
-    fn target(
-        &self,
-        piece: Piece,
-        space: Space,
-        all: &[u64; LANES],
-        (bytes, ascending): (usize, bool),
-    ) -> Target {
-        let mut offsets = [0; LANES];
-        for lane in 0..LANES {
-            offsets[lane] = (all[lane] - piece.start) as usize;
-        }
-        let mut contiguous = ascending && offsets[LANES - 1] - offsets[0] == (LANES - 1) * bytes;
-        if space == Space::Local {
-            contiguous = false;
-            for lane in 0..LANES {
-                offsets[lane] += lane * piece.size;
-            }
-        }
-        let Piece { base, start: origin, span, .. } = piece;
-        Target { base, offsets, space, origin, span, ascending, contiguous }
+        self.resolve_part(common, local, space, all, (bytes, write), mask, target)
     }
 
     /// `resolve` for accesses that are not all in one place, or at fault.
@@ -227,7 +238,8 @@ impl Machine<'_> {
         all: &[u64; LANES],
         (bytes, write): (usize, bool),
         mask: u32,
-    ) -> Result<(Target, u32), Failure> {
+        target: &mut Target,
+    ) -> Result<u32, Failure> {
         let (mut all, mut mask) = (*all, mask);
         let first = mask.trailing_zeros() as usize & 31;
         if space == Space::Generic {
@@ -271,7 +283,9 @@ impl Machine<'_> {
             return outside(first, self.memory.describe(all[first], bytes));
         }
         restrict(&mut all, part);
-        Ok((self.target(piece, space, &all, (bytes, false)), part))
+        let (least, most) = (all.iter().min().unwrap_or(&0), all.iter().max().unwrap_or(&0));
+        target.set(piece, space, &all, bytes, (*least, *most, false));
+        Ok(part)
     }
 
     /// Runs a memory instruction for the lanes of `mask`.
@@ -301,17 +315,20 @@ impl Machine<'_> {
         }
         let local = warp.local.as_ref().map_or(std::ptr::null_mut(), |local| local.buffer.base());
         let at = warp.current.pc as usize;
+        let mut target = Target::new(common.last_spans[at] as usize);
         while rest != 0 {
-            let guess = common.last_spans[at] as usize;
-            let (target, part) =
-                self.resolve(common, local, access.space, &all, (bytes, write), (rest, guess))?;
+            let part = self.resolve(common, local, access.space, &all, (bytes, write), rest, &mut target)?;
             common.last_spans[at] = target.span as u32;
             if let Some(raw) = raw.as_deref_mut() {
                 raw.access(&target, part, bytes);
             }
             if self.checking {
-                let check =
-                    Check { machine: self, common, local: warp.local.as_ref(), thread_base: warp.index * LANES };
+                let check = Check {
+                    machine: self,
+                    common,
+                    local: warp.local.as_ref(),
+                    thread_base: warp.index * LANES,
+                };
                 let async_copy = access.kind == Kind::AsyncCopy;
                 let size = access.size as usize;
                 check.touch(&target, part, (bytes, size), write, access.is_atomic(), async_copy)?;

@@ -59,15 +59,11 @@ impl Machine<'_> {
             let least = lanes(reading).map(|lane| pending.read[lane] as usize).min().unwrap_or(size);
             let bytes = if least.is_power_of_two() { least } else { 1 };
             let mut rest = reading;
+            let mut source = Target::new(target.span);
             while rest != 0 {
-                let (source, part) = self.resolve(
-                    common,
-                    std::ptr::null_mut(),
-                    Space::Global,
-                    &all,
-                    (bytes, false),
-                    (rest, usize::MAX),
-                )?;
+                let no_local = std::ptr::null_mut();
+                let part =
+                    self.resolve(common, no_local, Space::Global, &all, (bytes, false), rest, &mut source)?;
                 if let Some(raw) = raw.as_deref_mut() {
                     raw.access(&source, part, size);
                 }
@@ -137,10 +133,8 @@ impl Warp {
                     base: common.shared.buffer.base(),
                     offsets: pending.destinations.map(|at| at as usize),
                     space: Space::Shared,
-                    origin: 0,
-                    span: 0,
-                    ascending: false,
-                    contiguous: false,
+                    hull: 0..common.shared.size,
+                    ..Target::new(0)
                 };
                 let check = Check { machine, common, local: None, thread_base: self.index * LANES };
                 let written = lanes(now).map(|lane| target.offsets[lane]);

@@ -183,7 +183,10 @@ impl<'m, 'a> Place<'m, 'a> {
                 };
                 match class {
                     Class::Double => warp.registers.doubles[slot.index()] = row,
-                    _ => warp.registers.words[slot.index()] = Row(row.0.map(|value| value as u32)),
+                    _ => {
+                        let words = &mut warp.registers.words[slot.index()].0;
+                        (0..LANES).for_each(|lane| words[lane] = row.0[lane] as u32);
+                    }
                 }
             }
         }
@@ -256,8 +259,9 @@ impl<'m, 'a> Place<'m, 'a> {
     fn turn(&mut self, index: usize, quantum: usize) -> Result<(), Fault> {
         let warp = &mut self.warps[index];
         // SAFETY: the form for this processor.
-        let pause =
-            unsafe { (self.machine.interpret)(warp, self.machine, &mut self.common, &mut self.tallies, quantum) };
+        let pause = unsafe {
+            (self.machine.interpret)(warp, self.machine, &mut self.common, &mut self.tallies, quantum)
+        };
         match pause {
             Err(failure) => {
                 let at = self.warps[index].current.pc as usize;

@@ -48,7 +48,7 @@ impl Check<'_> {
             },
             _ => return Ok(()),
         };
-        let hull = target.hull(bytes);
+        let hull = target.hull.clone();
         // One look at all bytes from the first to the last decides for most accesses.
         let dense = hull.len() <= DENSE;
         if shared && checks.async_copies && self.common.in_flight_bytes > 0 && !async_copy {
@@ -90,18 +90,17 @@ impl Check<'_> {
             // All lanes are checked before any is recorded: those of one instruction do not race with each
             // other, and `collisions` compares what they write.
             if target.contiguous && !each.narrow {
-                let run = Run { lanes: LANES, ..run(0) };
-                if let Some(found) = shadow.check(size, run, each, &mut visit) {
+                let run = std::iter::once(Run { lanes: LANES, ..run(0) });
+                if let Some(found) = shadow.check(size, run.clone(), each, &mut visit) {
                     return race(found);
                 }
-                shadow.record(size, run, each, &visit);
+                shadow.record(run, each, &visit);
             } else {
-                for lane in lanes(mask) {
-                    if let Some(found) = shadow.check(size, run(lane), each, &mut visit) {
-                        return race(found);
-                    }
+                let runs = lanes(mask).map(run);
+                if let Some(found) = shadow.check(size, runs.clone(), each, &mut visit) {
+                    return race(found);
                 }
-                lanes(mask).for_each(|lane| shadow.record(size, run(lane), each, &visit));
+                shadow.record(runs, each, &visit);
             }
         }
         Ok(())

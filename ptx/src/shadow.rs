@@ -9,7 +9,10 @@ use crate::block::split;
 use crate::fault::Party;
 use crate::memory::Buffer;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// What the warps of a block know of each other.
 pub struct Clocks {
@@ -130,8 +133,11 @@ impl<'a> Visit<'a> {
     /// Whether all marks are of earlier generations: then they say nothing.
     #[inline(always)]
     fn are_old(&self, marks: &[AtomicU64]) -> bool {
-        let signs = marks.iter().fold(u64::MAX, |signs, mark| signs & mark.load(Relaxed).wrapping_sub(self.oldest));
-        (signs as i64) < 0
+        let mut signs = -1;
+        for mark in marks {
+            signs &= mark.load(Relaxed).wrapping_sub(self.oldest) as i64;
+        }
+        signs < 0
     }
 
     /// Whether what left a mark and what `lane` does now are unordered and not both atomic.
@@ -209,11 +215,18 @@ pub struct Each {
 
 /// The marks of places: the last write, the last reader, and the last reader that was another thread, whose
 /// mark is of this generation only where that of the last reader is too.
-struct Cells([Buffer; 3]);
+struct Cells {
+    marks: [Buffer; 3],
+    /// The last generations that read and wrote: most memory is only read or only written, and then half of
+    /// the marks need no look.
+    used: [AtomicU64; 2],
+}
 
 /// The cells of a run, and how many cells belong to each lane, as a power of two.
 struct CellRun<'a> {
-    marks: [&'a [AtomicU64]; 3],
+    cells: &'a Cells,
+    first: usize,
+    end: usize,
     lane: usize,
     shift: u32,
 }
@@ -221,31 +234,60 @@ struct CellRun<'a> {
 impl Cells {
     fn new(cells: usize) -> Option<Cells> {
         let buffer = || Buffer::new(cells * 8);
-        Some(Cells([buffer()?, buffer()?, buffer()?]))
+        Some(Cells { marks: [buffer()?, buffer()?, buffer()?], used: Default::default() })
+    }
+    /// Notes that a visit comes, and returns whether marks of writes, and of reads, may be of its generation.
+    fn begin(&self, visit: &Visit) -> [bool; 2] {
+        let [reads, writes] = &self.used;
+        let own = if visit.write { writes } else { reads };
+        if own.load(Relaxed) != visit.oldest {
+            // Before the look at the other: of two threads that come at once, one sees the other.
+            own.store(visit.oldest, SeqCst);
+        }
+        [writes, reads].map(|used| used.load(SeqCst) == visit.oldest)
     }
     /// The cells of `unit` bytes that a run touches.
     #[inline(always)]
     fn run(&self, run: Run, each: Each, unit: usize) -> CellRun<'_> {
         let (first, end) = (run.at / unit, (run.at + run.lanes * each.bytes).div_ceil(unit));
-        let marks = [0, 1, 2].map(|kind| &self.0[kind].words()[first..end]);
-        CellRun { marks, lane: run.lane, shift: (each.bytes / unit).max(1).trailing_zeros() }
+        let shift = (each.bytes / unit).max(1).trailing_zeros();
+        CellRun { cells: self, first, end, lane: run.lane, shift }
     }
 }
 
-impl CellRun<'_> {
+impl<'a> CellRun<'a> {
     #[inline(always)]
-    fn check(&self, visit: &mut Visit) -> Option<(usize, Conflict)> {
-        let [writes, first, second] = self.marks;
-        if visit.are_old(writes) && (!visit.write || visit.are_old(first)) {
+    fn writes(&self) -> &'a [AtomicU64] {
+        &self.cells.marks[0].words()[self.first..self.end]
+    }
+    #[inline(always)]
+    fn readers(&self) -> &'a [AtomicU64] {
+        &self.cells.marks[1].words()[self.first..self.end]
+    }
+    #[inline(always)]
+    fn other_readers(&self) -> &'a [AtomicU64] {
+        &self.cells.marks[2].words()[self.first..self.end]
+    }
+
+    #[inline(always)]
+    fn check(&self, visit: &mut Visit, [written, read]: [bool; 2]) -> Option<(usize, Conflict)> {
+        if (!written || visit.are_old(self.writes()))
+            && (!read || !visit.write || visit.are_old(self.readers()))
+        {
             return None;
         }
-        for (at, last) in writes.iter().enumerate() {
-            let (lane, last) = (self.lane + (at >> self.shift), last.load(Relaxed));
+        self.compare(visit)
+    }
+
+    fn compare(&self, visit: &mut Visit) -> Option<(usize, Conflict)> {
+        let (writes, readers, others) = (self.writes(), self.readers(), self.other_readers());
+        for at in 0..writes.len() {
+            let (lane, last) = (self.lane + (at >> self.shift), writes[at].load(Relaxed));
             if visit.conflicts(last, lane) {
                 return Some((lane, visit.conflict(last, true)));
             }
             if visit.write {
-                for reader in [&first[at], &second[at]] {
+                for reader in [&readers[at], &others[at]] {
                     let reader = reader.load(Relaxed);
                     if visit.conflicts(reader, lane) {
                         return Some((lane, visit.conflict(reader, false)));
@@ -258,17 +300,20 @@ impl CellRun<'_> {
 
     #[inline(always)]
     fn record(&self, visit: &Visit) {
-        let [writes, first, second] = self.marks;
-        if visit.write || visit.are_old(first) {
-            let marks = if visit.write { writes } else { first };
-            for (at, cell) in marks.iter().enumerate() {
-                cell.store(visit.mark(self.lane + (at >> self.shift)), Relaxed);
-            }
-            return;
+        if !visit.write && !visit.are_old(self.readers()) {
+            return self.add_readers(visit);
         }
-        for at in 0..first.len() {
+        let marks = if visit.write { self.writes() } else { self.readers() };
+        for (at, cell) in marks.iter().enumerate() {
+            cell.store(visit.mark(self.lane + (at >> self.shift)), Relaxed);
+        }
+    }
+
+    fn add_readers(&self, visit: &Visit) {
+        let (readers, others) = (self.readers(), self.other_readers());
+        for at in 0..readers.len() {
             let mark = visit.mark(self.lane + (at >> self.shift));
-            let (one, other) = (first[at].load(Relaxed), second[at].load(Relaxed));
+            let (one, other) = (readers[at].load(Relaxed), others[at].load(Relaxed));
             // Two lanes of this warp at this clock say as much as all: a writer is at most one of them.
             if (one ^ mark) & !LANE == 0 && ((other ^ mark) & !LANE == 0 || one == mark) {
                 continue;
@@ -277,10 +322,10 @@ impl CellRun<'_> {
                 // Keeps a reader of another block rather than one more of this block.
                 let foreign = (other ^ mark) >> BLOCK != 0 && other >= visit.oldest;
                 if !(foreign && (one ^ mark) >> BLOCK == 0) {
-                    second[at].store(one, Relaxed);
+                    others[at].store(one, Relaxed);
                 }
             }
-            first[at].store(mark, Relaxed);
+            readers[at].store(mark, Relaxed);
         }
     }
 }
@@ -295,24 +340,40 @@ pub struct Shadow {
 impl Shadow {
     /// Compares an access with all earlier ones. `size` is that of the whole memory.
     #[inline(always)]
-    pub fn check(&self, size: usize, run: Run, each: Each, visit: &mut Visit) -> Option<(usize, Conflict)> {
+    pub fn check(
+        &self,
+        size: usize,
+        runs: impl Iterator<Item = Run> + Clone,
+        each: Each,
+        visit: &mut Visit,
+    ) -> Option<(usize, Conflict)> {
         let words = self.words.get_or_init(|| Cells::new(size.div_ceil(4))).as_ref()?;
-        let found = words.run(run, each, 4).check(visit);
-        match self.bytes.get() {
-            Some(Some(bytes)) => found.or_else(|| bytes.run(run, each, 1).check(visit)),
-            _ => found,
+        if each.narrow {
+            self.bytes.get_or_init(|| Cells::new(size));
         }
+        for (cells, unit) in [(Some(words), 4), (self.bytes.get().and_then(Option::as_ref), 1)] {
+            let Some(cells) = cells else { continue };
+            let used = cells.begin(visit);
+            if used[0] || visit.write && used[1] {
+                for run in runs.clone() {
+                    let found = cells.run(run, each, unit).check(visit, used);
+                    if found.is_some() {
+                        return found;
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Notes an access that `check` has compared.
     #[inline(always)]
-    pub fn record(&self, size: usize, run: Run, each: Each, visit: &Visit) {
-        let (cells, unit, count) = match each.narrow {
-            false => (&self.words, 4, size.div_ceil(4)),
-            true => (&self.bytes, 1, size),
-        };
-        if let Some(cells) = cells.get_or_init(|| Cells::new(count)) {
-            cells.run(run, each, unit).record(visit);
+    pub fn record(&self, runs: impl Iterator<Item = Run>, each: Each, visit: &Visit) {
+        let (cells, unit) = if each.narrow { (&self.bytes, 1) } else { (&self.words, 4) };
+        if let Some(Some(cells)) = cells.get() {
+            for run in runs {
+                cells.run(run, each, unit).record(visit);
+            }
         }
     }
 }
