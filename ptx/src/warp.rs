@@ -267,9 +267,10 @@ impl Warp {
     }
 
     /// The members of a `.sync` instruction must all be here, and every lane here must be a member.
+    #[inline(always)]
     fn members(&self, machine: &Machine, masks: &[u32; LANES], mask: u32) -> Result<(), Failure> {
         if !machine.options.checks.barriers
-            || masks.iter().all(|&members| members == mask && mask == u32::MAX)
+            || masks.iter().fold(mask, |all, members| all & members) == u32::MAX
         {
             return Ok(());
         }
@@ -293,6 +294,7 @@ impl Warp {
         Ok(())
     }
 
+    #[inline(always)]
     fn across_lanes(
         &mut self,
         machine: &Machine,
@@ -334,6 +336,7 @@ impl Warp {
         Ok(())
     }
 
+    #[inline(always)]
     fn shuffle(
         &mut self,
         machine: &Machine,
@@ -346,32 +349,55 @@ impl Warp {
         self.members(machine, masks, mask)?;
         let values = *self.registers.word(constants, slots[2]);
         let (b, c) = (self.registers.word(constants, slots[3]), self.registers.word(constants, slots[4]));
-        let (mut result, mut inside) = ([0; LANES], 0);
-        for lane in 0..LANES {
-            let (distance, clamp, segment) =
-                (b[lane] as usize & 31, c[lane] as usize & 31, c[lane] as usize >> 8 & 31);
-            let most = (lane & segment) | (clamp & !segment);
-            let (source, valid) = match kind {
-                Shuffle::Up => {
-                    (lane.wrapping_sub(distance), lane as isize - distance as isize >= most as isize)
-                }
-                Shuffle::Down => (lane + distance, lane + distance <= most),
-                Shuffle::Butterfly => (lane ^ distance, lane ^ distance <= most),
-                Shuffle::Index => {
-                    let source = (lane & segment) | (distance & !segment);
-                    (source, source <= most)
-                }
-            };
-            let source = if valid { source & 31 } else { lane };
-            if machine.options.checks.barriers && mask >> lane & 1 != 0 && mask >> source & 1 == 0 {
-                let text = format!("lane {lane} reads lane {source}, which does not take part");
+        let (sources, inside) = match kind {
+            Shuffle::Up => {
+                sources(b, c, |lane, distance, most, _| (lane - distance, lane - distance >= most))
+            }
+            Shuffle::Down => {
+                sources(b, c, |lane, distance, most, _| (lane + distance, lane + distance <= most))
+            }
+            Shuffle::Butterfly => {
+                sources(b, c, |lane, distance, most, _| (lane ^ distance, lane ^ distance <= most))
+            }
+            Shuffle::Index => sources(b, c, |lane, index, most, segment| {
+                let source = (lane & segment) | (index & !segment);
+                (source, source <= most)
+            }),
+        };
+        if machine.options.checks.barriers && mask != u32::MAX {
+            let absent = |&lane: &usize| mask >> sources[lane] & 1 == 0;
+            if let Some(lane) = lanes(mask).find(absent) {
+                let text = format!("lane {lane} reads lane {}, which does not take part", sources[lane]);
                 return Err(Failure { lane, what: FaultKind::Mask(text) });
             }
-            result[lane] = values[source];
-            inside |= (valid as u32) << lane;
+        }
+        let mut result = [0; LANES];
+        for lane in 0..LANES {
+            result[lane] = values[sources[lane] as usize & 31];
         }
         self.registers.set_word(slots[0], &result, mask);
         self.registers.set_predicate(slots[1], inside, mask);
         Ok(())
     }
+}
+
+/// The lanes that a shuffle reads, and the mask of those that `source` finds inside their segment; the others
+/// read their own. `source` gets the lane, the operand b, the bound and the segment's mask.
+#[inline(always)]
+fn sources(
+    b: &[u32; LANES],
+    c: &[u32; LANES],
+    source: impl Fn(i32, i32, i32, i32) -> (i32, bool),
+) -> ([u32; LANES], u32) {
+    let (mut sources, mut inside) = ([0; LANES], 0);
+    for lane in 0..LANES {
+        let (clamp, segment) = (c[lane] as i32 & 31, c[lane] as i32 >> 8 & 31);
+        let own = lane as i32;
+        let most = (own & segment) | (clamp & !segment);
+        let (other, valid) = source(own, b[lane] as i32 & 31, most, segment);
+        let all = -(valid as i32);
+        sources[lane] = ((own ^ ((own ^ other) & all)) & 31) as u32;
+        inside |= (valid as u32) << lane;
+    }
+    (sources, inside)
 }
