@@ -157,7 +157,7 @@ fn main() {
             [(Checks::ALL, false), (Checks::NONE, true), (Checks::NONE, false)].map(|(checks, count)| {
                 let mut device = Device::new(Options { checks, count, ..Options::default() });
                 let arguments = (case.arguments)(&mut device);
-                let mut launch = |device: &mut Device| {
+                let launch = |device: &mut Device| {
                     device.run(&case.module, case.kernel, [case.grid, 1, 1], case.block, &arguments)
                 };
                 let mut once = || {
