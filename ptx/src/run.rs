@@ -8,6 +8,7 @@ use crate::module::Module;
 use crate::shadow::{LAST_GENERATION, Shadow};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 /// A grid of blocks and their parameters, laid out as `Kernel::params` says.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +145,9 @@ pub fn run(
     Ok(Counts::of(module, found, launch, &tallies))
 }
 
+/// Launches that last fewer nanoseconds than this run in one thread: starting others takes as long.
+const WORTH_HELPERS: u64 = 100_000;
+
 /// Runs all blocks over the threads and adds what they counted.
 fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
     let total: u64 = machine.launch.grid.iter().map(|&n| n as u64).product();
@@ -180,12 +184,23 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
         tallies.resize(place.tallies.len(), Raw::default());
         tallies.iter_mut().zip(&place.tallies).for_each(|(all, own)| all.add(own));
     };
-    let threads = (machine.options.threads.max(1) as u64).min(total);
-    if threads == 1 {
+    let block_time = &machine.kernel.block_time;
+    let expected = block_time.load(Relaxed).saturating_mul(total);
+    let helpers = match expected {
+        1..WORTH_HELPERS => 0,
+        _ => (machine.options.threads.max(1) as u64).min(total) - 1,
+    };
+    let start = Instant::now();
+    if helpers == 0 {
         work();
     } else {
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+        std::thread::scope(|scope| {
+            (0..helpers).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
     }
+    let nanoseconds = start.elapsed().as_nanos() as u64 * (helpers + 1);
+    block_time.store((nanoseconds / total).max(1), Relaxed);
     let mut faults = faults.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     faults.sort_by_key(|&(at, _)| at);
     match faults.into_iter().next() {

@@ -11,6 +11,7 @@ use crate::for_this_processor;
 use crate::instruction::*;
 use crate::lanes::{LANES, Registers, level};
 use crate::memory::Allocation;
+use crate::vote::sources;
 
 /// Lanes that wait for others: they go on at `pc` until `meet`.
 #[derive(Clone, Copy, Debug)]
@@ -379,25 +380,4 @@ impl Warp {
         self.registers.set_predicate(slots[1], inside, mask);
         Ok(())
     }
-}
-
-/// The lanes that a shuffle reads, and the mask of those that `source` finds inside their segment; the others
-/// read their own. `source` gets the lane, the operand b, the bound and the segment's mask.
-#[inline(always)]
-fn sources(
-    b: &[u32; LANES],
-    c: &[u32; LANES],
-    source: impl Fn(i32, i32, i32, i32) -> (i32, bool),
-) -> ([u32; LANES], u32) {
-    let (mut sources, mut inside) = ([0; LANES], 0);
-    for lane in 0..LANES {
-        let (clamp, segment) = (c[lane] as i32 & 31, c[lane] as i32 >> 8 & 31);
-        let own = lane as i32;
-        let most = (own & segment) | (clamp & !segment);
-        let (other, valid) = source(own, b[lane] as i32 & 31, most, segment);
-        let all = -(valid as i32);
-        sources[lane] = ((own ^ ((own ^ other) & all)) & 31) as u32;
-        inside |= (valid as u32) << lane;
-    }
-    (sources, inside)
 }
