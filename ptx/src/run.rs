@@ -163,7 +163,9 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let tallies = Mutex::new(Vec::<Raw>::new());
     let faults = Mutex::new(Vec::<(u64, Fault)>::new());
+    let busy = AtomicU64::new(0);
     let work = || {
+        let start = Instant::now();
         let Some(mut place) = Place::new(machine) else {
             let what = FaultKind::Launch("no memory for a block".into());
             lock(&faults).push((0, Fault::outside(&machine.kernel.name, what)));
@@ -180,6 +182,7 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
                 lock(&faults).push((at, fault));
             }
         }
+        busy.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
         let mut tallies = lock(&tallies);
         tallies.resize(place.tallies.len(), Raw::default());
         tallies.iter_mut().zip(&place.tallies).for_each(|(all, own)| all.add(own));
@@ -190,7 +193,6 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
         1..WORTH_HELPERS => 0,
         _ => (machine.options.threads.max(1) as u64).min(total) - 1,
     };
-    let start = Instant::now();
     if helpers == 0 {
         work();
     } else {
@@ -199,8 +201,7 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
             work();
         });
     }
-    let nanoseconds = start.elapsed().as_nanos() as u64 * (helpers + 1);
-    block_time.store((nanoseconds / total).max(1), Relaxed);
+    block_time.store((busy.into_inner() / total).max(1), Relaxed);
     let mut faults = faults.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     faults.sort_by_key(|&(at, _)| at);
     match faults.into_iter().next() {

@@ -12,7 +12,7 @@ use crate::work::Work;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a stream stands to the legacy default stream of its context.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Stream {
         if !state.has_thread {
             let stream = self.clone();
             let thread = std::thread::Builder::new().name("softgpu".into());
-            thread.spawn(move || stream.work_off()).map_err(|_| Code::OUT_OF_MEMORY)?;
+            thread.spawn(move || stream.work_off(driver.options.delay)).map_err(|_| Code::OUT_OF_MEMORY)?;
             state.has_thread = true;
             lock(&driver.running).push(Arc::downgrade(self));
         }
@@ -178,8 +178,10 @@ impl Stream {
         state
     }
 
-    /// What the stream's thread does, until the stream ends.
-    fn work_off(&self) {
+    /// What the stream's thread does, until the stream ends. It looks again after `delay` while work comes, and
+    /// needs no call for each: who waits is mostly faster.
+    fn work_off(&self, delay: Option<Duration>) {
+        let mut seen = 0;
         let mut state = lock(&self.state);
         loop {
             let (now, wanted) = (Instant::now(), state.wanted);
@@ -192,7 +194,10 @@ impl Stream {
             if state.queue.is_empty() && state.closed {
                 return;
             }
-            state = match state.queue.front().and_then(|first| first.due) {
+            let due = state.queue.front().and_then(|first| first.due);
+            let later = delay.filter(|_| state.submitted != seen).map(|delay| now + delay);
+            seen = state.submitted;
+            state = match due.or(later) {
                 Some(due) if !state.busy => {
                     self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0
                 }
