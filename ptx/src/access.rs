@@ -72,6 +72,16 @@ pub struct Target {
     pub contiguous: bool,
 }
 
+/// What an access asks of memory, but for its addresses.
+#[derive(Clone, Copy)]
+pub struct Request {
+    pub space: Space,
+    pub bytes: usize,
+    pub write: bool,
+    /// The local memory of the warp.
+    pub local: *mut u8,
+}
+
 /// A piece of memory: its bytes, the address of the first one, and its place in `Machine::spans`.
 struct Piece {
     base: *mut u8,
@@ -171,14 +181,8 @@ pub fn restrict(all: &mut [u64; LANES], part: u32) {
 impl Machine<'_> {
     /// The piece of memory that an address lies in; `span` is a guess for global memory.
     #[inline(always)]
-    fn piece(
-        &self,
-        common: &Common,
-        local: *mut u8,
-        space: Space,
-        (at, span): (u64, usize),
-        write: bool,
-    ) -> Option<Piece> {
+    fn piece(&self, common: &Common, request: Request, (at, span): (u64, usize)) -> Option<Piece> {
+        let Request { space, write, local, .. } = request;
         let of = |base, size| Some(Piece { base, start: 0, size, span });
         match space {
             Space::Shared => of(common.shared.buffer.base(), common.shared.size),
@@ -201,13 +205,12 @@ impl Machine<'_> {
     pub(crate) fn resolve(
         &self,
         common: &Common,
-        local: *mut u8,
-        space: Space,
+        request: Request,
         all: &[u64; LANES],
-        (bytes, write): (usize, bool),
         mask: u32,
         target: &mut Target,
     ) -> Result<u32, Failure> {
+        let Request { space, bytes, .. } = request;
         let (mut least, mut most, mut bits, mut ascending) = (all[0], all[0], all[0], mask == u32::MAX);
         for lane in 1..LANES {
             least = least.min(all[lane]);
@@ -217,14 +220,14 @@ impl Machine<'_> {
         }
         if space != Space::Generic
             && bits & (bytes as u64 - 1) == 0
-            && let Some(piece) = self.piece(common, local, space, (least, target.span), write)
+            && let Some(piece) = self.piece(common, request, (least, target.span))
             && most - piece.start <= piece.size.wrapping_sub(bytes) as u64
             && bytes <= piece.size
         {
             target.set(piece, space, all, bytes, (least, most, ascending));
             return Ok(mask);
         }
-        self.resolve_part(common, local, space, all, (bytes, write), mask, target)
+        self.resolve_part(common, request, all, mask, target)
     }
 
     /// `resolve` for accesses that are not all in one place, or at fault.
@@ -233,13 +236,12 @@ impl Machine<'_> {
     fn resolve_part(
         &self,
         common: &Common,
-        local: *mut u8,
-        mut space: Space,
+        request: Request,
         all: &[u64; LANES],
-        (bytes, write): (usize, bool),
         mask: u32,
         target: &mut Target,
     ) -> Result<u32, Failure> {
+        let Request { mut space, bytes, write, .. } = request;
         let (mut all, mut mask) = (*all, mask);
         let first = mask.trailing_zeros() as usize & 31;
         if space == Space::Generic {
@@ -262,7 +264,7 @@ impl Machine<'_> {
         let outside = |lane: usize, detail: String| {
             Err(Failure { lane, what: FaultKind::OutOfBounds(touch(lane), detail) })
         };
-        let Some(piece) = self.piece(common, local, space, (all[first], usize::MAX), write) else {
+        let Some(piece) = self.piece(common, Request { space, ..request }, (all[first], usize::MAX)) else {
             return outside(first, self.memory.describe(all[first], bytes));
         };
         let end = piece.start + piece.size as u64;
@@ -302,7 +304,9 @@ impl Machine<'_> {
         let constants = &self.code.constants;
         let mut all =
             addresses(&warp.registers, constants, slots[ADDRESS], access.double_address, access.offset, mask);
+        let local = warp.local.as_ref().map_or(std::ptr::null_mut(), |local| local.buffer.base());
         let (bytes, write) = (access.bytes(), access.writes());
+        let request = Request { space: access.space, bytes, write, local };
         let mut rest = mask;
         if let Kind::LoadMatrix { .. } | Kind::StoreMatrix { .. } = access.kind {
             if mask != u32::MAX {
@@ -313,11 +317,10 @@ impl Machine<'_> {
             rest = u32::MAX >> (32 - 8 * access.count as u32);
             restrict(&mut all, rest);
         }
-        let local = warp.local.as_ref().map_or(std::ptr::null_mut(), |local| local.buffer.base());
         let at = warp.current.pc as usize;
         let mut target = Target::new(common.last_spans[at] as usize);
         while rest != 0 {
-            let part = self.resolve(common, local, access.space, &all, (bytes, write), rest, &mut target)?;
+            let part = self.resolve(common, request, &all, rest, &mut target)?;
             common.last_spans[at] = target.span as u32;
             if let Some(raw) = raw.as_deref_mut() {
                 raw.access(&target, part, bytes);

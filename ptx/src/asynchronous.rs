@@ -2,7 +2,7 @@
 //!
 //! Copies by the tensor memory accelerator would be entries of the same queue, which an mbarrier completes.
 
-use crate::access::{Access, Target, addresses, lanes, restrict};
+use crate::access::{Access, Request, Target, addresses, lanes, restrict};
 use crate::block::{Common, Machine};
 use crate::check::Check;
 use crate::counts::Raw;
@@ -59,11 +59,11 @@ impl Machine<'_> {
             let least = lanes(reading).map(|lane| pending.read[lane] as usize).min().unwrap_or(size);
             let bytes = if least.is_power_of_two() { least } else { 1 };
             let mut rest = reading;
+            let local = std::ptr::null_mut();
+            let request = Request { space: Space::Global, bytes, write: false, local };
             let mut source = Target::new(target.span);
             while rest != 0 {
-                let no_local = std::ptr::null_mut();
-                let part =
-                    self.resolve(common, no_local, Space::Global, &all, (bytes, false), rest, &mut source)?;
+                let part = self.resolve(common, request, &all, rest, &mut source)?;
                 if let Some(raw) = raw.as_deref_mut() {
                     raw.access(&source, part, size);
                 }
