@@ -5,6 +5,7 @@ use crate::body::Body;
 use crate::instruction::Code;
 use crate::text::{Operand, Words, integer};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A parameter of a kernel, at its offset in `Launch::params`.
@@ -25,6 +26,8 @@ pub struct Kernel {
     /// The most threads of a block, from `.maxntid` or `.reqntid`.
     pub max_threads: Option<u32>,
     pub(crate) code: Code,
+    /// Nanoseconds of a block in the last launch; 0 before the first.
+    pub(crate) block_time: Arc<AtomicU64>,
 }
 
 impl Kernel {

@@ -1,16 +1,14 @@
 //! Launches.
 
-use crate::access::Loops;
 use crate::block::{Machine, Place};
 use crate::counts::{Counts, Raw};
 use crate::fault::{Fault, FaultKind};
-use crate::lanes::{Constants, Registers};
-use crate::matrix::Mma;
 use crate::memory::{Buffer, Memory};
 use crate::module::Module;
-use crate::shadow::Shadow;
+use crate::shadow::{LAST_GENERATION, Shadow};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 /// A grid of blocks and their parameters, laid out as `Kernel::params` says.
 #[derive(Clone, Copy, Debug)]
@@ -129,14 +127,6 @@ pub fn run(
         // SAFETY: inside the buffer that was just made.
         unsafe { params.base().add(at).write(byte) };
     }
-    #[inline(always)]
-    fn body(mma: &Mma, registers: &mut Registers, constants: &Constants) {
-        mma.run(registers, constants);
-    }
-    let multiply = crate::for_this_processor!(
-        body(mma: &Mma, registers: &mut Registers, constants: &Constants),
-        crate::lanes::level()
-    );
     let machine = Machine {
         module,
         kernel: found,
@@ -147,14 +137,16 @@ pub fn run(
         params,
         spans: memory.spans(),
         variables,
-        loops: Loops::new(),
-        multiply,
+        interpret: crate::warp::interpret(),
         taken_first: options.order != Order::Reverse,
         checking: options.checks.races || options.checks.uninitialised || options.checks.async_copies,
     };
     let tallies = blocks(&machine)?;
     Ok(Counts::of(module, found, launch, &tallies))
 }
+
+/// Launches that last fewer nanoseconds than this run in one thread: starting others takes as long.
+const WORTH_HELPERS: u64 = 100_000;
 
 /// Runs all blocks over the threads and adds what they counted.
 fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
@@ -169,9 +161,11 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
         }
     };
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-    let tallies = Mutex::new(vec![Raw::default(); machine.code.instructions.len()]);
+    let tallies = Mutex::new(Vec::<Raw>::new());
     let faults = Mutex::new(Vec::<(u64, Fault)>::new());
+    let busy = AtomicU64::new(0);
     let work = || {
+        let start = Instant::now();
         let Some(mut place) = Place::new(machine) else {
             let what = FaultKind::Launch("no memory for a block".into());
             lock(&faults).push((0, Fault::outside(&machine.kernel.name, what)));
@@ -188,16 +182,26 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
                 lock(&faults).push((at, fault));
             }
         }
-        for (all, own) in lock(&tallies).iter_mut().zip(&place.tallies) {
-            all.add(own);
-        }
+        busy.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        let mut tallies = lock(&tallies);
+        tallies.resize(place.tallies.len(), Raw::default());
+        tallies.iter_mut().zip(&place.tallies).for_each(|(all, own)| all.add(own));
     };
-    let threads = (machine.options.threads.max(1) as u64).min(total);
-    if threads == 1 {
+    let block_time = &machine.kernel.block_time;
+    let expected = block_time.load(Relaxed).saturating_mul(total);
+    let helpers = match expected {
+        1..WORTH_HELPERS => 0,
+        _ => (machine.options.threads.max(1) as u64).min(total) - 1,
+    };
+    if helpers == 0 {
         work();
     } else {
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+        std::thread::scope(|scope| {
+            (0..helpers).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
     }
+    block_time.store((busy.into_inner() / total).max(1), Relaxed);
     let mut faults = faults.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     faults.sort_by_key(|&(at, _)| at);
     match faults.into_iter().next() {
@@ -214,7 +218,8 @@ impl Memory {
     /// Marks of earlier launches lose their meaning; before their numbers repeat, the shadows are cleared.
     fn begin_launch(&mut self) {
         self.generation += 1;
-        if self.generation.is_multiple_of(1000) {
+        if self.generation > LAST_GENERATION {
+            self.generation = 1;
             for allocation in self.allocations_mut() {
                 allocation.shadow = Shadow::default();
             }
