@@ -89,6 +89,8 @@ pub struct Place<'m, 'a> {
     common: Common,
     barriers: Vec<Gathering>,
     pub tallies: Vec<Raw>,
+    /// Instructions of this block's warps, in whole turns.
+    turned: u64,
 }
 
 impl<'m, 'a> Place<'m, 'a> {
@@ -142,13 +144,14 @@ impl<'m, 'a> Place<'m, 'a> {
         let tallies = vec![Raw::default(); counted];
         let barriers = vec![Gathering::default(); 16];
         let specials = (0..warps).map(|warp| Place::specials(machine, bytes, warp)).collect();
-        Some(Place { machine, warps: all, specials, common, barriers, tallies })
+        Some(Place { machine, warps: all, specials, common, barriers, tallies, turned: 0 })
     }
 
     fn reset(&mut self, block_index: u64) {
         let machine = self.machine;
         let threads = machine.threads();
         let common = &mut self.common;
+        self.turned = 0;
         common.block_index = block_index;
         common.generation += 1;
         if common.generation > LAST_GENERATION {
@@ -267,7 +270,14 @@ impl<'m, 'a> Place<'m, 'a> {
                 let at = self.warps[index].current.pc as usize;
                 Err(self.fault(index, at, failure))
             }
-            Ok(Pause::Quantum) => Ok(()),
+            Ok(Pause::Quantum) => {
+                self.turned += quantum as u64;
+                if self.turned < self.machine.options.limit {
+                    return Ok(());
+                }
+                let (lane, at) = (warp.current.mask.trailing_zeros() as usize & 31, warp.current.pc as usize);
+                Err(self.fault(index, at, Failure { lane, what: FaultKind::endless(self.turned) }))
+            }
             Ok(Pause::Done) => {
                 warp.state = State::Done;
                 // The others may have waited for this warp only.

@@ -56,6 +56,16 @@ impl fmt::Display for Touch {
     }
 }
 
+impl FaultKind {
+    /// A block whose warps have run this many instructions.
+    pub(crate) fn endless(instructions: u64) -> FaultKind {
+        FaultKind::Deadlock(format!(
+            "no end after {instructions} instructions of the block's warps: a loop that waits for another lane of \
+             its warp, or for another block, never ends here"
+        ))
+    }
+}
+
 /// The other party of a race.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Party {

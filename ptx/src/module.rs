@@ -2,7 +2,7 @@
 
 use crate::ParseError;
 use crate::body::Body;
-use crate::instruction::Code;
+use crate::instruction::{BarrierKind, Code, Instruction, Run};
 use crate::text::{Operand, Words, integer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -157,6 +157,25 @@ impl Module {
         }
         self.files[number] = name;
         Ok(())
+    }
+
+    /// A mutant: the module without the nth (from 1) instruction of a kernel that makes threads or copies wait:
+    /// `bar.sync` and `barrier.sync`, `bar.warp.sync`, `cp.async.wait_group` and `wait_all`. Its numbers, lines
+    /// and counts stay. Errors: no such kernel or instruction.
+    pub fn without_wait(mut self, kernel: &str, nth: usize) -> Result<Module, String> {
+        let Some(&at) = self.by_name.get(kernel) else { return Err(format!("no kernel {kernel}")) };
+        let waits = |instruction: &&mut Instruction| {
+            matches!(instruction.run, Run::Barrier(BarrierKind::Sync) | Run::WarpBarrier | Run::AsyncWait(_))
+        };
+        let mut found = self.kernels[at].code.instructions.iter_mut().filter(waits);
+        match nth.checked_sub(1).and_then(|skipped| found.nth(skipped)) {
+            Some(instruction) => instruction.run = Run::Nothing,
+            None => {
+                let count = self.kernels[at].code.instructions.iter_mut().filter(waits).count();
+                return Err(format!("{kernel} has {count} instructions that wait, there is no number {nth}"));
+            }
+        }
+        Ok(self)
     }
 
     pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {

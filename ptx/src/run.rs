@@ -54,11 +54,16 @@ pub struct Options {
     pub threads: usize,
     pub order: Order,
     pub count: bool,
+    /// Instructions of a block's warps after which it counts as endless.
+    pub limit: u64,
 }
+
+/// Minutes; the longest block of the project's runs a thousandth of it.
+const LIMIT: u64 = 1 << 33;
 
 impl Default for Options {
     fn default() -> Options {
-        Options { checks: Checks::ALL, threads: 1, order: Order::Forward, count: true }
+        Options { checks: Checks::ALL, threads: 1, order: Order::Forward, count: true, limit: LIMIT }
     }
 }
 

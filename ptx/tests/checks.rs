@@ -419,3 +419,43 @@ fn counts_of_sectors_and_wavefronts_follow_the_addresses() {
     let t = count("fma.rn.f32 %f1, %f2, %f3, %f4;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;");
     assert_eq!((t.flops_fma, t.flops_float, t.barriers), (64, 32, 1));
 }
+
+#[test]
+fn a_wait_can_be_taken_out() {
+    let module = module(
+        "ld.global.u32 %r3, [%rd2];\nst.shared.u32 [%r1], %r3;\nbar.sync 0;\nxor.b32 %r2, %r1, 128;\n\
+         ld.shared.u32 %r3, [%r2];\nbar.warp.sync -1;\ncp.async.wait_all;\nbarrier.sync 0;\n\
+         st.global.u32 [%rd2], %r3;",
+    );
+    let attempt = |module: &Module| {
+        let mut memory = Memory::new(false);
+        let params = memory.allocate(256).unwrap().to_le_bytes();
+        let launch = Launch { grid: [1; 3], block: [64, 1, 1], dynamic_shared: 0, params: &params };
+        run(module, "bad", &launch, &mut memory, &Options::default())
+    };
+    let without = |nth| module.clone().without_wait("bad", nth);
+    assert!(attempt(&module).is_ok());
+    let fault = attempt(&without(1).unwrap()).unwrap_err().to_string();
+    assert!(fault.contains("shared memory"), "{fault}");
+    for nth in 2..=4 {
+        let counts = attempt(&without(nth).unwrap()).unwrap();
+        assert_eq!(counts.instructions.len(), module.kernel("bad").unwrap().instructions());
+    }
+    let wrong = |result: Result<Module, String>| result.map(|_| ()).unwrap_err();
+    assert_eq!(wrong(without(5)), "bad has 4 instructions that wait, there is no number 5");
+    assert_eq!(wrong(without(0)), "bad has 4 instructions that wait, there is no number 0");
+    assert_eq!(wrong(module.clone().without_wait("good", 1)), "no kernel good");
+}
+
+#[test]
+fn loops_without_an_end_are_found() {
+    // Lane 1 waits for lane 0 of its own warp, which waits for it where the branch ends.
+    let body = "st.volatile.shared.u32 [place], 0;\nbar.warp.sync -1;\nsetp.ne.u32 %p1, %r0, 1;\n@%p1 bra OUT;\n\
+                SPIN:\nld.volatile.shared.u32 %r3, [place];\nsetp.eq.u32 %p2, %r3, 0;\n@%p2 bra SPIN;\nOUT:\n\
+                bar.warp.sync -1;\nst.volatile.shared.u32 [place], 1;";
+    let options = Options { limit: 5_000_000, checks: Checks::NONE, ..Options::default() };
+    let fault = attempt(body, 1, 32, &options).1.unwrap_err().to_string();
+    let message = "bad at bad.cu:42, block (0, 0, 0), thread (1, 0, 0): no end after 5242880 instructions of the block's \
+                   warps: a loop that waits for another lane of its warp, or for another block, never ends here";
+    assert_eq!(fault, message);
+}
