@@ -129,7 +129,7 @@ fn main() {
     for case in cases() {
         let mut rates = Vec::new();
         for (checks, count) in [(Checks::ALL, false), (Checks::NONE, true), (Checks::NONE, false)] {
-            let mut device = Device::new(Options { checks, threads: 1, order: Order::Forward, count });
+            let mut device = Device::new(Options { checks, count, ..Options::default() });
             let arguments = (case.arguments)(&mut device);
             let mut once = || {
                 let start = Instant::now();

@@ -306,6 +306,9 @@ impl Machine<'_> {
         for (target, part) in single.into_iter().chain(parts) {
             if self.options.count {
                 raw.access(&target, part, bytes);
+                if let Some(footprint) = &self.footprint {
+                    footprint.touch(&target, part, bytes, write);
+                }
             }
             let check = Check { machine: self, common, local: local_allocation, thread_base };
             let atomic = matches!(access.kind, Kind::Atomic(_));

@@ -75,6 +75,9 @@ impl Machine<'_> {
                 &mut |source, part| {
                     if self.options.count {
                         raw.access(&source, part, size);
+                        if let Some(footprint) = &self.footprint {
+                            footprint.touch(&source, part, size, false);
+                        }
                     }
                     if self.checking {
                         let check = Check { machine: self, common, local: None, thread_base };

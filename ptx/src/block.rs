@@ -3,6 +3,7 @@
 use crate::access::Loops;
 use crate::counts::Raw;
 use crate::fault::{Fault, FaultKind};
+use crate::footprint::Footprint;
 use crate::instruction::*;
 use crate::lanes::{Constants, LANES, Registers, Row};
 use crate::matrix::Mma;
@@ -29,6 +30,7 @@ pub struct Machine<'a> {
     pub loops: Loops,
     pub multiply: unsafe fn(&Mma, &mut Registers, &Constants),
     pub taken_first: bool,
+    pub footprint: Option<Footprint>,
     /// Any check that looks at each access.
     pub checking: bool,
 }
@@ -53,6 +55,7 @@ pub struct Common {
     /// For each word of shared memory, the copies in flight to it.
     pub in_flight: Vec<u8>,
     pub in_flight_bytes: usize,
+    pub most_in_flight: usize,
     pub clocks: Clocks,
     pub block_index: u64,
     /// The number of blocks that have used this shared memory: older marks in its shadow mean nothing.
@@ -66,6 +69,7 @@ impl Common {
         }
         self.in_flight_bytes =
             if begins { self.in_flight_bytes + bytes } else { self.in_flight_bytes.saturating_sub(bytes) };
+        self.most_in_flight = self.most_in_flight.max(self.in_flight_bytes);
     }
 }
 
@@ -107,6 +111,7 @@ impl<'m, 'a> Place<'m, 'a> {
             shared: allocation(bytes)?,
             in_flight: vec![0; bytes.div_ceil(4)],
             in_flight_bytes: 0,
+            most_in_flight: 0,
             clocks: Clocks::new(warps),
             block_index: 0,
             generation: 0,
@@ -139,6 +144,11 @@ impl<'m, 'a> Place<'m, 'a> {
         let tallies = vec![Raw::default(); machine.code.instructions.len()];
         let barriers = vec![Gathering::default(); 16];
         Some(Place { machine, warps: all, common, barriers, tallies })
+    }
+
+    /// The most bytes of asynchronous copies under way at once, in any block so far.
+    pub fn most_in_flight(&self) -> u64 {
+        self.common.most_in_flight as u64
     }
 
     fn reset(&mut self, block_index: u64) {

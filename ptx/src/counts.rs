@@ -2,7 +2,7 @@
 
 use crate::access::{Target, lanes};
 use crate::fault::Space;
-use crate::instruction::{Category, Source};
+use crate::instruction::{Category, Description, Source};
 use crate::lanes::LANES;
 use crate::module::{Kernel, Module};
 use crate::run::Launch;
@@ -165,6 +165,25 @@ pub fn classify(opcode: &str) -> (Category, u32) {
     }
 }
 
+/// Whether an instruction goes to the load/store units: parameters and constants come from elsewhere.
+fn reaches_memory(opcode: &str) -> bool {
+    let mut parts = opcode.split('.');
+    let known =
+        matches!(parts.next(), Some("ld" | "ldu" | "ldmatrix" | "st" | "stmatrix" | "atom" | "red" | "cp"));
+    known
+        && !parts
+            .any(|part| matches!(part, "param" | "const") || part.ends_with("_group") || part == "wait_all")
+}
+
+/// The place in `Gpu::tensor` of the type that a tensor instruction multiplies, when it adds up in f32.
+pub(crate) fn tensor_kind(opcode: &str) -> Option<usize> {
+    let types: Vec<&str> = opcode.rsplit('.').take(4).collect();
+    match types[..] {
+        ["f32", b, a, "f32"] if a == b => ["tf32", "bf16", "f16"].iter().position(|kind| *kind == a),
+        _ => None,
+    }
+}
+
 /// Sums over instructions.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize)]
 pub struct Tally {
@@ -189,11 +208,14 @@ pub struct Tally {
     pub wavefronts_least: u64,
     /// Barriers reached, each by one warp.
     pub barriers: u64,
+    /// Instructions of warps that the load/store units get.
+    pub memory_instructions: u64,
 }
 
 impl Tally {
-    fn add_raw(&mut self, raw: &Raw, category: Category, flops: u32) {
-        let flops = raw.lanes * flops as u64;
+    fn add_raw(&mut self, raw: &Raw, description: &Description) {
+        let category = description.category;
+        let flops = raw.lanes * description.flops as u64;
         self.warp_instructions += raw.warps;
         self.thread_instructions += raw.lanes;
         match category {
@@ -204,6 +226,9 @@ impl Tally {
             Category::Tensor => self.flops_tensor += flops,
             Category::Barrier => self.barriers += raw.warps,
             _ => {}
+        }
+        if reaches_memory(&description.opcode) {
+            self.memory_instructions += raw.warps;
         }
         if category == Category::Store {
             self.global_stored += raw.global_bytes;
@@ -218,6 +243,31 @@ impl Tally {
         self.wavefronts += raw.wavefronts;
         self.wavefronts_least += raw.wavefronts_least;
     }
+
+    /// Each count through `f`, with that of another tally at the same place.
+    fn combine(&mut self, other: &Tally, f: impl Fn(u64, u64) -> u64) {
+        macro_rules! each {
+            ($($field:ident)*) => { $(self.$field = f(self.$field, other.$field);)* };
+        }
+        each!(warp_instructions thread_instructions flops_fma flops_float flops_special flops_half
+            flops_tensor global_loaded global_stored shared_bytes local_bytes async_bytes sectors
+            sectors_least wavefronts wavefronts_least barriers memory_instructions);
+    }
+
+    pub fn add(&mut self, other: &Tally) {
+        self.combine(other, |a, b| a + b);
+    }
+
+    pub fn times(mut self, factor: f64) -> Tally {
+        let own = self;
+        self.combine(&own, |a, _| (a as f64 * factor).round() as u64);
+        self
+    }
+
+    /// Floating-point operations of all units.
+    pub fn flops(&self) -> u64 {
+        self.flops_fma + self.flops_float + self.flops_special + self.flops_half + self.flops_tensor
+    }
 }
 
 /// One PTX instruction; `warps` 0 where it never ran.
@@ -227,6 +277,9 @@ pub struct InstructionCount {
     pub line: u32,
     pub opcode: String,
     pub source: Source,
+    pub category: Category,
+    /// Floating-point operations of one lane.
+    pub flops: u32,
     pub warps: u64,
     pub lanes: u64,
 }
@@ -242,10 +295,18 @@ pub struct LineCount {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
     pub kernel: String,
+    /// Blocks of the launch, and how many of them ran and were counted.
     pub blocks: u64,
+    pub counted: u64,
     pub threads_per_block: u32,
     pub static_shared: usize,
     pub dynamic_shared: usize,
+    /// The most bytes that asynchronous copies had under way in one block at once.
+    pub async_in_flight: u64,
+    /// Bytes of global memory in the sectors that the whole launch reads and writes, each counted once; of a
+    /// sample, an estimate. 0 without `Options::footprint`.
+    pub distinct_read: u64,
+    pub distinct_written: u64,
     pub total: Tally,
     pub categories: BTreeMap<Category, Tally>,
     pub lines: Vec<LineCount>,
@@ -256,7 +317,7 @@ impl Counts {
     pub(crate) fn of(module: &Module, kernel: &Kernel, launch: &Launch, raw: &[Raw]) -> Counts {
         let mut counts = Counts {
             kernel: kernel.name.clone(),
-            blocks: launch.grid.iter().map(|&n| n as u64).product(),
+            blocks: launch.blocks(),
             threads_per_block: launch.block.iter().product(),
             static_shared: kernel.static_shared,
             dynamic_shared: launch.dynamic_shared,
@@ -265,13 +326,15 @@ impl Counts {
         let mut lines = BTreeMap::<(u32, u32), Tally>::new();
         for (raw, description) in raw.iter().zip(&kernel.code.descriptions) {
             let (category, flops, source) = (description.category, description.flops, description.source);
-            counts.total.add_raw(raw, category, flops);
-            counts.categories.entry(category).or_default().add_raw(raw, category, flops);
-            lines.entry((source.file, source.line)).or_default().add_raw(raw, category, flops);
+            counts.total.add_raw(raw, description);
+            counts.categories.entry(category).or_default().add_raw(raw, description);
+            lines.entry((source.file, source.line)).or_default().add_raw(raw, description);
             counts.instructions.push(InstructionCount {
                 line: description.line,
                 opcode: description.opcode.clone(),
                 source,
+                category,
+                flops,
                 warps: raw.warps,
                 lanes: raw.lanes,
             });
@@ -282,5 +345,24 @@ impl Counts {
             .map(|((file, line), tally)| LineCount { file: name(file), line, tally })
             .collect();
         counts
+    }
+
+    /// The counts of all blocks, when those that ran are like the others.
+    pub fn scaled(&self) -> Counts {
+        let mut all = self.clone();
+        if self.counted == self.blocks || self.counted == 0 {
+            return all;
+        }
+        let factor = self.blocks as f64 / self.counted as f64;
+        all.counted = self.blocks;
+        all.total = self.total.times(factor);
+        all.categories.values_mut().for_each(|tally| *tally = tally.times(factor));
+        all.lines.iter_mut().for_each(|line| line.tally = line.tally.times(factor));
+        for instruction in &mut all.instructions {
+            for count in [&mut instruction.warps, &mut instruction.lanes] {
+                *count = (*count as f64 * factor).round() as u64;
+            }
+        }
+        all
     }
 }

@@ -4,10 +4,13 @@ use crate::access::Loops;
 use crate::block::{Machine, Place};
 use crate::counts::{Counts, Raw};
 use crate::fault::{Fault, FaultKind};
+use crate::footprint::Footprint;
+use crate::instruction::Source;
 use crate::lanes::{Constants, Registers};
 use crate::matrix::Mma;
 use crate::memory::{Buffer, Memory};
 use crate::module::Module;
+use crate::sample::sample;
 use crate::shadow::Shadow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -19,6 +22,12 @@ pub struct Launch<'a> {
     pub block: [u32; 3],
     pub dynamic_shared: usize,
     pub params: &'a [u8],
+}
+
+impl Launch<'_> {
+    pub fn blocks(&self) -> u64 {
+        self.grid.iter().map(|&n| n as u64).product()
+    }
 }
 
 /// What is looked for. Bounds and alignment are always checked, because device addresses are host addresses.
@@ -56,11 +65,22 @@ pub struct Options {
     pub threads: usize,
     pub order: Order,
     pub count: bool,
+    /// Counts each sector of global memory that is touched once, too; only where `count` is set.
+    pub footprint: bool,
+    /// Runs only this many blocks of a larger grid. Costs can be counted so, but results are incomplete.
+    pub sample: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { checks: Checks::ALL, threads: 1, order: Order::Forward, count: true }
+        Options {
+            checks: Checks::ALL,
+            threads: 1,
+            order: Order::Forward,
+            count: true,
+            footprint: false,
+            sample: None,
+        }
     }
 }
 
@@ -119,6 +139,13 @@ pub fn run(
             found.param_bytes()
         ));
     }
+    if let Some(at) = found.code.unwritten.filter(|_| options.checks.uninitialised) {
+        let description = &found.code.descriptions[at];
+        let source = Some(description.source).filter(|source| source.line > 0);
+        let file = |source: Source| (module.files[source.file as usize].clone(), source.line);
+        let outside = Fault::outside(kernel, FaultKind::UnwrittenRegister);
+        return Err(Fault { source: source.map(file), line: description.line, ..outside });
+    }
     memory.begin_launch();
     let Some(variables) = memory.variables_of(module.id, &module.variables) else {
         return refuse("no memory for the module's variables".into());
@@ -145,6 +172,9 @@ pub fn run(
         launch,
         options,
         params,
+        footprint: (options.count && options.footprint).then(|| {
+            Footprint::new(memory.spans().iter().map(|&(start, end, _)| (start, (end - start) as usize)))
+        }),
         spans: memory.spans(),
         variables,
         loops: Loops::new(),
@@ -152,24 +182,24 @@ pub fn run(
         taken_first: options.order != Order::Reverse,
         checking: options.checks.races || options.checks.uninitialised || options.checks.async_copies,
     };
-    let tallies = blocks(&machine)?;
-    Ok(Counts::of(module, found, launch, &tallies))
+    let chosen = sample(launch.blocks(), options.sample.unwrap_or(u64::MAX));
+    let counted = chosen.len() as u64;
+    let (tallies, async_in_flight) = blocks(&machine, chosen)?;
+    let footprint = machine.footprint.as_ref().map(|footprint| footprint.bytes(launch.blocks(), counted));
+    let [distinct_read, distinct_written] = footprint.unwrap_or_default();
+    let counts = Counts::of(module, found, launch, &tallies);
+    Ok(Counts { counted, async_in_flight, distinct_read, distinct_written, ..counts })
 }
 
-/// Runs all blocks over the threads and adds what they counted.
-fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
-    let total: u64 = machine.launch.grid.iter().map(|&n| n as u64).product();
-    let order: Option<Vec<u64>> = match machine.options.order {
-        Order::Forward => None,
-        Order::Reverse => Some((0..total).rev().collect()),
-        Order::Shuffled(seed) => {
-            let mut all: Vec<u64> = (0..total).collect();
-            Shuffler::new(seed).shuffle(&mut all);
-            Some(all)
-        }
-    };
+/// Runs blocks over the threads and adds what they counted; with the most bytes of copies in flight.
+fn blocks(machine: &Machine, mut blocks: Vec<u64>) -> Result<(Vec<Raw>, u64), Fault> {
+    match machine.options.order {
+        Order::Forward => {}
+        Order::Reverse => blocks.reverse(),
+        Order::Shuffled(seed) => Shuffler::new(seed).shuffle(&mut blocks),
+    }
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-    let tallies = Mutex::new(vec![Raw::default(); machine.code.instructions.len()]);
+    let tallies = Mutex::new((vec![Raw::default(); machine.code.instructions.len()], 0));
     let faults = Mutex::new(Vec::<(u64, Fault)>::new());
     let work = || {
         let Some(mut place) = Place::new(machine) else {
@@ -179,20 +209,19 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
         };
         while !failed.load(Relaxed) {
             let at = next.fetch_add(1, Relaxed);
-            if at >= total {
-                break;
-            }
-            let block = order.as_ref().map_or(at, |order| order[at as usize]);
+            let Some(&block) = blocks.get(at as usize) else { break };
             if let Err(fault) = place.run(block) {
                 failed.store(true, Relaxed);
                 lock(&faults).push((at, fault));
             }
         }
-        for (all, own) in lock(&tallies).iter_mut().zip(&place.tallies) {
+        let mut tallies = lock(&tallies);
+        for (all, own) in tallies.0.iter_mut().zip(&place.tallies) {
             all.add(own);
         }
+        tallies.1 = place.most_in_flight().max(tallies.1);
     };
-    let threads = (machine.options.threads.max(1) as u64).min(total);
+    let threads = (machine.options.threads.max(1) as u64).min(blocks.len() as u64);
     if threads == 1 {
         work();
     } else {

@@ -349,7 +349,7 @@ fn masks_that_name_the_wrong_lanes_are_found() {
         &at(0, "the mask 0xffffffff names lane 31, which has ended"),
     );
     fails(
-        "vote.sync.any.pred %p2, %p1, -1;",
+        "setp.eq.u32 %p1, %r0, 0;\nvote.sync.any.pred %p2, %p1, -1;",
         1,
         8,
         &at(0, "the mask 0xffffffff names lane 8, which does not exist"),
@@ -418,4 +418,31 @@ fn counts_of_sectors_and_wavefronts_follow_the_addresses() {
     assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
     let t = count("fma.rn.f32 %f1, %f2, %f3, %f4;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;");
     assert_eq!((t.flops_fma, t.flops_float, t.barriers), (64, 32, 1));
+}
+
+#[test]
+fn registers_that_a_path_leaves_unwritten_are_found() {
+    let message = "bad at bad.cu:42, block (0, 0, 0), thread (0, 0, 0): reads a register that may not have been \
+                   written";
+    fails("add.u32 %r3, %r4, 1;", 1, 32, message);
+    // Thread 0 goes past the only write.
+    let branch = "setp.eq.u32 %p1, %r0, 0;\n@%p1 bra E;\nmov.u32 %r4, 9;\nE:\nst.global.u32 [%rd2], %r4;";
+    fails(branch, 1, 32, message);
+    // A guarded write leaves lanes without a value.
+    fails("setp.eq.u32 %p1, %r0, 0;\n@%p1 mov.u32 %r4, 9;\nst.global.u32 [%rd2], %r4;", 1, 32, message);
+    fails("@%p3 st.global.u32 [%rd2], %r0;", 1, 32, message);
+    passes(
+        "mov.u32 %r4, 8;\nsetp.eq.u32 %p1, %r0, 0;\n@%p1 mov.u32 %r4, 9;\nst.global.u32 [%rd2], %r4;",
+        1,
+        32,
+    );
+    // Written on both sides; and in a loop before its second turn reads it.
+    let both = "setp.eq.u32 %p1, %r0, 0;\n@%p1 bra A;\nmov.u32 %r4, 9;\nbra E;\nA:\nmov.u32 %r4, 8;\nE:\n\
+                st.global.u32 [%rd2], %r4;";
+    passes(both, 1, 32);
+    let round = "mov.u32 %r5, 0;\nA:\nmov.u32 %r4, %r5;\nadd.u32 %r5, %r4, 1;\nsetp.lt.u32 %p1, %r5, 3;\n\
+                 @%p1 bra A;\nst.global.u32 [%rd2], %r4;";
+    passes(round, 1, 32);
+    let unchecked = Options { checks: Checks::NONE, ..Options::default() };
+    attempt("add.u32 %r3, %r4, 1;", 1, 32, &unchecked).1.unwrap();
 }

@@ -186,6 +186,7 @@ impl Launch {
             threads: driver.options.threads,
             order: driver.options.order,
             count: driver.options.report.is_some(),
+            ..ptx::Options::default()
         };
         let launch = ptx::Launch {
             grid: self.grid,
