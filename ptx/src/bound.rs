@@ -19,8 +19,11 @@ pub enum Resource {
     Dram,
     /// L2: the same, and copies and atomics that pass L1 by.
     L2,
-    /// The path of L1 and shared memory: wavefronts, and sectors of global memory four at a time.
+    /// The path of L1 and shared memory: the fewest wavefronts that banks allow, and sectors of global memory
+    /// four at a time.
     L1,
+    /// The same with wavefronts as the model counts them: an estimate, and in no bound.
+    L1Model,
     LoadStore,
     Shuffle,
     Fma,
@@ -35,11 +38,17 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// Whether it is a guess that no bound contains.
+    pub fn is_estimate(self) -> bool {
+        matches!(self, Resource::L1Model | Resource::IssueAll)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Resource::Dram => "DRAM",
             Resource::L2 => "L2 cache",
             Resource::L1 => "L1 and shared memory",
+            Resource::L1Model => "L1 and shared, model",
             Resource::LoadStore => "load/store units",
             Resource::Shuffle => "shuffles",
             Resource::Fma => "FMA units",
@@ -78,7 +87,7 @@ pub struct Bounds {
 impl Bounds {
     /// What bounds the launch from empty caches.
     pub fn binding(&self) -> Option<Resource> {
-        self.limits.iter().map(|limit| limit.resource).find(|resource| *resource != Resource::IssueAll)
+        self.limits.iter().map(|limit| limit.resource).find(|resource| !resource.is_estimate())
     }
 }
 
@@ -114,6 +123,7 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
         let peak = gpu.tensor[of.kind];
         if peak > 0.0 { of.flops / peak / balance } else { 0.0 }
     };
+    let l1 = |wavefronts: u64| clocks((wavefronts * 128 + total.sectors * 32) as f64, limits.l1_bytes);
     let necessary = arithmetic.single()
         + arithmetic.half
         + arithmetic.double
@@ -125,7 +135,11 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
     let all = [
         (Resource::Dram, distinct / gpu.bandwidth),
         (Resource::L2, l2_rate.map_or(0.0, |rate| l2 / rate)),
-        (Resource::L1, clocks((total.wavefronts * 128 + total.sectors * 32) as f64, limits.l1_bytes)),
+        (Resource::L1, l1(total.wavefronts_merged)),
+        (
+            Resource::L1Model,
+            if total.wavefronts > total.wavefronts_merged { l1(total.wavefronts) } else { 0.0 },
+        ),
         (Resource::LoadStore, lanes(memory, limits.load_store)),
         (Resource::Shuffle, lanes(shuffles, limits.shuffle)),
         (Resource::Fma, lanes(arithmetic.single(), limits.fp32)),
@@ -142,11 +156,11 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
         .map(|(resource, seconds)| Limit { resource, seconds })
         .collect();
     limits.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    let longest = |without: &[Resource]| {
-        let counted = limits.iter().filter(|limit| !without.contains(&limit.resource));
+    let longest = |counts: fn(Resource) -> bool| {
+        let counted = limits.iter().filter(|limit| !limit.resource.is_estimate() && counts(limit.resource));
         counted.map(|limit| limit.seconds).fold(0.0, f64::max)
     };
-    let (cold, warm) = (longest(&[Resource::IssueAll]), longest(&[Resource::IssueAll, Resource::Dram]));
+    let (cold, warm) = (longest(|_| true), longest(|resource| resource != Resource::Dram));
     let held = occupancy.map_or(0, |occupancy| occupancy.blocks) as f64 * multiprocessors;
     let waves = (held > 0.0).then(|| counts.blocks as f64 / held);
     Bounds { limits, cold, warm, waves, balance }

@@ -18,6 +18,7 @@ pub struct Raw {
     pub sectors_least: u64,
     pub wavefronts: u64,
     pub wavefronts_least: u64,
+    pub wavefronts_merged: u64,
     pub global_bytes: u64,
     pub shared_bytes: u64,
     pub local_bytes: u64,
@@ -42,6 +43,7 @@ impl Raw {
         self.sectors_least += other.sectors_least;
         self.wavefronts += other.wavefronts;
         self.wavefronts_least += other.wavefronts_least;
+        self.wavefronts_merged += other.wavefronts_merged;
         self.global_bytes += other.global_bytes;
         self.shared_bytes += other.shared_bytes;
         self.local_bytes += other.local_bytes;
@@ -66,14 +68,15 @@ impl Raw {
             }
             Space::Shared => {
                 self.shared_bytes += total;
-                if target.contiguous && bytes >= 4 {
-                    self.wavefronts += (LANES * bytes / WAVEFRONT) as u64;
-                    self.wavefronts_least += (LANES * bytes / WAVEFRONT) as u64;
+                let found = if target.contiguous && bytes >= 4 {
+                    let all = LANES * bytes / WAVEFRONT;
+                    Wavefronts { model: all, least: all, merged: all }
                 } else {
-                    self.wavefronts += wavefronts(&target.offsets, mask, bytes) as u64;
-                    let distinct = distinct(&target.offsets, mask, bytes) * bytes;
-                    self.wavefronts_least += distinct.div_ceil(WAVEFRONT).max(1) as u64;
-                }
+                    wavefronts(&target.offsets, mask, bytes)
+                };
+                self.wavefronts += found.model as u64;
+                self.wavefronts_least += found.least as u64;
+                self.wavefronts_merged += found.merged as u64;
             }
             Space::Local => self.local_bytes += total,
             _ => {}
@@ -99,30 +102,60 @@ fn distinct(offsets: &[usize; LANES], mask: u32, unit: usize) -> usize {
     sorted.windows(2).filter(|pair| pair[0] != pair[1]).count() + (n > 0) as usize
 }
 
-/// The wavefronts of a shared access, by a model: words of 4 bytes for the whole warp, 8 bytes for half of
-/// it, 16 bytes for a quarter at a time; each bank delivers one word a wavefront, to any number of lanes.
-fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> usize {
+/// The wavefronts of a shared access: each bank delivers one word of 4 bytes a wavefront, to any number of
+/// lanes.
+struct Wavefronts {
+    /// By a model: words of 4 bytes for the whole warp, 8 bytes for half of it, 16 bytes for a quarter at a
+    /// time. NVIDIA does not document accesses that are wider than a word.
+    model: usize,
+    /// The fewest for as many bytes in as many phases.
+    least: usize,
+    /// If phases could share wavefronts: no hardware with these banks needs less.
+    merged: usize,
+}
+
+/// Different words (or groups of words) in each bank (or group of banks).
+#[derive(Clone, Copy)]
+struct Banks {
+    seen: [[usize; LANES]; LANES],
+    counts: [u8; LANES],
+    most: usize,
+}
+
+impl Banks {
+    const EMPTY: Banks = Banks { seen: [[0; LANES]; LANES], counts: [0; LANES], most: 0 };
+
+    fn add(&mut self, unit: usize, groups: usize) {
+        let group = unit % groups;
+        let count = self.counts[group] as usize;
+        if !self.seen[group][..count].contains(&unit) {
+            self.seen[group][count] = unit;
+            self.counts[group] += 1;
+            self.most = self.most.max(count + 1);
+        }
+    }
+}
+
+fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> Wavefronts {
     let width = bytes.max(4);
     // Lanes and groups of banks of one phase; no lane's words straddle a group.
     let (at_once, shift) = (WAVEFRONT / width, width.trailing_zeros());
-    let (mut total, mut seen) = (0, [[0; LANES]; LANES]);
+    let (mut model, mut phases, mut together) = (0, 0, Banks::EMPTY);
     for phase in 0..LANES / at_once {
-        let mut counts = [0u8; LANES];
-
-        let mut most = 0;
+        let mut alone = Banks::EMPTY;
         for lane in lanes(mask >> (phase * at_once) & (u32::MAX >> (LANES - at_once))) {
             let unit = offsets[phase * at_once + lane] >> shift;
-            let group = unit % at_once;
-            let count = counts[group] as usize;
-            if !seen[group][..count].contains(&unit) {
-                seen[group][count] = unit;
-                counts[group] += 1;
-                most = most.max(counts[group] as usize);
+            alone.add(unit, at_once);
+            if at_once < LANES {
+                together.add(unit, at_once);
             }
         }
-        total += most;
+        model += alone.most;
+        phases += (alone.most > 0) as usize;
     }
-    total
+    let distinct = distinct(offsets, mask, bytes) * bytes;
+    let merged = if at_once < LANES { together.most } else { model };
+    Wavefronts { model, least: phases.max(distinct.div_ceil(WAVEFRONT)), merged }
 }
 
 /// The category of an opcode and the floating-point operations of a lane.
@@ -203,9 +236,12 @@ pub struct Tally {
     /// 32-byte sectors of global memory asked for, and the fewest that could hold the same bytes.
     pub sectors: u64,
     pub sectors_least: u64,
-    /// Wavefronts of shared memory by a model of its banks, and the fewest for the same bytes.
+    /// Wavefronts of shared memory by a model of its banks, in which 8 bytes of a lane take two phases of half
+    /// a warp, and 16 bytes four; the fewest in this model for as many bytes; and how many there are at least
+    /// if the hardware needs no phases.
     pub wavefronts: u64,
     pub wavefronts_least: u64,
+    pub wavefronts_merged: u64,
     /// Barriers reached, each by one warp.
     pub barriers: u64,
     /// Instructions of warps that the load/store units get.
@@ -242,6 +278,7 @@ impl Tally {
         self.sectors_least += raw.sectors_least;
         self.wavefronts += raw.wavefronts;
         self.wavefronts_least += raw.wavefronts_least;
+        self.wavefronts_merged += raw.wavefronts_merged;
     }
 
     /// Each count through `f`, with that of another tally at the same place.
@@ -251,7 +288,7 @@ impl Tally {
         }
         each!(warp_instructions thread_instructions flops_fma flops_float flops_special flops_half
             flops_tensor global_loaded global_stored shared_bytes local_bytes async_bytes sectors
-            sectors_least wavefronts wavefronts_least barriers memory_instructions);
+            sectors_least wavefronts wavefronts_least wavefronts_merged barriers memory_instructions);
     }
 
     pub fn add(&mut self, other: &Tally) {
@@ -290,6 +327,8 @@ pub struct LineCount {
     pub file: String,
     pub line: u32,
     pub tally: Tally,
+    /// Instructions of warps in functions that are inlined at this line; they count at their own lines.
+    pub inlined: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -323,12 +362,15 @@ impl Counts {
             dynamic_shared: launch.dynamic_shared,
             ..Counts::default()
         };
-        let mut lines = BTreeMap::<(u32, u32), Tally>::new();
+        let mut lines = BTreeMap::<(u32, u32), (Tally, u64)>::new();
         for (raw, description) in raw.iter().zip(&kernel.code.descriptions) {
             let (category, flops, source) = (description.category, description.flops, description.source);
             counts.total.add_raw(raw, description);
             counts.categories.entry(category).or_default().add_raw(raw, description);
-            lines.entry((source.file, source.line)).or_default().add_raw(raw, description);
+            lines.entry((source.file, source.line)).or_default().0.add_raw(raw, description);
+            if source.inlined_at != (0, 0) {
+                lines.entry(source.inlined_at).or_default().1 += raw.warps;
+            }
             counts.instructions.push(InstructionCount {
                 line: description.line,
                 opcode: description.opcode.clone(),
@@ -342,7 +384,7 @@ impl Counts {
         let name = |file: u32| module.files.get(file as usize).cloned().unwrap_or_default();
         counts.lines = lines
             .into_iter()
-            .map(|((file, line), tally)| LineCount { file: name(file), line, tally })
+            .map(|((file, line), (tally, inlined))| LineCount { file: name(file), line, tally, inlined })
             .collect();
         counts
     }
@@ -357,7 +399,10 @@ impl Counts {
         all.counted = self.blocks;
         all.total = self.total.times(factor);
         all.categories.values_mut().for_each(|tally| *tally = tally.times(factor));
-        all.lines.iter_mut().for_each(|line| line.tally = line.tally.times(factor));
+        for line in &mut all.lines {
+            line.tally = line.tally.times(factor);
+            line.inlined = (line.inlined as f64 * factor).round() as u64;
+        }
         for instruction in &mut all.instructions {
             for count in [&mut instruction.warps, &mut instruction.lanes] {
                 *count = (*count as f64 * factor).round() as u64;

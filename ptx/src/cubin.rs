@@ -76,46 +76,51 @@ fn sections(image: &[u8]) -> Option<Vec<Section<'_>>> {
     (0..count).map(section).collect()
 }
 
-/// The frame size of each function in `.nv.info`, by the index of its symbol. A record is a format, an
-/// attribute and a 16-bit number: the value itself, or the size of the value that follows.
-fn frames(info: &[u8]) -> Vec<(u32, u32)> {
+/// The numbers of an attribute in `.nv.info`, with the index of the symbol that each is about. A record is a
+/// format, an attribute and a 16-bit number: the value itself, or the size of the value that follows.
+fn attributes(info: &[u8], wanted: u8) -> Vec<(u32, u32)> {
     const SIZED: u8 = 4;
-    const FRAME_SIZE: u8 = 0x11;
     let (mut found, mut at) = (Vec::new(), 0);
     while let (Some(&[format, attribute]), Some(size)) = (info.get(at..at + 2), u16_at(info, at + 2)) {
         at += 4;
         if format != SIZED {
             continue;
         }
-        if attribute == FRAME_SIZE
-            && let (Some(symbol), Some(bytes)) = (u32_at(info, at), u32_at(info, at + 4))
+        if attribute == wanted
+            && let (Some(symbol), Some(value)) = (u32_at(info, at), u32_at(info, at + 4))
         {
-            found.push((symbol, bytes));
+            found.push((symbol, value));
         }
         at += size;
     }
     found
 }
 
+/// Attributes of `.nv.info`.
+const FRAME_SIZE: u8 = 0x11;
+const REGISTERS: u8 = 0x2f;
+
 /// The resources of every kernel in a cubin; `None` where `image` is no cubin.
 pub fn resources(image: &[u8]) -> Option<Vec<Resources>> {
     let sections = sections(image)?;
     let named = |name: &str| sections.iter().find(|section| section.name == name);
-    let frames = named(".nv.info").map(|info| frames(info.content)).unwrap_or_default();
+    let info = named(".nv.info").map_or(&[][..], |info| info.content);
     let symbols = sections.iter().find(|section| section.kind == SYMBOLS)?;
     let strings = sections.get(symbols.link as usize)?.content;
     let symbol = |index: u32| text(strings, u32_at(symbols.content, index as usize * 24)? as usize);
+    let attribute = |wanted: u8, kernel: &str| {
+        let mut all = attributes(info, wanted).into_iter();
+        all.find(|&(index, _)| symbol(index) == Some(kernel)).map(|(_, value)| value)
+    };
     let kernels = sections.iter().filter_map(|code| Some((code, code.name.strip_prefix(".text.")?)));
     Some(
         kernels
             .map(|(code, kernel)| Resources {
                 kernel: kernel.into(),
-                registers: code.info >> 24,
+                // Older files have it in the section's header.
+                registers: attribute(REGISTERS, kernel).unwrap_or(code.info >> 24),
                 static_shared: named(&format!(".nv.shared.{kernel}")).map_or(0, |shared| shared.size as u32),
-                stack: frames
-                    .iter()
-                    .find(|&&(index, _)| symbol(index) == Some(kernel))
-                    .map_or(0, |&(_, bytes)| bytes),
+                stack: attribute(FRAME_SIZE, kernel).unwrap_or(0),
             })
             .collect(),
     )
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_stand_between_other_records() {
+    fn attributes_stand_between_other_records() {
         let info = [
             [4, 0x2f, 8, 0].as_slice(),
             &[7, 0, 0, 0, 40, 0, 0, 0],
@@ -149,6 +154,7 @@ mod tests {
             &[4, 0x11, 8, 0, 1],
         ]
         .concat();
-        assert_eq!(frames(&info), [(7, 304)]);
+        assert_eq!(attributes(&info, FRAME_SIZE), [(7, 304)]);
+        assert_eq!(attributes(&info, REGISTERS), [(7, 40)]);
     }
 }

@@ -414,9 +414,22 @@ fn counts_of_sectors_and_wavefronts_follow_the_addresses() {
     assert_eq!((t.wavefronts, t.wavefronts_least, t.shared_bytes), (1, 1, 128));
     let t = count("and.b32 %r1, %r0, 3;\nshl.b32 %r1, %r1, 7;\nld.shared.u32 %r3, [%r1];");
     assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
-    let t = count("ld.shared.v4.u32 {%r3, %r4, %r5, %r6}, [place];");
-    assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
-    let t = count("fma.rn.f32 %f1, %f2, %f3, %f4;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;");
+    let wide = |address: &str| {
+        let t = count(&format!(
+            "{address}\nshl.b32 %r2, %r2, 4;\nld.shared.v4.u32 {{%r3, %r4, %r5, %r6}}, [%r2];"
+        ));
+        (t.wavefronts, t.wavefronts_least, t.wavefronts_merged)
+    };
+    // All lanes one address: a quarter of the warp at a time by the model, at once if quarters merge.
+    assert_eq!(wide("mov.u32 %r2, 0;"), (4, 4, 1));
+    // Neighbours: the 512 bytes need four. Every other 16 bytes: each quarter meets each bank twice.
+    assert_eq!(wide("mov.u32 %r2, %r0;"), (4, 4, 4));
+    assert_eq!(wide("and.b32 %r2, %r0, 15;\nshl.b32 %r2, %r2, 1;"), (8, 4, 4));
+    // Four lanes each: 16 bytes at eight places in all banks.
+    assert_eq!(wide("and.b32 %r2, %r0, 7;"), (4, 4, 1));
+    let t = count(
+        "mov.f32 %f1, 0f00000000;\nfma.rn.f32 %f1, %f1, %f1, %f1;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;",
+    );
     assert_eq!((t.flops_fma, t.flops_float, t.barriers), (64, 32, 1));
 }
 
