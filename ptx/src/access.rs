@@ -1,5 +1,6 @@
 //! Loads, stores, atomics and asynchronous copies: addresses to bytes, with bounds, alignment and checks.
 
+use crate::asynchronous::Pending;
 use crate::block::{Common, Machine};
 use crate::check::Check;
 use crate::counts::Raw;
@@ -350,6 +351,9 @@ impl Machine<'_> {
                         raw,
                     )?;
                     queue.push(pending);
+                    let bytes = |copy: &Pending| copy.mask.count_ones() as usize * copy.size;
+                    let most = &mut common.most_in_flight[thread_base / LANES];
+                    *most = queue.iter().map(bytes).sum::<usize>().max(*most);
                 }
             }
         }

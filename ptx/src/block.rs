@@ -55,7 +55,8 @@ pub struct Common {
     /// For each word of shared memory, the copies in flight to it.
     pub in_flight: Vec<u8>,
     pub in_flight_bytes: usize,
-    pub most_in_flight: usize,
+    /// Of each warp, the most bytes that its copies had in flight in this block.
+    pub most_in_flight: Vec<usize>,
     pub clocks: Clocks,
     pub block_index: u64,
     /// The number of blocks that have used this shared memory: older marks in its shadow mean nothing.
@@ -69,7 +70,6 @@ impl Common {
         }
         self.in_flight_bytes =
             if begins { self.in_flight_bytes + bytes } else { self.in_flight_bytes.saturating_sub(bytes) };
-        self.most_in_flight = self.most_in_flight.max(self.in_flight_bytes);
     }
 }
 
@@ -92,6 +92,7 @@ pub struct Place<'m, 'a> {
     common: Common,
     barriers: Vec<Gathering>,
     pub tallies: Vec<Raw>,
+    most_in_flight: u64,
 }
 
 impl<'m, 'a> Place<'m, 'a> {
@@ -111,7 +112,7 @@ impl<'m, 'a> Place<'m, 'a> {
             shared: allocation(bytes)?,
             in_flight: vec![0; bytes.div_ceil(4)],
             in_flight_bytes: 0,
-            most_in_flight: 0,
+            most_in_flight: vec![0; warps],
             clocks: Clocks::new(warps),
             block_index: 0,
             generation: 0,
@@ -143,15 +144,17 @@ impl<'m, 'a> Place<'m, 'a> {
         }
         let tallies = vec![Raw::default(); machine.code.instructions.len()];
         let barriers = vec![Gathering::default(); 16];
-        Some(Place { machine, warps: all, common, barriers, tallies })
+        Some(Place { machine, warps: all, common, barriers, tallies, most_in_flight: 0 })
     }
 
     /// The most bytes of asynchronous copies under way at once, in any block so far.
+    /// On a GPU warps run side by side: theirs are added.
     pub fn most_in_flight(&self) -> u64 {
-        self.common.most_in_flight as u64
+        self.most_in_flight.max(self.common.most_in_flight.iter().sum::<usize>() as u64)
     }
 
     fn reset(&mut self, block_index: u64) {
+        self.most_in_flight = self.most_in_flight();
         let machine = self.machine;
         let threads = machine.threads();
         let common = &mut self.common;
@@ -164,6 +167,7 @@ impl<'m, 'a> Place<'m, 'a> {
         clear(&common.shared);
         common.in_flight.fill(0);
         common.in_flight_bytes = 0;
+        common.most_in_flight.fill(0);
         common.clocks.reset(self.warps.len());
         self.barriers.fill(Gathering::default());
         for warp in &mut self.warps {

@@ -91,9 +91,8 @@ impl Bounds {
     }
 }
 
-/// The bounds of a launch. Counts of a sample are taken for all blocks.
+/// The bounds of a launch.
 pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Bounds {
-    let counts = &counts.scaled();
     let limits = gpu.limits();
     let total = &counts.total;
     let of = |category: Category| counts.categories.get(&category).copied().unwrap_or_default();

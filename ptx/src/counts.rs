@@ -50,6 +50,23 @@ impl Raw {
         self.async_bytes += other.async_bytes;
     }
 
+    pub fn times(&self, factor: f64) -> Raw {
+        let scaled = |count: u64| (count as f64 * factor).round() as u64;
+        Raw {
+            warps: scaled(self.warps),
+            lanes: scaled(self.lanes),
+            sectors: scaled(self.sectors),
+            sectors_least: scaled(self.sectors_least),
+            wavefronts: scaled(self.wavefronts),
+            wavefronts_least: scaled(self.wavefronts_least),
+            wavefronts_merged: scaled(self.wavefronts_merged),
+            global_bytes: scaled(self.global_bytes),
+            shared_bytes: scaled(self.shared_bytes),
+            local_bytes: scaled(self.local_bytes),
+            async_bytes: scaled(self.async_bytes),
+        }
+    }
+
     /// One access of `bytes` a lane.
     pub fn access(&mut self, target: &Target, mask: u32, bytes: usize) {
         let total = mask.count_ones() as u64 * bytes as u64;
@@ -295,9 +312,9 @@ impl Tally {
         self.combine(other, |a, b| a + b);
     }
 
-    pub fn times(mut self, factor: f64) -> Tally {
+    pub fn times(mut self, factor: u64) -> Tally {
         let own = self;
-        self.combine(&own, |a, _| (a as f64 * factor).round() as u64);
+        self.combine(&own, |a, _| a * factor);
         self
     }
 
@@ -334,13 +351,14 @@ pub struct LineCount {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
     pub kernel: String,
-    /// Blocks of the launch, and how many of them ran and were counted.
+    /// Blocks of the launch, and how many of them ran. Counts are those of all: where fewer ran, the first and
+    /// the last stand for themselves, and the others for all that lie between.
     pub blocks: u64,
     pub counted: u64,
     pub threads_per_block: u32,
     pub static_shared: usize,
     pub dynamic_shared: usize,
-    /// The most bytes that asynchronous copies had under way in one block at once.
+    /// The most bytes that asynchronous copies have in flight in one block, when each warp has its most.
     pub async_in_flight: u64,
     /// Bytes of global memory in the sectors that the whole launch reads and writes, each counted once; of a
     /// sample, an estimate. 0 without `Options::footprint`.
@@ -387,27 +405,5 @@ impl Counts {
             .map(|((file, line), (tally, inlined))| LineCount { file: name(file), line, tally, inlined })
             .collect();
         counts
-    }
-
-    /// The counts of all blocks, when those that ran are like the others.
-    pub fn scaled(&self) -> Counts {
-        let mut all = self.clone();
-        if self.counted == self.blocks || self.counted == 0 {
-            return all;
-        }
-        let factor = self.blocks as f64 / self.counted as f64;
-        all.counted = self.blocks;
-        all.total = self.total.times(factor);
-        all.categories.values_mut().for_each(|tally| *tally = tally.times(factor));
-        for line in &mut all.lines {
-            line.tally = line.tally.times(factor);
-            line.inlined = (line.inlined as f64 * factor).round() as u64;
-        }
-        for instruction in &mut all.instructions {
-            for count in [&mut instruction.warps, &mut instruction.lanes] {
-                *count = (*count as f64 * factor).round() as u64;
-            }
-        }
-        all
     }
 }

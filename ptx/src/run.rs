@@ -10,7 +10,7 @@ use crate::lanes::{Constants, Registers};
 use crate::matrix::Mma;
 use crate::memory::{Buffer, Memory};
 use crate::module::Module;
-use crate::sample::sample;
+use crate::sample::Sample;
 use crate::shadow::Shadow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -182,9 +182,16 @@ pub fn run(
         taken_first: options.order != Order::Reverse,
         checking: options.checks.races || options.checks.uninitialised || options.checks.async_copies,
     };
-    let chosen = sample(launch.blocks(), options.sample.unwrap_or(u64::MAX));
-    let counted = chosen.len() as u64;
-    let (tallies, async_in_flight) = blocks(&machine, chosen)?;
+    let sample = Sample::of(launch.blocks(), options.sample.unwrap_or(u64::MAX));
+    let counted = sample.len();
+    let (mut tallies, in_flight) = blocks(&machine, sample.inside)?;
+    let mut async_in_flight = in_flight;
+    if counted < launch.blocks() {
+        tallies.iter_mut().for_each(|raw| *raw = raw.times(sample.weight));
+        let (ends, in_flight) = blocks(&machine, sample.ends)?;
+        tallies.iter_mut().zip(&ends).for_each(|(raw, end)| raw.add(end));
+        async_in_flight = async_in_flight.max(in_flight);
+    }
     let footprint = machine.footprint.as_ref().map(|footprint| footprint.bytes(launch.blocks(), counted));
     let [distinct_read, distinct_written] = footprint.unwrap_or_default();
     let counts = Counts::of(module, found, launch, &tallies);
@@ -221,8 +228,8 @@ fn blocks(machine: &Machine, mut blocks: Vec<u64>) -> Result<(Vec<Raw>, u64), Fa
         }
         tallies.1 = place.most_in_flight().max(tallies.1);
     };
-    let threads = (machine.options.threads.max(1) as u64).min(blocks.len() as u64);
-    if threads == 1 {
+    let threads = (machine.options.threads.max(1)).min(blocks.len());
+    if threads <= 1 {
         work();
     } else {
         std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));

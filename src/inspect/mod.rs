@@ -157,7 +157,7 @@ fn subject(request: &Request, arch: &str) -> Result<(Subject, Option<&'static Ke
             return Ok((candidate, Some(kernel)));
         }
     }
-    let problem = "no operation with these settings launches it; --in names one that may";
+    let problem = "no operation with these settings is known to launch it; --in names one that may";
     Err(Error::value("inspect", kernel.name, problem))
 }
 

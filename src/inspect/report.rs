@@ -43,7 +43,7 @@ pub struct KernelReport {
     /// How often it was launched.
     pub times: u64,
     pub blocks: u64,
-    /// The blocks that ran, from which the counts of all follow.
+    /// The blocks that ran, from which the counts of all are estimated.
     pub counted: u64,
     pub registers: u32,
     /// Bytes of a thread in local memory: arrays and spilled registers.
@@ -73,7 +73,6 @@ impl KernelReport {
         let demand =
             Demand { threads: counts.threads_per_block, registers, shared: static_shared + dynamic_shared };
         let occupancy = Occupancy::of(demand, &gpu.limits());
-        let all = counts.scaled();
         Some(KernelReport {
             kernel: cost.kernel.name,
             file: cost.kernel.source.file,
@@ -88,8 +87,8 @@ impl KernelReport {
             dynamic_shared,
             occupancy,
             bounds: bounds(counts, gpu, Some(&occupancy)),
-            total: all.total,
-            categories: all.categories,
+            total: counts.total,
+            categories: counts.categories.clone(),
             async_in_flight: counts.async_in_flight,
             distinct_read: counts.distinct_read,
             distinct_written: counts.distinct_written,

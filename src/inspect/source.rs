@@ -66,12 +66,11 @@ pub(super) fn annotated(costs: &[LaunchCost]) -> Vec<SourceFile> {
     let mut total = Tally::default();
     for cost in costs {
         let Some(counts) = &cost.counts else { continue };
-        let counts = counts.scaled();
-        total.add(&counts.total.times(cost.times as f64));
+        total.add(&counts.total.times(cost.times));
         for line in &counts.lines {
             if let Some((file, _)) = text_of(&line.file) {
                 let (tally, inlined) = lines.entry((file, line.line)).or_default();
-                tally.add(&line.tally.times(cost.times as f64));
+                tally.add(&line.tally.times(cost.times));
                 *inlined += line.inlined * cost.times;
             }
         }
