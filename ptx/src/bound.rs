@@ -19,10 +19,10 @@ pub enum Resource {
     Dram,
     /// L2: the same, and copies and atomics that pass L1 by.
     L2,
-    /// The path of L1 and shared memory: the fewest wavefronts that banks allow, and sectors of global memory
-    /// four at a time.
+    /// The path of L1 and shared memory: the fewest wavefronts that banks allow, and the necessary sectors of
+    /// global memory, four at a time.
     L1,
-    /// The same with wavefronts as the model counts them: an estimate, and in no bound.
+    /// The same with wavefronts as the model counts them and all sectors: an estimate, and in no bound.
     L1Model,
     LoadStore,
     Shuffle,
@@ -108,12 +108,7 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
         }
     };
     let lanes = |warps: u64, per_clock: u32| clocks(warps as f64 * LANES as f64, per_clock);
-    let arithmetic = Arithmetic::of(&counts.instructions);
-    let memory: u64 = [Category::Load, Category::Store, Category::Atomic, Category::Async]
-        .map(|category| of(category).memory_instructions)
-        .iter()
-        .sum();
-    let shuffles = of(Category::Shuffle).warp_instructions;
+    let units = Units::of(&counts.instructions);
     let distinct = (counts.distinct_read + counts.distinct_written) as f64;
     let past_l1 = of(Category::Async).sectors + of(Category::Atomic).sectors;
     let l2 = distinct.max(past_l1 as f64 * 32.0);
@@ -122,30 +117,30 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
         let peak = gpu.tensor[of.kind];
         if peak > 0.0 { of.flops / peak / balance } else { 0.0 }
     };
-    let l1 = |wavefronts: u64| clocks((wavefronts * 128 + total.sectors * 32) as f64, limits.l1_bytes);
-    let necessary = arithmetic.single()
-        + arithmetic.half
-        + arithmetic.double
-        + arithmetic.special
-        + arithmetic.tensor_warps
-        + memory
-        + shuffles
+    let l1 =
+        |wavefronts: u64, sectors: u64| clocks((wavefronts * 128 + sectors * 32) as f64, limits.l1_bytes);
+    let certain = l1(total.wavefronts_merged, total.sectors_least);
+    let modelled = l1(total.wavefronts, total.sectors);
+    let necessary = units.single()
+        + units.half
+        + units.double
+        + units.special
+        + units.tensor_warps
+        + total.memory_instructions
+        + units.shuffles
         + total.barriers;
     let all = [
         (Resource::Dram, distinct / gpu.bandwidth),
         (Resource::L2, l2_rate.map_or(0.0, |rate| l2 / rate)),
-        (Resource::L1, l1(total.wavefronts_merged)),
-        (
-            Resource::L1Model,
-            if total.wavefronts > total.wavefronts_merged { l1(total.wavefronts) } else { 0.0 },
-        ),
-        (Resource::LoadStore, lanes(memory, limits.load_store)),
-        (Resource::Shuffle, lanes(shuffles, limits.shuffle)),
-        (Resource::Fma, lanes(arithmetic.single(), limits.fp32)),
-        (Resource::Half, lanes(arithmetic.half, limits.half2)),
-        (Resource::Double, lanes(arithmetic.double, limits.fp64)),
-        (Resource::Special, lanes(arithmetic.special, limits.special)),
-        (Resource::Tensor, arithmetic.tensor.into_iter().map(tensor).sum()),
+        (Resource::L1, certain),
+        (Resource::L1Model, if modelled > certain { modelled } else { 0.0 }),
+        (Resource::LoadStore, lanes(total.memory_instructions, limits.load_store)),
+        (Resource::Shuffle, lanes(units.shuffles, limits.shuffle)),
+        (Resource::Fma, lanes(units.single(), limits.fp32)),
+        (Resource::Half, lanes(units.half, limits.half2)),
+        (Resource::Double, lanes(units.double, limits.fp64)),
+        (Resource::Special, lanes(units.special, limits.special)),
+        (Resource::Tensor, units.tensor.into_iter().map(tensor).sum()),
         (Resource::Issue, clocks(necessary as f64, limits.issued)),
         (Resource::IssueAll, clocks(total.warp_instructions as f64, limits.issued)),
     ];
@@ -174,20 +169,21 @@ struct Tensor {
 
 /// Instructions of warps for each unit.
 #[derive(Default)]
-struct Arithmetic {
+struct Units {
     fma: u64,
     sums: u64,
     products: u64,
     half: u64,
     double: u64,
     special: u64,
+    shuffles: u64,
     tensor_warps: u64,
     tensor: Vec<Tensor>,
 }
 
-impl Arithmetic {
-    fn of(instructions: &[InstructionCount]) -> Arithmetic {
-        let mut sum = Arithmetic::default();
+impl Units {
+    fn of(instructions: &[InstructionCount]) -> Units {
+        let mut sum = Units::default();
         for InstructionCount { opcode, warps, lanes, category, flops, .. } in instructions {
             match category {
                 Category::Fma | Category::Float if *flops > 0 && opcode.ends_with(".f64") => {
@@ -198,6 +194,7 @@ impl Arithmetic {
                 Category::Float if *flops > 0 => sum.sums += warps,
                 Category::Half => sum.half += warps,
                 Category::Special => sum.special += warps,
+                Category::Shuffle if opcode.starts_with("shfl") => sum.shuffles += warps,
                 Category::Tensor => {
                     sum.tensor_warps += warps;
                     if let Some(kind) = tensor_kind(opcode) {

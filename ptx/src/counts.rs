@@ -1,6 +1,7 @@
 //! What a launch cost: per instruction, summed to source lines, categories and the whole.
 
 use crate::access::{Target, lanes};
+use crate::banks::{WAVEFRONT, Wavefronts};
 use crate::fault::Space;
 use crate::instruction::{Category, Description, Source};
 use crate::lanes::LANES;
@@ -25,9 +26,8 @@ pub struct Raw {
     pub async_bytes: u64,
 }
 
-/// A sector of global memory, and the width of shared memory's banks together.
+/// A sector of global memory.
 const SECTOR: usize = 32;
-const WAVEFRONT: usize = 128;
 
 impl Raw {
     #[inline(always)]
@@ -89,7 +89,8 @@ impl Raw {
                     let all = LANES * bytes / WAVEFRONT;
                     Wavefronts { model: all, least: all, merged: all }
                 } else {
-                    wavefronts(&target.offsets, mask, bytes)
+                    let distinct = distinct(&target.offsets, mask, bytes) * bytes;
+                    Wavefronts::of(&target.offsets, mask, bytes, distinct)
                 };
                 self.wavefronts += found.model as u64;
                 self.wavefronts_least += found.least as u64;
@@ -117,62 +118,6 @@ fn distinct(offsets: &[usize; LANES], mask: u32, unit: usize) -> usize {
         sorted.sort_unstable();
     }
     sorted.windows(2).filter(|pair| pair[0] != pair[1]).count() + (n > 0) as usize
-}
-
-/// The wavefronts of a shared access: each bank delivers one word of 4 bytes a wavefront, to any number of
-/// lanes.
-struct Wavefronts {
-    /// By a model: words of 4 bytes for the whole warp, 8 bytes for half of it, 16 bytes for a quarter at a
-    /// time. NVIDIA does not document accesses that are wider than a word.
-    model: usize,
-    /// The fewest for as many bytes in as many phases.
-    least: usize,
-    /// If phases could share wavefronts: no hardware with these banks needs less.
-    merged: usize,
-}
-
-/// Different words (or groups of words) in each bank (or group of banks).
-#[derive(Clone, Copy)]
-struct Banks {
-    seen: [[usize; LANES]; LANES],
-    counts: [u8; LANES],
-    most: usize,
-}
-
-impl Banks {
-    const EMPTY: Banks = Banks { seen: [[0; LANES]; LANES], counts: [0; LANES], most: 0 };
-
-    fn add(&mut self, unit: usize, groups: usize) {
-        let group = unit % groups;
-        let count = self.counts[group] as usize;
-        if !self.seen[group][..count].contains(&unit) {
-            self.seen[group][count] = unit;
-            self.counts[group] += 1;
-            self.most = self.most.max(count + 1);
-        }
-    }
-}
-
-fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> Wavefronts {
-    let width = bytes.max(4);
-    // Lanes and groups of banks of one phase; no lane's words straddle a group.
-    let (at_once, shift) = (WAVEFRONT / width, width.trailing_zeros());
-    let (mut model, mut phases, mut together) = (0, 0, Banks::EMPTY);
-    for phase in 0..LANES / at_once {
-        let mut alone = Banks::EMPTY;
-        for lane in lanes(mask >> (phase * at_once) & (u32::MAX >> (LANES - at_once))) {
-            let unit = offsets[phase * at_once + lane] >> shift;
-            alone.add(unit, at_once);
-            if at_once < LANES {
-                together.add(unit, at_once);
-            }
-        }
-        model += alone.most;
-        phases += (alone.most > 0) as usize;
-    }
-    let distinct = distinct(offsets, mask, bytes) * bytes;
-    let merged = if at_once < LANES { together.most } else { model };
-    Wavefronts { model, least: phases.max(distinct.div_ceil(WAVEFRONT)), merged }
 }
 
 /// The category of an opcode and the floating-point operations of a lane.
@@ -253,9 +198,9 @@ pub struct Tally {
     /// 32-byte sectors of global memory asked for, and the fewest that could hold the same bytes.
     pub sectors: u64,
     pub sectors_least: u64,
-    /// Wavefronts of shared memory by a model of its banks, in which 8 bytes of a lane take two phases of half
-    /// a warp, and 16 bytes four; the fewest in this model for as many bytes; and how many there are at least
-    /// if the hardware needs no phases.
+    /// Wavefronts of shared memory by a model of its banks, in which 8 bytes of a lane take two phases of
+    /// half a warp, and 16 bytes four; the fewest in this model for as many bytes; and how many there are at
+    /// least if the hardware needs no phases.
     pub wavefronts: u64,
     pub wavefronts_least: u64,
     pub wavefronts_merged: u64,
@@ -351,8 +296,8 @@ pub struct LineCount {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
     pub kernel: String,
-    /// Blocks of the launch, and how many of them ran. Counts are those of all: where fewer ran, the first and
-    /// the last stand for themselves, and the others for all that lie between.
+    /// Blocks of the launch, and how many of them ran. Counts are those of all: where fewer ran, the first
+    /// and the last stand for themselves, and the others for all that lie between.
     pub blocks: u64,
     pub counted: u64,
     pub threads_per_block: u32,

@@ -57,8 +57,8 @@ impl Footprint {
         }
     }
 
-    /// Bytes read and written by all blocks, when a part of them touched what is marked: as much more as there
-    /// are more blocks, but no allocation more than whole.
+    /// Bytes read and written by all blocks, when a part of them touched what is marked: as much more as
+    /// there are more blocks, but no allocation more than whole.
     pub fn bytes(&self, blocks: u64, counted: u64) -> [u64; 2] {
         [0, 1].map(|write| {
             let of = |map: &Map| {

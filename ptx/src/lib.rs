@@ -23,6 +23,7 @@
 mod access;
 mod arith;
 mod asynchronous;
+mod banks;
 mod block;
 mod body;
 pub mod bound;

@@ -1,4 +1,5 @@
-//! Occupancy: how many blocks of a kernel a multiprocessor holds at once, and what keeps it from holding more.
+//! Occupancy: how many blocks of a kernel a multiprocessor holds at once, and what keeps it from holding
+//! more.
 //! The rules are those of NVIDIA's occupancy calculator.
 
 use crate::gpu::Limits;
@@ -103,8 +104,8 @@ mod tests {
     }
 
     /// From the tables of the CUDA C++ Programming Guide: 32, 24 or 16 blocks; 164 KiB for blocks on 8.0, of
-    /// which the system takes 1 KiB a block, so that two blocks of 81 KiB fit and two of 82 KiB do not; 64 KiB
-    /// on 7.5, all of it for one block.
+    /// which the system takes 1 KiB a block, so that two blocks of 81 KiB fit and two of 82 KiB do not;
+    /// 64 KiB on 7.5, all of it for one block.
     #[test]
     fn blocks_and_shared_memory_limit() {
         assert_eq!(on("h200", 32, 16, 0), (32, 32, Limiter::Blocks));

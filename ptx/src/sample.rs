@@ -26,7 +26,7 @@ impl Sample {
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut within = |size: u64| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            ((state >> 33) as u128 * size as u128 >> 31) as u64
+            (((state >> 33) as u128 * size as u128) >> 31) as u64
         };
         let between = (0..parts).map(|part| {
             let at = |part: u64| (part as u128 * others as u128 / parts as u128) as u64;

@@ -130,7 +130,8 @@ fn bytes_in_flight_are_the_most_at_once() {
     // Two copies of 16 bytes a thread, waited for together, and one more by itself.
     let copy = |at: u32| {
         format!(
-            "shl.b32 %r4, %r3, 4;\nand.b32 %r4, %r4, 2047;\ncp.async.cg.shared.global [%r4+{at}], [%rd3], 16;\n"
+            "shl.b32 %r4, %r3, 4;\nand.b32 %r4, %r4, 2047;\n\
+             cp.async.cg.shared.global [%r4+{at}], [%rd3], 16;\n"
         )
     };
     let body = format!(

@@ -16,6 +16,9 @@ use crate::inspect::source::{SourceFile, SourceLine};
 use crate::inspect::words::{HEADINGS, KERNEL_HEADINGS, LINE_HEADINGS, NUMBERS};
 use crate::inspect::{Request, Settings, gpu, inspect};
 
+/// The choices of lines.
+const LINES: [&str; 3] = ["hot", "all", "none"];
+
 /// More kernels than this are a table alone.
 const DETAILED: usize = 4;
 
@@ -51,7 +54,7 @@ pub struct InspectArgs {
     #[arg(long, value_name = "COUNT", default_value = "32")]
     blocks: String,
     /// Lines of source to print
-    #[arg(long, value_name = "WHICH", default_value = "hot", value_parser = PossibleValuesParser::new(["hot", "all", "none"]))]
+    #[arg(long, value_name = "WHICH", default_value = "hot", value_parser = PossibleValuesParser::new(LINES))]
     lines: String,
     /// Write a page with everything: table, bounds, and all lines of source
     #[arg(long, value_name = "FILE")]

@@ -1,4 +1,5 @@
-//! Devices: buffers, compiled kernels, launches and graphs, on an NVIDIA GPU, on the CPU, or as PTX on the CPU.
+//! Devices: buffers, compiled kernels, launches and graphs, on an NVIDIA GPU, on the CPU, or as PTX on the
+//! CPU.
 //!
 //! This folder is the only place of the crate with `unsafe` code. A [`Device`] runs kernels in order, as one
 //! stream; a kernel is launched through the typed functions of [`kernels`], which `build.rs` writes from the

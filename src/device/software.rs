@@ -1,7 +1,7 @@
 //! The PTX machine as a device: kernels run as NVRTC compiles them, on the CPU, and are counted.
 //!
-//! It has the launch shapes of CUDA. Each different launch (kernel, grid, scalar arguments, and which pointers
-//! are null) is counted at its first occurrence. With a sample of the blocks nothing is computed in full:
+//! It has the launch shapes of CUDA. Each different launch (kernel, grid, scalar arguments, and which
+//! pointers are null) is counted at its first occurrence. With a sample of the blocks nothing is computed in full:
 //! memory is zeroed when it is allocated, so that what no block wrote is a harmless index.
 
 use super::cuda::nvrtc::{self, Arch};
@@ -228,6 +228,10 @@ fn parameters(module: &ptx::Module, kernel: &Kernel, args: &[Arg]) -> Vec<u8> {
 }
 
 fn faulty(fault: ptx::Fault) -> Error {
-    let kernel = if fault.kernel.is_empty() { "(none)".into() } else { fault.kernel.clone() };
-    Error::Kernel { kernel, block: fault.block, reason: fault.to_string() }
+    let ptx::Fault { kernel, block, source, what, .. } = fault;
+    if kernel.is_empty() {
+        return Error::Internal { what: format!("the PTX machine's memory: {what}") };
+    }
+    let place = source.map(|(file, line)| format!(" at {file}:{line}")).unwrap_or_default();
+    Error::Kernel { kernel, block, reason: format!("{what}{place}") }
 }

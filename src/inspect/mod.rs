@@ -121,7 +121,7 @@ impl Subject {
     fn fits(&self, settings: &Settings) -> bool {
         let Settings { shape, model, batch, method, attack } = settings;
         let network = model.is_some() || batch.is_some();
-        (!self.operation.is_job() || shape.is_none())
+        shape.as_deref().is_none_or(|shape| self.operation.takes_shape(shape))
             && (self.operation.is_job() || !network)
             && (method.is_none() || (self.operation.name == "step" && self.method.is_none()))
             && (attack.is_none() || (self.operation.name == "attack" && self.attack.is_none()))

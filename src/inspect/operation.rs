@@ -81,7 +81,8 @@ pub static OPERATIONS: &[Operation] = operations! {
     "attack", "an attack on a network", Takes::Job(Some("attack"), |device, job, n, settings| {
         Ok(vec![attack(device, job, n, settings.attack.as_deref().unwrap_or("apgd-ce"))?])
     });
-    "evaluation", "the logits of a batch", Takes::Job(None, |device, job, n, _| part(device, job, n, "evaluation"));
+    "evaluation", "the logits of a batch",
+        Takes::Job(None, |device, job, n, _| part(device, job, n, "evaluation"));
     "training-pass", "loss and gradients of a batch",
         Takes::Job(None, |device, job, n, _| part(device, job, n, "training pass"));
     "update", "SGD on all parameters", Takes::Job(None, |device, job, n, _| part(device, job, n, "update"));
@@ -102,6 +103,11 @@ impl Operation {
     /// Whether it runs a network.
     pub fn is_job(&self) -> bool {
         matches!(self.takes, Takes::Job(..))
+    }
+
+    /// Whether these are sizes in its form.
+    pub fn takes_shape(&self, text: &str) -> bool {
+        matches!(&self.takes, Takes::Shape(grammar, ..) if grammar.parse(text).is_ok())
     }
 
     /// The flags that it takes besides those for all.

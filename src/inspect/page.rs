@@ -27,7 +27,8 @@ impl Report {
         };
         let line = |line: &SourceLine| {
             let heat = (line.share / super::source::HOT).min(1.0);
-            context! { number => line.number, text => line.text.as_str(), cells => line.cells(), hot => line.is_hot(), heat }
+            let (text, cells) = (line.text.as_str(), line.cells());
+            context! { number => line.number, text, cells, hot => line.is_hot(), heat }
         };
         let file = |file: &SourceFile| {
             context! { name => file.file.as_str(), lines => file.lines.iter().map(line).collect::<Vec<_>>() }

@@ -202,7 +202,8 @@ impl KernelReport {
             (
                 "global memory",
                 format!(
-                    "{} read, {} written; {} sectors, {:.0} % of them necessary; distinct: {} read, {} written",
+                    "{} read, {} written; {} sectors, {:.0} % of them necessary; distinct: {} read, {} \
+                     written",
                     bytes(total.global_loaded),
                     bytes(total.global_stored),
                     si(total.sectors as f64),
@@ -245,7 +246,8 @@ struct Occupied {
 }
 
 impl SourceLine {
-    /// Share, instructions, those of functions inlined here, lanes, sectors, wavefronts; empty where there is nothing to say.
+    /// Share, instructions, those of functions inlined here, lanes, sectors, wavefronts; empty where there is
+    /// nothing to say.
     pub fn cells(&self) -> [String; 6] {
         if !self.ran() {
             return Default::default();
@@ -301,8 +303,8 @@ impl Report {
     pub fn method(&self) -> String {
         let values = match self.blocks {
             Some(blocks) => format!(
-                "Each different launch ran once, at most {blocks} of its blocks: costs are taken for all blocks, \
-                 values were not computed, and what depends on values may differ."
+                "Each different launch ran once, at most {blocks} of its blocks: costs of all are estimated \
+                 from these, values were not computed, and what depends on values may differ."
             ),
             None => {
                 "All blocks ran, and values were computed; each different launch was counted at its first \
@@ -311,7 +313,8 @@ impl Report {
             }
         };
         format!(
-            "{values} Counts are those of the PTX, of one launch; registers and shared memory are ptxas's for {}.",
+            "{values} Counts are those of the PTX, of one launch; registers and shared memory are ptxas's \
+             for {}.",
             self.arch
         )
     }
@@ -319,8 +322,9 @@ impl Report {
     /// The sum of the bounds, in a sentence.
     pub fn sum(&self) -> String {
         format!(
-            "On an {} this cannot take less than {} when each kernel's data starts and ends in DRAM, and {} when the \
-             L2 cache holds it all. These are bounds, no predictions: a kernel takes longer, often much longer.",
+            "On an {} this cannot take less than {} when each kernel's data starts and ends in DRAM, and {} \
+             when the L2 cache holds it all. These are bounds, no predictions: a kernel takes longer, often \
+             much longer.",
             self.gpu.title,
             time(self.cold),
             time(self.warm)
