@@ -101,7 +101,7 @@ run_tests() {
   local suite name
   for suite in "$bin"/*; do
     name=$(basename "$suite")
-    case $name in saddle | unit | program | architecture | nvrtc) continue ;; esac
+    case $name in saddle | unit | program | architecture | nvrtc | inspect) continue ;; esac
     step "suite-$name" "$suite" --test-threads 4
   done
 }

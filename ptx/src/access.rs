@@ -1,5 +1,6 @@
 //! Loads, stores, atomics and asynchronous copies: addresses to bytes, with bounds, alignment and checks.
 
+use crate::asynchronous::Pending;
 use crate::block::{Common, Machine};
 use crate::check::Check;
 use crate::counts::Raw;
@@ -324,6 +325,9 @@ impl Machine<'_> {
             common.last_spans[at] = target.span as u32;
             if let Some(raw) = raw.as_deref_mut() {
                 raw.access(&target, part, bytes);
+                if let Some(footprint) = &self.footprint {
+                    footprint.touch(&target, part, bytes, write);
+                }
             }
             if self.checking {
                 let check = Check {
@@ -358,6 +362,9 @@ impl Machine<'_> {
                     let (raw, copy) = (raw.as_deref_mut(), (instruction, access));
                     let pending = self.issue(common, warp, copy, &target, part, raw)?;
                     warp.queue.push(pending);
+                    let bytes = |copy: &Pending| copy.mask.count_ones() as usize * copy.size;
+                    let most = &mut common.most_in_flight[warp.index];
+                    *most = warp.queue.iter().map(bytes).sum::<usize>().max(*most);
                 }
             }
             rest &= !part;

@@ -66,6 +66,9 @@ impl Machine<'_> {
                 let part = self.resolve(common, request, &all, rest, &mut source)?;
                 if let Some(raw) = raw.as_deref_mut() {
                     raw.access(&source, part, size);
+                    if let Some(footprint) = &self.footprint {
+                        footprint.touch(&source, part, size, false);
+                    }
                 }
                 if self.checking {
                     let thread_base = warp.index * LANES;

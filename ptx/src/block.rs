@@ -2,6 +2,7 @@
 
 use crate::counts::Raw;
 use crate::fault::{Fault, FaultKind};
+use crate::footprint::Footprint;
 use crate::instruction::*;
 use crate::lanes::{LANES, Registers, Row};
 use crate::memory::{Allocation, Buffer, Memory};
@@ -28,6 +29,7 @@ pub struct Machine<'a> {
     /// `Warp::run`, compiled for this processor.
     pub interpret: Interpret,
     pub taken_first: bool,
+    pub footprint: Option<Footprint>,
     /// Any check that looks at each access.
     pub checking: bool,
 }
@@ -52,6 +54,8 @@ pub struct Common {
     pub in_flight_bytes: usize,
     /// For each instruction, the place in `Machine::spans` that it used last.
     pub last_spans: Vec<u32>,
+    /// Of each warp, the most bytes that its copies had in flight in this block.
+    pub most_in_flight: Vec<usize>,
     pub clocks: Clocks,
     pub block_index: u64,
     /// A number of the block for the shadow of shared memory, in which marks of other blocks mean nothing.
@@ -91,6 +95,7 @@ pub struct Place<'m, 'a> {
     pub tallies: Vec<Raw>,
     /// Instructions of this block's warps, in whole turns.
     turned: u64,
+    most_in_flight: u64,
 }
 
 impl<'m, 'a> Place<'m, 'a> {
@@ -111,6 +116,7 @@ impl<'m, 'a> Place<'m, 'a> {
             in_flight: vec![0; bytes.div_ceil(4)],
             in_flight_bytes: 0,
             last_spans: vec![0; machine.code.instructions.len()],
+            most_in_flight: vec![0; warps],
             clocks: Clocks::new(warps),
             block_index: 0,
             generation: 0,
@@ -144,10 +150,19 @@ impl<'m, 'a> Place<'m, 'a> {
         let tallies = vec![Raw::default(); counted];
         let barriers = vec![Gathering::default(); 16];
         let specials = (0..warps).map(|warp| Place::specials(machine, bytes, warp)).collect();
-        Some(Place { machine, warps: all, specials, common, barriers, tallies, turned: 0 })
+        let place =
+            Place { machine, warps: all, specials, common, barriers, tallies, turned: 0, most_in_flight: 0 };
+        Some(place)
+    }
+
+    /// The most bytes of asynchronous copies under way at once, in any block so far.
+    /// On a GPU warps run side by side: theirs are added.
+    pub fn most_in_flight(&self) -> u64 {
+        self.most_in_flight.max(self.common.most_in_flight.iter().sum::<usize>() as u64)
     }
 
     fn reset(&mut self, block_index: u64) {
+        self.most_in_flight = self.most_in_flight();
         let machine = self.machine;
         let threads = machine.threads();
         let common = &mut self.common;
@@ -162,6 +177,7 @@ impl<'m, 'a> Place<'m, 'a> {
         if std::mem::take(&mut common.in_flight_bytes) > 0 {
             common.in_flight.fill(0);
         }
+        common.most_in_flight.fill(0);
         common.clocks.reset(self.warps.len());
         self.barriers.fill(Gathering::default());
         for warp in &mut self.warps {

@@ -39,6 +39,10 @@ impl Kernel {
     pub fn rows(&self) -> [usize; 3] {
         self.code.rows
     }
+    /// The line of the PTX text that reads a register which some path leaves unwritten, if there is one.
+    pub fn unwritten_register(&self) -> Option<u32> {
+        self.code.unwritten.map(|at| self.code.descriptions[at].line)
+    }
     pub(crate) fn param_bytes(&self) -> usize {
         self.params.last().map_or(0, |param| param.offset + param.size)
     }

@@ -349,7 +349,7 @@ fn masks_that_name_the_wrong_lanes_are_found() {
         &at(0, "the mask 0xffffffff names lane 31, which has ended"),
     );
     fails(
-        "vote.sync.any.pred %p2, %p1, -1;",
+        "setp.eq.u32 %p1, %r0, 0;\nvote.sync.any.pred %p2, %p1, -1;",
         1,
         8,
         &at(0, "the mask 0xffffffff names lane 8, which does not exist"),
@@ -414,9 +414,22 @@ fn counts_of_sectors_and_wavefronts_follow_the_addresses() {
     assert_eq!((t.wavefronts, t.wavefronts_least, t.shared_bytes), (1, 1, 128));
     let t = count("and.b32 %r1, %r0, 3;\nshl.b32 %r1, %r1, 7;\nld.shared.u32 %r3, [%r1];");
     assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
-    let t = count("ld.shared.v4.u32 {%r3, %r4, %r5, %r6}, [place];");
-    assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
-    let t = count("fma.rn.f32 %f1, %f2, %f3, %f4;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;");
+    let wide = |address: &str| {
+        let t = count(&format!(
+            "{address}\nshl.b32 %r2, %r2, 4;\nld.shared.v4.u32 {{%r3, %r4, %r5, %r6}}, [%r2];"
+        ));
+        (t.wavefronts, t.wavefronts_least, t.wavefronts_merged)
+    };
+    // All lanes one address: a quarter of the warp at a time by the model, at once if quarters merge.
+    assert_eq!(wide("mov.u32 %r2, 0;"), (4, 4, 1));
+    // Neighbours: the 512 bytes need four. Every other 16 bytes: each quarter meets each bank twice.
+    assert_eq!(wide("mov.u32 %r2, %r0;"), (4, 4, 4));
+    assert_eq!(wide("and.b32 %r2, %r0, 15;\nshl.b32 %r2, %r2, 1;"), (8, 4, 4));
+    // Four lanes each: 16 bytes at eight places in all banks.
+    assert_eq!(wide("and.b32 %r2, %r0, 7;"), (4, 4, 1));
+    let t = count(
+        "mov.f32 %f1, 0f00000000;\nfma.rn.f32 %f1, %f1, %f1, %f1;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;",
+    );
     assert_eq!((t.flops_fma, t.flops_float, t.barriers), (64, 32, 1));
 }
 
@@ -458,4 +471,31 @@ fn loops_without_an_end_are_found() {
     let message = "bad at bad.cu:42, block (0, 0, 0), thread (1, 0, 0): no end after 5242880 instructions of the block's \
                    warps: a loop that waits for another lane of its warp, or for another block, never ends here";
     assert_eq!(fault, message);
+}
+
+#[test]
+fn registers_that_a_path_leaves_unwritten_are_found() {
+    let message = "bad at bad.cu:42, block (0, 0, 0), thread (0, 0, 0): reads a register that may not have been \
+                   written";
+    fails("add.u32 %r3, %r4, 1;", 1, 32, message);
+    // Thread 0 goes past the only write.
+    let branch = "setp.eq.u32 %p1, %r0, 0;\n@%p1 bra E;\nmov.u32 %r4, 9;\nE:\nst.global.u32 [%rd2], %r4;";
+    fails(branch, 1, 32, message);
+    // A guarded write leaves lanes without a value.
+    fails("setp.eq.u32 %p1, %r0, 0;\n@%p1 mov.u32 %r4, 9;\nst.global.u32 [%rd2], %r4;", 1, 32, message);
+    fails("@%p3 st.global.u32 [%rd2], %r0;", 1, 32, message);
+    passes(
+        "mov.u32 %r4, 8;\nsetp.eq.u32 %p1, %r0, 0;\n@%p1 mov.u32 %r4, 9;\nst.global.u32 [%rd2], %r4;",
+        1,
+        32,
+    );
+    // Written on both sides; and in a loop before its second turn reads it.
+    let both = "setp.eq.u32 %p1, %r0, 0;\n@%p1 bra A;\nmov.u32 %r4, 9;\nbra E;\nA:\nmov.u32 %r4, 8;\nE:\n\
+                st.global.u32 [%rd2], %r4;";
+    passes(both, 1, 32);
+    let round = "mov.u32 %r5, 0;\nA:\nmov.u32 %r4, %r5;\nadd.u32 %r5, %r4, 1;\nsetp.lt.u32 %p1, %r5, 3;\n\
+                 @%p1 bra A;\nst.global.u32 [%rd2], %r4;";
+    passes(round, 1, 32);
+    let unchecked = Options { checks: Checks::NONE, ..Options::default() };
+    attempt("add.u32 %r3, %r4, 1;", 1, 32, &unchecked).1.unwrap();
 }

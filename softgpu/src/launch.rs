@@ -195,6 +195,7 @@ impl Launch {
             order: driver.options.order,
             count: driver.options.report.is_some(),
             limit: driver.options.limit,
+            ..ptx::Options::default()
         };
         let launch = ptx::Launch {
             grid: self.grid,

@@ -57,8 +57,8 @@ impl Report {
 }
 
 /// Numbers that say what is counted, and are the same in every launch.
-const NO_COUNTS: [&str; 6] =
-    ["file", "line", "source", "threads_per_block", "static_shared", "dynamic_shared"];
+const NO_COUNTS: [&str; 7] =
+    ["file", "line", "source", "threads_per_block", "static_shared", "dynamic_shared", "async_in_flight"];
 
 /// Adds the numbers of `other` to those at the same places of `total`.
 fn sum(total: &mut Value, other: Value) {
