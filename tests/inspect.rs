@@ -146,7 +146,6 @@ fn what_cannot_be_inspected_is_said_in_a_line() {
             "inspect sgd_step --shape 1x1x1x1",
             "inspect = sgd_step: no operation with these settings is known to ",
         ),
-        ("inspect conv2d --shape 1x2x2x4,kernel=9", "conv2d: expected x with at least 9x9 pixels"),
         ("inspect add --shape 1x1x1x4 --html missing/page.html", "missing/page.html: cannot write: "),
     ] {
         let found = error(line);

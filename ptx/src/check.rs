@@ -89,17 +89,24 @@ impl Check<'_> {
             let shadow = &allocation.shadow;
             // All lanes are checked before any is recorded: those of one instruction do not race with each
             // other, and `collisions` compares what they write.
+            let places = hull.len() / bytes;
+            let whole = (places <= LANES).then_some(Run { at: hull.start, lane: 0, lanes: places });
+            let runs = lanes(mask).map(run);
+            if let Some(found) = shadow.check(size, (whole, runs.clone()), each, &mut visit) {
+                return race(found);
+            }
             if target.contiguous && !each.narrow {
-                let run = std::iter::once(Run { lanes: LANES, ..run(0) });
-                if let Some(found) = shadow.check(size, run.clone(), each, &mut visit) {
-                    return race(found);
-                }
-                shadow.record(run, each, &visit);
+                shadow.record(whole.into_iter(), each, &visit);
+            } else if whole.is_some() && !write {
+                // Two lanes that read a place are as good as all.
+                let mut readers = [0u8; LANES];
+                let first_two = runs.filter(|run| {
+                    let readers = &mut readers[(run.at - hull.start) / bytes];
+                    *readers += 1;
+                    *readers <= 2
+                });
+                shadow.record(first_two, each, &visit);
             } else {
-                let runs = lanes(mask).map(run);
-                if let Some(found) = shadow.check(size, runs.clone(), each, &mut visit) {
-                    return race(found);
-                }
                 shadow.record(runs, each, &visit);
             }
         }

@@ -99,6 +99,8 @@ fn attributes(info: &[u8], wanted: u8) -> Vec<(u32, u32)> {
 /// Attributes of `.nv.info`.
 const FRAME_SIZE: u8 = 0x11;
 const REGISTERS: u8 = 0x2f;
+/// Bytes of shared memory that the system reserves in each block.
+const RESERVED: u64 = 1 << 10;
 
 /// The resources of every kernel in a cubin; `None` where `image` is no cubin.
 pub fn resources(image: &[u8]) -> Option<Vec<Resources>> {
@@ -108,6 +110,9 @@ pub fn resources(image: &[u8]) -> Option<Vec<Resources>> {
     let symbols = sections.iter().find(|section| section.kind == SYMBOLS)?;
     let strings = sections.get(symbols.link as usize)?.content;
     let symbol = |index: u32| text(strings, u32_at(symbols.content, index as usize * 24)? as usize);
+    // From Hopper on the section of a kernel's shared memory begins with what the system reserves.
+    let reserved = if named(".nv.shared.reserved.0").is_some() { RESERVED } else { 0 };
+    let shared = |kernel: &str| named(&format!(".nv.shared.{kernel}")).map_or(0, |shared| shared.size);
     let attribute = |wanted: u8, kernel: &str| {
         let mut all = attributes(info, wanted).into_iter();
         all.find(|&(index, _)| symbol(index) == Some(kernel)).map(|(_, value)| value)
@@ -119,7 +124,7 @@ pub fn resources(image: &[u8]) -> Option<Vec<Resources>> {
                 kernel: kernel.into(),
                 // Older files have it in the section's header.
                 registers: attribute(REGISTERS, kernel).unwrap_or(code.info >> 24),
-                static_shared: named(&format!(".nv.shared.{kernel}")).map_or(0, |shared| shared.size as u32),
+                static_shared: shared(kernel).saturating_sub(reserved) as u32,
                 stack: attribute(FRAME_SIZE, kernel).unwrap_or(0),
             })
             .collect(),

@@ -140,32 +140,42 @@ impl<'a> Visit<'a> {
         signs < 0
     }
 
-    /// Whether what left a mark and what `lane` does now are unordered and not both atomic.
+    /// Whether what left a mark comes before what any lane does now, or may come at the same time.
     #[inline(always)]
-    fn conflicts(&mut self, mark: u64, lane: usize) -> bool {
-        mark >= self.oldest
-            && mark & !LANE != self.ordered
-            && (mark ^ self.mark(lane)) >> THREAD != 0
-            && self.conflicts_slowly(mark, lane)
+    fn follows(&mut self, mark: u64) -> bool {
+        mark < self.oldest || mark & !LANE == self.ordered || self.follows_slowly(mark)
     }
 
-    fn conflicts_slowly(&mut self, mark: u64, lane: usize) -> bool {
+    fn follows_slowly(&mut self, mark: u64) -> bool {
         if mark & self.mark & 1 != 0 {
-            return false;
-        }
-        if (mark ^ self.mark) >> BLOCK != 0 {
+            // Both are atomic.
             return true;
         }
+        if (mark ^ self.mark) >> BLOCK != 0 {
+            return false;
+        }
         let (thread, clock) = ((mark >> THREAD & THREADS) as usize, (mark >> 1 & CLOCKS) as u32);
-        let whole_warp = match thread / 32 == self.warp {
+        let ordered = match thread / 32 == self.warp {
             true => clock < self.clocks.synchronised[self.warp],
             false => self.clocks.known[self.warp][thread / 32] >= clock,
         };
-        if whole_warp {
+        if ordered {
             self.ordered = mark & !LANE;
-            return false;
         }
-        !self.clocks.ordered(thread, clock, self.warp * 32 + lane)
+        ordered
+    }
+
+    /// Whether what left a mark and what `lane` does now are unordered.
+    #[inline(always)]
+    fn conflicts(&mut self, mark: u64, lane: usize) -> bool {
+        let own = (mark ^ self.mark(lane)) >> THREAD == 0;
+        !own && !self.follows(mark) && self.is_unordered(mark, lane)
+    }
+
+    fn is_unordered(&self, mark: u64, lane: usize) -> bool {
+        let (thread, clock) = ((mark >> THREAD & THREADS) as usize, (mark >> 1 & CLOCKS) as u32);
+        let same_block = (mark ^ self.mark) >> BLOCK == 0;
+        !(same_block && self.clocks.ordered(thread, clock, self.warp * 32 + lane))
     }
 
     fn conflict(&self, mark: u64, wrote: bool) -> Conflict {
@@ -270,13 +280,15 @@ impl<'a> CellRun<'a> {
     }
 
     #[inline(always)]
-    fn check(&self, visit: &mut Visit, [written, read]: [bool; 2]) -> Option<(usize, Conflict)> {
-        if (!written || visit.are_old(self.writes()))
-            && (!read || !visit.write || visit.are_old(self.readers()))
-        {
-            return None;
-        }
-        self.compare(visit)
+    fn is_old(&self, visit: &Visit, [written, read]: [bool; 2]) -> bool {
+        (!written || visit.are_old(self.writes())) && (!read || !visit.write || visit.are_old(self.readers()))
+    }
+
+    /// Whether the whole warp comes after all that left marks here: most accesses need no more.
+    fn is_settled(&self, visit: &mut Visit) -> bool {
+        let kinds = if visit.write { 3 } else { 1 };
+        let all = [self.writes(), self.readers(), self.other_readers()];
+        all[..kinds].iter().all(|marks| marks.iter().all(|mark| visit.follows(mark.load(Relaxed))))
     }
 
     fn compare(&self, visit: &mut Visit) -> Option<(usize, Conflict)> {
@@ -338,12 +350,13 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Compares an access with all earlier ones. `size` is that of the whole memory.
+    /// Compares an access with all earlier ones: first that of `whole`, which covers all of its runs, where that
+    /// is less work. `size` is that of the whole memory.
     #[inline(always)]
     pub fn check(
         &self,
         size: usize,
-        runs: impl Iterator<Item = Run> + Clone,
+        (whole, runs): (Option<Run>, impl Iterator<Item = Run> + Clone),
         each: Each,
         visit: &mut Visit,
     ) -> Option<(usize, Conflict)> {
@@ -354,12 +367,17 @@ impl Shadow {
         for (cells, unit) in [(Some(words), 4), (self.bytes.get().and_then(Option::as_ref), 1)] {
             let Some(cells) = cells else { continue };
             let used = cells.begin(visit);
-            if used[0] || visit.write && used[1] {
-                for run in runs.clone() {
-                    let found = cells.run(run, each, unit).check(visit, used);
-                    if found.is_some() {
-                        return found;
-                    }
+            let unused = !used[0] && !(visit.write && used[1]);
+            let settled = |run: CellRun, visit: &mut Visit| run.is_old(visit, used) || run.is_settled(visit);
+            if unused || whole.is_some_and(|run| settled(cells.run(run, each, unit), visit)) {
+                continue;
+            }
+            for run in runs.clone() {
+                let run = cells.run(run, each, unit);
+                if !run.is_old(visit, used)
+                    && let Some(found) = run.compare(visit)
+                {
+                    return Some(found);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Each check against a kernel that must fail, with its message.
 
-use ptx::{Checks, Fault, Launch, Memory, Module, Options, Order, run};
+use ptx::{Checks, Fault, FaultKind, Launch, Memory, Module, Options, Order, run};
 
 /// A kernel of a body; `%r0` is the thread, `%rd1` the address of `out`, `%rd2` that of the thread's word.
 fn module(body: &str) -> Module {
@@ -219,6 +219,76 @@ fn races_in_shared_memory_are_found() {
         1,
         64,
     );
+}
+
+/// Runs in every order; each must find a race.
+fn races(body: &str, grid: u32, block: u32) {
+    for order in [Order::Forward, Order::Reverse, Order::Shuffled(7)] {
+        let checks = Checks { uninitialised: false, ..Checks::ALL };
+        let options = Options { order, checks, ..Options::default() };
+        let fault = attempt(body, grid, block, &options).1.map(|_| ()).unwrap_err();
+        assert!(matches!(fault.what, FaultKind::Race(..)), "{fault}: {body}");
+    }
+}
+
+#[test]
+fn races_of_accesses_of_every_shape_are_found() {
+    // All lanes read one place, or 8 lanes each of 4, and any of them writes it.
+    for places in [0, 12] {
+        for writer in [0, 1, 4, 31] {
+            let body = format!(
+                "and.b32 %r4, %r1, {places};\nld.shared.u32 %r3, [%r4];\nsetp.eq.u32 %p1, %r0, {writer};\n\
+                 @%p1 st.shared.u32 [%r4], 1;"
+            );
+            races(&body, 1, 32);
+        }
+    }
+    // Vectors with gaps between them, of another warp, with and without a barrier.
+    let gaps = |barrier: &str| {
+        format!(
+            "and.b32 %r4, %r0, 15;\nshl.b32 %r4, %r4, 5;\nsetp.lt.u32 %p1, %r0, 16;\nsetp.ge.u32 %p2, %r0, 48;\n\
+             @%p1 st.shared.v4.u32 [%r4], {{%r0, %r0, %r0, %r0}};\n{barrier}\n\
+             @%p2 ld.shared.v4.u32 {{%r5, %r6, %r7, %r8}}, [%r4];"
+        )
+    };
+    passes(&gaps("bar.sync 0;"), 1, 64);
+    races(&gaps(""), 1, 64);
+    // Bytes and the words that hold them.
+    let narrow = |barrier: &str, write: &str, read: &str| {
+        format!(
+            "setp.lt.u32 %p1, %r0, 32;\nst.shared.u32 [%r1], 0;\nbar.sync 0;\n@%p1 {write};\n{barrier}\n@!%p1 {read};"
+        )
+    };
+    for (write, read) in [
+        ("st.shared.u8 [%r0], %r0", "ld.shared.u32 %r3, [place]"),
+        ("st.shared.u32 [%r1], %r0", "ld.shared.u8 %r3, [place+5]"),
+        ("st.shared.u8 [%r0], %r0", "ld.shared.v2.u8 {%r3, %r4}, [place+6]"),
+    ] {
+        passes(&narrow("bar.sync 0;", write, read), 1, 64);
+        races(&narrow("", write, read), 1, 64);
+    }
+    // A place that is read, then written by its reader, is its own.
+    passes("st.global.u32 [%rd2], 1;\nld.global.u32 %r3, [%rd2];\nst.global.u32 [%rd2], %r3;", 1, 64);
+}
+
+#[test]
+fn marks_of_earlier_launches_and_blocks_mean_nothing() {
+    let right = module("ld.global.u32 %r3, [%rd2];\nst.global.u32 [%rd2], %r3;");
+    let wrong = module("st.global.u32 [%rd2], %r0;");
+    let mut memory = Memory::new(true);
+    let out = memory.allocate(256).unwrap();
+    memory.fill(out, 0, 256).unwrap();
+    let params = out.to_le_bytes();
+    let mut launch = Launch { grid: [1; 3], block: [64, 1, 1], dynamic_shared: 0, params: &params };
+    for _ in 0..600 {
+        run(&right, "bad", &launch, &mut memory, &Options::default())
+            .unwrap_or_else(|fault| panic!("{fault}"));
+    }
+    launch.grid = [2, 1, 1];
+    let fault = run(&wrong, "bad", &launch, &mut memory, &Options::default()).unwrap_err();
+    assert!(matches!(fault.what, FaultKind::Race(..)), "{fault}");
+    // Each block has shared memory of its own: what the last one read, this one may write.
+    passes("st.shared.u32 [%r1], %r0;\nbar.sync 0;\nld.shared.u32 %r3, [place];", 1200, 64);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The PTX machine as a device: kernels run as NVRTC compiles them, on the CPU, and are counted.
 //!
 //! It has the launch shapes of CUDA. Each different launch (kernel, grid, scalar arguments, and which
-//! pointers are null) is counted at its first occurrence. With a sample of the blocks nothing is computed in full:
-//! memory is zeroed when it is allocated, so that what no block wrote is a harmless index.
+//! pointers are null) is counted at its first occurrence. With a sample of the blocks nothing is computed in
+//! full: memory is zeroed when it is allocated, so that what no block wrote is a harmless index.
 
 use super::cuda::nvrtc::{self, Arch};
 use super::recording::{Recorded, Recorder};
