@@ -179,6 +179,36 @@ pub fn restrict(all: &mut [u64; LANES], part: u32) {
     lanes(!part).for_each(|lane| all[lane] = first);
 }
 
+/// The least and the greatest address, bits that are set in any of them, and whether they ascend.
+struct Survey {
+    least: u64,
+    most: u64,
+    bits: u64,
+    ascending: bool,
+}
+
+#[inline(always)]
+fn survey(all: &[u64; LANES]) -> Survey {
+    // Mostly the lanes lie at equal distances.
+    let stride = all[1].wrapping_sub(all[0]) as u32 as u64;
+    let mut apart = 0;
+    for lane in 0..LANES {
+        apart |= all[lane] ^ all[0].wrapping_add(stride * lane as u64);
+    }
+    let (least, most) = (all[0], all[LANES - 1]);
+    if apart == 0 && least <= most {
+        return Survey { least, most, bits: least | stride, ascending: least < most };
+    }
+    let (mut least, mut most, mut bits, mut ascending) = (all[0], all[0], all[0], true);
+    for lane in 1..LANES {
+        least = least.min(all[lane]);
+        most = most.max(all[lane]);
+        bits |= all[lane];
+        ascending &= all[lane - 1] < all[lane];
+    }
+    Survey { least, most, bits, ascending }
+}
+
 impl Machine<'_> {
     /// The piece of memory that an address lies in; `span` is a guess for global memory.
     #[inline(always)]
@@ -212,17 +242,12 @@ impl Machine<'_> {
         target: &mut Target,
     ) -> Result<u32, Failure> {
         let Request { space, bytes, .. } = request;
-        let (mut least, mut most, mut bits, mut ascending) = (all[0], all[0], all[0], mask == u32::MAX);
-        for lane in 1..LANES {
-            least = least.min(all[lane]);
-            most = most.max(all[lane]);
-            bits |= all[lane];
-            ascending &= all[lane - 1] < all[lane];
-        }
+        let Survey { least, most, bits, ascending } = survey(all);
+        let ascending = ascending && mask == u32::MAX;
         if space != Space::Generic
             && bits & (bytes as u64 - 1) == 0
             && let Some(piece) = self.piece(common, request, (least, target.span))
-            && most - piece.start <= piece.size.wrapping_sub(bytes) as u64
+            && most.wrapping_sub(piece.start) <= piece.size.wrapping_sub(bytes) as u64
             && bytes <= piece.size
         {
             target.set(piece, space, all, bytes, (least, most, ascending));

@@ -367,7 +367,7 @@ impl Shadow {
         for (cells, unit) in [(Some(words), 4), (self.bytes.get().and_then(Option::as_ref), 1)] {
             let Some(cells) = cells else { continue };
             let used = cells.begin(visit);
-            let unused = !used[0] && !(visit.write && used[1]);
+            let unused = !(used[0] || visit.write && used[1]);
             let settled = |run: CellRun, visit: &mut Visit| run.is_old(visit, used) || run.is_settled(visit);
             if unused || whole.is_some_and(|run| settled(cells.run(run, each, unit), visit)) {
                 continue;
