@@ -5,7 +5,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 use common::*;
-use ptx::{Checks, Module, Options, Order};
+use ptx::{Checks, Module, Options};
 use std::time::Instant;
 
 struct Case {
