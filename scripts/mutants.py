@@ -55,7 +55,7 @@ def mutants(report, each, pattern):
 
 def operation(kernel):
     """The operation that a kernel belongs to: the file that its name begins with."""
-    files = [path.stem for path in KERNELS.glob("*.cu")]
+    files = [path.stem for path in (ROOT / "src" / "ops").glob("*.rs")]
     return max((file for file in files if kernel.startswith(file + "_")), key=len)
 
 
@@ -85,12 +85,13 @@ def verdict(program, variables, mutant, limit):
     except subprocess.TimeoutExpired:
         return f"no end after {limit} s"
     said = ended.stdout + ended.stderr
-    if "SOFTGPU_MUTANT" in said or "1 passed" not in said and "1 failed" not in said:
-        sys.exit(f"error: {kernel}:{number}: the test did not run:\n{said}")
-    if ended.returncode == 0:
+    if ended.returncode == 0 and "1 passed" in said:
         return None
     fault = re.search(r"softgpu: fault: \w+: (.*)", said)
-    return f"check: {fault[1]}" if fault else "value"
+    wrong = re.search(r"^cuda: (\w+: .*)", said, re.MULTILINE)
+    if "SOFTGPU_MUTANT" in said or not fault and not wrong:
+        raise SystemExit(f"error: {kernel}:{number}: the test failed for another reason:\n{said}")
+    return f"check: {fault[1]}" if fault else f"value: {wrong[1]}"
 
 
 def main():
