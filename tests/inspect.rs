@@ -5,6 +5,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use saddle::device::testing::nvrtc_is_present;
+use saddle::device::{Buffer, Coverage, Device};
+use saddle::ops::cross_entropy::cross_entropy;
+use saddle::ops::reduce::Reduction;
+use saddle::tape::Tape;
+use saddle::tensor::Tensor;
 use serde_json::Value;
 
 fn saddle(folder: &Path, line: &str) -> Output {
@@ -151,4 +156,44 @@ fn what_cannot_be_inspected_is_said_in_a_line() {
         let found = error(line);
         assert!(found.starts_with(message), "saddle {line}: {found}");
     }
+}
+
+#[test]
+fn with_all_blocks_the_machine_computes_what_the_host_computes() {
+    if !nvrtc_is_present() {
+        return;
+    }
+    let machine = Device::software("compute_90", Coverage::All, None).unwrap();
+    let numbers = |device: &Device| {
+        let x: Vec<f32> = (0..120).map(|i| (i as f32 * 0.37).sin()).collect();
+        let y = Buffer::from_slice(device, &(0..12).map(|i| i % 10).collect::<Vec<i32>>()).unwrap();
+        let tape = Tape::new(device);
+        let z = tape.leaf(Tensor::from_slice(device, &[12, 10], &x).unwrap());
+        let loss = cross_entropy(&tape, z, &y, Reduction::Mean).unwrap();
+        let mut numbers = tape.backward(loss, None).unwrap().get(z).unwrap().to_vec().unwrap();
+        numbers.push(tape.value(loss).item().unwrap());
+        numbers
+    };
+    let (found, expected) = (numbers(&machine), numbers(&Device::host().unwrap()));
+    assert!(expected[120] > 1.0 && found.len() == 121, "{expected:?}");
+    for (x, y) in found.iter().zip(&expected) {
+        assert!((x - y).abs() <= 1e-6, "{x}, expected {y}");
+    }
+    let costs = machine.take_costs();
+    let forward = costs.iter().find(|cost| cost.kernel.name == "cross_entropy_forward").unwrap();
+    assert_eq!((forward.times, forward.counts.as_ref().map(|counts| counts.blocks)), (1, Some(2)));
+    assert!(machine.take_costs().is_empty());
+
+    let mut from = Buffer::from_slice(&machine, &[1.0f32, 2.0, 3.0]).unwrap();
+    let mut to = Buffer::<f32>::zeros(&machine, 3).unwrap();
+    let graph = machine.capture(|| to.copy_from(&from)).unwrap();
+    assert_eq!(to.to_vec().unwrap(), [0.0; 3]);
+    from.write(&[4.0, 5.0, 6.0]).unwrap();
+    graph.replay().unwrap();
+    assert_eq!(to.to_vec().unwrap(), [4.0, 5.0, 6.0]);
+
+    // Where nothing is computed, no index is wild.
+    let sampled = Device::software("compute_90", Coverage::Sample(1), None).unwrap();
+    drop(Buffer::from_slice(&sampled, &[i32::MAX; 1000]).unwrap());
+    assert_eq!(Buffer::<i32>::uninit(&sampled, 1000).unwrap().to_vec().unwrap(), [0; 1000]);
 }

@@ -19,9 +19,10 @@ impl Report {
                 .limits
                 .iter()
                 .zip(kernel.limits())
-                .map(
-                    |(limit, (name, text))| context! { name, text, width => 100.0 * limit.seconds / longest },
-                )
+                .map(|(limit, (name, text))| {
+                    let (width, estimate) = (100.0 * limit.seconds / longest, limit.resource.is_estimate());
+                    context! { name, text, width, estimate }
+                })
                 .collect();
             context! { title => kernel.title(), facts => kernel.facts(), bars }
         };

@@ -129,7 +129,7 @@ impl KernelReport {
         let total = &self.total;
         let counted = match self.counted == self.blocks {
             true => format!("all {} blocks", self.blocks),
-            false => format!("{} of {} blocks, taken for all", self.counted, self.blocks),
+            false => format!("{} of {} blocks, from which all are estimated", self.counted, self.blocks),
         };
         let stack =
             if self.stack > 0 { format!(", {} of stack", bytes(self.stack.into())) } else { String::new() };
