@@ -61,7 +61,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void apgd_step_linf(
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void apgd_step_l2(
     const float* adv, float* prev, const float* x, const float* grad, const float* memory, float eps, float a,
     int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const bool aligned = rows_aligned(size);
   const float eta = memory[blockIdx.x * MEMORY];
   const int start = blockIdx.x * size;
@@ -108,8 +109,7 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void apgd_step_l2(
 extern "C" __global__ __launch_bounds__(JUDGE_THREADS) void apgd_judge(
     const float* loss, const int* held, const int* right, float* memory, int* success, int* verdict,
     float eps, bool first, int window, int n) {
-  const int end = min(n, static_cast<int>(blockIdx.x + 1) * IMAGES);
-  for (int i = blockIdx.x * IMAGES + threadIdx.x; i < end; i += JUDGE_THREADS) {
+  each_of_chunk<IMAGES, JUDGE_THREADS, 1>(blockIdx.x, n, [&](int i, int) {
     Memory* image = reinterpret_cast<Memory*>(memory + i * MEMORY);
     const float f = loss[i];
     Memory now = *image;
@@ -133,7 +133,7 @@ extern "C" __global__ __launch_bounds__(JUDGE_THREADS) void apgd_judge(
     *image = now;
     success[i] = broken || !right[i] || (!first && success[i]);
     verdict[i] = (broken ? BROKEN : 0) | (better ? BETTER : 0) | (restart ? RESTART : 0);
-  }
+  });
 }
 
 // found = adv, best = adv with its gradient, adv = best with its gradient: each where the verdict says so

@@ -27,7 +27,8 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void attack_step_li
 // per sample: adv = clip01(x + d), d the normalised step from adv, projected to the L2 ball
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void attack_step_l2(
     float* adv, const float* grad, const float* x, float alpha, float eps, int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const bool aligned = rows_aligned(size);
   const int start = blockIdx.x * size;
   adv += start;
@@ -60,7 +61,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void attack_step_l2(
 // per sample: momentum = mu momentum + grad / |grad|_1
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void attack_step_momentum(
     float* momentum, const float* grad, float mu, int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const bool aligned = rows_aligned(size);
   momentum += blockIdx.x * size;
   grad += blockIdx.x * size;

@@ -15,7 +15,8 @@ PER_DEVICE(RATIO_THREADS, 256, 1);
 // parts[b] = the sum of w * w over block b, parts[blocks + b] = that of g * g
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void awp_squares(
     const float* w, const float* g, float* parts, int n) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   Vec own = vec_splat(0.0f), along = vec_splat(0.0f);
   each_vec(n, [&](int i, int count) {
     const Vec weight = vec_load(w + i, count), gradient = vec_load(g + i, count);
@@ -31,9 +32,10 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void awp_squares(
 }
 
 // The square root of the sum of the n floats from `first` on, in every thread of the only block.
-INLINE float norm_of(const float* parts, int first, int n, float* scratch) {
+INLINE float norm_of(const float* parts, int first, int n, Scratch& scratch) {
   const bool aligned = rows_aligned(first);
   Vec sum = vec_splat(0.0f);
+  NO_UNROLL
   for (int i = threadIdx.x * VEC; i < n; i += RATIO_THREADS * VEC)
     sum = sum + vec_load(parts + first + i, run_length(i, n), aligned);
   return sqrtf(block_sum<RATIO_THREADS>(lane_sum(sum), scratch));
@@ -42,7 +44,8 @@ INLINE float norm_of(const float* parts, int first, int n, float* scratch) {
 // ratio = gamma * |w| / (|g| + floor)
 extern "C" __global__ __launch_bounds__(RATIO_THREADS) void awp_ratio(
     const float* parts, float* ratio, float gamma, float floor, int blocks) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const float own = norm_of(parts, 0, blocks, scratch), along = norm_of(parts, blocks, blocks, scratch);
   if (threadIdx.x == 0) *ratio = gamma * own / (along + floor);
 }

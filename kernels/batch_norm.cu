@@ -39,10 +39,10 @@ INLINE int valid_rows(const int* num_valid, int per_image, int rows) {
   return num_valid && per_image > 0 ? valid_images(num_valid, rows / per_image) * per_image : rows;
 }
 
-// The sum of v over the threads of a group (whose numbers are equal modulo side), in all of them. scratch has
-// threads * VEC floats.
+// The sum of v over the threads of a group (whose numbers are equal modulo side), in the first of them. scratch
+// has threads * VEC floats.
 template <int threads>
-INLINE Vec column_sum(Vec v, float* scratch, int side) {
+INLINE Vec column_sum_first(Vec v, float* scratch, int side) {
   if (threads == 1) return v;
   float* mine = scratch + threadIdx.x * VEC;
   vec_store(mine, v);
@@ -50,6 +50,14 @@ INLINE Vec column_sum(Vec v, float* scratch, int side) {
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < step) vec_store(mine, vec_load(mine) + vec_load(mine + step * VEC));
   }
+  return vec_load(mine);
+}
+
+// The same in all threads of the group. scratch may be used again.
+template <int threads>
+INLINE Vec column_sum(Vec v, float* scratch, int side) {
+  if (threads == 1) return v;
+  column_sum_first<threads>(v, scratch, side);
   __syncthreads();
   const Vec total = vec_load(scratch + threadIdx.x % side * VEC);
   __syncthreads();
@@ -69,7 +77,7 @@ INLINE Vec column_broadcast(Vec v, float* scratch, int side) {
 
 // A column pass: calls f(channel, row, end, step) for every group of this block, in all threads at once (f
 // may wait at barriers). The thread's rows are row, row + step, ... below end; channel may lie past the
-// last one.
+// last one. On CUDA it is called once: side is TILE, or no fewer than the groups.
 template <class F>
 INLINE void each_column(int rows, int channels, int side, int rows_per_block, F f) {
   const int first = blockIdx.x * rows_per_block;
@@ -78,6 +86,7 @@ INLINE void each_column(int rows, int channels, int side, int rows_per_block, F 
   const int last = min(ceil_div(channels, VEC), (static_cast<int>(blockIdx.y) + 1) * TILE);
   for (int group = blockIdx.y * TILE; group < last; group += side) {
     f((group + threadIdx.x % side) * VEC, first + threadIdx.x / side, end, THREADS / side);
+    if (THREADS > 1) break;
   }
 }
 
@@ -151,7 +160,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_statistics(
       const float chunk_n = static_cast<float>(end - static_cast<int>(blockIdx.x) * rows_per_block);
       const Vec offset = (1.0f / chunk_n) * column_sum<THREADS>(n * (mean - pivot), scratch, side);
       const Vec delta = mean - pivot - offset;
-      M2 = column_sum<THREADS>(vec_fma(n, delta * delta, M2), scratch, side);
+      M2 = column_sum_first<THREADS>(vec_fma(n, delta * delta, M2), scratch, side);
       mean = pivot + offset;
     }
     if (static_cast<int>(threadIdx.x) < side && count > 0) {
@@ -202,7 +211,7 @@ extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_finish
     const Vec delta = vec_load(from + i * 2 * row) - pivot - offset;
     M2 = M2 + vec_fma(size(i), delta * delta, vec_load(from + (i * 2 + 1) * row));
   }
-  M2 = column_sum<FINALIZE_THREADS>(M2, scratch, 1);
+  M2 = column_sum_first<FINALIZE_THREADS>(M2, scratch, 1);
   if (threadIdx.x > 0) return;
   const Vec mean = pivot + offset;
   store_stats(stats, channel, channels, mean, inverse_deviation(share * M2, eps), weight, bias);
@@ -296,7 +305,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_sums(
       }
     }
     const Vec total = column_sum<THREADS>(sum[0], scratch, side);
-    const Vec products = column_sum<THREADS>(product[0], scratch, side);
+    const Vec products = column_sum_first<THREADS>(product[0], scratch, side);
     if (static_cast<int>(threadIdx.x) < side && count > 0) {
       float* to = partial + blockIdx.x * 2 * padded(channels) + channel;
       vec_store(to, total);
@@ -320,7 +329,7 @@ extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_sums_f
     product = product + vec_load(partial + (i * 2 + 1) * row + channel);
   }
   sum = column_sum<FINALIZE_THREADS>(sum, scratch, 1);
-  product = column_sum<FINALIZE_THREADS>(product, scratch, 1);
+  product = column_sum_first<FINALIZE_THREADS>(product, scratch, 1);
   if (threadIdx.x > 0) return;
   const Vec inverse = vec_load(stats + row + channel), scale = vec_load(stats + 2 * row + channel);
   const Vec grad_w = inverse * product;

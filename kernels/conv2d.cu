@@ -97,6 +97,7 @@ INLINE void narrow_pixel(
             for (int c = 0; c < channels; c++)
               reg_add_product(sum[c][part], dy, panel_load(tap + c * width, at, width));
           }
+          if (NARROW_LANES * VEC >= 64) break;  // no panel is wider
         }
         grad -= g.columns;
         tap += g.stride * channels * width;
@@ -120,7 +121,8 @@ extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_n
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   const int last = valid * height * width - 1, end = images * height * width;
-  for (int i = threadIdx.x / NARROW_LANES; i < NARROW_PIXELS; i += NARROW_THREADS / NARROW_LANES) {
+  for (int share = 0; share < NARROW_PIXELS; share += NARROW_THREADS / NARROW_LANES) {
+    const int i = share + threadIdx.x / NARROW_LANES;
     const auto store = [&](int channel, float value) {
       const int at = first + i;
       if (lane == 0 && at < end)
@@ -152,8 +154,9 @@ extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
   const int rows = round_up(taps * depth, STEP_ROWS);
   const int first = blockIdx.x * PREPARE_ROWS;
   float* const panel = panels + static_cast<size_t>(blockIdx.y) * rows * width;
-  for (int r = first + threadIdx.x / PREPARE_SHARERS; r < min(first + PREPARE_ROWS, rows);
-       r += PREPARE_THREADS / PREPARE_SHARERS) {
+  for (int share = 0; share < PREPARE_ROWS; share += PREPARE_THREADS / PREPARE_SHARERS) {
+    const int r = first + share + threadIdx.x / PREPARE_SHARERS;
+    if (r >= rows) break;
     const int tap = r / depth, channel = r - tap * depth;
     const int step = transposed ? 1 : taps * in_channels;  // in w, from one column to the next
     const float* const from =

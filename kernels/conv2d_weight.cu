@@ -118,7 +118,8 @@ INLINE void gather_columns(
     work.locate(work.column + c, ky, kx, channel);
     const bool exists = work.column + c < work.columns;
     const int delta = (ky * work.g.width + kx) * work.g.channels + channel;
-    for (int i = threadIdx.x / SHARERS; i < count; i += WEIGHT_THREADS / SHARERS) {
+    for (int row = 0; row < count; row += WEIGHT_THREADS / SHARERS) {
+      const int i = row + threadIdx.x / SHARERS;
       const bool valid =
           exists && first + i < listed &&
           static_cast<unsigned>(list.y[first + i] + ky) < static_cast<unsigned>(work.g.height) &&
@@ -220,7 +221,8 @@ INLINE void stage_pixels(
     const Work& work, const PixelList& list, const float* x, const float* grad_out, float* grads,
     float* sources, int first, int listed) {
   const bool whole = work.g.out_channels % COPY == 0;
-  for (int i = threadIdx.x * COPY; i < WEIGHT_STAGE * TILE; i += WEIGHT_THREADS * COPY) {
+  for (int at = 0; at < WEIGHT_STAGE * TILE; at += WEIGHT_THREADS * COPY) {
+    const int i = at + threadIdx.x * COPY;
     const int pixel = first + i / TILE, left = work.g.out_channels - work.co - i % TILE;
     const float* const from = grad_out + (pixel < listed ? list.grad[pixel] + i % TILE : 0);
     if (whole) {
@@ -233,8 +235,8 @@ INLINE void stage_pixels(
   if (work.flattened) return gather_columns<width>(work, list, x, sources, first, WEIGHT_STAGE, listed);
   const int column = threadIdx.x * COPY % width;
   float* const to = sources + panel_slot(column, width);
-  for (int i = threadIdx.x * COPY / width; i < WEIGHT_STAGE; i += WEIGHT_THREADS * COPY / width) {
-    const int pixel = first + i;
+  for (int row = 0; row < WEIGHT_STAGE; row += WEIGHT_THREADS * COPY / width) {
+    const int i = row + threadIdx.x * COPY / width, pixel = first + i;
     copy_async(to + i * width, x + (pixel < listed ? list.source[pixel] + column : 0), pixel < listed);
   }
 }
@@ -271,7 +273,7 @@ INLINE void weight_tile(
   tile.clear();
   for (int base = 0; base == 0 || base < work.pixels; base += list_size) {
     const int listed = min(list_size, work.pixels - base), stages = max(1, ceil_div(listed, WEIGHT_STAGE));
-    __syncthreads();
+    // All threads have read the list before the barrier of the last stage.
     list_pixels(work, list, base, listed);
     __syncthreads();
     stage(0, listed);

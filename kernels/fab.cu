@@ -22,7 +22,8 @@ constexpr float LEAST_NORM = 1e-8f;
 template <bool euclidean>
 INLINE void step_row(
     float* walk, const float* x, const float* w, float h, float alpha_max, float eta, int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   typedef Step<euclidean> Steps;
   const bool aligned = rows_aligned(size);
   Vec products = vec_splat(0.0f), largest = vec_splat(0.0f);
@@ -62,7 +63,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void fab_step_l2(
 
 template <bool euclidean>
 INLINE void keep_row(float* walk, const float* x, float* best, float* adv, float beta, int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const bool aligned = rows_aligned(size);
   const float before = *best;
   const float norm = row_norm<euclidean>(size, scratch, [&](int i, int count) {
@@ -97,7 +99,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void fab_keep_l2(
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void fab_nearest(
     const float* w_k, const float* h_k, const int* labels, float* w, float* h, float* distance, int k,
     int dual, bool first, int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const int row = blockIdx.x, start = row * size;
   const bool aligned = rows_aligned(size);
   const float before = first ? INFINITY : distance[row];

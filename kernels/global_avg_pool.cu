@@ -13,8 +13,7 @@ PER_DEVICE(CHANNELS, 128, 4096);
 // Calls f(channel, count) for the Packs of this block that belong to this thread.
 template <class F>
 INLINE void each_channel_pack(int channels, F f) {
-  const int first = blockIdx.y * CHANNELS, end = channels - first < CHANNELS ? channels : first + CHANNELS;
-  for (int c = first + threadIdx.x * PACK; c < end; c += THREADS * PACK) f(c, end - c);
+  each_of_chunk<CHANNELS, THREADS, PACK>(blockIdx.y, channels, f);
 }
 
 // out[n, c] = the mean of x[n, :, c]

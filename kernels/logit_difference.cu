@@ -11,16 +11,10 @@
 PER_DEVICE(THREADS, 256, 1);
 PER_DEVICE(CHUNK, 256, 1024);  // rows or entries of a block
 
-template <class F>
-INLINE void each_of_block(int n, F f) {
-  const int first = blockIdx.x * CHUNK;
-  for (int i = first + threadIdx.x; i < min(n, first + CHUNK); i += THREADS) f(i);
-}
-
 // out[n] = z[n, t] - z[n, y]
 extern "C" __global__ __launch_bounds__(THREADS) void logit_difference_forward(
     const float* logits, const int* y, const int* t, float* out, int n, int k) {
-  each_of_block(n, [&](int row) {
+  each_of_chunk<CHUNK, THREADS, 1>(blockIdx.x, n, [&](int row, int) {
     const bool inside = y[row] >= 0 && y[row] < k && t[row] >= 0 && t[row] < k;
     out[row] = inside ? logits[row * k + t[row]] - logits[row * k + y[row]] : NAN;
   });
@@ -29,7 +23,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void logit_difference_forward(
 // dz (+)= the gradient of the difference at t, its opposite at y
 extern "C" __global__ __launch_bounds__(THREADS) void logit_difference_backward(
     const float* grad_out, const int* y, const int* t, float* grad_in, int n, int k, bool accumulate) {
-  each_of_block(n * k, [&](int i) {
+  each_of_chunk<CHUNK, THREADS, 1>(blockIdx.x, n * k, [&](int i, int) {
     const int row = i / k, column = i % k;
     const bool inside = y[row] >= 0 && y[row] < k && t[row] >= 0 && t[row] < k;
     const float sign = static_cast<float>((column == t[row]) - (column == y[row]));

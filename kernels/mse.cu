@@ -14,7 +14,8 @@
 // partial[block] = the sum of (a - b)^2 over the block's elements
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void mse_forward(
     const float* a, const float* b, float* partial, int n) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   Vec sum = vec_splat(0.0f);
   each_vec(n, [&](int i, int count) {
     const Vec d = vec_load(a + i, count) - vec_load(b + i, count);

@@ -26,7 +26,9 @@ INLINE void each_of_run(int count, F f) {
   if (count >= RUN) {
     for (int i = 0; i < RUN; i++) f(i);
   } else {
-    for (int i = 0; i < count; i++) f(i);
+    for (int i = 0; i < RUN - 1; i++) {
+      if (i < count) f(i);
+    }
   }
 }
 
@@ -56,13 +58,11 @@ INLINE void normal_run(const Philox<QUADS>& p, float* noise) {
 template <class F>
 INLINE void each_run(const int* images, uint64_t key, int samples, int per_view, int size, F f) {
   const int runs = ceil_div(size, RUN), all = samples * runs;
-  const int first = blockIdx.x * RUNS;
-  const int end = all - first < RUNS ? all : first + RUNS;
-  for (int at = first + threadIdx.x; at < end; at += RUN_THREADS) {
+  each_of_chunk<RUNS, RUN_THREADS, 1>(blockIdx.x, all, [&](int at, int) {
     const int sample = at / runs, place = at % runs * RUN;
     f(sample * size + place, size - place,
       philox<QUADS>(key, place / 4, images[sample % per_view], sample / per_view, RANDOM_NOISE));
-  }
+  });
 }
 
 // out = x + eps U(-1, 1)
@@ -101,7 +101,7 @@ INLINE void draw_sample(float* out, uint64_t key, int image, int view, int size,
   }
 }
 // Leaves normal noise in `out` and returns its length.
-INLINE float normal_sample(float* out, uint64_t key, int image, int view, int size, float* scratch) {
+INLINE float normal_sample(float* out, uint64_t key, int image, int view, int size, Scratch& scratch) {
   float squares = 0.0f;
   draw_sample(out, key, image, view, size, normal_run, [&](float n) { squares = fmaf(n, n, squares); });
   return sqrtf(block_sum<SAMPLE_THREADS>(squares, scratch));
@@ -111,7 +111,8 @@ INLINE float normal_sample(float* out, uint64_t key, int image, int view, int si
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void random_start_ball(
     const float* x, const int* images, float* out, uint64_t key, float eps, bool clip, int per_view,
     int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const int sample = blockIdx.x, image = images[sample % per_view], view = sample / per_view;
   x += sample * size;
   out += sample * size;
@@ -128,7 +129,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void random_start_ball(
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void random_start_surface(
     const float* x, const int* images, const int* views, float* out, uint64_t key, float eps, bool l2,
     int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const int sample = blockIdx.x, image = images[sample], view = views[sample];
   x += sample * size;
   out += sample * size;

@@ -15,8 +15,10 @@ PER_DEVICE(THREADS, 256, 1);
 // out = factor * the sum of x
 extern "C" __global__ __launch_bounds__(THREADS) void reduce_forward(
     const float* x, float* out, float factor, int n) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   Vec sum = vec_splat(0.0f);
+  NO_UNROLL
   for (int i = threadIdx.x * VEC; i < n; i += THREADS * VEC) sum = sum + vec_load(x + i, run_length(i, n));
   const float total = block_sum<THREADS>(lane_sum(sum), scratch);
   if (threadIdx.x == 0) *out = factor * total;

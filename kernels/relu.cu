@@ -3,7 +3,7 @@
 //   NaN stays NaN forward.
 // Threads: each takes runs of VEC neighbouring elements (each_vec).
 // Preconditions: mask has mask_bytes(n) bytes; checked by src/ops/relu.rs.
-// Outputs: y and mask `=`; dx `=` or `+=` (accumulate).
+// Outputs: y and mask `=`; dx `=`.
 // Accumulation: none. Deterministic. No spills.
 #include "lib/vec.cuh"
 
@@ -18,10 +18,10 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_forward(
   });
 }
 
-// dx (+)= dy where the mask bit is set
+// dx = dy where the mask bit is set
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_backward(
-    const float* grad_out, const uint8_t* mask, float* grad_in, int n, bool accumulate) {
+    const float* grad_out, const uint8_t* mask, float* grad_in, int n) {
   each_vec(n, [&](int i, int count) {
-    vec_put(grad_in + i, vec_keep(vec_load(grad_out + i, count), mask_load(mask, i)), count, accumulate);
+    vec_store(grad_in + i, vec_keep(vec_load(grad_out + i, count), mask_load(mask, i)), count);
   });
 }

@@ -90,7 +90,7 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void square_turn_linf(
 }
 
 // d, the perturbation in trial, becomes the image clip01(x + eps d / |d|).
-INLINE void normalise(const float* x, float* trial, float eps, int size, float* scratch) {
+INLINE void normalise(const float* x, float* trial, float eps, int size, Scratch& scratch) {
   const bool aligned = rows_aligned(size);
   // The elements of d were written by other threads.
   __syncthreads();
@@ -112,7 +112,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void square_turn_l2(
     const float* x, float* best, float* trial, float* least, const float* margin, const int* images,
     const float* pyramid, uint64_t key, float eps, bool transposed, int side, int top, int left,
     int other_top, int other_left, int image_width, int channels, int size) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const bool better = accepted(least, margin), aligned = rows_aligned(size);
   const int image = images[blockIdx.x];
   x += blockIdx.x * size;
@@ -183,7 +184,8 @@ extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void square_start_linf(
 extern "C" __global__ __launch_bounds__(SAMPLE_THREADS) void square_start_l2(
     const float* x, const int* images, float* trial, const float* pyramid, uint64_t key, float eps, int side,
     int origin, int image_height, int image_width, int channels) {
-  SHARED(float, scratch, SCRATCH);
+  SHARED(float, halves, SCRATCH);
+  Scratch scratch(halves);
   const int image = images[blockIdx.x], size = image_height * image_width * channels;
   x += blockIdx.x * size;
   trial += blockIdx.x * size;

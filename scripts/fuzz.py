@@ -6,8 +6,9 @@
 For each reader valid files are made with the program itself; copies get flipped bits, random bytes, cuts,
 spliced lengths, hostile text and hostile headers, and the program reads them. It must end with 0, or with 1
 and exactly one line `error: ...` of less than 3,000 characters, none of them a control character, and take
-less than 500 MB. The first file of each reader is undamaged. A table is printed; the exit status is 1 if anything else happened, and --keep keeps the
-files that did it. A damaged setting may ask for a long job: such a run is stopped and counted apart.
+less than 500 MB. The first file of each reader is undamaged. A table is printed; the exit status is 1 if
+anything else happened, and --keep keeps the files that did it. A damaged setting may ask for a long job:
+such a run is stopped and counted apart.
 """
 import argparse
 import concurrent.futures

@@ -137,7 +137,7 @@ run_tests() {
   local suite name
   for suite in "$bin"/*; do
     name=$(basename "$suite")
-    case $name in saddle | unit | program | architecture | nvrtc | software_gpu) continue ;; esac
+    case $name in saddle | unit | program | architecture | inspect | nvrtc | software_gpu) continue ;; esac
     [[ ${#suites[@]} == 0 || " ${suites[*]} " == *" $name "* ]] || continue
     step "suite-$name" "$suite" --test-threads 4
   done

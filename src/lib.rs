@@ -14,6 +14,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod inspect;
 pub mod method;
 pub mod nn;
 pub mod numeric;

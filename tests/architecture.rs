@@ -26,7 +26,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("train", &["eval"]),
     ("study", &["train"]),
     ("bench", &["train"]),
-    ("cli", &["study", "bench"]),
+    ("inspect", &["bench"]),
+    ("cli", &["study", "inspect"]),
 ];
 
 /// The rooms below everything.

@@ -77,6 +77,7 @@ fn help_names_every_command_and_key() {
         "analyse",
         "check-step",
         "bench",
+        "inspect",
         "devices",
         "kernels",
         "recipes",
@@ -263,7 +264,9 @@ fn texts_agree_with_each_other() {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.contains("about ten seconds on two cores"), "{text}");
     }
-    for command in ["train", "eval", "attack", "corruptions", "compare", "analyse", "bench", "check-step"] {
+    for command in
+        ["train", "eval", "attack", "corruptions", "compare", "analyse", "bench", "check-step", "inspect"]
+    {
         let help = printed(&format!("help {command}"));
         assert!(help.contains("[default: ") && !help.contains('`'), "defaults have one form: {help}");
     }

@@ -3,6 +3,7 @@
 //! that into a failure.
 
 use saddle::device::cuda::check;
+use saddle::device::cuda::nvrtc::{Arch, compile};
 use saddle::device::kernels::SOURCES;
 use saddle::device::testing::nvrtc_is_present;
 
@@ -26,4 +27,25 @@ fn every_kernel_compiles_for_every_architecture() {
         assert!(row.shared_bytes <= most * 1024, "{row:?}: more shared memory than a block has");
     }
     println!("{kernels} kernels of {} files compile for {}", SOURCES.len(), ARCHS.join(", "));
+}
+
+/// What `saddle inspect` reads from a cubin is what the assembler printed when it made it.
+#[test]
+fn a_cubin_says_what_the_assembler_said() {
+    if !nvrtc_is_present() {
+        return;
+    }
+    for arch in ARCHS {
+        for file in ["linear.cu", "random_start.cu", "reduce.cu"] {
+            let source = SOURCES.iter().find(|source| source.file == file).unwrap();
+            let compiled = compile(source, &Arch::named(arch)).unwrap();
+            let found = ptx::cubin::resources(&compiled.image).unwrap();
+            assert_eq!(found.len(), source.kernels.len(), "{file} for {arch}");
+            for printed in &compiled.resources {
+                let read = found.iter().find(|read| read.kernel == printed.kernel).unwrap();
+                let both = (read.registers, read.static_shared);
+                assert_eq!(both, (printed.registers, printed.shared_bytes), "{} for {arch}", printed.kernel);
+            }
+        }
+    }
 }

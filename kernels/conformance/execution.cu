@@ -8,8 +8,9 @@
 //   ticket.
 #include "lib/reductions.cuh"
 
-// Dynamic shared memory beyond what a static array may have on CUDA.
-PER_DEVICE(CONF_DYNAMIC, 65536, 65536);
+// Dynamic shared memory beyond what a static array may have on CUDA: with 256 bytes of a static one the 64 KiB of
+// an sm_75 block, the smallest of the supported GPUs.
+PER_DEVICE(CONF_DYNAMIC, 65280, 65280);
 // Too large for the 227 KiB of a block on the host. CUDA would refuse to assemble it, and never launches it.
 PER_DEVICE(CONF_TOO_LARGE, 16, 65536);
 
@@ -198,14 +199,13 @@ extern "C" __global__ __launch_bounds__(128) void conf_shared_arrays(const int* 
   out[blockIdx.x * 128 + t] = static_cast<int>(floats[from]) + bytes[from] + ints[from];
 }
 
-// out[block, t] = x[block, 63 - t], by way of a place in 64 KiB of dynamic shared memory that depends on the
-// block
+// out[block, t] = x[block, 63 - t], by way of a place in dynamic shared memory that depends on the block
 extern "C" __global__ __launch_bounds__(64)
     DYN_BYTES(CONF_DYNAMIC) void conf_dynamic_shared(const int* x, int* out) {
   DYN_SMEM(int, all);
   SHARED(int, beside, 64);
   const int t = threadIdx.x;
-  int* const place = all + (CONF_DYNAMIC / 4 / 64 - 1 - blockIdx.x % 256) * 64;
+  int* const place = all + (CONF_DYNAMIC / 4 / 64 - 1 - blockIdx.x % 255) * 64;
   place[t] = x[blockIdx.x * 64 + t];
   beside[t] = -1;
   __syncthreads();

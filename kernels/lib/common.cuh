@@ -14,7 +14,7 @@
 //                                constant) of dynamic shared memory, up to 163 KiB (sm_80) or 227 KiB.
 // DYN_SMEM(type, name);          that memory; one declaration per kernel.
 // NULLABLE                       marks a pointer parameter that may be null: its launcher takes an Option.
-// UNROLL                         unrolls the loop that follows.
+// UNROLL                         unrolls the loop that follows; NO_UNROLL keeps it.
 #pragma once
 
 #ifndef ONE_THREAD_BLOCKS
@@ -29,6 +29,7 @@
   extern __shared__ __align__(16) unsigned char saddle_dynamic[]; \
   TYPE* NAME = reinterpret_cast<TYPE*>(saddle_dynamic)
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
@@ -66,13 +67,20 @@ INLINE int valid_images(const int* num_valid, int images) {
 // *to = value or, with accumulate, *to += value.
 INLINE void put(float* to, float value, int accumulate) { *to = accumulate ? *to + value : value; }
 
-// Calls f(first, count) for every run of up to VEC elements of n that this thread owns: the loop of an
-// element-wise kernel. Launch with ceil(n / ELEMENTWISE_CHUNK) blocks of ELEMENTWISE_THREADS.
+// Calls f(i, count) for every run of up to `run` elements of n that this thread owns: of each `chunk` elements
+// a block takes one, and its threads neighbouring runs.
+template <int chunk, int threads, int run, class F>
+INLINE void each_of_chunk(int block, int n, F f) {
+  const int first = block * chunk;
+  const int end = n - first < chunk ? n : first + chunk;
+  for (int i = first + threadIdx.x * run; i < end; i += threads * run) {
+    f(i, end - i < run ? end - i : run);
+    if (chunk == threads * run) break;  // one run a thread: tells CUDA's compiler that there is no loop
+  }
+}
+
+// The same for an element-wise kernel. Launch with ceil(n / ELEMENTWISE_CHUNK) blocks of ELEMENTWISE_THREADS.
 template <class F>
 INLINE void each_vec(int n, F f) {
-  const int first = blockIdx.x * ELEMENTWISE_CHUNK;
-  const int end = n - first < ELEMENTWISE_CHUNK ? n : first + ELEMENTWISE_CHUNK;
-  for (int i = first + threadIdx.x * VEC; i < end; i += ELEMENTWISE_THREADS * VEC) {
-    f(i, end - i < VEC ? end - i : VEC);
-  }
+  each_of_chunk<ELEMENTWISE_CHUNK, ELEMENTWISE_THREADS, VEC>(blockIdx.x, n, f);
 }

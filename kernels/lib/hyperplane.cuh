@@ -21,7 +21,7 @@
 
 // The norm of a row whose runs are f(i, count), Linf or L2; NaN if an element is not finite.
 template <bool euclidean, class F>
-INLINE float row_norm(int size, float* scratch, F f) {
+INLINE float row_norm(int size, Scratch& scratch, F f) {
   Vec total = vec_splat(0.0f), not_finite = vec_splat(0.0f);
   each_of_sample(size, [&](int i, int count) {
     const Vec v = f(i, count);
@@ -48,8 +48,8 @@ struct Step {
   float scale;   // unit_of, with the sign of c
   float lambda;  // for the scaled w
 
-  // c = <w, v> - b. scratch has 3 * SAMPLE_THREADS / 32 floats.
-  INLINE Step(const float* point, const float* normal, int n, float c, float unit, float* scratch)
+  // c = <w, v> - b.
+  INLINE Step(const float* point, const float* normal, int n, float c, float unit, Scratch& scratch)
       : v(point),
         w(normal),
         size(n),

@@ -156,13 +156,15 @@ struct KTiles {
   INLINE int panel_row() const { return flattened ? channel : (ky * g.kernel_w + kx) * g.depth + channel; }
 };
 
-// Fills the table for the rows [first, first + count). Rows from `end` on repeat the last one and are never
-// stored.
-template <bool transposed>
-INLINE void locate_rows(const KTiles<transposed>& at, const RowTable& rows, int first, int count, int end) {
+// Fills the table for the rows [first, first + row_count). Rows from `end` on repeat the last one and are
+// never stored. Here and below a loop over a constant number of rows counts for all threads at once, so that
+// its length is a constant too.
+template <int row_count, bool transposed>
+INLINE void locate_rows(const KTiles<transposed>& at, const RowTable& rows, int first, int end) {
   const Geometry& g = at.g;
   const FastDivmod by_chunk(at.pixels), by_width(at.phase_w);
-  for (int r = threadIdx.x; r < count; r += THREADS) {
+  for (int i = 0; i < row_count; i += THREADS) {
+    const int r = i + threadIdx.x;
     const int row = min(first + r, end - 1), image = by_chunk.div(row);
     const int pixel = at.first + row - image * at.pixels, y = by_width.div(pixel);
     const int x = pixel - y * at.phase_w;
@@ -205,7 +207,8 @@ INLINE void load_a(const KTiles<transposed>& at, const RowTable& rows, const flo
     const bool exact = at.offset(ky, at.phase_y, dy) & at.offset(kx, at.phase_x, dx) && k < at.count;
     const bool inside = at.box_inside(dy, dx);
     const int delta = (dy * g.src_w + dx) * g.depth + channel;
-    for (int r = threadIdx.x; r < row_count; r += THREADS) {
+    for (int i = 0; i < row_count; i += THREADS) {
+      const int r = i + threadIdx.x;
       const bool valid = exact && (inside || in_source(r, dy, dx));
       to[r * K_TILE_STRIDE + k] = valid ? source[rows.source[r] + delta] : 0.0f;
     }
@@ -226,8 +229,9 @@ INLINE const float* load_b(const float* panel, float* to, int rows) {
   return panel;
 #else
   UNROLL
-  for (int i = threadIdx.x * COPY; i < K_TILE * width; i += THREADS * COPY) {
-    copy_async(to + i, panel + i, i < rows * width);
+  for (int first = 0; first < K_TILE * width; first += THREADS * COPY) {
+    const int i = first + threadIdx.x * COPY;
+    if (i < K_TILE * width) copy_async(to + i, panel + i, i < rows * width);
   }
   return to;
 #endif
@@ -301,8 +305,8 @@ INLINE void implicit_gemm_block(
     for (int first = row_block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
       T tile;
       tile.clear();
-      __syncthreads();
-      locate_rows(at, rows, first, T::BLOCK_ROWS, end);
+      // No barrier before it: on CUDA these loops run once, and nothing has read the table.
+      locate_rows<T::BLOCK_ROWS>(at, rows, first, end);
       __syncthreads();
       at.restart();
       bool more = at.next();

@@ -20,40 +20,49 @@ INLINE float warp_max(float value) {
   return value;
 }
 
-// Shared memory that block_sum and block_max need, in elements.
-constexpr int SCRATCH = 32;
+// Shared memory of block_sums and block_max, in two halves that they use in turn, so that each needs only one
+// barrier: a thread that writes a half has met the others since they read it, at the barrier of the other half.
+//   SHARED(float, halves, SCRATCH);
+//   Scratch scratch(halves);
+constexpr int SCRATCH = 64;
+struct Scratch {
+  float* const halves;
+  int at = 0;
+  INLINE explicit Scratch(float* halves) : halves(halves) {}
+  INLINE float* next() { return halves + (at = SCRATCH / 2 - at); }
+};
 
-// n sums over a block of `threads` threads. scratch has n * threads / 32 elements and may be used again
-// afterwards. All threads of the block call it.
-template <int threads, class T, int n>
-INLINE void block_sums(T (&values)[n], T* scratch) {
+// n sums over a block of `threads` threads. All threads of the block call it.
+template <int threads, int n>
+INLINE void block_sums(float (&values)[n], Scratch& scratch) {
   if (threads == 1) return;
+  static_assert(n * threads / 32 <= SCRATCH / 2, "a half holds n sums of each warp");
+  float* const half = scratch.next();
   UNROLL
   for (int j = 0; j < n; j++) {
     values[j] = warp_sum<32>(values[j]);
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32 * n + j] = values[j];
+    if (threadIdx.x % 32 == 0) half[threadIdx.x / 32 * n + j] = values[j];
   }
   __syncthreads();
   UNROLL
   for (int j = 0; j < n; j++) {
     values[j] = 0;
-    for (int warp = 0; warp < threads / 32; warp++) values[j] += scratch[warp * n + j];
+    for (int warp = 0; warp < threads / 32; warp++) values[j] += half[warp * n + j];
   }
-  __syncthreads();
 }
-template <int threads, class T>
-INLINE T block_sum(T value, T* scratch) {
-  T values[1] = {value};
+template <int threads>
+INLINE float block_sum(float value, Scratch& scratch) {
+  float values[1] = {value};
   block_sums<threads>(values, scratch);
   return values[0];
 }
 template <int threads>
-INLINE float block_max(float value, float* scratch) {
+INLINE float block_max(float value, Scratch& scratch) {
   if (threads == 1) return value;
+  float* const half = scratch.next();
   value = warp_max<32>(value);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+  if (threadIdx.x % 32 == 0) half[threadIdx.x / 32] = value;
   __syncthreads();
-  for (int warp = 0; warp < threads / 32; warp++) value = fmaxf(value, scratch[warp]);
-  __syncthreads();
+  for (int warp = 0; warp < threads / 32; warp++) value = fmaxf(value, half[warp]);
   return value;
 }

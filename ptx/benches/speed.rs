@@ -1,12 +1,11 @@
 //! Thread-instructions a second, with all checks, with counts only, and with neither: `cargo bench -p ptx`.
 //!
-//! `cargo bench -p ptx -- FILE.ptx` adds conv2d_forward of a compiled `kernels/conv2d.cu`.
+//! `cargo bench -p ptx -- NAME` runs only the cases whose name contains NAME. The project's kernels need NVRTC.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 use common::*;
-use ptx::{Checks, Module, Options, Order};
-use std::time::Instant;
+use ptx::{Checks, Module, Options};
 
 struct Case {
     name: &'static str,
@@ -54,8 +53,11 @@ fn parse(body: &str) -> Module {
 
 const ROWS: usize = 4096;
 const N: usize = 1 << 20;
+const CHANNELS: usize = 64;
 
-fn cases() -> Vec<Case> {
+/// The cases whose name contains one of `parts`, or all.
+fn cases(parts: &[String]) -> Vec<Case> {
+    let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
     let own = |name, module| Case {
         name,
         module,
@@ -65,84 +67,109 @@ fn cases() -> Vec<Case> {
         arguments: |device| vec![Pointer(device.empty(64 * 256))],
     };
     let mut cases = vec![own("64 chains of fma", fma()), own("16 chains of mma", mma())];
-    let fixture = |text: &str| Module::parse(text).expect("a kernel of the project");
-    cases.push(Case {
-        name: "add",
-        module: fixture(include_str!("../tests/ptx/add.ptx")),
-        kernel: "add_forward",
-        grid: (N / 2048) as u32,
-        block: 256,
-        arguments: |device| {
-            let (a, b) = (device.floats(&random(1, N)), device.floats(&random(2, N)));
-            vec![Pointer(a), Pointer(b), Pointer(device.empty(N)), Int(N as i32)]
-        },
+    cases.retain(|case| wanted(case.name));
+    let Some(compiler) = nvrtc("the project's kernels") else { return cases };
+    let mut case = |name, file: &str, kernel, grid: usize, block, arguments| {
+        if !wanted(name) {
+            return;
+        }
+        let text = compile(&compiler, &sources().join(file), "compute_90");
+        let module = Module::parse(&text).expect("a kernel of the project");
+        cases.push(Case { name, module, kernel, grid: grid as u32, block, arguments });
+    };
+    case("add", "add.cu", "add_forward", N / 2048, 256, |device| {
+        let (a, b) = (device.floats(&random(1, N)), device.floats(&random(2, N)));
+        vec![Pointer(a), Pointer(b), Pointer(device.empty(N)), Int(N as i32)]
     });
-    cases.push(Case {
-        name: "cross entropy of 100 classes",
-        module: fixture(include_str!("../tests/ptx/cross_entropy.ptx")),
-        kernel: "cross_entropy_forward",
-        grid: (ROWS / 8) as u32,
-        block: 256,
-        arguments: |device| {
+    case("relu with its mask", "relu.cu", "relu_forward", N / 2048, 256, |device| {
+        let x = device.floats(&random(1, N));
+        vec![Pointer(x), Pointer(device.empty(N)), Pointer(device.empty(N / 32)), Int(N as i32)]
+    });
+    case("SGD with momentum", "sgd.cu", "sgd_step", N / 2048, 256, |device| {
+        let mut buffer = |seed| Pointer(device.floats(&random(seed, N)));
+        let mut all = vec![buffer(1), buffer(2), buffer(3)];
+        all.extend([Float(0.1), Float(0.9), Float(5e-4), Bool(true), Bool(false), Int(N as i32)]);
+        all
+    });
+    case("L2 attack step", "attack_step.cu", "attack_step_l2", 64, 256, |device| {
+        let mut buffer = |seed| Pointer(device.floats(&random(seed, 64 * 3072)));
+        vec![buffer(1), buffer(2), buffer(3), Float(0.1), Float(0.5), Int(3072)]
+    });
+    case("mean", "reduce.cu", "reduce_forward", 1, 256, |device| {
+        let x = device.floats(&random(1, N));
+        vec![Pointer(x), Pointer(device.empty(1)), Float(1.0 / N as f32), Int(N as i32)]
+    });
+    case(
+        "cross entropy of 100 classes",
+        "cross_entropy.cu",
+        "cross_entropy_forward",
+        ROWS / 8,
+        256,
+        |device| {
             let z = device.floats(&random(1, ROWS * 100));
             let y = device.ints(&vec![3; ROWS]);
             vec![Pointer(z), Pointer(y), Pointer(device.empty(ROWS)), Int(ROWS as i32), Int(100)]
         },
+    );
+    case("batch norm: statistics", "batch_norm.cu", "batch_norm_statistics", ROWS * 4 / 512, 256, |device| {
+        let x = device.floats(&random(1, 4 * ROWS * CHANNELS));
+        let partial = device.empty(4 * ROWS / 512 * 2 * CHANNELS);
+        let mut all = vec![Pointer(x), Pointer(partial), Pointer(0)];
+        all.extend([1, 4 * ROWS, CHANNELS, CHANNELS / 8, 512].map(|n| Int(n as i32)));
+        all
     });
-    cases.push(Case {
-        name: "L2 attack step",
-        module: fixture(include_str!("../tests/ptx/attack_step.ptx")),
-        kernel: "attack_step_l2",
-        grid: 64,
-        block: 256,
-        arguments: |device| {
-            let mut buffer = |seed| Pointer(device.floats(&random(seed, 64 * 3072)));
-            vec![buffer(1), buffer(2), buffer(3), Float(0.1), Float(0.5), Int(3072)]
-        },
+    case("batch norm: apply", "batch_norm.cu", "batch_norm_apply", ROWS * CHANNELS / 2048, 256, |device| {
+        let x = device.floats(&random(1, ROWS * CHANNELS));
+        let stats = device.floats(&random(2, 4 * CHANNELS));
+        let y = device.empty(ROWS * CHANNELS);
+        let mut all = vec![Pointer(x), Pointer(stats), Pointer(y), Pointer(0), Pointer(0)];
+        all.extend([1, ROWS, CHANNELS].map(|n| Int(n as i32)));
+        all.push(Bool(true));
+        all
     });
-    if let Some(path) = std::env::args().skip(1).find(|argument| argument.ends_with(".ptx")) {
-        cases.push(Case {
-            name: "conv2d 16x16, 64 to 64 channels",
-            module: fixture(&std::fs::read_to_string(path).expect("a readable file")),
-            kernel: "conv2d_forward",
-            grid: 8,
-            block: 128,
-            arguments: |device| {
-                let (x, panels) =
-                    (device.floats(&random(1, 4 * 256 * 64)), device.floats(&random(2, 9 * 64 * 64)));
-                let y = device.empty(4 * 256 * 64);
-                let mut all = vec![Pointer(x), Pointer(panels), Pointer(0), Pointer(0), Pointer(y)];
-                all.extend([Pointer(0), Pointer(0), Bool(false)]);
-                all.extend([4, 16, 16, 64, 16, 16, 64, 3, 3, 1, 1].map(Int));
-                all
-            },
-        });
-    }
+    case("conv2d of 64 channels", "conv2d.cu", "conv2d_forward", 8, 128, |device| {
+        let (x, panels) = (device.floats(&random(1, 4 * 256 * 64)), device.floats(&random(2, 9 * 64 * 64)));
+        let y = device.empty(4 * 256 * 64);
+        let mut all = vec![Pointer(x), Pointer(panels), Pointer(0), Pointer(0), Pointer(y)];
+        all.extend([Pointer(0), Pointer(0), Bool(false)]);
+        all.extend([4, 16, 16, 64, 16, 16, 64, 3, 3, 1, 1].map(Int));
+        all
+    });
     cases
 }
 
+/// The time that this thread has run: other programs on the machine do not add to it.
+fn thread_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
 fn main() {
+    let parts: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     println!(
         "{:34} {:>12} {:>12} {:>12}",
         "million thread-instructions/s", "all checks", "counts", "neither"
     );
-    for case in cases() {
-        let mut rates = Vec::new();
-        for (checks, count) in [(Checks::ALL, false), (Checks::NONE, true), (Checks::NONE, false)] {
-            let mut device = Device::new(Options { checks, threads: 1, order: Order::Forward, count });
-            let arguments = (case.arguments)(&mut device);
-            let mut once = || {
-                let start = Instant::now();
-                device.run(&case.module, case.kernel, [case.grid, 1, 1], case.block, &arguments);
-                start.elapsed().as_secs_f64()
-            };
-            // The best of several: the machine may be shared.
-            let best = (0..7).map(|_| once()).fold(f64::INFINITY, f64::min);
-            let options = Options { checks: Checks::NONE, count: true, ..device.options };
-            device.options = options;
-            let counts = device.run(&case.module, case.kernel, [case.grid, 1, 1], case.block, &arguments);
-            rates.push(counts.total.thread_instructions as f64 / best / 1e6);
-        }
+    for case in cases(&parts) {
+        let rates =
+            [(Checks::ALL, false), (Checks::NONE, true), (Checks::NONE, false)].map(|(checks, count)| {
+                let mut device = Device::new(Options { checks, count, ..Options::default() });
+                let arguments = (case.arguments)(&mut device);
+                let launch = |device: &mut Device| {
+                    device.run(&case.module, case.kernel, [case.grid, 1, 1], case.block, &arguments)
+                };
+                let mut once = || {
+                    let start = thread_seconds();
+                    launch(&mut device);
+                    thread_seconds() - start
+                };
+                // The best of several: the machine may be shared.
+                let best = (0..9).map(|_| once()).fold(f64::INFINITY, f64::min);
+                device.options = Options { checks: Checks::NONE, count: true, ..device.options };
+                launch(&mut device).total.thread_instructions as f64 / best / 1e6
+            });
         println!("{:34} {:12.0} {:12.0} {:12.0}", case.name, rates[0], rates[1], rates[2]);
     }
 }

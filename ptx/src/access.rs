@@ -1,17 +1,18 @@
 //! Loads, stores, atomics and asynchronous copies: addresses to bytes, with bounds, alignment and checks.
 
+use crate::asynchronous::Pending;
 use crate::block::{Common, Machine};
 use crate::check::Check;
 use crate::counts::Raw;
 use crate::fault::{FaultKind, Space, Touch};
-use crate::for_this_processor;
 use crate::instruction::{Instruction, Slot};
-use crate::lanes::{Constants, LANES, Registers, level};
+use crate::lanes::{Constants, LANES, Registers};
 use crate::matrix;
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SHIFT};
 use crate::opcode_memory::ADDRESS;
 use crate::transfer::{Atomic, atomics, collisions, load, store};
 use crate::warp::{Failure, Warp};
+use std::ops::Range;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -41,6 +42,20 @@ pub struct Access {
     pub source_offset: i64,
 }
 
+impl Access {
+    /// Bytes of a lane; for matrices, those of a row.
+    #[inline(always)]
+    pub fn bytes(&self) -> usize {
+        self.size as usize * if self.size == 16 { 1 } else { self.count as usize }
+    }
+    pub fn is_atomic(&self) -> bool {
+        matches!(self.kind, Kind::Atomic(_))
+    }
+    pub fn writes(&self) -> bool {
+        !matches!(self.kind, Kind::Load | Kind::LoadMatrix { .. })
+    }
+}
+
 /// Lanes whose addresses lie in one piece of memory.
 pub struct Target {
     pub base: *mut u8,
@@ -48,8 +63,32 @@ pub struct Target {
     pub space: Space,
     /// What to add to an offset for a message.
     pub origin: u64,
-    /// Each lane directly after the one before, all lanes active.
+    /// The place in `Machine::spans`, for global memory.
+    pub span: usize,
+    /// From the first byte that a lane touches to the end of the last one.
+    pub hull: Range<usize>,
+    /// All lanes active, each at a higher address than the one before: no two of them at the same place.
+    pub ascending: bool,
+    /// Ascending, and each lane directly after the one before.
     pub contiguous: bool,
+}
+
+/// What an access asks of memory, but for its addresses.
+#[derive(Clone, Copy)]
+pub struct Request {
+    pub space: Space,
+    pub bytes: usize,
+    pub write: bool,
+    /// The local memory of the warp.
+    pub local: *mut u8,
+}
+
+/// A piece of memory: its bytes, the address of the first one, and its place in `Machine::spans`.
+struct Piece {
+    base: *mut u8,
+    start: u64,
+    size: usize,
+    span: usize,
 }
 
 /// Addresses of the lanes; a lane outside the mask takes that of the first lane in it.
@@ -83,37 +122,8 @@ pub fn addresses(
     all
 }
 
-/// The least and greatest address, the bits set in any of them, and whether lanes follow one another.
 #[inline(always)]
-fn survey(all: &[u64; LANES], bytes: u64) -> (u64, u64, u64, bool) {
-    let (mut least, mut most, mut bits, mut apart) = (all[0], all[0], 0, 0);
-    for lane in 0..LANES {
-        least = least.min(all[lane]);
-        most = most.max(all[lane]);
-        bits |= all[lane];
-        apart |= all[lane] ^ all[0].wrapping_add(lane as u64 * bytes);
-    }
-    (least, most, bits, apart == 0)
-}
-type Survey = (u64, u64, u64, bool);
-
-/// The forms of the inner loops for this processor.
-#[derive(Clone, Copy)]
-pub struct Loops {
-    survey: unsafe fn(&[u64; LANES], u64) -> Survey,
-}
-
-impl Loops {
-    pub fn new() -> Loops {
-        #[inline(always)]
-        fn body(all: &[u64; LANES], bytes: u64) -> Survey {
-            survey(all, bytes)
-        }
-        Loops { survey: for_this_processor!(body(all: &[u64; LANES], bytes: u64) -> Survey, level()) }
-    }
-}
-
-pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+pub fn lanes(mask: u32) -> impl Iterator<Item = usize> + Clone {
     let mut rest = mask;
     std::iter::from_fn(move || {
         let lane = rest.trailing_zeros() as usize;
@@ -122,232 +132,269 @@ pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-impl Machine<'_> {
-    /// Runs `each` for the lanes of each piece of memory that the addresses lie in.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn resolve(
-        &self,
-        common: &Common,
-        warp_base: *mut u8,
+impl Target {
+    /// No lanes yet; `span` is where to look first.
+    pub fn new(span: usize) -> Target {
+        Target {
+            base: std::ptr::null_mut(),
+            offsets: [0; LANES],
+            space: Space::Generic,
+            origin: 0,
+            span,
+            hull: 0..0,
+            ascending: false,
+            contiguous: false,
+        }
+    }
+
+    #[inline(always)]
+    fn set(
+        &mut self,
+        piece: Piece,
         space: Space,
         all: &[u64; LANES],
         bytes: usize,
-        (write, mask): (bool, u32),
-        each: &mut dyn FnMut(Target, u32) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        // SAFETY: chosen for this processor.
-        let (least, most, bits, contiguous) = unsafe { (self.loops.survey)(all, bytes as u64) };
-        let (mut least, mut most) = (least, most);
-        let mut space = space;
-        let mut shift = 0;
-        let fault = |lane: usize, what: FaultKind| Err(Failure { lane, what });
-        if space == Space::Generic {
-            if least >> WINDOW_SHIFT != most >> WINDOW_SHIFT {
-                return self.split(common, warp_base, all, bytes, (write, mask), each);
+        (least, most, ascending): (u64, u64, bool),
+    ) {
+        for lane in 0..LANES {
+            self.offsets[lane] = (all[lane] - piece.start) as usize;
+        }
+        self.hull = (least - piece.start) as usize..(most - piece.start) as usize + bytes;
+        (self.base, self.origin, self.span, self.space) = (piece.base, piece.start, piece.span, space);
+        self.ascending = ascending;
+        self.contiguous = ascending && self.hull.len() == LANES * bytes;
+        if space == Space::Local {
+            self.contiguous = false;
+            self.hull = 0..LANES * piece.size;
+            for lane in 0..LANES {
+                self.offsets[lane] += lane * piece.size;
             }
-            shift = least >> WINDOW_SHIFT << WINDOW_SHIFT;
-            space = match least >> WINDOW_SHIFT {
+        }
+    }
+}
+
+/// Lanes outside `part` take the address of the first lane in it.
+pub fn restrict(all: &mut [u64; LANES], part: u32) {
+    let first = all[part.trailing_zeros() as usize & 31];
+    lanes(!part).for_each(|lane| all[lane] = first);
+}
+
+/// The least and the greatest address, bits that are set in any of them, and whether they ascend.
+struct Survey {
+    least: u64,
+    most: u64,
+    bits: u64,
+    ascending: bool,
+}
+
+#[inline(always)]
+fn survey(all: &[u64; LANES]) -> Survey {
+    // Mostly the lanes lie at equal distances.
+    let stride = all[1].wrapping_sub(all[0]) as u32 as u64;
+    let mut apart = 0;
+    for lane in 0..LANES {
+        apart |= all[lane] ^ all[0].wrapping_add(stride * lane as u64);
+    }
+    let (least, most) = (all[0], all[LANES - 1]);
+    if apart == 0 && least <= most {
+        return Survey { least, most, bits: least | stride, ascending: least < most };
+    }
+    let (mut least, mut most, mut bits, mut ascending) = (all[0], all[0], all[0], true);
+    for lane in 1..LANES {
+        least = least.min(all[lane]);
+        most = most.max(all[lane]);
+        bits |= all[lane];
+        ascending &= all[lane - 1] < all[lane];
+    }
+    Survey { least, most, bits, ascending }
+}
+
+impl Machine<'_> {
+    /// The piece of memory that an address lies in; `span` is a guess for global memory.
+    #[inline(always)]
+    fn piece(&self, common: &Common, request: Request, (at, span): (u64, usize)) -> Option<Piece> {
+        let Request { space, write, local, .. } = request;
+        let of = |base, size| Some(Piece { base, start: 0, size, span });
+        match space {
+            Space::Shared => of(common.shared.buffer.base(), common.shared.size),
+            Space::Local => of(local, self.code.local_size),
+            Space::Param => of(self.params.base(), if write { 0 } else { self.launch.params.len() }),
+            _ => {
+                let mut span = span;
+                if !self.spans.get(span).is_some_and(|&(start, end, _)| (start..end).contains(&at)) {
+                    span = self.span(at)?;
+                }
+                let (start, _, allocation) = self.spans[span];
+                Some(Piece { base: allocation.buffer.base(), start, size: allocation.size, span })
+            }
+        }
+    }
+
+    /// Finds the piece of memory that the first lane of `mask` lies in, and returns the lanes that lie in it too.
+    /// Checks bounds and alignment. `target.span` is a guess for global memory.
+    #[inline(always)]
+    pub(crate) fn resolve(
+        &self,
+        common: &Common,
+        request: Request,
+        all: &[u64; LANES],
+        mask: u32,
+        target: &mut Target,
+    ) -> Result<u32, Failure> {
+        let Request { space, bytes, .. } = request;
+        let Survey { least, most, bits, ascending } = survey(all);
+        let ascending = ascending && mask == u32::MAX;
+        if space != Space::Generic
+            && bits & (bytes as u64 - 1) == 0
+            && let Some(piece) = self.piece(common, request, (least, target.span))
+            && most.wrapping_sub(piece.start) <= piece.size.wrapping_sub(bytes) as u64
+            && bytes <= piece.size
+        {
+            target.set(piece, space, all, bytes, (least, most, ascending));
+            return Ok(mask);
+        }
+        self.resolve_part(common, request, all, mask, target)
+    }
+
+    /// `resolve` for accesses that are not all in one place, or at fault.
+    #[cold]
+    #[inline(never)]
+    fn resolve_part(
+        &self,
+        common: &Common,
+        request: Request,
+        all: &[u64; LANES],
+        mask: u32,
+        target: &mut Target,
+    ) -> Result<u32, Failure> {
+        let Request { mut space, bytes, write, .. } = request;
+        let (mut all, mut mask) = (*all, mask);
+        let first = mask.trailing_zeros() as usize & 31;
+        if space == Space::Generic {
+            let window = all[first] >> WINDOW_SHIFT;
+            let same = |&lane: &usize| all[lane] >> WINDOW_SHIFT == window;
+            mask = lanes(mask).filter(same).fold(0, |part, lane| part | 1 << lane);
+            space = match window {
                 SHARED_WINDOW => Space::Shared,
                 LOCAL_WINDOW => Space::Local,
                 _ => Space::Global,
             };
-            if space == Space::Global {
-                shift = 0;
+            if space != Space::Global {
+                all.iter_mut().for_each(|at| *at &= (1 << WINDOW_SHIFT) - 1);
             }
-            (least, most) = (least - shift, most - shift);
         }
-        let touch = |lane: usize| Touch { space, address: all[lane] - shift, bytes, write };
-        if bits & (bytes as u64 - 1) != 0 {
-            let lane = lanes(mask).find(|&lane| !all[lane].is_multiple_of(bytes as u64)).unwrap_or(0);
-            return fault(lane, FaultKind::Misaligned(touch(lane)));
+        let touch = |lane: usize| Touch { space, address: all[lane], bytes, write };
+        if let Some(lane) = lanes(mask).find(|&lane| !all[lane].is_multiple_of(bytes as u64)) {
+            return Err(Failure { lane, what: FaultKind::Misaligned(touch(lane)) });
         }
-        let offsets = |origin: u64| all.map(|at| at.wrapping_sub(origin) as usize);
-        let end = most.checked_add(bytes as u64);
-        let ends_at = |limit: usize, detail: &dyn Fn(u64) -> String| {
-            let beyond = |&lane: &usize| (all[lane] - shift).saturating_add(bytes as u64) > limit as u64;
-            let lane = lanes(mask).find(beyond).unwrap_or(0);
-            let past = (all[lane] - shift).saturating_add(bytes as u64).saturating_sub(limit as u64);
-            fault(lane, FaultKind::OutOfBounds(touch(lane), detail(past)))
+        let outside = |lane: usize, detail: String| {
+            Err(Failure { lane, what: FaultKind::OutOfBounds(touch(lane), detail) })
         };
-        let contiguous = contiguous && mask == u32::MAX;
-        match space {
-            Space::Shared => {
-                if end.is_none_or(|end| end > common.shared.size as u64) {
-                    return ends_at(common.shared.size, &|past| {
-                        format!("{past} bytes past the block's {} bytes", common.shared.size)
-                    });
-                }
-                let base = common.shared.buffer.base();
-                each(Target { base, offsets: offsets(shift), space, origin: 0, contiguous }, mask)
-            }
-            Space::Local => {
-                let size = self.code.local_size;
-                if end.is_none_or(|end| end > size as u64) {
-                    return ends_at(size, &|past| format!("{past} bytes past the thread's {size} bytes"));
-                }
-                let mut offsets = offsets(shift);
-                for (lane, offset) in offsets.iter_mut().enumerate() {
-                    *offset += lane * size;
-                }
-                each(Target { base: warp_base, offsets, space, origin: 0, contiguous: false }, mask)
-            }
-            Space::Param => {
-                let size = self.launch.params.len();
-                if write || end.is_none_or(|end| end > size as u64) {
-                    return ends_at(size, &|past| {
-                        format!("{past} bytes past the {size} bytes of parameters")
-                    });
-                }
-                let base = self.params.base();
-                each(Target { base, offsets: offsets(0), space, origin: 0, contiguous: false }, mask)
-            }
-            _ => {
-                let first = mask.trailing_zeros() as usize & 31;
-                let Some((at, allocation)) = self.allocation(all[first]) else {
-                    let what = FaultKind::OutOfBounds(touch(first), self.memory.describe(all[first], bytes));
-                    return fault(first, what);
-                };
-                let limit = at + allocation.size as u64;
-                if least >= at && end.is_some_and(|end| end <= limit) {
-                    let base = allocation.buffer.base();
-                    return each(
-                        Target { base, offsets: offsets(at), space: Space::Global, origin: at, contiguous },
-                        mask,
-                    );
-                }
-                // Some lanes lie elsewhere: those inside go first, the others by themselves.
-                let inside =
-                    |&lane: &usize| all[lane] >= at && all[lane].saturating_add(bytes as u64) <= limit;
-                let here = lanes(mask).filter(inside).fold(0, |lanes, lane| lanes | 1 << lane);
-                if here == 0 {
-                    let what = FaultKind::OutOfBounds(touch(first), self.memory.describe(all[first], bytes));
-                    return fault(first, what);
-                }
-                for part in [here, mask & !here] {
-                    let first = all[part.trailing_zeros() as usize & 31];
-                    let mut some = *all;
-                    for lane in (0..LANES).filter(|lane| part >> lane & 1 == 0) {
-                        some[lane] = first;
-                    }
-                    self.resolve(common, warp_base, Space::Global, &some, bytes, (write, part), each)?;
-                }
-                Ok(())
-            }
+        let Some(piece) = self.piece(common, Request { space, ..request }, (all[first], usize::MAX)) else {
+            return outside(first, self.memory.describe(all[first], bytes));
+        };
+        let end = piece.start + piece.size as u64;
+        let inside = |lane: usize| all[lane] >= piece.start && all[lane].saturating_add(bytes as u64) <= end;
+        let part = lanes(mask).filter(|&lane| inside(lane)).fold(0, |part, lane| part | 1 << lane);
+        if space != Space::Global
+            && let Some(lane) = lanes(mask & !part).next()
+        {
+            let past = all[lane].saturating_add(bytes as u64) - end;
+            let whole = match space {
+                Space::Shared => format!("the block's {end} bytes"),
+                Space::Local => format!("the thread's {end} bytes"),
+                _ => format!("the {end} bytes of parameters"),
+            };
+            return outside(lane, format!("{past} bytes past {whole}"));
         }
-    }
-
-    /// Generic addresses of several windows: one window after the other.
-    fn split(
-        &self,
-        common: &Common,
-        warp_base: *mut u8,
-        all: &[u64; LANES],
-        bytes: usize,
-        (write, mask): (bool, u32),
-        each: &mut dyn FnMut(Target, u32) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let mut rest = mask;
-        while rest != 0 {
-            let first = all[rest.trailing_zeros() as usize];
-            let same = |lane: &usize| all[*lane] >> WINDOW_SHIFT == first >> WINDOW_SHIFT;
-            let part = lanes(rest).filter(same).fold(0, |part, lane| part | 1 << lane);
-            let mut some = *all;
-            for lane in (0..LANES).filter(|lane| part >> lane & 1 == 0) {
-                some[lane] = first;
-            }
-            self.resolve(common, warp_base, Space::Generic, &some, bytes, (write, part), each)?;
-            rest &= !part;
+        if part >> first & 1 == 0 {
+            return outside(first, self.memory.describe(all[first], bytes));
         }
-        Ok(())
+        restrict(&mut all, part);
+        let (least, most) = (all.iter().min().unwrap_or(&0), all.iter().max().unwrap_or(&0));
+        target.set(piece, space, &all, bytes, (*least, *most, false));
+        Ok(part)
     }
 
     /// Runs a memory instruction for the lanes of `mask`.
+    #[inline(always)]
     pub(crate) fn memory_instruction(
         &self,
         common: &mut Common,
         warp: &mut Warp,
         (instruction, access): (&Instruction, &Access),
-        raw: &mut Raw,
+        mut raw: Option<&mut Raw>,
         mask: u32,
     ) -> Result<(), Failure> {
-        let slots = instruction.operands.slots;
+        let slots = &instruction.operands.slots;
         let constants = &self.code.constants;
         let mut all =
             addresses(&warp.registers, constants, slots[ADDRESS], access.double_address, access.offset, mask);
-        let bytes = access.size as usize * if access.size == 16 { 1 } else { access.count as usize };
-        let write = !matches!(access.kind, Kind::Load | Kind::LoadMatrix { .. });
-        let mut wanted = mask;
+        let local = warp.local.as_ref().map_or(std::ptr::null_mut(), |local| local.buffer.base());
+        let (bytes, write) = (access.bytes(), access.writes());
+        let request = Request { space: access.space, bytes, write, local };
+        let mut rest = mask;
         if let Kind::LoadMatrix { .. } | Kind::StoreMatrix { .. } = access.kind {
             if mask != u32::MAX {
                 let what =
                     FaultKind::Mask("ldmatrix or stmatrix not reached by all 32 lanes of the warp".into());
                 return Err(Failure { lane: mask.trailing_zeros() as usize, what });
             }
-            wanted = u32::MAX >> (32 - 8 * access.count as u32);
-            for lane in 8 * access.count as usize..LANES {
-                all[lane] = all[0];
-            }
+            rest = u32::MAX >> (32 - 8 * access.count as u32);
+            restrict(&mut all, rest);
         }
-        let local = warp.local.as_ref().map_or(std::ptr::null_mut(), |local| local.buffer.base());
-        let registers = &mut warp.registers;
-        let thread_base = warp.index * LANES;
-        let local_allocation = warp.local.as_ref();
-        let queue = &mut warp.queue;
-        // The borrow of `common` ends before the parts run, because `resolve` only compares addresses.
-        let mut parts: Vec<(Target, u32)> = Vec::new();
-        let mut single: Option<(Target, u32)> = None;
-        self.resolve(common, local, access.space, &all, bytes, (write, wanted), &mut |target, part| {
-            match &single {
-                None => single = Some((target, part)),
-                Some(_) => parts.push((target, part)),
-            }
-            Ok(())
-        })?;
-        for (target, part) in single.into_iter().chain(parts) {
-            if self.options.count {
+        let at = warp.current.pc as usize;
+        let mut target = Target::new(common.last_spans[at] as usize);
+        while rest != 0 {
+            let part = self.resolve(common, request, &all, rest, &mut target)?;
+            common.last_spans[at] = target.span as u32;
+            if let Some(raw) = raw.as_deref_mut() {
                 raw.access(&target, part, bytes);
+                if let Some(footprint) = &self.footprint {
+                    footprint.touch(&target, part, bytes, write);
+                }
             }
-            let check = Check { machine: self, common, local: local_allocation, thread_base };
-            let atomic = matches!(access.kind, Kind::Atomic(_));
             if self.checking {
-                check.touch(
-                    &target,
-                    part,
-                    (bytes, access.size as usize),
-                    write,
-                    atomic,
-                    access.kind == Kind::AsyncCopy,
-                )?;
+                let check = Check {
+                    machine: self,
+                    common,
+                    local: warp.local.as_ref(),
+                    thread_base: warp.index * LANES,
+                };
+                let async_copy = access.kind == Kind::AsyncCopy;
+                let size = access.size as usize;
+                check.touch(&target, part, (bytes, size), write, access.is_atomic(), async_copy)?;
             }
+            let registers = &mut warp.registers;
             match access.kind {
-                Kind::Load => load(registers, access, &slots, &target, part),
+                Kind::Load => load(registers, access, slots, &target, part),
                 Kind::Store => {
-                    store(registers, constants, access, &slots, &target, part);
-                    if self.options.checks.races && !target.contiguous {
-                        collisions(registers, constants, access, &slots, &target, part)?;
+                    let written = store(registers, constants, access, slots, &target, part);
+                    if self.options.checks.races && !target.ascending {
+                        collisions(&written, &target, part, bytes)?;
                     }
                 }
                 Kind::Atomic(operation) => {
-                    atomics(registers, constants, (access, operation), &slots, &target, part)
+                    atomics(registers, constants, (access, operation), slots, &target, part);
                 }
                 Kind::LoadMatrix { transposed } => {
-                    matrix::load(registers, &slots, &target, access.count, transposed)
+                    matrix::load(registers, slots, &target, access.count, transposed);
                 }
                 Kind::StoreMatrix { transposed } => {
-                    matrix::store(registers, constants, &slots, &target, access.count, transposed)
+                    matrix::store(registers, constants, slots, &target, access.count, transposed);
                 }
                 Kind::AsyncCopy => {
-                    let pending = self.issue(
-                        common,
-                        registers,
-                        (instruction, access),
-                        &target,
-                        part,
-                        thread_base,
-                        raw,
-                    )?;
-                    queue.push(pending);
+                    let (raw, copy) = (raw.as_deref_mut(), (instruction, access));
+                    let pending = self.issue(common, warp, copy, &target, part, raw)?;
+                    warp.queue.push(pending);
+                    let bytes = |copy: &Pending| copy.mask.count_ones() as usize * copy.size;
+                    let most = &mut common.most_in_flight[warp.index];
+                    *most = warp.queue.iter().map(bytes).sum::<usize>().max(*most);
                 }
+            }
+            rest &= !part;
+            if rest != 0 {
+                restrict(&mut all, rest);
             }
         }
         Ok(())

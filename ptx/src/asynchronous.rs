@@ -2,14 +2,15 @@
 //!
 //! Copies by the tensor memory accelerator would be entries of the same queue, which an mbarrier completes.
 
-use crate::access::{Access, Target, addresses, lanes};
+use crate::access::{Access, Request, Target, addresses, lanes, restrict};
 use crate::block::{Common, Machine};
 use crate::check::Check;
 use crate::counts::Raw;
 use crate::fault::{FaultKind, Space, Touch};
 use crate::instruction::Instruction;
-use crate::lanes::{LANES, Registers};
+use crate::lanes::LANES;
 use crate::memory::{load8, store8};
+use crate::transfer::copy;
 use crate::warp::{Failure, Warp};
 
 /// A `cp.async` in flight, for the lanes of `mask`.
@@ -26,20 +27,18 @@ pub struct Pending {
 
 impl Machine<'_> {
     /// The first half of `cp.async`: checks the source and marks the destination as in flight.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn issue(
         &self,
         common: &mut Common,
-        registers: &Registers,
+        warp: &Warp,
         (instruction, access): (&Instruction, &Access),
         target: &Target,
         mask: u32,
-        thread_base: usize,
-        raw: &mut Raw,
+        mut raw: Option<&mut Raw>,
     ) -> Result<Pending, Failure> {
         let constants = &self.code.constants;
         let slots = instruction.operands.slots;
-        let wanted = registers.word(constants, slots[0]);
+        let wanted = warp.registers.word(constants, slots[0]);
         let size = access.size as usize;
         let mut pending = Pending {
             mask,
@@ -52,56 +51,48 @@ impl Machine<'_> {
         let reading =
             lanes(mask).filter(|&lane| pending.read[lane] > 0).fold(0, |part, lane| part | 1 << lane);
         if reading != 0 {
-            let all = addresses(
-                registers,
-                constants,
-                slots[1],
-                access.double_source,
-                access.source_offset,
-                reading,
-            );
-            let mut sources = pending.sources;
-            let mut found = Ok(());
+            let (source, double) = (slots[1], access.double_source);
+            let mut all =
+                addresses(&warp.registers, constants, source, double, access.source_offset, reading);
+            pending.sources = all;
             // A copy that reads fewer bytes than it writes may start right before the end of its buffer.
             let least = lanes(reading).map(|lane| pending.read[lane] as usize).min().unwrap_or(size);
             let bytes = if least.is_power_of_two() { least } else { 1 };
-            self.resolve(
-                common,
-                std::ptr::null_mut(),
-                Space::Global,
-                &all,
-                bytes,
-                (false, reading),
-                &mut |source, part| {
-                    if self.options.count {
-                        raw.access(&source, part, size);
+            let mut rest = reading;
+            let local = std::ptr::null_mut();
+            let request = Request { space: Space::Global, bytes, write: false, local };
+            let mut source = Target::new(target.span);
+            while rest != 0 {
+                let part = self.resolve(common, request, &all, rest, &mut source)?;
+                if let Some(raw) = raw.as_deref_mut() {
+                    raw.access(&source, part, size);
+                    if let Some(footprint) = &self.footprint {
+                        footprint.touch(&source, part, size, false);
                     }
-                    if self.checking {
-                        let check = Check { machine: self, common, local: None, thread_base };
-                        found = check.touch(&source, part, (bytes, bytes), false, false, false);
-                    }
-                    for lane in lanes(part) {
-                        sources[lane] = all[lane];
-                    }
-                    std::mem::replace(&mut found, Ok(()))
-                },
-            )?;
+                }
+                if self.checking {
+                    let thread_base = warp.index * LANES;
+                    let check = Check { machine: self, common, local: None, thread_base };
+                    check.touch(&source, part, (bytes, bytes), false, false, false)?;
+                }
+                rest &= !part;
+                if rest != 0 {
+                    restrict(&mut all, rest);
+                }
+            }
             for lane in lanes(reading).filter(|_| pending.read.iter().any(|&n| n as usize != bytes)) {
-                let last = all[lane] + pending.read[lane] as u64 - 1;
-                if self.allocation(last).is_none() {
-                    let touch = Touch {
-                        space: Space::Global,
-                        address: all[lane],
-                        bytes: pending.read[lane] as usize,
-                        write: false,
-                    };
-                    let detail = self.memory.describe(all[lane], pending.read[lane] as usize);
+                let last = pending.sources[lane] + pending.read[lane] as u64 - 1;
+                if self.span(last).is_none() {
+                    let (address, bytes) = (pending.sources[lane], pending.read[lane] as usize);
+                    let touch = Touch { space: Space::Global, address, bytes, write: false };
+                    let detail = self.memory.describe(address, bytes);
                     return Err(Failure { lane, what: FaultKind::OutOfBounds(touch, detail) });
                 }
             }
-            pending.sources = sources;
         }
-        raw.async_bytes += mask.count_ones() as u64 * size as u64;
+        if let Some(raw) = raw {
+            raw.async_bytes += mask.count_ones() as u64 * size as u64;
+        }
         for lane in lanes(mask) {
             common.set_in_flight(target.offsets[lane], size, true);
         }
@@ -126,17 +117,16 @@ impl Warp {
             let now =
                 lanes(pending.mask & mask).filter(|&lane| arrives(lane)).fold(0, |all, lane| all | 1 << lane);
             for lane in lanes(now) {
-                let at = pending.destinations[lane] as usize;
-                for byte in 0..pending.size {
-                    // SAFETY: both ends were checked at the issue, and memory lives as long as the
-                    // launch.
-                    unsafe {
-                        let value = if byte < pending.read[lane] as usize {
-                            load8((pending.sources[lane] as *mut u8).add(byte))
-                        } else {
-                            0
-                        };
-                        store8(common.shared.buffer.base().add(at + byte), value);
+                let (at, size, read) =
+                    (pending.destinations[lane] as usize, pending.size, pending.read[lane] as usize);
+                // SAFETY: both ends were checked at the issue, and memory lives as long as the launch.
+                unsafe {
+                    let (from, to) = (pending.sources[lane] as *mut u8, common.shared.buffer.base().add(at));
+                    if read == 16 && pending.sources[lane].is_multiple_of(16) {
+                        copy::<16>(from, to);
+                    } else {
+                        (0..read).for_each(|byte| store8(to.add(byte), load8(from.add(byte))));
+                        (read..size).for_each(|byte| store8(to.add(byte), 0));
                     }
                 }
                 common.set_in_flight(at, pending.size, false);
@@ -146,11 +136,12 @@ impl Warp {
                     base: common.shared.buffer.base(),
                     offsets: pending.destinations.map(|at| at as usize),
                     space: Space::Shared,
-                    origin: 0,
-                    contiguous: false,
+                    hull: 0..common.shared.size,
+                    ..Target::new(0)
                 };
                 let check = Check { machine, common, local: None, thread_base: self.index * LANES };
-                lanes(now).for_each(|lane| common.shared.set_written(target.offsets[lane], pending.size));
+                let written = lanes(now).map(|lane| target.offsets[lane]);
+                common.shared.set_written(written, pending.size);
                 check.touch(&target, now, (pending.size, pending.size), true, false, true)?;
             }
             pending.mask &= !now;

@@ -1,16 +1,16 @@
 //! A block: its warps in turn, its barriers and its shared memory.
 
-use crate::access::Loops;
 use crate::counts::Raw;
 use crate::fault::{Fault, FaultKind};
+use crate::footprint::Footprint;
 use crate::instruction::*;
-use crate::lanes::{Constants, LANES, Registers, Row};
-use crate::matrix::Mma;
+use crate::lanes::{LANES, Registers, Row};
 use crate::memory::{Allocation, Buffer, Memory};
 use crate::module::{Kernel, Module};
 use crate::run::{Launch, Options, Order, Shuffler};
-use crate::shadow::{Clocks, Shadow};
-use crate::warp::{Failure, Frame, Pause, State, Warp};
+use crate::shadow::{Clocks, LAST_GENERATION, Shadow};
+use crate::warp::{Failure, Frame, Interpret, Pause, State, Warp};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What all blocks of a launch share.
 pub struct Machine<'a> {
@@ -26,20 +26,19 @@ pub struct Machine<'a> {
     pub spans: Vec<(u64, u64, &'a Allocation)>,
     /// Where the module's variables lie.
     pub variables: u64,
-    pub loops: Loops,
-    pub multiply: unsafe fn(&Mma, &mut Registers, &Constants),
+    /// `Warp::run`, compiled for this processor.
+    pub interpret: Interpret,
     pub taken_first: bool,
+    pub footprint: Option<Footprint>,
     /// Any check that looks at each access.
     pub checking: bool,
 }
 
 impl Machine<'_> {
-    /// The allocation that holds an address, and its start.
-    #[inline(always)]
-    pub fn allocation(&self, at: u64) -> Option<(u64, &Allocation)> {
-        let next = self.spans.partition_point(|&(start, _, _)| start <= at);
-        let &(start, end, allocation) = self.spans.get(next.checked_sub(1)?)?;
-        (at < end).then_some((start, allocation))
+    /// The place in `spans` of the allocation that holds an address.
+    pub fn span(&self, at: u64) -> Option<usize> {
+        let span = self.spans.partition_point(|&(start, _, _)| start <= at).checked_sub(1)?;
+        (at < self.spans[span].1).then_some(span)
     }
 
     pub fn threads(&self) -> usize {
@@ -53,9 +52,13 @@ pub struct Common {
     /// For each word of shared memory, the copies in flight to it.
     pub in_flight: Vec<u8>,
     pub in_flight_bytes: usize,
+    /// For each instruction, the place in `Machine::spans` that it used last.
+    pub last_spans: Vec<u32>,
+    /// Of each warp, the most bytes that its copies had in flight in this block.
+    pub most_in_flight: Vec<usize>,
     pub clocks: Clocks,
     pub block_index: u64,
-    /// The number of blocks that have used this shared memory: older marks in its shadow mean nothing.
+    /// A number of the block for the shadow of shared memory, in which marks of other blocks mean nothing.
     pub generation: u64,
 }
 
@@ -85,9 +88,14 @@ struct Gathering {
 pub struct Place<'m, 'a> {
     machine: &'m Machine<'a>,
     warps: Vec<Warp>,
+    /// For each warp, the rows of `Code::specials`.
+    specials: Vec<Vec<Row<u64>>>,
     common: Common,
     barriers: Vec<Gathering>,
     pub tallies: Vec<Raw>,
+    /// Instructions of this block's warps, in whole turns.
+    turned: u64,
+    most_in_flight: u64,
 }
 
 impl<'m, 'a> Place<'m, 'a> {
@@ -107,6 +115,8 @@ impl<'m, 'a> Place<'m, 'a> {
             shared: allocation(bytes)?,
             in_flight: vec![0; bytes.div_ceil(4)],
             in_flight_bytes: 0,
+            last_spans: vec![0; machine.code.instructions.len()],
+            most_in_flight: vec![0; warps],
             clocks: Clocks::new(warps),
             block_index: 0,
             generation: 0,
@@ -136,24 +146,38 @@ impl<'m, 'a> Place<'m, 'a> {
                 groups: [0; LANES],
             });
         }
-        let tallies = vec![Raw::default(); machine.code.instructions.len()];
+        let counted = if machine.options.count { machine.code.instructions.len() } else { 0 };
+        let tallies = vec![Raw::default(); counted];
         let barriers = vec![Gathering::default(); 16];
-        Some(Place { machine, warps: all, common, barriers, tallies })
+        let specials = (0..warps).map(|warp| Place::specials(machine, bytes, warp)).collect();
+        let place =
+            Place { machine, warps: all, specials, common, barriers, tallies, turned: 0, most_in_flight: 0 };
+        Some(place)
+    }
+
+    /// The most bytes of asynchronous copies under way at once, in any block so far.
+    /// On a GPU warps run side by side: theirs are added.
+    pub fn most_in_flight(&self) -> u64 {
+        self.most_in_flight.max(self.common.most_in_flight.iter().sum::<usize>() as u64)
     }
 
     fn reset(&mut self, block_index: u64) {
+        self.most_in_flight = self.most_in_flight();
         let machine = self.machine;
         let threads = machine.threads();
         let common = &mut self.common;
+        self.turned = 0;
         common.block_index = block_index;
         common.generation += 1;
-        if common.generation.is_multiple_of(1000) {
-            // Marks of a thousand blocks ago would look new.
+        if common.generation > LAST_GENERATION {
+            common.generation = 1;
             common.shared.shadow = Shadow::default();
         }
         clear(&common.shared);
-        common.in_flight.fill(0);
-        common.in_flight_bytes = 0;
+        if std::mem::take(&mut common.in_flight_bytes) > 0 {
+            common.in_flight.fill(0);
+        }
+        common.most_in_flight.fill(0);
         common.clocks.reset(self.warps.len());
         self.barriers.fill(Gathering::default());
         for warp in &mut self.warps {
@@ -169,46 +193,54 @@ impl<'m, 'a> Place<'m, 'a> {
                 clear(local);
             }
         }
-        for warp in 0..self.warps.len() {
-            self.specials(warp, split(block_index, machine.launch.grid));
-        }
-    }
-
-    fn specials(&mut self, warp: usize, block: [u32; 3]) {
-        let machine = self.machine;
-        let launch = machine.launch;
-        let threads = machine.threads();
-        for &(special, class, slot) in &machine.code.specials {
-            let of_lane = |lane: usize| -> u64 {
-                let thread = split(((warp * LANES + lane) % threads.max(1)) as u64, launch.block);
-                let bit = 1u32 << lane;
-                let value = match special {
-                    Special::Tid(axis) => thread[axis],
-                    Special::Ntid(axis) => launch.block[axis],
-                    Special::Ctaid(axis) => block[axis],
-                    Special::Nctaid(axis) => launch.grid[axis],
-                    Special::Lane => lane as u32,
-                    Special::Warp => warp as u32,
-                    Special::Warps => threads.div_ceil(LANES) as u32,
-                    Special::LanemaskEq => bit,
-                    Special::LanemaskLt => bit - 1,
-                    Special::LanemaskLe => bit | (bit - 1),
-                    Special::LanemaskGt => !(bit | (bit - 1)),
-                    Special::LanemaskGe => !(bit - 1),
-                    Special::DynamicShared => dynamic_offset(machine.kernel) as u32,
-                    Special::TotalShared => self.common.shared.size as u32,
-                    Special::Global(offset) => return machine.variables + offset as u64,
+        let block = split(block_index, machine.launch.grid);
+        for (warp, rows) in self.warps.iter_mut().zip(&self.specials) {
+            for (&(special, class, slot), row) in machine.code.specials.iter().zip(rows) {
+                let row = match special {
+                    Special::Ctaid(axis) => Row([block[axis] as u64; LANES]),
+                    _ => *row,
                 };
-                value as u64
-            };
-            let registers = &mut self.warps[warp].registers;
-            for lane in 0..LANES {
                 match class {
-                    Class::Double => registers.doubles[slot.index()].0[lane] = of_lane(lane),
-                    _ => registers.words[slot.index()].0[lane] = of_lane(lane) as u32,
+                    Class::Double => warp.registers.doubles[slot.index()] = row,
+                    _ => {
+                        let words = &mut warp.registers.words[slot.index()].0;
+                        (0..LANES).for_each(|lane| words[lane] = row.0[lane] as u32);
+                    }
                 }
             }
         }
+    }
+
+    /// The special values of a warp, the same in every block but for the block's own coordinates.
+    fn specials(machine: &Machine, shared: usize, warp: usize) -> Vec<Row<u64>> {
+        let launch = machine.launch;
+        let threads = machine.threads();
+        let of_lane = |special: Special, lane: usize| -> u64 {
+            let thread = split(((warp * LANES + lane) % threads.max(1)) as u64, launch.block);
+            let bit = 1u32 << lane;
+            let value = match special {
+                Special::Tid(axis) => thread[axis],
+                Special::Ntid(axis) => launch.block[axis],
+                Special::Ctaid(_) => 0,
+                Special::Nctaid(axis) => launch.grid[axis],
+                Special::Lane => lane as u32,
+                Special::Warp => warp as u32,
+                Special::Warps => threads.div_ceil(LANES) as u32,
+                Special::LanemaskEq => bit,
+                Special::LanemaskLt => bit - 1,
+                Special::LanemaskLe => bit | (bit - 1),
+                Special::LanemaskGt => !(bit | (bit - 1)),
+                Special::LanemaskGe => !(bit - 1),
+                Special::DynamicShared => dynamic_offset(machine.kernel) as u32,
+                Special::TotalShared => shared as u32,
+                Special::Global(offset) => return machine.variables + offset as u64,
+            };
+            value as u64
+        };
+        let row = |&(special, _, _): &(Special, Class, Slot)| {
+            Row(std::array::from_fn(|lane| of_lane(special, lane)))
+        };
+        machine.code.specials.iter().map(row).collect()
     }
 
     /// Runs one block to its end.
@@ -245,13 +277,23 @@ impl<'m, 'a> Place<'m, 'a> {
 
     fn turn(&mut self, index: usize, quantum: usize) -> Result<(), Fault> {
         let warp = &mut self.warps[index];
-        let pause = warp.run(self.machine, &mut self.common, &mut self.tallies, quantum);
+        // SAFETY: the form for this processor.
+        let pause = unsafe {
+            (self.machine.interpret)(warp, self.machine, &mut self.common, &mut self.tallies, quantum)
+        };
         match pause {
             Err(failure) => {
                 let at = self.warps[index].current.pc as usize;
                 Err(self.fault(index, at, failure))
             }
-            Ok(Pause::Quantum) => Ok(()),
+            Ok(Pause::Quantum) => {
+                self.turned += quantum as u64;
+                if self.turned < self.machine.options.limit {
+                    return Ok(());
+                }
+                let (lane, at) = (warp.current.mask.trailing_zeros() as usize & 31, warp.current.pc as usize);
+                Err(self.fault(index, at, Failure { lane, what: FaultKind::endless(self.turned) }))
+            }
             Ok(Pause::Done) => {
                 warp.state = State::Done;
                 // The others may have waited for this warp only.
@@ -354,10 +396,8 @@ impl<'m, 'a> Place<'m, 'a> {
 }
 
 fn clear(allocation: &Allocation) {
-    if let Some(written) = &allocation.written {
-        for word in written.words() {
-            word.store(0, std::sync::atomic::Ordering::Relaxed);
-        }
+    for word in allocation.written.iter().flat_map(|written| written.words()) {
+        word.store(0, Relaxed);
     }
 }
 

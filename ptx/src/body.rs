@@ -101,7 +101,8 @@ impl<'a, 's> Body<'a, 's> {
         specials.sort_by_key(|&(_, class, slot)| (class, slot.index()));
         let code =
             flow::finish(body.drafts, &body.labels, body.constants, specials, body.registers, local_size)?;
-        Ok(Kernel { name: name.into(), params, static_shared, max_threads, code })
+        let block_time = Default::default();
+        Ok(Kernel { name: name.into(), params, static_shared, max_threads, code, block_time })
     }
 
     fn params(&mut self, words: &mut Words<'a>) -> Result<Vec<Param>, ParseError> {

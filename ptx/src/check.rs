@@ -5,8 +5,12 @@ use crate::block::{Common, Machine};
 use crate::fault::{FaultKind, Space, Touch};
 use crate::lanes::LANES;
 use crate::memory::Allocation;
-use crate::shadow::Visit;
+use crate::shadow::{Conflict, Each, Run, Visit};
 use crate::warp::Failure;
+use std::ops::Range;
+
+/// Accesses whose lanes lie within so many bytes are looked at as a whole first.
+const DENSE: usize = 4096;
 
 /// The checks of one access.
 pub(crate) struct Check<'a> {
@@ -18,7 +22,6 @@ pub(crate) struct Check<'a> {
 
 impl Check<'_> {
     /// Checks and records an access of `bytes` in elements of `size`.
-    #[inline(always)]
     pub fn touch(
         &self,
         target: &Target,
@@ -38,72 +41,73 @@ impl Check<'_> {
         let shared = target.space == Space::Shared;
         let allocation = match target.space {
             Space::Shared => &self.common.shared,
-            Space::Global => match self.machine.allocation(target.origin) {
-                Some((_, allocation)) => allocation,
-                None => return Ok(()),
-            },
+            Space::Global => self.machine.spans[target.span].2,
             Space::Local => match self.local {
                 Some(local) => local,
                 None => return Ok(()),
             },
             _ => return Ok(()),
         };
+        let hull = target.hull.clone();
+        // One look at all bytes from the first to the last decides for most accesses.
+        let dense = hull.len() <= DENSE;
         if shared && checks.async_copies && self.common.in_flight_bytes > 0 && !async_copy {
-            for lane in lanes(mask) {
-                let range = target.offsets[lane] / 4..(target.offsets[lane] + bytes).div_ceil(4);
-                if self.common.in_flight[range].iter().any(|&n| n > 0) {
+            let counts = |range: Range<usize>| &self.common.in_flight[range.start / 4..range.end.div_ceil(4)];
+            let any = |range: Range<usize>| counts(range).iter().fold(0, |all, count| all | count) > 0;
+            if !dense || any(hull.clone()) {
+                let waits = |&lane: &usize| any(target.offsets[lane]..target.offsets[lane] + bytes);
+                if let Some(lane) = lanes(mask).find(waits) {
                     return Err(Failure { lane, what: FaultKind::InFlight(message(lane)) });
                 }
             }
         }
-        if checks.uninitialised {
+        if checks.uninitialised && !(dense && allocation.is_written(hull.start, hull.len())) {
             if !write || atomic {
-                let whole = target.contiguous && allocation.is_written(target.offsets[0], bytes * LANES);
-                if !whole {
-                    for lane in lanes(mask) {
-                        if !allocation.is_written(target.offsets[lane], bytes) {
-                            return Err(Failure { lane, what: FaultKind::Uninitialised(message(lane)) });
-                        }
-                    }
+                let unwritten = |&lane: &usize| !allocation.is_written(target.offsets[lane], bytes);
+                if let Some(lane) = lanes(mask).find(unwritten) {
+                    return Err(Failure { lane, what: FaultKind::Uninitialised(message(lane)) });
                 }
             } else if !async_copy {
-                if target.contiguous {
-                    allocation.set_written(target.offsets[0], bytes * LANES);
-                } else {
-                    for lane in lanes(mask) {
-                        allocation.set_written(target.offsets[lane], bytes);
-                    }
-                }
+                allocation.set_written(lanes(mask).map(|lane| target.offsets[lane]), bytes);
             }
         }
         if checks.races && target.space != Space::Local {
-            let (place, warp) = match shared {
-                true => ((self.common.generation, 0), self.thread_base / LANES),
-                false => {
-                    ((self.machine.memory.generation, self.common.block_index), self.thread_base / LANES)
-                }
+            let warp = self.thread_base / LANES;
+            let place = match shared {
+                true => (self.common.generation, 0),
+                false => (self.machine.memory.generation, self.common.block_index),
             };
-            let mut visit = Visit::new(&self.common.clocks, place, warp, atomic);
-            // Narrow elements of a vector have cells of bytes, which whole words would not see.
-            let step = if size < 4 { size } else { bytes };
-            // Writes of one instruction are checked first and recorded then: they do not race with each
-            // other, and `collisions` compares their values.
-            let passes: &[(bool, bool)] =
-                if write { &[(true, false), (false, true)] } else { &[(true, true)] };
-            for &pass in passes {
-                for lane in lanes(mask) {
-                    for at in (0..bytes).step_by(step) {
-                        let range = (target.offsets[lane] + at, step);
-                        let shadow = &allocation.shadow;
-                        let found = shadow.touch(allocation.size, range, &mut visit, (lane, write), pass);
-                        if let Some(conflict) = found {
-                            let launch = &self.machine.launch;
-                            let mut party = conflict.party(launch.grid, launch.block);
-                            party.same_block |= shared;
-                            return Err(Failure { lane, what: FaultKind::Race(message(lane), party) });
-                        }
-                    }
-                }
+            let mut visit = Visit::new(&self.common.clocks, place, (warp, write, atomic));
+            let (size, each) = (allocation.size, Each { bytes, narrow: size < 4 });
+            let run = |lane: usize| Run { at: target.offsets[lane], lane, lanes: 1 };
+            let race = |(lane, conflict): (usize, Conflict)| {
+                let launch = &self.machine.launch;
+                let mut party = conflict.party(launch.grid, launch.block);
+                party.same_block |= shared;
+                Err(Failure { lane, what: FaultKind::Race(message(lane), party) })
+            };
+            let shadow = &allocation.shadow;
+            // All lanes are checked before any is recorded: those of one instruction do not race with each
+            // other, and `collisions` compares what they write.
+            let places = hull.len() / bytes;
+            let whole = (places <= LANES).then_some(Run { at: hull.start, lane: 0, lanes: places });
+            let runs = lanes(mask).map(run);
+            if let Some(found) = shadow.check(size, (whole, runs.clone()), each, &mut visit) {
+                return race(found);
+            }
+            if target.contiguous && !each.narrow {
+                shadow.record(whole.into_iter(), each, &visit);
+            } else if whole.is_some() && !write {
+                // Two lanes that read a place are as good as all.
+                let mut readers = [0u8; LANES];
+                let first_two = runs.filter(|run| {
+                    let readers = &mut readers[(run.at - hull.start) / bytes];
+                    *readers += 1;
+                    *readers <= 2
+                });
+                shadow.record(first_two, each, &visit);
+            } else {
+                shadow.record(runs, each, &visit);
             }
         }
         Ok(())

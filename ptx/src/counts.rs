@@ -1,8 +1,9 @@
 //! What a launch cost: per instruction, summed to source lines, categories and the whole.
 
 use crate::access::{Target, lanes};
+use crate::banks::{WAVEFRONT, Wavefronts};
 use crate::fault::Space;
-use crate::instruction::{Category, Source};
+use crate::instruction::{Category, Description, Source};
 use crate::lanes::LANES;
 use crate::module::{Kernel, Module};
 use crate::run::Launch;
@@ -18,15 +19,15 @@ pub struct Raw {
     pub sectors_least: u64,
     pub wavefronts: u64,
     pub wavefronts_least: u64,
+    pub wavefronts_merged: u64,
     pub global_bytes: u64,
     pub shared_bytes: u64,
     pub local_bytes: u64,
     pub async_bytes: u64,
 }
 
-/// A sector of global memory, and the width of shared memory's banks together.
+/// A sector of global memory.
 const SECTOR: usize = 32;
-const WAVEFRONT: usize = 128;
 
 impl Raw {
     #[inline(always)]
@@ -42,10 +43,28 @@ impl Raw {
         self.sectors_least += other.sectors_least;
         self.wavefronts += other.wavefronts;
         self.wavefronts_least += other.wavefronts_least;
+        self.wavefronts_merged += other.wavefronts_merged;
         self.global_bytes += other.global_bytes;
         self.shared_bytes += other.shared_bytes;
         self.local_bytes += other.local_bytes;
         self.async_bytes += other.async_bytes;
+    }
+
+    pub fn times(&self, factor: f64) -> Raw {
+        let scaled = |count: u64| (count as f64 * factor).round() as u64;
+        Raw {
+            warps: scaled(self.warps),
+            lanes: scaled(self.lanes),
+            sectors: scaled(self.sectors),
+            sectors_least: scaled(self.sectors_least),
+            wavefronts: scaled(self.wavefronts),
+            wavefronts_least: scaled(self.wavefronts_least),
+            wavefronts_merged: scaled(self.wavefronts_merged),
+            global_bytes: scaled(self.global_bytes),
+            shared_bytes: scaled(self.shared_bytes),
+            local_bytes: scaled(self.local_bytes),
+            async_bytes: scaled(self.async_bytes),
+        }
     }
 
     /// One access of `bytes` a lane.
@@ -66,14 +85,16 @@ impl Raw {
             }
             Space::Shared => {
                 self.shared_bytes += total;
-                if target.contiguous && bytes >= 4 {
-                    self.wavefronts += (LANES * bytes / WAVEFRONT) as u64;
-                    self.wavefronts_least += (LANES * bytes / WAVEFRONT) as u64;
+                let found = if target.contiguous && bytes >= 4 {
+                    let all = LANES * bytes / WAVEFRONT;
+                    Wavefronts { model: all, least: all, merged: all }
                 } else {
-                    self.wavefronts += wavefronts(&target.offsets, mask, bytes) as u64;
                     let distinct = distinct(&target.offsets, mask, bytes) * bytes;
-                    self.wavefronts_least += distinct.div_ceil(WAVEFRONT).max(1) as u64;
-                }
+                    Wavefronts::of(&target.offsets, mask, bytes, distinct)
+                };
+                self.wavefronts += found.model as u64;
+                self.wavefronts_least += found.least as u64;
+                self.wavefronts_merged += found.merged as u64;
             }
             Space::Local => self.local_bytes += total,
             _ => {}
@@ -97,32 +118,6 @@ fn distinct(offsets: &[usize; LANES], mask: u32, unit: usize) -> usize {
         sorted.sort_unstable();
     }
     sorted.windows(2).filter(|pair| pair[0] != pair[1]).count() + (n > 0) as usize
-}
-
-/// The wavefronts of a shared access, by a model: words of 4 bytes for the whole warp, 8 bytes for half of
-/// it, 16 bytes for a quarter at a time; each bank delivers one word a wavefront, to any number of lanes.
-fn wavefronts(offsets: &[usize; LANES], mask: u32, bytes: usize) -> usize {
-    let width = bytes.max(4);
-    // Lanes and groups of banks of one phase; no lane's words straddle a group.
-    let (at_once, shift) = (WAVEFRONT / width, width.trailing_zeros());
-    let (mut total, mut seen) = (0, [[0; LANES]; LANES]);
-    for phase in 0..LANES / at_once {
-        let mut counts = [0u8; LANES];
-
-        let mut most = 0;
-        for lane in lanes(mask >> (phase * at_once) & (u32::MAX >> (LANES - at_once))) {
-            let unit = offsets[phase * at_once + lane] >> shift;
-            let group = unit % at_once;
-            let count = counts[group] as usize;
-            if !seen[group][..count].contains(&unit) {
-                seen[group][count] = unit;
-                counts[group] += 1;
-                most = most.max(counts[group] as usize);
-            }
-        }
-        total += most;
-    }
-    total
 }
 
 /// The category of an opcode and the floating-point operations of a lane.
@@ -165,6 +160,25 @@ pub fn classify(opcode: &str) -> (Category, u32) {
     }
 }
 
+/// Whether an instruction goes to the load/store units: parameters and constants come from elsewhere.
+fn reaches_memory(opcode: &str) -> bool {
+    let mut parts = opcode.split('.');
+    let known =
+        matches!(parts.next(), Some("ld" | "ldu" | "ldmatrix" | "st" | "stmatrix" | "atom" | "red" | "cp"));
+    known
+        && !parts
+            .any(|part| matches!(part, "param" | "const") || part.ends_with("_group") || part == "wait_all")
+}
+
+/// The place in `Gpu::tensor` of the type that a tensor instruction multiplies, when it adds up in f32.
+pub(crate) fn tensor_kind(opcode: &str) -> Option<usize> {
+    let types: Vec<&str> = opcode.rsplit('.').take(4).collect();
+    match types[..] {
+        ["f32", b, a, "f32"] if a == b => ["tf32", "bf16", "f16"].iter().position(|kind| *kind == a),
+        _ => None,
+    }
+}
+
 /// Sums over instructions.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize)]
 pub struct Tally {
@@ -184,16 +198,22 @@ pub struct Tally {
     /// 32-byte sectors of global memory asked for, and the fewest that could hold the same bytes.
     pub sectors: u64,
     pub sectors_least: u64,
-    /// Wavefronts of shared memory by a model of its banks, and the fewest for the same bytes.
+    /// Wavefronts of shared memory by a model of its banks, in which 8 bytes of a lane take two phases of
+    /// half a warp, and 16 bytes four; the fewest in this model for as many bytes; and how many there are at
+    /// least if the hardware needs no phases.
     pub wavefronts: u64,
     pub wavefronts_least: u64,
+    pub wavefronts_merged: u64,
     /// Barriers reached, each by one warp.
     pub barriers: u64,
+    /// Instructions of warps that the load/store units get.
+    pub memory_instructions: u64,
 }
 
 impl Tally {
-    fn add_raw(&mut self, raw: &Raw, category: Category, flops: u32) {
-        let flops = raw.lanes * flops as u64;
+    fn add_raw(&mut self, raw: &Raw, description: &Description) {
+        let category = description.category;
+        let flops = raw.lanes * description.flops as u64;
         self.warp_instructions += raw.warps;
         self.thread_instructions += raw.lanes;
         match category {
@@ -204,6 +224,9 @@ impl Tally {
             Category::Tensor => self.flops_tensor += flops,
             Category::Barrier => self.barriers += raw.warps,
             _ => {}
+        }
+        if reaches_memory(&description.opcode) {
+            self.memory_instructions += raw.warps;
         }
         if category == Category::Store {
             self.global_stored += raw.global_bytes;
@@ -217,6 +240,32 @@ impl Tally {
         self.sectors_least += raw.sectors_least;
         self.wavefronts += raw.wavefronts;
         self.wavefronts_least += raw.wavefronts_least;
+        self.wavefronts_merged += raw.wavefronts_merged;
+    }
+
+    /// Each count through `f`, with that of another tally at the same place.
+    fn combine(&mut self, other: &Tally, f: impl Fn(u64, u64) -> u64) {
+        macro_rules! each {
+            ($($field:ident)*) => { $(self.$field = f(self.$field, other.$field);)* };
+        }
+        each!(warp_instructions thread_instructions flops_fma flops_float flops_special flops_half
+            flops_tensor global_loaded global_stored shared_bytes local_bytes async_bytes sectors
+            sectors_least wavefronts wavefronts_least wavefronts_merged barriers memory_instructions);
+    }
+
+    pub fn add(&mut self, other: &Tally) {
+        self.combine(other, |a, b| a + b);
+    }
+
+    pub fn times(mut self, factor: u64) -> Tally {
+        let own = self;
+        self.combine(&own, |a, _| a * factor);
+        self
+    }
+
+    /// Floating-point operations of all units.
+    pub fn flops(&self) -> u64 {
+        self.flops_fma + self.flops_float + self.flops_special + self.flops_half + self.flops_tensor
     }
 }
 
@@ -227,6 +276,9 @@ pub struct InstructionCount {
     pub line: u32,
     pub opcode: String,
     pub source: Source,
+    pub category: Category,
+    /// Floating-point operations of one lane.
+    pub flops: u32,
     pub warps: u64,
     pub lanes: u64,
 }
@@ -237,15 +289,26 @@ pub struct LineCount {
     pub file: String,
     pub line: u32,
     pub tally: Tally,
+    /// Instructions of warps in functions that are inlined at this line; they count at their own lines.
+    pub inlined: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
     pub kernel: String,
+    /// Blocks of the launch, and how many of them ran. Counts are those of all: where fewer ran, the first
+    /// and the last stand for themselves, and the others for all that lie between.
     pub blocks: u64,
+    pub counted: u64,
     pub threads_per_block: u32,
     pub static_shared: usize,
     pub dynamic_shared: usize,
+    /// The most bytes that asynchronous copies have in flight in one block, when each warp has its most.
+    pub async_in_flight: u64,
+    /// Bytes of global memory in the sectors that the whole launch reads and writes, each counted once; of a
+    /// sample, an estimate. 0 without `Options::footprint`.
+    pub distinct_read: u64,
+    pub distinct_written: u64,
     pub total: Tally,
     pub categories: BTreeMap<Category, Tally>,
     pub lines: Vec<LineCount>,
@@ -256,22 +319,27 @@ impl Counts {
     pub(crate) fn of(module: &Module, kernel: &Kernel, launch: &Launch, raw: &[Raw]) -> Counts {
         let mut counts = Counts {
             kernel: kernel.name.clone(),
-            blocks: launch.grid.iter().map(|&n| n as u64).product(),
+            blocks: launch.blocks(),
             threads_per_block: launch.block.iter().product(),
             static_shared: kernel.static_shared,
             dynamic_shared: launch.dynamic_shared,
             ..Counts::default()
         };
-        let mut lines = BTreeMap::<(u32, u32), Tally>::new();
+        let mut lines = BTreeMap::<(u32, u32), (Tally, u64)>::new();
         for (raw, description) in raw.iter().zip(&kernel.code.descriptions) {
             let (category, flops, source) = (description.category, description.flops, description.source);
-            counts.total.add_raw(raw, category, flops);
-            counts.categories.entry(category).or_default().add_raw(raw, category, flops);
-            lines.entry((source.file, source.line)).or_default().add_raw(raw, category, flops);
+            counts.total.add_raw(raw, description);
+            counts.categories.entry(category).or_default().add_raw(raw, description);
+            lines.entry((source.file, source.line)).or_default().0.add_raw(raw, description);
+            if source.inlined_at != (0, 0) {
+                lines.entry(source.inlined_at).or_default().1 += raw.warps;
+            }
             counts.instructions.push(InstructionCount {
                 line: description.line,
                 opcode: description.opcode.clone(),
                 source,
+                category,
+                flops,
                 warps: raw.warps,
                 lanes: raw.lanes,
             });
@@ -279,7 +347,7 @@ impl Counts {
         let name = |file: u32| module.files.get(file as usize).cloned().unwrap_or_default();
         counts.lines = lines
             .into_iter()
-            .map(|((file, line), tally)| LineCount { file: name(file), line, tally })
+            .map(|((file, line), (tally, inlined))| LineCount { file: name(file), line, tally, inlined })
             .collect();
         counts
     }

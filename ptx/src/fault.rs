@@ -56,6 +56,16 @@ impl fmt::Display for Touch {
     }
 }
 
+impl FaultKind {
+    /// A block whose warps have run this many instructions.
+    pub(crate) fn endless(instructions: u64) -> FaultKind {
+        FaultKind::Deadlock(format!(
+            "no end after {instructions} instructions of the block's warps: a loop that waits for another lane of \
+             its warp, or for another block, never ends here"
+        ))
+    }
+}
+
 /// The other party of a race.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Party {
@@ -74,6 +84,8 @@ pub enum FaultKind {
     /// Lanes of one instruction write different values to one place.
     Collision(Touch),
     Uninitialised(Touch),
+    /// A register that a path through the kernel leaves unwritten.
+    UnwrittenRegister,
     /// `cp.async` has not been waited for.
     InFlight(Touch),
     Barrier(String),
@@ -108,6 +120,7 @@ impl fmt::Display for FaultKind {
                 write!(f, "{touch}, where another lane writes another value in the same instruction")
             }
             FaultKind::Uninitialised(touch) => write!(f, "{touch}, which nothing has written"),
+            FaultKind::UnwrittenRegister => f.write_str("reads a register that may not have been written"),
             FaultKind::InFlight(touch) => {
                 write!(f, "{touch}, which a cp.async is still filling: a wait for it is missing")
             }

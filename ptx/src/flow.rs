@@ -13,10 +13,10 @@ use std::collections::HashMap;
 /// No place to meet but the end of the kernel.
 pub const NOWHERE: u32 = u32::MAX;
 
-struct Block {
-    start: usize,
-    end: usize,
-    successors: Vec<usize>,
+pub struct Block {
+    pub start: usize,
+    pub end: usize,
+    pub successors: Vec<usize>,
 }
 
 /// Basic blocks; the last one is the (empty) end of the kernel.
@@ -177,7 +177,7 @@ fn lives(drafts: &[Draft], blocks: &[Block], class: Class, registers: usize) -> 
     spans
 }
 
-fn uses(draft: &Draft, class: Class, f: &mut dyn FnMut(usize, Use)) {
+pub fn uses(draft: &Draft, class: Class, f: &mut dyn FnMut(usize, Use)) {
     for operand in &draft.operands {
         if operand.class == class && !operand.slot.is_constant() {
             f(operand.slot.index(), operand.usage);
@@ -259,6 +259,7 @@ pub fn finish(
     }
     let blocks = blocks(&drafts);
     let meets = post_dominators(&blocks);
+    let unwritten = crate::unwritten::first(&drafts, &blocks, registers, &specials);
     let end = drafts.len();
     for (block, meet) in blocks.iter().zip(meets) {
         let Some(last) = block.end.checked_sub(1).filter(|_| block.end > block.start) else { continue };
@@ -283,7 +284,7 @@ pub fn finish(
     let place = |class: Class, slot: Slot| {
         if slot.is_constant() { slot } else { Slot::register(row_of[class as usize][slot.index()] as usize) }
     };
-    let mut code = Code { constants, rows: used, local_size, ..Code::default() };
+    let mut code = Code { constants, rows: used, local_size, unwritten, ..Code::default() };
     code.specials =
         specials.iter().map(|&(special, class, slot)| (special, class, place(class, slot))).collect();
     for draft in drafts {

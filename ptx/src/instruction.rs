@@ -213,6 +213,8 @@ pub struct Code {
     /// Registers that hold a special value from the start.
     pub specials: Vec<(Special, Class, Slot)>,
     pub local_size: usize,
+    /// The first instruction that reads a register which some path leaves unwritten.
+    pub unwritten: Option<usize>,
 }
 
 /// Values that a warp or a launch sets before the first instruction.

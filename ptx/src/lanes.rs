@@ -51,24 +51,33 @@ impl Registers {
     }
     #[inline(always)]
     pub fn set_word(&mut self, slot: Slot, value: &[u32; LANES], mask: u32) {
-        merge(&mut self.words[slot.index()].0, value, mask);
+        merge_words(&mut self.words[slot.index()].0, value, mask);
     }
     #[inline(always)]
     pub fn set_double(&mut self, slot: Slot, value: &[u64; LANES], mask: u32) {
-        merge(&mut self.doubles[slot.index()].0, value, mask);
+        merge_doubles(&mut self.doubles[slot.index()].0, value, mask);
     }
 }
 
-#[inline(always)]
-fn merge<T: Copy>(row: &mut [T; LANES], value: &[T; LANES], mask: u32) {
-    if mask == u32::MAX {
-        *row = *value;
-    } else {
-        for lane in 0..LANES {
-            row[lane] = if mask >> lane & 1 != 0 { value[lane] } else { row[lane] };
+/// Writes a value in the lanes of a mask. Bits are selected without a branch, which would keep the loop from
+/// becoming vectors.
+macro_rules! merge {
+    ($name:ident, $type:ty) => {
+        #[inline(always)]
+        fn $name(row: &mut [$type; LANES], value: &[$type; LANES], mask: u32) {
+            if mask == u32::MAX {
+                *row = *value;
+                return;
+            }
+            for lane in 0..LANES {
+                let keep = ((mask >> lane & 1) as $type).wrapping_sub(1);
+                row[lane] = (row[lane] & keep) | (value[lane] & !keep);
+            }
         }
-    }
+    };
 }
+merge!(merge_words, u32);
+merge!(merge_doubles, u64);
 
 /// A value of one lane.
 pub trait Lane: Copy {

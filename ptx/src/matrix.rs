@@ -83,78 +83,87 @@ impl Mma {
     ) {
         let (a_registers, b_registers) = (M * K / LANES / WIDTH, N * K / LANES / WIDTH);
         let accumulators = if self.half_accumulators { 2 } else { 4 };
-        let (mut a, mut b, mut c) = ([[0f32; M]; K], [[0f32; N]; K], [[0f32; N]; M]);
-        for register in 0..a_registers {
-            let row = registers.word(constants, self.slots[accumulators + register]);
-            // Registers go down the rows first (g, g + 8), then along k.
+        let word = |at: usize| registers.word(constants, self.slots[at]);
+        let unpacked = |at: usize| {
+            let (row, mut halves) = (word(at), [[0f32; LANES]; 2]);
             for lane in 0..LANES {
                 let numbers = numbers(row[lane]);
                 for half in 0..WIDTH {
-                    let k = (lane % 4) * WIDTH + half + 4 * WIDTH * (register / 2);
-                    a[k][lane / 4 + 8 * (register % 2)] = numbers[half];
+                    halves[half][lane] = numbers[half];
                 }
             }
-        }
-        for register in 0..b_registers {
-            let row = registers.word(constants, self.slots[accumulators + a_registers + register]);
-            for lane in 0..LANES {
-                let numbers = numbers(row[lane]);
-                for half in 0..WIDTH {
-                    b[(lane % 4) * WIDTH + half + 4 * WIDTH * register][lane / 4] = numbers[half];
-                }
-            }
-        }
+            halves
+        };
         let first = accumulators + a_registers + b_registers;
+        let mut sums = [[0f32; LANES]; 4];
         if self.half_accumulators {
             for register in 0..2 {
-                let row = registers.word(constants, self.slots[first + register]);
+                let row = word(first + register);
                 for lane in 0..LANES {
-                    let sums = &mut c[lane / 4 + 8 * register];
-                    sums[lane % 4 * 2] = from_half(row[lane] as u16);
-                    sums[lane % 4 * 2 + 1] = from_half((row[lane] >> 16) as u16);
+                    sums[2 * register][lane] = from_half(row[lane] as u16);
+                    sums[2 * register + 1][lane] = from_half((row[lane] >> 16) as u16);
                 }
             }
-            multiply(&a, &b, &mut c);
+        } else {
+            for register in 0..4 {
+                let row = word(first + register);
+                for lane in 0..LANES {
+                    sums[register][lane] = f32::from_bits(row[lane]);
+                }
+            }
+        }
+        // One register of b holds 4·WIDTH numbers of each column; two of a hold as many of each row.
+        for part in 0..b_registers {
+            let a = [0, 1].map(|lower| unpacked(accumulators + 2 * part + lower));
+            let b = unpacked(accumulators + a_registers + part);
+            multiply::<WIDTH, 0>(&a, &b, &mut sums);
+            multiply::<WIDTH, 1>(&a, &b, &mut sums);
+            multiply::<WIDTH, 2>(&a, &b, &mut sums);
+            multiply::<WIDTH, 3>(&a, &b, &mut sums);
+        }
+        if self.half_accumulators {
             for register in 0..2 {
                 let mut row = [0; LANES];
                 for lane in 0..LANES {
-                    let half = |j: usize| to_half(c[lane / 4 + 8 * register][j] as f64, 0) as u32;
-                    row[lane] = half(lane % 4 * 2) | half(lane % 4 * 2 + 1) << 16;
+                    let half = |column: usize| to_half(sums[2 * register + column][lane] as f64, 0) as u32;
+                    row[lane] = half(0) | half(1) << 16;
                 }
                 registers.set_word(self.slots[register], &row, u32::MAX);
             }
             return;
         }
         for register in 0..4 {
-            let row = registers.word(constants, self.slots[first + register]);
-            for lane in 0..LANES {
-                c[lane / 4 + 8 * (register / 2)][lane % 4 * 2 + register % 2] = f32::from_bits(row[lane]);
-            }
-        }
-        multiply(&a, &b, &mut c);
-        for register in 0..4 {
-            let mut row = [0; LANES];
-            for lane in 0..LANES {
-                row[lane] = c[lane / 4 + 8 * (register / 2)][lane % 4 * 2 + register % 2].to_bits();
-            }
-            registers.set_word(self.slots[register], &row, u32::MAX);
+            registers.set_word(self.slots[register], &sums[register].map(f32::to_bits), u32::MAX);
         }
     }
 }
 
-/// c += aᵀ·b, with a by columns. Products are exact in single precision; the sums, whose order and rounding the
-/// ISA leaves open, are fused.
+/// Adds WIDTH columns of a times as many rows of b: those in the lanes with place PLACE in their group. `a` holds
+/// the upper and the lower rows, `sums` the upper rows in even and odd columns, then the lower ones. The places
+/// are constants, so that the compiler makes shuffles of them.
+///
+/// Products are exact in single precision; the sums, whose order and rounding the ISA leaves open, are fused.
 #[inline(always)]
-fn multiply<const K: usize>(a: &[[f32; M]; K], b: &[[f32; N]; K], c: &mut [[f32; N]; M]) {
-    let mut sums = *c;
-    for k in 0..K {
-        for i in 0..M {
-            for j in 0..N {
-                sums[i][j] = a[k][i].mul_add(b[k][j], sums[i][j]);
+fn multiply<const WIDTH: usize, const PLACE: usize>(
+    a: &[[[f32; LANES]; 2]; 2],
+    b: &[[f32; LANES]; 2],
+    sums: &mut [[f32; LANES]; 4],
+) {
+    for half in 0..WIDTH {
+        for parity in 0..2 {
+            // Column n of b lies in the lanes of group n, row i of a in those of group i % 8.
+            let mut column = [0f32; LANES];
+            for lane in 0..LANES {
+                column[lane] = b[half][4 * (lane % 4 * 2 + parity) + PLACE];
+            }
+            for upper in 0..2 {
+                let sums = &mut sums[2 * upper + parity];
+                for lane in 0..LANES {
+                    sums[lane] = a[upper][half][lane / 4 * 4 + PLACE].mul_add(column[lane], sums[lane]);
+                }
             }
         }
     }
-    *c = sums;
 }
 
 /// The element of an 8×8 matrix that half `half` of a lane's register holds: row and column.

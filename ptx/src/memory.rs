@@ -85,30 +85,38 @@ impl Allocation {
         self.buffer.base() as u64
     }
 
-    fn mark_written(&self, offset: usize, bytes: usize) {
-        let Some(written) = &self.written else { return };
-        for_words(offset, bytes, |word, bits| {
-            let cell = &written.words()[word];
-            if cell.load(Relaxed) & bits != bits {
-                cell.fetch_or(bits, Relaxed);
-            }
-            true
-        });
-    }
-
     /// Whether all these bytes have been written.
     #[inline(always)]
     pub fn is_written(&self, offset: usize, bytes: usize) -> bool {
         let Some(written) = &self.written else { return true };
-        if offset % 64 + bytes <= 64 {
-            let bits = u64::MAX >> (64 - bytes) << (offset % 64);
-            return written.words()[offset / 64].load(Relaxed) & bits == bits;
-        }
         for_words(offset, bytes, |word, bits| written.words()[word].load(Relaxed) & bits == bits)
     }
+
+    /// Marks `bytes` bytes from each offset as written.
     #[inline(always)]
-    pub fn set_written(&self, offset: usize, bytes: usize) {
-        self.mark_written(offset, bytes);
+    pub fn set_written(&self, offsets: impl Iterator<Item = usize>, bytes: usize) {
+        let Some(written) = &self.written else { return };
+        // The bits of one word are gathered: setting them is slow.
+        let (mut last, mut gathered) = (0, 0);
+        let set = |word: usize, bits: u64| {
+            let cell = &written.words()[word];
+            if bits == u64::MAX {
+                cell.store(bits, Relaxed);
+            } else if cell.load(Relaxed) & bits != bits {
+                cell.fetch_or(bits, Relaxed);
+            }
+        };
+        for offset in offsets {
+            for_words(offset, bytes, |word, bits| {
+                if word != last {
+                    set(last, gathered);
+                    (last, gathered) = (word, 0);
+                }
+                gathered |= bits;
+                true
+            });
+        }
+        set(last, gathered);
     }
 }
 
@@ -230,7 +238,7 @@ impl Memory {
             let to = allocation.buffer.base().add(offset);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
-        allocation.mark_written(offset, bytes.len());
+        allocation.set_written([offset].into_iter(), bytes.len());
         Ok(())
     }
 
@@ -254,7 +262,7 @@ impl Memory {
         let (allocation, offset) = self.range(at, n, true)?;
         // SAFETY: as in `write`.
         unsafe { std::ptr::write_bytes(allocation.buffer.base().add(offset), byte, n) };
-        allocation.mark_written(offset, n);
+        allocation.set_written([offset].into_iter(), n);
         Ok(())
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::ParseError;
 use crate::body::Body;
-use crate::instruction::Code;
+use crate::instruction::{BarrierKind, Code, Instruction, Run};
 use crate::text::{Operand, Words, integer};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A parameter of a kernel, at its offset in `Launch::params`.
@@ -25,6 +26,8 @@ pub struct Kernel {
     /// The most threads of a block, from `.maxntid` or `.reqntid`.
     pub max_threads: Option<u32>,
     pub(crate) code: Code,
+    /// Nanoseconds of a block in the last launch; 0 before the first.
+    pub(crate) block_time: Arc<AtomicU64>,
 }
 
 impl Kernel {
@@ -35,6 +38,10 @@ impl Kernel {
     /// Rows of words, double words and predicates that a warp needs: registers in use at once, not a GPU's.
     pub fn rows(&self) -> [usize; 3] {
         self.code.rows
+    }
+    /// The line of the PTX text that reads a register which some path leaves unwritten, if there is one.
+    pub fn unwritten_register(&self) -> Option<u32> {
+        self.code.unwritten.map(|at| self.code.descriptions[at].line)
     }
     pub(crate) fn param_bytes(&self) -> usize {
         self.params.last().map_or(0, |param| param.offset + param.size)
@@ -154,6 +161,25 @@ impl Module {
         }
         self.files[number] = name;
         Ok(())
+    }
+
+    /// A mutant: the module without the nth (from 1) instruction of a kernel that makes threads or copies wait:
+    /// `bar.sync` and `barrier.sync`, `bar.warp.sync`, `cp.async.wait_group` and `wait_all`. Its numbers, lines
+    /// and counts stay. Errors: no such kernel or instruction.
+    pub fn without_wait(mut self, kernel: &str, nth: usize) -> Result<Module, String> {
+        let Some(&at) = self.by_name.get(kernel) else { return Err(format!("no kernel {kernel}")) };
+        let waits = |instruction: &&mut Instruction| {
+            matches!(instruction.run, Run::Barrier(BarrierKind::Sync) | Run::WarpBarrier | Run::AsyncWait(_))
+        };
+        let mut found = self.kernels[at].code.instructions.iter_mut().filter(waits);
+        match nth.checked_sub(1).and_then(|skipped| found.nth(skipped)) {
+            Some(instruction) => instruction.run = Run::Nothing,
+            None => {
+                let count = self.kernels[at].code.instructions.iter_mut().filter(waits).count();
+                return Err(format!("{kernel} has {count} instructions that wait, there is no number {nth}"));
+            }
+        }
+        Ok(self)
     }
 
     pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {

@@ -1,16 +1,17 @@
 //! Launches.
 
-use crate::access::Loops;
 use crate::block::{Machine, Place};
 use crate::counts::{Counts, Raw};
 use crate::fault::{Fault, FaultKind};
-use crate::lanes::{Constants, Registers};
-use crate::matrix::Mma;
+use crate::footprint::Footprint;
+use crate::instruction::Source;
 use crate::memory::{Buffer, Memory};
 use crate::module::Module;
-use crate::shadow::Shadow;
+use crate::sample::Sample;
+use crate::shadow::{LAST_GENERATION, Shadow};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 /// A grid of blocks and their parameters, laid out as `Kernel::params` says.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,12 @@ pub struct Launch<'a> {
     pub block: [u32; 3],
     pub dynamic_shared: usize,
     pub params: &'a [u8],
+}
+
+impl Launch<'_> {
+    pub fn blocks(&self) -> u64 {
+        self.grid.iter().map(|&n| n as u64).product()
+    }
 }
 
 /// What is looked for. Bounds and alignment are always checked, because device addresses are host addresses.
@@ -56,11 +63,28 @@ pub struct Options {
     pub threads: usize,
     pub order: Order,
     pub count: bool,
+    /// Instructions of a block's warps after which it counts as endless.
+    pub limit: u64,
+    /// Counts each sector of global memory that is touched once, too; only where `count` is set.
+    pub footprint: bool,
+    /// Runs only this many blocks of a larger grid. Costs can be counted so, but results are incomplete.
+    pub sample: Option<u64>,
 }
+
+/// Minutes; the longest block of the project's runs a thousandth of it.
+const LIMIT: u64 = 1 << 33;
 
 impl Default for Options {
     fn default() -> Options {
-        Options { checks: Checks::ALL, threads: 1, order: Order::Forward, count: true }
+        Options {
+            checks: Checks::ALL,
+            threads: 1,
+            order: Order::Forward,
+            count: true,
+            limit: LIMIT,
+            footprint: false,
+            sample: None,
+        }
     }
 }
 
@@ -119,6 +143,13 @@ pub fn run(
             found.param_bytes()
         ));
     }
+    if let Some(at) = found.code.unwritten.filter(|_| options.checks.uninitialised) {
+        let description = &found.code.descriptions[at];
+        let source = Some(description.source).filter(|source| source.line > 0);
+        let file = |source: Source| (module.files[source.file as usize].clone(), source.line);
+        let outside = Fault::outside(kernel, FaultKind::UnwrittenRegister);
+        return Err(Fault { source: source.map(file), line: description.line, ..outside });
+    }
     memory.begin_launch();
     let Some(variables) = memory.variables_of(module.id, &module.variables) else {
         return refuse("no memory for the module's variables".into());
@@ -129,14 +160,6 @@ pub fn run(
         // SAFETY: inside the buffer that was just made.
         unsafe { params.base().add(at).write(byte) };
     }
-    #[inline(always)]
-    fn body(mma: &Mma, registers: &mut Registers, constants: &Constants) {
-        mma.run(registers, constants);
-    }
-    let multiply = crate::for_this_processor!(
-        body(mma: &Mma, registers: &mut Registers, constants: &Constants),
-        crate::lanes::level()
-    );
     let machine = Machine {
         module,
         kernel: found,
@@ -145,33 +168,48 @@ pub fn run(
         launch,
         options,
         params,
+        footprint: (options.count && options.footprint).then(|| {
+            Footprint::new(memory.spans().iter().map(|&(start, end, _)| (start, (end - start) as usize)))
+        }),
         spans: memory.spans(),
         variables,
-        loops: Loops::new(),
-        multiply,
+        interpret: crate::warp::interpret(),
         taken_first: options.order != Order::Reverse,
         checking: options.checks.races || options.checks.uninitialised || options.checks.async_copies,
     };
-    let tallies = blocks(&machine)?;
-    Ok(Counts::of(module, found, launch, &tallies))
+    let sample = Sample::of(launch.blocks(), options.sample.unwrap_or(u64::MAX));
+    let counted = sample.len();
+    let (mut tallies, in_flight) = blocks(&machine, sample.inside)?;
+    let mut async_in_flight = in_flight;
+    if counted < launch.blocks() {
+        tallies.iter_mut().for_each(|raw| *raw = raw.times(sample.weight));
+        let (ends, in_flight) = blocks(&machine, sample.ends)?;
+        tallies.iter_mut().zip(&ends).for_each(|(raw, end)| raw.add(end));
+        async_in_flight = async_in_flight.max(in_flight);
+    }
+    let footprint = machine.footprint.as_ref().map(|footprint| footprint.bytes(launch.blocks(), counted));
+    let [distinct_read, distinct_written] = footprint.unwrap_or_default();
+    let counts = Counts::of(module, found, launch, &tallies);
+    Ok(Counts { counted, async_in_flight, distinct_read, distinct_written, ..counts })
 }
 
-/// Runs all blocks over the threads and adds what they counted.
-fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
-    let total: u64 = machine.launch.grid.iter().map(|&n| n as u64).product();
-    let order: Option<Vec<u64>> = match machine.options.order {
-        Order::Forward => None,
-        Order::Reverse => Some((0..total).rev().collect()),
-        Order::Shuffled(seed) => {
-            let mut all: Vec<u64> = (0..total).collect();
-            Shuffler::new(seed).shuffle(&mut all);
-            Some(all)
-        }
-    };
+/// Launches that last fewer nanoseconds than this run in one thread: starting others takes as long.
+const WORTH_HELPERS: u64 = 100_000;
+
+/// Runs blocks over the threads and adds what they counted; with the most bytes of copies in flight.
+fn blocks(machine: &Machine, mut blocks: Vec<u64>) -> Result<(Vec<Raw>, u64), Fault> {
+    match machine.options.order {
+        Order::Forward => {}
+        Order::Reverse => blocks.reverse(),
+        Order::Shuffled(seed) => Shuffler::new(seed).shuffle(&mut blocks),
+    }
+    let total = blocks.len() as u64;
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-    let tallies = Mutex::new(vec![Raw::default(); machine.code.instructions.len()]);
+    let tallies = Mutex::new((Vec::<Raw>::new(), 0));
     let faults = Mutex::new(Vec::<(u64, Fault)>::new());
+    let busy = AtomicU64::new(0);
     let work = || {
+        let start = Instant::now();
         let Some(mut place) = Place::new(machine) else {
             let what = FaultKind::Launch("no memory for a block".into());
             lock(&faults).push((0, Fault::outside(&machine.kernel.name, what)));
@@ -179,25 +217,34 @@ fn blocks(machine: &Machine) -> Result<Vec<Raw>, Fault> {
         };
         while !failed.load(Relaxed) {
             let at = next.fetch_add(1, Relaxed);
-            if at >= total {
-                break;
-            }
-            let block = order.as_ref().map_or(at, |order| order[at as usize]);
+            let Some(&block) = blocks.get(at as usize) else { break };
             if let Err(fault) = place.run(block) {
                 failed.store(true, Relaxed);
                 lock(&faults).push((at, fault));
             }
         }
-        for (all, own) in lock(&tallies).iter_mut().zip(&place.tallies) {
-            all.add(own);
-        }
+        busy.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        let mut tallies = lock(&tallies);
+        let (all, most_in_flight) = &mut *tallies;
+        all.resize(place.tallies.len(), Raw::default());
+        all.iter_mut().zip(&place.tallies).for_each(|(all, own)| all.add(own));
+        *most_in_flight = place.most_in_flight().max(*most_in_flight);
     };
-    let threads = (machine.options.threads.max(1) as u64).min(total);
-    if threads == 1 {
+    let block_time = &machine.kernel.block_time;
+    let expected = block_time.load(Relaxed).saturating_mul(total);
+    let helpers = match expected {
+        1..WORTH_HELPERS => 0,
+        _ => (machine.options.threads.max(1) as u64).min(total).saturating_sub(1),
+    };
+    if helpers == 0 {
         work();
     } else {
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+        std::thread::scope(|scope| {
+            (0..helpers).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
     }
+    block_time.store((busy.into_inner() / total.max(1)).max(1), Relaxed);
     let mut faults = faults.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     faults.sort_by_key(|&(at, _)| at);
     match faults.into_iter().next() {
@@ -214,7 +261,8 @@ impl Memory {
     /// Marks of earlier launches lose their meaning; before their numbers repeat, the shadows are cleared.
     fn begin_launch(&mut self) {
         self.generation += 1;
-        if self.generation.is_multiple_of(1000) {
+        if self.generation > LAST_GENERATION {
+            self.generation = 1;
             for allocation in self.allocations_mut() {
                 allocation.shadow = Shadow::default();
             }

@@ -9,7 +9,10 @@ use crate::block::split;
 use crate::fault::Party;
 use crate::memory::Buffer;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// What the warps of a block know of each other.
 pub struct Clocks {
@@ -93,52 +96,86 @@ const THREADS: u64 = (1 << 10) - 1;
 const CLOCKS: u64 = (1 << 21) - 1;
 /// The bits of a mark that tell the lanes of a warp apart.
 const LANE: u64 = 31 << THREAD;
+/// Generations are numbered from 1 to this, and then the shadow is cleared: older marks are always less than
+/// newer ones, and the difference of two marks has a sign.
+pub const LAST_GENERATION: u64 = 511;
 
 /// One access of a warp.
 pub struct Visit<'a> {
     clocks: &'a Clocks,
     warp: usize,
+    write: bool,
     /// The mark of lane 0.
     mark: u64,
+    /// The least mark of this generation.
+    oldest: u64,
     /// A mark without its lane that is known to come before this visit, whichever lane made it.
     ordered: u64,
 }
 
 impl<'a> Visit<'a> {
-    pub fn new(clocks: &'a Clocks, (generation, block): (u64, u64), warp: usize, atomic: bool) -> Visit<'a> {
-        let clock = clocks.now(warp) as u64 & CLOCKS;
-        let mark = (generation % 1024) << GENERATION
-            | (block & BLOCKS) << BLOCK
-            | (warp as u64 * 32) << THREAD
-            | clock << 1
-            | atomic as u64;
-        Visit { clocks, warp, mark, ordered: 0 }
+    pub fn new(
+        clocks: &'a Clocks,
+        (generation, block): (u64, u64),
+        (warp, write, atomic): (usize, bool, bool),
+    ) -> Visit<'a> {
+        let (clock, oldest) = (clocks.now(warp) as u64 & CLOCKS, generation << GENERATION);
+        let mark =
+            oldest | (block & BLOCKS) << BLOCK | (warp as u64 * 32) << THREAD | clock << 1 | atomic as u64;
+        Visit { clocks, warp, write, mark, oldest, ordered: 0 }
     }
 
-    /// Whether what left a mark and what `lane` does now are unordered and not both atomic.
     #[inline(always)]
-    fn conflicts(&mut self, mark: u64, lane: usize) -> bool {
-        mark != 0 && mark & !LANE != self.ordered && self.conflicts_slowly(mark, lane)
+    fn mark(&self, lane: usize) -> u64 {
+        self.mark + ((lane as u64) << THREAD)
     }
 
-    fn conflicts_slowly(&mut self, mark: u64, lane: usize) -> bool {
-        let same_launch = (mark ^ self.mark) >> GENERATION == 0;
-        if !same_launch || mark & self.mark & 1 != 0 {
-            return false;
+    /// Whether all marks are of earlier generations: then they say nothing.
+    #[inline(always)]
+    fn are_old(&self, marks: &[AtomicU64]) -> bool {
+        let mut signs = -1;
+        for mark in marks {
+            signs &= mark.load(Relaxed).wrapping_sub(self.oldest) as i64;
         }
-        if (mark ^ self.mark) >> BLOCK != 0 {
+        signs < 0
+    }
+
+    /// Whether what left a mark comes before what any lane does now, or may come at the same time.
+    #[inline(always)]
+    fn follows(&mut self, mark: u64) -> bool {
+        mark < self.oldest || mark & !LANE == self.ordered || self.follows_slowly(mark)
+    }
+
+    fn follows_slowly(&mut self, mark: u64) -> bool {
+        if mark & self.mark & 1 != 0 {
+            // Both are atomic.
             return true;
         }
+        if (mark ^ self.mark) >> BLOCK != 0 {
+            return false;
+        }
         let (thread, clock) = ((mark >> THREAD & THREADS) as usize, (mark >> 1 & CLOCKS) as u32);
-        let whole_warp = match thread / 32 == self.warp {
+        let ordered = match thread / 32 == self.warp {
             true => clock < self.clocks.synchronised[self.warp],
             false => self.clocks.known[self.warp][thread / 32] >= clock,
         };
-        if whole_warp {
+        if ordered {
             self.ordered = mark & !LANE;
-            return false;
         }
-        !self.clocks.ordered(thread, clock, self.warp * 32 + lane)
+        ordered
+    }
+
+    /// Whether what left a mark and what `lane` does now are unordered.
+    #[inline(always)]
+    fn conflicts(&mut self, mark: u64, lane: usize) -> bool {
+        let own = (mark ^ self.mark(lane)) >> THREAD == 0;
+        !own && !self.follows(mark) && self.is_unordered(mark, lane)
+    }
+
+    fn is_unordered(&self, mark: u64, lane: usize) -> bool {
+        let (thread, clock) = ((mark >> THREAD & THREADS) as usize, (mark >> 1 & CLOCKS) as u32);
+        let same_block = (mark ^ self.mark) >> BLOCK == 0;
+        !(same_block && self.clocks.ordered(thread, clock, self.warp * 32 + lane))
     }
 
     fn conflict(&self, mark: u64, wrote: bool) -> Conflict {
@@ -148,46 +185,6 @@ impl<'a> Visit<'a> {
             thread: (mark >> THREAD & THREADS) as usize,
             same_block: (mark ^ self.mark) >> BLOCK == 0,
         }
-    }
-
-    /// Checks a cell against an access of `lane`.
-    #[inline(always)]
-    fn check(&mut self, cell: &[AtomicU64], lane: usize, write: bool) -> Option<Conflict> {
-        let last = cell[0].load(Relaxed);
-        if self.conflicts(last, lane) {
-            return Some(self.conflict(last, true));
-        }
-        if write {
-            for reader in &cell[1..] {
-                let reader = reader.load(Relaxed);
-                if self.conflicts(reader, lane) {
-                    return Some(self.conflict(reader, false));
-                }
-            }
-        }
-        None
-    }
-
-    #[inline(always)]
-    fn record(&self, cell: &[AtomicU64], lane: usize, write: bool) {
-        let mark = self.mark + ((lane as u64) << THREAD);
-        if write {
-            cell[0].store(mark, Relaxed);
-            return;
-        }
-        let (first, second) = (cell[1].load(Relaxed), cell[2].load(Relaxed));
-        // Two lanes of this warp at this clock say as much as all: a writer is at most one of them.
-        if (first ^ mark) & !LANE == 0 && ((second ^ mark) & !LANE == 0 || first == mark) {
-            return;
-        }
-        if (first ^ mark) >> THREAD != 0 {
-            // Keeps a reader of another block rather than one more of this block.
-            let foreign = (second ^ mark) >> BLOCK != 0 && (second ^ mark) >> GENERATION == 0;
-            if !(foreign && (first ^ mark) >> BLOCK == 0) {
-                cell[2].store(first, Relaxed);
-            }
-        }
-        cell[1].store(mark, Relaxed);
     }
 }
 
@@ -211,17 +208,137 @@ impl Conflict {
     }
 }
 
-/// The marks of places, three each: the last write, the last reader, and the last reader that was another
-/// thread.
-struct Cells(Buffer);
+/// Neighbouring bytes that neighbouring lanes touch: those of `lane` from `at` on, then those of the next lane.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub at: usize,
+    pub lane: usize,
+    pub lanes: usize,
+}
+
+/// What each lane touches: so many bytes, a power of two, in elements narrower than a word or not.
+#[derive(Clone, Copy)]
+pub struct Each {
+    pub bytes: usize,
+    pub narrow: bool,
+}
+
+/// The marks of places: the last write, the last reader, and the last reader that was another thread, whose
+/// mark is of this generation only where that of the last reader is too.
+struct Cells {
+    marks: [Buffer; 3],
+    /// The last generations that read and wrote: most memory is only read or only written, and then half of
+    /// the marks need no look.
+    used: [AtomicU64; 2],
+}
+
+/// The cells of a run, and how many cells belong to each lane, as a power of two.
+struct CellRun<'a> {
+    cells: &'a Cells,
+    first: usize,
+    end: usize,
+    lane: usize,
+    shift: u32,
+}
 
 impl Cells {
     fn new(cells: usize) -> Option<Cells> {
-        Buffer::new(cells * 24).map(Cells)
+        let buffer = || Buffer::new(cells * 8);
+        Some(Cells { marks: [buffer()?, buffer()?, buffer()?], used: Default::default() })
+    }
+    /// Notes that a visit comes, and returns whether marks of writes, and of reads, may be of its generation.
+    fn begin(&self, visit: &Visit) -> [bool; 2] {
+        let [reads, writes] = &self.used;
+        let own = if visit.write { writes } else { reads };
+        if own.load(Relaxed) != visit.oldest {
+            // Before the look at the other: of two threads that come at once, one sees the other.
+            own.store(visit.oldest, SeqCst);
+        }
+        [writes, reads].map(|used| used.load(SeqCst) == visit.oldest)
+    }
+    /// The cells of `unit` bytes that a run touches.
+    #[inline(always)]
+    fn run(&self, run: Run, each: Each, unit: usize) -> CellRun<'_> {
+        let (first, end) = (run.at / unit, (run.at + run.lanes * each.bytes).div_ceil(unit));
+        let shift = (each.bytes / unit).max(1).trailing_zeros();
+        CellRun { cells: self, first, end, lane: run.lane, shift }
+    }
+}
+
+impl<'a> CellRun<'a> {
+    #[inline(always)]
+    fn writes(&self) -> &'a [AtomicU64] {
+        &self.cells.marks[0].words()[self.first..self.end]
     }
     #[inline(always)]
-    fn range(&self, at: usize, count: usize) -> std::slice::ChunksExact<'_, AtomicU64> {
-        self.0.words()[3 * at..3 * (at + count)].chunks_exact(3)
+    fn readers(&self) -> &'a [AtomicU64] {
+        &self.cells.marks[1].words()[self.first..self.end]
+    }
+    #[inline(always)]
+    fn other_readers(&self) -> &'a [AtomicU64] {
+        &self.cells.marks[2].words()[self.first..self.end]
+    }
+
+    #[inline(always)]
+    fn is_old(&self, visit: &Visit, [written, read]: [bool; 2]) -> bool {
+        (!written || visit.are_old(self.writes())) && (!read || !visit.write || visit.are_old(self.readers()))
+    }
+
+    /// Whether the whole warp comes after all that left marks here: most accesses need no more.
+    fn is_settled(&self, visit: &mut Visit) -> bool {
+        let kinds = if visit.write { 3 } else { 1 };
+        let all = [self.writes(), self.readers(), self.other_readers()];
+        all[..kinds].iter().all(|marks| marks.iter().all(|mark| visit.follows(mark.load(Relaxed))))
+    }
+
+    fn compare(&self, visit: &mut Visit) -> Option<(usize, Conflict)> {
+        let (writes, readers, others) = (self.writes(), self.readers(), self.other_readers());
+        for at in 0..writes.len() {
+            let (lane, last) = (self.lane + (at >> self.shift), writes[at].load(Relaxed));
+            if visit.conflicts(last, lane) {
+                return Some((lane, visit.conflict(last, true)));
+            }
+            if visit.write {
+                for reader in [&readers[at], &others[at]] {
+                    let reader = reader.load(Relaxed);
+                    if visit.conflicts(reader, lane) {
+                        return Some((lane, visit.conflict(reader, false)));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn record(&self, visit: &Visit) {
+        if !visit.write && !visit.are_old(self.readers()) {
+            return self.add_readers(visit);
+        }
+        let marks = if visit.write { self.writes() } else { self.readers() };
+        for (at, cell) in marks.iter().enumerate() {
+            cell.store(visit.mark(self.lane + (at >> self.shift)), Relaxed);
+        }
+    }
+
+    fn add_readers(&self, visit: &Visit) {
+        let (readers, others) = (self.readers(), self.other_readers());
+        for at in 0..readers.len() {
+            let mark = visit.mark(self.lane + (at >> self.shift));
+            let (one, other) = (readers[at].load(Relaxed), others[at].load(Relaxed));
+            // Two lanes of this warp at this clock say as much as all: a writer is at most one of them.
+            if (one ^ mark) & !LANE == 0 && ((other ^ mark) & !LANE == 0 || one == mark) {
+                continue;
+            }
+            if (one ^ mark) >> THREAD != 0 {
+                // Keeps a reader of another block rather than one more of this block.
+                let foreign = (other ^ mark) >> BLOCK != 0 && other >= visit.oldest;
+                if !(foreign && (one ^ mark) >> BLOCK == 0) {
+                    others[at].store(one, Relaxed);
+                }
+            }
+            readers[at].store(mark, Relaxed);
+        }
     }
 }
 
@@ -233,39 +350,48 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Checks an access of a lane against all earlier ones, records it, or both. `size` is that of the whole
-    /// memory.
+    /// Compares an access with all earlier ones: first that of `whole`, which covers all of its runs, where that
+    /// is less work. `size` is that of the whole memory.
     #[inline(always)]
-    pub fn touch(
+    pub fn check(
         &self,
         size: usize,
-        (at, bytes): (usize, usize),
+        (whole, runs): (Option<Run>, impl Iterator<Item = Run> + Clone),
+        each: Each,
         visit: &mut Visit,
-        (lane, write): (usize, bool),
-        (check, record): (bool, bool),
-    ) -> Option<Conflict> {
+    ) -> Option<(usize, Conflict)> {
         let words = self.words.get_or_init(|| Cells::new(size.div_ceil(4))).as_ref()?;
-        let narrow = bytes < 4;
-        let mut found = None;
-        for cell in words.range(at / 4, bytes.div_ceil(4)) {
-            if check {
-                found = found.or(visit.check(cell, lane, write));
+        if each.narrow {
+            self.bytes.get_or_init(|| Cells::new(size));
+        }
+        for (cells, unit) in [(Some(words), 4), (self.bytes.get().and_then(Option::as_ref), 1)] {
+            let Some(cells) = cells else { continue };
+            let used = cells.begin(visit);
+            let unused = !(used[0] || visit.write && used[1]);
+            let settled = |run: CellRun, visit: &mut Visit| run.is_old(visit, used) || run.is_settled(visit);
+            if unused || whole.is_some_and(|run| settled(cells.run(run, each, unit), visit)) {
+                continue;
             }
-            if record && !narrow {
-                visit.record(cell, lane, write);
+            for run in runs.clone() {
+                let run = cells.run(run, each, unit);
+                if !run.is_old(visit, used)
+                    && let Some(found) = run.compare(visit)
+                {
+                    return Some(found);
+                }
             }
         }
-        if narrow || self.bytes.get().is_some() {
-            let cells = self.bytes.get_or_init(|| Cells::new(size)).as_ref()?;
-            for cell in cells.range(at, bytes) {
-                if check {
-                    found = found.or(visit.check(cell, lane, write));
-                }
-                if record && narrow {
-                    visit.record(cell, lane, write);
-                }
+        None
+    }
+
+    /// Notes an access that `check` has compared.
+    #[inline(always)]
+    pub fn record(&self, runs: impl Iterator<Item = Run>, each: Each, visit: &Visit) {
+        let (cells, unit) = if each.narrow { (&self.bytes, 1) } else { (&self.words, 4) };
+        if let Some(Some(cells)) = cells.get() {
+            for run in runs {
+                cells.run(run, each, unit).record(visit);
             }
         }
-        found
     }
 }

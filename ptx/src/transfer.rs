@@ -24,41 +24,228 @@ pub enum Atomic {
     Decrement,
 }
 
-pub fn load(registers: &mut Registers, access: &Access, slots: &[Slot], target: &Target, mask: u32) {
-    let size = access.size as usize;
-    for element in 0..access.count as usize {
-        let at = |lane: usize| {
-            // SAFETY: `resolve` has checked the whole of the access, and lanes outside the mask repeat one.
-            unsafe { target.base.add(target.offsets[lane] + element * size) }
-        };
-        let slot = slots[element];
-        // SAFETY: aligned and in bounds, as above.
+/// The bytes of an access on their way: those of lane 0, of lane 1, and so on.
+#[repr(C, align(128))]
+pub struct Staging([u64; MOST_BYTES * LANES / 8]);
+
+const MOST_BYTES: usize = 16;
+
+impl Staging {
+    #[inline(always)]
+    fn new() -> Staging {
+        Staging([0; MOST_BYTES * LANES / 8])
+    }
+    /// The values of all lanes, as types of any size.
+    #[inline(always)]
+    fn values<T: Bits>(&self) -> &[T] {
+        // SAFETY: any bits are a value of these types, and the alignment is more than theirs.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of::<Staging>() / size_of::<T>()) }
+    }
+    #[inline(always)]
+    fn values_mut<T: Bits>(&mut self) -> &mut [T] {
+        // SAFETY: as above.
         unsafe {
-            if size == 4 && !access.double_values {
-                let mut row = [0; LANES];
-                for lane in 0..LANES {
-                    row[lane] = load32(at(lane));
+            std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), size_of::<Staging>() / size_of::<T>())
+        }
+    }
+
+    /// # Safety
+    /// `resolve` has checked the target's lanes for accesses of `bytes`.
+    #[inline(always)]
+    unsafe fn fetch(target: &Target, bytes: usize) -> Staging {
+        let mut staging = Staging::new();
+        let to = staging.0.as_mut_ptr().cast::<u8>();
+        let from = |lane: usize| unsafe { target.base.add(target.offsets[lane]) };
+        unsafe {
+            if target.contiguous && target.offsets[0].is_multiple_of(8) {
+                for at in (0..LANES * bytes).step_by(8) {
+                    copy::<8>(from(0).add(at), to.add(at));
                 }
-                registers.set_word(slot, &row, mask);
-                continue;
+                return staging;
             }
-            let mut row = [0u64; LANES];
+            match bytes {
+                1 => (0..LANES).for_each(|lane| copy::<1>(from(lane), to.add(lane))),
+                2 => (0..LANES).for_each(|lane| copy::<2>(from(lane), to.add(2 * lane))),
+                4 => (0..LANES).for_each(|lane| copy::<4>(from(lane), to.add(4 * lane))),
+                8 => (0..LANES).for_each(|lane| copy::<8>(from(lane), to.add(8 * lane))),
+                _ => (0..LANES).for_each(|lane| copy::<16>(from(lane), to.add(16 * lane))),
+            }
+        }
+        staging
+    }
+
+    /// # Safety
+    /// As for `fetch`.
+    #[inline(always)]
+    unsafe fn put(&self, target: &Target, bytes: usize, mask: u32) {
+        let from = self.0.as_ptr().cast::<u8>().cast_mut();
+        let to = |lane: usize| unsafe { target.base.add(target.offsets[lane]) };
+        unsafe {
+            if target.contiguous && target.offsets[0].is_multiple_of(8) {
+                for at in (0..LANES * bytes).step_by(8) {
+                    copy::<8>(from.add(at), to(0).add(at));
+                }
+                return;
+            }
+            match bytes {
+                1 => lanes(mask).for_each(|lane| copy::<1>(from.add(lane), to(lane))),
+                2 => lanes(mask).for_each(|lane| copy::<2>(from.add(2 * lane), to(lane))),
+                4 => lanes(mask).for_each(|lane| copy::<4>(from.add(4 * lane), to(lane))),
+                8 => lanes(mask).for_each(|lane| copy::<8>(from.add(8 * lane), to(lane))),
+                _ => lanes(mask).for_each(|lane| copy::<16>(from.add(16 * lane), to(lane))),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Both ends are aligned and lie inside live buffers.
+#[inline(always)]
+pub unsafe fn copy<const BYTES: usize>(from: *mut u8, to: *mut u8) {
+    unsafe {
+        match BYTES {
+            1 => store8(to, load8(from)),
+            2 => store16(to, load16(from)),
+            4 => store32(to, load32(from)),
+            8 => store64(to, load64(from)),
+            _ => {
+                store64(to, load64(from));
+                store64(to.add(8), load64(from.add(8)));
+            }
+        }
+    }
+}
+
+/// Unsigned numbers: types of which any bits are a value.
+trait Bits: Copy {
+    fn of(x: u64) -> Self;
+    fn wide(self) -> u64;
+}
+macro_rules! bits {
+    ($($type:ty)*) => { $(impl Bits for $type {
+        #[inline(always)]
+        fn of(x: u64) -> Self {
+            x as $type
+        }
+        #[inline(always)]
+        fn wide(self) -> u64 {
+            self as u64
+        }
+    })* };
+}
+bits!(u8 u16 u32 u64);
+
+/// Calls a function generic over an element's type and the number of elements with those of an access.
+macro_rules! for_elements {
+    ($access:expr, $function:ident($($argument:expr),*)) => {
+        match ($access.size, $access.count) {
+            (1, 1) => $function::<u8, 1>($($argument),*),
+            (1, 2) => $function::<u8, 2>($($argument),*),
+            (1, _) => $function::<u8, 4>($($argument),*),
+            (2, 1) => $function::<u16, 1>($($argument),*),
+            (2, 2) => $function::<u16, 2>($($argument),*),
+            (2, _) => $function::<u16, 4>($($argument),*),
+            (4, 1) => $function::<u32, 1>($($argument),*),
+            (4, 2) => $function::<u32, 2>($($argument),*),
+            (4, _) => $function::<u32, 4>($($argument),*),
+            (_, 1) => $function::<u64, 1>($($argument),*),
+            _ => $function::<u64, 2>($($argument),*),
+        }
+    };
+}
+
+#[inline(always)]
+pub fn load(registers: &mut Registers, access: &Access, slots: &[Slot], target: &Target, mask: u32) {
+    // SAFETY: lanes outside the mask repeat one inside, so that all of them can be read.
+    let staging = unsafe { Staging::fetch(target, access.bytes()) };
+    for_elements!(access, split(registers, access, slots, &staging, mask));
+}
+
+#[inline(always)]
+fn split<T: Bits, const COUNT: usize>(
+    registers: &mut Registers,
+    access: &Access,
+    slots: &[Slot],
+    staging: &Staging,
+    mask: u32,
+) {
+    let sign = if access.signed { 1u64 << (8 * size_of::<T>() - 1) } else { 0 };
+    let values = staging.values::<T>();
+    for element in 0..COUNT {
+        let value = |lane: usize| (values[lane * COUNT + element].wide() ^ sign).wrapping_sub(sign);
+        if access.double_values {
+            let mut row = [0; LANES];
             for lane in 0..LANES {
-                row[lane] = match (size, access.signed) {
-                    (1, false) => load8(at(lane)) as u64,
-                    (1, true) => load8(at(lane)) as i8 as u64,
-                    (2, false) => load16(at(lane)) as u64,
-                    (2, true) => load16(at(lane)) as i16 as u64,
-                    (4, false) => load32(at(lane)) as u64,
-                    (4, true) => load32(at(lane)) as i32 as u64,
-                    _ => load64(at(lane)),
-                };
+                row[lane] = value(lane);
             }
-            if access.double_values {
-                registers.set_double(slot, &row, mask);
-            } else {
-                registers.set_word(slot, &row.map(|x| x as u32), mask);
+            registers.set_double(slots[element], &row, mask);
+        } else {
+            let mut row = [0; LANES];
+            for lane in 0..LANES {
+                row[lane] = value(lane) as u32;
             }
+            registers.set_word(slots[element], &row, mask);
+        }
+    }
+}
+
+/// Writes the values of the lanes, and returns them.
+#[inline(always)]
+pub fn store(
+    registers: &Registers,
+    constants: &Constants,
+    access: &Access,
+    slots: &[Slot],
+    target: &Target,
+    mask: u32,
+) -> Staging {
+    let mut staging = Staging::new();
+    for_elements!(access, join(registers, constants, access, slots, &mut staging));
+    // SAFETY: `resolve` has checked the lanes of the mask.
+    unsafe { staging.put(target, access.bytes(), mask) };
+    staging
+}
+
+#[inline(always)]
+fn join<T: Bits, const COUNT: usize>(
+    registers: &Registers,
+    constants: &Constants,
+    access: &Access,
+    slots: &[Slot],
+    staging: &mut Staging,
+) {
+    let values = staging.values_mut::<T>();
+    for element in 0..COUNT {
+        if access.double_values {
+            let row = registers.double(constants, slots[element]);
+            for lane in 0..LANES {
+                values[lane * COUNT + element] = T::of(row[lane]);
+            }
+        } else {
+            let row = registers.word(constants, slots[element]);
+            for lane in 0..LANES {
+                values[lane * COUNT + element] = T::of(row[lane] as u64);
+            }
+        }
+    }
+}
+
+/// Two lanes that wrote different values to one place: the later one's is there, not the earlier one's.
+#[cold]
+#[inline(never)]
+pub fn collisions(written: &Staging, target: &Target, mask: u32, bytes: usize) -> Result<(), Failure> {
+    // SAFETY: as in `load`.
+    let found = unsafe { Staging::fetch(target, bytes) };
+    let of = |staging: &Staging, lane: usize| {
+        let values = staging.values::<u8>();
+        values[lane * bytes..][..bytes].iter().fold(0u128, |all, &byte| all << 8 | byte as u128)
+    };
+    match lanes(mask).find(|&lane| of(&found, lane) != of(written, lane)) {
+        None => Ok(()),
+        Some(lane) => {
+            let address = target.origin + target.offsets[lane] as u64;
+            let touch = Touch { space: target.space, address, bytes, write: true };
+            Err(Failure { lane, what: FaultKind::Collision(touch) })
         }
     }
 }
@@ -71,78 +258,6 @@ fn value(registers: &Registers, constants: &Constants, double: bool, slot: Slot,
     } else {
         registers.word(constants, slot)[lane] as u64
     }
-}
-
-pub fn store(
-    registers: &Registers,
-    constants: &Constants,
-    access: &Access,
-    slots: &[Slot],
-    target: &Target,
-    mask: u32,
-) {
-    let size = access.size as usize;
-    for element in 0..access.count as usize {
-        let slot = slots[element];
-        // SAFETY: `resolve` has checked bounds and alignment of the lanes in the mask.
-        unsafe {
-            let at = |lane: usize| target.base.add(target.offsets[lane] + element * size);
-            if size == 4 && !access.double_values {
-                let row = registers.word(constants, slot);
-                if mask == u32::MAX {
-                    for lane in 0..LANES {
-                        store32(at(lane), row[lane]);
-                    }
-                } else {
-                    lanes(mask).for_each(|lane| store32(at(lane), row[lane]));
-                }
-                continue;
-            }
-            for lane in lanes(mask) {
-                let value = value(registers, constants, access.double_values, slot, lane);
-                match size {
-                    1 => store8(at(lane), value as u8),
-                    2 => store16(at(lane), value as u16),
-                    4 => store32(at(lane), value as u32),
-                    _ => store64(at(lane), value),
-                }
-            }
-        }
-    }
-}
-
-/// Two lanes that wrote different values to one place: the later one's is there, not the earlier one's.
-pub fn collisions(
-    registers: &Registers,
-    constants: &Constants,
-    access: &Access,
-    slots: &[Slot],
-    target: &Target,
-    mask: u32,
-) -> Result<(), Failure> {
-    let size = access.size as usize;
-    for element in 0..access.count as usize {
-        for lane in lanes(mask) {
-            let value = value(registers, constants, access.double_values, slots[element], lane);
-            // SAFETY: as in `store`.
-            let (found, value) = unsafe {
-                let at = target.base.add(target.offsets[lane] + element * size);
-                match size {
-                    1 => (load8(at) as u64, value as u8 as u64),
-                    2 => (load16(at) as u64, value as u16 as u64),
-                    4 => (load32(at) as u64, value as u32 as u64),
-                    _ => (load64(at), value),
-                }
-            };
-            if found != value {
-                let address = target.origin + target.offsets[lane] as u64;
-                let bytes = size * access.count as usize;
-                let touch = Touch { space: target.space, address, bytes, write: true };
-                return Err(Failure { lane, what: FaultKind::Collision(touch) });
-            }
-        }
-    }
-    Ok(())
 }
 
 pub fn atomics(

@@ -1,4 +1,4 @@
-//! Votes, matches and reductions over the lanes of a mask.
+//! Votes, matches and reductions over the lanes of a mask, and the lanes that a shuffle reads.
 
 use crate::access::lanes;
 use crate::instruction::{Reduction, Slot, Vote};
@@ -81,4 +81,25 @@ pub fn run(
             registers.set_word(slots[0], &words, mask);
         }
     }
+}
+
+/// The lanes that a shuffle reads, and the mask of those that `source` finds inside their segment; the others
+/// read their own. `source` gets the lane, the operand b, the bound and the segment's mask.
+#[inline(always)]
+pub fn sources(
+    b: &[u32; LANES],
+    c: &[u32; LANES],
+    source: impl Fn(i32, i32, i32, i32) -> (i32, bool),
+) -> ([u32; LANES], u32) {
+    let (mut sources, mut inside) = ([0; LANES], 0);
+    for lane in 0..LANES {
+        let (clamp, segment) = (c[lane] as i32 & 31, c[lane] as i32 >> 8 & 31);
+        let own = lane as i32;
+        let most = (own & segment) | (clamp & !segment);
+        let (other, valid) = source(own, b[lane] as i32 & 31, most, segment);
+        let all = -(valid as i32);
+        sources[lane] = ((own ^ ((own ^ other) & all)) & 31) as u32;
+        inside |= (valid as u32) << lane;
+    }
+    (sources, inside)
 }

@@ -7,9 +7,11 @@ use crate::block::{Common, Machine};
 use crate::counts::Raw;
 use crate::fault::FaultKind;
 use crate::flow::NOWHERE;
+use crate::for_this_processor;
 use crate::instruction::*;
-use crate::lanes::{LANES, Registers};
+use crate::lanes::{LANES, Registers, level};
 use crate::memory::Allocation;
+use crate::vote::sources;
 
 /// Lanes that wait for others: they go on at `pc` until `meet`.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,29 @@ pub struct Warp {
     pub groups: [u32; LANES],
 }
 
+/// `Warp::run`. Unsafe to call on a processor that it was not compiled for.
+pub type Interpret = unsafe fn(&mut Warp, &Machine, &mut Common, &mut [Raw], usize) -> Result<Pause, Failure>;
+
+/// The form for this processor, with the inner loops over lanes that it inlines.
+pub fn interpret() -> Interpret {
+    #[inline(always)]
+    fn body(
+        warp: &mut Warp,
+        machine: &Machine,
+        common: &mut Common,
+        tallies: &mut [Raw],
+        quantum: usize,
+    ) -> Result<Pause, Failure> {
+        warp.run(machine, common, tallies, quantum)
+    }
+    for_this_processor!(
+        body(
+            warp: &mut Warp, machine: &Machine, common: &mut Common, tallies: &mut [Raw], quantum: usize
+        ) -> Result<Pause, Failure>,
+        level()
+    )
+}
+
 impl Warp {
     fn fail<T>(&self, mask: u32, what: FaultKind) -> Result<T, Failure> {
         Err(Failure { lane: mask.trailing_zeros() as usize & 31, what })
@@ -98,7 +123,8 @@ impl Warp {
     }
 
     /// Runs until the warp waits, ends, or has run `quantum` instructions.
-    pub fn run(
+    #[inline(always)]
+    fn run(
         &mut self,
         machine: &Machine,
         common: &mut Common,
@@ -107,7 +133,6 @@ impl Warp {
     ) -> Result<Pause, Failure> {
         let code = machine.code;
         let constants = &code.constants;
-        let count = machine.options.count;
         for _ in 0..quantum {
             while self.current.pc == self.current.meet {
                 if !self.pop() {
@@ -130,8 +155,8 @@ impl Warp {
                     active & if negated { !value } else { value }
                 }
             };
-            if count {
-                tallies[pc].issue(mask);
+            if let Some(raw) = tallies.get_mut(pc) {
+                raw.issue(mask);
             }
             if let Run::Lanes(execute) = instruction.run {
                 // SAFETY: the decoder chose the form for this processor.
@@ -161,13 +186,8 @@ impl Warp {
                     self.registers.set_predicate(slots[0], operation(a, b, c), mask);
                 }
                 Run::Memory(access) => {
-                    machine.memory_instruction(
-                        common,
-                        self,
-                        (instruction, access),
-                        &mut tallies[pc],
-                        mask,
-                    )?;
+                    let raw = tallies.get_mut(pc);
+                    machine.memory_instruction(common, self, (instruction, access), raw, mask)?;
                 }
                 Run::Exit => {
                     self.live &= !mask;
@@ -190,8 +210,7 @@ impl Warp {
                         let what = FaultKind::Mask("mma not reached by all 32 lanes of the warp".into());
                         return self.fail(mask, what);
                     }
-                    // SAFETY: chosen for this processor.
-                    unsafe { (machine.multiply)(mma, &mut self.registers, constants) };
+                    mma.run(&mut self.registers, constants);
                 }
                 _ => self.across_lanes(machine, common, instruction, mask)?,
             }
@@ -249,9 +268,10 @@ impl Warp {
     }
 
     /// The members of a `.sync` instruction must all be here, and every lane here must be a member.
+    #[inline(always)]
     fn members(&self, machine: &Machine, masks: &[u32; LANES], mask: u32) -> Result<(), Failure> {
         if !machine.options.checks.barriers
-            || masks.iter().all(|&members| members == mask && mask == u32::MAX)
+            || masks.iter().fold(mask, |all, members| all & members) == u32::MAX
         {
             return Ok(());
         }
@@ -275,6 +295,7 @@ impl Warp {
         Ok(())
     }
 
+    #[inline(always)]
     fn across_lanes(
         &mut self,
         machine: &Machine,
@@ -316,6 +337,7 @@ impl Warp {
         Ok(())
     }
 
+    #[inline(always)]
     fn shuffle(
         &mut self,
         machine: &Machine,
@@ -328,29 +350,31 @@ impl Warp {
         self.members(machine, masks, mask)?;
         let values = *self.registers.word(constants, slots[2]);
         let (b, c) = (self.registers.word(constants, slots[3]), self.registers.word(constants, slots[4]));
-        let (mut result, mut inside) = ([0; LANES], 0);
-        for lane in 0..LANES {
-            let (distance, clamp, segment) =
-                (b[lane] as usize & 31, c[lane] as usize & 31, c[lane] as usize >> 8 & 31);
-            let most = (lane & segment) | (clamp & !segment);
-            let (source, valid) = match kind {
-                Shuffle::Up => {
-                    (lane.wrapping_sub(distance), lane as isize - distance as isize >= most as isize)
-                }
-                Shuffle::Down => (lane + distance, lane + distance <= most),
-                Shuffle::Butterfly => (lane ^ distance, lane ^ distance <= most),
-                Shuffle::Index => {
-                    let source = (lane & segment) | (distance & !segment);
-                    (source, source <= most)
-                }
-            };
-            let source = if valid { source & 31 } else { lane };
-            if machine.options.checks.barriers && mask >> lane & 1 != 0 && mask >> source & 1 == 0 {
-                let text = format!("lane {lane} reads lane {source}, which does not take part");
+        let (sources, inside) = match kind {
+            Shuffle::Up => {
+                sources(b, c, |lane, distance, most, _| (lane - distance, lane - distance >= most))
+            }
+            Shuffle::Down => {
+                sources(b, c, |lane, distance, most, _| (lane + distance, lane + distance <= most))
+            }
+            Shuffle::Butterfly => {
+                sources(b, c, |lane, distance, most, _| (lane ^ distance, lane ^ distance <= most))
+            }
+            Shuffle::Index => sources(b, c, |lane, index, most, segment| {
+                let source = (lane & segment) | (index & !segment);
+                (source, source <= most)
+            }),
+        };
+        if machine.options.checks.barriers && mask != u32::MAX {
+            let absent = |&lane: &usize| mask >> sources[lane] & 1 == 0;
+            if let Some(lane) = lanes(mask).find(absent) {
+                let text = format!("lane {lane} reads lane {}, which does not take part", sources[lane]);
                 return Err(Failure { lane, what: FaultKind::Mask(text) });
             }
-            result[lane] = values[source];
-            inside |= (valid as u32) << lane;
+        }
+        let mut result = [0; LANES];
+        for lane in 0..LANES {
+            result[lane] = values[sources[lane] as usize & 31];
         }
         self.registers.set_word(slots[0], &result, mask);
         self.registers.set_predicate(slots[1], inside, mask);

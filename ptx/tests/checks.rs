@@ -1,6 +1,6 @@
 //! Each check against a kernel that must fail, with its message.
 
-use ptx::{Checks, Fault, Launch, Memory, Module, Options, Order, run};
+use ptx::{Checks, Fault, FaultKind, Launch, Memory, Module, Options, Order, run};
 
 /// A kernel of a body; `%r0` is the thread, `%rd1` the address of `out`, `%rd2` that of the thread's word.
 fn module(body: &str) -> Module {
@@ -221,6 +221,76 @@ fn races_in_shared_memory_are_found() {
     );
 }
 
+/// Runs in every order; each must find a race.
+fn races(body: &str, grid: u32, block: u32) {
+    for order in [Order::Forward, Order::Reverse, Order::Shuffled(7)] {
+        let checks = Checks { uninitialised: false, ..Checks::ALL };
+        let options = Options { order, checks, ..Options::default() };
+        let fault = attempt(body, grid, block, &options).1.map(|_| ()).unwrap_err();
+        assert!(matches!(fault.what, FaultKind::Race(..)), "{fault}: {body}");
+    }
+}
+
+#[test]
+fn races_of_accesses_of_every_shape_are_found() {
+    // All lanes read one place, or 8 lanes each of 4, and any of them writes it.
+    for places in [0, 12] {
+        for writer in [0, 1, 4, 31] {
+            let body = format!(
+                "and.b32 %r4, %r1, {places};\nld.shared.u32 %r3, [%r4];\nsetp.eq.u32 %p1, %r0, {writer};\n\
+                 @%p1 st.shared.u32 [%r4], 1;"
+            );
+            races(&body, 1, 32);
+        }
+    }
+    // Vectors with gaps between them, of another warp, with and without a barrier.
+    let gaps = |barrier: &str| {
+        format!(
+            "and.b32 %r4, %r0, 15;\nshl.b32 %r4, %r4, 5;\nsetp.lt.u32 %p1, %r0, 16;\nsetp.ge.u32 %p2, %r0, 48;\n\
+             @%p1 st.shared.v4.u32 [%r4], {{%r0, %r0, %r0, %r0}};\n{barrier}\n\
+             @%p2 ld.shared.v4.u32 {{%r5, %r6, %r7, %r8}}, [%r4];"
+        )
+    };
+    passes(&gaps("bar.sync 0;"), 1, 64);
+    races(&gaps(""), 1, 64);
+    // Bytes and the words that hold them.
+    let narrow = |barrier: &str, write: &str, read: &str| {
+        format!(
+            "setp.lt.u32 %p1, %r0, 32;\nst.shared.u32 [%r1], 0;\nbar.sync 0;\n@%p1 {write};\n{barrier}\n@!%p1 {read};"
+        )
+    };
+    for (write, read) in [
+        ("st.shared.u8 [%r0], %r0", "ld.shared.u32 %r3, [place]"),
+        ("st.shared.u32 [%r1], %r0", "ld.shared.u8 %r3, [place+5]"),
+        ("st.shared.u8 [%r0], %r0", "ld.shared.v2.u8 {%r3, %r4}, [place+6]"),
+    ] {
+        passes(&narrow("bar.sync 0;", write, read), 1, 64);
+        races(&narrow("", write, read), 1, 64);
+    }
+    // A place that is read, then written by its reader, is its own.
+    passes("st.global.u32 [%rd2], 1;\nld.global.u32 %r3, [%rd2];\nst.global.u32 [%rd2], %r3;", 1, 64);
+}
+
+#[test]
+fn marks_of_earlier_launches_and_blocks_mean_nothing() {
+    let right = module("ld.global.u32 %r3, [%rd2];\nst.global.u32 [%rd2], %r3;");
+    let wrong = module("st.global.u32 [%rd2], %r0;");
+    let mut memory = Memory::new(true);
+    let out = memory.allocate(256).unwrap();
+    memory.fill(out, 0, 256).unwrap();
+    let params = out.to_le_bytes();
+    let mut launch = Launch { grid: [1; 3], block: [64, 1, 1], dynamic_shared: 0, params: &params };
+    for _ in 0..600 {
+        run(&right, "bad", &launch, &mut memory, &Options::default())
+            .unwrap_or_else(|fault| panic!("{fault}"));
+    }
+    launch.grid = [2, 1, 1];
+    let fault = run(&wrong, "bad", &launch, &mut memory, &Options::default()).unwrap_err();
+    assert!(matches!(fault.what, FaultKind::Race(..)), "{fault}");
+    // Each block has shared memory of its own: what the last one read, this one may write.
+    passes("st.shared.u32 [%r1], %r0;\nbar.sync 0;\nld.shared.u32 %r3, [place];", 1200, 64);
+}
+
 #[test]
 fn lanes_that_write_different_values_to_one_place_are_found() {
     passes("st.shared.u32 [place], 7;", 1, 32);
@@ -349,7 +419,7 @@ fn masks_that_name_the_wrong_lanes_are_found() {
         &at(0, "the mask 0xffffffff names lane 31, which has ended"),
     );
     fails(
-        "vote.sync.any.pred %p2, %p1, -1;",
+        "setp.eq.u32 %p1, %r0, 0;\nvote.sync.any.pred %p2, %p1, -1;",
         1,
         8,
         &at(0, "the mask 0xffffffff names lane 8, which does not exist"),
@@ -414,8 +484,88 @@ fn counts_of_sectors_and_wavefronts_follow_the_addresses() {
     assert_eq!((t.wavefronts, t.wavefronts_least, t.shared_bytes), (1, 1, 128));
     let t = count("and.b32 %r1, %r0, 3;\nshl.b32 %r1, %r1, 7;\nld.shared.u32 %r3, [%r1];");
     assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
-    let t = count("ld.shared.v4.u32 {%r3, %r4, %r5, %r6}, [place];");
-    assert_eq!((t.wavefronts, t.wavefronts_least), (4, 1));
-    let t = count("fma.rn.f32 %f1, %f2, %f3, %f4;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;");
+    let wide = |address: &str| {
+        let t = count(&format!(
+            "{address}\nshl.b32 %r2, %r2, 4;\nld.shared.v4.u32 {{%r3, %r4, %r5, %r6}}, [%r2];"
+        ));
+        (t.wavefronts, t.wavefronts_least, t.wavefronts_merged)
+    };
+    // All lanes one address: a quarter of the warp at a time by the model, at once if quarters merge.
+    assert_eq!(wide("mov.u32 %r2, 0;"), (4, 4, 1));
+    // Neighbours: the 512 bytes need four. Every other 16 bytes: each quarter meets each bank twice.
+    assert_eq!(wide("mov.u32 %r2, %r0;"), (4, 4, 4));
+    assert_eq!(wide("and.b32 %r2, %r0, 15;\nshl.b32 %r2, %r2, 1;"), (8, 4, 4));
+    // Four lanes each: 16 bytes at eight places in all banks.
+    assert_eq!(wide("and.b32 %r2, %r0, 7;"), (4, 4, 1));
+    let t = count(
+        "mov.f32 %f1, 0f00000000;\nfma.rn.f32 %f1, %f1, %f1, %f1;\nadd.f32 %f1, %f1, %f1;\nbar.sync 0;",
+    );
     assert_eq!((t.flops_fma, t.flops_float, t.barriers), (64, 32, 1));
+}
+
+#[test]
+fn a_wait_can_be_taken_out() {
+    let module = module(
+        "ld.global.u32 %r3, [%rd2];\nst.shared.u32 [%r1], %r3;\nbar.sync 0;\nxor.b32 %r2, %r1, 128;\n\
+         ld.shared.u32 %r3, [%r2];\nbar.warp.sync -1;\ncp.async.wait_all;\nbarrier.sync 0;\n\
+         st.global.u32 [%rd2], %r3;",
+    );
+    let attempt = |module: &Module| {
+        let mut memory = Memory::new(false);
+        let params = memory.allocate(256).unwrap().to_le_bytes();
+        let launch = Launch { grid: [1; 3], block: [64, 1, 1], dynamic_shared: 0, params: &params };
+        run(module, "bad", &launch, &mut memory, &Options::default()).map_err(|fault| fault.to_string())
+    };
+    let without = |nth| module.clone().without_wait("bad", nth);
+    assert!(attempt(&module).is_ok());
+    let fault = attempt(&without(1).unwrap()).unwrap_err();
+    assert!(fault.contains("shared memory"), "{fault}");
+    for nth in 2..=4 {
+        let counts = attempt(&without(nth).unwrap()).unwrap();
+        assert_eq!(counts.instructions.len(), module.kernel("bad").unwrap().instructions());
+    }
+    let wrong = |result: Result<Module, String>| result.map(|_| ()).unwrap_err();
+    assert_eq!(wrong(without(5)), "bad has 4 instructions that wait, there is no number 5");
+    assert_eq!(wrong(without(0)), "bad has 4 instructions that wait, there is no number 0");
+    assert_eq!(wrong(module.clone().without_wait("good", 1)), "no kernel good");
+}
+
+#[test]
+fn loops_without_an_end_are_found() {
+    // Lane 1 waits for lane 0 of its own warp, which waits for it where the branch ends.
+    let body = "st.volatile.shared.u32 [place], 0;\nbar.warp.sync -1;\nsetp.ne.u32 %p1, %r0, 1;\n@%p1 bra OUT;\n\
+                SPIN:\nld.volatile.shared.u32 %r3, [place];\nsetp.eq.u32 %p2, %r3, 0;\n@%p2 bra SPIN;\nOUT:\n\
+                bar.warp.sync -1;\nst.volatile.shared.u32 [place], 1;";
+    let options = Options { limit: 5_000_000, checks: Checks::NONE, ..Options::default() };
+    let fault = attempt(body, 1, 32, &options).1.unwrap_err().to_string();
+    let message = "bad at bad.cu:42, block (0, 0, 0), thread (1, 0, 0): no end after 5242880 instructions of the block's \
+                   warps: a loop that waits for another lane of its warp, or for another block, never ends here";
+    assert_eq!(fault, message);
+}
+
+#[test]
+fn registers_that_a_path_leaves_unwritten_are_found() {
+    let message = "bad at bad.cu:42, block (0, 0, 0), thread (0, 0, 0): reads a register that may not have been \
+                   written";
+    fails("add.u32 %r3, %r4, 1;", 1, 32, message);
+    // Thread 0 goes past the only write.
+    let branch = "setp.eq.u32 %p1, %r0, 0;\n@%p1 bra E;\nmov.u32 %r4, 9;\nE:\nst.global.u32 [%rd2], %r4;";
+    fails(branch, 1, 32, message);
+    // A guarded write leaves lanes without a value.
+    fails("setp.eq.u32 %p1, %r0, 0;\n@%p1 mov.u32 %r4, 9;\nst.global.u32 [%rd2], %r4;", 1, 32, message);
+    fails("@%p3 st.global.u32 [%rd2], %r0;", 1, 32, message);
+    passes(
+        "mov.u32 %r4, 8;\nsetp.eq.u32 %p1, %r0, 0;\n@%p1 mov.u32 %r4, 9;\nst.global.u32 [%rd2], %r4;",
+        1,
+        32,
+    );
+    // Written on both sides; and in a loop before its second turn reads it.
+    let both = "setp.eq.u32 %p1, %r0, 0;\n@%p1 bra A;\nmov.u32 %r4, 9;\nbra E;\nA:\nmov.u32 %r4, 8;\nE:\n\
+                st.global.u32 [%rd2], %r4;";
+    passes(both, 1, 32);
+    let round = "mov.u32 %r5, 0;\nA:\nmov.u32 %r4, %r5;\nadd.u32 %r5, %r4, 1;\nsetp.lt.u32 %p1, %r5, 3;\n\
+                 @%p1 bra A;\nst.global.u32 [%rd2], %r4;";
+    passes(round, 1, 32);
+    let unchecked = Options { checks: Checks::NONE, ..Options::default() };
+    attempt("add.u32 %r3, %r4, 1;", 1, 32, &unchecked).1.unwrap();
 }

@@ -5,6 +5,7 @@ use crate::codes::Code;
 use crate::device::{MAX_BLOCK, MAX_GRID, MAX_THREADS, SHARED_DEFAULT};
 use crate::driver::Driver;
 use crate::handles::{Handle, lock};
+use crate::options::Mutant;
 use crate::work::injected_fault;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -44,7 +45,14 @@ pub struct Arguments {
 
 impl Module {
     pub fn load(driver: &Driver, context: Handle, text: &str) -> Outcome<Module> {
-        let ptx = ptx::Module::parse(text).map_err(|error| Code::INVALID_PTX.because(error.to_string()))?;
+        let mut ptx =
+            ptx::Module::parse(text).map_err(|error| Code::INVALID_PTX.because(error.to_string()))?;
+        if let Some(Mutant { kernel, nth }) = &driver.options.mutant
+            && ptx.kernel(kernel).is_some()
+        {
+            let wrong = |reason| Code::INVALID_VALUE.because(format!("SOFTGPU_MUTANT: {reason}"));
+            ptx = ptx.without_wait(kernel, *nth).map_err(wrong)?;
+        }
         if !driver.options.arch.runs(ptx.target()) {
             let reason = format!("PTX for {} does not run on {}", ptx.target(), driver.options.arch.name());
             return Err(Code::NO_BINARY_FOR_GPU.because(reason));
@@ -186,6 +194,8 @@ impl Launch {
             threads: driver.options.threads,
             order: driver.options.order,
             count: driver.options.report.is_some(),
+            limit: driver.options.limit,
+            ..ptx::Options::default()
         };
         let launch = ptx::Launch {
             grid: self.grid,
@@ -198,7 +208,7 @@ impl Launch {
         match ptx::run(&self.function.module.ptx, name, &launch, &mut memory, &options) {
             Ok(counts) => {
                 if options.count {
-                    driver.report.add(name, counts, began.elapsed());
+                    driver.report.add(name, self.function.module.ptx.files(), counts, began.elapsed());
                 }
             }
             Err(fault) => driver.set_fault(code_of(&fault), &fault.to_string()),

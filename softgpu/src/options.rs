@@ -17,12 +17,16 @@ pub struct Options {
     pub order: ptx::Order,
     /// `SOFTGPU_THREADS`: threads that run a kernel's blocks.
     pub threads: usize,
+    /// `SOFTGPU_LIMIT`: the most instructions of a block's warps.
+    pub limit: u64,
     /// `SOFTGPU_DELAY`: how late work starts that nobody waits for, in microseconds; `None` (wait) for never.
     pub delay: Option<Duration>,
     /// `SOFTGPU_FREE`: at-once instead of wait.
     pub free_at_once: bool,
     /// `SOFTGPU_FAIL`: which calls and kernels fail.
     pub injected: Vec<Injected>,
+    /// `SOFTGPU_MUTANT`: a wait that is taken out of a kernel.
+    pub mutant: Option<Mutant>,
     /// `SOFTGPU_REPORT`: the file for counts at exit.
     pub report: Option<PathBuf>,
     /// `SOFTGPU_TRACE`: a line for each call.
@@ -64,6 +68,25 @@ impl FromStr for Injected {
     }
 }
 
+/// `KERNEL:N`: a kernel without its Nth instruction that waits.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mutant {
+    pub kernel: String,
+    pub nth: usize,
+}
+
+impl FromStr for Mutant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mutant, String> {
+        let parts = text.split_once(':').and_then(|(kernel, nth)| Some((kernel, nth.parse().ok()?)));
+        match parts {
+            Some((kernel, nth)) if nth > 0 => Ok(Mutant { kernel: kernel.into(), nth }),
+            _ => Err(format!("SOFTGPU_MUTANT={text}: write KERNEL:N, N from 1")),
+        }
+    }
+}
+
 const MEMORY: usize = 8 << 30;
 const DELAY: Duration = Duration::from_millis(1);
 
@@ -83,6 +106,7 @@ impl Options {
             checks: choice("SOFTGPU_CHECKS", "on", "off")?,
             order: order(variable("SOFTGPU_ORDER").as_deref().unwrap_or("forward"))?,
             threads: number("SOFTGPU_THREADS", cores)?.max(1),
+            limit: parsed("SOFTGPU_LIMIT", ptx::Options::default().limit, "write a number")?,
             delay: match variable("SOFTGPU_DELAY") {
                 Some(text) if text == "wait" => None,
                 Some(text) => Some(Duration::from_micros(
@@ -92,6 +116,7 @@ impl Options {
             },
             free_at_once: !choice("SOFTGPU_FREE", "wait", "at-once")?,
             injected: injected.map(str::parse).collect::<Result<_, _>>()?,
+            mutant: variable("SOFTGPU_MUTANT").map(|text| text.parse()).transpose()?,
             report: variable("SOFTGPU_REPORT").map(PathBuf::from),
             trace: !choice("SOFTGPU_TRACE", "off", "on")?,
         })

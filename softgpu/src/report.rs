@@ -17,11 +17,13 @@ struct Kernel {
     launches: u64,
     time: Duration,
     counts: Value,
+    /// The sources, by the number that an instruction names.
+    files: Vec<String>,
     instructions: Vec<ptx::InstructionCount>,
 }
 
 impl Report {
-    pub fn add(&self, name: &str, mut counts: ptx::Counts, time: Duration) {
+    pub fn add(&self, name: &str, files: &[String], mut counts: ptx::Counts, time: Duration) {
         // Thousands in each launch: JSON would cost more than many a kernel.
         let instructions = std::mem::take(&mut counts.instructions);
         let counts = serde_json::to_value(counts).unwrap_or_default();
@@ -33,6 +35,7 @@ impl Report {
         if kernel.instructions.len() != instructions.len() {
             // The first launch, or another kernel of the same name.
             kernel.instructions = instructions;
+            kernel.files = files.to_vec();
             return;
         }
         for (total, instruction) in kernel.instructions.iter_mut().zip(instructions) {
@@ -47,15 +50,15 @@ impl Report {
             let seconds = kernel.time.as_secs_f64();
             let mut counts = kernel.counts.clone();
             counts["instructions"] = serde_json::to_value(&kernel.instructions).unwrap_or_default();
-            json!({ "launches": kernel.launches, "seconds": seconds, "counts": counts })
+            json!({ "launches": kernel.launches, "seconds": seconds, "files": kernel.files, "counts": counts })
         };
         kernels.iter().map(|(name, kernel)| (name.clone(), row(kernel))).collect::<Map<_, _>>().into()
     }
 }
 
 /// Numbers that say what is counted, and are the same in every launch.
-const NO_COUNTS: [&str; 6] =
-    ["file", "line", "source", "threads_per_block", "static_shared", "dynamic_shared"];
+const NO_COUNTS: [&str; 7] =
+    ["file", "line", "source", "threads_per_block", "static_shared", "dynamic_shared", "async_in_flight"];
 
 /// Adds the numbers of `other` to those at the same places of `total`.
 fn sum(total: &mut Value, other: Value) {

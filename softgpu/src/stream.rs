@@ -1,4 +1,4 @@
-//! A stream: a queue and the thread that works it off.
+//! A stream: a queue, worked off by who waits for it, or else by a thread of its own.
 //!
 //! Work starts late: not when it comes, but when somebody waits for it or when it is overdue
 //! (`SOFTGPU_DELAY`). A program that forgets to wait then sees old data, every time.
@@ -6,13 +6,13 @@
 use crate::call::Outcome;
 use crate::capture::Capture;
 use crate::codes::Code;
-use crate::driver::Driver;
+use crate::driver::{self, Driver};
 use crate::handles::{self, Handle, lock};
 use crate::work::Work;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a stream stands to the legacy default stream of its context.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ struct State {
     /// Somebody waits for all work up to this ticket.
     wanted: u64,
     busy: bool,
+    /// Threads that go on when the state changes.
+    sleepers: usize,
     has_thread: bool,
     closed: bool,
 }
@@ -72,8 +74,11 @@ impl Stream {
         })
     }
 
-    fn sleep<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.sleepers += 1;
+        let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.sleepers -= 1;
+        state
     }
 
     /// The ticket of the last work.
@@ -91,7 +96,7 @@ impl Stream {
         if !state.has_thread {
             let stream = self.clone();
             let thread = std::thread::Builder::new().name("softgpu".into());
-            thread.spawn(move || stream.work_off(driver)).map_err(|_| Code::OUT_OF_MEMORY)?;
+            thread.spawn(move || stream.work_off(driver.options.delay)).map_err(|_| Code::OUT_OF_MEMORY)?;
             state.has_thread = true;
             lock(&driver.running).push(Arc::downgrade(self));
         }
@@ -99,7 +104,10 @@ impl Stream {
         let ticket = state.submitted;
         let due = driver.options.delay.map(|delay| Instant::now() + delay);
         state.queue.push_back(Item { ticket, due, work });
-        self.changed.notify_all();
+        // A thread that waits until earlier work is due will see this in time.
+        if due.is_some() && state.sleepers > 0 {
+            self.changed.notify_all();
+        }
         drop(state);
         if ticket > QUEUE {
             self.wait(ticket - QUEUE);
@@ -107,11 +115,18 @@ impl Stream {
         Ok(ticket)
     }
 
-    /// Waits for the work with this ticket and all before it.
+    /// Waits for the work with this ticket and all before it, and does what nobody has begun: to hand a small
+    /// kernel to another thread takes longer than to run it.
     pub fn wait(&self, ticket: u64) {
-        let mut state = self.hurry(ticket);
+        let mut state = lock(&self.state);
         while state.done < ticket {
-            state = self.sleep(state);
+            state = match state.take(|first| first.ticket <= ticket) {
+                Some(item) => {
+                    drop(state);
+                    self.run(item)
+                }
+                None => self.sleep(state),
+            };
         }
     }
 
@@ -146,43 +161,60 @@ impl Stream {
         self.changed.notify_all();
     }
 
-    fn work_off(self: Arc<Self>, driver: &Driver) {
-        while let Some(item) = self.next() {
+    /// Runs work that was taken from the queue.
+    fn run(&self, item: Item) -> MutexGuard<'_, State> {
+        if let Some(driver) = driver::get() {
             // A panic must not leave those waiting who wait for this work.
             if catch_unwind(AssertUnwindSafe(|| item.work.run(driver))).is_err() {
                 driver.set_fault(Code::LAUNCH_FAILED, "the PTX machine panicked");
             }
-            let mut state = lock(&self.state);
-            state.done = item.ticket;
-            state.busy = false;
+        }
+        let mut state = lock(&self.state);
+        state.done = item.ticket;
+        state.busy = false;
+        if state.sleepers > 0 {
             self.changed.notify_all();
         }
+        state
     }
 
-    /// The next work, when it may start; `None` at the end of the stream.
-    fn next(&self) -> Option<Item> {
+    /// What the stream's thread does, until the stream ends. It looks again after `delay` while work comes, and
+    /// needs no call for each: who waits is mostly faster.
+    fn work_off(&self, delay: Option<Duration>) {
+        let mut seen = 0;
         let mut state = lock(&self.state);
         loop {
-            let Some(first) = state.queue.front() else {
-                if state.closed {
-                    return None;
-                }
-                state = self.sleep(state);
+            let (now, wanted) = (Instant::now(), state.wanted);
+            let is_due = |item: &Item| item.due.is_some_and(|due| due <= now);
+            if let Some(item) = state.take(|first| first.ticket <= wanted || is_due(first)) {
+                drop(state);
+                state = self.run(item);
                 continue;
-            };
-            let now = Instant::now();
-            if first.ticket <= state.wanted || first.due.is_some_and(|due| due <= now) {
-                state.busy = true;
-                return state.queue.pop_front();
             }
-            state = match first.due {
-                Some(due) => {
-                    let woken = self.changed.wait_timeout(state, due - now);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
+            if state.queue.is_empty() && state.closed {
+                return;
+            }
+            let due = state.queue.front().and_then(|first| first.due);
+            let later = delay.filter(|_| state.submitted != seen).map(|delay| now + delay);
+            seen = state.submitted;
+            state = match due.or(later) {
+                Some(due) if !state.busy => {
+                    self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.sleep(state),
+                _ => self.sleep(state),
             };
         }
+    }
+}
+
+impl State {
+    /// The next work, when none runs and it may start.
+    fn take(&mut self, may_start: impl Fn(&Item) -> bool) -> Option<Item> {
+        if self.busy || !self.queue.front().is_some_and(may_start) {
+            return None;
+        }
+        self.busy = true;
+        self.queue.pop_front()
     }
 }
 

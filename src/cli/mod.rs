@@ -12,6 +12,7 @@ mod corruptions;
 mod devices;
 mod eval;
 mod flags;
+mod inspect;
 mod interrupt;
 mod kernels;
 mod keys;
@@ -86,6 +87,7 @@ commands! {
     Analyse(analyse::AnalyseArgs),
     CheckStep(check_step::CheckStepArgs),
     Bench(bench::BenchArgs),
+    Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
     Kernels(kernels::KernelsArgs),
     Recipes(recipes::RecipesArgs),

@@ -52,6 +52,7 @@ impl<T: Element> Buffer<T> {
         match &device.0.backend {
             Backend::Host(host) => host.zero(buffer.address, bytes),
             Backend::Cuda(cuda) => cuda.zero(buffer.address, bytes)?,
+            Backend::Software(software) => software.zero(buffer.address, bytes)?,
         }
         Ok(buffer)
     }
@@ -69,7 +70,7 @@ impl<T: Element> Buffer<T> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         match &self.device.0.backend {
             Backend::Host(host) => {
-                host.refuse_while_capturing("write to a buffer")?;
+                host.recorder.refuse_while_capturing("write to a buffer")?;
                 // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch
                 // returns.
                 unsafe {
@@ -78,6 +79,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             }
             Backend::Cuda(cuda) => cuda.write(self.address, bytes),
+            Backend::Software(software) => software.write(self.address, bytes),
         }
     }
 
@@ -87,7 +89,7 @@ impl<T: Element> Buffer<T> {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
         match &self.device.0.backend {
             Backend::Host(host) => {
-                host.refuse_while_capturing("read a buffer")?;
+                host.recorder.refuse_while_capturing("read a buffer")?;
                 // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch
                 // returns.
                 unsafe {
@@ -95,6 +97,7 @@ impl<T: Element> Buffer<T> {
                 };
             }
             Backend::Cuda(cuda) => cuda.read(self.address, bytes)?,
+            Backend::Software(software) => software.read(self.address, bytes)?,
         }
         Ok(values)
     }
@@ -116,6 +119,7 @@ impl<T: Element> Buffer<T> {
         match &self.device.0.backend {
             Backend::Host(host) => host.copy(other.address, self.address, bytes),
             Backend::Cuda(cuda) => cuda.copy(other.address, self.address, bytes)?,
+            Backend::Software(software) => software.copy(other.address, self.address, bytes)?,
         }
         Ok(())
     }

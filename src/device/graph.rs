@@ -1,7 +1,7 @@
-//! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, a list of launches on
-//! the host.
+//! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, elsewhere a list of
+//! launches.
 
-use super::{Backend, Device, cuda, host};
+use super::{Backend, Device, cuda, recording};
 use crate::error::Result;
 
 /// Recorded work; see [`Device::capture`]. It keeps the memory that the work uses for as long as it lives.
@@ -12,7 +12,7 @@ pub struct Graph {
 }
 
 enum Recorded {
-    Host(Vec<host::Recorded>),
+    List(Vec<recording::Recorded>),
     Cuda(cuda::CapturedGraph),
 }
 
@@ -20,7 +20,8 @@ impl Graph {
     pub(super) fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let memory = &device.0.memory;
         match &device.0.backend {
-            Backend::Host(host) => host.begin_recording()?,
+            Backend::Host(host) => host.recorder.begin()?,
+            Backend::Software(software) => software.recorder.begin()?,
             Backend::Cuda(cuda) => cuda.begin_capture()?,
         }
         memory.begin_capture();
@@ -28,7 +29,8 @@ impl Graph {
         let blocks = memory.end_capture();
         // The recording is ended on the error path too, so that the device goes on working.
         let recorded = match &device.0.backend {
-            Backend::Host(host) => Ok(Recorded::Host(host.end_recording())),
+            Backend::Host(host) => Ok(Recorded::List(host.recorder.end())),
+            Backend::Software(software) => Ok(Recorded::List(software.recorder.end())),
             Backend::Cuda(cuda) => cuda.end_capture().map(Recorded::Cuda),
         };
         match (outcome, recorded) {
@@ -43,9 +45,12 @@ impl Graph {
     /// Runs the recorded work once more.
     pub fn replay(&self) -> Result<()> {
         match (&self.recorded, &self.device.0.backend) {
-            (Recorded::Host(work), Backend::Host(host)) => work.iter().try_for_each(|item| host.run(item)),
+            (Recorded::List(work), Backend::Host(host)) => work.iter().try_for_each(|item| host.run(item)),
+            (Recorded::List(work), Backend::Software(software)) => {
+                work.iter().try_for_each(|item| software.run(item))
+            }
             (Recorded::Cuda(graph), _) => graph.launch(),
-            (Recorded::Host(_), Backend::Cuda(_)) => Ok(()),
+            (Recorded::List(_), Backend::Cuda(_)) => Ok(()),
         }
     }
 }

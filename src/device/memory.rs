@@ -257,6 +257,7 @@ fn raw_allocate(backend: &Backend, size: usize) -> Result<u64> {
     match backend {
         Backend::Host(_) => host::allocate(size, ALIGN),
         Backend::Cuda(cuda) => cuda.allocate(size),
+        Backend::Software(software) => software.allocate(size),
     }
 }
 
@@ -264,6 +265,7 @@ fn raw_release(backend: &Backend, block: u64, size: usize) {
     match backend {
         Backend::Host(_) => host::release(block, size, ALIGN),
         Backend::Cuda(cuda) => cuda.release(block),
+        Backend::Software(software) => software.release(block),
     }
 }
 

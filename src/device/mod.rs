@@ -1,4 +1,5 @@
-//! Devices: buffers, compiled kernels, launches and graphs, on an NVIDIA GPU or on the CPU.
+//! Devices: buffers, compiled kernels, launches and graphs, on an NVIDIA GPU, on the CPU, or as PTX on the
+//! CPU.
 //!
 //! This folder is the only place of the crate with `unsafe` code. A [`Device`] runs kernels in order, as one
 //! stream; a kernel is launched through the typed functions of [`kernels`], which `build.rs` writes from the
@@ -15,6 +16,8 @@ mod graph;
 pub mod host;
 pub mod kernels;
 mod memory;
+mod recording;
+mod software;
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,7 @@ pub use buffer::{Buffer, Element};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
+pub use software::{Coverage, LaunchCost};
 
 use crate::error::Result;
 use memory::Policy;
@@ -41,6 +45,7 @@ struct Inner {
 enum Backend {
     Host(host::Host),
     Cuda(cuda::Cuda),
+    Software(software::Software),
 }
 
 /// A kernel as build.rs found it: its source, its parameters, and its entry on the host.
@@ -191,6 +196,25 @@ impl Device {
         Ok(Device::new(Backend::Cuda(cuda::Cuda::new(ordinal)?), Policy::of_environment()))
     }
 
+    /// The PTX machine, which runs what NVRTC makes of the kernels for an architecture (`compute_90`), and
+    /// counts what it costs a GPU; of all kernels or of one `only`.
+    ///
+    /// Errors: NVRTC is missing; the error says how to get it.
+    pub fn software(arch: &str, coverage: Coverage, only: Option<&str>) -> Result<Device> {
+        let machine = software::Software::new(arch, coverage, only)?;
+        // Every block of memory is new, and so zero.
+        Ok(Device::new(Backend::Software(machine), Policy::Exact))
+    }
+
+    /// What was launched on [`Device::software`] since the last call, in the order of first launches; nothing
+    /// on other devices.
+    pub fn take_costs(&self) -> Vec<LaunchCost> {
+        match &self.0.backend {
+            Backend::Software(software) => software.take_costs(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether this is the CPU.
     pub fn is_host(&self) -> bool {
         matches!(self.0.backend, Backend::Host(_))
@@ -199,7 +223,7 @@ impl Device {
     fn shapes(&self) -> Shapes {
         match &self.0.backend {
             Backend::Host(host) => host.shapes,
-            Backend::Cuda(_) => Shapes::Cuda,
+            Backend::Cuda(_) | Backend::Software(_) => Shapes::Cuda,
         }
     }
 
@@ -213,13 +237,14 @@ impl Device {
         match &self.0.backend {
             Backend::Host(host) => host.describe(),
             Backend::Cuda(cuda) => cuda.describe(),
+            Backend::Software(software) => software.describe(),
         }
     }
 
     /// Waits until all work launched so far is done.
     pub fn synchronize(&self) -> Result<()> {
         match &self.0.backend {
-            Backend::Host(_) => Ok(()),
+            Backend::Host(_) | Backend::Software(_) => Ok(()),
             Backend::Cuda(cuda) => cuda.synchronize(),
         }
     }
@@ -241,6 +266,7 @@ impl Device {
         match &self.0.backend {
             Backend::Host(host) => host.launch(kernel, grid, args),
             Backend::Cuda(cuda) => cuda.launch(kernel, grid, args),
+            Backend::Software(software) => software.launch(kernel, grid, args),
         }
     }
 

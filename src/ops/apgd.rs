@@ -151,9 +151,18 @@ fn equal(memory: &State, x: &Tensor, others: &[&Tensor]) -> Result<usize> {
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    let mut cases = vec![trace(), kept()];
-    let shapes: [&[usize]; 7] =
-        [&[1, 1], &[3, 7], &[2, 33], &[3, 7, 5, 3], &[5, 8, 8, 1], &[2, 32, 32, 3], &[2, 3, 1, 257]];
+    let mut cases = vec![trace()];
+    cases.extend([&[8, 5, 3, 3][..], &[8, 12], &[8, 39], &[8, 4, 4, 1]].map(kept));
+    let shapes: [&[usize]; 8] = [
+        &[1, 1],
+        &[3, 7],
+        &[2, 12],
+        &[2, 33],
+        &[3, 7, 5, 3],
+        &[5, 8, 8, 1],
+        &[2, 32, 32, 3],
+        &[2, 3, 1, 257],
+    ];
     for shape in shapes {
         for (eps, a) in [(0.03f32, 1.0f32), (0.5, 0.75), (0.0, 0.75), (100.0, 0.75)] {
             let (n, size) = (shape[0], shape[1..].iter().product::<usize>());
@@ -320,10 +329,10 @@ fn trace() -> super::testing::Case {
 
 /// Every verdict's copies.
 #[cfg(test)]
-fn kept() -> super::testing::Case {
+fn kept(shape: &[usize]) -> super::testing::Case {
     use super::testing::*;
-    let shape = [8, 5, 3, 3];
-    let inputs: Vec<Input> = (0..5).map(|seed| Input::normal_seeded(&shape, seed)).collect();
+    let size: usize = shape[1..].iter().product();
+    let inputs: Vec<Input> = (0..5).map(|seed| Input::normal_seeded(shape, seed)).collect();
     let run = |device: &Device, t: &[Tensor]| {
         let mut memory = State::new(device, 8)?;
         memory.verdict = Buffer::from_slice(device, &(0..8).collect::<Vec<i32>>())?;
@@ -337,9 +346,9 @@ fn kept() -> super::testing::Case {
             .collect::<Result<Vec<_>>>()?
             .concat())
     };
-    Case::kernel("every verdict", inputs, run, |v| {
+    Case::kernel(format!("every verdict {shape:?}"), inputs, run, move |v| {
         let pick = |of: fn(usize) -> usize| {
-            (0..8).flat_map(|n| v[of(n)][n * 45..(n + 1) * 45].to_vec()).collect::<Vec<f64>>()
+            (0..8).flat_map(|n| v[of(n)][n * size..(n + 1) * size].to_vec()).collect::<Vec<f64>>()
         };
         let adv = pick(|n| if n & 6 == 4 { 2 } else { 0 });
         let grad = pick(|n| if n & 6 == 4 { 3 } else { 1 });

@@ -33,9 +33,10 @@ pub fn add_momentum(momentum: &mut Tensor, grad: &Tensor, mu: f32) -> Result<()>
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    let shapes: [&[usize]; 8] = [
+    let shapes: [&[usize]; 9] = [
         &[1, 1],
         &[3, 7],
+        &[2, 12],
         &[2, 33],
         &[3, 7, 5, 3],
         &[5, 8, 8, 1],

@@ -34,7 +34,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     };
     let mut cases = Vec::new();
     // The last one has more blocks than one vector of partial sums, on either device.
-    for shape in ugly_shapes().into_iter().chain([vec![64, 3, 3, 64], vec![90_001]]) {
+    for shape in ugly_shapes().into_iter().chain([vec![64, 3, 3, 64], vec![14_000], vec![90_001]]) {
         let (w, g) = (Input::normal_seeded(&shape, 1), Input::normal_seeded(&shape, 2));
         cases.push(case(format!("{shape:?}"), w, g, 0.5));
     }

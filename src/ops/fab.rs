@@ -109,8 +109,8 @@ fn rows_of(op: &'static str, x: &Tensor, values: usize) -> Result<(usize, usize)
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = Vec::new();
-    let shapes: [&[usize]; 7] =
-        [&[3, 1], &[4, 7], &[3, 33], &[5, 8, 8, 1], &[3, 7, 5, 3], &[2, 32, 32, 3], &[1, 4097]];
+    let shapes: [&[usize]; 8] =
+        [&[3, 1], &[5, 7], &[5, 12], &[3, 33], &[5, 8, 8, 1], &[3, 7, 5, 3], &[2, 32, 32, 3], &[1, 4097]];
     for (shape, l2) in shapes.into_iter().flat_map(|shape| [(shape, false), (shape, true)]) {
         let (n, size) = (shape[0], shape[1..].iter().product::<usize>());
         let clean = Input::uniform(shape, 0.0, 1.0);
@@ -241,9 +241,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     }
     cases.push(Case::kernel(
         "within",
-        [Input::values(&[5], vec![0.25, 0.24, 0.26, f32::INFINITY, f32::NAN])],
+        [Input::values(&[15], [0.25, 0.24, 0.26, f32::INFINITY, f32::NAN].repeat(3))],
         |_, x| Ok(within(x[0].buffer(), 0.25)?.to_vec()?.iter().map(|f| *f as f32).collect()),
-        |_| vec![1.0, 1.0, 0.0, 0.0, 0.0],
+        |_| [1.0, 1.0, 0.0, 0.0, 0.0].repeat(3),
     ));
     cases
 }

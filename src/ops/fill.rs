@@ -30,9 +30,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = vec![Case::kernel(
         "full",
-        [Input::normal(&[4099])],
-        |device, _| full(device, &[4099], -2.5)?.to_vec(),
-        |_| vec![-2.5; 4099],
+        [Input::normal(&[4103])],
+        |device, _| full(device, &[4103], -2.5)?.to_vec(),
+        |_| vec![-2.5; 4103],
     )];
     cases.extend(ugly_shapes().iter().map(|shape| {
         Case::op(

@@ -58,7 +58,8 @@ fn flagged(op: &'static str, n: usize, flags: &[&Buffer<i32>]) -> Result<()> {
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    let shapes: [&[usize]; 5] = [&[4, 1], &[4, 7, 5, 3], &[4, 8, 8, 1], &[4, 32, 32, 3], &[4, 4097]];
+    let shapes: [&[usize]; 7] =
+        [&[4, 1], &[4, 12], &[4, 39], &[4, 7, 5, 3], &[4, 8, 8, 1], &[4, 32, 32, 3], &[4, 4097]];
     let mut cases = Vec::new();
     for shape in shapes {
         let size: usize = shape[1..].iter().product();

@@ -122,8 +122,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     use crate::rng::Purpose;
     let key = Key::new(42, Purpose::AttackStart, 3, 5);
     let images = [5, 49_999, 0, 7];
-    let shapes: [&[usize]; 7] =
-        [&[1, 1], &[3, 7], &[2, 33], &[3, 7, 5, 3], &[4, 8, 8, 1], &[2, 32, 32, 3], &[8, 3, 1, 257]];
+    let shapes: [&[usize]; 8] =
+        [&[1, 1], &[2, 6], &[3, 7], &[2, 33], &[3, 7, 5, 3], &[4, 8, 8, 1], &[2, 32, 32, 3], &[8, 3, 1, 257]];
     let mut cases = Vec::new();
     for shape in shapes {
         let per_view = shape[0].min(4);

@@ -148,6 +148,7 @@ pub fn cases() -> Vec<super::testing::Case> {
         (256, 2, 1, [1, 0], false),
         (257, 7, 7, [0, 1], true),
         (1000, 1, 0, [0, 0], true),
+        (1500, 3, 2, [5, 0], false),
         (20_011, 3, 2, [5, 20_016], true),
     ];
     let mut cases = Vec::new();
@@ -189,10 +190,9 @@ pub fn cases() -> Vec<super::testing::Case> {
     }));
 
     let sets: [&'static [usize]; 4] = [&[], &[2], &[0, 3, 4], &[0, 1, 2, 3, 4]];
-    for (members, row) in sets
-        .into_iter()
-        .flat_map(|m| [vec![1], vec![7], vec![4, 3], vec![3, 4, 2], vec![33, 31, 3]].map(|r| (m, r)))
-    {
+    for (members, row) in sets.into_iter().flat_map(|m| {
+        [vec![1], vec![3], vec![7], vec![11], vec![4, 3], vec![3, 4, 2], vec![33, 31, 3]].map(|r| (m, r))
+    }) {
         let (size, shape) = (row.iter().product::<usize>(), |n: usize| [vec![n], row.clone()].concat());
         // Rows that are no member's hold NaN.
         let poisoned = |rows: usize, offset: usize, seed: u64| {

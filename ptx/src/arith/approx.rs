@@ -20,19 +20,23 @@ const SERIES: [f64; 14] = [
     1.0,
 ];
 
+/// 1.5 · 2^52.
+const WHOLE: f64 = 6755399441055744.0;
+
 /// 2^x, by its whole part and the series of the rest. Exact for integers, as the hardware is.
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
     let wide = x as f64;
     let bounded = if wide < -400.0 { -400.0 } else { wide };
     let bounded = if bounded > 400.0 { 400.0 } else { bounded };
-    let whole = bounded.round_ties_even();
-    let rest = bounded - whole;
+    // The sum has no bits for a fraction: its low bits are the whole part as an integer.
+    let shifted = bounded + WHOLE;
+    let rest = bounded - (shifted - WHOLE);
     let mut sum = 0.0;
     for term in SERIES {
         sum = sum * rest + term;
     }
-    let scale = f64::from_bits(((whole as i32 + 1023) as u64) << 52);
+    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
     canonical(if x.is_nan() { x } else { (sum * scale) as f32 })
 }
 

@@ -30,6 +30,13 @@ fn divide_i16(a: i16, b: i16) -> i16 {
     divide_i32(a as i32, b as i32) as i16
 }
 
+/// All bits or none. A selection by bits becomes vectors where one by a branch does not.
+macro_rules! all_bits {
+    ($condition:expr, $type:ty) => {
+        ($condition as $type).wrapping_neg()
+    };
+}
+
 macro_rules! integers {
     ($table:expr, $bits:literal, $u:ty, $s:ty, $wide_u:ty, $wide_s:ty, $divide_u:ident, $divide_s:ident) => {
         lane_table! { $table;
@@ -64,12 +71,12 @@ macro_rules! integers {
             [concat!("xor.b", $bits)] |a: $u, b: $u| -> $u { a ^ b }
             [concat!("not.b", $bits)] |a: $u| -> $u { !a }
             [concat!("cnot.b", $bits)] |a: $u| -> $u { (a == 0) as $u }
-            [concat!("shl.b", $bits)] |a: $u, n: u32| -> $u { if n < $bits { a << (n % $bits) } else { 0 } }
+            [concat!("shl.b", $bits)] |a: $u, n: u32| -> $u { (a << (n % $bits)) & all_bits!(n < $bits, $u) }
             [concat!("shr.u", $bits), concat!("shr.b", $bits)]
-                |a: $u, n: u32| -> $u { if n < $bits { a >> (n % $bits) } else { 0 } }
+                |a: $u, n: u32| -> $u { (a >> (n % $bits)) & all_bits!(n < $bits, $u) }
             [concat!("shr.s", $bits)] |a: $s, n: u32| -> $s { a >> if n < $bits { n } else { $bits - 1 } }
             [concat!("selp.b", $bits), concat!("selp.u", $bits), concat!("selp.s", $bits),
-             concat!("selp.f", $bits)] |a: $u, b: $u, p: bool| -> $u { if p { a } else { b } }
+             concat!("selp.f", $bits)] |a: $u, b: $u, p: bool| -> $u { b ^ ((a ^ b) & all_bits!(p, $u)) }
             [concat!("mov.b", $bits), concat!("mov.u", $bits), concat!("mov.s", $bits),
              concat!("mov.f", $bits)] |a: $u| -> $u { a }
             [concat!("setp.eq.b", $bits), concat!("setp.eq.u", $bits), concat!("setp.eq.s", $bits)]

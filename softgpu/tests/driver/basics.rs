@@ -96,6 +96,8 @@ fn wrong_options_are_said_and_stop_everything() {
         ("SOFTGPU_CHECKS", "yes", "SOFTGPU_CHECKS=yes: write on or off"),
         ("SOFTGPU_ORDER", "back", "SOFTGPU_ORDER=back: write forward, reverse or shuffled:SEED"),
         ("SOFTGPU_DELAY", "long", "SOFTGPU_DELAY=long: write microseconds or wait"),
+        ("SOFTGPU_LIMIT", "long", "SOFTGPU_LIMIT=long: write a number"),
+        ("SOFTGPU_MUTANT", "tile:0", "SOFTGPU_MUTANT=tile:0: write KERNEL:N, N from 1"),
         ("SOFTGPU_FAIL", "cuFoo:1", "SOFTGPU_FAIL: there is no cuFoo; SOFTGPU_FAIL=all lists all functions"),
         (
             "SOFTGPU_FAIL",

@@ -1,4 +1,4 @@
-use crate::harness::{LATE, alone};
+use crate::harness::{LATE, PTX, alone};
 
 #[test]
 fn a_fault_stays() {
@@ -56,6 +56,19 @@ fn kernels_can_be_made_to_fail() {
     });
     let Some(said) = said else { return };
     assert!(said.contains("softgpu: fault: CUDA_ERROR_LAUNCH_TIMEOUT: increment\n"), "{said}");
+}
+
+#[test]
+fn a_mutant_of_no_instruction_is_refused() {
+    let said = alone(&[("SOFTGPU_MUTANT", "tile:1")], |cuda| {
+        cuda.start();
+        let mut module = 0usize;
+        cuda.refuses(1, "cuModuleLoadData", &[&raw mut module as usize, PTX.as_ptr() as usize]);
+    });
+    let Some(said) = said else { return };
+    let line =
+        "CUDA_ERROR_INVALID_VALUE: SOFTGPU_MUTANT: tile has 0 instructions that wait, there is no number 1";
+    assert!(said.contains(line), "{said}");
 }
 
 #[test]

@@ -15,12 +15,11 @@ mod threads;
 pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
 
 use super::kernels::INSTRUCTION_SETS;
+use super::recording::{Recorded, Recorder};
 use super::{Arg, Grid, Kernel, Shapes};
 use crate::error::{Error, Result};
 use std::alloc::Layout;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// The order in which the threads of a block start, in checked mode. A kernel whose result depends on it
 /// lacks a barrier.
@@ -40,15 +39,7 @@ pub(super) struct Host {
     pub shapes: Shapes,
     /// Checked mode and its order.
     checked: Option<Order>,
-    capturing: AtomicBool,
-    recording: Mutex<Vec<Recorded>>,
-}
-
-/// One piece of recorded work.
-pub(super) enum Recorded {
-    Launch { kernel: &'static Kernel, grid: Grid, args: Vec<Arg> },
-    Zero { address: u64, bytes: usize },
-    Copy { from: u64, to: u64, bytes: usize },
+    pub recorder: Recorder,
 }
 
 impl Host {
@@ -71,7 +62,7 @@ impl Host {
             }
             Err(_) => best_instruction_set(),
         };
-        Ok(Host { isa, shapes, checked, capturing: AtomicBool::new(false), recording: Mutex::default() })
+        Ok(Host { isa, shapes, checked, recorder: Recorder::default() })
     }
 
     pub fn describe(&self) -> String {
@@ -85,8 +76,8 @@ impl Host {
     }
 
     pub fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
-        if self.capturing.load(Ordering::Relaxed) {
-            self.record(Recorded::Launch { kernel, grid, args: args.to_vec() });
+        if self.recorder.capturing() {
+            self.recorder.push(Recorded::Launch { kernel, grid, args: args.to_vec() });
             return Ok(());
         }
         schedule::run(&fiber::Launch {
@@ -109,8 +100,8 @@ impl Host {
     }
 
     fn do_or_record(&self, item: Recorded) {
-        if self.capturing.load(Ordering::Relaxed) {
-            self.record(item);
+        if self.recorder.capturing() {
+            self.recorder.push(item);
         } else {
             // Zero and Copy cannot fail.
             let _ = self.run(&item);
@@ -129,28 +120,6 @@ impl Host {
             Recorded::Copy { from, to, bytes } => unsafe {
                 std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes)
             },
-        }
-        Ok(())
-    }
-
-    fn record(&self, item: Recorded) {
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-    }
-
-    pub fn begin_recording(&self) -> Result<()> {
-        self.refuse_while_capturing("start a second capture")?;
-        self.capturing.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    pub fn end_recording(&self) -> Vec<Recorded> {
-        self.capturing.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *self.recording.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub fn refuse_while_capturing(&self, what: &str) -> Result<()> {
-        if self.capturing.load(Ordering::Relaxed) {
-            return Err(Error::Internal { what: format!("cannot {what} while a graph is captured") });
         }
         Ok(())
     }

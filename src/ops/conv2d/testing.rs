@@ -26,6 +26,12 @@ pub fn cases() -> Vec<Case> {
         ([5, 9, 7, 16], 12, (3, 3), 3, 1),
         ([2, 10, 7, 3], 70, (3, 2), 3, 1),
         ([2, 5, 6, 2], 3, (1, 1), 2, 2),
+        ([2, 3, 3, 5], 3, (1, 1), 1, 0),
+        // Few input channels, and output channels that end with seven of a vector.
+        ([1, 4, 4, 1], 23, (3, 3), 1, 1),
+        ([1, 4, 4, 2], 23, (3, 3), 1, 1),
+        ([1, 4, 4, 3], 23, (3, 3), 1, 1),
+        ([1, 4, 4, 4], 23, (3, 3), 1, 1),
     ];
     let mut cases = Vec::new();
     for &(x, co, (kh, kw), stride, pad) in sizes {
@@ -42,9 +48,23 @@ pub fn cases() -> Vec<Case> {
         );
         cases.push(op.tolerance(1e-4, 1e-5).gradient_tolerance(1e-4, 1e-3));
     }
-    for (x, co, stride) in
-        [([3, 5, 7, 16], 32, 1), ([130, 4, 4, 16], 16, 2), ([2, 3, 3, 3], 33, 1), ([1, 6, 6, 32], 80, 1)]
-    {
+    let fused = [
+        ([3, 5, 7, 16], 32, 1),
+        ([130, 4, 4, 16], 16, 2),
+        ([2, 3, 3, 3], 33, 1),
+        ([1, 6, 6, 32], 80, 1),
+        // All rows of a block for each width of a panel, with whole vectors and with seven of the last one.
+        ([2, 8, 9, 64], 64, 1),
+        ([2, 8, 9, 32], 32, 1),
+        ([2, 8, 9, 39], 39, 1),
+        ([2, 8, 9, 23], 23, 1),
+        ([2, 8, 9, 7], 7, 1),
+        // Few output channels: the input gradient's k-tiles reach over taps.
+        ([2, 4, 5, 48], 5, 1),
+        ([2, 4, 5, 32], 5, 1),
+        ([2, 4, 5, 16], 5, 1),
+    ];
+    for (x, co, stride) in fused {
         let w = [co, 3, 3, x[3]];
         let conv = Conv::new(&x, &w, stride, 1).unwrap();
         let inputs = || {
@@ -94,16 +114,38 @@ pub fn cases() -> Vec<Case> {
                 .collect();
             let padded: Vec<u8> = positive.into_iter().chain([0]).take(mask_bytes(t[0].len())).collect();
             let mask = masks_fit(x[3]).then(|| Buffer::from_slice(device, &padded)).transpose()?;
-            let mut into = t[0].buffer().duplicate()?;
-            input_grad(&conv, &t[4], &filter, mask.as_ref(), None, &mut into, true)?;
-            into.to_vec()
+            let gradient = |accumulate| {
+                let mut into = t[0].buffer().duplicate()?;
+                input_grad(&conv, &t[4], &filter, mask.as_ref(), None, &mut into, accumulate)?;
+                into.to_vec()
+            };
+            Ok([gradient(true)?, gradient(false)?].concat())
         };
         let want = move |v: &[Vec<f64>]| {
             let scaled: Vec<f64> = v[1].iter().enumerate().map(|(i, w)| w * v[2][i / (9 * x[3])]).collect();
-            let sum = input_oracle(&conv, &v[4], &scaled).into_iter().zip(&v[0]);
-            sum.map(|(g, x0)| if *x0 > 0.0 || !masks_fit(x[3]) { g + x0 } else { 0.0 }).collect()
+            let gradient = input_oracle(&conv, &v[4], &scaled);
+            let masked = |x0: f64, g: f64| if x0 > 0.0 || !masks_fit(x[3]) { g } else { 0.0 };
+            let onto = |share: f64| {
+                let each = gradient.iter().zip(&v[0]);
+                each.map(|(g, x0)| masked(*x0, g + share * x0)).collect::<Vec<f64>>()
+            };
+            [onto(1.0), onto(0.0)].concat()
         };
         cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
+    }
+    // More pixels than a block lists at a time, for each width of a panel within a tap and across taps.
+    for (ci, co) in [64, 32, 16, 33, 20, 5].into_iter().flat_map(|ci| [(ci, 68), (ci, 71)]) {
+        let (x, w) = ([1, 17, 18, ci], [co, 1, 1, ci]);
+        let conv = Conv::new(&x, &w, 1, 0).unwrap();
+        let inputs = [Input::normal(&x), Input::normal(&conv.out_shape()), Input::normal(&w)];
+        let run = move |_: &Device, t: &[Tensor]| {
+            let mut into = t[2].buffer().duplicate()?;
+            weight_grad(&conv, &t[0], &t[1], None, &mut into, true)?;
+            into.to_vec()
+        };
+        let want = move |v: &[Vec<f64>]| weight_oracle(&conv, &v[0], &v[1], &v[2]);
+        let name = format!("conv2d x {x:?} w {w:?} weight gradient");
+        cases.push(Case::kernel(name, inputs, run, want).tolerance(1e-4, 1e-4));
     }
     cases
 }
@@ -137,6 +179,20 @@ pub(in crate::ops) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
         }
     });
     y
+}
+
+/// `into` plus the gradient of w.
+fn weight_oracle(conv: &Conv, x: &[f64], dy: &[f64], into: &[f64]) -> Vec<f64> {
+    let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
+    let mut dw = into.to_vec();
+    each_product(conv, |out, tap, input| {
+        for o in 0..co {
+            for i in 0..ci {
+                dw[(o * taps + tap) * ci + i] += dy[out * co + o] * x[input * ci + i];
+            }
+        }
+    });
+    dw
 }
 
 pub(in crate::ops) fn input_oracle(conv: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {

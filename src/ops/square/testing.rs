@@ -17,6 +17,8 @@ pub fn cases() -> Vec<Case> {
     let more = [
         ([4, 3, 4, 2], 3, [0, 1], [0, 1]),
         ([4, 2, 3, 1], 2, [0, 1], [0, 0]),
+        ([4, 3, 4, 1], 2, [1, 2], [0, 0]),
+        ([4, 5, 6, 5], 3, [0, 1], [2, 3]),
         ([4, 64, 48, 3], 7, [3, 40], [57, 2]),
     ];
     for (shape, side, to, from) in shapes.into_iter().chain(more) {
@@ -42,7 +44,7 @@ pub fn cases() -> Vec<Case> {
             Ok([search.best.to_vec()?, search.trial.to_vec()?, search.best_margin.to_vec()?].concat())
         };
         let patch = Patch {
-            window: Window { top: to[0], left: to[1], height: side.min(2), width: side },
+            window: Window { top: to[0], left: to[1], height: side - side / 5, width: side },
             signs: 0b101,
         };
         for next in [Some(patch), None] {
@@ -133,12 +135,13 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(Case::kernel(
         "begin",
-        [Input::filled(&[3, 2, 2, 1], 0.5), Input::filled(&[3, 2, 2, 1], 0.25)],
+        [Input::filled(&[15, 2, 2, 1], 0.5), Input::filled(&[15, 2, 2, 1], 0.25)],
         |device, t| {
-            let search = Search::begin(t[0].clone(), t[1].clone(), &Buffer::from_slice(device, &[1, 0, 1])?)?;
+            let correct = Buffer::from_slice(device, &[1, 0, 1].repeat(5))?;
+            let search = Search::begin(t[0].clone(), t[1].clone(), &correct)?;
             search.best_margin.to_vec()
         },
-        |_| vec![f64::INFINITY, 0.0, f64::INFINITY],
+        |_| [f64::INFINITY, 0.0, f64::INFINITY].repeat(5),
     ));
     cases
 }

@@ -1,0 +1,203 @@
+//! Work at typical sizes, to be timed or counted: operations, whole training steps, and the parts of these.
+
+use std::rc::Rc;
+
+use crate::attack::{Objective, Pgd, Points, logits};
+use crate::config::Config;
+use crate::device::{Buffer, Device};
+use crate::error::{Error, Result};
+use crate::method;
+use crate::nn::{Arch, Net, Role, Shape};
+use crate::ops::attack_step::linf_step;
+use crate::ops::batch_norm::BnMode;
+use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::reduce::Reduction;
+use crate::rng::{Key, Purpose, Stream};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use crate::train::average::Average;
+use crate::train::step::{Batch, Models, Sgd, StepConfig, train_step};
+
+/// Something to do again and again.
+pub type Work = Box<dyn FnMut() -> Result<()>>;
+
+/// The batch that GPUs are measured on.
+pub const BATCH: usize = 128;
+
+/// Numbers in `[0, 1)`.
+pub fn random(device: &Device, shape: &[usize]) -> Result<Tensor> {
+    let mut stream = Stream::new(0, "bench");
+    let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| stream.uniform()).collect();
+    Tensor::from_slice(device, shape, &numbers)
+}
+
+/// Labels `[N]`, or indices.
+pub fn labels(device: &Device, n: usize, classes: usize) -> Result<Buffer<i32>> {
+    Buffer::from_slice(device, &(0..n).map(|i| (i % classes) as i32).collect::<Vec<_>>())
+}
+
+/// The sizes of a convolution whose images keep their size but for the stride.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// `[N,H,W,C]`.
+    pub input: [usize; 4],
+    pub out_channels: usize,
+    pub kernel: usize,
+    pub stride: usize,
+}
+
+/// The names of the passes of a convolution.
+pub const PASSES: [&str; 3] = ["conv2d forward", "conv2d input gradient", "conv2d weight gradient"];
+
+impl Layer {
+    pub fn conv(&self) -> Result<Conv> {
+        let &Layer { input, out_channels, kernel, stride } = self;
+        Conv::new(&input, &[out_channels, kernel, kernel, input[3]], stride, kernel / 2)
+    }
+
+    /// The three passes.
+    pub fn passes(&self, device: &Device) -> Result<[Work; 3]> {
+        let conv = self.conv()?;
+        let (x, grad) = (random(device, &conv.in_shape())?, random(device, &conv.out_shape())?);
+        let weight = random(device, &[self.out_channels, self.kernel, self.kernel, self.input[3]])?;
+        let mut grad_x = Buffer::uninit(device, x.len())?;
+        let mut grad_w = Buffer::uninit(device, weight.len())?;
+        let filter = Rc::new(Filter::new(weight));
+        let (images, of_input, of_weight) = (x.clone(), filter.clone(), grad.clone());
+        Ok([
+            Box::new(move || conv2d::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)),
+            Box::new(move || conv2d::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)),
+            Box::new(move || conv2d::weight_grad(&conv, &x, &of_weight, None, &mut grad_w, false)),
+        ])
+    }
+}
+
+/// A step of an Linf attack on images `[N,H,W,C]`.
+pub fn attack_step(device: &Device, shape: &[usize]) -> Result<Work> {
+    let images = || random(device, shape);
+    let (clean, gradient, mut x_adv) = (images()?, images()?, images()?);
+    Ok(Box::new(move || linf_step(&mut x_adv, &gradient, &clean, 0.01, 0.03)))
+}
+
+/// A network and the images that steps are measured on.
+pub struct Job {
+    pub model: &'static str,
+    pub side: usize,
+    pub channels: usize,
+    /// The batch on the host; on a GPU it is [`BATCH`].
+    host_batch: usize,
+    eps: &'static str,
+}
+
+/// A part of a step, and how often a step of PGD-AT and of RAAT has it when all images are in S.
+pub struct Part {
+    pub name: &'static str,
+    pub counts: [usize; 2],
+    /// How often the work does it.
+    pub repeats: usize,
+    pub work: Work,
+}
+
+impl Job {
+    pub fn batch(&self, device: &Device) -> usize {
+        if device.is_host() { self.host_batch } else { BATCH }
+    }
+
+    pub fn net(&self, device: &Device) -> Result<Net> {
+        let shape =
+            Shape { channels: self.channels, height: self.side, classes: 10, mean: vec![], std: vec![] };
+        Net::new(device, Arch::find(self.model)?, &shape, 0)
+    }
+
+    pub fn images(&self, device: &Device, n: usize) -> Result<Tensor> {
+        random(device, &[n, self.side, self.side, self.channels])
+    }
+
+    /// A training step of `method` on a batch of n images.
+    pub fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work> {
+        let mut config = Config::default();
+        config.apply(&[
+            ("method", method),
+            ("eps", self.eps),
+            ("step_size", self.eps),
+            ("average_start_epoch", "0"),
+        ])?;
+        let entry = method::find(method)?;
+        let views = (entry.views)(&config);
+        let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
+        let (x, y) = (self.images(device, views * n)?, labels(device, n, 10)?);
+        let images = labels(device, n, usize::MAX)?;
+        let average = Average::of(&config, entry);
+        Ok(Box::new(move || {
+            let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
+            let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+            let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
+            let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
+            train_step(&mut models, &batch, &step_config, &sgd, average.as_ref()).map(drop)
+        }))
+    }
+
+    /// The parts of steps on a batch of n images.
+    pub fn parts(&self, device: &Device, n: usize) -> Result<Vec<Part>> {
+        const STEPS: usize = 10;
+        let (x, y) = (self.images(device, n)?, labels(device, n, 10)?);
+        let images = labels(device, n, usize::MAX)?;
+        let mut net = self.net(device)?;
+        let evaluated = x.clone();
+        let pgd = Pgd { steps: STEPS, ..Pgd::default() };
+        let key = Key::new(0, Purpose::AttackStart, 0, 0);
+        let attack = Box::new(move || {
+            let points = Points { x: &x, y: &y, images: &images };
+            pgd.attack(&mut net, Objective::CrossEntropy, points, key).map(drop)
+        });
+        let mut net = self.net(device)?;
+        let evaluation = Box::new(move || logits(&mut net, &evaluated).map(drop));
+        let sgd = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
+        let mut net = self.net(device)?;
+        let update = Box::new(move || {
+            let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
+            learned
+                .map(|param| (param.value.clone(), param))
+                .try_for_each(|(gradient, param)| sgd.update(param, &gradient))
+        });
+        let part = |name, counts, repeats, work: Work| Part { name, counts, repeats, work };
+        Ok(vec![
+            part("attack step", [10, 20], STEPS, attack),
+            part("evaluation", [0, 6], 1, evaluation),
+            part("training pass", [1, 1], 1, self.pass(device, n)?),
+            part("training pass, two views", [0, 2], 1, self.pass(device, 2 * n)?),
+            part("update", [1, 1], 1, update),
+        ])
+    }
+
+    /// Loss and gradients of n images.
+    fn pass(&self, device: &Device, n: usize) -> Result<Work> {
+        let mut net = self.net(device)?;
+        let (x, y, device) = (self.images(device, n)?, labels(device, n, 10)?, device.clone());
+        Ok(Box::new(move || {
+            let tape = Tape::new(&device);
+            let leaves = net.leaves(&tape);
+            let z = net.forward(&tape, tape.constant(x.clone()), BnMode::Train, Some(&leaves))?;
+            let loss = cross_entropy(&tape, z, &y, Reduction::Mean)?;
+            leaves.gradients(&mut tape.backward(loss, None)?);
+            Ok(())
+        }))
+    }
+}
+
+static JOBS: [Job; 2] = [
+    Job { model: "resnet-mini", side: 8, channels: 1, host_batch: 128, eps: "0.1" },
+    Job { model: "resnet18", side: 32, channels: 3, host_batch: 32, eps: "8/255" },
+];
+
+/// The job with this network, or all. Errors: there is none.
+pub fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
+    let found: Vec<&Job> = JOBS.iter().filter(|job| model.is_none_or(|wanted| job.model == wanted)).collect();
+    match model {
+        Some(wanted) if found.is_empty() => {
+            Err(Error::unknown("job", wanted, JOBS.iter().map(|job| job.model)))
+        }
+        _ => Ok(found),
+    }
+}
