@@ -140,14 +140,17 @@ fn each_source(of: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn every_kernel_of_the_project_parses() {
-    let Some(nvrtc) = nvrtc("every_kernel_of_the_project_parses") else { return };
+fn every_kernel_of_the_project_parses_and_writes_what_it_reads() {
+    let Some(nvrtc) = nvrtc("every_kernel_of_the_project_parses_and_writes_what_it_reads") else { return };
     let (mut kernels, mut instructions) = (0, 0);
     for arch in ["compute_75", "compute_80", "compute_90", "compute_121"] {
         for source in each_source(&sources()).iter().chain(&each_source(&sources().join("conformance"))) {
             let text = compile(&nvrtc, source, arch);
             let module =
                 Module::parse(&text).unwrap_or_else(|error| panic!("{} {arch}: {error}", source.display()));
+            for kernel in module.kernels() {
+                assert_eq!(kernel.unwritten_register(), None, "{} {arch}: {}", source.display(), kernel.name);
+            }
             kernels += module.kernels().count();
             instructions += module.kernels().map(|kernel| kernel.instructions()).sum::<usize>();
         }
