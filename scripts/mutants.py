@@ -7,8 +7,8 @@
 A wait is a `bar.sync`, a `bar.warp.sync`, or a wait for asynchronous copies; FILE is the software driver's
 report, which lists them. `instruction` takes each of them, `line` the first that the compiler made of a line
 of a kernel, `source` the first of a line in any kernel. A mutant is found when a check of the software driver
-stops it, when a value is wrong, or when it does not end. Fails when one survives, unless a comment on its line
-says `Redundant on CUDA:` and why it stays, and when one with such a comment is found.
+stops it, when a value is wrong, or when it does not end. Fails when one survives, unless a comment on its
+line says `Redundant on CUDA:` and why it stays, and when one with such a comment is found.
 """
 import argparse
 import collections

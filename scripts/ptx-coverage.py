@@ -6,8 +6,8 @@
 
 Reads the report of the software driver and prints, for each kernel, its PTX instructions, how many at least
 one warp ran, and the source lines of the others. Fails when a kernel of kernels/*.cu ran less than 95 % of
-its reachable instructions, or never. scripts/ptx-unreachable.txt lists what no launch can reach; an entry that
-does not match, or whose line is run in full, fails too.
+its reachable instructions, or never. scripts/ptx-unreachable.txt lists what no launch can reach; an entry
+that does not match, or whose line is run in full, fails too.
 """
 import argparse
 import collections
