@@ -39,8 +39,8 @@ INLINE int valid_rows(const int* num_valid, int per_image, int rows) {
   return num_valid && per_image > 0 ? valid_images(num_valid, rows / per_image) * per_image : rows;
 }
 
-// The sum of v over the threads of a group (whose numbers are equal modulo side), in the first of them. scratch
-// has threads * VEC floats.
+// The sum of v over the threads of a group (whose numbers are equal modulo side), in the first of them.
+// scratch has threads * VEC floats.
 template <int threads>
 INLINE Vec column_sum_first(Vec v, float* scratch, int side) {
   if (threads == 1) return v;

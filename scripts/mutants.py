@@ -5,11 +5,10 @@
     scripts/mutants.py FILE [--each source|line|instruction] [--kernels GLOB] [--jobs N] [--limit SECONDS]
 
 A wait is a `bar.sync`, a `bar.warp.sync`, or a wait for asynchronous copies; FILE is the software driver's
-report, which lists them. `instruction` takes each of them, `line` the first that the compiler made of a
-source line in a kernel, `source` the first of a source line in any kernel. A mutant is found when a check
-of the software driver stops it, when a value is wrong, or when it does not end. Fails when one survives,
-unless a comment on its source line says `Redundant on CUDA:` and why it stays, and when one with such a
-comment is found.
+report, which lists them. `instruction` takes each of them, `line` the first that the compiler made of a line
+of a kernel, `source` the first of a line in any kernel. A mutant is found when a check of the software driver
+stops it, when a value is wrong, or when it does not end. Fails when one survives, unless a comment on its
+line says `Redundant on CUDA:` and why it stays, and when one with such a comment is found.
 """
 import argparse
 import collections
@@ -62,8 +61,8 @@ def operation(kernel):
 
 def environment():
     """That of scripts/software-gpu.sh, with the test's."""
-    text = subprocess.run([ROOT / "scripts/software-gpu.sh"], check=True, capture_output=True, text=True).stdout
-    (_, assignment) = shlex.split(text)
+    command = [ROOT / "scripts" / "software-gpu.sh"]
+    _, assignment = shlex.split(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     name, value = assignment.split("=", 1)
     one = {name: value, "SADDLE_TEST_DEVICES": "cuda", "SADDLE_REQUIRE_CUDA": "1", "SOFTGPU_THREADS": "1"}
     dropped = {"SOFTGPU_REPORT", "SOFTGPU_CHECKS"}
@@ -82,7 +81,8 @@ def verdict(program, variables, mutant, limit):
     variables = variables | {"SOFTGPU_MUTANT": f"{kernel}:{number}", "SADDLE_TEST_OP": operation(kernel)}
     command = [program, "every_operation"]
     try:
-        ended = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=limit)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return f"no end after {limit} s"
     said = ended.stdout + ended.stderr
@@ -119,7 +119,8 @@ def main():
             if not found and not kept:
                 wrong.append(f"{name} survived: add a case, strengthen a check, or remove the wait")
     seconds = time.monotonic() - began
-    print(f"{len(todo)} mutants in {seconds:.0f} s: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
+    outcome = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
+    print(f"{len(todo)} mutants in {seconds:.0f} s: {outcome}")
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1 if wrong else 0)

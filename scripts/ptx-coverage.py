@@ -4,10 +4,10 @@
     SOFTGPU_REPORT=FILE scripts/software-gpu.sh cargo test --release --lib every_operation
     scripts/ptx-coverage.py FILE [--least PERCENT]
 
-Reads the report of the software driver and prints, for each kernel, its PTX instructions, how many at least one
-warp ran, and the source lines of the others. Fails when a kernel of kernels/*.cu ran less than 95 % of its
-reachable instructions, or never. scripts/ptx-unreachable.txt lists what no launch can reach; an entry that does
-not match, or whose line is run in full, fails too.
+Reads the report of the software driver and prints, for each kernel, its PTX instructions, how many at least
+one warp ran, and the source lines of the others. Fails when a kernel of kernels/*.cu ran less than 95 % of
+its reachable instructions, or never. scripts/ptx-unreachable.txt lists what no launch can reach; an entry
+that does not match, or whose line is run in full, fails too.
 """
 import argparse
 import collections

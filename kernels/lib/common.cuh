@@ -67,8 +67,8 @@ INLINE int valid_images(const int* num_valid, int images) {
 // *to = value or, with accumulate, *to += value.
 INLINE void put(float* to, float value, int accumulate) { *to = accumulate ? *to + value : value; }
 
-// Calls f(i, count) for every run of up to `run` elements of n that this thread owns: of each `chunk` elements
-// a block takes one, and its threads neighbouring runs.
+// Calls f(i, count) for every run of up to `run` elements of n that this thread owns: a block takes `chunk`
+// elements, and its threads neighbouring runs of them.
 template <int chunk, int threads, int run, class F>
 INLINE void each_of_chunk(int block, int n, F f) {
   const int first = block * chunk;

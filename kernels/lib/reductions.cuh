@@ -20,8 +20,8 @@ INLINE float warp_max(float value) {
   return value;
 }
 
-// Shared memory of block_sums and block_max, in two halves that they use in turn, so that each needs only one
-// barrier: a thread that writes a half has met the others since they read it, at the barrier of the other half.
+// Shared memory of block_sums and block_max, in two halves that they use in turn, so that each needs only
+// one barrier: since they read a half, all threads have met at the barrier of the other one.
 //   SHARED(float, halves, SCRATCH);
 //   Scratch scratch(halves);
 constexpr int SCRATCH = 64;

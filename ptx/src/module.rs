@@ -163,9 +163,9 @@ impl Module {
         Ok(())
     }
 
-    /// A mutant: the module without the nth (from 1) instruction of a kernel that makes threads or copies wait:
-    /// `bar.sync` and `barrier.sync`, `bar.warp.sync`, `cp.async.wait_group` and `wait_all`. Its numbers, lines
-    /// and counts stay. Errors: no such kernel or instruction.
+    /// A mutant: the module without the nth (from 1) wait of a kernel. Waits are `bar.sync` and
+    /// `barrier.sync`, `bar.warp.sync`, `cp.async.wait_group` and `wait_all`. Instructions keep their
+    /// numbers, lines and counts. Errors: no such kernel or instruction.
     pub fn without_wait(mut self, kernel: &str, nth: usize) -> Result<Module, String> {
         let Some(&at) = self.by_name.get(kernel) else { return Err(format!("no kernel {kernel}")) };
         let waits = |instruction: &&mut Instruction| {

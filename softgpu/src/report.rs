@@ -50,7 +50,8 @@ impl Report {
             let seconds = kernel.time.as_secs_f64();
             let mut counts = kernel.counts.clone();
             counts["instructions"] = serde_json::to_value(&kernel.instructions).unwrap_or_default();
-            json!({ "launches": kernel.launches, "seconds": seconds, "files": kernel.files, "counts": counts })
+            let (launches, files) = (kernel.launches, &kernel.files);
+            json!({ "launches": launches, "seconds": seconds, "files": files, "counts": counts })
         };
         kernels.iter().map(|(name, kernel)| (name.clone(), row(kernel))).collect::<Map<_, _>>().into()
     }
