@@ -33,6 +33,7 @@ pub mod cubin;
 mod fault;
 mod flow;
 mod footprint;
+mod gather;
 pub mod gpu;
 mod instruction;
 mod lanes;

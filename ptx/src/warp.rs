@@ -140,14 +140,18 @@ impl Warp {
                 }
             }
             let pc = self.current.pc as usize;
-            let active = self.current.mask;
             let Some(instruction) = code.instructions.get(pc) else {
-                self.live &= !active;
+                self.live &= !self.current.mask;
                 if self.pop() {
                     continue;
                 }
                 return Ok(Pause::Done);
             };
+            let slots = &instruction.operands.slots;
+            if self.current.mask != self.live && self.waits_for_members(constants, &instruction.run, slots) {
+                continue;
+            }
+            let active = self.current.mask;
             let mask = match instruction.guard {
                 None => active,
                 Some(Guard { predicate, negated }) => {
@@ -164,7 +168,6 @@ impl Warp {
                 self.current.pc += 1;
                 continue;
             }
-            let slots = &instruction.operands.slots;
             match &instruction.run {
                 Run::Jump(target) => {
                     self.current.pc = *target;

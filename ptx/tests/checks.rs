@@ -569,3 +569,34 @@ fn registers_that_a_path_leaves_unwritten_are_found() {
     let unchecked = Options { checks: Checks::NONE, ..Options::default() };
     attempt("add.u32 %r3, %r4, 1;", 1, 32, &unchecked).1.unwrap();
 }
+
+#[test]
+fn lanes_wait_for_the_members_of_a_shuffle_on_other_ways() {
+    // Lanes from 16 on come to the shuffle by a detour from which a way leads past it, so that all ways meet
+    // only after it.
+    let ways = "mov.u32 %r4, 1;\nsetp.lt.u32 %p1, %r0, 16;\n@%p1 bra HERE;\nmov.u32 %r4, 2;\n\
+                setp.gt.u32 %p2, %r0, LAST;\n@%p2 bra OUT;\nHERE:\n\
+                shfl.sync.bfly.b32 %r3, %r4, 16, 31, -1;\nst.global.u32 [%rd2], %r3;\nOUT:\nret;";
+    for order in [Order::Forward, Order::Reverse, Order::Shuffled(7)] {
+        let mut memory = Memory::new(true);
+        let out = memory.allocate(256).unwrap();
+        let params = out.to_le_bytes();
+        let launch = Launch { grid: [1; 3], block: [32, 1, 1], dynamic_shared: 64, params: &params };
+        let options = Options { order, ..Options::default() };
+        let counts =
+            run(&module(&ways.replace("LAST", "99")), "bad", &launch, &mut memory, &options).unwrap();
+        let mut got = [0; 128];
+        memory.read(out, &mut got).unwrap();
+        let got: Vec<u32> = got.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(got, [[2; 16], [1; 16]].concat());
+        let shuffles = counts.instructions.iter().filter(|count| count.opcode.starts_with("shfl"));
+        assert_eq!(shuffles.map(|count| (count.warps, count.lanes)).collect::<Vec<_>>(), [(1, 32)]);
+    }
+    let message =
+        "bad at bad.cu:42, block (0, 0, 0), thread (0, 0, 0): the mask 0xffffffff names lane 20, which";
+    for order in [Order::Forward, Order::Reverse] {
+        let options = Options { order, ..Options::default() };
+        let fault = attempt(&ways.replace("LAST", "19"), 1, 32, &options).1.unwrap_err().to_string();
+        assert!(fault.starts_with(message), "{fault}");
+    }
+}
