@@ -128,9 +128,9 @@ fn a_full_memory_is_one_line_with_its_size() {
     assert!(line.contains("out of memory") && line.contains("of 4194304 bytes"), "{line}");
 }
 
-/// Every function of the driver that a job calls fails: at its first call, in the middle, at its last, and from
-/// then on; and so does every kernel. The program ends with one line, or with the bytes of an undisturbed run
-/// where it can do without the call; what it wrote is whole.
+/// Every function of the driver that a job calls fails: at its first call, in the middle, at its last,
+/// and from then on; and so does every kernel. The program ends with one line, or with the bytes of an
+/// undisturbed run where it can do without the call; what it wrote is whole.
 #[test]
 #[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
 fn every_failure_of_the_driver_is_one_line_or_none() {
