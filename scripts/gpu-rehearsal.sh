@@ -2,8 +2,8 @@
 # Rehearses scripts/gpu-check.sh on the software GPU, as it goes on a lent machine: in a root of its own with
 # neither Rust nor a network, with what travels and nothing else, in parts, with short jobs.
 # Usage: scripts/gpu-rehearsal.sh RESULTS [ARCHIVE]      ARCHIVE of scripts/gpu-build.sh, built if not given
-# What it holds to: 64 MiB travel, of which the archive has at most 16; no command takes ten minutes; at most 8
-# files of at most 16 MiB come back. It needs Linux with user namespaces, Python, and NVRTC
+# What it holds to: 64 MiB travel, of which the archive has at most 16; no command takes ten minutes; at most
+# 8 files of at most 16 MiB come back. It needs Linux with user namespaces, Python, and NVRTC
 # (scripts/software-gpu.sh says where from). compute-sanitizer is replaced by a program that only runs its
 # command, and PyTorch is not there.
 set -euo pipefail
@@ -23,7 +23,7 @@ libraries=$("$root/scripts/software-gpu.sh" printenv LD_LIBRARY_PATH)
 lent=$(mktemp -d)
 trap 'rm -rf "$lent"' EXIT
 mkdir -p "$lent"/{proc,dev,tmp,etc,results,saddle,opt/software-gpu,opt/nvrtc,opt/bin,root}
-(cd "$root" && git ls-files -z --cached --others --exclude-standard | tar -c --null --ignore-failed-read -T -) |
+(cd "$root" && git ls-files -z --cached --others --exclude-standard | tar -c --null -T -) |
   tar -x -C "$lent/saddle"
 cp "$archive" "$lent/saddle/gpu-bin.tar.xz"
 kilobytes=$(du -sk "$lent/saddle" | cut -f 1)

@@ -136,6 +136,14 @@ fn what_cannot_be_inspected_is_said_in_a_line() {
         ),
         ("inspect add --shape 1x2", "--shape = 1x2: 2 sizes instead of 4; expected NxHxWxC, sizes from 1 on"),
         ("inspect step --shape 1x2x3x4", "inspect = step: takes no --shape"),
+        (
+            "inspect add --shape 100000x1000x1000x1000",
+            "shape = [100000, 1000, 1000, 1000]: kernels index at most 2147483647 numbers",
+        ),
+        (
+            "inspect step --batch 18446744073709551615",
+            "shape = [18446744073709551615, 32, 32, 3]: kernels index at most 2147483647 numbers",
+        ),
         ("inspect conv2d --batch 4", "inspect = conv2d: takes no --batch"),
         ("inspect step --batch 0", "batch = 0: must be 1 or more"),
         ("inspect step --method pgd", "unknown method 'pgd'"),

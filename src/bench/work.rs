@@ -25,10 +25,14 @@ pub type Work = Box<dyn FnMut() -> Result<()>>;
 /// The batch that GPUs are measured on.
 pub const BATCH: usize = 128;
 
-/// Numbers in `[0, 1)`.
+/// Numbers in `[0, 1)`. Errors: more of them than kernels index.
 pub fn random(device: &Device, shape: &[usize]) -> Result<Tensor> {
+    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+    let count = count.filter(|count| *count <= i32::MAX as usize).ok_or_else(|| {
+        Error::value("shape", format!("{shape:?}"), format!("kernels index at most {} numbers", i32::MAX))
+    })?;
     let mut stream = Stream::new(0, "bench");
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| stream.uniform()).collect();
+    let numbers: Vec<f32> = (0..count).map(|_| stream.uniform()).collect();
     Tensor::from_slice(device, shape, &numbers)
 }
 
@@ -126,7 +130,7 @@ impl Job {
         let entry = method::find(method)?;
         let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
-        let (x, y) = (self.images(device, views * n)?, labels(device, n, 10)?);
+        let (x, y) = (self.images(device, n.saturating_mul(views))?, labels(device, n, 10)?);
         let images = labels(device, n, usize::MAX)?;
         let average = Average::of(&config, entry);
         Ok(Box::new(move || {
