@@ -121,6 +121,7 @@ extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_n
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   const int last = valid * height * width - 1, end = images * height * width;
+  static_assert(NARROW_PIXELS % (NARROW_THREADS / NARROW_LANES) == 0, "threads share the pixels evenly");
   for (int share = 0; share < NARROW_PIXELS; share += NARROW_THREADS / NARROW_LANES) {
     const int i = share + threadIdx.x / NARROW_LANES;
     const auto store = [&](int channel, float value) {
@@ -154,6 +155,7 @@ extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
   const int rows = round_up(taps * depth, STEP_ROWS);
   const int first = blockIdx.x * PREPARE_ROWS;
   float* const panel = panels + static_cast<size_t>(blockIdx.y) * rows * width;
+  static_assert(PREPARE_ROWS % (PREPARE_THREADS / PREPARE_SHARERS) == 0, "threads share the rows evenly");
   for (int share = 0; share < PREPARE_ROWS; share += PREPARE_THREADS / PREPARE_SHARERS) {
     const int r = first + share + threadIdx.x / PREPARE_SHARERS;
     if (r >= rows) break;

@@ -220,6 +220,8 @@ template <int width>
 INLINE void stage_pixels(
     const Work& work, const PixelList& list, const float* x, const float* grad_out, float* grads,
     float* sources, int first, int listed) {
+  static_assert(WEIGHT_STAGE * TILE % (WEIGHT_THREADS * COPY) == 0, "threads share dy evenly");
+  static_assert(WEIGHT_STAGE % (WEIGHT_THREADS * COPY / width) == 0, "threads share the pixels evenly");
   const bool whole = work.g.out_channels % COPY == 0;
   for (int at = 0; at < WEIGHT_STAGE * TILE; at += WEIGHT_THREADS * COPY) {
     const int i = at + threadIdx.x * COPY;

@@ -96,7 +96,8 @@ INLINE void product(
         for (int s = 1; s < SLICES; s++) total = total + partial[(s * tile + t) * LANES + lane];
         pack_put(out + (row + t) * columns + column, total, count, accumulate);
       }
-      // No barrier: on CUDA a block makes one tile, and does not write `partial` again.
+      // No barrier: a block does not write `partial` again.
+      static_assert(ONE_THREAD_BLOCKS || (TILES == 1 && COLUMNS == LANES * PACK), "a block makes one tile");
     }
   }
 }

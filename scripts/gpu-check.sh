@@ -36,14 +36,15 @@ esac
 scratch=${TMPDIR:-/tmp}/saddle-gpu-check
 bin=$scratch/bin logs=$scratch/logs done=$scratch/steps.txt
 sum=$(sha256sum "$archive") || exit 1
-if [ "$(cat "$scratch/archive" 2>/dev/null)" != "$sum" ]; then
+command="$sum ${GPU_CHECK_SIZE:-full} ${sections[*]}"
+if [ "$(cat "$scratch/command" 2>/dev/null)" != "$command" ]; then
   rm -rf "$scratch"
   mkdir -p "$bin" "$logs"
   # Python reads .xz where the program xz is missing.
   unpack='import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])'
   python3 -c "$unpack" "$archive" "$bin" || exit 1
   : >"$done"
-  echo "$sum" >"$scratch/archive"
+  echo "$command" >"$scratch/command"
 fi
 
 # A library that the loader finds stays as it is; the others come from the toolkit, a Python package or the
@@ -73,7 +74,7 @@ keep() {
   tar -C "$scratch" -czf "$results/.tmp" logs && mv "$results/.tmp" "$results/results.tgz"
 }
 say() {
-  echo "$*" | tee -a "$done"
+  grep -qxF -- "$*" "$done" || echo "$*" | tee -a "$done"
   keep
 }
 # step NAME COMMAND...: output to NAME.log, a line to steps.txt; on failure the reason to the terminal. Files

@@ -18,6 +18,7 @@ fail() {
 archive=${2:-$root/gpu-bin.tar.xz}
 [ -n "${2:-}" ] || "$root/scripts/gpu-build.sh" "$archive"
 [ -f "$archive" ] || fail "$archive: no such file; scripts/gpu-build.sh writes it"
+(($(stat -c %s "$archive") <= 16 << 20)) || fail "$archive has more than 16 MiB"
 libraries=$("$root/scripts/software-gpu.sh" printenv LD_LIBRARY_PATH)
 
 lent=$(mktemp -d)

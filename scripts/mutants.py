@@ -23,17 +23,11 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-KERNELS = ROOT / "kernels"
+from ptx_report import ROOT, files, source_line
+
 KEPT = "// Redundant on CUDA: "
 # Those of `Module::without_wait`.
 WAIT = re.compile(r"bar(rier)?(\.cta)?\.sync|bar\.warp\.sync|cp\.async\.wait_(group|all)")
-
-
-def source_line(file, line):
-    path = next((path for path in [KERNELS / file, KERNELS / "lib" / file] if path.is_file()), None)
-    lines = path.read_text().splitlines() if path else []
-    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
 
 
 def mutants(report, each, pattern):
@@ -42,11 +36,11 @@ def mutants(report, each, pattern):
     for kernel, entry in report["kernels"].items():
         if not fnmatch.fnmatch(kernel, pattern) or kernel.startswith("conf_"):
             continue
-        files = [pathlib.PurePath(file).name for file in entry["files"]]
+        names = files(entry)
         waits = [i for i in entry["counts"]["instructions"] if WAIT.match(i["opcode"])]
         for number, instruction in enumerate(waits, 1):
             source = instruction["source"]
-            file, line = files[source["file"]], source["line"]
+            file, line = names[source["file"]], source["line"]
             place = (file, line) if each == "source" else (file, line, kernel, *source["inlined_at"])
             if each == "instruction" or place not in places:
                 yield kernel, number, instruction["opcode"], file, line

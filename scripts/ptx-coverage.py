@@ -16,8 +16,8 @@ import pathlib
 import re
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-KERNELS = ROOT / "kernels"
+from ptx_report import KERNELS, ROOT, files, source_line
+
 UNREACHABLE = ROOT / "scripts" / "ptx-unreachable.txt"
 
 
@@ -29,13 +29,6 @@ def entries():
             if len(parts) != 4:
                 sys.exit(f"{UNREACHABLE.name}:{number}: write KERNEL | FILE | SOURCE LINE | REASON")
             yield tuple(parts[:3])
-
-
-def source_line(file, line):
-    """The text of a line of a kernel's source; the name may be that of a file in lib/."""
-    path = next((path for path in [KERNELS / file, KERNELS / "lib" / file] if path.is_file()), None)
-    lines = path.read_text().splitlines() if path else []
-    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
 
 
 def names():
@@ -68,14 +61,15 @@ def main():
         if name not in report:
             wrong.append(f"{name} was never launched")
             continue
-        files = [pathlib.PurePath(file).name for file in report[name]["files"]]
+        sources = files(report[name])
         never, exempt, count = collections.defaultdict(set), 0, 0
         instructions = report[name]["counts"]["instructions"]
         for instruction in instructions:
-            if instruction["warps"] > 0:
+            # A branch that no lane takes has been run, too.
+            if instruction["lanes"] > 0 or instruction["warps"] > 0 and instruction["opcode"].startswith("bra"):
                 count += 1
                 continue
-            file, line = files[instruction["source"]["file"]], instruction["source"]["line"]
+            file, line = sources[instruction["source"]["file"]], instruction["source"]["line"]
             entry = (name, file, source_line(file, line))
             if entry in listed:
                 used.add(entry)

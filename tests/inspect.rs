@@ -147,7 +147,7 @@ fn what_cannot_be_inspected_is_said_in_a_line() {
         ("inspect conv2d --batch 4", "inspect = conv2d: takes no --batch"),
         ("inspect step --batch 0", "batch = 0: must be 1 or more"),
         ("inspect step --method pgd", "unknown method 'pgd'"),
-        ("inspect step --model resnet", "unknown job 'resnet'"),
+        ("inspect step --model resnet", "unknown model 'resnet'"),
         ("inspect add --blocks 0", "--blocks = 0: must be a number from 1 on, or 'all'"),
         ("inspect add --in relu", "inspect = add: is an operation; --in is for kernels"),
         ("inspect add_forward --in realu", "unknown operation 'realu' (did you mean 'relu'?)"),

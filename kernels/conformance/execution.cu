@@ -8,8 +8,8 @@
 //   ticket.
 #include "lib/reductions.cuh"
 
-// Dynamic shared memory beyond what a static array may have on CUDA: with 256 bytes of a static one the 64 KiB
-// of an sm_75 block, the smallest of the supported GPUs.
+// Dynamic shared memory beyond what a static array may have on CUDA: with 256 bytes of a static one the
+// 64 KiB of an sm_75 block, the smallest of the supported GPUs.
 PER_DEVICE(CONF_DYNAMIC, 65280, 65280);
 // Too large for the 227 KiB of a block on the host. CUDA would refuse to assemble it, and never launches it.
 PER_DEVICE(CONF_TOO_LARGE, 16, 65536);

@@ -163,6 +163,7 @@ template <int row_count, bool transposed>
 INLINE void locate_rows(const KTiles<transposed>& at, const RowTable& rows, int first, int end) {
   const Geometry& g = at.g;
   const FastDivmod by_chunk(at.pixels), by_width(at.phase_w);
+  static_assert(row_count % THREADS == 0, "threads share the rows evenly");
   for (int i = 0; i < row_count; i += THREADS) {
     const int r = i + threadIdx.x;
     const int row = min(first + r, end - 1), image = by_chunk.div(row);
@@ -305,7 +306,10 @@ INLINE void implicit_gemm_block(
     for (int first = row_block * BLOCK_ROWS; first < end; first += T::BLOCK_ROWS) {
       T tile;
       tile.clear();
-      // No barrier before it: on CUDA these loops run once, and nothing has read the table.
+      // No barrier before it: nothing has read the table.
+      static_assert(
+          ONE_THREAD_BLOCKS || (T::COLUMNS == width && T::BLOCK_ROWS == BLOCK_ROWS),
+          "a block makes one tile");
       locate_rows<T::BLOCK_ROWS>(at, rows, first, end);
       __syncthreads();
       at.restart();

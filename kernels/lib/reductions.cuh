@@ -21,7 +21,8 @@ INLINE float warp_max(float value) {
 }
 
 // Shared memory of block_sums and block_max, in two halves that they use in turn, so that each needs only
-// one barrier: since they read a half, all threads have met at the barrier of the other one.
+// one barrier: before a half is written again, all threads have met at the other half's barrier, and so have
+// finished reading it.
 //   SHARED(float, halves, SCRATCH);
 //   Scratch scratch(halves);
 constexpr int SCRATCH = 64;

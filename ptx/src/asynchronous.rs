@@ -65,9 +65,9 @@ impl Machine<'_> {
             while rest != 0 {
                 let part = self.resolve(common, request, &all, rest, &mut source)?;
                 if let Some(raw) = raw.as_deref_mut() {
-                    raw.access(&source, part, size);
+                    raw.access(&source, part, bytes);
                     if let Some(footprint) = &self.footprint {
-                        footprint.touch(&source, part, size, false);
+                        footprint.touch(&source, part, bytes, false);
                     }
                 }
                 if self.checking {

@@ -93,7 +93,7 @@ pub struct Place<'m, 'a> {
     common: Common,
     barriers: Vec<Gathering>,
     pub tallies: Vec<Raw>,
-    /// Instructions of this block's warps, in whole turns.
+    /// Instructions of this block's warps.
     turned: u64,
     most_in_flight: u64,
 }
@@ -258,6 +258,7 @@ impl<'m, 'a> Place<'m, 'a> {
                 977
             }
         };
+        let quantum = quantum.min(self.machine.options.limit as usize).max(1);
         loop {
             let mut progress = false;
             for &index in &order {
@@ -281,25 +282,24 @@ impl<'m, 'a> Place<'m, 'a> {
         let pause = unsafe {
             (self.machine.interpret)(warp, self.machine, &mut self.common, &mut self.tallies, quantum)
         };
+        let at = warp.current.pc as usize;
+        let (pause, ran) = match pause {
+            Ok(pause) => pause,
+            Err(failure) => return Err(self.fault(index, at, failure)),
+        };
+        self.turned += ran as u64;
+        if self.turned >= self.machine.options.limit && pause != Pause::Done {
+            let lane = warp.current.mask.trailing_zeros() as usize & 31;
+            return Err(self.fault(index, at, Failure { lane, what: FaultKind::endless(self.turned) }));
+        }
         match pause {
-            Err(failure) => {
-                let at = self.warps[index].current.pc as usize;
-                Err(self.fault(index, at, failure))
-            }
-            Ok(Pause::Quantum) => {
-                self.turned += quantum as u64;
-                if self.turned < self.machine.options.limit {
-                    return Ok(());
-                }
-                let (lane, at) = (warp.current.mask.trailing_zeros() as usize & 31, warp.current.pc as usize);
-                Err(self.fault(index, at, Failure { lane, what: FaultKind::endless(self.turned) }))
-            }
-            Ok(Pause::Done) => {
+            Pause::Quantum => Ok(()),
+            Pause::Done => {
                 warp.state = State::Done;
                 // The others may have waited for this warp only.
                 (0..self.barriers.len()).try_for_each(|number| self.release(number))
             }
-            Ok(Pause::Barrier { number, threads, kind, votes }) => {
+            Pause::Barrier { number, threads, kind, votes } => {
                 let live = warp.live.count_ones();
                 warp.state = if kind == BarrierKind::Arrive { State::Ready } else { State::Waiting(number) };
                 let gathering = &mut self.barriers[number];

@@ -121,9 +121,9 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
         |wavefronts: u64, sectors: u64| clocks((wavefronts * 128 + sectors * 32) as f64, limits.l1_bytes);
     let certain = l1(total.wavefronts_merged, total.sectors_least);
     let modelled = l1(total.wavefronts, total.sectors);
-    let necessary = units.single()
-        + units.half
-        + units.double
+    let necessary = units.single.least()
+        + units.half.least()
+        + units.double.least()
         + units.special
         + units.tensor_warps
         + total.memory_instructions
@@ -136,9 +136,9 @@ pub fn bounds(counts: &Counts, gpu: &Gpu, occupancy: Option<&Occupancy>) -> Boun
         (Resource::L1Model, if modelled > certain { modelled } else { 0.0 }),
         (Resource::LoadStore, lanes(total.memory_instructions, limits.load_store)),
         (Resource::Shuffle, lanes(units.shuffles, limits.shuffle)),
-        (Resource::Fma, lanes(units.single(), limits.fp32)),
-        (Resource::Half, lanes(units.half, limits.half2)),
-        (Resource::Double, lanes(units.double, limits.fp64)),
+        (Resource::Fma, lanes(units.single.least(), limits.fp32)),
+        (Resource::Half, lanes(units.half.least(), limits.half2)),
+        (Resource::Double, lanes(units.double.least(), limits.fp64)),
         (Resource::Special, lanes(units.special, limits.special)),
         (Resource::Tensor, units.tensor.into_iter().map(tensor).sum()),
         (Resource::Issue, clocks(necessary as f64, limits.issued)),
@@ -170,11 +170,9 @@ struct Tensor {
 /// Instructions of warps for each unit.
 #[derive(Default)]
 struct Units {
-    fma: u64,
-    sums: u64,
-    products: u64,
-    half: u64,
-    double: u64,
+    single: Arithmetic,
+    half: Arithmetic,
+    double: Arithmetic,
     special: u64,
     shuffles: u64,
     tensor_warps: u64,
@@ -187,12 +185,10 @@ impl Units {
         for InstructionCount { opcode, warps, lanes, category, flops, .. } in instructions {
             match category {
                 Category::Fma | Category::Float if *flops > 0 && opcode.ends_with(".f64") => {
-                    sum.double += warps
+                    sum.double.add(opcode, *warps);
                 }
-                Category::Fma => sum.fma += warps,
-                Category::Float if *flops > 0 && opcode.starts_with("mul") => sum.products += warps,
-                Category::Float if *flops > 0 => sum.sums += warps,
-                Category::Half => sum.half += warps,
+                Category::Fma | Category::Float if *flops > 0 => sum.single.add(opcode, *warps),
+                Category::Half => sum.half.add(opcode, *warps),
                 Category::Special => sum.special += warps,
                 Category::Shuffle if opcode.starts_with("shfl") => sum.shuffles += warps,
                 Category::Tensor => {
@@ -206,9 +202,27 @@ impl Units {
         }
         sum
     }
+}
 
-    /// Single precision, when as many products and sums as there are become FMAs.
-    fn single(&self) -> u64 {
+/// Instructions of one precision.
+#[derive(Default)]
+struct Arithmetic {
+    fma: u64,
+    sums: u64,
+    products: u64,
+}
+
+impl Arithmetic {
+    fn add(&mut self, opcode: &str, warps: u64) {
+        match opcode.split('.').next() {
+            Some("fma" | "mad") => self.fma += warps,
+            Some("mul") => self.products += warps,
+            _ => self.sums += warps,
+        }
+    }
+
+    /// The fewest, when as many products and sums as there are become FMAs.
+    fn least(&self) -> u64 {
         self.fma + self.sums.max(self.products)
     }
 }

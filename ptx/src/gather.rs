@@ -1,5 +1,5 @@
-//! Lanes that a `.sync` instruction waits for: a diverged warp's lanes may reach it on several ways that only
-//! meet after it.
+//! Lanes that a `.sync` instruction waits for: a diverged warp's lanes may reach it along several paths that
+//! meet only after it.
 
 use crate::instruction::{Run, Slot, Vote};
 use crate::lanes::{Constants, LANES};
@@ -19,8 +19,7 @@ impl Run {
 }
 
 impl Warp {
-    /// True when members of this instruction still have a way to go to it: then they go first, and the lanes
-    /// here wait. Lanes that wait here already join those that have arrived.
+    /// True when members of this instruction can still reach it: then they go first, and the lanes here wait. Lanes that wait here already join those that have arrived.
     ///
     /// Only lanes that meet these ones at the same place are waited for. If the others end there without
     /// having come by, the instruction runs without them, which is its fault.

@@ -71,7 +71,7 @@ pub struct Options {
     pub sample: Option<u64>,
 }
 
-/// Minutes; the longest block of the project's runs a thousandth of it.
+/// Takes minutes; the project's longest block runs a thousandth of it.
 const LIMIT: u64 = 1 << 33;
 
 impl Default for Options {

@@ -67,7 +67,8 @@ pub struct Warp {
 }
 
 /// `Warp::run`. Unsafe to call on a processor that it was not compiled for.
-pub type Interpret = unsafe fn(&mut Warp, &Machine, &mut Common, &mut [Raw], usize) -> Result<Pause, Failure>;
+pub type Interpret =
+    unsafe fn(&mut Warp, &Machine, &mut Common, &mut [Raw], usize) -> Result<(Pause, usize), Failure>;
 
 /// The form for this processor, with the inner loops over lanes that it inlines.
 pub fn interpret() -> Interpret {
@@ -78,13 +79,13 @@ pub fn interpret() -> Interpret {
         common: &mut Common,
         tallies: &mut [Raw],
         quantum: usize,
-    ) -> Result<Pause, Failure> {
+    ) -> Result<(Pause, usize), Failure> {
         warp.run(machine, common, tallies, quantum)
     }
     for_this_processor!(
         body(
             warp: &mut Warp, machine: &Machine, common: &mut Common, tallies: &mut [Raw], quantum: usize
-        ) -> Result<Pause, Failure>,
+        ) -> Result<(Pause, usize), Failure>,
         level()
     )
 }
@@ -122,7 +123,7 @@ impl Warp {
         self.current = first;
     }
 
-    /// Runs until the warp waits, ends, or has run `quantum` instructions.
+    /// Runs until the warp waits, ends, or has run `quantum` instructions; with their number.
     #[inline(always)]
     fn run(
         &mut self,
@@ -130,13 +131,13 @@ impl Warp {
         common: &mut Common,
         tallies: &mut [Raw],
         quantum: usize,
-    ) -> Result<Pause, Failure> {
+    ) -> Result<(Pause, usize), Failure> {
         let code = machine.code;
         let constants = &code.constants;
-        for _ in 0..quantum {
+        for ran in 1..=quantum {
             while self.current.pc == self.current.meet {
                 if !self.pop() {
-                    return Ok(Pause::Done);
+                    return Ok((Pause::Done, ran));
                 }
             }
             let pc = self.current.pc as usize;
@@ -145,7 +146,7 @@ impl Warp {
                 if self.pop() {
                     continue;
                 }
-                return Ok(Pause::Done);
+                return Ok((Pause::Done, ran));
             };
             let slots = &instruction.operands.slots;
             if self.current.mask != self.live && self.waits_for_members(constants, &instruction.run, slots) {
@@ -199,14 +200,14 @@ impl Warp {
                         if self.pop() {
                             continue;
                         }
-                        return Ok(Pause::Done);
+                        return Ok((Pause::Done, ran));
                     }
                 }
                 Run::Trap => return self.fail(mask, FaultKind::Trap),
                 Run::Barrier(kind) => {
                     let pause = self.arrive(machine, instruction, *kind, mask)?;
                     self.current.pc += 1;
-                    return Ok(pause);
+                    return Ok((pause, ran));
                 }
                 Run::Mma(mma) => {
                     if mask != u32::MAX {
@@ -219,7 +220,7 @@ impl Warp {
             }
             self.current.pc += 1;
         }
-        Ok(Pause::Quantum)
+        Ok((Pause::Quantum, quantum))
     }
 
     fn arrive(

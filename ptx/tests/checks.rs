@@ -541,6 +541,10 @@ fn loops_without_an_end_are_found() {
     let message = "bad at bad.cu:42, block (0, 0, 0), thread (1, 0, 0): no end after 5242880 instructions of the block's \
                    warps: a loop that waits for another lane of its warp, or for another block, never ends here";
     assert_eq!(fault, message);
+    let spin = "HERE:\nbar.sync 0;\nbra HERE;";
+    let options = Options { limit: 1000, checks: Checks::NONE, ..Options::default() };
+    let fault = attempt(spin, 1, 64, &options).1.unwrap_err().to_string();
+    assert!(fault.contains("no end after 1000 instructions"), "{fault}");
 }
 
 #[test]
@@ -571,10 +575,10 @@ fn registers_that_a_path_leaves_unwritten_are_found() {
 }
 
 #[test]
-fn lanes_wait_for_the_members_of_a_shuffle_on_other_ways() {
-    // Lanes from 16 on come to the shuffle by a detour from which a way leads past it, so that all ways meet
+fn lanes_wait_for_the_members_of_a_shuffle_on_other_paths() {
+    // Lanes from 16 on come to the shuffle by a detour from which a path leads past it, so that all paths meet
     // only after it.
-    let ways = "mov.u32 %r4, 1;\nsetp.lt.u32 %p1, %r0, 16;\n@%p1 bra HERE;\nmov.u32 %r4, 2;\n\
+    let paths = "mov.u32 %r4, 1;\nsetp.lt.u32 %p1, %r0, 16;\n@%p1 bra HERE;\nmov.u32 %r4, 2;\n\
                 setp.gt.u32 %p2, %r0, LAST;\n@%p2 bra OUT;\nHERE:\n\
                 shfl.sync.bfly.b32 %r3, %r4, 16, 31, -1;\nst.global.u32 [%rd2], %r3;\nOUT:\nret;";
     for order in [Order::Forward, Order::Reverse, Order::Shuffled(7)] {
@@ -584,7 +588,7 @@ fn lanes_wait_for_the_members_of_a_shuffle_on_other_ways() {
         let launch = Launch { grid: [1; 3], block: [32, 1, 1], dynamic_shared: 64, params: &params };
         let options = Options { order, ..Options::default() };
         let counts =
-            run(&module(&ways.replace("LAST", "99")), "bad", &launch, &mut memory, &options).unwrap();
+            run(&module(&paths.replace("LAST", "99")), "bad", &launch, &mut memory, &options).unwrap();
         let mut got = [0; 128];
         memory.read(out, &mut got).unwrap();
         let got: Vec<u32> = got.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
@@ -596,7 +600,7 @@ fn lanes_wait_for_the_members_of_a_shuffle_on_other_ways() {
         "bad at bad.cu:42, block (0, 0, 0), thread (0, 0, 0): the mask 0xffffffff names lane 20, which";
     for order in [Order::Forward, Order::Reverse] {
         let options = Options { order, ..Options::default() };
-        let fault = attempt(&ways.replace("LAST", "19"), 1, 32, &options).1.unwrap_err().to_string();
+        let fault = attempt(&paths.replace("LAST", "19"), 1, 32, &options).1.unwrap_err().to_string();
         assert!(fault.starts_with(message), "{fault}");
     }
 }

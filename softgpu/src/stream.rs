@@ -1,4 +1,4 @@
-//! A stream: a queue, worked off by who waits for it, or else by a thread of its own.
+//! A stream: a queue, run by whoever waits for it, or else by a thread of its own.
 //!
 //! Work starts late: not when it comes, but when somebody waits for it or when it is overdue
 //! (`SOFTGPU_DELAY`). A program that forgets to wait then sees old data, every time.
@@ -179,7 +179,7 @@ impl Stream {
     }
 
     /// What the stream's thread does, until the stream ends. It looks again after `delay` while work comes, and
-    /// needs no call for each: who waits is mostly faster.
+    /// needs no call for each: a waiting thread usually gets there first.
     fn work_off(&self, delay: Option<Duration>) {
         let mut seen = 0;
         let mut state = lock(&self.state);

@@ -200,7 +200,7 @@ pub fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
     let found: Vec<&Job> = JOBS.iter().filter(|job| model.is_none_or(|wanted| job.model == wanted)).collect();
     match model {
         Some(wanted) if found.is_empty() => {
-            Err(Error::unknown("job", wanted, JOBS.iter().map(|job| job.model)))
+            Err(Error::unknown("model", wanted, JOBS.iter().map(|job| job.model)))
         }
         _ => Ok(found),
     }

@@ -83,8 +83,8 @@ pub fn inspect(
         return Err(Error::value("inspect", &request.what, problem));
     }
     let resources = assembled(&costs, &native)?;
-    let mut kernels: Vec<KernelReport> =
-        costs.iter().filter_map(|cost| KernelReport::of(cost, &resources, gpu)).collect();
+    let kernels = costs.iter().filter_map(|cost| KernelReport::of(cost, &resources, gpu).transpose());
+    let mut kernels: Vec<KernelReport> = kernels.collect::<Result<_>>()?;
     kernels.sort_by(|a, b| b.all_cold().total_cmp(&a.all_cold()));
     let lines = source::annotated(&costs);
     Ok(Report {

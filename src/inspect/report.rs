@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::source::SourceFile;
 use crate::device::LaunchCost;
+use crate::error::{Error, Result};
 use crate::run::provenance::Provenance;
 use ptx::bound::{Bounds, bounds};
 use ptx::cubin::Resources;
@@ -61,19 +62,22 @@ pub struct KernelReport {
 }
 
 impl KernelReport {
-    /// `None` for a launch of which no block was counted.
+    /// `None` for a launch of which no block was counted. Errors: the cubins lack the kernel.
     pub(super) fn of(
         cost: &LaunchCost,
         resources: &HashMap<String, Resources>,
         gpu: &Gpu,
-    ) -> Option<KernelReport> {
-        let counts = cost.counts.as_ref()?;
-        let Resources { registers, static_shared, stack, .. } = resources.get(cost.kernel.name)?.clone();
+    ) -> Result<Option<KernelReport>> {
+        let Some(counts) = &cost.counts else { return Ok(None) };
+        let found = resources.get(cost.kernel.name);
+        let Resources { registers, static_shared, stack, .. } = found.cloned().ok_or_else(|| {
+            Error::Internal { what: format!("{} is not in the cubin of its source", cost.kernel.name) }
+        })?;
         let dynamic_shared = counts.dynamic_shared as u32;
         let demand =
             Demand { threads: counts.threads_per_block, registers, shared: static_shared + dynamic_shared };
         let occupancy = Occupancy::of(demand, &gpu.limits());
-        Some(KernelReport {
+        Ok(Some(KernelReport {
             kernel: cost.kernel.name,
             file: cost.kernel.source.file,
             grid: cost.grid,
@@ -92,7 +96,7 @@ impl KernelReport {
             async_in_flight: counts.async_in_flight,
             distinct_read: counts.distinct_read,
             distinct_written: counts.distinct_written,
-        })
+        }))
     }
 
     /// The bound of all its launches, with data in DRAM.

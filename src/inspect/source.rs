@@ -27,9 +27,9 @@ pub struct SourceLine {
     pub number: usize,
     pub text: String,
     pub tally: Tally,
-    /// Instructions of warps in functions that are inlined here.
+    /// Warp instructions in functions that are inlined here.
     pub inlined: u64,
-    /// Of the instructions of warps, of the sectors of global memory and of the wavefronts of shared memory.
+    /// Of the warp instructions, of the sectors of global memory and of the wavefronts of shared memory.
     pub share: f64,
     pub share_sectors: f64,
     pub share_wavefronts: f64,

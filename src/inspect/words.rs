@@ -172,7 +172,7 @@ impl KernelReport {
         let waves = self.bounds.waves.map_or("no block fits".into(), |waves| format!("{waves:.2} waves"));
         let mut facts = vec![
             ("counted", counted),
-            ("registers", format!("{} of a thread{stack}", self.registers)),
+            ("registers", format!("{} per thread{stack}", self.registers)),
             (
                 "shared memory",
                 format!(
@@ -192,7 +192,7 @@ impl KernelReport {
             (
                 "instructions",
                 format!(
-                    "{} of warps, {:.1} % of lanes active",
+                    "{} warp instructions, {:.1} % of lanes active",
                     si(total.warp_instructions as f64),
                     total.active_lanes()
                 ),
@@ -321,13 +321,15 @@ impl Report {
 
     /// The sum of the bounds, in a sentence.
     pub fn sum(&self) -> String {
+        let sampled = self.kernels.iter().any(|kernel| kernel.counted < kernel.blocks);
         format!(
             "On an {} this cannot take less than {} when each kernel's data starts and ends in DRAM, and {} \
-             when the L2 cache holds it all. These are bounds, no predictions: a kernel takes longer, often \
+             when the L2 cache holds it all{}. These are bounds, no predictions: a kernel takes longer, often \
              much longer.",
             self.gpu.title,
             time(self.cold),
-            time(self.warm)
+            time(self.warm),
+            if sampled { ", both estimated from a sample of the blocks" } else { "" }
         )
     }
 }

@@ -72,10 +72,11 @@ impl Cuda {
         self.name.clone()
     }
 
-    /// Waits for all work. Also after an error nothing runs any more that could use the program's memory.
+    /// Waits for all work. After an error it waits for the whole context, so that nothing still uses the
+    /// program's memory.
     pub(super) fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().map_err(|error| {
-            // It fails, too, where the context is lost; then nothing runs.
+            // Where the context is lost this fails, too, and nothing runs.
             let _ = self.context.synchronize();
             failed("cuStreamSynchronize")(error)
         })
