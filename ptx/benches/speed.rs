@@ -1,6 +1,7 @@
 //! Thread-instructions a second, with all checks, with counts only, and with neither: `cargo bench -p ptx`.
 //!
-//! `cargo bench -p ptx -- NAME` runs only the cases whose name contains NAME. The project's kernels need NVRTC.
+//! `cargo bench -p ptx -- NAME` runs only the cases whose name contains NAME. The project's kernels need
+//! NVRTC.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

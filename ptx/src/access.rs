@@ -6,7 +6,7 @@ use crate::check::Check;
 use crate::counts::Raw;
 use crate::fault::{FaultKind, Space, Touch};
 use crate::instruction::{Instruction, Slot};
-use crate::lanes::{Constants, LANES, Registers};
+use crate::lanes::{Constants, LANES, Registers, lanes};
 use crate::matrix;
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SHIFT};
 use crate::opcode_memory::ADDRESS;
@@ -122,16 +122,6 @@ pub fn addresses(
     all
 }
 
-#[inline(always)]
-pub fn lanes(mask: u32) -> impl Iterator<Item = usize> + Clone {
-    let mut rest = mask;
-    std::iter::from_fn(move || {
-        let lane = rest.trailing_zeros() as usize;
-        rest &= rest.wrapping_sub(1);
-        (lane < LANES).then_some(lane)
-    })
-}
-
 impl Target {
     /// No lanes yet; `span` is where to look first.
     pub fn new(span: usize) -> Target {
@@ -230,8 +220,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Finds the piece of memory that the first lane of `mask` lies in, and returns the lanes that lie in it too.
-    /// Checks bounds and alignment. `target.span` is a guess for global memory.
+    /// Finds the piece of memory that the first lane of `mask` lies in, and returns the lanes that lie in
+    /// it too. Checks bounds and alignment. `target.span` is a guess for global memory.
     #[inline(always)]
     pub(crate) fn resolve(
         &self,

@@ -2,13 +2,13 @@
 //!
 //! Copies by the tensor memory accelerator would be entries of the same queue, which an mbarrier completes.
 
-use crate::access::{Access, Request, Target, addresses, lanes, restrict};
+use crate::access::{Access, Request, Target, addresses, restrict};
 use crate::block::{Common, Machine};
 use crate::check::Check;
 use crate::counts::Raw;
 use crate::fault::{FaultKind, Space, Touch};
 use crate::instruction::Instruction;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, lanes};
 use crate::memory::{load8, store8};
 use crate::transfer::copy;
 use crate::warp::{Failure, Warp};

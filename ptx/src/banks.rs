@@ -1,8 +1,7 @@
 //! The banks of shared memory: 32, each of which delivers one word of 4 bytes a wavefront, to any number of
 //! lanes.
 
-use crate::access::lanes;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, lanes};
 
 /// Bytes of a wavefront, from all banks.
 pub const WAVEFRONT: usize = 128;

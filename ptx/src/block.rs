@@ -9,6 +9,7 @@ use crate::memory::{Allocation, Buffer, Memory};
 use crate::module::{Kernel, Module};
 use crate::run::{Launch, Options, Order, Shuffler};
 use crate::shadow::{Clocks, LAST_GENERATION, Shadow};
+use crate::specials::specials;
 use crate::warp::{Failure, Frame, Interpret, Pause, State, Warp};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -149,7 +150,7 @@ impl<'m, 'a> Place<'m, 'a> {
         let counted = if machine.options.count { machine.code.instructions.len() } else { 0 };
         let tallies = vec![Raw::default(); counted];
         let barriers = vec![Gathering::default(); 16];
-        let specials = (0..warps).map(|warp| Place::specials(machine, bytes, warp)).collect();
+        let specials = (0..warps).map(|warp| specials(machine, bytes, warp)).collect();
         let place =
             Place { machine, warps: all, specials, common, barriers, tallies, turned: 0, most_in_flight: 0 };
         Some(place)
@@ -209,38 +210,6 @@ impl<'m, 'a> Place<'m, 'a> {
                 }
             }
         }
-    }
-
-    /// The special values of a warp, the same in every block but for the block's own coordinates.
-    fn specials(machine: &Machine, shared: usize, warp: usize) -> Vec<Row<u64>> {
-        let launch = machine.launch;
-        let threads = machine.threads();
-        let of_lane = |special: Special, lane: usize| -> u64 {
-            let thread = split(((warp * LANES + lane) % threads.max(1)) as u64, launch.block);
-            let bit = 1u32 << lane;
-            let value = match special {
-                Special::Tid(axis) => thread[axis],
-                Special::Ntid(axis) => launch.block[axis],
-                Special::Ctaid(_) => 0,
-                Special::Nctaid(axis) => launch.grid[axis],
-                Special::Lane => lane as u32,
-                Special::Warp => warp as u32,
-                Special::Warps => threads.div_ceil(LANES) as u32,
-                Special::LanemaskEq => bit,
-                Special::LanemaskLt => bit - 1,
-                Special::LanemaskLe => bit | (bit - 1),
-                Special::LanemaskGt => !(bit | (bit - 1)),
-                Special::LanemaskGe => !(bit - 1),
-                Special::DynamicShared => dynamic_offset(machine.kernel) as u32,
-                Special::TotalShared => shared as u32,
-                Special::Global(offset) => return machine.variables + offset as u64,
-            };
-            value as u64
-        };
-        let row = |&(special, _, _): &(Special, Class, Slot)| {
-            Row(std::array::from_fn(|lane| of_lane(special, lane)))
-        };
-        machine.code.specials.iter().map(row).collect()
     }
 
     /// Runs one block to its end.

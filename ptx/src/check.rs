@@ -1,9 +1,9 @@
 //! The checks of an access: copies in flight, bytes that nothing wrote, races.
 
-use crate::access::{Target, lanes};
+use crate::access::Target;
 use crate::block::{Common, Machine};
 use crate::fault::{FaultKind, Space, Touch};
-use crate::lanes::LANES;
+use crate::lanes::{LANES, lanes};
 use crate::memory::Allocation;
 use crate::shadow::{Conflict, Each, Run, Visit};
 use crate::warp::Failure;

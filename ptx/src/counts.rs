@@ -1,10 +1,10 @@
 //! What a launch cost: per instruction, summed to source lines, categories and the whole.
 
-use crate::access::{Target, lanes};
+use crate::access::Target;
 use crate::banks::{WAVEFRONT, Wavefronts};
 use crate::fault::Space;
 use crate::instruction::{Category, Description, Source};
-use crate::lanes::LANES;
+use crate::lanes::{LANES, lanes};
 use crate::module::{Kernel, Module};
 use crate::run::Launch;
 use serde::Serialize;

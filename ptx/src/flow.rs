@@ -2,7 +2,8 @@
 //! they share.
 //!
 //! A compiler gives each value a register of its own: thousands of rows, megabytes for a block. Registers
-//! whose lives do not overlap share a row here, so that a warp's registers stay in the processor's first cache.
+//! whose lives do not overlap share a row here, so that a warp's registers stay in the processor's first
+//! cache.
 
 use crate::ParseError;
 use crate::body::Draft;

@@ -1,9 +1,9 @@
 //! The memory that a launch touches: each sector of it once, however often it is read. No cache can spare the
 //! first transfer of a sector, so this is the least traffic of DRAM that starts and ends with empty caches.
 
-use crate::access::{Target, lanes};
+use crate::access::Target;
 use crate::fault::Space;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, lanes};
 use crate::memory::Buffer;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;

@@ -2,7 +2,7 @@
 //! meet only after it.
 
 use crate::instruction::{Run, Slot, Vote};
-use crate::lanes::{Constants, LANES};
+use crate::lanes::{Constants, lanes};
 use crate::warp::{Frame, Warp};
 
 impl Run {
@@ -19,7 +19,8 @@ impl Run {
 }
 
 impl Warp {
-    /// True when members of this instruction can still reach it: then they go first, and the lanes here wait. Lanes that wait here already join those that have arrived.
+    /// True when members of this instruction can still reach it: then they go first, and the lanes here
+    /// wait. Lanes that wait here already join those that have arrived.
     ///
     /// Only lanes that meet these ones at the same place are waited for. If the others end there without
     /// having come by, the instruction runs without them, which is its fault.
@@ -27,10 +28,7 @@ impl Warp {
         let Some(members) = run.members(slots) else { return false };
         let Frame { pc, meet, .. } = self.current;
         let members = self.registers.word(constants, members);
-        let wanted = (0..LANES)
-            .filter(|lane| self.current.mask >> lane & 1 != 0)
-            .fold(0, |wanted, lane| wanted | members[lane])
-            & self.live;
+        let wanted = lanes(self.current.mask).fold(0, |wanted, lane| wanted | members[lane]) & self.live;
         let joined = self.stack.iter().filter(|frame| (frame.pc, frame.meet) == (pc, meet));
         self.current.mask |= joined.fold(0, |mask, frame| mask | frame.mask) & self.live;
         self.stack.retain(|frame| (frame.pc, frame.meet) != (pc, meet));

@@ -1,8 +1,8 @@
 //! Register files of a warp, and functions that run one instruction in 32 lanes.
 //!
-//! A row of the table (`arith`) is a closure over one lane. `lane_table!` makes a loop of it, and compiles
-//! the loop three times: for AVX-512, for AVX2 with FMA, and for any processor. The decoder stores the one that
-//! suits this processor in the instruction.
+//! A row of the table (`arith`) is a closure over one lane. `lane_table!` makes a loop of it, and
+//! compiles the loop three times: for AVX-512, for AVX2 with FMA, and for any processor. The decoder
+//! stores the one that suits this processor in the instruction.
 
 use crate::instruction::{Class, Operands, Slot};
 
@@ -240,4 +240,14 @@ macro_rules! lane_table {
             });
         })*
     };
+}
+
+#[inline(always)]
+pub fn lanes(mask: u32) -> impl Iterator<Item = usize> + Clone {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let lane = rest.trailing_zeros() as usize;
+        rest &= rest.wrapping_sub(1);
+        (lane < LANES).then_some(lane)
+    })
 }

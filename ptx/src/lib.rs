@@ -12,10 +12,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The way of an instruction: `text` (words) → `body` (declarations) → `opcode` (what it does) → `flow` (where
-//! lanes meet, rows of registers) → `warp` (lockstep), which calls the table in `arith` or `access` (memory).
+//! The way of an instruction: `text` (words) → `body` (declarations) → `opcode` (what it does) → `flow`
+//! (where lanes meet, rows of registers) → `warp` (lockstep), which calls the table in `arith` or
+//! `access` (memory).
 
-// Loops over 32 lanes by index: that is what the compiler vectorises. Comparisons with NaN in PTX's own terms.
+// Loops over 32 lanes by index: that is what the compiler vectorises. Comparisons with NaN in PTX's own
+// terms.
 #![allow(clippy::needless_range_loop, clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)]
 // A fault ends the launch: its size does not matter.
 #![allow(clippy::result_large_err)]
@@ -47,6 +49,7 @@ mod opcode_warp;
 mod run;
 mod sample;
 mod shadow;
+mod specials;
 mod text;
 mod transfer;
 mod unwritten;

@@ -138,9 +138,9 @@ impl Mma {
     }
 }
 
-/// Adds WIDTH columns of a times as many rows of b: those in the lanes with place PLACE in their group. `a` holds
-/// the upper and the lower rows, `sums` the upper rows in even and odd columns, then the lower ones. The places
-/// are constants, so that the compiler makes shuffles of them.
+/// Adds WIDTH columns of a times as many rows of b: those in the lanes with place PLACE in their group.
+/// `a` holds the upper and the lower rows, `sums` the upper rows in even and odd columns, then the lower
+/// ones. The places are constants, so that the compiler makes shuffles of them.
 ///
 /// Products are exact in single precision; the sums, whose order and rounding the ISA leaves open, are fused.
 #[inline(always)]

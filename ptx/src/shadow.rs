@@ -1,9 +1,9 @@
 //! Who touched memory last: the shadow in which races show.
 //!
-//! Each warp has a clock that its barriers advance, and knows how far it has seen the clocks of the others (a
-//! vector clock). An access is ordered before another when the later warp knows the earlier one's clock. A
-//! cell keeps the last write and the last two readers; that finds every race between two accesses that no third
-//! access hides.
+//! Each warp has a clock that its barriers advance, and knows how far it has seen the clocks of the
+//! others (a vector clock). An access is ordered before another when the later warp knows the earlier
+//! one's clock. A cell keeps the last write and the last two readers; that finds every race between two
+//! accesses that no third access hides.
 
 use crate::block::split;
 use crate::fault::Party;
@@ -208,7 +208,8 @@ impl Conflict {
     }
 }
 
-/// Neighbouring bytes that neighbouring lanes touch: those of `lane` from `at` on, then those of the next lane.
+/// Neighbouring bytes that neighbouring lanes touch: those of `lane` from `at` on, then those of the next
+/// lane.
 #[derive(Clone, Copy)]
 pub struct Run {
     pub at: usize,
@@ -350,8 +351,8 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Compares an access with all earlier ones: first that of `whole`, which covers all of its runs, where that
-    /// is less work. `size` is that of the whole memory.
+    /// Compares an access with all earlier ones: first that of `whole`, which covers all of its runs,
+    /// where that is less work. `size` is that of the whole memory.
     #[inline(always)]
     pub fn check(
         &self,

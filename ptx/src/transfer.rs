@@ -1,9 +1,9 @@
 //! Bytes between registers and memory that `access` has resolved: loads, stores and atomics.
 
-use crate::access::{Access, Target, lanes};
+use crate::access::{Access, Target};
 use crate::fault::{FaultKind, Touch};
 use crate::instruction::Slot;
-use crate::lanes::{Constants, LANES, Registers};
+use crate::lanes::{Constants, LANES, Registers, lanes};
 use crate::memory::*;
 use crate::warp::Failure;
 

@@ -1,8 +1,7 @@
 //! Votes, matches and reductions over the lanes of a mask, and the lanes that a shuffle reads.
 
-use crate::access::lanes;
 use crate::instruction::{Reduction, Slot, Vote};
-use crate::lanes::{Constants, LANES, Registers};
+use crate::lanes::{Constants, LANES, Registers, lanes};
 
 /// Slots: d, p, a, mask. `arg` 1: the predicate is negated; 2: `a` has 64 bits.
 pub fn run(

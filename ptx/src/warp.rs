@@ -1,7 +1,6 @@
 //! A warp: 32 lanes in lockstep, a stack of places where diverged lanes meet again, and the instructions that
 //! look across lanes.
 
-use crate::access::lanes;
 use crate::asynchronous::Pending;
 use crate::block::{Common, Machine};
 use crate::counts::Raw;
@@ -9,7 +8,7 @@ use crate::fault::FaultKind;
 use crate::flow::NOWHERE;
 use crate::for_this_processor;
 use crate::instruction::*;
-use crate::lanes::{LANES, Registers, level};
+use crate::lanes::{LANES, Registers, lanes, level};
 use crate::memory::Allocation;
 use crate::vote::sources;
 

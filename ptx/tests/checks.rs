@@ -576,8 +576,8 @@ fn registers_that_a_path_leaves_unwritten_are_found() {
 
 #[test]
 fn lanes_wait_for_the_members_of_a_shuffle_on_other_paths() {
-    // Lanes from 16 on come to the shuffle by a detour from which a path leads past it, so that all paths meet
-    // only after it.
+    // Lanes from 16 on come to the shuffle by a detour from which a path leads past it, so that all paths
+    // meet only after it.
     let paths = "mov.u32 %r4, 1;\nsetp.lt.u32 %p1, %r0, 16;\n@%p1 bra HERE;\nmov.u32 %r4, 2;\n\
                 setp.gt.u32 %p2, %r0, LAST;\n@%p2 bra OUT;\nHERE:\n\
                 shfl.sync.bfly.b32 %r3, %r4, 16, 31, -1;\nst.global.u32 [%rd2], %r3;\nOUT:\nret;";

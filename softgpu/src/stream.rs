@@ -178,8 +178,8 @@ impl Stream {
         state
     }
 
-    /// What the stream's thread does, until the stream ends. It looks again after `delay` while work comes, and
-    /// needs no call for each: a waiting thread usually gets there first.
+    /// What the stream's thread does, until the stream ends. It looks again after `delay` while work
+    /// comes, and needs no call for each: a waiting thread usually gets there first.
     fn work_off(&self, delay: Option<Duration>) {
         let mut seen = 0;
         let mut state = lock(&self.state);
