@@ -60,8 +60,8 @@ impl FaultKind {
     /// A block whose warps have run this many instructions.
     pub(crate) fn endless(instructions: u64) -> FaultKind {
         FaultKind::Deadlock(format!(
-            "no end after {instructions} instructions of the block's warps: a loop that waits for another lane \
-             of its warp, or for another block, never ends here"
+            "no end after {instructions} instructions of the block's warps: a loop that waits for another \
+             lane of its warp, or for another block, never ends here"
         ))
     }
 }

@@ -324,8 +324,8 @@ impl Report {
         let sampled = self.kernels.iter().any(|kernel| kernel.counted < kernel.blocks);
         format!(
             "On an {} this cannot take less than {} when each kernel's data starts and ends in DRAM, and {} \
-             when the L2 cache holds it all{}. These are bounds, no predictions: a kernel takes longer, often \
-             much longer.",
+             when the L2 cache holds it all{}. These are bounds, no predictions: a kernel takes longer, \
+             often much longer.",
             self.gpu.title,
             time(self.cold),
             time(self.warm),
