@@ -1,6 +1,7 @@
 //! The body of a kernel: declarations, labels, and drafts of instructions whose registers have no rows yet.
 
 use crate::ParseError;
+use crate::counts::{classify, reaches_memory};
 use crate::flow;
 use crate::instruction::*;
 use crate::lanes::{Constants, LANES, Row};
@@ -219,9 +220,15 @@ impl<'a, 's> Body<'a, 's> {
         arg: u32,
         guard: Option<Guard>,
     ) {
-        let (category, flops) = crate::counts::classify(opcode);
-        let description =
-            Description { opcode: opcode.into(), line: self.line, source: self.source, category, flops };
+        let (category, flops) = classify(opcode);
+        let description = Description {
+            opcode: opcode.into(),
+            line: self.line,
+            source: self.source,
+            category,
+            flops,
+            reaches_memory: reaches_memory(opcode),
+        };
         self.drafts.push(Draft { run, operands, arg, guard, target: None, description });
     }
 

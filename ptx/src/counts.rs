@@ -36,35 +36,23 @@ impl Raw {
         self.lanes += mask.count_ones() as u64;
     }
 
-    pub fn add(&mut self, other: &Raw) {
-        self.warps += other.warps;
-        self.lanes += other.lanes;
-        self.sectors += other.sectors;
-        self.sectors_least += other.sectors_least;
-        self.wavefronts += other.wavefronts;
-        self.wavefronts_least += other.wavefronts_least;
-        self.wavefronts_merged += other.wavefronts_merged;
-        self.global_bytes += other.global_bytes;
-        self.shared_bytes += other.shared_bytes;
-        self.local_bytes += other.local_bytes;
-        self.async_bytes += other.async_bytes;
+    /// Each count through `f`, with that of another at the same place.
+    fn combine(&mut self, other: &Raw, f: impl Fn(u64, u64) -> u64) {
+        macro_rules! each {
+            ($($field:ident)*) => { $(self.$field = f(self.$field, other.$field);)* };
+        }
+        each!(warps lanes sectors sectors_least wavefronts wavefronts_least wavefronts_merged global_bytes
+            shared_bytes local_bytes async_bytes);
     }
 
-    pub fn times(&self, factor: f64) -> Raw {
-        let scaled = |count: u64| (count as f64 * factor).round() as u64;
-        Raw {
-            warps: scaled(self.warps),
-            lanes: scaled(self.lanes),
-            sectors: scaled(self.sectors),
-            sectors_least: scaled(self.sectors_least),
-            wavefronts: scaled(self.wavefronts),
-            wavefronts_least: scaled(self.wavefronts_least),
-            wavefronts_merged: scaled(self.wavefronts_merged),
-            global_bytes: scaled(self.global_bytes),
-            shared_bytes: scaled(self.shared_bytes),
-            local_bytes: scaled(self.local_bytes),
-            async_bytes: scaled(self.async_bytes),
-        }
+    pub fn add(&mut self, other: &Raw) {
+        self.combine(other, |a, b| a + b);
+    }
+
+    pub fn times(mut self, factor: f64) -> Raw {
+        let own = self;
+        self.combine(&own, |a, _| (a as f64 * factor).round() as u64);
+        self
     }
 
     /// One access of `bytes` a lane.
@@ -161,7 +149,7 @@ pub fn classify(opcode: &str) -> (Category, u32) {
 }
 
 /// Whether an instruction goes to the load/store units: parameters and constants come from elsewhere.
-fn reaches_memory(opcode: &str) -> bool {
+pub fn reaches_memory(opcode: &str) -> bool {
     let mut parts = opcode.split('.');
     let known =
         matches!(parts.next(), Some("ld" | "ldu" | "ldmatrix" | "st" | "stmatrix" | "atom" | "red" | "cp"));
@@ -211,36 +199,33 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add_raw(&mut self, raw: &Raw, description: &Description) {
+    /// The counts of one instruction.
+    fn of(raw: &Raw, description: &Description) -> Tally {
         let category = description.category;
-        let flops = raw.lanes * description.flops as u64;
-        self.warp_instructions += raw.warps;
-        self.thread_instructions += raw.lanes;
-        match category {
-            Category::Fma => self.flops_fma += flops,
-            Category::Float => self.flops_float += flops,
-            Category::Special => self.flops_special += flops,
-            Category::Half => self.flops_half += flops,
-            Category::Tensor => self.flops_tensor += flops,
-            Category::Barrier => self.barriers += raw.warps,
-            _ => {}
+        let flops = |of: Category| if category == of { raw.lanes * description.flops as u64 } else { 0 };
+        let when = |is: bool, count: u64| if is { count } else { 0 };
+        let stores = category == Category::Store;
+        Tally {
+            warp_instructions: raw.warps,
+            thread_instructions: raw.lanes,
+            flops_fma: flops(Category::Fma),
+            flops_float: flops(Category::Float),
+            flops_special: flops(Category::Special),
+            flops_half: flops(Category::Half),
+            flops_tensor: flops(Category::Tensor),
+            global_loaded: when(!stores, raw.global_bytes),
+            global_stored: when(stores, raw.global_bytes),
+            shared_bytes: raw.shared_bytes,
+            local_bytes: raw.local_bytes,
+            async_bytes: raw.async_bytes,
+            sectors: raw.sectors,
+            sectors_least: raw.sectors_least,
+            wavefronts: raw.wavefronts,
+            wavefronts_least: raw.wavefronts_least,
+            wavefronts_merged: raw.wavefronts_merged,
+            barriers: when(category == Category::Barrier, raw.warps),
+            memory_instructions: when(description.reaches_memory, raw.warps),
         }
-        if reaches_memory(&description.opcode) {
-            self.memory_instructions += raw.warps;
-        }
-        if category == Category::Store {
-            self.global_stored += raw.global_bytes;
-        } else {
-            self.global_loaded += raw.global_bytes;
-        }
-        self.shared_bytes += raw.shared_bytes;
-        self.local_bytes += raw.local_bytes;
-        self.async_bytes += raw.async_bytes;
-        self.sectors += raw.sectors;
-        self.sectors_least += raw.sectors_least;
-        self.wavefronts += raw.wavefronts;
-        self.wavefronts_least += raw.wavefronts_least;
-        self.wavefronts_merged += raw.wavefronts_merged;
     }
 
     /// Each count through `f`, with that of another tally at the same place.
@@ -328,9 +313,10 @@ impl Counts {
         let mut lines = BTreeMap::<(u32, u32), (Tally, u64)>::new();
         for (raw, description) in raw.iter().zip(&kernel.code.descriptions) {
             let (category, flops, source) = (description.category, description.flops, description.source);
-            counts.total.add_raw(raw, description);
-            counts.categories.entry(category).or_default().add_raw(raw, description);
-            lines.entry((source.file, source.line)).or_default().0.add_raw(raw, description);
+            let tally = Tally::of(raw, description);
+            counts.total.add(&tally);
+            counts.categories.entry(category).or_default().add(&tally);
+            lines.entry((source.file, source.line)).or_default().0.add(&tally);
             if source.inlined_at != (0, 0) {
                 lines.entry(source.inlined_at).or_default().1 += raw.warps;
             }

@@ -200,6 +200,8 @@ pub struct Description {
     pub category: Category,
     /// Floating-point operations of one active lane.
     pub flops: u32,
+    /// Whether the load/store units get it.
+    pub reaches_memory: bool,
 }
 
 /// The code of a kernel.
