@@ -10,12 +10,14 @@ use saddle::files::weights::WeightFile;
 use saddle::numeric::{close, max_abs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Runs the command line on a device with settings of the driver. Kernels are compiled once for all tests.
+/// Runs the command line on a device with settings of the driver. Kernels are compiled once for all tests,
+/// or before them where SADDLE_CACHE names their folder.
 fn saddle(folder: &Path, line: &str, settings: &[(&str, &str)]) -> Output {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("software-gpu");
+    let own = || Path::new(env!("CARGO_TARGET_TMPDIR")).join("software-gpu");
+    let cache = std::env::var_os("SADDLE_CACHE").map_or_else(own, PathBuf::from);
     Command::new(env!("CARGO_BIN_EXE_saddle"))
         .args(line.split_whitespace())
         .current_dir(folder)

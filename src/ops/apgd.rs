@@ -153,17 +153,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = vec![trace()];
     cases.extend([&[8, 5, 3, 3][..], &[8, 12], &[8, 39], &[8, 4, 4, 1]].map(kept));
-    let shapes: [&[usize]; 8] = [
-        &[1, 1],
-        &[3, 7],
-        &[2, 12],
-        &[2, 33],
-        &[3, 7, 5, 3],
-        &[5, 8, 8, 1],
-        &[2, 32, 32, 3],
-        &[2, 3, 1, 257],
-    ];
-    for shape in shapes {
+    for shape in SAMPLES {
         for (eps, a) in [(0.03f32, 1.0f32), (0.5, 0.75), (0.0, 0.75), (100.0, 0.75)] {
             let (n, size) = (shape[0], shape[1..].iter().product::<usize>());
             let clean = Input::uniform(shape, 0.0, 1.0);

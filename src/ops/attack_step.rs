@@ -33,21 +33,10 @@ pub fn add_momentum(momentum: &mut Tensor, grad: &Tensor, mu: f32) -> Result<()>
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    let shapes: [&[usize]; 9] = [
-        &[1, 1],
-        &[3, 7],
-        &[2, 12],
-        &[2, 33],
-        &[3, 7, 5, 3],
-        &[5, 8, 8, 1],
-        &[2, 32, 32, 3],
-        &[1, 4097],
-        &[2, 3, 1, 257],
-    ];
     // Radii from nothing to one that never binds; steps that leave the ball and steps that do not.
     let radii = [(0.03f32, 0.01f32), (0.0, 0.01), (0.5, 0.06), (100.0, 2.0)];
     let mut cases = Vec::new();
-    for shape in shapes {
+    for shape in SAMPLES {
         for (eps, alpha) in radii {
             let size: usize = shape[1..].iter().product();
             let clean = Input::uniform(shape, 0.0, 1.0);
@@ -99,7 +88,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             }
         }
     }
-    for shape in shapes {
+    for shape in SAMPLES {
         let size: usize = shape[1..].iter().product();
         for (kind, grad) in [("", Input::normal(shape)), (" without a gradient", Input::filled(shape, 0.0))] {
             let run = |_: &Device, t: &[Tensor]| {

@@ -7,6 +7,19 @@ use crate::numeric::{close_with_nan, max_abs};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
+/// Shapes for operations on whole samples: rows that are and are not a multiple of four, long and short.
+pub const SAMPLES: [&[usize]; 9] = [
+    &[1, 1],
+    &[3, 7],
+    &[2, 12],
+    &[2, 33],
+    &[3, 7, 5, 3],
+    &[5, 8, 8, 1],
+    &[2, 32, 32, 3],
+    &[1, 4097],
+    &[2, 3, 1, 257],
+];
+
 /// One input of a case: shape, values, and whether the operation is differentiated in it.
 pub struct Input {
     pub shape: Vec<usize>,
