@@ -4,12 +4,14 @@
 //! alone is such a leaf, so no weight gradient is ever computed. A backward rule adds to its parents'
 //! gradients; the first contribution is written, not added, so that no buffer has to be cleared.
 
+use crate::device::trace::Range;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +28,8 @@ struct Node {
     relu_mask: Option<Rc<Buffer<u8>>>,
     /// How many operations read this value.
     uses: usize,
+    /// The layer of the network that it is of, where somebody listens to the device.
+    layer: Option<Arc<str>>,
 }
 
 /// The record of one or several forward passes.
@@ -45,12 +49,12 @@ impl Tape {
 
     /// A value that is not differentiated.
     pub fn constant(&self, value: Tensor) -> Var {
-        self.add(Node { value, needs_grad: false, backward: None, relu_mask: None, uses: 0 })
+        self.add(value, false, None, None)
     }
 
     /// A value whose gradient is wanted.
     pub fn leaf(&self, value: Tensor) -> Var {
-        self.add(Node { value, needs_grad: true, backward: None, relu_mask: None, uses: 0 })
+        self.add(value, true, None, None)
     }
 
     /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result.
@@ -80,12 +84,19 @@ impl Tape {
             let mut nodes = self.nodes.borrow_mut();
             parents.iter().for_each(|p| nodes[p.0].uses += 1);
         }
-        Ok(self.add(Node { value, needs_grad, backward, relu_mask: relu_mask.map(Rc::new), uses: 0 }))
+        Ok(self.add(value, needs_grad, backward, relu_mask.map(Rc::new)))
     }
 
-    fn add(&self, node: Node) -> Var {
+    fn add(
+        &self,
+        value: Tensor,
+        needs_grad: bool,
+        backward: Option<Box<Backward>>,
+        relu_mask: Option<Rc<Buffer<u8>>>,
+    ) -> Var {
+        let layer = self.device.open_layer();
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(node);
+        nodes.push(Node { value, needs_grad, backward, relu_mask, uses: 0, layer });
         Var(nodes.len() - 1)
     }
 
@@ -106,6 +117,7 @@ impl Tape {
 
     /// Gradients of `sum(upstream * output)`; `upstream` is 1 for a scalar output when `None`.
     pub fn backward(&self, output: Var, upstream: Option<Tensor>) -> Result<Gradients> {
+        let _backward = self.device.scope(Range::Backward);
         let nodes = self.nodes.borrow();
         let value = &nodes[output.0].value;
         let upstream = match upstream {
@@ -133,6 +145,7 @@ impl Tape {
         }
         for index in (0..=output.0).rev() {
             let Some(backward) = &nodes[index].backward else { continue };
+            let _layer = self.device.reopen(nodes[index].layer.as_ref());
             // An inner gradient is not needed any more once it has been passed on.
             let entry = &mut sink.entries[index];
             let (Some(mut grad), masked) = (entry.grad.take(), entry.masked) else { continue };
@@ -189,7 +202,10 @@ impl Sink<'_> {
         let accumulate = entry.grad.is_some();
         let grad = match &mut entry.grad {
             Some(grad) => grad,
-            empty => empty.insert(Tensor::uninit(node.value.device(), node.value.shape())?),
+            empty => {
+                let _kind = node.backward.is_none().then(|| node.value.device().scope(Range::Gradient));
+                empty.insert(Tensor::uninit(node.value.device(), node.value.shape())?)
+            }
         };
         Ok(Some(MaskedSlot { into: grad.make_mut()?, accumulate, mask }))
     }

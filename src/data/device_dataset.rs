@@ -1,6 +1,7 @@
 //! A data set in device memory, as bytes or floats; one kernel makes batches from it.
 
 use super::{Dataset, ImageShape, Pixels};
+use crate::device::trace::Range;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::augment::{Augmentation, StoredImages, augment, gather_i32};
@@ -22,6 +23,7 @@ pub struct DeviceDataset {
 impl DeviceDataset {
     /// Copies a data set to the device.
     pub fn new(device: &Device, data: &Dataset) -> Result<DeviceDataset> {
+        let _data = device.scope(Range::Data);
         let channels = data.shape.channels;
         Ok(DeviceDataset {
             images: match &data.images {
@@ -42,6 +44,7 @@ impl DeviceDataset {
 
     /// The images `[B,H,W,C]` in `[0,1]`, augmented as requested, and the labels `[B]` at `indices`.
     pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
+        let _data = self.device().scope(Range::Data);
         let shape = [self.shape.height, self.shape.width, self.shape.channels];
         let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;
         Ok((x, gather_i32(&self.labels, indices)?))

@@ -37,6 +37,9 @@ impl<T: Element> Buffer<T> {
         // A size beyond all memory is refused by the allocator, with the numbers.
         let bytes = len.saturating_mul(size_of::<T>());
         let address = device.0.memory.allocate(&device.0.backend, bytes)?;
+        if device.0.tracer.is_on() {
+            device.0.tracer.allocated(address, bytes as u64);
+        }
         let buffer = Buffer { device: device.clone(), address, len, kind: PhantomData };
         if device.0.memory.policy == Policy::Guarded {
             // SAFETY: checked devices are hosts; the memory was just allocated with at least `bytes` bytes.
@@ -151,6 +154,9 @@ impl<T: Element> Buffer<T> {
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
+        if self.device.0.tracer.is_on() {
+            self.device.0.tracer.freed(self.address);
+        }
         self.device.0.memory.release(&self.device.0.backend, self.address);
     }
 }

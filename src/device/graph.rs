@@ -45,12 +45,16 @@ impl Graph {
     /// Runs the recorded work once more.
     pub fn replay(&self) -> Result<()> {
         match (&self.recorded, &self.device.0.backend) {
-            (Recorded::List(work), Backend::Host(host)) => work.iter().try_for_each(|item| host.run(item)),
-            (Recorded::List(work), Backend::Software(software)) => {
-                work.iter().try_for_each(|item| software.run(item))
-            }
+            (Recorded::List(work), backend) => work.iter().try_for_each(|item| match (item, backend) {
+                // As any launch, so that it is traced.
+                (recording::Recorded::Launch { kernel, grid, args }, _) => {
+                    self.device.launch(kernel, *grid, args)
+                }
+                (item, Backend::Host(host)) => host.run(item),
+                (item, Backend::Software(software)) => software.run(item),
+                (_, Backend::Cuda(_)) => Ok(()),
+            }),
             (Recorded::Cuda(graph), _) => graph.launch(),
-            (Recorded::List(_), Backend::Cuda(_)) => Ok(()),
         }
     }
 }

@@ -101,6 +101,11 @@ impl Pool {
         (state.in_use, state.peak)
     }
 
+    /// The bytes of the block at this address, which may be more than its buffer has.
+    pub fn size_of(&self, address: u64) -> Option<u64> {
+        self.state().sizes.get(&address).map(|size| *size as u64)
+    }
+
     /// The address of a block of at least `bytes` bytes.
     pub fn allocate(&self, backend: &Backend, bytes: usize) -> Result<u64> {
         let mut state = self.state();
@@ -271,6 +276,8 @@ fn raw_release(backend: &Backend, block: u64, size: usize) {
 
 impl Drop for super::Inner {
     fn drop(&mut self) {
+        // A device that is lost has no times left to tell.
+        let _ = self.tracer.settle();
         self.memory.flush(&self.backend);
     }
 }

@@ -21,6 +21,7 @@ mod software;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use buffer::{Buffer, Element};
 pub use choice::DeviceChoice;
@@ -40,6 +41,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     backend: Backend,
     memory: memory::Pool,
+    tracer: trace::Tracer,
 }
 
 enum Backend {
@@ -168,7 +170,12 @@ impl<T: Element> IntoArg for Option<&mut Buffer<T>> {
 
 impl Device {
     fn new(backend: Backend, policy: Policy) -> Device {
-        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy) }))
+        let timeline = match &backend {
+            Backend::Cuda(cuda) => trace::Timeline::Events(cuda::Events::new(cuda)),
+            Backend::Host(_) | Backend::Software(_) => trace::Timeline::Clock,
+        };
+        let tracer = trace::Tracer::new(timeline);
+        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy), tracer }))
     }
 
     /// The CPU: all cores, the best instruction set of the machine (`SADDLE_HOST_ISA` chooses another).
@@ -263,17 +270,29 @@ impl Device {
         if self.0.memory.capturing() {
             self.0.memory.record_use(args.iter().map(|arg| arg.0));
         }
-        match &self.0.backend {
-            Backend::Host(host) => host.launch(kernel, grid, args),
-            Backend::Cuda(cuda) => cuda.launch(kernel, grid, args),
-            Backend::Software(software) => software.launch(kernel, grid, args),
+        let Inner { backend, memory, tracer } = &*self.0;
+        // The launches of a graph are heard when it is replayed.
+        if !tracer.is_on() || memory.capturing() {
+            return backend.launch(kernel, grid, args);
         }
+        let (threads, size) = (kernel.threads.on(self), |address| memory.size_of(address));
+        tracer.launch((kernel, grid, args), threads, size, || backend.launch(kernel, grid, args))
     }
 
     /// Records what `work` launches instead of running it; [`Graph::replay`] runs it on the same memory,
     /// any number of times. Inside, buffers may not be read or written by the program.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         Graph::capture(self, work)
+    }
+}
+
+impl Backend {
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        match self {
+            Backend::Host(host) => host.launch(kernel, grid, args),
+            Backend::Cuda(cuda) => cuda.launch(kernel, grid, args),
+            Backend::Software(software) => software.launch(kernel, grid, args),
+        }
     }
 }
 

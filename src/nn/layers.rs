@@ -4,6 +4,7 @@ use super::init::Init;
 use super::net::Shape;
 use super::params::{Leaves, ParamId, Params, Role};
 use crate::device::Device;
+use crate::device::trace::Scope;
 use crate::error::Result;
 use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Norm};
@@ -30,6 +31,11 @@ impl Pass<'_> {
     /// Whether batch norms can be folded into the convolutions before them.
     fn folds(&self) -> bool {
         self.bn == BnMode::Eval && self.leaves.is_none()
+    }
+
+    /// Work of the layer with this parameter, for as long as the result lives.
+    pub(super) fn layer(&self, id: ParamId) -> Scope {
+        self.tape.device().layer(self.params.layer(id))
     }
 
     fn var(&self, id: ParamId) -> Var {
@@ -127,13 +133,14 @@ pub trait Layer {
 
 /// A convolution without bias; padding kernel / 2.
 pub struct Conv {
-    weight: ParamId,
+    pub(super) weight: ParamId,
     stride: usize,
     pad: usize,
 }
 
 impl Layer for Conv {
     fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let _layer = pass.layer(self.weight);
         let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
@@ -151,6 +158,7 @@ impl ConvBn {
     pub fn apply(&self, pass: &mut Pass, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
         let ConvBn { conv, bn } = self;
         if pass.folds() {
+            let _layer = pass.layer(conv.weight);
             let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
@@ -160,6 +168,7 @@ impl ConvBn {
             None => bn.forward(pass, convolved),
             Some(residual) => {
                 let normed = bn.forward(pass, convolved)?;
+                let _layer = pass.layer(bn.weight);
                 let sum = add(pass.tape, normed, residual)?;
                 if activate { relu(pass.tape, sum) } else { Ok(sum) }
             }
@@ -208,6 +217,7 @@ impl BatchNorm {
     }
 
     fn apply(&self, pass: &mut Pass, x: Var, activate: bool) -> Result<Var> {
+        let _layer = pass.layer(self.weight);
         let (weight, bias, mode, rows) = (pass.var(self.weight), pass.var(self.bias), pass.bn, pass.rows);
         if mode == BnMode::Train
             && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
@@ -242,6 +252,7 @@ pub struct Linear {
 
 impl Linear {
     pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let _layer = pass.layer(self.weight);
         linear(pass.tape, x, pass.var(self.weight), Some(pass.var(self.bias)))
     }
 }

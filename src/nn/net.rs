@@ -4,6 +4,7 @@ use super::families::{Arch, Layers};
 use super::layers::{Builder, Pass};
 use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
+use crate::device::trace::Range;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
 use crate::ops::global_avg_pool::global_avg_pool;
@@ -51,6 +52,7 @@ impl Net {
         seed: u64,
         layers: impl FnOnce(&mut Builder) -> Result<Layers>,
     ) -> Result<Net> {
+        let _network = device.scope(Range::Network);
         let normalize = match (shape.mean.as_slice(), shape.std.as_slice()) {
             ([], []) => None,
             (mean, std) => Some(Normalize::new(device, mean, std, shape.channels)?),

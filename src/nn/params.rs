@@ -89,6 +89,12 @@ impl Params {
         &self.list[id.0]
     }
 
+    /// The name of the layer that a parameter is of: `layer1.0.conv1` of `layer1.0.conv1.weight`.
+    pub(super) fn layer(&self, id: ParamId) -> &str {
+        let name = &self.list[id.0].name;
+        name.rsplit_once('.').map_or(name, |(layer, _)| layer)
+    }
+
     /// One parameter or buffer, to be changed.
     pub fn get_mut(&mut self, id: ParamId) -> &mut Param {
         self.filters.clear();

@@ -132,6 +132,7 @@ impl Layer for PreActivation {
             None => x,
         };
         let hidden = self.conv1_bn2.forward(pass, activated)?;
+        let _layer = pass.layer(self.conv2.weight);
         let out = self.conv2.forward(pass, hidden)?;
         add(pass.tape, out, kept)
     }

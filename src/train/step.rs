@@ -3,6 +3,7 @@
 use super::average::Average;
 use crate::config::Config;
 use crate::device::Buffer;
+use crate::device::trace::Range;
 use crate::error::{Error, Result};
 use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Step};
 use crate::nn::{Net, Param, ParamId, Role};
@@ -175,7 +176,9 @@ impl<'a> StepInputs<'a> {
     fn differentiate(&self, models: &mut Models) -> Result<LossGradients> {
         let &StepConfig { method, set, epoch } = self.config;
         let gamma = set.awp(epoch);
+        let attack = self.batch.x.device().scope(Range::Attack);
         let objective = self.on_tape(models, |step| (method.prepare)(step))?;
+        drop(attack);
         if gamma == 0.0 {
             return self.backward(models, &objective);
         }
@@ -197,7 +200,9 @@ impl<'a> StepInputs<'a> {
     /// The loss and its gradients.
     fn backward(&self, models: &mut Models, objective: &AdversarialLoss) -> Result<LossGradients> {
         self.on_tape(models, |step| {
+            let forward = step.x.device().scope(Range::Forward);
             let loss = objective.loss(step)?;
+            drop(forward);
             let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
             let value = |var| step.tape.value(var);
             Ok(LossGradients {
@@ -236,9 +241,12 @@ pub fn train_step(
     // A loss on one view of several has the labels of one.
     let labels = |z: &Tensor| if z.shape()[0] == batch.y.len() { batch.y } else { inputs.labels() };
     let hits = logits.as_ref().map(|z| correct(batch.x.device(), z, labels(z))).transpose()?;
+    let update = batch.x.device().scope(Range::Update);
     for (id, gradient) in gradients {
         sgd.update(models.net.params.get_mut(id), &gradient)?;
     }
+    drop(update);
+    let _average = batch.x.device().scope(Range::Average);
     inputs.on_tape(models, |step| (config.method.after)(step))?;
     if let (Some(average), Some(wa)) = (average, models.wa.as_deref_mut()) {
         average.after_step(wa, models.net, config.epoch)?;

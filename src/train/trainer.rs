@@ -8,6 +8,7 @@ use super::step::{Batch, Models, Sgd, StepConfig, StepOutput, train_step};
 use crate::config::{Augment, Config, Select};
 use crate::data::device_dataset::{DeviceDataset, shuffled};
 use crate::data::{self, Dataset, ImageShape};
+use crate::device::trace::Range;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result, ensure};
 use crate::method::{self, Method};
@@ -45,7 +46,7 @@ pub struct Trainer<'a> {
 }
 
 /// A step whose loss has not been looked at yet.
-struct Pending {
+pub(super) struct Pending {
     step: usize,
     images: usize,
     output: StepOutput,
@@ -169,6 +170,7 @@ impl<'a> Trainer<'a> {
     /// The steps of one epoch that are still to do.
     fn epoch(&mut self, run: &mut Run, epoch: usize) -> Result<()> {
         let (config, steps) = (self.config, self.steps_per_epoch());
+        let _epoch = self.device.scope(Range::Epoch(epoch + 1));
         let batches = shuffled(&self.device, self.train.len, config.batch, config.seed, epoch)?;
         let look_every = if self.device.is_host() { 1 } else { LOOK_EVERY };
         let mut pending = Vec::new();
@@ -191,8 +193,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// One training step: batch, attack, loss, gradients, update.
-    fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
+    pub(super) fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
         let config = self.config;
+        let _step = self.device.scope(Range::Step(epoch * self.steps_per_epoch() + step + 1));
         let time =
             epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
         let augmentation = config.augmentation((self.method.views)(config), epoch);

@@ -1,10 +1,12 @@
 //! The CUDA device: driver calls through `cudarc`, kernels compiled by NVRTC.
 
 pub mod check;
+mod events;
 mod images;
 pub mod nvrtc;
 mod presence;
 
+pub use events::{Events, start_profiler, stop_profiler};
 pub use presence::{GpuInfo, Status, driver_version, status, unusable_gpus};
 
 use super::{Arg, Grid, Kernel, Source};
