@@ -27,7 +27,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("study", &["train"]),
     ("bench", &["train"]),
     ("inspect", &["bench"]),
-    ("cli", &["study", "inspect"]),
+    ("profile", &["train"]),
+    ("cli", &["study", "inspect", "profile"]),
 ];
 
 /// The rooms below everything.

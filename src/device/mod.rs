@@ -16,6 +16,7 @@ mod graph;
 pub mod host;
 pub mod kernels;
 mod memory;
+mod peaks;
 mod recording;
 mod software;
 pub mod testing;
@@ -27,6 +28,7 @@ pub use buffer::{Buffer, Element};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
+pub use peaks::Peaks;
 pub use software::{Coverage, LaunchCost};
 
 use crate::error::Result;

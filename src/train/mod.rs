@@ -6,6 +6,7 @@ mod checkpoint;
 mod close_epoch;
 mod epoch_log;
 mod epoch_stats;
+pub mod rehearsal;
 mod requirements;
 mod resume;
 mod run;

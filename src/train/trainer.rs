@@ -7,7 +7,7 @@ use super::schedule::lr;
 use super::step::{Batch, Models, Sgd, StepConfig, StepOutput, train_step};
 use crate::config::{Augment, Config, Select};
 use crate::data::device_dataset::{DeviceDataset, shuffled};
-use crate::data::{self, Dataset, ImageShape};
+use crate::data::{self, Dataset, ImageShape, Split};
 use crate::device::trace::Range;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result, ensure};
@@ -75,9 +75,19 @@ fn check_crop(config: &Config, ImageShape { height, width, .. }: ImageShape) -> 
 impl<'a> Trainer<'a> {
     /// Loads data and builds the network; writes nothing.
     pub fn new(device: &Device, config: &'a Config, recipe: &'a str) -> Result<Trainer<'a>> {
+        Trainer::on(device, config, recipe, || data::load(&config.dataset, config.data.as_deref()))
+    }
+
+    /// [`Trainer::new`] with these data; writes nothing.
+    pub(super) fn on(
+        device: &Device,
+        config: &'a Config,
+        recipe: &'a str,
+        data: impl FnOnce() -> Result<Split>,
+    ) -> Result<Trainer<'a>> {
         let method = method::find(&config.method)?;
         let arch = Arch::find(&config.model)?;
-        let split = data::load(&config.dataset, config.data.as_deref())?;
+        let split = data()?;
         ensure(!split.train.is_empty(), || {
             Error::value("dataset", &config.dataset, "has no images to train on; x_adv is for tests only")
         })?;

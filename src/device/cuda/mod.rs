@@ -9,7 +9,7 @@ mod presence;
 pub use events::{Events, start_profiler, stop_profiler};
 pub use presence::{GpuInfo, Status, driver_version, status, unusable_gpus};
 
-use super::{Arg, Grid, Kernel, Source};
+use super::{Arg, Grid, Kernel, Peaks, Source};
 use crate::error::{Error, Result};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
@@ -72,6 +72,30 @@ impl Cuda {
 
     pub(super) fn describe(&self) -> String {
         self.name.clone()
+    }
+
+    /// Peaks from clocks and widths.
+    pub(super) fn peaks(&self) -> Result<Peaks> {
+        use sys::CUdevice_attribute::*;
+        let attribute =
+            |which| self.context.attribute(which).map(f64::from).map_err(failed("cuDeviceGetAttribute"));
+        let major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
+        let minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32;
+        let lanes = ptx::gpu::Gpu { capability: (major, minor), ..ptx::gpu::GPUS[0] }.limits().fp32;
+        let (kilohertz, multiprocessors) = (
+            attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        );
+        let (memory, bits) = (
+            attribute(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            attribute(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        );
+        Ok(Peaks {
+            flops: 2.0 * f64::from(lanes) * multiprocessors * kilohertz * 1e3,
+            // Two transfers a clock.
+            bandwidth: 2.0 * memory * 1e3 * bits / 8.0,
+            origin: "from the clocks and widths that the driver states; not measured".into(),
+        })
     }
 
     /// Waits for all work. After an error it waits for the whole context, so that nothing still uses the

@@ -1,7 +1,6 @@
 //! Who listens to a device, and what is heard.
 
 use super::{Frame, Path, Range, Work};
-use crate::error::{Error, Result};
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,6 +61,18 @@ pub trait Listener: Send {
     }
 }
 
+impl<L: Listener> Listener for Option<L> {
+    fn hear(&mut self, event: Event) {
+        if let Some(listener) = self {
+            listener.hear(event);
+        }
+    }
+
+    fn wants(&self, step: Option<usize>) -> bool {
+        self.as_ref().is_some_and(|listener| listener.wants(step))
+    }
+}
+
 /// A listener that the program shares with devices.
 pub type SharedListener = Arc<Mutex<dyn Listener>>;
 
@@ -79,17 +90,13 @@ impl Steps {
 }
 
 impl FromStr for Steps {
-    type Err = Error;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Steps> {
+    fn from_str(text: &str) -> Result<Steps, &'static str> {
         let (first, last) = text.split_once("..").unwrap_or((text, text));
         match (first.trim().parse(), last.trim().parse()) {
             (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(Steps { first, last }),
-            _ => Err(Error::value(
-                "steps",
-                text,
-                "expected FIRST..LAST, two steps counted from 1, such as 11..20, or one step",
-            )),
+            _ => Err("expected FIRST..LAST, two steps counted from 1, such as 11..20, or one step"),
         }
     }
 }
