@@ -178,3 +178,90 @@ fn every_failure_of_the_driver_is_one_line_or_none() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+/// The complete events of a trace: track, name, begin and end in nanoseconds, place.
+fn trace_events(path: &Path) -> Vec<(u64, String, i64, i64, String)> {
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let nanoseconds = |value: &serde_json::Value| (value.as_f64().unwrap() * 1e3).round() as i64;
+    let complete = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X");
+    let event = |event: &serde_json::Value| {
+        let (name, place) = (event["name"].as_str().unwrap(), event["args"]["place"].as_str().unwrap());
+        let begin = nanoseconds(&event["ts"]);
+        let end = begin + nanoseconds(&event["dur"]);
+        (event["tid"].as_u64().unwrap(), name.to_owned(), begin, end, place.to_owned())
+    };
+    complete.map(event).collect()
+}
+
+/// Times are those of events in the stream: kernels follow each other, and lie in their ranges.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn a_trace_has_the_times_of_the_gpu() {
+    let folder = folder();
+    few_digits(folder.path());
+    run(folder.path(), &format!("{FEW} --trace t.json --trace-steps 2..2"), &[]);
+    let events = trace_events(&folder.path().join("t.json"));
+    let (ranges, kernels): (Vec<_>, Vec<_>) = events.iter().partition(|event| event.0 == 1);
+    assert!(kernels.len() > 100, "{}", kernels.len());
+    for pair in kernels.windows(2) {
+        assert!(pair[0].2 < pair[0].3 && pair[0].3 <= pair[1].2, "{pair:?}");
+    }
+    for (_, name, begin, end, place) in &kernels {
+        let holds = ranges.iter().any(|range| range.4 == *place && range.2 <= *begin && *end <= range.3);
+        assert!(holds && place.starts_with("epoch 1/step 2"), "{name} in {place}");
+    }
+    let conv = |place: &str| {
+        kernels.iter().any(|kernel| kernel.1.starts_with("conv2d") && kernel.4.ends_with(place))
+    };
+    assert!(conv("attack/attack step 1/backward/layer1.0.conv1") && conv("step 2/backward/layer1.0.conv1"));
+}
+
+/// The profiler is started before the first launch of a step and stopped after its last.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn steps_are_bracketed_for_a_profiler() {
+    let folder = folder();
+    few_digits(folder.path());
+    let output = run(folder.path(), &format!("{FEW} --profile-steps 2..2"), &[("SOFTGPU_TRACE", "on")]);
+    let calls = String::from_utf8_lossy(&output.stderr).into_owned();
+    let calls: Vec<&str> = calls.lines().collect();
+    let place = |name: &str| {
+        let found: Vec<usize> = (0..calls.len()).filter(|&call| calls[call].contains(name)).collect();
+        assert_eq!(found.len(), 1, "{name}");
+        found[0]
+    };
+    let (start, stop) = (place("cuProfilerStart: CUDA_SUCCESS"), place("cuProfilerStop: CUDA_SUCCESS"));
+    let launches = |calls: &[&str]| calls.iter().filter(|call| call.contains("cuLaunchKernel")).count();
+    let counts = [&calls[..start], &calls[start..stop], &calls[stop..]].map(launches);
+    assert!(counts.iter().all(|&count| count > 50), "{counts:?}");
+}
+
+/// A tool hears the ranges of a run; the software GPU's library is one.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn a_tool_hears_the_ranges_of_a_run() {
+    let folder = folder();
+    few_digits(folder.path());
+    let tool = Path::new(env!("CARGO_BIN_EXE_saddle")).with_file_name("libsoftgpu.so");
+    let settings = [("SOFTGPU_TRACE", "on"), ("NVTX_INJECTION64_PATH", tool.to_str().unwrap())];
+    let output = run(folder.path(), FEW, &settings);
+    let (mut open, mut heard) = (Vec::new(), BTreeSet::new());
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        if let Some(name) = line.strip_prefix("softgpu: NVTX push: ") {
+            open.push(name.to_owned());
+        } else if line == "softgpu: NVTX pop" {
+            open.pop().unwrap();
+        } else if line.contains("cuLaunchKernel") {
+            heard.insert(open.join("/"));
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    for place in [
+        "epoch 1/step 1/attack/attack step 1/forward/layer1.0.conv1",
+        "epoch 1/step 2/attack/attack step 1/backward/layer1.0.conv1",
+        "epoch 1/step 2/backward/layer3.0.bn2",
+        "epoch 1/step 2/update",
+    ] {
+        assert!(heard.contains(place), "nothing was launched in {place}: {heard:#?}");
+    }
+}

@@ -26,8 +26,8 @@ fn gradient_and<T>(
     let leaf = tape.leaf(x.clone());
     let forward = x.device().scope(Range::Forward);
     let (loss, values) = pass(&tape, leaf)?;
-    drop(forward);
     let ones = full(x.device(), tape.value(loss).shape(), 1.0)?;
+    drop(forward);
     Ok((tape.backward(loss, Some(ones))?.take(leaf), values))
 }
 

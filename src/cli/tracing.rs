@@ -48,6 +48,8 @@ impl TracingFlags {
         let outcome = command();
         listen_to_all(None);
         let trace = trace.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A command that failed before it launched anything leaves no file.
+        let trace = trace.filter(|trace| outcome.is_ok() || trace.launches() > 0);
         if let Some(written) = trace.map(TraceFile::finish).transpose()? {
             text::print_note(&about(&written));
         }

@@ -120,7 +120,7 @@ fn sections(launches: &[Launch], roofline: &Roofline) -> Vec<Section> {
     let (mut groups, mut done) = (Vec::<Vec<Section>>::new(), 0);
     for part in launches.chunk_by(same_step) {
         let step = part.first().and_then(|launch| attack_step(&launch.path));
-        let mut section = |part: &[Launch]| {
+        let section = |part: &[Launch]| {
             let phase = part.first().map_or(Phase::Other, |launch| Phase::of(&launch.path));
             let (first, rows) = (done + 1, rows(part, roofline));
             done += part.len() as u64;

@@ -7,3 +7,6 @@ pub mod phase;
 pub mod roofline;
 pub mod table;
 pub mod trace_file;
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Launches beyond this many are left out: about 400 MB, more than Perfetto likes to open.
 pub const MOST_LAUNCHES: u64 = 1_000_000;
 
-/// Events of a part of the file.
+/// The most events of a part of the file.
 const PART: usize = 1 << 16;
 
 /// The tracks.
@@ -27,6 +27,7 @@ pub struct TraceFile {
     steps: Option<Steps>,
     most: u64,
     part: Vec<Slice>,
+    part_length: usize,
     /// The end of the last part, in nanoseconds.
     part_ended: i64,
     launches: u64,
@@ -63,6 +64,7 @@ impl TraceFile {
             steps,
             most: MOST_LAUNCHES,
             part: Vec::new(),
+            part_length: PART,
             part_ended: i64::MIN,
             launches: 0,
             left_out: 0,
@@ -70,12 +72,6 @@ impl TraceFile {
         };
         trace.head(command).map_err(Error::io(path, "cannot write"))?;
         Ok(trace)
-    }
-
-    #[cfg(test)]
-    fn limited(mut self, most: u64) -> TraceFile {
-        self.most = most;
-        self
     }
 
     /// What comes before the events, and the names of the tracks.
@@ -88,6 +84,11 @@ impl TraceFile {
         let (ranges, kernels) =
             (named("thread_name", RANGES, "ranges"), named("thread_name", KERNELS, "kernels"));
         write!(self.file, "\n{process},\n{ranges},\n{kernels}")
+    }
+
+    /// The launches until now.
+    pub fn launches(&self) -> u64 {
+        self.launches
     }
 
     /// Ends the file and gives it its name. Errors: it could not be written.
@@ -107,7 +108,7 @@ impl TraceFile {
             begin -= 64 - depth.min(63) as i64;
         }
         self.part.push(Slice { begin, end, depth, track, name, args });
-        if self.part.len() >= PART {
+        if self.part.len() >= self.part_length {
             self.end_part();
         }
     }

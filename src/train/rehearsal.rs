@@ -25,6 +25,11 @@ impl<'a> Rehearsal<'a> {
         Ok(Rehearsal { trainer, batch, epoch: config.epochs.saturating_sub(1) })
     }
 
+    /// Trained numbers of the network.
+    pub fn parameters(&self) -> usize {
+        self.trainer.net.params.count()
+    }
+
     /// One step.
     pub fn step(&mut self) -> Result<()> {
         self.trainer.step(self.epoch, 0, &self.batch).map(drop)

@@ -200,9 +200,14 @@ fn product(parameters: &Parameters, args: &[Arg]) -> (Option<String>, Option<u64
     }
 }
 
-/// The sizes of any other kernel, by their names.
+/// Sizes that say how a kernel works, not on what.
+const INNER: [&str; 6] = ["known", "per_image", "per_view", "rows_per_block", "side", "stride"];
+
+/// The sizes of any other kernel, by their names; those that are 0 say nothing.
 fn plain(parameters: &Parameters, args: &[Arg]) -> String {
-    let sizes = parameters.0.iter().zip(args).filter(|(parameter, _)| matches!(parameter.kind, Kind::Size));
+    let sizes = parameters.0.iter().zip(args).filter(|(parameter, arg)| {
+        matches!(parameter.kind, Kind::Size) && arg.0 != 0 && !INNER.contains(&parameter.name)
+    });
     let words = sizes.map(|(parameter, arg)| format!("{} {}", parameter.name, arg.0 as u32));
     words.collect::<Vec<_>>().join(", ")
 }
