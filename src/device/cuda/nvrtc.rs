@@ -355,7 +355,8 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
         if !nvrtc_is_present() {
             return;
         }
-        let source = Source { file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
+        let source =
+            Source { name: "wrong", file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
         let message = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
         let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" \
                     is undefined (";
