@@ -58,6 +58,8 @@ struct Node {
     relu_mask: Option<Rc<Buffer<u8>>>,
     /// How many operations read this value.
     uses: usize,
+    /// Whether its gradient is kept although it is no leaf.
+    retains_grad: bool,
 }
 
 /// The record of one or several forward passes.
@@ -129,8 +131,14 @@ impl Tape {
     ) -> Var<T> {
         let mut nodes = self.nodes.borrow_mut();
         let (value, relu_mask) = (Box::new(value), relu_mask.map(Rc::new));
-        nodes.push(Node { value, needs_grad, backward, relu_mask, uses: 0 });
+        nodes.push(Node { value, needs_grad, backward, relu_mask, uses: 0, retains_grad: false });
         Var(NodeId(nodes.len() - 1), PhantomData)
+    }
+
+    /// Keeps the gradient of an inner value for [`Gradients`]. Where a ReLU made the value, it is the gradient
+    /// of that ReLU's input.
+    pub fn retain_grad(&self, node: impl Into<NodeId>) {
+        self.nodes.borrow_mut()[node.into().0].retains_grad = true;
     }
 
     /// The value (shared, not copied).
@@ -219,14 +227,18 @@ impl Sink<'_> {
     /// The gradient of a node, taken out: an inner one is not needed any more once it has been passed on. It
     /// is zero where the node's ReLU was.
     fn take_masked<T: Real>(&mut self, node: NodeId) -> Result<Option<Tensor<T>>> {
-        let entry = &mut self.entries[node.0];
+        let (node, entry) = (&self.nodes[node.0], &mut self.entries[node.0]);
         let Some(gradient) = entry.grad.take().and_then(|gradient| gradient.downcast().ok()) else {
             return Ok(None);
         };
-        match &self.nodes[node.0].relu_mask {
-            Some(mask) if !entry.masked => ops::relu::mask_gradient(&gradient, mask).map(Some),
-            _ => Ok(Some(*gradient)),
+        let gradient: Tensor<T> = match &node.relu_mask {
+            Some(mask) if !entry.masked => ops::relu::mask_gradient(&gradient, mask)?,
+            _ => *gradient,
+        };
+        if node.retains_grad {
+            entry.grad = Some(Box::new(gradient.clone()));
         }
+        Ok(Some(gradient))
     }
 
     /// The buffer for the gradient of `parent` and whether the kernel adds to it (else it writes; the content

@@ -18,6 +18,7 @@ mod kernels;
 mod keys;
 mod lines;
 mod lists;
+mod precision;
 mod progress;
 mod recipes;
 mod text;
@@ -85,6 +86,7 @@ commands! {
     Corruptions(corruptions::CorruptionsArgs),
     Compare(compare::CompareArgs),
     Analyse(analyse::AnalyseArgs),
+    Precision(precision::PrecisionArgs),
     CheckStep(check_step::CheckStepArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),

@@ -2,10 +2,11 @@
 
 use super::layers::Pass;
 use crate::error::{Error, Result};
-use crate::ops::cast::to_bf16;
+use crate::ops::cast::{to_bf16, widened};
 use crate::ops::conv2d::Precision;
 use crate::ops::global_avg_pool::global_avg_pool;
-use crate::tape::{Tape, Var};
+use crate::tape::{Gradients, Tape, Var};
+use crate::tensor::Tensor;
 use half::bf16;
 
 /// Feature maps `[N,H,W,C]`: float32, or bf16 after the stem of a network of that precision.
@@ -42,6 +43,22 @@ impl Maps {
         match self {
             Maps::F32(x) => global_avg_pool(tape, x),
             Maps::Bf16(x) => global_avg_pool(tape, x),
+        }
+    }
+
+    /// Keeps the gradient of the maps.
+    pub fn retain_grad(self, tape: &Tape) {
+        match self {
+            Maps::F32(x) => tape.retain_grad(x),
+            Maps::Bf16(x) => tape.retain_grad(x),
+        }
+    }
+
+    /// Their gradient, if there is one, in float32.
+    pub fn gradient(self, gradients: &Gradients) -> Result<Option<Vec<f32>>> {
+        match self {
+            Maps::F32(x) => gradients.get(x).map(Tensor::to_vec).transpose(),
+            Maps::Bf16(x) => gradients.get(x).map(|gradient| widened(gradient)?.to_vec()).transpose(),
         }
     }
 

@@ -145,6 +145,14 @@ impl Net {
         stages.into_iter().chain([last]).map(|maps| maps.pooled(tape)).collect()
     }
 
+    /// The feature maps at the end of every stage, and the logits `[N, classes]`, in eval mode with frozen
+    /// weights.
+    pub fn stage_maps(&mut self, tape: &Tape, x: Var) -> Result<(Vec<Maps>, Var)> {
+        let (stages, last) = self.maps(tape, x, BnMode::Eval, None, &Rows::All)?;
+        let features = last.pooled(tape)?;
+        Ok((stages, self.classify(tape, features, None)?))
+    }
+
     /// The feature maps `[N,H,W,C]` at the end of every stage, and those that are pooled for the classifier.
     fn maps(
         &mut self,
