@@ -67,6 +67,7 @@ impl KeySet for EvalKeys {
             "data" | "norm" | "eps" | "seed" => (key.help, Some("the run's".into())),
             "model" => ("The architecture, for weights without metadata.", None),
             "mean" | "std" => (key.help, Some("those of the weights, else none".into())),
+            "precision" => ("The numbers that convolutions multiply.", Some("f32".into())),
             _ => return common_help(key),
         })
     }

@@ -18,6 +18,7 @@ mod kernels;
 mod keys;
 mod lines;
 mod lists;
+mod precision;
 mod profile;
 mod progress;
 mod recipes;
@@ -89,6 +90,7 @@ commands! {
     Corruptions(corruptions::CorruptionsArgs),
     Compare(compare::CompareArgs),
     Analyse(analyse::AnalyseArgs),
+    Precision(precision::PrecisionArgs),
     CheckStep(check_step::CheckStepArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),

@@ -6,7 +6,7 @@ use super::roofline::{Binding, Roofline};
 use super::table::Sum;
 use crate::config::Config;
 use crate::device::Device;
-use crate::device::trace::{Event, Launch, Listener, Precision};
+use crate::device::trace::{Event, Launch, Listener, NumberFormat};
 use crate::error::Result;
 use crate::train::rehearsal::Rehearsal;
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub struct Row {
     pub read: u64,
     pub written: u64,
     pub flop: Option<u64>,
-    pub precision: Precision,
+    pub precision: NumberFormat,
     /// The least seconds of all its launches, and what takes them.
     pub bound: f64,
     pub binding: Binding,

@@ -149,7 +149,7 @@ fn work_follows_from_signature_and_arguments() {
     let sum = "add_into(const float* a, float* sum, int n)";
     let added = work(sum, &[bytes(40), bytes(40), 10.arg()]);
     assert_eq!((added.read, added.written, added.flop), (80, 40, None), "the sum is read, too");
-    assert_eq!((added.shape.as_str(), added.precision), ("n 10", Precision::F32));
+    assert_eq!((added.shape.as_str(), added.precision), ("n 10", NumberFormat::F32));
 
     let masked = "relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n)";
     let masked = work(masked, &[bytes(40), bytes(40), bytes(0), 10.arg()]);

@@ -14,19 +14,19 @@ use strum::Display;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, Serialize)]
 #[strum(serialize_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum NumberFormat {
     F32,
     Tf32,
     Bf16,
 }
 
-impl Precision {
+impl NumberFormat {
     /// Kernels have it in their names; those of float32 say nothing.
-    fn of(kernel: &str) -> Precision {
+    fn of(kernel: &str) -> NumberFormat {
         match kernel {
-            _ if kernel.contains("bf16") => Precision::Bf16,
-            _ if kernel.contains("tf32") => Precision::Tf32,
-            _ => Precision::F32,
+            _ if kernel.contains("bf16") => NumberFormat::Bf16,
+            _ if kernel.contains("tf32") => NumberFormat::Tf32,
+            _ => NumberFormat::F32,
         }
     }
 }
@@ -41,7 +41,7 @@ pub struct Work {
     pub written: u64,
     /// `None` for a kernel that multiplies no matrices.
     pub flop: Option<u64>,
-    pub precision: Precision,
+    pub precision: NumberFormat,
 }
 
 /// The parameters of a kernel, as its signature has them.
@@ -146,7 +146,7 @@ impl Work {
         }
         let (shape, flop) = product(parameters, args);
         let shape = shape.unwrap_or_else(|| plain(parameters, args));
-        Work { shape, read, written, flop, precision: Precision::of(kernel) }
+        Work { shape, read, written, flop, precision: NumberFormat::of(kernel) }
     }
 
     /// All bytes.
