@@ -79,7 +79,10 @@ impl TraceFile {
         let about =
             json!({"command": command, "saddle": env!("CARGO_PKG_VERSION"), "commit": env!("SADDLE_COMMIT")});
         write!(self.file, "{{\"displayTimeUnit\":\"ns\",\"otherData\":{about},\"traceEvents\":[")?;
-        let named = |name: &str, track: u32, value: &str| json!({"name": name, "ph": "M", "pid": 1, "tid": track, "args": {"name": value}});
+        let named = |what: &str, track: u32, name: &str| {
+            let args = json!({"name": name});
+            json!({"name": what, "ph": "M", "pid": 1, "tid": track, "args": args})
+        };
         let process = named("process_name", RANGES, "saddle");
         let (ranges, kernels) =
             (named("thread_name", RANGES, "ranges"), named("thread_name", KERNELS, "kernels"));
@@ -180,8 +183,8 @@ impl Slice {
         let (begin, length) = (microseconds(self.begin), microseconds(self.end - self.begin));
         write!(
             file,
-            ",\n{{\"name\":{name},\"cat\":\"{kind}\",\"ph\":\"X\",\"ts\":{begin},\"dur\":{length},\"pid\":1,\"tid\":{track},\
-             \"args\":{args}}}",
+            ",\n{{\"name\":{name},\"cat\":\"{kind}\",\"ph\":\"X\",\"ts\":{begin},\"dur\":{length},\
+             \"pid\":1,\"tid\":{track},\"args\":{args}}}",
             name = json!(self.name),
             track = self.track,
             args = self.args,

@@ -20,8 +20,8 @@ pub struct Events {
     base: Option<(CudaEvent, f64)>,
 }
 
-/// An elapsed time is a float of milliseconds. Beyond this many it would lose what the clock of a GPU has, and
-/// is counted from a later event.
+/// An elapsed time is a float of milliseconds. Beyond this many it would lose what the clock of a GPU has,
+/// and is counted from a later event.
 const PRECISE: f32 = 500.0;
 
 impl Events {
@@ -68,8 +68,8 @@ impl Events {
         Ok(self.first + self.recorded.len() as u64 - 1)
     }
 
-    /// The times of the first `count` events that have not been read, in seconds, and the number of the first.
-    /// Waits for the last of them.
+    /// The times of the first `count` events that have not been read, in seconds, and the number of the
+    /// first. Waits for the last of them.
     pub fn resolve(&mut self, count: usize) -> Result<(u64, Vec<f64>)> {
         let first = self.first;
         let mut times = Vec::with_capacity(count);

@@ -155,8 +155,8 @@ fn work_follows_from_signature_and_arguments() {
     let masked = work(masked, &[bytes(40), bytes(40), bytes(0), 10.arg()]);
     assert_eq!((masked.read, masked.written), (40, 40));
 
-    let product = "linear_backward_input(const float* g, const float* w, float* out, int rows, int inputs, int outputs, \
-         bool accumulate)";
+    let product = "linear_backward_input(const float* g, const float* w, float* out, int rows, \
+                   int inputs, int outputs, bool accumulate)";
     let args = |adds: bool| [bytes(40), bytes(60), bytes(24), 2.arg(), 3.arg(), 5.arg(), adds.arg()];
     let (set, added) = (work(product, &args(false)), work(product, &args(true)));
     assert_eq!((set.read, set.written, set.flop), (100, 24, Some(60)));
