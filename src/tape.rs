@@ -135,8 +135,8 @@ impl Tape {
         Var(NodeId(nodes.len() - 1), PhantomData)
     }
 
-    /// Keeps the gradient of an inner value for [`Gradients`]. Where a ReLU made the value, it is the gradient
-    /// of that ReLU's input.
+    /// Keeps the gradient of an inner value for [`Gradients`]. Where a ReLU made the value, it is the
+    /// gradient of that ReLU's input.
     pub fn retain_grad(&self, node: impl Into<NodeId>) {
         self.nodes.borrow_mut()[node.into().0].retains_grad = true;
     }
