@@ -51,8 +51,9 @@ impl<T: Real> From<Var<T>> for NodeId {
 type Backward = dyn Fn(NodeId, &mut Sink) -> Result<()>;
 
 struct Node {
-    /// A `Tensor<T>`, for the `Var<T>` of this node.
+    /// A `Tensor<T>`, for the `Var<T>` of this node; nothing once it is released.
     value: Box<dyn Any>,
+    shape: Vec<usize>,
     needs_grad: bool,
     backward: Option<Box<Backward>>,
     /// The bits of the ReLU that ends the operation: the backward rule wants a gradient that is zero where
@@ -135,18 +136,32 @@ impl Tape {
     ) -> Var<T> {
         let layer = self.device.open_layer();
         let mut nodes = self.nodes.borrow_mut();
-        let (value, relu_mask) = (Box::new(value), relu_mask.map(Rc::new));
-        nodes.push(Node { value, needs_grad, backward, relu_mask, uses: 0, retains_grad: false, layer });
+        nodes.push(Node {
+            shape: value.shape().to_vec(),
+            value: Box::new(value),
+            needs_grad,
+            backward,
+            relu_mask: relu_mask.map(Rc::new),
+            uses: 0,
+            retains_grad: false,
+            layer,
+        });
         Var(NodeId(nodes.len() - 1), PhantomData)
     }
 
-    /// Keeps the gradient of an inner value for [`Gradients`]. Where a ReLU made the value, it is the gradient
-    /// of that ReLU's input.
+    /// Keeps the gradient of an inner value for [`Gradients`]. Where a ReLU made the value, it is the
+    /// gradient of that ReLU's input.
     pub fn retain_grad(&self, node: impl Into<NodeId>) {
         self.nodes.borrow_mut()[node.into().0].retains_grad = true;
     }
 
-    /// The value (shared, not copied).
+    /// Lets go of a value that no operation reads any more: its memory is free unless a backward rule has a
+    /// share in it. Gradients flow through it as before.
+    pub fn release(&self, node: impl Into<NodeId>) {
+        self.nodes.borrow_mut()[node.into().0].value = Box::new(());
+    }
+
+    /// The value (shared, not copied), which must not have been released.
     pub fn value<T: Real>(&self, var: Var<T>) -> Tensor<T> {
         self.nodes.borrow()[var.0.0].value::<T>().clone()
     }
@@ -185,7 +200,8 @@ impl Tape {
             }
         };
         let entry = |node: &Node| Entry { grad: None, masked: false, pending: node.uses };
-        let mut sink = Sink { nodes: &nodes, entries: nodes[..=output].iter().map(entry).collect() };
+        let entries = nodes[..=output].iter().map(entry).collect();
+        let mut sink = Sink { device: &self.device, nodes: &nodes, entries };
         if nodes[output].needs_grad {
             sink.entries[output].grad = Some(Box::new(upstream));
         }
@@ -201,12 +217,13 @@ impl Tape {
 
 impl Node {
     fn value<T: Real>(&self) -> &Tensor<T> {
-        self.value.downcast_ref().unwrap_or_else(|| unreachable!("a variable has the type of its value"))
+        self.value.downcast_ref().unwrap_or_else(|| unreachable!("a released value was read"))
     }
 }
 
 /// Where a backward rule puts the gradients of its parents.
 pub struct Sink<'a> {
+    device: &'a Device,
     nodes: &'a [Node],
     entries: Vec<Entry>,
 }
@@ -270,9 +287,8 @@ impl Sink<'_> {
         entry.masked = mask.is_some();
         let accumulate = entry.grad.is_some();
         if entry.grad.is_none() {
-            let value = node.value::<T>();
-            let _kind = node.backward.is_none().then(|| value.device().scope(Range::Gradient));
-            entry.grad = Some(Box::new(Tensor::<T>::uninit(value.device(), value.shape())?));
+            let _kind = node.backward.is_none().then(|| self.device.scope(Range::Gradient));
+            entry.grad = Some(Box::new(Tensor::<T>::uninit(self.device, &node.shape)?));
         }
         match entry.gradient_mut::<T>() {
             Some(gradient) => Ok(Some(MaskedSlot { into: gradient.make_mut()?, accumulate, mask })),
@@ -291,7 +307,7 @@ impl Sink<'_> {
         if !node.needs_grad {
             return Ok(());
         }
-        let gradient = gradient.reshape(node.value::<T>().shape())?;
+        let gradient = gradient.reshape(&node.shape)?;
         entry.arrive();
         match entry.gradient_mut::<T>() {
             Some(sum) => ops::add::accumulate(sum, &gradient),

@@ -1,5 +1,5 @@
-//! An array on a device with a run-time shape, of float32 or bf16. Activations are `[N,H,W,C]`; a clone shares
-//! the memory.
+//! An array on a device with a run-time shape, of float32 or bf16. Activations are `[N,H,W,C]`; a clone
+//! shares the memory.
 
 use crate::device::kernels::Output;
 use crate::device::{Buffer, Device, Real};

@@ -112,7 +112,7 @@ fn a_profile_adds_up() {
     let folder = tempfile::tempdir().unwrap();
     let job = "profile --batch 8 --attack-steps 2 --steps 2 --device host";
     let (text, _) = printed(folder.path(), job);
-    assert!(text.contains("mean of 2 steps") && text.contains("conv2d_input_grad"), "{text}");
+    assert!(text.contains("the median of 2 steps") && text.contains("conv2d_input_grad"), "{text}");
     let (json, _) = printed(folder.path(), &format!("{job} --json"));
     let profile = &serde_json::from_str::<Value>(&json).unwrap()["profile"];
     let seconds = |sum: &Value| sum["seconds"].as_f64().unwrap();

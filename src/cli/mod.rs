@@ -15,6 +15,7 @@ mod flags;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod key_sets;
 mod keys;
 mod lines;
 mod lists;

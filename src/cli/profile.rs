@@ -107,7 +107,7 @@ fn percent(share: f64) -> String {
 const LAYERS: usize = 12;
 
 fn page(profile: &Profile, job: &TrainJob, device: &Device) -> String {
-    let Profile { steps, step_seconds, roofline, phases, kernels, layers, total } = profile;
+    let Profile { steps, step_seconds, range, roofline, phases, kernels, layers, total } = profile;
     let whole = *step_seconds;
     let table = |name: &str, sums: &[Sum]| {
         let headings = [name].into_iter().chain(HEADINGS).map(String::from).collect();
@@ -124,11 +124,13 @@ fn page(profile: &Profile, job: &TrainJob, device: &Device) -> String {
         more => format!("... and {}, with --json\n", text::counted(more, "more layer")),
     };
     format!(
-        "{}\n{}: {} a step, mean of {}; {} ({}) outside of kernels\n{}\n{}\n{}\n{}{more}",
+        "{}\n{}: {} a step, the median of {} ({} .. {}); {} ({}) outside of kernels\n{}\n{}\n{}\n{}{more}",
         title(job),
         device.describe(),
         time(whole),
         text::counted(*steps, "step"),
+        time(range[0]),
+        time(range[1]),
         time(idle),
         percent(idle / whole),
         roof(roofline),

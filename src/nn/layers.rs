@@ -186,12 +186,20 @@ impl ConvBn {
             let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
+        let tape = pass.tape;
         let convolved = conv.apply(pass, x)?;
-        let Some(residual) = residual else { return bn.apply(pass, convolved, activate) };
-        let normed = bn.apply(pass, convolved, false)?;
+        let normed = bn.apply(pass, convolved, activate && residual.is_none())?;
+        tape.release(convolved);
+        let Some(residual) = residual else { return Ok(normed) };
         let _layer = pass.layer(bn.weight);
-        let sum = add(pass.tape, normed, residual)?;
-        if activate { relu(pass.tape, sum) } else { Ok(sum) }
+        let sum = add(tape, normed, residual)?;
+        tape.release(normed);
+        if !activate {
+            return Ok(sum);
+        }
+        let activated = relu(tape, sum)?;
+        tape.release(sum);
+        Ok(activated)
     }
 }
 

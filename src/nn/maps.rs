@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::ops::cast::{to_bf16, widened};
 use crate::ops::conv2d::Precision;
 use crate::ops::global_avg_pool::global_avg_pool;
-use crate::tape::{Gradients, Tape, Var};
+use crate::tape::{Gradients, NodeId, Tape, Var};
 use crate::tensor::Tensor;
 use half::bf16;
 
@@ -43,6 +43,20 @@ impl Maps {
         match self {
             Maps::F32(x) => global_avg_pool(tape, x),
             Maps::Bf16(x) => global_avg_pool(tape, x),
+        }
+    }
+
+    /// Lets go of maps that no layer reads any more, unless they are `of` these, too.
+    pub fn release(self, tape: &Tape, of: &[Maps]) {
+        if !of.iter().any(|other| other.node() == self.node()) {
+            tape.release(self.node());
+        }
+    }
+
+    fn node(self) -> NodeId {
+        match self {
+            Maps::F32(x) => x.into(),
+            Maps::Bf16(x) => x.into(),
         }
     }
 

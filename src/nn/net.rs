@@ -135,27 +135,31 @@ impl Net {
         leaves: Option<&Leaves>,
         rows: &Rows,
     ) -> Result<Var> {
-        let (_, last) = self.maps(tape, x, bn, leaves, rows)?;
-        last.pooled(tape)
+        let (_, last) = self.maps(tape, x, bn, leaves, rows, false)?;
+        let features = last.pooled(tape)?;
+        last.release(tape, &[]);
+        Ok(features)
     }
 
     /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those
     /// of the last stage again, but for pre-activation networks after their last batch norm. Weights are
     /// frozen.
     pub fn stages(&mut self, tape: &Tape, x: Var, bn: BnMode) -> Result<Vec<Var>> {
-        let (stages, last) = self.maps(tape, x, bn, None, &Rows::All)?;
+        let (stages, last) = self.maps(tape, x, bn, None, &Rows::All, true)?;
         stages.into_iter().chain([last]).map(|maps| maps.pooled(tape)).collect()
     }
 
     /// The feature maps at the end of every stage, and the logits `[N, classes]`, in eval mode with frozen
     /// weights.
     pub fn stage_maps(&mut self, tape: &Tape, x: Var) -> Result<(Vec<Maps>, Var)> {
-        let (stages, last) = self.maps(tape, x, BnMode::Eval, None, &Rows::All)?;
+        let (stages, last) = self.maps(tape, x, BnMode::Eval, None, &Rows::All, true)?;
         let features = last.pooled(tape)?;
         Ok((stages, self.classify(tape, features, None)?))
     }
 
-    /// The feature maps `[N,H,W,C]` at the end of every stage, and those that are pooled for the classifier.
+    /// The feature maps `[N,H,W,C]` at the end of every stage, if they are wanted, and those that are pooled
+    /// for the classifier. All others are released as soon as they have been read: an attack leaves nothing
+    /// but ReLU masks.
     fn maps(
         &mut self,
         tape: &Tape,
@@ -163,6 +167,7 @@ impl Net {
         bn: BnMode,
         leaves: Option<&Leaves>,
         rows: &Rows,
+        keep_stages: bool,
     ) -> Result<(Vec<Maps>, Maps)> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
@@ -178,16 +183,25 @@ impl Net {
             None => x,
         };
         // float32 up to here: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
-        let mut hidden = self.layers.stem.forward(pass, Maps::F32(images))?.of_precision(pass)?;
-        let mut stages = Vec::with_capacity(self.layers.stages.len());
+        let stem = self.layers.stem.forward(pass, Maps::F32(images))?;
+        Maps::F32(images).release(tape, &[Maps::F32(x)]);
+        let mut hidden = stem.of_precision(pass)?;
+        stem.release(tape, &[hidden]);
+        let mut stages = Vec::new();
         for stage in &self.layers.stages {
             for block in stage {
-                hidden = block.forward(pass, hidden)?;
+                let next = block.forward(pass, hidden)?;
+                hidden.release(tape, &stages);
+                hidden = next;
             }
-            stages.push(hidden);
+            if keep_stages {
+                stages.push(hidden);
+            }
         }
         if let Some(last) = &self.layers.last {
-            hidden = last.forward(pass, hidden)?;
+            let next = last.forward(pass, hidden)?;
+            hidden.release(tape, &stages);
+            hidden = next;
         }
         Ok((stages, hidden))
     }

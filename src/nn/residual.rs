@@ -97,8 +97,11 @@ impl Layer for PostActivation {
         let last = self.convs.len() - 1;
         let mut hidden = x;
         for (i, conv) in self.convs.iter().enumerate() {
-            hidden = conv.apply(pass, hidden, (i == last).then_some(kept), true)?;
+            let next = conv.apply(pass, hidden, (i == last).then_some(kept), true)?;
+            hidden.release(pass.tape, &[x]);
+            hidden = next;
         }
+        kept.release(pass.tape, &[x]);
         Ok(hidden)
     }
 }
@@ -132,11 +135,16 @@ impl Layer for PreActivation {
             None => x,
         };
         let hidden = self.conv1_bn2.forward(pass, activated)?;
+        activated.release(pass.tape, &[x]);
         let _layer = pass.layer(self.conv2.weight);
         let out = self.conv2.forward(pass, hidden)?;
-        Ok(match out {
+        hidden.release(pass.tape, &[]);
+        let sum = match out {
             Maps::F32(out) => Maps::F32(add(pass.tape, out, kept.f32()?)?),
             Maps::Bf16(out) => Maps::Bf16(add(pass.tape, out, kept.bf16()?)?),
-        })
+        };
+        out.release(pass.tape, &[]);
+        kept.release(pass.tape, &[x]);
+        Ok(sum)
     }
 }

@@ -24,44 +24,60 @@ pub struct Sum {
     pub bound: f64,
 }
 
-/// Measures `steps` training steps of a configuration after two to warm up.
+/// Measures `steps` training steps of a configuration, at least one, after two to warm up.
 pub fn profile(device: &Device, config: &Config, steps: usize) -> Result<Profile> {
-    let table = Arc::new(Mutex::new(Table::new(Roofline::of(device)?)));
-    let heard = || table.lock().unwrap_or_else(PoisonError::into_inner);
+    let roofline = Roofline::of(device)?;
+    let table = Arc::new(Mutex::new(Table { roofline: roofline.clone(), sums: Sums::default() }));
+    let take = || std::mem::take(&mut table.lock().unwrap_or_else(PoisonError::into_inner).sums);
     device.listen(table.clone());
     let mut rehearsal = Rehearsal::new(device, config)?;
-    for _ in 0..2 {
+    let mut step = || {
+        let began = Instant::now();
         rehearsal.step()?;
-    }
-    device.settle()?;
-    heard().measuring = true;
-    let began = Instant::now();
-    for _ in 0..steps {
-        rehearsal.step()?;
-    }
-    device.settle()?;
-    let seconds = began.elapsed().as_secs_f64();
-    let mut heard = heard();
-    heard.measuring = false;
-    Ok(heard.profile(steps, seconds))
+        device.settle()?;
+        Ok((began.elapsed().as_secs_f64(), take()))
+    };
+    step()?;
+    step()?;
+    let mut measured = (0..steps.max(1)).map(|_| step()).collect::<Result<Vec<_>>>()?;
+    measured.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let range = [measured[0].0, measured[measured.len() - 1].0];
+    let (seconds, sums) = measured.swap_remove((measured.len() - 1) / 2);
+    Ok(sums.profile(Profile {
+        steps: steps.max(1),
+        step_seconds: seconds,
+        range,
+        roofline,
+        phases: Vec::new(),
+        kernels: Vec::new(),
+        layers: Vec::new(),
+        total: Sum::default(),
+    }))
 }
 
-/// Sums over the launches of the steps that were measured.
+/// Sums over the launches of a step.
 struct Table {
     roofline: Roofline,
-    measuring: bool,
+    sums: Sums,
+}
+
+#[derive(Default)]
+struct Sums {
     phases: HashMap<Phase, Sum>,
     kernels: HashMap<&'static str, Sum>,
     layers: HashMap<String, Sum>,
     total: Sum,
 }
 
-/// The result, per step.
+/// The step of the median time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Profile {
+    /// Steps that were measured.
     pub steps: usize,
-    /// Seconds from the beginning of a step to its end.
+    /// Seconds from the beginning of the step to its end.
     pub step_seconds: f64,
+    /// Those of the fastest and of the slowest step.
+    pub range: [f64; 2],
     pub roofline: Roofline,
     /// In the order of a step.
     pub phases: Vec<Sum>,
@@ -85,49 +101,28 @@ impl Sum {
         self.bound += bound;
     }
 
-    fn per_step(mut self, name: String, steps: usize) -> Sum {
-        let n = steps.max(1);
-        (self.name, self.launches) = (name, self.launches / n as u64);
-        (self.flop, self.bytes) = (self.flop / n as u64, self.bytes / n as u64);
-        (self.seconds, self.bound) = (self.seconds / n as f64, self.bound / n as f64);
-        self
-    }
-
     /// The share of the roofline, in percent.
     pub fn roof(&self) -> f64 {
         100.0 * self.bound / self.seconds
     }
 }
 
-impl Table {
-    fn new(roofline: Roofline) -> Table {
-        Table {
-            roofline,
-            measuring: false,
-            phases: HashMap::new(),
-            kernels: HashMap::new(),
-            layers: HashMap::new(),
-            total: Sum::default(),
-        }
-    }
-
-    /// The sums of `steps` steps that took `seconds` together.
-    fn profile(&self, steps: usize, seconds: f64) -> Profile {
-        let longest = |mut sums: Vec<Sum>| {
+impl Sums {
+    /// The tables of these sums, with everything else of `about`.
+    fn profile(self, about: Profile) -> Profile {
+        let longest = |sums: &mut dyn Iterator<Item = (String, Sum)>| {
+            let mut sums: Vec<Sum> = sums.map(|(name, sum)| Sum { name, ..sum }).collect();
             sums.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
             sums
         };
-        let mut phases: Vec<_> = self.phases.iter().collect();
-        phases.sort_by_key(|(phase, _)| **phase);
-        let sum = |name: String, sum: &Sum| sum.clone().per_step(name, steps);
+        let mut phases: Vec<_> = self.phases.into_iter().collect();
+        phases.sort_by_key(|(phase, _)| *phase);
         Profile {
-            steps,
-            step_seconds: seconds / steps.max(1) as f64,
-            roofline: self.roofline.clone(),
-            phases: phases.into_iter().map(|(phase, of)| sum(phase.to_string(), of)).collect(),
-            kernels: longest(self.kernels.iter().map(|(name, of)| sum((*name).into(), of)).collect()),
-            layers: longest(self.layers.iter().map(|(name, of)| sum(name.clone(), of)).collect()),
-            total: sum("all kernels".into(), &self.total),
+            phases: phases.into_iter().map(|(phase, sum)| Sum { name: phase.to_string(), ..sum }).collect(),
+            kernels: longest(&mut self.kernels.into_iter().map(|(name, sum)| (name.to_owned(), sum))),
+            layers: longest(&mut self.layers.into_iter()),
+            total: Sum { name: "all kernels".into(), ..self.total },
+            ..about
         }
     }
 }
@@ -135,15 +130,13 @@ impl Table {
 impl Listener for Table {
     fn hear(&mut self, event: Event) {
         let Event::Launched(launch) = event else { return };
-        if !self.measuring {
-            return;
-        }
         let (bound, _) = self.roofline.bound(&launch.work);
-        self.phases.entry(Phase::of(&launch.path)).or_default().add(&launch, bound);
-        self.kernels.entry(launch.kernel).or_default().add(&launch, bound);
+        let sums = &mut self.sums;
+        sums.phases.entry(Phase::of(&launch.path)).or_default().add(&launch, bound);
+        sums.kernels.entry(launch.kernel).or_default().add(&launch, bound);
         if let Some(layer) = launch.path.layer() {
-            self.layers.entry(layer.to_string()).or_default().add(&launch, bound);
+            sums.layers.entry(layer.to_string()).or_default().add(&launch, bound);
         }
-        self.total.add(&launch, bound);
+        sums.total.add(&launch, bound);
     }
 }

@@ -19,7 +19,8 @@ pub(super) struct Validation {
     pub robust: Accuracy,
 }
 
-/// Accuracy on clean images and under `attack`, in float32, reported as `what`. Errors: the run was asked to stop.
+/// Accuracy on clean images and under `attack`, in float32, reported as `what`. Errors: the run was asked
+/// to stop.
 pub(super) fn validate(
     net: &mut Net,
     data: &DeviceDataset,

@@ -149,7 +149,8 @@ pub fn cases() -> Vec<Case> {
         let name = format!("conv2d x {x:?} w {w:?} weight gradient");
         cases.push(Case::kernel(name, inputs, run, want).tolerance(1e-4, 1e-4));
     }
-    // In bf16 and tf32: values of few bits, which both hold, so that sums are exact but for their last rounding.
+    // In bf16 and tf32: values of few bits, which both hold, so that sums are exact but for their last
+    // rounding.
     let coarse = |shape: &[usize], seed| {
         let mut input = Input::normal_seeded(shape, seed);
         input.values.iter_mut().for_each(|v| *v = (*v * 16.0).round() / 16.0);
