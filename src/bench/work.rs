@@ -70,9 +70,15 @@ impl Layer {
         let filter = Rc::new(Filter::new(weight, Precision::F32));
         let (images, of_input, for_w, grad_of_w) = (x.clone(), filter.clone(), filter.clone(), grad.clone());
         Ok([
-            Box::new(move || f32::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)),
-            Box::new(move || f32::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)),
-            Box::new(move || f32::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)),
+            Box::new(move || {
+                <f32 as Convolve>::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)
+            }),
+            Box::new(move || {
+                <f32 as Convolve>::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)
+            }),
+            Box::new(move || {
+                <f32 as Convolve>::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)
+            }),
         ])
     }
 }

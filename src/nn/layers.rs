@@ -9,7 +9,7 @@ use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Norm};
-use crate::ops::conv2d::{self, Convolve};
+use crate::ops::conv2d::{self, Convolve, Precision};
 use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
@@ -37,6 +37,11 @@ impl Pass<'_> {
     /// Work of the layer with this parameter, for as long as the result lives.
     pub(super) fn layer(&self, id: ParamId) -> Scope {
         self.tape.device().layer(self.params.layer(id))
+    }
+
+    /// Whether a convolution of float32 images gives bf16.
+    fn leaves_f32(&self) -> bool {
+        self.params.precision() == Precision::Bf16
     }
 
     fn var(&self, id: ParamId) -> Var {
@@ -140,7 +145,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    fn apply<T: Convolve>(&self, pass: &mut Pass, x: Var<T>) -> Result<Var<T>> {
+    fn apply<X: Convolve<Y>, Y: Real>(&self, pass: &mut Pass, x: Var<X>) -> Result<Var<Y>> {
         let _layer = pass.layer(self.weight);
         let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
@@ -150,7 +155,11 @@ impl Conv {
 
 impl Layer for Conv {
     fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
-        Ok(each_type!(x, |x| self.apply(pass, x)?))
+        Ok(match x {
+            Maps::F32(x) if pass.leaves_f32() => Maps::Bf16(self.apply(pass, x)?),
+            Maps::F32(x) => Maps::F32(self.apply(pass, x)?),
+            Maps::Bf16(x) => Maps::Bf16(self.apply(pass, x)?),
+        })
     }
 }
 
@@ -163,23 +172,25 @@ pub struct ConvBn {
 impl ConvBn {
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
     pub fn apply(&self, pass: &mut Pass, x: Maps, residual: Option<Maps>, activate: bool) -> Result<Maps> {
+        let of_bf16 = |residual: Option<Maps>| residual.map(Maps::bf16).transpose();
         Ok(match x {
+            Maps::F32(x) if pass.leaves_f32() => {
+                Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?)
+            }
             Maps::F32(x) => {
                 Maps::F32(self.apply_to(pass, x, residual.map(Maps::f32).transpose()?, activate)?)
             }
-            Maps::Bf16(x) => {
-                Maps::Bf16(self.apply_to(pass, x, residual.map(Maps::bf16).transpose()?, activate)?)
-            }
+            Maps::Bf16(x) => Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?),
         })
     }
 
-    fn apply_to<T: Convolve>(
+    fn apply_to<X: Convolve<Y>, Y: Real>(
         &self,
         pass: &mut Pass,
-        x: Var<T>,
-        residual: Option<Var<T>>,
+        x: Var<X>,
+        residual: Option<Var<Y>>,
         activate: bool,
-    ) -> Result<Var<T>> {
+    ) -> Result<Var<Y>> {
         let ConvBn { conv, bn } = self;
         if pass.folds() {
             let _layer = pass.layer(conv.weight);
@@ -187,7 +198,7 @@ impl ConvBn {
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
         let tape = pass.tape;
-        let convolved = conv.apply(pass, x)?;
+        let convolved: Var<Y> = conv.apply(pass, x)?;
         let normed = bn.apply(pass, convolved, activate && residual.is_none())?;
         tape.release(convolved);
         let Some(residual) = residual else { return Ok(normed) };

@@ -182,11 +182,9 @@ impl Net {
             Some(normalize) => normalize.forward(tape, x)?,
             None => x,
         };
-        // float32 up to here: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
-        let stem = self.layers.stem.forward(pass, Maps::F32(images))?;
+        // float32: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
+        let mut hidden = self.layers.stem.forward(pass, Maps::F32(images))?;
         Maps::F32(images).release(tape, &[Maps::F32(x)]);
-        let mut hidden = stem.of_precision(pass)?;
-        stem.release(tape, &[hidden]);
         let mut stages = Vec::new();
         for stage in &self.layers.stages {
             for block in stage {

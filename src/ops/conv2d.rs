@@ -222,14 +222,14 @@ fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     }
 }
 
-/// [`Convolve::forward`] of float32.
-fn forward(
+/// [`Convolve::forward`] of float32, with results of either type.
+fn forward<Y: Real>(
     conv: &Conv,
     x: &Tensor,
     filter: &Filter,
-    epilogue: Epilogue,
+    epilogue: Epilogue<Y>,
     num_valid: Option<&Buffer<i32>>,
-) -> Result<Tensor> {
+) -> Result<Tensor<Y>> {
     let device = x.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
     expect(
@@ -244,7 +244,7 @@ fn forward(
         expect("conv2d residual", residual.shape(), &conv.out_shape())?;
     }
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
-    let mut out = Tensor::uninit(device, &conv.out_shape())?;
+    let mut out = Tensor::<Y>::uninit(device, &conv.out_shape())?;
     let pixels = (conv.out_height, conv.out_width);
     let grid = implicit_gemm_grid(device, conv.images, pixels, conv.out_channels, 1, num_valid.is_some());
     launch!(
@@ -252,7 +252,7 @@ fn forward(
             x,
             panels: filter.panels(false)?,
             shift: epilogue.shift.map(Tensor::buffer),
-            residual: epilogue.residual.map(Tensor::buffer),
+            residual: epilogue.residual.map(|residual| residual.buffer()),
             y: &mut out,
             relu_mask: epilogue.relu_mask,
             num_valid,
@@ -280,20 +280,35 @@ fn input_grad(
     expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
     if conv.narrow(device) {
-        let grid = (conv.images * conv.height * conv.width).div_ceil(conv2d::NARROW_PIXELS.on(device));
-        let panels = filter.panels(false)?;
-        return launch!(
-            conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, num_valid, accumulate },
-            conv,
-            device,
-            grid
-        );
+        return input_grad_narrow(conv, grad, filter, num_valid, into, accumulate);
     }
     let (pixels, phases) = ((conv.height, conv.width), conv.stride);
     let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, num_valid.is_some());
     let panels = filter.panels(true)?;
     launch!(
         conv2d::InputGrad { grad_out: grad, panels, input_mask, grad_in: into, num_valid, accumulate },
+        conv,
+        device,
+        grid
+    )
+}
+
+/// [`input_grad`] for few input channels, which no ReLU made.
+fn input_grad_narrow<Y: Real>(
+    conv: &Conv,
+    grad: &Tensor<Y>,
+    filter: &Filter,
+    num_valid: Option<&Buffer<i32>>,
+    into: &mut Buffer<f32>,
+    accumulate: bool,
+) -> Result<()> {
+    let device = grad.device();
+    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
+    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
+    let grid = (conv.images * conv.height * conv.width).div_ceil(conv2d::NARROW_PIXELS.on(device));
+    let panels = filter.panels(false)?;
+    launch!(
+        conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, num_valid, accumulate },
         conv,
         device,
         grid
@@ -361,25 +376,25 @@ pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<
 }
 
 /// The same for the images of `rows`, with a filter made from w before, so that its copies serve many calls.
-pub fn conv2d_prepared<T: Convolve>(
+pub fn conv2d_prepared<X: Convolve<Y>, Y: Real>(
     tape: &Tape,
-    x: Var<T>,
+    x: Var<X>,
     w: Var,
     filter: &Rc<Filter>,
     stride: usize,
     pad: usize,
     rows: &Rows,
-) -> Result<Var<T>> {
+) -> Result<Var<Y>> {
     let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
     let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
-    let out = T::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
+    let out = X::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
     let input = tape.needs(w).then_some(input);
     tape.push(out, &[NodeId::from(x), w.into()], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            T::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
+            X::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
-            T::weight_grad(&conv, input, grad, &filter, rows.num_valid()?, into, accumulate)?;
+            X::weight_grad(&conv, input, grad, &filter, rows.num_valid()?, into, accumulate)?;
         }
         Ok(())
     })

@@ -2,7 +2,7 @@
 //! multiply; products are exact and are summed in float32.
 
 use super::{Conv, Epilogue, Filter};
-use crate::ops::cast::{round_into, rounded, rounded_to_tf32, widen_into, widened};
+use crate::ops::cast::{round_into, rounded_to_tf32, widen_into, widened};
 use crate::ops::prelude::*;
 use half::bf16;
 
@@ -27,23 +27,24 @@ impl Precision {
     }
 }
 
-/// A type of feature maps that convolutions read and write.
-pub trait Convolve: Real {
+/// Types of feature maps that convolutions read (`Self`) and write (`Y`): the same, or an image in float32 and
+/// bf16.
+pub trait Convolve<Y: Real = Self>: Real {
     /// conv(x, w) with an epilogue. Past the first `num_valid` images the convolution counts as 0.
     fn forward(
         conv: &Conv,
         x: &Tensor<Self>,
         filter: &Filter,
-        epilogue: Epilogue<Self>,
+        epilogue: Epilogue<Y>,
         num_valid: Option<&Buffer<i32>>,
-    ) -> Result<Tensor<Self>>;
+    ) -> Result<Tensor<Y>>;
 
     /// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
     /// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first
     /// `num_valid` images the gradient is 0.
     fn input_grad(
         conv: &Conv,
-        grad: &Tensor<Self>,
+        grad: &Tensor<Y>,
         filter: &Filter,
         input_mask: Option<&Buffer<u8>>,
         num_valid: Option<&Buffer<i32>>,
@@ -56,7 +57,7 @@ pub trait Convolve: Real {
     fn weight_grad(
         conv: &Conv,
         x: &Tensor<Self>,
-        grad: &Tensor<Self>,
+        grad: &Tensor<Y>,
         filter: &Filter,
         num_valid: Option<&Buffer<i32>>,
         into: &mut Buffer<f32>,
@@ -106,6 +107,46 @@ impl Convolve for f32 {
     }
 }
 
+/// The first convolution of a network in bf16.
+impl Convolve<bf16> for f32 {
+    fn forward(
+        conv: &Conv,
+        x: &Tensor,
+        filter: &Filter,
+        epilogue: Epilogue<bf16>,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<Tensor<bf16>> {
+        super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
+    }
+
+    fn input_grad(
+        conv: &Conv,
+        grad: &Tensor<bf16>,
+        filter: &Filter,
+        input_mask: Option<&Buffer<u8>>,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        if conv.narrow(grad.device()) {
+            return super::input_grad_narrow(conv, grad, filter, num_valid, into, accumulate);
+        }
+        super::input_grad(conv, &widened(grad)?, filter, input_mask, num_valid, into, accumulate)
+    }
+
+    fn weight_grad(
+        conv: &Conv,
+        x: &Tensor,
+        grad: &Tensor<bf16>,
+        _: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        super::weight_grad(conv, x, &widened(grad)?, num_valid, into, accumulate)
+    }
+}
+
 /// Without tensor cores: the float32 kernels on copies. The filter's panels hold rounded weights, and the
 /// results are rounded as they go back to memory.
 impl Convolve for bf16 {
@@ -116,10 +157,7 @@ impl Convolve for bf16 {
         epilogue: Epilogue<bf16>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<bf16>> {
-        let Epilogue { shift, residual, relu, relu_mask } = epilogue;
-        let residual = residual.map(widened).transpose()?;
-        let epilogue = Epilogue { shift, residual: residual.as_ref(), relu, relu_mask };
-        rounded(&super::forward(conv, &widened(x)?, filter, epilogue, num_valid)?)
+        super::forward(conv, &widened(x)?, filter, epilogue, num_valid)
     }
 
     fn input_grad(
