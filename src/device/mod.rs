@@ -22,7 +22,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use buffer::{Buffer, Element};
+pub use buffer::{Buffer, Element, Real};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
@@ -66,8 +66,10 @@ pub struct Kernel {
     host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len() + 1],
 }
 
-/// A kernel source file: its text and the kernels in it.
+/// A kernel source file for one type of its T: its text and the kernels in it.
 pub struct Source {
+    /// The file's stem, then `_bf16` where T is that: no two sources have the same name.
+    pub name: &'static str,
     /// The path inside `kernels/`.
     pub file: &'static str,
     pub text: &'static str,
