@@ -94,7 +94,7 @@ template <class T, int threads, int channels>
 struct Share {
   static constexpr int CHUNKS = channels / Panels<T>::CHUNK, STEP = threads / CHUNKS;
   static constexpr int COPIES = Panels<T>::PIXELS / STEP;
-  static_assert(STEP % 8 == 0, "a thread's chunks lie at one place of their rows");
+  static_assert(STEP % (sizeof(T) == 2 ? 8 : 4) == 0, "a thread's chunks lie at one place of their rows");
   static INLINE int chunk() { return threadIdx.x % CHUNKS; }
   static INLINE int pixel() { return threadIdx.x / CHUNKS; }
   static INLINE int channel() { return chunk() * Panels<T>::CHUNK; }

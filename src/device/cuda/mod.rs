@@ -68,6 +68,11 @@ impl Cuda {
         Ok(Cuda { context, stream, name: gpu.name, memory, arch, images, loaded: Mutex::default() })
     }
 
+    /// The architecture that kernels are compiled for.
+    pub(super) fn arch(&self) -> &nvrtc::Arch {
+        &self.arch
+    }
+
     pub(super) fn describe(&self) -> String {
         self.name.clone()
     }
