@@ -5,8 +5,9 @@
 //   multiplied. The kernels read copies of w that conv2d_mma_pack makes: [taps,Cout,Cin] forward,
 //   [taps,Cin,Cout] for the input gradient.
 // Threads: a block owns 128 or 64 output pixels x 128 or 64 channels, as its kernel's name says.
-// Preconditions (src/ops/conv2d/mma.rs): channel counts that are multiples of 16, at most 32 taps, every tensor
-//   below 2^31 elements. With `num_valid` only the first *num_valid images are valid: the others' sums are 0.
+// Preconditions (src/ops/conv2d_mma.rs): channel counts that are multiples of 16, at most 32 taps, every
+//   tensor below 2^31 elements. With `num_valid` only the first *num_valid images are valid: the others'
+//   sums are 0.
 // Outputs: `=`, except input gradients with accumulate = 1: `+=`.
 // Accumulation: float32, in the tensor cores' order within 32 bytes of K, then in the order (tap, channel).
 //   Everything after it is float32, and rounded once. Deterministic. No spills.
@@ -56,8 +57,9 @@ extern "C" __global__ __launch_bounds__(256, 2) DYN_BYTES(98304) void conv2d_mma
     int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const Geometry g = {valid_images(num_valid, images), images, height, width, channels, out_height,
-                      out_width, out_channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const Geometry g = {valid,     images,       height,   width,    channels, out_height,
+                      out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   forward<T, Tile128x128>(g, ring, x, weights, shift, residual, y, relu_mask, relu);
 #else
   no_tensor_cores();
@@ -73,8 +75,9 @@ extern "C" __global__ __launch_bounds__(128, 3) DYN_BYTES(73728) void conv2d_mma
     int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const Geometry g = {valid_images(num_valid, images), images, height, width, channels, out_height,
-                      out_width, out_channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const Geometry g = {valid,     images,       height,   width,    channels, out_height,
+                      out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   forward<T, Tile128x64>(g, ring, x, weights, shift, residual, y, relu_mask, relu);
 #else
   no_tensor_cores();
@@ -90,56 +93,60 @@ extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma
     int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const Geometry g = {valid_images(num_valid, images), images, height, width, channels, out_height,
-                      out_width, out_channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const Geometry g = {valid,     images,       height,   width,    channels, out_height,
+                      out_width, out_channels, kernel_h, kernel_w, stride,   pad};
   forward<T, Tile64x64>(g, ring, x, weights, shift, residual, y, relu_mask, relu);
 #else
   no_tensor_cores();
 #endif
 }
 
-// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x); blocks
-// of 128x128.
+// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x);
+// blocks of 128x128.
 extern "C" __global__ __launch_bounds__(256, 2) DYN_BYTES(98304) void conv2d_mma_input_grad_128x128(
     const T* grad_out, const T* weights, NULLABLE const uint8_t* input_mask, T* grad_in,
     NULLABLE const int* num_valid, bool accumulate, int images, int height, int width, int channels,
     int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const Geometry g = {valid_images(num_valid, images), images, out_height, out_width, out_channels, height,
-                      width, channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const Geometry g = {valid, images,   out_height, out_width, out_channels, height,
+                      width, channels, kernel_h,   kernel_w,  stride,       pad};
   input_grad<T, Tile128x128>(g, ring, grad_out, weights, input_mask, grad_in, accumulate);
 #else
   no_tensor_cores();
 #endif
 }
 
-// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x); blocks
-// of 128x64.
+// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x);
+// blocks of 128x64.
 extern "C" __global__ __launch_bounds__(128, 3) DYN_BYTES(73728) void conv2d_mma_input_grad_128x64(
     const T* grad_out, const T* weights, NULLABLE const uint8_t* input_mask, T* grad_in,
     NULLABLE const int* num_valid, bool accumulate, int images, int height, int width, int channels,
     int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const Geometry g = {valid_images(num_valid, images), images, out_height, out_width, out_channels, height,
-                      width, channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const Geometry g = {valid, images,   out_height, out_width, out_channels, height,
+                      width, channels, kernel_h,   kernel_w,  stride,       pad};
   input_grad<T, Tile128x64>(g, ring, grad_out, weights, input_mask, grad_in, accumulate);
 #else
   no_tensor_cores();
 #endif
 }
 
-// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x); blocks
-// of 64x64.
+// dx (+)= the input gradient of conv; then zero where the bit of input_mask is 0 (the ReLU that made x);
+// blocks of 64x64.
 extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma_input_grad_64x64(
     const T* grad_out, const T* weights, NULLABLE const uint8_t* input_mask, T* grad_in,
     NULLABLE const int* num_valid, bool accumulate, int images, int height, int width, int channels,
     int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const Geometry g = {valid_images(num_valid, images), images, out_height, out_width, out_channels, height,
-                      width, channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const Geometry g = {valid, images,   out_height, out_width, out_channels, height,
+                      width, channels, kernel_h,   kernel_w,  stride,       pad};
   input_grad<T, Tile64x64>(g, ring, grad_out, weights, input_mask, grad_in, accumulate);
 #else
   no_tensor_cores();
@@ -149,8 +156,8 @@ extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma
 // w [Cout,taps,Cin], times scale[Cout], as T: forward [taps,Cout,Cin] and transposed [taps,Cin,Cout], each if
 // given.
 extern "C" __global__ __launch_bounds__(PACK_THREADS) void conv2d_mma_pack(
-    const float* w, NULLABLE const float* scale, NULLABLE T* forward, NULLABLE T* transposed, int out_channels,
-    int taps, int in_channels) {
+    const float* w, NULLABLE const float* scale, NULLABLE T* forward, NULLABLE T* transposed,
+    int out_channels, int taps, int in_channels) {
   // Rows are output channels, columns input channels, of tap blockIdx.z; one column more than a tile keeps
   // the threads of a column in different banks.
   constexpr int STRIDE = PACK_TILE + 1;
@@ -161,7 +168,8 @@ extern "C" __global__ __launch_bounds__(PACK_THREADS) void conv2d_mma_pack(
     if (co >= out_channels || ci >= in_channels) continue;
     const float value = w[(co * taps + tap) * in_channels + ci];
     tile[row * STRIDE + column] = scale ? value * scale[co] : value;
-    if (forward) store_operand(forward + (tap * out_channels + co) * in_channels + ci, tile[row * STRIDE + column]);
+    if (forward)
+      store_operand(forward + (tap * out_channels + co) * in_channels + ci, tile[row * STRIDE + column]);
   }
   __syncthreads();
   if (!transposed) return;

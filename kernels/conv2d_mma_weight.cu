@@ -1,17 +1,17 @@
 // The weight gradient of the two-dimensional convolution on tensor cores (sm_80 and newer).
 //
 // Mathematics: as in conv2d_weight.cu, a product of two matrices whose inner index K is the pixel (n,oy,ox):
-//   dw [Cout, taps Cin] = dy [pixels,Cout]^T x gathered [pixels, taps Cin]. T is bf16, or float, whose numbers
-//   are rounded to tf32 before they are multiplied; dw is float32.
+//   dw [Cout, taps Cin] = dy [pixels,Cout]^T x gathered [pixels, taps Cin]. T is bf16, or float, whose
+//   numbers are rounded to tf32 before they are multiplied; dw is float32.
 // Threads: a block owns a tile of dw (lib/mma_tile.cuh) for one split of the pixels. Both k-tiles lie in
 //   shared memory as they lie in memory, a row per pixel, in panels of 128 bytes of channels: ldmatrix
 //   transposes bf16 on its way to the registers; numbers of tf32 are loaded one by one. A thread copies one
 //   chunk of channels of some pixels, always of the same tap, and moves its pixels on from k-tile to k-tile.
-// Preconditions (src/ops/conv2d/mma.rs): channel counts that are multiples of 16, every tensor below 2^31
+// Preconditions (src/ops/conv2d_mma.rs): channel counts that are multiples of 16, every tensor below 2^31
 //   elements; as many splits as the workspace holds. Only the first *num_valid images count, if it is given.
 // Outputs: `=`, or `+=` with accumulate = 1.
-// Accumulation: float32, in the tensor cores' order within 32 bytes of K, then in the order of pixels within a
-//   split; conv2d_weight_reduce adds the splits in order. Deterministic. No spills.
+// Accumulation: float32, in the tensor cores' order within 32 bytes of K, then in the order of pixels within
+//   a split; conv2d_weight_reduce adds the splits in order. Deterministic. No spills.
 #include "lib/mma_tile.cuh"
 
 #if TENSOR_CORES
@@ -76,8 +76,7 @@ INLINE void multiply(WarpTile<Tile>& warp, SharedAddress stage) {
     constexpr int STEP = MMA_BYTES / sizeof(T);
     uint32_t a[Tile::ROW_MMAS][4], b[Tile::COLUMN_MMAS][2];
     UNROLL
-    for (int i = 0; i < Tile::ROW_MMAS; i++)
-      load_rows<T>(a[i], stage, warp.first_row() + i * 16, k * STEP);
+    for (int i = 0; i < Tile::ROW_MMAS; i++) load_rows<T>(a[i], stage, warp.first_row() + i * 16, k * STEP);
     UNROLL
     for (int j = 0; j < Tile::COLUMN_MMAS; j += 2) {
       uint32_t both[4];
@@ -121,8 +120,8 @@ struct Copier {
   Position at[Columns::COPIES];
 
   INLINE Copier(
-      const WeightGeometry& g, const T* x, const T* grad_out, int first_row, int first_column, int first_pixel,
-      int pixels)
+      const WeightGeometry& g, const T* x, const T* grad_out, int first_row, int first_column,
+      int first_pixel, int pixels)
       : grad(grad_out),
         source(x),
         left(pixels),
@@ -188,7 +187,8 @@ struct Copier {
 // One block's tile of one split: out (+)= its sums.
 template <class T, class Tile>
 INLINE void weight_tile(
-    const WeightGeometry& g, unsigned char* ring, const T* x, const T* grad_out, float* out, bool accumulate) {
+    const WeightGeometry& g, unsigned char* ring, const T* x, const T* grad_out, float* out,
+    bool accumulate) {
   const int columns = g.kernel_h * g.kernel_w * g.channels, row_tiles = ceil_div(g.out_channels, Tile::ROWS);
   const int first_row = blockIdx.x % row_tiles * Tile::ROWS;
   const int first_column = blockIdx.x / row_tiles * Tile::COLUMNS;
@@ -221,8 +221,9 @@ extern "C" __global__ __launch_bounds__(128, 3) DYN_BYTES(73728) void conv2d_mma
     int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const WeightGeometry g = {valid_images(num_valid, images), height, width, channels, out_height, out_width,
-                            out_channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const WeightGeometry g = {valid,        height,   width,    channels, out_height, out_width,
+                            out_channels, kernel_h, kernel_w, stride,   pad};
   weight_tile<T, Tile128x64>(g, ring, x, grad_out, out, accumulate);
 #else
   no_tensor_cores();
@@ -236,11 +237,11 @@ extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma
     int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
-  const WeightGeometry g = {valid_images(num_valid, images), height, width, channels, out_height, out_width,
-                            out_channels, kernel_h, kernel_w, stride, pad};
+  const int valid = valid_images(num_valid, images);
+  const WeightGeometry g = {valid,        height,   width,    channels, out_height, out_width,
+                            out_channels, kernel_h, kernel_w, stride,   pad};
   weight_tile<T, Tile64x64>(g, ring, x, grad_out, out, accumulate);
 #else
   no_tensor_cores();
 #endif
 }
-

@@ -108,10 +108,11 @@ struct Phase {
   }
 };
 
-// Fills the tables for the rows from `first` on; the number of taps in the list.
+// Fills the tables for the rows from `first` on; the number of taps in the list. `of_warps` is shared memory
+// that may be overwritten afterwards.
 template <class Tile, bool transposed>
-INLINE int make_tables(const Phase<transposed>& phase, int first, const BlockTables& tables) {
-  SHARED(uint32_t, of_warps, Tile::THREADS / 32);
+INLINE int make_tables(
+    const Phase<transposed>& phase, int first, const BlockTables& tables, uint32_t* of_warps) {
   const int lane = threadIdx.x % 32;
   uint32_t taps = 0;
   if (threadIdx.x < Tile::ROWS)
@@ -187,8 +188,7 @@ struct Copier {
     UNROLL
     for (int i = 0; i < B_COPIES; i++) {
       const bool valid = inside && b_valid >> i & 1;
-      chunk_copy_async(
-          to + (Tile::A_BYTES + i * STEP * ROW_BYTES), valid ? b + i * b_step : weights, valid);
+      chunk_copy_async(to + (Tile::A_BYTES + i * STEP * ROW_BYTES), valid ? b + i * b_step : weights, valid);
     }
     channel += K_TILE;
   }
@@ -250,7 +250,7 @@ INLINE void implicit_gemm(
   const int first_row = tile % row_tiles * Tile::ROWS;
   if (first_row >= g.all_images * phase.height * phase.width) return;
 
-  const int listed = make_tables<Tile>(phase, first_row, tables);
+  const int listed = make_tables<Tile>(phase, first_row, tables, reinterpret_cast<uint32_t*>(ring));
   Copier<T, Tile> copier(g, source, weights, tables, listed, first_column);
   const int k_tiles = ceil_div(listed * g.depth, Copier<T, Tile>::K_TILE);
   WarpTile<Tile> warp;
@@ -269,7 +269,8 @@ INLINE void implicit_gemm(
     const int row = (i + threadIdx.x) / ROW_VECS, column = (i + threadIdx.x) % ROW_VECS * VEC;
     const Vec sum = staggered_load(c + row * Tile::C_STRIDE + column);
     const int at = tables.out[row];
-    if (at >= 0 && first_column + column < g.columns) store(sum, at + first_column + column, first_column + column);
+    if (at >= 0 && first_column + column < g.columns)
+      store(sum, at + first_column + column, first_column + column);
   }
 }
 

@@ -9,7 +9,7 @@
 // 32 bytes of each row, 16 numbers of bf16 or 8 of tf32; the fragments of the two are the same registers,
 // because ldmatrix moves pairs of 16-bit halves.
 //
-// Kernels that need this header stand under `#if TENSOR_CORES`; src/ops/conv2d/mma.rs launches them only
+// Kernels that need this header stand under `#if TENSOR_CORES`; src/ops/conv2d_mma.rs launches them only
 // where it is 1. The host has them with CUDA's launch configurations (host/mma.h).
 #pragma once
 #include "lib/vec.cuh"
@@ -134,14 +134,12 @@ INLINE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], const uint32_t
   }
 #else
   if (sizeof(T) == 4) {
-    asm(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

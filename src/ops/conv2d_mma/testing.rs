@@ -97,6 +97,11 @@ fn on_tensor_cores(device: &Device) -> bool {
     device.has_tensor_cores()
 }
 
+/// Large cases would take minutes on the host's fibers.
+fn on_gpu(device: &Device) -> bool {
+    on_tensor_cores(device) && !device.is_host()
+}
+
 /// The bits of a mask, 1 where a value is positive.
 fn positive_bits(values: &[f32]) -> Vec<u8> {
     let bytes = values.chunks(8).map(|c| c.iter().rev().fold(0, |bits, v| bits * 2 + (*v > 0.0) as u8));
@@ -276,6 +281,72 @@ impl Setting {
         }
     }
 
+    /// Each combination of what an epilogue may do, in both passes.
+    fn epilogues<T: Number>(self) -> Case {
+        let conv = self.conv;
+        let (out, co) = (conv.out_shape(), conv.out_channels);
+        let inputs = [
+            self.kind.input(&conv.in_shape(), 1),
+            self.kind.input(&self.weight_shape(), 2),
+            self.kind.input(&[co], 3),
+            self.kind.input(&out, 4),
+        ];
+        // Shift, residual, ReLU, its mask; and of the input gradient mask and accumulation.
+        let forwards: Vec<[bool; 4]> = (0..16).map(|i| [0, 1, 2, 3].map(|bit| i >> bit & 1 == 1)).collect();
+        let forwards: Vec<[bool; 4]> = forwards.into_iter().filter(|f| f[2] || !f[3]).collect();
+        let backwards = [[false, true], [true, false]];
+        let settings = forwards.clone();
+        let run = move |device: &Device, t: &[Tensor]| {
+            let (x, residual) = (map::<T>(device, &t[0])?, map::<T>(device, &t[3])?);
+            let weights = Packed::new(&conv, &t[1], None, Passes::Both)?;
+            let positive = Buffer::from_slice(device, &positive_bits(&t[0].to_vec()?))?;
+            with_each_tile(self.tiles(), |tile| {
+                let mut results = Vec::new();
+                for [shift, add, relu, with_mask] in settings.iter().copied() {
+                    let mut y = poisoned::<T>(device, residual.len())?;
+                    let mut mask = Buffer::uninit(device, mask_bytes(y.len()))?;
+                    let epilogue = Epilogue {
+                        shift: shift.then_some(&t[2]),
+                        residual: add.then_some(&residual),
+                        relu,
+                        relu_mask: with_mask.then_some(&mut mask),
+                    };
+                    forward(&conv, &x, &weights, epilogue, None, &mut y, tile)?;
+                    results.extend(values(&y)?);
+                }
+                for [masked, accumulate] in backwards {
+                    let mask = masked.then_some(&positive);
+                    let mut dx =
+                        if accumulate { map::<T>(device, &t[0])? } else { poisoned(device, x.len())? };
+                    input_grad(&conv, &residual, &weights, mask, None, &mut dx, accumulate, tile)?;
+                    results.extend(values(&dx)?);
+                }
+                Ok(results)
+            })
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let mut results = Vec::new();
+            let sums = oracle(&conv, &v[0], &v[1]);
+            for [shift, add, relu, _] in &forwards {
+                results.extend(sums.iter().enumerate().map(|(i, sum)| {
+                    let shifted = if *shift { v[2][i % co] } else { 0.0 };
+                    let y = sum + shifted + if *add { v[3][i] } else { 0.0 };
+                    self.stored::<T>(if *relu { y.max(0.0) } else { y })
+                }));
+            }
+            let sums = input_oracle(&conv, &v[3], &v[1]);
+            for [masked, accumulate] in backwards {
+                results.extend(sums.iter().zip(&v[0]).map(|(sum, x)| {
+                    let dx = sum + if accumulate { *x } else { 0.0 };
+                    self.stored::<T>(if masked && *x <= 0.0 { 0.0 } else { dx })
+                }));
+            }
+            results
+        };
+        let case = Case::kernel(self.name::<T>("epilogues"), inputs, run, want).only_on(on_tensor_cores);
+        case.tolerance(0.0, 0.0)
+    }
+
     fn cases<T: Number>(self) -> [Case; 3] {
         [self.forward::<T>(), self.input_grad::<T>(), self.weight_grad::<T>()]
     }
@@ -292,6 +363,16 @@ fn packing<T: Number>(co: usize, taps: (usize, usize), ci: usize) -> Case {
             let (forward, transposed) = (packed.forward.as_ref(), packed.transposed.as_ref());
             Ok([values(forward.unwrap())?, values(transposed.unwrap())?].concat())
         };
+        // One layout alone, with and without the scale: the same numbers.
+        for (scale, whole) in [(None, &plain), (Some(&t[1]), &scaled)] {
+            for passes in [Passes::Forward, Passes::InputGrad] {
+                let part: Packed<T> = Packed::new(&conv, &t[0], scale, passes)?;
+                for (one, both) in [(&part.forward, &whole.forward), (&part.transposed, &whole.transposed)] {
+                    let (Some(one), Some(both)) = (one, both) else { continue };
+                    assert_eq!(values(one)?, values(both)?, "{passes:?}");
+                }
+            }
+        }
         Ok([both(&scaled)?, both(&plain)?].concat())
     };
     let want = move |v: &[Vec<f64>]| {
@@ -345,12 +426,13 @@ pub fn cases() -> Vec<Case> {
         ([2, 7, 5, 48], 80, (3, 3), 2, 1, None),
         ([1, 6, 8, 80], 48, (3, 3), 2, 1, None),
         ([3, 5, 5, 64], 128, (1, 1), 2, 0, None),
-        ([70, 4, 3, 32], 16, (3, 3), 1, 1, Some(33)),
+        ([70, 3, 2, 16], 16, (3, 3), 1, 1, Some(66)),
         ([5, 5, 7, 16], 144, (3, 3), 2, 1, Some(2)),
         ([2, 3, 3, 16], 16, (3, 3), 1, 1, Some(0)),
         ([1, 9, 8, 64], 16, (5, 5), 2, 2, None),
         ([2, 8, 9, 32], 16, (2, 3), 3, 1, None),
         ([1, 24, 23, 16], 16, (3, 3), 1, 1, None),
+        ([9, 8, 8, 16], 16, (1, 1), 1, 0, Some(7)),
     ];
     for &(x, co, kernel, stride, pad, valid) in sizes {
         let conv = Conv::new(&x, &[co, kernel.0, kernel.1, x[3]], stride, pad).unwrap();
@@ -360,6 +442,9 @@ pub fn cases() -> Vec<Case> {
             cases.extend(setting.cases::<f32>());
         }
     }
+    let conv = Conv::new(&[5, 6, 5, 16], &[144, 1, 1, 16], 1, 0).unwrap();
+    let setting = Setting { conv, kind: Kind::Integers, valid: None, each_tile: true };
+    cases.extend([setting.epilogues::<bf16>(), setting.epilogues::<f32>()]);
     cases.extend(resnet18());
     cases
 }
@@ -386,9 +471,12 @@ fn resnet18() -> Vec<Case> {
             }
             let conv = Conv::new(&[images, size, size, ci], &[co, taps, taps, ci], stride, taps / 2).unwrap();
             let setting = Setting { conv, kind: Kind::Integers, valid: None, each_tile: false };
-            let both = setting.cases::<bf16>().into_iter().chain(setting.cases::<f32>());
-            cases
-                .extend(both.map(|case| case.only_on(|device| on_tensor_cores(device) && !device.is_host())));
+            let mut each = Vec::from(setting.cases::<bf16>());
+            // tf32 shares the loops: one layer for each number of channels.
+            if images == 1 && stride == 1 {
+                each.extend(setting.cases::<f32>());
+            }
+            cases.extend(each.into_iter().map(|case| case.only_on(on_gpu)));
         }
     }
     cases
