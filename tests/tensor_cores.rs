@@ -46,7 +46,8 @@ fn lines(counts: &ptx::Counts, file: &str, part: &str) -> ptx::Tally {
     sum
 }
 
-fn check<T: Real>(instructions_per_product: f64) {
+/// `most`: PTX instructions per product, by a part of the kernel's name; the first that fits counts.
+fn check<T: Real>(most: &[(&str, f64)]) {
     let costs = costs::<T>();
     assert_eq!(costs.len(), 8);
     for Cost { name, counts } in &costs {
@@ -62,7 +63,8 @@ fn check<T: Real>(instructions_per_product: f64) {
             total.wavefronts as f64 / total.wavefronts_least as f64,
             total.sectors as f64 / total.sectors_least as f64,
         );
-        assert!(each <= instructions_per_product, "{name}: {each:.2} instructions per product");
+        let (_, bound) = most.iter().find(|(part, _)| name.contains(part)).unwrap();
+        assert!(each <= *bound, "{name}: {each:.2} instructions per product");
         // The main loop: copies into shared memory and loads from there meet no bank conflict.
         for part in ["cp.async.cg", "ldmatrix.sync", "ld.shared"] {
             let line = lines(counts, "mma.cuh", part);
@@ -73,21 +75,21 @@ fn check<T: Real>(instructions_per_product: f64) {
         assert!(loads.wavefronts > 0 && copies.sectors > 0, "{name}: the lines were not found");
         // bf16 and the sums of weights are written in whole sectors; a thread's eight numbers of tf32 are
         // two halves of 16 bytes of a sector each.
-        let most = if size_of::<T>() == 4 && !name.contains("weight") { 2 } else { 1 };
-        assert!(total.sectors <= copies.sectors + most * (total.sectors_least - copies.sectors), "{name}");
+        let halves = if size_of::<T>() == 4 && !name.contains("weight") { 2 } else { 1 };
+        assert!(total.sectors <= copies.sectors + halves * (total.sectors_least - copies.sectors), "{name}");
     }
 }
 
 #[test]
 fn the_main_loop_of_bf16_meets_no_bank_conflict() {
     if nvrtc_is_present() {
-        check::<bf16>(8.0);
+        check::<bf16>(&[("128x128", 6.5), ("128x64", 8.0), ("64x64", 10.0)]);
     }
 }
 
 #[test]
 fn the_main_loop_of_tf32_meets_no_bank_conflict() {
     if nvrtc_is_present() {
-        check::<f32>(12.0);
+        check::<f32>(&[("weight", 22.0), ("128x128", 7.5), ("128x64", 8.5), ("64x64", 10.0)]);
     }
 }

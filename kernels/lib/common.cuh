@@ -90,6 +90,11 @@ INLINE void store_rounded(bf16* to, float value) {
   to->bits = value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+INLINE float round_bf16(float value) {
+  bf16 rounded;
+  store_rounded(&rounded, value);
+  return to_float(rounded);
+}
 // The nearest tf32: 10 bits after the point, of two the one away from zero, as cvt.rna.tf32 makes it.
 INLINE float round_tf32(float value) {
   return fabsf(value) < INFINITY ? bits_to_float((float_to_bits(value) + 0x1000) & 0xffffe000u) : value;

@@ -2,11 +2,12 @@
 
 use super::families::{Arch, Layers};
 use super::layers::{Builder, Pass};
+use super::maps::Maps;
 use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
-use crate::ops::global_avg_pool::global_avg_pool;
+use crate::ops::conv2d::Precision;
 use crate::ops::normalize::Normalize;
 use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
@@ -72,6 +73,20 @@ impl Net {
         self.classes
     }
 
+    /// The precision of convolutions from now on; float32 in a new network.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.params.set_precision(precision);
+    }
+
+    /// The result of `work` on the network with convolutions of this precision.
+    pub fn with_precision<R>(&mut self, precision: Precision, work: impl FnOnce(&mut Net) -> R) -> R {
+        let before = self.params.precision();
+        self.set_precision(precision);
+        let result = work(self);
+        self.set_precision(before);
+        result
+    }
+
     /// Puts the trained parameters on a tape, for passes whose weights are differentiated.
     pub fn leaves(&self, tape: &Tape) -> Leaves {
         self.params.leaves(tape)
@@ -118,19 +133,31 @@ impl Net {
         leaves: Option<&Leaves>,
         rows: &Rows,
     ) -> Result<Var> {
-        let (_, last) = self.maps(tape, x, bn, leaves, rows)?;
-        global_avg_pool(tape, last)
+        let (_, last) = self.maps(tape, x, bn, leaves, rows, false)?;
+        let features = last.pooled(tape)?;
+        last.release(tape, &[]);
+        Ok(features)
     }
 
     /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those
     /// of the last stage again, but for pre-activation networks after their last batch norm. Weights are
     /// frozen.
     pub fn stages(&mut self, tape: &Tape, x: Var, bn: BnMode) -> Result<Vec<Var>> {
-        let (stages, last) = self.maps(tape, x, bn, None, &Rows::All)?;
-        stages.into_iter().chain([last]).map(|map| global_avg_pool(tape, map)).collect()
+        let (stages, last) = self.maps(tape, x, bn, None, &Rows::All, true)?;
+        stages.into_iter().chain([last]).map(|maps| maps.pooled(tape)).collect()
     }
 
-    /// The feature maps `[N,H,W,C]` at the end of every stage, and those that are pooled for the classifier.
+    /// The feature maps at the end of every stage, and the logits `[N, classes]`, in eval mode with frozen
+    /// weights.
+    pub fn stage_maps(&mut self, tape: &Tape, x: Var) -> Result<(Vec<Maps>, Var)> {
+        let (stages, last) = self.maps(tape, x, BnMode::Eval, None, &Rows::All, true)?;
+        let features = last.pooled(tape)?;
+        Ok((stages, self.classify(tape, features, None)?))
+    }
+
+    /// The feature maps `[N,H,W,C]` at the end of every stage, if they are wanted, and those that are pooled
+    /// for the classifier. All others are released as soon as they have been read: an attack leaves nothing
+    /// but ReLU masks.
     fn maps(
         &mut self,
         tape: &Tape,
@@ -138,7 +165,8 @@ impl Net {
         bn: BnMode,
         leaves: Option<&Leaves>,
         rows: &Rows,
-    ) -> Result<(Vec<Var>, Var)> {
+        keep_stages: bool,
+    ) -> Result<(Vec<Maps>, Maps)> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
             let expected = format!("[N,H,W,{}] images", self.channels);
@@ -148,20 +176,30 @@ impl Net {
             self.train_passes += 1;
         }
         let pass = &mut Pass { tape, params: &mut self.params, bn, leaves, rows };
-        let mut hidden = match &self.normalize {
+        let images = match &self.normalize {
             Some(normalize) => normalize.forward(tape, x)?,
             None => x,
         };
-        hidden = self.layers.stem.forward(pass, hidden)?;
-        let mut stages = Vec::with_capacity(self.layers.stages.len());
+        // float32 up to here: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
+        let stem = self.layers.stem.forward(pass, Maps::F32(images))?;
+        Maps::F32(images).release(tape, &[Maps::F32(x)]);
+        let mut hidden = stem.of_precision(pass)?;
+        stem.release(tape, &[hidden]);
+        let mut stages = Vec::new();
         for stage in &self.layers.stages {
             for block in stage {
-                hidden = block.forward(pass, hidden)?;
+                let next = block.forward(pass, hidden)?;
+                hidden.release(tape, &stages);
+                hidden = next;
             }
-            stages.push(hidden);
+            if keep_stages {
+                stages.push(hidden);
+            }
         }
         if let Some(last) = &self.layers.last {
-            hidden = last.forward(pass, hidden)?;
+            let next = last.forward(pass, hidden)?;
+            hidden.release(tape, &stages);
+            hidden = next;
         }
         Ok((stages, hidden))
     }

@@ -14,7 +14,7 @@ pub mod step;
 mod trainer;
 mod validate;
 
-use crate::config::{Config, KEYS, Key, recipe};
+use crate::config::{Config, KEYS, Key, PrecisionChoice, recipe};
 use crate::error::Result;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
@@ -58,6 +58,8 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
     validate(config)?;
     let begun = job.resume.clone().map(RunDir::take).transpose()?;
     let device = config.device.open()?;
+    let config =
+        &Config { precision: PrecisionChoice::Fixed(config.precision.on(&device)), ..config.clone() };
     let mut trainer = Trainer::new(&device, config, recipe)?;
     let dir = match begun {
         Some(dir) => trainer.take_up(dir, observer)?,
@@ -87,7 +89,8 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
 
 /// The content of `run.json`.
 fn record(job: &TrainJob, trainer: &Trainer) -> Map<String, Value> {
-    let TrainJob { config, recipe, reference, command, .. } = job;
+    let TrainJob { recipe, reference, command, .. } = job;
+    let config = trainer.config;
     let Provenance { saddle, commit, command, date, device, driver, nvrtc } =
         Provenance::now(&trainer.device, command);
     let record = json!({
@@ -117,7 +120,7 @@ pub fn with_absolute_paths(mut config: Config) -> Config {
 }
 
 /// Keys that do not affect whether a result can be compared with a recipe's reference accuracies.
-const NEUTRAL: &[&str] = &["device", "seed", "data", "out", "checkpoint_every", "log_every"];
+const NEUTRAL: &[&str] = &["device", "precision", "seed", "data", "out", "checkpoint_every", "log_every"];
 
 /// The keys in which `config` differs from a recipe's so that the recipe's reference accuracies are not for
 /// it.

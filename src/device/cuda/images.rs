@@ -1,7 +1,7 @@
-//! The images of all sources, compiled in parallel when the first of them is needed: a job then waits for the
-//! longest of them instead of for one after the other, and none is compiled in the middle of it. Those of bf16
-//! kernels wait for the first of their own. No thread is left behind, because a process must not end while
-//! NVRTC is at work.
+//! The images of all sources, compiled in parallel when the first of them is needed: a job then waits for
+//! the longest of them instead of for one after the other, and none is compiled in the middle of it.
+//! Those of bf16 kernels wait for the first of their own. No thread is left behind, because a process
+//! must not end while NVRTC is at work.
 
 use crate::device::Source;
 use crate::device::kernels::SOURCES;
