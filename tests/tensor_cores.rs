@@ -4,8 +4,8 @@
 use half::bf16;
 use saddle::device::testing::nvrtc_is_present;
 use saddle::device::{Buffer, Coverage, Device, Real};
-use saddle::ops::conv2d::Conv;
-use saddle::ops::conv2d_mma::{Epilogue, Packed, Passes, Tile, forward, input_grad, weight_grad};
+use saddle::ops::conv2d::{Conv, Epilogue};
+use saddle::ops::conv2d_mma::{Packed, Passes, Tile, forward, input_grad, weight_grad};
 use saddle::tensor::Tensor;
 
 /// The counts of a kernel for one layer.

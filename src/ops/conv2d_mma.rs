@@ -1,7 +1,7 @@
 //! Two-dimensional convolution on tensor cores: the pieces of [`super::conv2d`] for maps of bf16, or of
 //! float32 whose numbers are rounded to tf32 before they are multiplied.
 
-use super::conv2d::{Conv, check_mask, expect, launch};
+use super::conv2d::{Conv, Epilogue, check_mask, expect, launch};
 use super::prelude::*;
 use crate::device::Real;
 use kernels::{conv2d_mma, conv2d_mma_weight, conv2d_weight};
@@ -103,24 +103,6 @@ fn packed<'a, T: Real>(weights: &'a Option<Buffer<T>>, pass: &str) -> Result<&'a
     weights.as_ref().ok_or_else(missing)
 }
 
-/// Operations of [`forward`] on each output before it is rounded and written.
-pub struct Epilogue<'a, T: Real> {
-    /// Added per output channel: `[Cout]`.
-    pub shift: Option<&'a Tensor>,
-    /// Added: `[N,OH,OW,Cout]`.
-    pub residual: Option<&'a Buffer<T>>,
-    /// max(., 0) at the end.
-    pub relu: bool,
-    /// Gets a bit per output, 1 where it is positive; [`mask_bytes`] long; only with `relu`.
-    pub relu_mask: Option<&'a mut Buffer<u8>>,
-}
-
-impl<T: Real> Default for Epilogue<'_, T> {
-    fn default() -> Self {
-        Epilogue { shift: None, residual: None, relu: false, relu_mask: None }
-    }
-}
-
 /// Launches the kernel of a tile: the variants of one struct, with the same fields.
 macro_rules! launch_tile {
     ($tile:expr, $module:ident::{ $($variant:ident => $kernel:ident),* } $fields:tt, $conv:expr, $device:expr,
@@ -131,7 +113,7 @@ macro_rules! launch_tile {
     };
 }
 
-/// conv(x, w) into `y`, with an epilogue. Past the first `num_valid` images the convolution counts as 0.
+/// conv(x, w) into `y`, with an epilogue before it is rounded. Past the first `num_valid` images the convolution counts as 0.
 /// `tile` overrides the choice.
 pub fn forward<T: Real>(
     conv: &Conv,
@@ -152,8 +134,9 @@ pub fn forward<T: Real>(
         expect("conv2d shift", shift.shape(), &[conv.out_channels])?;
     }
     if let Some(residual) = residual {
-        expect("conv2d residual", &[residual.len()], &[outputs])?;
+        expect("conv2d residual", residual.shape(), &conv.out_shape())?;
     }
+    let residual = residual.map(Tensor::buffer);
     check_mask(relu_mask.as_deref(), conv.out_shape())?;
     let rows = conv.images * conv.out_height * conv.out_width;
     let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows, conv.out_channels));

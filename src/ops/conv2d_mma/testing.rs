@@ -171,7 +171,7 @@ impl Setting {
         let run = move |device: &Device, t: &[Tensor]| {
             let x = map::<T>(device, &t[0])?;
             let weights = Packed::new(&conv, &t[1], None, Passes::Forward)?;
-            let residual = map::<T>(device, &t[3])?;
+            let residual = Tensor::new(map::<T>(device, &t[3])?, &out)?;
             let num_valid = self.num_valid(device)?;
             let len = out.iter().product();
             with_each_tile(self.tiles(), |tile| {
@@ -297,7 +297,7 @@ impl Setting {
         let backwards = [[false, true], [true, false]];
         let settings = forwards.clone();
         let run = move |device: &Device, t: &[Tensor]| {
-            let (x, residual) = (map::<T>(device, &t[0])?, map::<T>(device, &t[3])?);
+            let (x, residual) = (map::<T>(device, &t[0])?, Tensor::new(map::<T>(device, &t[3])?, &out)?);
             let weights = Packed::new(&conv, &t[1], None, Passes::Both)?;
             let positive = Buffer::from_slice(device, &positive_bits(&t[0].to_vec()?))?;
             with_each_tile(self.tiles(), |tile| {
@@ -318,7 +318,7 @@ impl Setting {
                     let mask = masked.then_some(&positive);
                     let mut dx =
                         if accumulate { map::<T>(device, &t[0])? } else { poisoned(device, x.len())? };
-                    input_grad(&conv, &residual, &weights, mask, None, &mut dx, accumulate, tile)?;
+                    input_grad(&conv, residual.buffer(), &weights, mask, None, &mut dx, accumulate, tile)?;
                     results.extend(values(&dx)?);
                 }
                 Ok(results)
