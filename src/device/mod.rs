@@ -251,6 +251,16 @@ impl Device {
         self.shapes() == Shapes::Host
     }
 
+    /// Whether kernels with tensor cores run (`TENSOR_CORES` in kernels): on GPUs from compute capability 8.0
+    /// on, and on the host with CUDA's launch shapes.
+    pub fn has_tensor_cores(&self) -> bool {
+        match &self.0.backend {
+            Backend::Host(host) => host.shapes == Shapes::Cuda,
+            Backend::Cuda(cuda) => cuda.arch().number() >= 80,
+            Backend::Software(software) => software.arch().number() >= 80,
+        }
+    }
+
     /// A name for records and reports, such as `host (2 threads, v4)` or `NVIDIA H200`.
     pub fn describe(&self) -> String {
         match &self.0.backend {

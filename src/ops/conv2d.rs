@@ -112,6 +112,7 @@ macro_rules! launch {
         .launch($device, $grid)
     };
 }
+pub(super) use launch;
 
 /// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a
 /// new one when weights change.
@@ -209,7 +210,7 @@ pub fn masks_fit(channels: usize) -> bool {
     channels.is_multiple_of(16)
 }
 
-fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
+pub(super) fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     match mask {
         Some(mask) if mask.len() != mask_bytes(shape.iter().product()) || !masks_fit(shape[3]) => {
             Err(Error::Shape {
@@ -360,7 +361,7 @@ fn weight_grad(
     conv2d_weight::reduce(device, elementwise(device, elements), &parts, into, splits, elements, accumulate)
 }
 
-fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
+pub(super) fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
     if got == expected {
         Ok(())
     } else {
@@ -405,4 +406,4 @@ mod testing;
 #[cfg(test)]
 pub use testing::cases;
 #[cfg(test)]
-pub(super) use testing::{input_oracle, oracle};
+pub(super) use testing::{input_oracle, oracle, weight_oracle};

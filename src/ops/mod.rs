@@ -16,6 +16,7 @@ pub mod cast;
 pub mod contrastive;
 pub mod conv2d;
 pub mod conv2d_folded;
+pub mod conv2d_mma;
 pub mod cross_entropy;
 pub mod dicar;
 pub mod dlr;
@@ -60,6 +61,7 @@ fn all_cases() -> Vec<(&'static str, Vec<testing::Case>)> {
         contrastive,
         conv2d,
         conv2d_folded,
+        conv2d_mma,
         cross_entropy,
         dicar,
         dlr,

@@ -77,6 +77,11 @@ impl Cuda {
         self.capability
     }
 
+    /// The architecture that kernels are compiled for.
+    pub(super) fn arch(&self) -> &nvrtc::Arch {
+        &self.arch
+    }
+
     pub(super) fn describe(&self) -> String {
         self.name.clone()
     }

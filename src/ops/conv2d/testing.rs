@@ -257,7 +257,7 @@ pub(in crate::ops) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
 }
 
 /// `into` plus the gradient of w.
-fn weight_oracle(conv: &Conv, x: &[f64], dy: &[f64], into: &[f64]) -> Vec<f64> {
+pub(in crate::ops) fn weight_oracle(conv: &Conv, x: &[f64], dy: &[f64], into: &[f64]) -> Vec<f64> {
     let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
     let mut dw = into.to_vec();
     each_product(conv, |out, tap, input| {
