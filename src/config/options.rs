@@ -148,7 +148,7 @@ impl PrecisionChoice {
     pub fn on(self, device: &Device) -> Precision {
         match self {
             PrecisionChoice::Fixed(precision) => precision,
-            PrecisionChoice::Auto if device.multiplies_bf16() => Precision::Bf16,
+            PrecisionChoice::Auto if device.has_tensor_cores() && !device.is_host() => Precision::Bf16,
             PrecisionChoice::Auto => Precision::F32,
         }
     }

@@ -231,14 +231,6 @@ impl Device {
         matches!(self.0.backend, Backend::Host(_))
     }
 
-    /// Whether this is a GPU whose tensor cores multiply bf16 (sm_80 and newer).
-    pub fn multiplies_bf16(&self) -> bool {
-        match &self.0.backend {
-            Backend::Host(_) | Backend::Software(_) => false,
-            Backend::Cuda(cuda) => cuda.capability() >= (8, 0),
-        }
-    }
-
     fn shapes(&self) -> Shapes {
         match &self.0.backend {
             Backend::Host(host) => host.shapes,

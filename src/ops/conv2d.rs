@@ -2,6 +2,7 @@
 //! four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`], and the functions of
 //! [`Convolve`]: forward, input_grad, weight_grad. Those of this file compute in float32.
 
+mod filter;
 mod grid;
 mod precision;
 
@@ -11,9 +12,9 @@ use crate::tape::NodeId;
 use crate::tensor::elements;
 use grid::{implicit_gemm_grid, panel_width};
 use kernels::{conv2d, conv2d_weight};
-use std::cell::OnceCell;
 use std::rc::Rc;
 
+pub use filter::Filter;
 pub use precision::{Convolve, Precision};
 
 /// The sizes of one convolution. Every tensor must have fewer than 2^31 elements.
@@ -114,78 +115,6 @@ macro_rules! launch {
 }
 pub(super) use launch;
 
-/// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a
-/// new one when weights change.
-pub struct Filter {
-    weight: Tensor,
-    scale: Option<Tensor>,
-    precision: Precision,
-    forward: OnceCell<Buffer<f32>>,
-    transposed: OnceCell<Buffer<f32>>,
-}
-
-impl Filter {
-    /// A filter of this precision, where [`Precision::of_channels`] allows it.
-    pub fn new(weight: Tensor, precision: Precision) -> Filter {
-        let channels = |at| weight.shape().get(at).copied().unwrap_or(1);
-        let precision = precision.of_channels(channels(0), channels(3));
-        Filter { weight, scale: None, precision, forward: OnceCell::new(), transposed: OnceCell::new() }
-    }
-
-    /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed
-    /// statistics.
-    pub fn scaled(weight: Tensor, scale: Tensor, precision: Precision) -> Result<Filter> {
-        if weight.shape().first() != Some(&scale.len()) {
-            return Err(Error::Shape {
-                op: "Filter::scaled",
-                expected: format!("{:?} values", weight.shape().first()),
-                got: scale.shape().to_vec(),
-            });
-        }
-        Ok(Filter { scale: Some(scale), ..Filter::new(weight, precision) })
-    }
-
-    /// The weights without the scale.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    fn panels(&self, transposed: bool) -> Result<&Buffer<f32>> {
-        let cell = if transposed { &self.transposed } else { &self.forward };
-        if cell.get().is_none() {
-            let _ = cell.set(self.prepare(transposed)?);
-        }
-        cell.get().ok_or_else(|| Error::Internal { what: "a filter was prepared twice".into() })
-    }
-
-    fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
-        let device = self.weight.device();
-        let [out_channels, kh, kw, in_channels] = self.weight.nhwc("conv2d weights")?;
-        let (columns, depth) =
-            if transposed { (in_channels, out_channels) } else { (out_channels, in_channels) };
-        let width = panel_width(columns);
-        let (panels, rows) = (columns.div_ceil(width), (kh * kw * depth).next_multiple_of(4));
-        let mut buffer = Buffer::uninit(device, panels * rows * width)?;
-        let grid = (rows.div_ceil(conv2d::PREPARE_ROWS.on(device)), panels);
-        let scale = self.scale.as_ref().map(Tensor::buffer);
-        let (co, taps, ci) = (out_channels, kh * kw, in_channels);
-        let (to_tf32, to_bf16) = (self.precision == Precision::Tf32, self.precision == Precision::Bf16);
-        conv2d::Prepare {
-            w: &self.weight,
-            scale,
-            panels: &mut buffer,
-            out_channels: co,
-            taps,
-            in_channels: ci,
-            transposed,
-            to_tf32,
-            to_bf16,
-        }
-        .launch(device, grid)?;
-        Ok(buffer)
-    }
-}
-
 /// Operations of [`Convolve::forward`] on each output before it is written.
 pub struct Epilogue<'a, T: Real = f32> {
     /// Added per output channel: `[Cout]`.
@@ -235,7 +164,7 @@ fn forward<Y: Real>(
     expect("conv2d x", x.shape(), &conv.in_shape())?;
     expect(
         "conv2d w",
-        filter.weight.shape(),
+        filter.weight().shape(),
         &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels],
     )?;
     if let Some(shift) = epilogue.shift {
@@ -387,7 +316,7 @@ pub fn conv2d_prepared<X: Convolve<Y>, Y: Real>(
     rows: &Rows,
 ) -> Result<Var<Y>> {
     let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
-    let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
+    let conv = Conv::new(input.shape(), filter.weight().shape(), stride, pad)?;
     let out = X::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
     let input = tape.needs(w).then_some(input);
     tape.push(out, &[NodeId::from(x), w.into()], move |grad, sink| {

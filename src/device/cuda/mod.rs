@@ -28,7 +28,6 @@ pub struct Cuda {
     name: String,
     /// All its memory in bytes.
     memory: usize,
-    capability: (i32, i32),
     arch: nvrtc::Arch,
     images: Images,
     loaded: Mutex<Loaded>,
@@ -68,16 +67,11 @@ impl Cuda {
             let arch = arch.clone();
             move |source| nvrtc::cached_or_compiled(source, &arch).ok()
         });
-        let (name, capability) = (gpu.name, gpu.capability);
-        Ok(Cuda { context, stream, name, capability, memory, arch, images, loaded: Mutex::default() })
+        let name = gpu.name;
+        Ok(Cuda { context, stream, name, memory, arch, images, loaded: Mutex::default() })
     }
 
-    /// The compute capability, major and minor.
-    pub(super) fn capability(&self) -> (i32, i32) {
-        self.capability
-    }
-
-    /// The architecture that kernels are compiled for.
+    /// What kernels are compiled for.
     pub(super) fn arch(&self) -> &nvrtc::Arch {
         &self.arch
     }

@@ -3,6 +3,7 @@
 
 use super::{Conv, Epilogue, Filter};
 use crate::ops::cast::{round_into, rounded_to_tf32, widen_into, widened};
+use crate::ops::conv2d_mma::{self, Packed};
 use crate::ops::prelude::*;
 use half::bf16;
 
@@ -27,7 +28,7 @@ impl Precision {
     }
 }
 
-/// Types of feature maps that convolutions read (`Self`) and write (`Y`): the same, or an image in float32 and
+/// Types of feature maps that convolutions read (`Self`) and write (`Y`): the same, or a float32 image and
 /// bf16.
 pub trait Convolve<Y: Real = Self>: Real {
     /// conv(x, w) with an epilogue. Past the first `num_valid` images the convolution counts as 0.
@@ -65,9 +66,21 @@ pub trait Convolve<Y: Real = Self>: Real {
     ) -> Result<()>;
 }
 
-/// x as the operand of a product.
+/// x as the operand of a product without tensor cores.
 fn operand(x: &Tensor, filter: &Filter) -> Result<Tensor> {
     if filter.precision == Precision::Tf32 { rounded_to_tf32(x) } else { Ok(x.clone()) }
+}
+
+fn on_tensor_cores<T: Real>(
+    conv: &Conv,
+    x: &Tensor<T>,
+    packed: &Packed<T>,
+    epilogue: Epilogue<T>,
+    num_valid: Option<&Buffer<i32>>,
+) -> Result<Tensor<T>> {
+    let mut y = Tensor::uninit(x.device(), &conv.out_shape())?;
+    conv2d_mma::forward(conv, x, packed, epilogue, num_valid, y.make_mut()?, None)?;
+    Ok(y)
 }
 
 impl Convolve for f32 {
@@ -78,6 +91,9 @@ impl Convolve for f32 {
         epilogue: Epilogue,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor> {
+        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+            return on_tensor_cores(conv, x, packed, epilogue, num_valid);
+        }
         super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
     }
 
@@ -90,6 +106,9 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
+        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+            return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
+        }
         super::input_grad(conv, &operand(grad, filter)?, filter, input_mask, num_valid, into, accumulate)
     }
 
@@ -102,6 +121,9 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
+        if filter.packed(&filter.tf32, Precision::Tf32, conv)?.is_some() {
+            return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
+        }
         let (x, grad) = (operand(x, filter)?, operand(grad, filter)?);
         super::weight_grad(conv, &x, &grad, num_valid, into, accumulate)
     }
@@ -147,7 +169,7 @@ impl Convolve<bf16> for f32 {
     }
 }
 
-/// Without tensor cores: the float32 kernels on copies. The filter's panels hold rounded weights, and the
+/// Without tensor cores the float32 kernels work on copies: the filter's panels hold rounded weights, and
 /// results are rounded as they go back to memory.
 impl Convolve for bf16 {
     fn forward(
@@ -157,6 +179,9 @@ impl Convolve for bf16 {
         epilogue: Epilogue<bf16>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<bf16>> {
+        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+            return on_tensor_cores(conv, x, packed, epilogue, num_valid);
+        }
         super::forward(conv, &widened(x)?, filter, epilogue, num_valid)
     }
 
@@ -169,6 +194,9 @@ impl Convolve for bf16 {
         into: &mut Buffer<bf16>,
         accumulate: bool,
     ) -> Result<()> {
+        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+            return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
+        }
         let mut sum = Buffer::uninit(grad.device(), into.len())?;
         if accumulate {
             widen_into(into, &mut sum)?;
@@ -181,11 +209,14 @@ impl Convolve for bf16 {
         conv: &Conv,
         x: &Tensor<bf16>,
         grad: &Tensor<bf16>,
-        _: &Filter,
+        filter: &Filter,
         num_valid: Option<&Buffer<i32>>,
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
+        if filter.packed(&filter.bf16, Precision::Bf16, conv)?.is_some() {
+            return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
+        }
         super::weight_grad(conv, &widened(x)?, &widened(grad)?, num_valid, into, accumulate)
     }
 }
