@@ -1,7 +1,7 @@
 //! One training step on given data, tensor by tensor, for comparison with any other implementation.
 
 use super::step::{Batch, Models, StepConfig, differentiate};
-use crate::config::Config;
+use crate::config::{Config, PrecisionChoice};
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result, ensure};
@@ -9,7 +9,7 @@ use crate::files::check_outputs;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
 use crate::method::{self, FixedNoise, LogValue};
-use crate::nn::{Param, Role};
+use crate::nn::{Param, Precision, Role};
 use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::tensor::Tensor;
@@ -88,7 +88,12 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
 pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let StepCheck { epoch, .. } = check;
-    let config = &Config { init: Some(check.weights.clone()), ..check.config.clone() };
+    let mut config = Config { init: Some(check.weights.clone()), ..check.config.clone() };
+    // A comparison is exact unless it is asked to be otherwise.
+    if config.precision == PrecisionChoice::Auto {
+        config.precision = PrecisionChoice::Fixed(Precision::F32);
+    }
+    let config = &config;
     super::validate(config)?;
     let method = method::find(&config.method)?;
     let wa_weights = check.wa_weights.iter().map(|path| ("--wa-weights", path.as_path()));
