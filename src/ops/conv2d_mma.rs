@@ -113,8 +113,8 @@ macro_rules! launch_tile {
     };
 }
 
-/// conv(x, w) into `y`, with an epilogue before it is rounded. Past the first `num_valid` images the convolution counts as 0.
-/// `tile` overrides the choice.
+/// conv(x, w) into `y`, with an epilogue before it is rounded. Past the first `num_valid` images the
+/// convolution counts as 0. `tile` overrides the choice.
 pub fn forward<T: Real>(
     conv: &Conv,
     x: &Buffer<T>,
