@@ -13,7 +13,8 @@
 //! * allocated in the capture (`Capture::allocated`). When its buffer is dropped, later buffers of the same
 //!   capture may have it (`Capture::free`): a replay repeats the launches in the same order;
 //! * older than the capture (`Capture::older`). Every replay starts from its content, so that no other buffer
-//!   may have it, even when its own is dropped in the capture.
+//!   may have it, even when its own is dropped in the capture. So is a block of constants, which a capture
+//!   allocates and which is written when it ends.
 //!
 //! At the end of the capture both kinds become blocks of the graph.
 
@@ -84,6 +85,14 @@ struct Capture {
     free: BTreeMap<usize, Vec<u64>>,
     /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture.
     older: HashMap<u64, bool>,
+    /// What blocks that no launch writes are to hold.
+    constants: Vec<(u64, Vec<u8>)>,
+}
+
+/// The blocks of a graph, and what some of them must hold before it is replayed.
+pub(super) struct Captured {
+    pub blocks: Vec<u64>,
+    pub constants: Vec<(u64, Vec<u8>)>,
 }
 
 impl Pool {
@@ -158,8 +167,17 @@ impl Pool {
         }
     }
 
-    /// Ends a capture; the returned blocks stay pinned until [`Pool::unpin`].
-    pub fn end_capture(&self) -> Vec<u64> {
+    /// Notes what a block that the capture has allocated is to hold in every replay.
+    pub fn record_constant(&self, address: u64, bytes: &[u8]) {
+        if let Some(capture) = &mut self.state().capture {
+            capture.allocated.remove(&address);
+            capture.older.insert(address, false);
+            capture.constants.push((address, bytes.to_vec()));
+        }
+    }
+
+    /// Ends a capture; its blocks stay pinned until [`Pool::unpin`].
+    pub fn end_capture(&self) -> Captured {
         self.capturing.store(false, Ordering::Relaxed);
         let mut state = self.state();
         let capture = state.capture.take().unwrap_or_default();
@@ -173,7 +191,7 @@ impl Pool {
         for block in capture.free.into_values().flatten() {
             state.pinned.entry(block).or_default().buffer_dropped = true;
         }
-        blocks.into_keys().collect()
+        Captured { blocks: blocks.into_keys().collect(), constants: capture.constants }
     }
 
     /// Drops a graph's share in its blocks.

@@ -18,6 +18,7 @@ pub mod kernels;
 mod memory;
 mod recording;
 mod software;
+mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;

@@ -85,6 +85,12 @@ impl Params {
         self.list.iter()
     }
 
+    /// The trained parameters, in that order.
+    pub fn trained(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        let all = self.list.iter().enumerate().map(|(index, param)| (ParamId(index), param));
+        all.filter(|(_, param)| param.role != Role::Buffer)
+    }
+
     pub fn get(&self, id: ParamId) -> &Param {
         &self.list[id.0]
     }
@@ -101,6 +107,18 @@ impl Params {
         self.filters.clear();
         self.folded.clear();
         self.list.iter_mut()
+    }
+
+    /// The parameters with gradients, which are in the order of [`Params::iter`], to be changed.
+    pub fn with_gradients<'a>(
+        &'a mut self,
+        gradients: &'a [(ParamId, Tensor)],
+    ) -> impl Iterator<Item = (&'a mut Param, &'a Tensor)> {
+        let mut left = gradients.iter().peekable();
+        let paired = move |(index, param)| {
+            left.next_if(|(id, _)| id.0 == index).map(|(_, gradient)| (param, gradient))
+        };
+        self.iter_mut().enumerate().filter_map(paired)
     }
 
     /// The copies of a filter for convolutions, made once per change of weights.

@@ -5,10 +5,10 @@ use crate::config::Config;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Step};
-use crate::nn::{Net, Param, ParamId, Role};
+use crate::nn::{Net, ParamId, Params, Role};
 use crate::ops::awp::perturb;
 use crate::ops::predict::correct;
-use crate::ops::sgd::{SgdStep, sgd};
+use crate::ops::sgd::{SgdStep, Update, sgd};
 use crate::ops::slice::repeat_labels;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -74,25 +74,30 @@ pub struct StepOutput {
 }
 
 /// SGD with momentum and weight decay.
-#[derive(Clone, Copy, Debug)]
-pub struct Sgd {
-    pub lr: f32,
+#[derive(Clone, Copy)]
+pub struct Sgd<'a> {
+    /// The learning rate `[1]`.
+    pub lr: &'a Buffer<f32>,
     pub momentum: f32,
     pub weight_decay: f32,
 }
 
-impl Sgd {
-    /// Updates a parameter, and its momentum, which begins with the first gradient.
-    pub fn update(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
+impl Sgd<'_> {
+    /// Updates the parameters with gradients, which are in the network's order, and their momenta, each of
+    /// which begins with a first gradient.
+    pub fn update(&self, params: &mut Params, gradients: &[(ParamId, Tensor)]) -> Result<()> {
         let &Sgd { lr, momentum, weight_decay } = self;
-        let first = param.momentum.is_none();
-        let new = || Tensor::uninit(gradient.device(), gradient.shape());
-        let mut velocity = param.momentum.take().map_or_else(new, Ok)?;
-        let step = SgdStep { lr, momentum, weight_decay, nesterov: false, first };
-        sgd(&mut param.value, gradient, &mut velocity, step)?;
-        // Without momentum there is nothing to remember: the velocity was not written.
-        param.momentum = (momentum != 0.0).then_some(velocity);
-        Ok(())
+        let mut updates = Vec::with_capacity(gradients.len());
+        for (param, grad) in params.with_gradients(gradients) {
+            let fresh = param.momentum.is_none();
+            // Without momentum there is nothing to remember.
+            if fresh && momentum != 0.0 {
+                param.momentum = Some(Tensor::uninit(grad.device(), grad.shape())?);
+            }
+            let (weight, velocity) = (&mut param.value, param.momentum.as_mut());
+            updates.push(Update { weight, grad, velocity, fresh });
+        }
+        sgd(updates, lr, SgdStep { momentum, weight_decay, nesterov: false })
     }
 }
 
@@ -227,7 +232,7 @@ pub fn train_step(
     models: &mut Models,
     batch: &Batch,
     config: &StepConfig,
-    sgd: &Sgd,
+    sgd: Sgd,
     average: Option<&Average>,
 ) -> Result<StepOutput> {
     let fixed = FixedNoise::default();
@@ -236,9 +241,8 @@ pub fn train_step(
     // A loss on one view of several has the labels of one.
     let labels = |z: &Tensor| if z.shape()[0] == batch.y.len() { batch.y } else { inputs.labels() };
     let hits = logits.as_ref().map(|z| correct(batch.x.device(), z, labels(z))).transpose()?;
-    for (id, gradient) in gradients {
-        sgd.update(models.net.params.get_mut(id), &gradient)?;
-    }
+    sgd.update(&mut models.net.params, &gradients)?;
+    drop(gradients);
     inputs.on_tape(models, |step| (config.method.after)(step))?;
     if let (Some(average), Some(wa)) = (average, models.wa.as_deref_mut()) {
         average.after_step(wa, models.net, config.epoch)?;

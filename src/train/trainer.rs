@@ -200,9 +200,10 @@ impl<'a> Trainer<'a> {
         let batch = Batch { x: &x, y: &y, images: indices, index: step };
         let step_config = StepConfig { method: self.method, set: config, epoch };
         let &Config { momentum, weight_decay, .. } = config;
-        let sgd = Sgd { lr: self.lr(time) as f32, momentum, weight_decay };
+        let lr = Buffer::from_slice(&self.device, &[self.lr(time) as f32])?;
+        let sgd = Sgd { lr: &lr, momentum, weight_decay };
         let mut models = Models { net: &mut self.net, wa: self.wa.as_mut() };
-        let output = train_step(&mut models, &batch, &step_config, &sgd, self.average.as_ref())?;
+        let output = train_step(&mut models, &batch, &step_config, sgd, self.average.as_ref())?;
         Ok(Pending { step, images: indices.len(), output })
     }
 
