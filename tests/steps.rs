@@ -130,7 +130,8 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             let y: Vec<i32> = golden.integers("y").iter().map(|y| *y as i32).collect();
             let y = Buffer::from_slice(&device, &y).unwrap();
             let numbers = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
-            let batch = Batch { x: &x, y: &y, images: &numbers, index: 0 };
+            let mix = Tensor::from_slice(&device, &[1], &[method::draw_mix(&config, 0, 0)]).unwrap();
+            let batch = Batch { x: &x, y: &y, images: &numbers, mix: &mix };
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let pair = || (net(&device, &golden, "weights."), net(&device, &golden, "wa."));
 
@@ -261,7 +262,8 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
             let keys = [("method", name), ("eps", "0.02"), ("step_size", "0.01"), ("attack_steps", "2")];
             config.apply(&keys).unwrap();
             config.seed = 5;
-            let batch = Batch { x: &x, y: &labels, images: &numbers, index: 0 };
+            let mix = Tensor::from_slice(&device, &[1], &[method::draw_mix(&config, 0, 0)]).unwrap();
+            let batch = Batch { x: &x, y: &labels, images: &numbers, mix: &mix };
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let mut trained = spoilt();
             let models = &mut Models { net: &mut trained, wa: None };

@@ -12,6 +12,7 @@ use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::BnMode;
 use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::fill::full;
 use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose, Stream};
 use crate::tape::Tape;
@@ -133,12 +134,12 @@ impl Job {
         let (x, y) = (self.images(device, n.saturating_mul(views))?, labels(device, n, 10)?);
         let images = labels(device, n, usize::MAX)?;
         let average = Average::of(&config, entry);
-        let lr = Buffer::from_slice(device, &[0.01])?;
+        let (lr, mix) = (Buffer::from_slice(device, &[0.01])?, full(device, &[1], 0.75)?);
         Ok(Box::new(move || {
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let sgd = Sgd { lr: &lr, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
-            let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
+            let batch = Batch { x: &x, y: &y, images: &images, mix: &mix };
             train_step(&mut models, &batch, &step_config, sgd, average.as_ref()).map(drop)
         }))
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value as Json;
 
 use super::options::{
-    Augment, Averaging, Base, JointAttack, LinearOn, LrStepAt, ScheduleKind, Select, Stage, WaMode,
+    Augment, Averaging, Base, Graphs, JointAttack, LinearOn, LrStepAt, ScheduleKind, Select, Stage, WaMode,
     default_eps,
 };
 use super::range::{above, check, inside};
@@ -106,6 +106,9 @@ keys! {
         model: String = "resnet-mini".into();
         /// The device to run on; auto takes a usable GPU, else the CPU.
         device: DeviceChoice = DeviceChoice::Auto;
+        /// Whether a training step is captured once an epoch and replayed, as one CUDA graph on a GPU; auto:
+        /// on a GPU. Results are the same.
+        graphs: Graphs = Graphs::Auto;
         /// The seed of every random choice.
         seed: u64 = 0, in 0..;
         /// The run directory; a new one under runs/ unless given.

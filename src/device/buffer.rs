@@ -134,7 +134,8 @@ impl<T: Element> Buffer<T> {
         &self.device
     }
 
-    pub(super) fn address(&self) -> u64 {
+    /// Where it lies in the memory of the device.
+    pub fn address(&self) -> u64 {
         self.address
     }
 }

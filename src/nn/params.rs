@@ -73,6 +73,18 @@ impl Params {
         self.list[id.0].value.clone()
     }
 
+    /// Where the values and momenta lie in device memory.
+    pub fn addresses(&self) -> Vec<u64> {
+        let tensors = self.list.iter().flat_map(|param| [Some(&param.value), param.momentum.as_ref()]);
+        tensors.flatten().map(|tensor| tensor.address()).collect()
+    }
+
+    /// Forgets the copies of filters: the next passes make them anew.
+    pub fn drop_copies(&mut self) {
+        self.filters.clear();
+        self.folded.clear();
+    }
+
     /// Two buffers to update in place (the running statistics of one batch norm).
     pub(super) fn pair_mut(&mut self, first: ParamId, second: ParamId) -> Option<(&mut Tensor, &mut Tensor)> {
         self.folded.clear();
@@ -97,15 +109,13 @@ impl Params {
 
     /// One parameter or buffer, to be changed.
     pub fn get_mut(&mut self, id: ParamId) -> &mut Param {
-        self.filters.clear();
-        self.folded.clear();
+        self.drop_copies();
         &mut self.list[id.0]
     }
 
     /// Everything, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
-        self.filters.clear();
-        self.folded.clear();
+        self.drop_copies();
         self.list.iter_mut()
     }
 

@@ -4,6 +4,7 @@ pub mod average;
 pub mod check_step;
 mod checkpoint;
 mod close_epoch;
+mod epoch;
 mod epoch_log;
 mod epoch_stats;
 mod requirements;
@@ -11,6 +12,7 @@ mod resume;
 mod run;
 pub mod schedule;
 pub mod step;
+mod step_report;
 mod trainer;
 mod validate;
 
@@ -117,7 +119,7 @@ pub fn with_absolute_paths(mut config: Config) -> Config {
 }
 
 /// Keys that do not affect whether a result can be compared with a recipe's reference accuracies.
-const NEUTRAL: &[&str] = &["device", "seed", "data", "out", "checkpoint_every", "log_every"];
+const NEUTRAL: &[&str] = &["device", "graphs", "seed", "data", "out", "checkpoint_every", "log_every"];
 
 /// The keys in which `config` differs from a recipe's so that the recipe's reference accuracies are not for
 /// it.

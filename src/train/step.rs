@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Step};
-use crate::nn::{Net, ParamId, Params, Role};
+use crate::nn::{Net, Param, ParamId, Params, Role};
 use crate::ops::awp::perturb;
 use crate::ops::predict::correct;
 use crate::ops::sgd::{SgdStep, Update, sgd};
@@ -30,8 +30,8 @@ pub struct Batch<'a> {
     pub y: &'a Buffer<i32>,
     /// The images' indices in the data set `[N]`.
     pub images: &'a Buffer<i32>,
-    /// The number of the step in its epoch, 0-based.
-    pub index: usize,
+    /// DICAR's r `[1]`.
+    pub mix: &'a Tensor,
 }
 
 /// The networks of a run.
@@ -113,17 +113,15 @@ impl Snapshot {
         Snapshot { values, train_passes: net.train_passes }
     }
 
-    fn restore(&self, net: &mut Net) {
-        self.restore_values(net, |_| true);
+    fn restore(self, net: &mut Net) {
+        net.params.iter_mut().zip(self.values).for_each(|(param, value)| param.value = value);
         net.train_passes = self.train_passes;
     }
+}
 
-    /// Restores the parameters of `net` for which `which` holds.
-    fn restore_values(&self, net: &mut Net, which: impl Fn(Role) -> bool) {
-        for (param, value) in net.params.iter_mut().zip(&self.values).filter(|(param, _)| which(param.role)) {
-            param.value = value.clone();
-        }
-    }
+/// The trained parameters, to be changed.
+fn trained(net: &mut Net) -> impl Iterator<Item = &mut Param> {
+    net.params.iter_mut().filter(|param| param.role != Role::Buffer)
 }
 
 /// A step under way: all that a method's functions read.
@@ -170,7 +168,7 @@ impl<'a> StepInputs<'a> {
             set: self.config.set,
             fixed: self.fixed,
             epoch: self.config.epoch,
-            index: self.batch.index,
+            mix: self.batch.mix,
         })
     }
 
@@ -186,8 +184,10 @@ impl<'a> StepInputs<'a> {
         }
         let before: Vec<Snapshot> = models.each().map(Snapshot::of).collect();
         let first = self.backward(models, &objective)?;
-        // The first pass only finds the direction: running statistics are as before.
-        models.each().zip(&before).for_each(|(net, before)| before.restore(net));
+        // The first pass only finds the direction: running statistics are as before. Nothing else may share
+        // them then, so that the second pass moves them in place.
+        models.each().zip(before).for_each(|(net, before)| before.restore(net));
+        let weights: Vec<Tensor> = trained(models.net).map(|param| param.value.clone()).collect();
         for (id, gradient) in &first.gradients {
             let param = models.net.params.get_mut(*id);
             if param.value.shape().len() > 1 {
@@ -195,7 +195,7 @@ impl<'a> StepInputs<'a> {
             }
         }
         let second = self.backward(models, &objective)?;
-        before[0].restore_values(models.net, |role| role != Role::Buffer);
+        trained(models.net).zip(weights).for_each(|(param, weight)| param.value = weight);
         Ok(second)
     }
 
