@@ -26,7 +26,7 @@ INLINE void put_sum(const int* at, int* out, int rows, int width, int place, int
   sums[threadIdx.x] = sum;
   for (int step = THREADS / 2; step > 0; step /= 2) {
     __syncthreads();
-    if (threadIdx.x < step) sums[threadIdx.x] += sums[threadIdx.x + step];
+    if (static_cast<int>(threadIdx.x) < step) sums[threadIdx.x] += sums[threadIdx.x + step];
   }
   if (threadIdx.x == 0) out[at[1] % rows * width + place] = sums[0];
 }

@@ -13,8 +13,8 @@
 //! * allocated in the capture (`Capture::allocated`). When its buffer is dropped, later buffers of the same
 //!   capture may have it (`Capture::free`): a replay repeats the launches in the same order;
 //! * older than the capture (`Capture::older`). Every replay starts from its content, so that no other buffer
-//!   may have it, even when its own is dropped in the capture. So is a block of constants, which a capture
-//!   allocates and which is written when it ends.
+//!   may have it, even when its own is dropped in the capture. Such is a block of constants, too,
+//!   which is written when the capture ends.
 //!
 //! At the end of the capture both kinds become blocks of the graph.
 
@@ -110,6 +110,11 @@ impl Pool {
         (state.in_use, state.peak)
     }
 
+    /// Bytes of all blocks, given out or not.
+    pub fn held(&self) -> usize {
+        self.state().sizes.values().sum()
+    }
+
     /// The address of a block of at least `bytes` bytes.
     pub fn allocate(&self, backend: &Backend, bytes: usize) -> Result<u64> {
         let mut state = self.state();
@@ -167,10 +172,17 @@ impl Pool {
         }
     }
 
-    /// Notes what a block that the capture has allocated is to hold in every replay.
+    /// Allocates as if nothing was captured: a block that no recorded launch has used.
+    pub fn outside_capture<T>(&self, allocation: impl FnOnce() -> T) -> T {
+        let capture = self.state().capture.take();
+        let allocated = allocation();
+        self.state().capture = capture;
+        allocated
+    }
+
+    /// Notes what a block from outside of the capture is to hold in every replay.
     pub fn record_constant(&self, address: u64, bytes: &[u8]) {
         if let Some(capture) = &mut self.state().capture {
-            capture.allocated.remove(&address);
             capture.older.insert(address, false);
             capture.constants.push((address, bytes.to_vec()));
         }

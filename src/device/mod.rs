@@ -255,6 +255,12 @@ impl Device {
         self.0.memory.in_use()
     }
 
+    /// Bytes that the device has taken from its memory: those of buffers, of graphs, and free ones that the
+    /// next buffers get.
+    pub fn memory_held(&self) -> usize {
+        self.0.memory.held()
+    }
+
     /// Launches a kernel; the typed functions of [`kernels`] are the way to call it. Nothing is launched for
     /// an empty grid.
     pub(crate) fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {

@@ -12,7 +12,8 @@ impl Buffer<u64> {
         if !memory.capturing() {
             return Buffer::from_slice(device, &words);
         }
-        let table = Buffer::uninit(device, words.len())?;
+        // Not a block that was freed in the capture: earlier launches would write to it in the next replay.
+        let table = memory.outside_capture(|| Buffer::uninit(device, words.len()))?;
         // A replay reads and writes the buffers behind the addresses, too.
         memory.record_use(words.iter().copied());
         memory.record_constant(table.address(), bytemuck::cast_slice(&words));
