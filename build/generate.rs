@@ -1,7 +1,7 @@
 //! The Rust text that build.rs writes: launchers, kernel tables, module lists.
 
 use crate::host::InstructionSet;
-use crate::parse::{Config, Kernel, Param, Source};
+use crate::parse::{Config, Instance, Kernel, Param, Source};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -39,7 +39,9 @@ pub fn conformance(out: &Path, sources: &[Source], shared: &[Config], isas: &[In
 
 /// The table of sources, and a module for each.
 fn modules_of(text: &mut String, sources: &[Source], shared: &[Config], isas: &[InstructionSet]) {
-    let table: Vec<String> = sources.iter().map(|source| format!("&{}::SOURCE", source.stem)).collect();
+    let instances = sources.iter().flat_map(|source| source.instances.iter().map(move |i| (source, i)));
+    let table: Vec<String> =
+        instances.map(|(source, instance)| format!("&{}::{}", source.stem, static_name(instance))).collect();
     writeln!(text, "/// Every kernel source.\npub static SOURCES: &[&Source] = &[{}];", table.join(", "))
         .ok();
     for source in sources {
@@ -49,30 +51,46 @@ fn modules_of(text: &mut String, sources: &[Source], shared: &[Config], isas: &[
             source.file, source.stem
         )
         .ok();
-        let names: Vec<String> =
-            source.kernels.iter().map(|k| format!("&{}", k.name.to_uppercase())).collect();
-        writeln!(
-            text,
-            "    pub(crate) static SOURCE: Source = Source {{\n        file: {:?},\n        \
-             text: include_str!({:?}),\n        kernels: &[{}],\n    }};",
-            source.file,
-            source.path,
-            names.join(", ")
-        )
-        .ok();
+        for instance in &source.instances {
+            source_table(text, source, instance, isas);
+        }
         for config in &source.configs {
             constant(text, "    ", config);
         }
-        writeln!(text, "    unsafe extern \"C\" {{").ok();
-        for (kernel, isa) in source.kernels.iter().flat_map(|k| isas.iter().map(move |i| (k, i))) {
-            writeln!(text, "        fn saddle_{}_{}_threads(args: *const Arg);", isa.name, kernel.name).ok();
-        }
-        writeln!(text, "    }}").ok();
         for kernel in &source.kernels {
-            launcher(text, source, kernel, shared, isas);
+            launcher(text, source, kernel);
+        }
+        for (instance, kernel) in source.instances.iter().flat_map(|i| i.kernels.iter().map(move |k| (i, k)))
+        {
+            table_entry(text, source, instance, kernel, shared, isas);
         }
         writeln!(text, "}}").ok();
     }
+}
+
+fn static_name(instance: &Instance) -> String {
+    format!("SOURCE_{}", instance.name.to_uppercase())
+}
+
+/// The text of an instance, the list of its kernels, and their entries on the host.
+fn source_table(text: &mut String, source: &Source, instance: &Instance, isas: &[InstructionSet]) {
+    let names: Vec<String> = instance.kernels.iter().map(|k| format!("&{}", k.name.to_uppercase())).collect();
+    writeln!(
+        text,
+        "    pub(crate) static {}: Source = Source {{\n        name: {:?},\n        file: {:?},\n        \
+         text: {:?},\n        kernels: &[{}],\n    }};",
+        static_name(instance),
+        instance.name,
+        source.file,
+        instance.text,
+        names.join(", ")
+    )
+    .ok();
+    writeln!(text, "    unsafe extern \"C\" {{").ok();
+    for (kernel, isa) in instance.kernels.iter().flat_map(|k| isas.iter().map(move |i| (k, i))) {
+        writeln!(text, "        fn saddle_{}_{}_threads(args: *const Arg);", isa.name, kernel.name).ok();
+    }
+    writeln!(text, "    }}").ok();
 }
 
 fn constant(text: &mut String, indent: &str, config: &Config) {
@@ -85,7 +103,15 @@ fn constant(text: &mut String, indent: &str, config: &Config) {
     .ok();
 }
 
-fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Config], isas: &[InstructionSet]) {
+/// The static that says all of a kernel.
+fn table_entry(
+    text: &mut String,
+    source: &Source,
+    instance: &Instance,
+    kernel: &Kernel,
+    shared: &[Config],
+    isas: &[InstructionSet],
+) {
     let per_device = |what: &str, value: &str| match value.parse::<u32>() {
         Ok(n) => format!("PerDevice {{ cuda: {n}, host: {n} }}"),
         Err(_) => {
@@ -108,14 +134,25 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
     writeln!(
         text,
         "    pub(crate) static {upper}: Kernel = Kernel {{ name: \"{name}\", c_name: c\"{name}\", \
-         source: &SOURCE, doc: {doc:?}, signature: \"{name}({signature})\", threads: {threads}, \
+         source: &{of}, doc: {doc:?}, signature: \"{name}({signature})\", threads: {threads}, \
          dynamic: {dynamic}, host: [{host}] }};",
+        of = static_name(instance),
         name = kernel.name,
         doc = kernel.doc,
         signature = signature.join(", "),
         host = host.join(", "),
     )
     .ok();
+}
+
+/// The function or struct that launches a kernel, for every T if it has one.
+fn launcher(text: &mut String, source: &Source, kernel: &Kernel) {
+    let upper = kernel.name.to_uppercase();
+    let (bound, ty, chosen) = if kernel.is_generic() {
+        ("T: Real", ", T", format!("T::of(&{upper}, &{upper}_BF16)"))
+    } else {
+        ("", "", format!("&{upper}"))
+    };
     let params: Vec<String> =
         kernel.params.iter().map(|p| format!("{}: {}", p.name, rust_type(p, "&"))).collect();
     let args: Vec<String> = kernel.params.iter().map(|p| argument(p, &upper)).collect();
@@ -126,9 +163,9 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
         writeln!(
             text,
             "    #[allow(clippy::too_many_arguments)]\n\
-             \x20   pub fn {short}(device: &Device, grid: impl Into<Grid>, {params}) \
+             \x20   pub fn {short}<{bound}>(device: &Device, grid: impl Into<Grid>, {params}) \
              -> Result<()> {{\n        \
-             device.launch(&{upper}, grid.into(), &[{args}])\n    }}"
+             device.launch({chosen}, grid.into(), &[{args}])\n    }}"
         )
         .ok();
         return;
@@ -139,10 +176,10 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel, shared: &[Confi
     let names: Vec<&str> = kernel.params.iter().map(|p| p.name.as_str()).collect();
     writeln!(
         text,
-        "    pub struct {name}<'a> {{\n{fields}\n    }}\n    impl {name}<'_> {{\n        \
+        "    pub struct {name}<'a, {bound}> {{\n{fields}\n    }}\n    impl<{bound}> {name}<'_{ty}> {{\n        \
          pub fn launch(self, device: &Device, grid: impl Into<Grid>) -> Result<()> {{\n            \
          let {name} {{ {names} }} = self;\n            \
-         device.launch(&{upper}, grid.into(), &[{args}])\n        }}\n    }}",
+         device.launch({chosen}, grid.into(), &[{args}])\n        }}\n    }}",
         fields = fields.join("\n"),
         names = names.join(", "),
     )
@@ -162,11 +199,16 @@ fn argument(param: &Param, kernel: &str) -> String {
     let name = &param.name;
     match &param.pointer {
         None if param.scalar.c == "int" => format!("narrowed(&{kernel}, \"{name}\", {name})?.arg()"),
-        Some(p) if p.mutable && !p.nullable && param.scalar.c == "float" => {
+        Some(p) if p.mutable && !p.nullable && is_real(param) => {
             format!("{name}.output()?.arg()")
         }
         _ => format!("{name}.arg()"),
     }
+}
+
+/// Whether the elements may be those of a tensor.
+fn is_real(param: &Param) -> bool {
+    matches!(param.scalar.rust, "f32" | "bf16" | "T")
 }
 
 fn c_type(param: &Param) -> String {
@@ -186,7 +228,9 @@ fn rust_type(param: &Param, reference: &str) -> String {
     match &param.pointer {
         None if param.scalar.c == "int" => "usize".into(),
         None => scalar.into(),
-        Some(p) if p.mutable && !p.nullable && scalar == "f32" => format!("{reference}mut dyn Output"),
+        Some(p) if p.mutable && !p.nullable && is_real(param) => {
+            format!("{reference}mut dyn Output<{scalar}>")
+        }
         Some(p) => {
             let mutable = if p.mutable { "mut " } else { "" };
             let pointer = format!("{reference}{mutable}Buffer<{scalar}>");

@@ -1,7 +1,7 @@
 //! Kernels as machine code of this CPU's family: one object per `.cu` file and instruction set, linked into
 //! the binary.
 
-use crate::parse::{Kernel, Source};
+use crate::parse::{Instance, Kernel, Source};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,11 +98,16 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Sourc
         headers,
         &[],
     ));
-    for source in sources.iter().chain(conformance) {
-        let text = crate::read(&source.path);
-        for isa in isas {
-            let stem = format!("{}_{}", source.identifier(), isa.name);
-            jobs.push(Job::new(out, &stem, translation_unit(source, isa), &text, headers, isa.flags));
+    let mut product_jobs = 0;
+    for (n, source) in sources.iter().chain(conformance).enumerate() {
+        if n == sources.len() {
+            product_jobs = jobs.len();
+        }
+        for (instance, isa) in source.instances.iter().flat_map(|i| isas.iter().map(move |isa| (i, isa))) {
+            let file = instance_file(out, source, instance);
+            let stem = format!("{}_{}", identifier(source, instance), isa.name);
+            let unit = translation_unit(source, instance, &file, isa);
+            jobs.push(Job::new(out, &stem, unit, &instance.text, headers, isa.flags));
         }
     }
     let next = AtomicUsize::new(0);
@@ -116,7 +121,7 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Sourc
             });
         }
     });
-    let (product, conformance) = jobs.split_at(1 + sources.len() * isas.len());
+    let (product, conformance) = jobs.split_at(product_jobs);
     for (name, jobs) in [("saddle_kernels", product), ("saddle_conformance", conformance)] {
         let mut archive = cc::Build::new();
         for job in jobs {
@@ -172,24 +177,42 @@ impl Job {
     }
 }
 
+/// What names of objects and namespaces begin with.
+fn identifier(source: &Source, instance: &Instance) -> String {
+    let folder = source.file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    if folder.is_empty() { instance.name.clone() } else { format!("{folder}_{}", instance.name) }
+}
+
+/// The file that a unit includes: the source itself where it has no T, else the instance's text, whose lines
+/// a debugger finds in the source.
+fn instance_file(out: &Path, source: &Source, instance: &Instance) -> String {
+    if !source.kernels.iter().any(Kernel::is_generic) {
+        return source.file.clone();
+    }
+    let file = out.join(format!("{}.cu", identifier(source, instance)));
+    std::fs::write(&file, format!("#line 1 {:?}\n{}", source.path, instance.text))
+        .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    file.display().to_string()
+}
+
 /// The `.cu` file with kernel names of their own per instruction set, and a trampoline for each kernel. All
 /// of it lies in a namespace of its own: what the compiler does not inline from a shared header (a lambda, a
 /// template) is otherwise one function to the linker, whichever instruction set it was compiled for, though
 /// Vec is not even passed in the same way.
-fn translation_unit(source: &Source, isa: &InstructionSet) -> String {
+fn translation_unit(source: &Source, instance: &Instance, file: &str, isa: &InstructionSet) -> String {
     let mut unit = format!(
         "// Written by build.rs from {0}.\n#include <cmath>\n#include <cstdint>\n#include <cstring>\n\
          #ifdef __x86_64__\n\
          #include <immintrin.h>\n#endif\nnamespace saddle_{1}_{2} {{\n#include \"lib/common.cuh\"\n",
         source.file,
-        source.identifier(),
+        identifier(source, instance),
         isa.name
     );
-    for kernel in &source.kernels {
+    for kernel in &instance.kernels {
         unit += &format!("#define {0} {0}_{1}\n", kernel.name, isa.name);
     }
-    unit += &format!("#include \"{}\"\n", source.file);
-    for kernel in &source.kernels {
+    unit += &format!("#include \"{file}\"\n");
+    for kernel in &instance.kernels {
         unit += &trampoline(kernel, isa);
     }
     unit + "}\n"

@@ -1,5 +1,6 @@
 //! A small reader of the two things that build.rs needs from a `.cu` file: kernel signatures and PER_DEVICE
-//! constants.
+//! constants; and the writer of its instances. A kernel with parameters of type `T*` exists for float32 and,
+//! with `_bf16` after its name, for bf16: the same text with another word for T.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,23 @@ pub struct Source {
     pub stem: String,
     /// The constants of the file and of the headers that it includes, except those of `lib/common.cuh`.
     pub configs: Vec<Config>,
+    /// As they are written, T and all.
+    pub kernels: Vec<Kernel>,
+    /// One, or one for each type of T.
+    pub instances: Vec<Instance>,
+}
+
+/// A `.cu` file with a type in the place of T, compiled as a unit of its own.
+pub struct Instance {
+    /// The file's stem, then `_bf16` where T is that.
+    pub name: String,
+    /// The file's text, line by line at the same place.
+    pub text: String,
     pub kernels: Vec<Kernel>,
 }
+
+/// The types of T, and what their kernels have after their names.
+const TYPES: [(&str, &str); 2] = [("float", ""), ("bf16", "_bf16")];
 
 /// `PER_DEVICE(name, cuda, host);`.
 pub struct Config {
@@ -54,8 +70,10 @@ pub struct Scalar {
 
 /// An `int` of a parameter list is a size, a count or a place, never negative: `usize` in Rust. Where it may
 /// be negative, the kernel says `signed int`.
-const SCALARS: [Scalar; 7] = [
+const SCALARS: [Scalar; 9] = [
     Scalar { c: "float", rust: "f32" },
+    Scalar { c: "bf16", rust: "bf16" },
+    Scalar { c: "T", rust: "T" },
     Scalar { c: "int", rust: "i32" },
     Scalar { c: "signed int", rust: "i32" },
     Scalar { c: "bool", rust: "bool" },
@@ -70,6 +88,59 @@ const MARK: &str = "extern \"C\" __global__ __launch_bounds__(";
 /// error.
 pub fn source(kernels_dir: &Path, path: &Path) -> Source {
     let text = crate::read(path);
+    let mut configs = configs(&text);
+    for header in headers(kernels_dir, &text).iter().filter(|header| *header != "lib/common.cuh") {
+        configs.extend(self::configs(&crate::read(&kernels_dir.join(header))));
+    }
+    let file = path.strip_prefix(kernels_dir).unwrap_or(path).to_string_lossy().into_owned();
+    let kernels = kernels(path, &text);
+    let types = if kernels.iter().any(Kernel::is_generic) { &TYPES[..] } else { &TYPES[..1] };
+    let instance = |(ty, suffix): &(&str, &str)| {
+        let text = instance(&text, &kernels, ty, suffix);
+        Instance { name: crate::stem(path) + suffix, kernels: self::kernels(path, &text), text }
+    };
+    let instances = types.iter().map(instance).collect();
+    Source { path: path.to_owned(), file, stem: crate::stem(path), configs, kernels, instances }
+}
+
+/// The text with `ty` for T. Kernels without T are in the first instance alone.
+fn instance(text: &str, kernels: &[Kernel], ty: &str, suffix: &str) -> String {
+    let (mut out, mut rest) = (String::new(), text);
+    for kernel in kernels {
+        let Some((before, from)) = rest.split_once(MARK) else { break };
+        let (body, after) = from.split_at(from.find("\n}\n").map_or(from.len(), |end| end + 3));
+        out += before;
+        if kernel.is_generic() {
+            let name = format!("{}{suffix}", kernel.name);
+            out += MARK;
+            out += &replace_word(&replace_word(body, "T", ty), &kernel.name, &name);
+        } else if suffix.is_empty() {
+            out += MARK;
+            out += body;
+        } else {
+            out += &"\n".repeat(body.matches('\n').count());
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+fn replace_word(text: &str, word: &str, by: &str) -> String {
+    let inside = |c: char| c.is_alphanumeric() || c == '_';
+    let (mut out, mut at) = (String::new(), 0);
+    for (found, _) in text.match_indices(word) {
+        let whole = !text[..found].ends_with(inside) && !text[found + word.len()..].starts_with(inside);
+        if whole {
+            out += &text[at..found];
+            out += by;
+            at = found + word.len();
+        }
+    }
+    out + &text[at..]
+}
+
+/// The kernels of a text.
+fn kernels(path: &Path, text: &str) -> Vec<Kernel> {
     let fail = |why: String| -> ! { panic!("{}: {why}", path.display()) };
     if text.matches("__global__").count() != text.matches(MARK).count() {
         fail(format!("every kernel must start with `{MARK}THREADS)`"));
@@ -107,18 +178,13 @@ pub fn source(kernels_dir: &Path, path: &Path) -> Source {
             params: params.collect(),
         });
     }
-    let mut configs = configs(&text);
-    for header in headers(kernels_dir, &text).iter().filter(|header| *header != "lib/common.cuh") {
-        configs.extend(self::configs(&crate::read(&kernels_dir.join(header))));
-    }
-    let file = path.strip_prefix(kernels_dir).unwrap_or(path).to_string_lossy().into_owned();
-    Source { path: path.to_owned(), file, stem: crate::stem(path), configs, kernels }
+    kernels
 }
 
-impl Source {
-    /// The path inside `kernels/` as an identifier.
-    pub fn identifier(&self) -> String {
-        self.file.trim_end_matches(".cu").replace('/', "_")
+impl Kernel {
+    /// Whether it exists for every type of T.
+    pub fn is_generic(&self) -> bool {
+        self.params.iter().any(|param| param.scalar.c == "T")
     }
 }
 

@@ -8,14 +8,13 @@
 
 // out = a + b
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void add_forward(
-    const float* a, const float* b, float* out, int n) {
+    const T* a, const T* b, T* out, int n) {
   each_vec(n, [&](int i, int count) {
     vec_store(out + i, vec_load(a + i, count) + vec_load(b + i, count), count);
   });
 }
 
 // sum += a
-extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void add_into(
-    const float* a, float* sum, int n) {
+extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void add_into(const T* a, T* sum, int n) {
   each_vec(n, [&](int i, int count) { vec_put(sum + i, vec_load(a + i, count), count, 1); });
 }

@@ -113,14 +113,14 @@ INLINE void each_pair(int rows, int channels, F f) {
 
 // mean and M2 per channel of a chunk of rows
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_statistics(
-    const float* x, float* partial, NULLABLE const int* num_valid, int per_image, int rows, int channels,
+    const T* x, float* partial, NULLABLE const int* num_valid, int per_image, int rows, int channels,
     int side, int rows_per_block) {
   SHARED(float, scratch, VEC* THREADS);
   rows = valid_rows(num_valid, per_image, rows);
-  const bool aligned = rows_aligned(channels);
+  const bool aligned = rows_aligned<T>(channels);
   each_column(rows, channels, side, rows_per_block, [&](int channel, int row, int end, int step) {
     const int count = run_length(channel, channels);
-    const float* from = x + channel;
+    const T* from = x + channel;
     float n = 0.0f;
     Vec mean = vec_splat(0.0f), M2 = vec_splat(0.0f);
     for (; row + (BATCH - 1) * step < end; row += BATCH * step) {
@@ -246,9 +246,9 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void batch_norm_fol
 
 // y = (x - mean) scale + shift, then ReLU with a bit mask if asked
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_apply(
-    const float* x, const float* stats, float* y, NULLABLE uint8_t* mask, NULLABLE const int* num_valid,
+    const T* x, const float* stats, T* y, NULLABLE uint8_t* mask, NULLABLE const int* num_valid,
     int per_image, int rows, int channels, bool relu) {
-  const bool aligned = rows_aligned(channels);
+  const bool aligned = rows_aligned<T>(channels);
   const int row = padded(channels), end = valid_rows(num_valid, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
     Vec v = vec_splat(0.0f);
@@ -262,18 +262,19 @@ extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_apply(
 }
 
 // The gradient of the ReLU's input.
-INLINE Vec load_grad(const float* grad_out, const uint8_t* mask, int offset, int count, bool aligned) {
+template <class T>
+INLINE Vec load_grad(const T* grad_out, const uint8_t* mask, int offset, int count, bool aligned) {
   const Vec grad = vec_load(grad_out + offset, count, aligned);
   return mask ? vec_keep(grad, mask_load(mask, offset)) : grad;
 }
 
 // sums of dy and of dy (x - mean) per channel over a chunk of rows
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_sums(
-    const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats, float* partial,
+    const T* grad_out, NULLABLE const uint8_t* mask, const T* x, const float* stats, float* partial,
     NULLABLE const int* num_valid, int per_image, int rows, int channels, int side, int rows_per_block) {
   SHARED(float, scratch, VEC* THREADS);
   rows = valid_rows(num_valid, per_image, rows);
-  const bool aligned = rows_aligned(channels);
+  const bool aligned = rows_aligned<T>(channels);
   each_column(rows, channels, side, rows_per_block, [&](int channel, int row, int end, int step) {
     const int count = run_length(channel, channels);
     if (count == 0) row = end;
@@ -344,10 +345,10 @@ extern "C" __global__ __launch_bounds__(FINALIZE_THREADS) void batch_norm_sums_f
 
 // dx (+)= scale dy and, with batch statistics, the gradient through them
 extern "C" __global__ __launch_bounds__(THREADS) void batch_norm_backward(
-    const float* grad_out, NULLABLE const uint8_t* mask, const float* x, const float* stats,
-    NULLABLE const float* coefficients, float* grad_in, NULLABLE const int* num_valid, int per_image,
-    int rows, int channels, bool accumulate) {
-  const bool aligned = rows_aligned(channels);
+    const T* grad_out, NULLABLE const uint8_t* mask, const T* x, const float* stats,
+    NULLABLE const float* coefficients, T* grad_in, NULLABLE const int* num_valid, int per_image, int rows,
+    int channels, bool accumulate) {
+  const bool aligned = rows_aligned<T>(channels);
   const int row = padded(channels), end = valid_rows(num_valid, per_image, rows) * channels;
   each_pair(rows, channels, [&](int offset, int channel, int count) {
     if (offset >= end) return vec_put(grad_in + offset, vec_splat(0.0f), count, accumulate, aligned);

@@ -145,10 +145,10 @@ extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_n
 }
 
 // w [Cout,taps,Cin], times scale[Cout], as panels: of output channels with rows (tap, input channel);
-// transposed = 1: of input channels with rows (tap, output channel).
+// transposed = 1: of input channels with rows (tap, output channel). Rounded to tf32 or bf16 if asked.
 extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
     const float* w, NULLABLE const float* scale, float* panels, int out_channels, int taps, int in_channels,
-    bool transposed) {
+    bool transposed, bool to_tf32, bool to_bf16) {
   const int columns = transposed ? in_channels : out_channels;
   const int depth = transposed ? out_channels : in_channels;
   const int width = panel_width(columns);
@@ -166,9 +166,11 @@ extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
     for (int c = threadIdx.x % PREPARE_SHARERS; c < width; c += PREPARE_SHARERS) {
       const int column = blockIdx.y * width + c;
       const bool exists = column < columns && tap < taps;
-      const float value = exists ? from[column * step] : 0.0f;
-      panel[r * width + panel_slot(c, width)] =
-          exists && scale ? value * scale[transposed ? channel : column] : value;
+      float value = exists ? from[column * step] : 0.0f;
+      if (exists && scale) value *= scale[transposed ? channel : column];
+      if (to_tf32) value = round_tf32(value);
+      if (to_bf16) value = round_bf16(value);
+      panel[r * width + panel_slot(c, width)] = value;
     }
   }
 }

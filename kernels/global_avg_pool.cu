@@ -18,8 +18,8 @@ INLINE void each_channel_pack(int channels, F f) {
 
 // out[n, c] = the mean of x[n, :, c]
 extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_forward(
-    const float* x, float* out, int pixels, int channels) {
-  const float* image = x + blockIdx.x * pixels * channels;
+    const T* x, float* out, int pixels, int channels) {
+  const T* image = x + blockIdx.x * pixels * channels;
   each_channel_pack(channels, [&](int c, int count) {
     Pack sum[4];
     UNROLL
@@ -39,8 +39,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_forward(
 
 // dx[n, :, c] (+)= dout[n, c] / pixels
 extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_backward(
-    const float* grad_out, float* grad_in, int pixels, int channels, bool accumulate) {
-  float* image = grad_in + blockIdx.x * pixels * channels;
+    const float* grad_out, T* grad_in, int pixels, int channels, bool accumulate) {
+  T* image = grad_in + blockIdx.x * pixels * channels;
   each_channel_pack(channels, [&](int c, int count) {
     const Pack gradient = pack_load(grad_out + blockIdx.x * channels + c, count) * (1.0f / pixels);
     for (int p = 0; p < pixels; p++) pack_put(image + p * channels + c, gradient, count, accumulate);

@@ -9,7 +9,7 @@
 
 // y = max(x, 0) and, if a mask is given, a bit per element that says where x > 0
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_forward(
-    const float* x, float* y, NULLABLE uint8_t* mask, int n) {
+    const T* x, T* y, NULLABLE uint8_t* mask, int n) {
   each_vec(n, [&](int i, int count) {
     const Vec v = vec_load(x + i, count);
     const VecBits positive = vec_positive(v);
@@ -20,7 +20,7 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_forward(
 
 // dx = dy where the mask bit is set
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void relu_backward(
-    const float* grad_out, const uint8_t* mask, float* grad_in, int n) {
+    const T* grad_out, const uint8_t* mask, T* grad_in, int n) {
   each_vec(n, [&](int i, int count) {
     vec_store(grad_in + i, vec_keep(vec_load(grad_out + i, count), mask_load(mask, i)), count);
   });

@@ -1,7 +1,8 @@
-//! A float32 array on a device with a run-time shape. Activations are `[N,H,W,C]`; a clone shares the memory.
+//! An array on a device with a run-time shape, of float32 or bf16. Activations are `[N,H,W,C]`; a clone
+//! shares the memory.
 
 use crate::device::kernels::Output;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Real};
 use crate::error::{Error, Result};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,15 +11,20 @@ use std::sync::Arc;
 /// copies first when shared. For reading, a tensor is also its buffer.
 ///
 /// A tensor has fewer than 2^31 elements: kernels count in 32 bits.
-#[derive(Clone)]
-pub struct Tensor {
-    buffer: Arc<Buffer<f32>>,
+pub struct Tensor<T: Real = f32> {
+    buffer: Arc<Buffer<T>>,
     shape: Vec<usize>,
 }
 
-impl Tensor {
+impl<T: Real> Clone for Tensor<T> {
+    fn clone(&self) -> Tensor<T> {
+        Tensor { buffer: self.buffer.clone(), shape: self.shape.clone() }
+    }
+}
+
+impl<T: Real> Tensor<T> {
     /// A tensor over a buffer. The product of the shape must be the length of the buffer.
-    pub fn new(buffer: Buffer<f32>, shape: &[usize]) -> Result<Tensor> {
+    pub fn new(buffer: Buffer<T>, shape: &[usize]) -> Result<Tensor<T>> {
         if elements(shape)? != buffer.len() {
             return Err(Error::Shape {
                 op: "Tensor::new",
@@ -30,17 +36,17 @@ impl Tensor {
     }
 
     /// A tensor with a copy of `values`.
-    pub fn from_slice(device: &Device, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+    pub fn from_slice(device: &Device, shape: &[usize], values: &[T]) -> Result<Tensor<T>> {
         Tensor::new(Buffer::from_slice(device, values)?, shape)
     }
 
     /// A tensor of zeros.
-    pub fn zeros(device: &Device, shape: &[usize]) -> Result<Tensor> {
+    pub fn zeros(device: &Device, shape: &[usize]) -> Result<Tensor<T>> {
         Tensor::new(Buffer::zeros(device, elements(shape)?)?, shape)
     }
 
     /// A tensor with unspecified content.
-    pub fn uninit(device: &Device, shape: &[usize]) -> Result<Tensor> {
+    pub fn uninit(device: &Device, shape: &[usize]) -> Result<Tensor<T>> {
         Tensor::new(Buffer::uninit(device, elements(shape)?)?, shape)
     }
 
@@ -79,13 +85,13 @@ impl Tensor {
         self.buffer.device()
     }
 
-    pub fn buffer(&self) -> &Buffer<f32> {
+    pub fn buffer(&self) -> &Buffer<T> {
         &self.buffer
     }
 
     /// The buffer to write to in place. When a clone still shares it, the tensor gets a copy of its own
     /// first, so that the clone keeps the old values.
-    pub fn make_mut(&mut self) -> Result<&mut Buffer<f32>> {
+    pub fn make_mut(&mut self) -> Result<&mut Buffer<T>> {
         if Arc::get_mut(&mut self.buffer).is_none() {
             self.buffer = Arc::new(self.buffer.duplicate()?);
         }
@@ -94,7 +100,7 @@ impl Tensor {
     }
 
     /// The same values with another shape of as many elements.
-    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
+    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor<T>> {
         if shape.iter().product::<usize>() != self.len() {
             return Err(Error::Shape {
                 op: "reshape",
@@ -106,12 +112,12 @@ impl Tensor {
     }
 
     /// A copy of the values for the program; waits for the device.
-    pub fn to_vec(&self) -> Result<Vec<f32>> {
+    pub fn to_vec(&self) -> Result<Vec<T>> {
         self.buffer.to_vec()
     }
 
     /// The value of a tensor of one element.
-    pub fn item(&self) -> Result<f32> {
+    pub fn item(&self) -> Result<T> {
         match self.to_vec()?.as_slice() {
             [value] => Ok(*value),
             _ => Err(Error::Shape { op: "item", expected: "one element".into(), got: self.shape.clone() }),
@@ -119,16 +125,16 @@ impl Tensor {
     }
 }
 
-impl Deref for Tensor {
-    type Target = Buffer<f32>;
+impl<T: Real> Deref for Tensor<T> {
+    type Target = Buffer<T>;
 
-    fn deref(&self) -> &Buffer<f32> {
+    fn deref(&self) -> &Buffer<T> {
         &self.buffer
     }
 }
 
-impl Output for Tensor {
-    fn output(&mut self) -> Result<&mut Buffer<f32>> {
+impl<T: Real> Output<T> for Tensor<T> {
+    fn output(&mut self) -> Result<&mut Buffer<T>> {
         self.make_mut()
     }
 }
@@ -143,7 +149,7 @@ pub(crate) fn elements(shape: &[usize]) -> Result<usize> {
     })
 }
 
-impl std::fmt::Debug for Tensor {
+impl<T: Real> std::fmt::Debug for Tensor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tensor{:?} on {:?}", self.shape, self.device())
     }

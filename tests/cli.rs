@@ -75,6 +75,7 @@ fn help_names_every_command_and_key() {
         "corruptions",
         "compare",
         "analyse",
+        "precision",
         "check-step",
         "bench",
         "inspect",

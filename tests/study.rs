@@ -58,6 +58,78 @@ fn check_svg(file: &Path, parts: &[&str]) {
     }
 }
 
+/// What rounding to bf16 may change on the digits: bounds with room above what every checkpoint of the default
+/// job shows (sign 0.991, cosine 0.9987 after the first stage, robust accuracies within two images).
+#[test]
+fn precisions_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    printed(
+        here,
+        "train --device DEVICE --epochs 4 --attack-steps 5 --batch 256 --select-steps 1 --checkpoint-every 2 \
+         --quiet --precision bf16 --out run",
+    );
+    let run: Value = serde_json::from_slice(&std::fs::read(here.join("run/run.json")).unwrap()).unwrap();
+    assert_eq!(run["config"]["precision"], "bf16");
+    let report: Value =
+        serde_json::from_str(&printed(here, "precision run --device DEVICE --quiet --json")).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let checkpoints: Vec<&str> = rows.iter().map(|row| row["checkpoint"].as_str().unwrap()).collect();
+    let expected: Vec<&str> =
+        ["epoch-2", "epoch-4", "best", "last"].iter().flat_map(|name| [*name; 3]).collect();
+    assert_eq!(checkpoints, expected);
+    for rows in rows.chunks(3) {
+        let number = |row: &Value, key: &str| row[key].as_f64().unwrap();
+        for (row, (precision, sign, cosine)) in
+            rows.iter().zip([("f32", 1.0, 1.0 - 1e-12), ("tf32", 0.995, 0.9995), ("bf16", 0.97, 0.995)])
+        {
+            assert_eq!(row["precision"], precision);
+            let gradients = row["gradients"].as_array().unwrap();
+            assert_eq!(gradients[0]["place"], "image");
+            assert_eq!(gradients.len(), 4);
+            for gradient in gradients {
+                assert!(number(gradient, "sign") >= sign && number(gradient, "cosine") >= cosine, "{row}");
+            }
+            let loss = number(row, "pgd_loss") / number(&rows[0], "pgd_loss");
+            assert!((loss - 1.0).abs() < 0.01, "{row}");
+            // Of 360 images.
+            let images = (number(row, "robust_acc") - number(&rows[0], "robust_acc")) * 3.6;
+            assert!(images.abs() < 4.5, "{row}");
+        }
+        // Rounding does something.
+        assert!(number(&rows[2]["gradients"][0], "cosine") < 0.9999999, "{}", rows[2]);
+    }
+    let table = printed(here, "precision run --device DEVICE --quiet --n 20");
+    assert!(table.starts_with("checkpoint ") && table.contains("PGD-5, linf, eps 0.1"), "{table}");
+    for (line, message) in [
+        ("precision nothing", "nothing: holds no run (there is no run.json in it)"),
+        ("precision run --n 0", "n = 0: must be 1 or more"),
+    ] {
+        let found = error(here, line);
+        assert!(found.contains(message), "{found}");
+    }
+}
+
+/// An evaluation takes float32 unless it is asked for another precision, and says which it took.
+#[test]
+fn the_precision_of_an_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    one_epoch(here);
+    let result = |flags: &str| {
+        printed(
+            here,
+            &format!("eval --weights run --checkpoint last --device DEVICE --quiet --attack fgsm {flags}"),
+        );
+        let text = std::fs::read(here.join("e.json")).unwrap();
+        serde_json::from_slice::<Value>(&text).unwrap()
+    };
+    let [plain, bf16] = ["--out e.json", "--out e.json --precision bf16"].map(result);
+    assert_eq!((&plain["precision"], &bf16["precision"]), (&"f32".into(), &"bf16".into()));
+    let loss = |report: &Value| report["results"][0]["accuracy"].as_f64().unwrap();
+    assert!((loss(&plain) - loss(&bf16)).abs() < 2.0, "{plain} {bf16}");
+}
+
 #[test]
 fn figures_of_a_run() {
     let folder = tempfile::tempdir().unwrap();

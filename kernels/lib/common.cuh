@@ -57,6 +57,49 @@ PER_DEVICE(ELEMENTWISE_CHUNK, 2048, 4096);
 // Kernels with one block per sample: threads of a block.
 PER_DEVICE(SAMPLE_THREADS, 256, 1);
 
+// The upper half of a float: its sign and exponent, and 7 bits after the point. A type of memory alone:
+// kernels compute in float32. A parameter of type T* is one of float32 or, in the kernel with _bf16 after its
+// name, of bf16 (build.rs writes both).
+struct bf16 {
+  uint16_t bits;
+};
+INLINE float bits_to_float(uint32_t bits) {
+#ifdef SADDLE_HOST
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+#else
+  return __uint_as_float(bits);
+#endif
+}
+INLINE uint32_t float_to_bits(float value) {
+#ifdef SADDLE_HOST
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+#else
+  return __float_as_uint(value);
+#endif
+}
+INLINE float to_float(float value) { return value; }
+INLINE float to_float(bf16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
+// The nearest, of two the even one; NaN becomes 0x7fff, as PTX's cvt.rn.bf16 makes it.
+INLINE void store_rounded(float* to, float value) { *to = value; }
+INLINE void store_rounded(bf16* to, float value) {
+  const uint32_t bits = float_to_bits(value);
+  to->bits = value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+INLINE float round_bf16(float value) {
+  bf16 rounded;
+  store_rounded(&rounded, value);
+  return to_float(rounded);
+}
+// The nearest tf32: 10 bits after the point, of two the one away from zero, as cvt.rna.tf32 makes it.
+INLINE float round_tf32(float value) {
+  return fabsf(value) < INFINITY ? bits_to_float((float_to_bits(value) + 0x1000) & 0xffffe000u) : value;
+}
+
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // The number of valid images of a padded batch: *num_valid, or all `images` where the pointer is null.
@@ -65,7 +108,10 @@ INLINE int valid_images(const int* num_valid, int images) {
 }
 
 // *to = value or, with accumulate, *to += value.
-INLINE void put(float* to, float value, int accumulate) { *to = accumulate ? *to + value : value; }
+template <class T>
+INLINE void put(T* to, float value, int accumulate) {
+  store_rounded(to, accumulate ? to_float(*to) + value : value);
+}
 
 // Calls f(i, count) for every run of up to `run` elements of n that this thread owns: a block takes `chunk`
 // elements, and its threads neighbouring runs of them.

@@ -14,10 +14,12 @@ PER_DEVICE(PACK, 1, 16);
 typedef Vec Pack;
 INLINE Pack pack_splat(float value) { return vec_splat(value); }
 // `count` floats are left from here to the end of the row: more than a Pack, or fewer, or none.
-INLINE Pack pack_load(const float* from, int count) {
+template <class T>
+INLINE Pack pack_load(const T* from, int count) {
   return count >= PACK ? vec_load(from) : vec_load_tail(from, count);
 }
-INLINE void pack_put(float* to, Pack v, int count, int accumulate) {
+template <class T>
+INLINE void pack_put(T* to, Pack v, int count, int accumulate) {
   if (accumulate) v = pack_load(to, count) + v;
   if (count >= PACK) return vec_store(to, v);
   vec_store_tail(to, v, count);
@@ -79,8 +81,12 @@ INLINE Vec vec_log(Vec x) {
 #else
 typedef float Pack;
 INLINE Pack pack_splat(float value) { return value; }
-INLINE Pack pack_load(const float* from, int count) { return count > 0 ? *from : 0.0f; }
-INLINE void pack_put(float* to, Pack v, int count, int accumulate) {
+template <class T>
+INLINE Pack pack_load(const T* from, int count) {
+  return count > 0 ? to_float(*from) : 0.0f;
+}
+template <class T>
+INLINE void pack_put(T* to, Pack v, int count, int accumulate) {
   if (count > 0) put(to, v, accumulate);
 }
 INLINE Pack pack_first(Pack v, int count, float other) { return count > 0 ? v : other; }

@@ -4,8 +4,10 @@
 //
 // The last run of an array or a row may hold fewer than VEC elements: vec_load, vec_store and vec_put take
 // their number, `count` (0 to VEC), and touch no memory past them. On CUDA a whole vector must start at a
-// multiple of 16 bytes. Arrays do; rows do if their length is a multiple of four (rows_aligned); other rows
+// multiple of 16 bytes. Arrays do; rows do if their length is a multiple of that (rows_aligned); other rows
 // are read and written float by float. The host loads from any address.
+//
+// The same functions take pointers to bf16: a Vec is VEC floats, whatever it was loaded from.
 //
 // lib/pack.cuh has the vector of the row kernels, lib/gemm_tile.cuh the register of the matrix kernels.
 #pragma once
@@ -22,6 +24,17 @@ INLINE VecInts vec_lanes() { return VecInts{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 INLINE Vec vec_splat(float value) { return value - Vec{}; }
 INLINE Vec vec_load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 INLINE void vec_store(float* to, Vec v) { *reinterpret_cast<Vec*>(to) = v; }
+typedef uint16_t VecHalves __attribute__((vector_size(32), aligned(2), may_alias));
+INLINE Vec vec_of_halves(VecHalves halves) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(halves, VecUints) << 16);
+}
+INLINE VecHalves vec_to_halves(Vec v) {
+  const VecUints bits = reinterpret_cast<VecUints>(v), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const VecUints nan = VecUints{} + 0x7fff;
+  return __builtin_convertvector(v == v ? rounded : nan, VecHalves);
+}
+INLINE Vec vec_load(const bf16* from) { return vec_of_halves(*reinterpret_cast<const VecHalves*>(from)); }
+INLINE void vec_store(bf16* to, Vec v) { *reinterpret_cast<VecHalves*>(to) = vec_to_halves(v); }
 INLINE Vec vec_fma(Vec a, Vec b, Vec c) { return a * b + c; }
 INLINE Vec vec_max(Vec a, Vec b) { return a > b ? a : b; }
 INLINE Vec vec_min(Vec a, Vec b) { return a < b ? a : b; }
@@ -72,6 +85,19 @@ INLINE Vec vec_splat(float value) {
 }
 INLINE Vec vec_load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 INLINE void vec_store(float* to, Vec v) { *reinterpret_cast<Vec*>(to) = v; }
+struct __align__(16) VecHalves {
+  bf16 half[VEC];
+};
+INLINE Vec vec_load(const bf16* from) {
+  const VecHalves halves = *reinterpret_cast<const VecHalves*>(from);
+  return vec_map([&](int i) { return to_float(halves.half[i]); });
+}
+INLINE void vec_store(bf16* to, Vec v) {
+  VecHalves halves;
+  UNROLL
+  for (int i = 0; i < VEC; i++) store_rounded(halves.half + i, v[i]);
+  *reinterpret_cast<VecHalves*>(to) = halves;
+}
 INLINE Vec vec_fma(Vec a, Vec b, Vec c) {
   return vec_map([&](int i) { return fmaf(a[i], b[i], c[i]); });
 }
@@ -109,6 +135,12 @@ INLINE Vec vec_scaled_sign(float scale, Vec v) {
 }
 #endif
 
+// Each lane rounded to tf32.
+INLINE Vec vec_tf32(Vec v) {
+  UNROLL
+  for (int i = 0; i < VEC; i++) v[i] = round_tf32(v[i]);
+  return v;
+}
 INLINE Vec vec_fma(float a, Vec b, Vec c) { return vec_fma(vec_splat(a), b, c); }
 INLINE Vec vec_abs(Vec v) { return vec_max(v, vec_splat(0.0f) - v); }
 // v, which may be a product: keeps g++ from fusing it with a later addition into an fma.
@@ -198,22 +230,44 @@ INLINE void vec_store_tail(float* to, Vec v, int count) {
 }
 #endif
 
+// bf16 has no loads and stores under a mask, nor needs them: few arrays of it have tails.
+INLINE Vec vec_load_tail(const bf16* from, int count) {
+  Vec v = vec_splat(0.0f);
+  UNROLL
+  for (int i = 0; i < VEC; i++) {
+    if (i < count) v[i] = to_float(from[i]);
+  }
+  return v;
+}
+INLINE void vec_store_tail(bf16* to, Vec v, int count) {
+  UNROLL
+  for (int i = 0; i < VEC; i++) {
+    if (i < count) store_rounded(to + i, v[i]);
+  }
+}
+
 // Whether every row of this length starts at an address that vec_load accepts.
-INLINE bool rows_aligned(int length) { return ONE_THREAD_BLOCKS || length % 4 == 0; }
+template <class T = float>
+INLINE bool rows_aligned(int length) {
+  return ONE_THREAD_BLOCKS || length % static_cast<int>(16 / sizeof(T)) == 0;
+}
 // The number of elements of the run at `first` in a row of `length`: 0 to VEC.
 INLINE int run_length(int first, int length) { return min(VEC, max(0, length - first)); }
 
-// The first `count` floats at `from`, zeros after them.
-INLINE Vec vec_load(const float* from, int count, bool aligned = true) {
+// The first `count` numbers at `from`, zeros after them.
+template <class T>
+INLINE Vec vec_load(const T* from, int count, bool aligned = true) {
   return aligned && count == VEC ? vec_load(from) : vec_load_tail(from, count);
 }
 // Stores the first `count` lanes.
-INLINE void vec_store(float* to, Vec v, int count, bool aligned = true) {
+template <class T>
+INLINE void vec_store(T* to, Vec v, int count, bool aligned = true) {
   if (aligned && count == VEC) return vec_store(to, v);
   vec_store_tail(to, v, count);
 }
-// `=` or, with accumulate, `+=`, which adds what `=` would store.
-INLINE void vec_put(float* to, Vec v, int count, int accumulate, bool aligned = true) {
+// `=` or, with accumulate, `+=`, which adds what `=` would store (of float32).
+template <class T>
+INLINE void vec_put(T* to, Vec v, int count, int accumulate, bool aligned = true) {
   vec_store(to, accumulate ? vec_load(to, count, aligned) + vec_rounded(v) : v, count, aligned);
 }
 

@@ -10,7 +10,7 @@ use crate::method;
 use crate::nn::{Arch, Net, Param, ParamId, Shape};
 use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::BnMode;
-use crate::ops::conv2d::{self, Conv, Epilogue, Filter};
+use crate::ops::conv2d::{Conv, Convolve, Epilogue, Filter, Precision};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::fill::full;
 use crate::ops::reduce::Reduction;
@@ -68,12 +68,12 @@ impl Layer {
         let weight = random(device, &[self.out_channels, self.kernel, self.kernel, self.input[3]])?;
         let mut grad_x = Buffer::uninit(device, x.len())?;
         let mut grad_w = Buffer::uninit(device, weight.len())?;
-        let filter = Rc::new(Filter::new(weight));
-        let (images, of_input, of_weight) = (x.clone(), filter.clone(), grad.clone());
+        let filter = Rc::new(Filter::new(weight, Precision::F32));
+        let (images, of_input, for_w, grad_of_w) = (x.clone(), filter.clone(), filter.clone(), grad.clone());
         Ok([
-            Box::new(move || conv2d::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)),
-            Box::new(move || conv2d::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)),
-            Box::new(move || conv2d::weight_grad(&conv, &x, &of_weight, None, &mut grad_w, false)),
+            Box::new(move || f32::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)),
+            Box::new(move || f32::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)),
+            Box::new(move || f32::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)),
         ])
     }
 }

@@ -239,6 +239,7 @@ impl EvalArgs {
                 mean: given("mean").then(|| config.mean.clone()),
                 std: given("std").then(|| config.std.clone()),
             },
+            precision: given("precision").then_some(config.precision),
             state: self.state,
             shard,
             save_adv: self.save_adv,

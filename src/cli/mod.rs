@@ -15,9 +15,11 @@ mod flags;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod key_sets;
 mod keys;
 mod lines;
 mod lists;
+mod precision;
 mod progress;
 mod recipes;
 mod text;
@@ -85,6 +87,7 @@ commands! {
     Corruptions(corruptions::CorruptionsArgs),
     Compare(compare::CompareArgs),
     Analyse(analyse::AnalyseArgs),
+    Precision(precision::PrecisionArgs),
     CheckStep(check_step::CheckStepArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value as Json;
 
 use super::options::{
-    Augment, Averaging, Base, Graphs, JointAttack, LinearOn, LrStepAt, ScheduleKind, Select, Stage, WaMode,
-    default_eps,
+    Augment, Averaging, Base, Graphs, JointAttack, LinearOn, LrStepAt, PrecisionChoice, ScheduleKind, Select,
+    Stage, WaMode, default_eps,
 };
 use super::range::{above, check, inside};
 use super::value::{Magnitude, Value, text_of};
@@ -106,6 +106,9 @@ keys! {
         model: String = "resnet-mini".into();
         /// The device to run on; auto takes a usable GPU, else the CPU.
         device: DeviceChoice = DeviceChoice::Auto;
+        /// The numbers that convolutions multiply in training; auto takes bf16 on a GPU with tensor cores for
+        /// it, else f32. Accuracies are always measured in f32.
+        precision: PrecisionChoice = PrecisionChoice::Auto;
         /// Whether a training step is captured once an epoch and replayed, as one CUDA graph on a GPU; auto:
         /// on a GPU. Results are the same.
         graphs: Graphs = Graphs::Auto;

@@ -5,9 +5,9 @@ use strum::VariantArray;
 
 use super::value::{Magnitude, Value, bare};
 use crate::attack::{Norm, Start};
-use crate::device::DeviceChoice;
+use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
-use crate::nn::BnMode;
+use crate::nn::{BnMode, Precision};
 use crate::ops::augment::Padding;
 use crate::ops::contrastive::ContrastSet;
 use crate::ops::split::Variant;
@@ -145,6 +145,33 @@ pub enum Select {
     Last,
 }
 
+/// The precision of convolutions, or the choice of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// bf16 on a GPU that has tensor cores for it, else float32.
+    Auto,
+    Fixed(Precision),
+}
+
+impl PrecisionChoice {
+    /// The precision on this device.
+    pub fn on(self, device: &Device) -> Precision {
+        match self {
+            PrecisionChoice::Fixed(precision) => precision,
+            PrecisionChoice::Auto if device.multiplies_bf16() => Precision::Bf16,
+            PrecisionChoice::Auto => Precision::F32,
+        }
+    }
+}
+
+impl Word for PrecisionChoice {
+    fn choices() -> Vec<(String, PrecisionChoice)> {
+        let fixed =
+            Precision::choices().into_iter().map(|(word, value)| (word, PrecisionChoice::Fixed(value)));
+        std::iter::once(("auto".to_owned(), PrecisionChoice::Auto)).chain(fixed).collect()
+    }
+}
+
 /// Enums whose words are the names of their values.
 macro_rules! words {
     ($($enum:ty),+) => {
@@ -157,7 +184,7 @@ macro_rules! words {
 }
 
 words!(Augment, Averaging, Base, BnMode, ContrastSet, Graphs, JointAttack, LinearOn, LrStepAt, Norm);
-words!(Padding, ScheduleKind, Select, Stage, Variant, WaMode);
+words!(Padding, Precision, ScheduleKind, Select, Stage, Variant, WaMode);
 
 impl Word for Start {
     fn choices() -> Vec<(String, Start)> {

@@ -3,6 +3,7 @@
 use super::memory::Policy;
 use super::{Backend, Device};
 use crate::error::{Error, Result};
+use half::bf16;
 use std::marker::PhantomData;
 
 /// The type of a buffer's elements.
@@ -12,6 +13,9 @@ pub trait Element: bytemuck::Pod + Send + Sync + 'static {
 }
 impl Element for f32 {
     const POISON: f32 = f32::NAN;
+}
+impl Element for bf16 {
+    const POISON: bf16 = bf16::NAN;
 }
 impl Element for i32 {
     const POISON: i32 = i32::MIN + 7;
@@ -24,6 +28,23 @@ impl Element for u64 {
 }
 impl Element for u8 {
     const POISON: u8 = 0xa5;
+}
+
+/// A type of the numbers of feature maps: float32, or bf16, which rounds to 8 bits and takes half the memory.
+/// Kernels compute in float32 either way.
+pub trait Real: Element + Copy {
+    /// The one of two values that is for this type.
+    fn of<'a, V: ?Sized>(f32: &'a V, bf16: &'a V) -> &'a V;
+}
+impl Real for f32 {
+    fn of<'a, V: ?Sized>(f32: &'a V, _: &'a V) -> &'a V {
+        f32
+    }
+}
+impl Real for bf16 {
+    fn of<'a, V: ?Sized>(_: &'a V, bf16: &'a V) -> &'a V {
+        bf16
+    }
 }
 
 /// `len` elements in the memory of a device, returned to the device's pool when dropped.

@@ -12,19 +12,22 @@
 //! | `bool`, `float`, `uint32_t`, `uint64_t` | `bool`, `f32`, `u32`, `u64` |
 //! | `const float*` | `&Buffer<f32>`, and so a `&Tensor` |
 //! | `float*` | `&mut` [`Output`]: a buffer or a tensor |
+//! | `bf16` for `float` | `bf16` for `f32` |
+//! | `T` for `float` | the launcher is generic over [`Real`]; there are two kernels, one of them `_bf16` |
 //! | other pointers | `&Buffer<_>`, `&mut Buffer<_>` |
 //! | `NULLABLE` pointers | an `Option` of them |
 
-use super::{Arg, Buffer, Device, Grid, IntoArg, Kernel, PerDevice, Source};
+use super::{Arg, Buffer, Device, Element, Grid, IntoArg, Kernel, PerDevice, Real, Source};
 use crate::error::{Error, Result};
+use half::bf16;
 
-/// Floats that a kernel may write. A tensor that shares its memory gets a copy of its own first.
-pub trait Output {
-    fn output(&mut self) -> Result<&mut Buffer<f32>>;
+/// Numbers that a kernel may write. A tensor that shares its memory gets a copy of its own first.
+pub trait Output<T: Element = f32> {
+    fn output(&mut self) -> Result<&mut Buffer<T>>;
 }
 
-impl Output for Buffer<f32> {
-    fn output(&mut self) -> Result<&mut Buffer<f32>> {
+impl<T: Element> Output<T> for Buffer<T> {
+    fn output(&mut self) -> Result<&mut Buffer<T>> {
         Ok(self)
     }
 }

@@ -23,7 +23,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use buffer::{Buffer, Element};
+pub use buffer::{Buffer, Element, Real};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
@@ -67,8 +67,10 @@ pub struct Kernel {
     host: [unsafe extern "C" fn(*const Arg); kernels::INSTRUCTION_SETS.len() + 1],
 }
 
-/// A kernel source file: its text and the kernels in it.
+/// A kernel source file for one type of its T: its text and the kernels in it.
 pub struct Source {
+    /// The file's stem, then `_bf16` where T is that: no two sources have the same name.
+    pub name: &'static str,
     /// The path inside `kernels/`.
     pub file: &'static str,
     pub text: &'static str,
@@ -219,6 +221,14 @@ impl Device {
     /// Whether this is the CPU.
     pub fn is_host(&self) -> bool {
         matches!(self.0.backend, Backend::Host(_))
+    }
+
+    /// Whether this is a GPU whose tensor cores multiply bf16 (sm_80 and newer).
+    pub fn multiplies_bf16(&self) -> bool {
+        match &self.0.backend {
+            Backend::Host(_) | Backend::Software(_) => false,
+            Backend::Cuda(cuda) => cuda.capability() >= (8, 0),
+        }
     }
 
     fn shapes(&self) -> Shapes {

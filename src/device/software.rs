@@ -201,7 +201,7 @@ impl Software {
         modules: &mut HashMap<&'static str, Arc<ptx::Module>>,
         source: &'static Source,
     ) -> Result<Arc<ptx::Module>> {
-        if let Some(module) = modules.get(source.file) {
+        if let Some(module) = modules.get(source.name) {
             return Ok(module.clone());
         }
         let wrong =
@@ -211,7 +211,7 @@ impl Software {
         image.retain(|&byte| byte != 0);
         let text = String::from_utf8(image).map_err(|error| wrong(error.to_string()))?;
         let module = Arc::new(ptx::Module::parse(&text).map_err(|error| wrong(error.to_string()))?);
-        modules.insert(source.file, module.clone());
+        modules.insert(source.name, module.clone());
         Ok(module)
     }
 }

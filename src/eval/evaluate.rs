@@ -15,7 +15,7 @@ use crate::data::{Dataset, device_dataset::DeviceDataset};
 use crate::error::{Error, Result};
 use crate::files::weights::WeightFile;
 use crate::files::write_atomic;
-use crate::nn::Net;
+use crate::nn::{Net, Precision};
 use crate::report::AttackAccuracy;
 use crate::run::network::{self, Classes};
 use crate::run::observer::Observer;
@@ -54,7 +54,9 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
     // The labels of a file do not tell whether there are more classes.
     let classes = if test.all_classes { Classes::Exactly } else { Classes::AtLeast };
     let input = (classes(test.classes), test.shape);
-    let (net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
+    let (mut net, file) = network::open(&device, WeightFile::read(&path)?, &extras.overrides, input)?;
+    let precision = extras.precision.map_or(Precision::F32, |choice| choice.on(&device));
+    net.set_precision(precision);
     network::replaced_normalisation(&file, &extras.overrides).iter().for_each(|line| observer.note(line));
     let mut report = Report {
         rows: Vec::new(),
@@ -66,6 +68,7 @@ pub fn run(request: &EvalRequest, observer: &mut dyn Observer) -> Result<Report>
         eps: extras.eps_text.clone().unwrap_or_else(|| params.ball.eps.to_string()),
         seed: params.seed,
         device: device.describe(),
+        precision: precision.to_string(),
         provenance: Provenance::now(&device, &extras.command),
         record: None,
         unwritten: None,
@@ -136,7 +139,7 @@ impl Job<'_> {
         }
         let weights = weights_fingerprint(&self.net, &self.file)?;
         let range = shard.map_or(Ok(0..self.test.len()), |shard| shard.range(self.test.len()))?;
-        let evaluation = evaluation(plan, &report.architecture, &self.test, &weights);
+        let evaluation = evaluation(plan, &report.architecture, &self.test, &weights, &report.precision);
         let mut identity = evaluation.clone();
         identity.insert("shard".into(), json!(shard.map(|shard| format!("{}/{}", shard.number, shard.of))));
         let state = state.as_ref().map(|folder| State::open(folder, identity)).transpose()?;

@@ -9,7 +9,13 @@ use crate::nn::Net;
 use serde_json::{Map, Value, json};
 
 /// All that determines the result but for the shard; `weights` is [`weights_fingerprint`]'s.
-pub fn evaluation(plan: &Plan, arch: &str, test: &Dataset, weights: &str) -> Map<String, Value> {
+pub fn evaluation(
+    plan: &Plan,
+    arch: &str,
+    test: &Dataset,
+    weights: &str,
+    precision: &str,
+) -> Map<String, Value> {
     let attacks: Vec<&str> = plan.stages.iter().map(|stage| stage.about.as_str()).collect();
     let facts = [
         ("weights", json!(weights)),
@@ -21,6 +27,7 @@ pub fn evaluation(plan: &Plan, arch: &str, test: &Dataset, weights: &str) -> Map
         ("version", json!(plan.version)),
         ("attacks", json!(attacks.join("; "))),
         ("architecture", json!(arch)),
+        ("precision", json!(precision)),
     ];
     facts.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }

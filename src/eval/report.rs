@@ -21,6 +21,8 @@ pub struct Report {
     pub eps: String,
     pub seed: u64,
     pub device: String,
+    /// Of the network's convolutions.
+    pub precision: String,
     pub provenance: Provenance,
     #[serde(skip)]
     pub rows: Vec<AttackAccuracy>,

@@ -4,6 +4,7 @@ use super::plan::Plan;
 use super::record::Shard;
 use super::state::PROGRESS;
 use crate::attack::Params;
+use crate::config::PrecisionChoice;
 use crate::data::{self, Dataset};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
@@ -55,6 +56,8 @@ pub struct Extras {
     pub page: Option<PathBuf>,
     /// The network was not trained on a part of this data: all images are evaluated where they have no parts.
     pub trained_elsewhere: bool,
+    /// The precision of the network's convolutions; float32 unless given.
+    pub precision: Option<PrecisionChoice>,
     /// Set to end the evaluation early.
     pub stop: Arc<AtomicBool>,
 }

@@ -193,8 +193,8 @@ fn launches(candidate: &Subject, request: &Request, arch: &str) -> Result<bool> 
 fn assembled(costs: &[LaunchCost], arch: &Arch) -> Result<HashMap<String, Resources>> {
     let mut sources: Vec<&'static Source> =
         costs.iter().filter(|cost| cost.counts.is_some()).map(|cost| cost.kernel.source).collect();
-    sources.sort_by_key(|source| (std::cmp::Reverse(source.text.len()), source.file));
-    sources.dedup_by_key(|source| source.file);
+    sources.sort_by_key(|source| (std::cmp::Reverse(source.text.len()), source.name));
+    sources.dedup_by_key(|source| source.name);
     let compile = |source: &&'static Source| {
         let image = nvrtc::cached_or_compiled(source, arch)?;
         resources(&image).ok_or_else(|| Error::Compile {

@@ -1,13 +1,14 @@
 //! The layers that networks are made of.
 
 use super::init::Init;
+use super::maps::{Maps, each_type};
 use super::net::Shape;
 use super::params::{Leaves, ParamId, Params, Role};
-use crate::device::Device;
+use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Norm};
-use crate::ops::conv2d;
+use crate::ops::conv2d::{self, Convolve};
 use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
@@ -122,7 +123,7 @@ impl Builder<'_> {
 
 /// A function of feature maps `[N,H,W,C]`.
 pub trait Layer {
-    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var>;
+    fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps>;
 }
 
 /// A convolution without bias; padding kernel / 2.
@@ -132,11 +133,17 @@ pub struct Conv {
     pad: usize,
 }
 
-impl Layer for Conv {
-    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+impl Conv {
+    fn apply<T: Convolve>(&self, pass: &mut Pass, x: Var<T>) -> Result<Var<T>> {
         let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
+    }
+}
+
+impl Layer for Conv {
+    fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
+        Ok(each_type!(x, |x| self.apply(pass, x)?))
     }
 }
 
@@ -148,28 +155,40 @@ pub struct ConvBn {
 
 impl ConvBn {
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
-    pub fn apply(&self, pass: &mut Pass, x: Var, residual: Option<Var>, activate: bool) -> Result<Var> {
+    pub fn apply(&self, pass: &mut Pass, x: Maps, residual: Option<Maps>, activate: bool) -> Result<Maps> {
+        Ok(match x {
+            Maps::F32(x) => {
+                Maps::F32(self.apply_to(pass, x, residual.map(Maps::f32).transpose()?, activate)?)
+            }
+            Maps::Bf16(x) => {
+                Maps::Bf16(self.apply_to(pass, x, residual.map(Maps::bf16).transpose()?, activate)?)
+            }
+        })
+    }
+
+    fn apply_to<T: Convolve>(
+        &self,
+        pass: &mut Pass,
+        x: Var<T>,
+        residual: Option<Var<T>>,
+        activate: bool,
+    ) -> Result<Var<T>> {
         let ConvBn { conv, bn } = self;
         if pass.folds() {
             let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
-        let convolved = conv.forward(pass, x)?;
-        match residual {
-            None if activate => bn.relu(pass, convolved),
-            None => bn.forward(pass, convolved),
-            Some(residual) => {
-                let normed = bn.forward(pass, convolved)?;
-                let sum = add(pass.tape, normed, residual)?;
-                if activate { relu(pass.tape, sum) } else { Ok(sum) }
-            }
-        }
+        let convolved = conv.apply(pass, x)?;
+        let Some(residual) = residual else { return bn.apply(pass, convolved, activate) };
+        let normed = bn.apply(pass, convolved, false)?;
+        let sum = add(pass.tape, normed, residual)?;
+        if activate { relu(pass.tape, sum) } else { Ok(sum) }
     }
 }
 
 /// relu(bn(conv(x))).
 impl Layer for ConvBn {
-    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+    fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         self.apply(pass, x, None, true)
     }
 }
@@ -184,7 +203,7 @@ impl BnRelu {
 }
 
 impl Layer for BnRelu {
-    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+    fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         self.0.relu(pass, x)
     }
 }
@@ -198,16 +217,12 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
-        self.apply(pass, x, false)
-    }
-
     /// relu(bn(x)).
-    pub fn relu(&self, pass: &mut Pass, x: Var) -> Result<Var> {
-        self.apply(pass, x, true)
+    pub fn relu(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
+        Ok(each_type!(x, |x| self.apply(pass, x, true)?))
     }
 
-    fn apply(&self, pass: &mut Pass, x: Var, activate: bool) -> Result<Var> {
+    fn apply<T: Real>(&self, pass: &mut Pass, x: Var<T>, activate: bool) -> Result<Var<T>> {
         let (weight, bias, mode, rows) = (pass.var(self.weight), pass.var(self.bias), pass.bn, pass.rows);
         if mode == BnMode::Train
             && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)

@@ -7,14 +7,17 @@
 pub mod families;
 mod init;
 mod layers;
+mod maps;
 mod net;
 mod params;
 mod residual;
 
 pub use crate::ops::batch_norm::BnMode;
+pub use crate::ops::conv2d::Precision;
 pub use crate::ops::valid::Rows;
 pub use families::{Arch, architectures};
 pub use layers::Builder;
+pub use maps::Maps;
 pub use net::{Net, Shape};
 pub use params::{Leaves, Param, ParamId, Params, Role};
 pub use residual::Size;

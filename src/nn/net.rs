@@ -2,11 +2,12 @@
 
 use super::families::{Arch, Layers};
 use super::layers::{Builder, Pass};
+use super::maps::Maps;
 use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
-use crate::ops::global_avg_pool::global_avg_pool;
+use crate::ops::conv2d::Precision;
 use crate::ops::normalize::Normalize;
 use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
@@ -72,6 +73,20 @@ impl Net {
         self.classes
     }
 
+    /// The precision of convolutions from now on; float32 in a new network.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.params.set_precision(precision);
+    }
+
+    /// The result of `work` on the network with convolutions of this precision.
+    pub fn with_precision<R>(&mut self, precision: Precision, work: impl FnOnce(&mut Net) -> R) -> R {
+        let before = self.params.precision();
+        self.set_precision(precision);
+        let result = work(self);
+        self.set_precision(before);
+        result
+    }
+
     /// Puts the trained parameters on a tape, for passes whose weights are differentiated.
     pub fn leaves(&self, tape: &Tape) -> Leaves {
         self.params.leaves(tape)
@@ -119,7 +134,7 @@ impl Net {
         rows: &Rows,
     ) -> Result<Var> {
         let (_, last) = self.maps(tape, x, bn, leaves, rows)?;
-        global_avg_pool(tape, last)
+        last.pooled(tape)
     }
 
     /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those
@@ -127,7 +142,15 @@ impl Net {
     /// frozen.
     pub fn stages(&mut self, tape: &Tape, x: Var, bn: BnMode) -> Result<Vec<Var>> {
         let (stages, last) = self.maps(tape, x, bn, None, &Rows::All)?;
-        stages.into_iter().chain([last]).map(|map| global_avg_pool(tape, map)).collect()
+        stages.into_iter().chain([last]).map(|maps| maps.pooled(tape)).collect()
+    }
+
+    /// The feature maps at the end of every stage, and the logits `[N, classes]`, in eval mode with frozen
+    /// weights.
+    pub fn stage_maps(&mut self, tape: &Tape, x: Var) -> Result<(Vec<Maps>, Var)> {
+        let (stages, last) = self.maps(tape, x, BnMode::Eval, None, &Rows::All)?;
+        let features = last.pooled(tape)?;
+        Ok((stages, self.classify(tape, features, None)?))
     }
 
     /// The feature maps `[N,H,W,C]` at the end of every stage, and those that are pooled for the classifier.
@@ -138,7 +161,7 @@ impl Net {
         bn: BnMode,
         leaves: Option<&Leaves>,
         rows: &Rows,
-    ) -> Result<(Vec<Var>, Var)> {
+    ) -> Result<(Vec<Maps>, Maps)> {
         let shape = tape.value(x).nhwc("network input")?;
         if shape[3] != self.channels {
             let expected = format!("[N,H,W,{}] images", self.channels);
@@ -148,11 +171,12 @@ impl Net {
             self.train_passes += 1;
         }
         let pass = &mut Pass { tape, params: &mut self.params, bn, leaves, rows };
-        let mut hidden = match &self.normalize {
+        let images = match &self.normalize {
             Some(normalize) => normalize.forward(tape, x)?,
             None => x,
         };
-        hidden = self.layers.stem.forward(pass, hidden)?;
+        // float32 up to here: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
+        let mut hidden = self.layers.stem.forward(pass, Maps::F32(images))?.of_precision(pass)?;
         let mut stages = Vec::with_capacity(self.layers.stages.len());
         for stage in &self.layers.stages {
             for block in stage {

@@ -3,7 +3,7 @@
 use super::init::Init;
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::conv2d::Filter;
+use crate::ops::conv2d::{Filter, Precision};
 use crate::ops::conv2d_folded::Folded;
 use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
@@ -42,11 +42,17 @@ pub struct Params {
     filters: HashMap<ParamId, Rc<Filter>>,
     /// Filters with a batch norm folded in; dropped when a running statistic changes too.
     folded: HashMap<ParamId, Rc<Folded>>,
+    precision: Precision,
 }
 
 impl Params {
     pub(super) fn new() -> Params {
-        Params { list: Vec::new(), filters: HashMap::new(), folded: HashMap::new() }
+        Params {
+            list: Vec::new(),
+            filters: HashMap::new(),
+            folded: HashMap::new(),
+            precision: Precision::F32,
+        }
     }
 
     /// Adds a tensor with its initial value; `shape` is the device's.
@@ -131,10 +137,22 @@ impl Params {
         self.iter_mut().enumerate().filter_map(paired)
     }
 
+    /// The precision of convolutions.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        if precision != self.precision {
+            self.precision = precision;
+            self.drop_copies();
+        }
+    }
+
     /// The copies of a filter for convolutions, made once per change of weights.
     pub(super) fn filter(&mut self, weight: ParamId) -> Rc<Filter> {
-        let value = self.value(weight);
-        self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value))).clone()
+        let (value, precision) = (self.value(weight), self.precision);
+        self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value, precision))).clone()
     }
 
     /// A filter with the batch norm after it folded in, whose (scale, shift) `fold` computes; made once per
@@ -148,7 +166,8 @@ impl Params {
             return Ok(folded.clone());
         }
         let (scale, shift) = fold(self)?;
-        let folded = Rc::new(Folded { filter: Filter::scaled(self.value(weight), scale)?, shift });
+        let filter = Filter::scaled(self.value(weight), scale, self.precision)?;
+        let folded = Rc::new(Folded { filter, shift });
         self.folded.insert(weight, folded.clone());
         Ok(folded)
     }

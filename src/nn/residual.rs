@@ -2,9 +2,9 @@
 
 use super::families::Layers;
 use super::layers::{BatchNorm, Builder, Conv, ConvBn, Layer, Pass};
+use super::maps::Maps;
 use crate::error::Result;
 use crate::ops::add::add;
-use crate::tape::Var;
 
 /// The size of a residual network. From one stage to the next the width doubles and the resolution halves.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +89,7 @@ impl PostActivation {
 }
 
 impl Layer for PostActivation {
-    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+    fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         let kept = match &self.shortcut {
             Some(shortcut) => shortcut.apply(pass, x, None, false)?,
             None => x,
@@ -125,7 +125,7 @@ impl PreActivation {
 }
 
 impl Layer for PreActivation {
-    fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+    fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         let activated = self.bn1.relu(pass, x)?;
         let kept = match &self.shortcut {
             Some(conv) => conv.forward(pass, activated)?,
@@ -133,6 +133,9 @@ impl Layer for PreActivation {
         };
         let hidden = self.conv1_bn2.forward(pass, activated)?;
         let out = self.conv2.forward(pass, hidden)?;
-        add(pass.tape, out, kept)
+        Ok(match out {
+            Maps::F32(out) => Maps::F32(add(pass.tape, out, kept.f32()?)?),
+            Maps::Bf16(out) => Maps::Bf16(add(pass.tape, out, kept.bf16()?)?),
+        })
     }
 }

@@ -6,6 +6,7 @@
 use super::prelude::*;
 use super::relu::relu;
 use super::valid::Rows;
+use crate::tape::NodeId;
 use kernels::batch_norm;
 
 /// Added to the variance.
@@ -46,7 +47,7 @@ pub struct Norm<'a> {
 /// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch
 /// variance; for a batch of one value per channel, whose variance is 0 and has no unbiased estimate, that is
 /// 0. Where images do not exist (`norm.rows`), the result is 0.
-pub fn batch_norm(tape: &Tape, x: Var, norm: Norm, activate: bool) -> Result<Var> {
+pub fn batch_norm<T: Real>(tape: &Tape, x: Var<T>, norm: Norm, activate: bool) -> Result<Var<T>> {
     let whole = tape.value(x).shape().last().is_some_and(|c| c % kernels::VEC.on(tape.device()) == 0);
     let out = normalise(tape, x, norm, activate && whole)?;
     if activate && !whole { relu(tape, out) } else { Ok(out) }
@@ -69,10 +70,10 @@ pub fn fold(
     Ok((scale, shift))
 }
 
-fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
+fn normalise<T: Real>(tape: &Tape, x: Var<T>, norm: Norm, relu: bool) -> Result<Var<T>> {
     let Norm { weight, bias, mean, var, mode, rows } = norm;
-    let vars = [x, weight, bias];
-    let [input, w, b] = vars.map(|v| tape.value(v));
+    let (input, w, b) = (tape.value(x), tape.value(weight), tape.value(bias));
+    let parents = [NodeId::from(x), weight.into(), bias.into()];
     check(&input, [&w, &b, mean, var])?;
     let plan = Plan::new(&input, rows);
     let stats = match mode {
@@ -80,10 +81,10 @@ fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
         BnMode::Batch => plan.batch_stats(&input, &w, &b, None)?,
         BnMode::Eval => plan.running_stats(&w, &b, mean, var)?,
     };
-    let keep_mask = relu && vars.iter().any(|v| tape.needs(*v));
+    let keep_mask = relu && parents.iter().any(|v| tape.needs(*v));
     let (out, mask) = plan.apply(&input, &stats, relu, keep_mask)?;
     let saved = Saved { plan, input, stats, mask };
-    tape.push(out, &vars, move |grad, sink| {
+    tape.push(out, &parents, move |grad, sink| {
         let wants = Wants {
             through_stats: mode != BnMode::Eval && sink.wants(x),
             weight: sink.wants(weight),
@@ -102,16 +103,15 @@ fn normalise(tape: &Tape, x: Var, norm: Norm, relu: bool) -> Result<Var> {
     })
 }
 
-fn check(x: &Tensor, per_channel: [&Tensor; 4]) -> Result<()> {
-    let wrong = |expected: String, got: &Tensor| {
-        Err(Error::Shape { op: "batch_norm", expected, got: got.shape().to_vec() })
-    };
+fn check<T: Real>(x: &Tensor<T>, per_channel: [&Tensor; 4]) -> Result<()> {
+    let wrong =
+        |expected: String, got: &[usize]| Err(Error::Shape { op: "batch_norm", expected, got: got.to_vec() });
     if x.is_empty() {
-        return wrong("at least one element".into(), x);
+        return wrong("at least one element".into(), x.shape());
     }
     let channels = x.shape().last().copied().unwrap_or(0);
     match per_channel.into_iter().find(|tensor| tensor.shape() != [channels]) {
-        Some(tensor) => wrong(format!("[{channels}] per channel"), tensor),
+        Some(tensor) => wrong(format!("[{channels}] per channel"), tensor.shape()),
         None => Ok(()),
     }
 }
@@ -134,7 +134,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(x: &Tensor, images: &Rows) -> Plan {
+    fn new<T: Real>(x: &Tensor<T>, images: &Rows) -> Plan {
         let (device, channels) = (x.device(), x.shape().last().copied().unwrap_or(1));
         let rows = x.len() / channels;
         let rows_per_image = rows / if x.shape().len() > 1 { x.shape()[0] } else { 1 };
@@ -176,9 +176,9 @@ impl Plan {
     }
 
     /// `[4,C]` of the batch; the running mean and variance move towards it.
-    fn batch_stats(
+    fn batch_stats<T: Real>(
         &self,
-        x: &Tensor,
+        x: &Tensor<T>,
         weight: &Tensor,
         bias: &Tensor,
         running: Option<(&mut Tensor, &mut Tensor)>,
@@ -187,7 +187,7 @@ impl Plan {
         let (mut stats, mut partial) = (self.stats()?, self.partial()?);
         let (num_valid, per_image) = self.images.of_images(self.rows_per_image)?;
         let device = &self.device;
-        batch_norm::statistics(
+        batch_norm::statistics::<T>(
             device,
             self.columns(),
             x,
@@ -223,14 +223,14 @@ impl Plan {
     }
 
     /// x normalised, and the bits of the ReLU where they are to be kept.
-    fn apply(
+    fn apply<T: Real>(
         &self,
-        x: &Tensor,
+        x: &Tensor<T>,
         stats: &Buffer<f32>,
         relu: bool,
         keep_mask: bool,
-    ) -> Result<(Tensor, Option<Buffer<u8>>)> {
-        let mut y = Tensor::uninit(&self.device, x.shape())?;
+    ) -> Result<(Tensor<T>, Option<Buffer<u8>>)> {
+        let mut y = Tensor::<T>::uninit(&self.device, x.shape())?;
         let mut mask =
             keep_mask.then(|| Buffer::<u8>::uninit(&self.device, mask_bytes(x.len()))).transpose()?;
         let (num_valid, per_image) = self.images.of_images(self.rows_per_image)?;
@@ -278,9 +278,9 @@ impl Plan {
 }
 
 /// Values of the forward pass that the backward pass reads.
-struct Saved {
+struct Saved<T: Real> {
     plan: Plan,
-    input: Tensor,
+    input: Tensor<T>,
     stats: Buffer<f32>,
     mask: Option<Buffer<u8>>,
 }
@@ -300,8 +300,8 @@ struct Sums {
     bias: Option<Tensor>,
 }
 
-impl Saved {
-    fn sums(&self, grad_out: &Tensor, wants: Wants) -> Result<Sums> {
+impl<T: Real> Saved<T> {
+    fn sums(&self, grad_out: &Tensor<T>, wants: Wants) -> Result<Sums> {
         let Saved { plan, input: x, stats, mask } = self;
         let Plan { device, rows, channels, side, rows_per_block, .. } = plan;
         let coefficients = || Buffer::uninit(device, 2 * plan.padded());
@@ -349,9 +349,9 @@ impl Saved {
 
     fn input_grad(
         &self,
-        grad_out: &Tensor,
+        grad_out: &Tensor<T>,
         coefficients: Option<&Buffer<f32>>,
-        grad_in: &mut Buffer<f32>,
+        grad_in: &mut Buffer<T>,
         accumulate: bool,
     ) -> Result<()> {
         let Saved { plan, input: x, stats, mask } = self;

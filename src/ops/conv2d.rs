@@ -1,16 +1,20 @@
-//! Two-dimensional convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]` (float32): the operation on a
-//! tape, and the four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`],
-//! [`forward`], [`input_grad`], [`weight_grad`].
+//! Two-dimensional convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]`: the operation on a tape, and the
+//! four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`], and the functions of
+//! [`Convolve`]: forward, input_grad, weight_grad. Those of this file compute in float32.
 
 mod grid;
+mod precision;
 
 use super::prelude::*;
 use super::valid::Rows;
+use crate::tape::NodeId;
 use crate::tensor::elements;
 use grid::{implicit_gemm_grid, panel_width};
 use kernels::{conv2d, conv2d_weight};
 use std::cell::OnceCell;
 use std::rc::Rc;
+
+pub use precision::{Convolve, Precision};
 
 /// The sizes of one convolution. Every tensor must have fewer than 2^31 elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,18 +118,22 @@ macro_rules! launch {
 pub struct Filter {
     weight: Tensor,
     scale: Option<Tensor>,
+    precision: Precision,
     forward: OnceCell<Buffer<f32>>,
     transposed: OnceCell<Buffer<f32>>,
 }
 
 impl Filter {
-    pub fn new(weight: Tensor) -> Filter {
-        Filter { weight, scale: None, forward: OnceCell::new(), transposed: OnceCell::new() }
+    /// A filter of this precision, where [`Precision::of_channels`] allows it.
+    pub fn new(weight: Tensor, precision: Precision) -> Filter {
+        let channels = |at| weight.shape().get(at).copied().unwrap_or(1);
+        let precision = precision.of_channels(channels(0), channels(3));
+        Filter { weight, scale: None, precision, forward: OnceCell::new(), transposed: OnceCell::new() }
     }
 
     /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed
     /// statistics.
-    pub fn scaled(weight: Tensor, scale: Tensor) -> Result<Filter> {
+    pub fn scaled(weight: Tensor, scale: Tensor, precision: Precision) -> Result<Filter> {
         if weight.shape().first() != Some(&scale.len()) {
             return Err(Error::Shape {
                 op: "Filter::scaled",
@@ -133,7 +141,7 @@ impl Filter {
                 got: scale.shape().to_vec(),
             });
         }
-        Ok(Filter { scale: Some(scale), ..Filter::new(weight) })
+        Ok(Filter { scale: Some(scale), ..Filter::new(weight, precision) })
     }
 
     /// The weights without the scale.
@@ -160,23 +168,40 @@ impl Filter {
         let grid = (rows.div_ceil(conv2d::PREPARE_ROWS.on(device)), panels);
         let scale = self.scale.as_ref().map(Tensor::buffer);
         let (co, taps, ci) = (out_channels, kh * kw, in_channels);
-        conv2d::prepare(device, grid, &self.weight, scale, &mut buffer, co, taps, ci, transposed)?;
+        let (to_tf32, to_bf16) = (self.precision == Precision::Tf32, self.precision == Precision::Bf16);
+        conv2d::Prepare {
+            w: &self.weight,
+            scale,
+            panels: &mut buffer,
+            out_channels: co,
+            taps,
+            in_channels: ci,
+            transposed,
+            to_tf32,
+            to_bf16,
+        }
+        .launch(device, grid)?;
         Ok(buffer)
     }
 }
 
-/// Operations of [`forward`] on each output before it is written.
-#[derive(Default)]
-pub struct Epilogue<'a> {
+/// Operations of [`Convolve::forward`] on each output before it is written.
+pub struct Epilogue<'a, T: Real = f32> {
     /// Added per output channel: `[Cout]`.
     pub shift: Option<&'a Tensor>,
     /// Added: `[N,OH,OW,Cout]`.
-    pub residual: Option<&'a Tensor>,
+    pub residual: Option<&'a Tensor<T>>,
     /// max(., 0) at the end.
     pub relu: bool,
     /// Gets a bit per output, 1 where it is positive; [`mask_bytes`] long; only with `relu` and when
     /// [`masks_fit`].
     pub relu_mask: Option<&'a mut Buffer<u8>>,
+}
+
+impl<T: Real> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Epilogue { shift: None, residual: None, relu: false, relu_mask: None }
+    }
 }
 
 /// Whether a bit mask may be read or written by a fused epilogue with this many channels.
@@ -197,8 +222,8 @@ fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     }
 }
 
-/// conv(x, w) with an epilogue. Past the first `num_valid` images the convolution counts as 0.
-pub fn forward(
+/// [`Convolve::forward`] of float32.
+fn forward(
     conv: &Conv,
     x: &Tensor,
     filter: &Filter,
@@ -240,10 +265,8 @@ pub fn forward(
     Ok(out)
 }
 
-/// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
-/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first `num_valid`
-/// images the gradient is 0.
-pub fn input_grad(
+/// [`Convolve::input_grad`] of float32.
+fn input_grad(
     conv: &Conv,
     grad: &Tensor,
     filter: &Filter,
@@ -277,9 +300,8 @@ pub fn input_grad(
     )
 }
 
-/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
-/// first `num_valid` images.
-pub fn weight_grad(
+/// [`Convolve::weight_grad`] of float32.
+fn weight_grad(
     conv: &Conv,
     x: &Tensor,
     grad: &Tensor,
@@ -334,30 +356,30 @@ fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
 /// The convolution of x `[N,H,W,Cin]` with w `[Cout,kh,kw,Cin]`, zero padding `pad` on every side:
 /// `[N,OH,OW,Cout]`.
 pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<Var> {
-    let filter = Rc::new(Filter::new(tape.value(w)));
+    let filter = Rc::new(Filter::new(tape.value(w), Precision::F32));
     conv2d_prepared(tape, x, w, &filter, stride, pad, &Rows::All)
 }
 
 /// The same for the images of `rows`, with a filter made from w before, so that its copies serve many calls.
-pub fn conv2d_prepared(
+pub fn conv2d_prepared<T: Convolve>(
     tape: &Tape,
-    x: Var,
+    x: Var<T>,
     w: Var,
     filter: &Rc<Filter>,
     stride: usize,
     pad: usize,
     rows: &Rows,
-) -> Result<Var> {
+) -> Result<Var<T>> {
     let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
     let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
-    let out = forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
+    let out = T::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
     let input = tape.needs(w).then_some(input);
-    tape.push(out, &[x, w], move |grad, sink| {
+    tape.push(out, &[NodeId::from(x), w.into()], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
+            T::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
-            weight_grad(&conv, input, grad, rows.num_valid()?, into, accumulate)?;
+            T::weight_grad(&conv, input, grad, &filter, rows.num_valid()?, into, accumulate)?;
         }
         Ok(())
     })

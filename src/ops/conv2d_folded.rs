@@ -1,7 +1,7 @@
 //! A convolution with everything after it in one kernel: folded batch norm, residual, ReLU. For passes whose
 //! weights are frozen.
 
-use super::conv2d::{Conv, Epilogue, Filter, forward, input_grad, masks_fit};
+use super::conv2d::{Conv, Convolve, Epilogue, Filter, masks_fit};
 use super::prelude::*;
 use std::rc::Rc;
 
@@ -13,19 +13,19 @@ pub struct Folded {
 
 /// relu(conv(x, w) + shift + residual), with residual and ReLU as asked; gradients to x and the residual
 /// only.
-pub fn conv2d_folded(
+pub fn conv2d_folded<T: Convolve>(
     tape: &Tape,
-    x: Var,
+    x: Var<T>,
     folded: &Rc<Folded>,
-    residual: Option<Var>,
+    residual: Option<Var<T>>,
     relu: bool,
     stride: usize,
     pad: usize,
-) -> Result<Var> {
+) -> Result<Var<T>> {
     let input = tape.value(x);
     let conv = Conv::new(input.shape(), folded.filter.weight().shape(), stride, pad)?;
     let added = residual.map(|r| tape.value(r));
-    let parents: Vec<Var> = [x].into_iter().chain(residual).collect();
+    let parents: Vec<Var<T>> = [x].into_iter().chain(residual).collect();
     let wanted = parents.iter().any(|p| tape.needs(*p));
     if relu && wanted && !masks_fit(conv.out_channels) {
         let sum = conv2d_folded(tape, x, folded, residual, false, stride, pad)?;
@@ -37,12 +37,12 @@ pub fn conv2d_folded(
     }
     let epilogue =
         Epilogue { shift: Some(&folded.shift), residual: added.as_ref(), relu, relu_mask: mask.as_mut() };
-    let out = forward(&conv, &input, &folded.filter, epilogue, None)?;
+    let out = T::forward(&conv, &input, &folded.filter, epilogue, None)?;
     let folded = folded.clone();
     tape.push_masked(out, mask, &parents, move |grad, sink| {
         if let Some(slot) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
             let mask = slot.mask.as_deref();
-            input_grad(&conv, grad, &folded.filter, mask, None, slot.into, slot.accumulate)?;
+            T::input_grad(&conv, grad, &folded.filter, mask, None, slot.into, slot.accumulate)?;
         }
         match residual {
             Some(residual) => sink.pass(residual, grad),
@@ -53,6 +53,8 @@ pub fn conv2d_folded(
 
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
+    use super::cast::{to_bf16, to_f32};
+    use super::conv2d::Precision;
     use super::testing::*;
     let mut cases = Vec::new();
     for (channels, relu, with_residual) in
@@ -60,7 +62,7 @@ pub fn cases() -> Vec<super::testing::Case> {
     {
         let (x, w, out) = ([2, 5, 4, 3], [channels, 3, 3, 3], [2, 5, 4, channels]);
         let run = move |tape: &Tape, v: &[Var]| {
-            let filter = Filter::scaled(tape.value(v[1]), tape.value(v[2]))?;
+            let filter = Filter::scaled(tape.value(v[1]), tape.value(v[2]), Precision::F32)?;
             let folded = Rc::new(Folded { filter, shift: tape.value(v[3]) });
             conv2d_folded(tape, v[0], &folded, with_residual.then_some(v[4]), relu, 1, 1)
         };
@@ -91,6 +93,32 @@ pub fn cases() -> Vec<super::testing::Case> {
             run,
             oracle,
         ));
+    }
+    for (relu, with_residual) in [(true, true), (true, false), (false, true)] {
+        let (x, w, out) = ([2, 5, 4, 16], [32, 3, 3, 16], [2, 5, 4, 32]);
+        let conv = Conv::new(&x, &w, 1, 1).unwrap();
+        let run = move |tape: &Tape, v: &[Var]| {
+            let filter = Filter::new(tape.value(v[1]), Precision::Bf16);
+            let folded = Rc::new(Folded { filter, shift: tape.value(v[2]) });
+            let residual = with_residual.then(|| to_bf16(tape, v[3])).transpose()?;
+            to_f32(tape, conv2d_folded(tape, to_bf16(tape, v[0])?, &folded, residual, relu, 1, 1)?)
+        };
+        let oracle = move |v: &[Vec<f64>]| -> Vec<f64> {
+            let sum = |(i, y): (usize, &f64)| {
+                let sum = y + v[2][i % 32] + if with_residual { v[3][i] } else { 0.0 };
+                if relu { sum.max(0.0) } else { sum }
+            };
+            super::conv2d::oracle(&conv, &v[0], &v[1]).iter().enumerate().map(sum).collect()
+        };
+        let residual = Input::normal_seeded(&out, 3).in_bf16();
+        let inputs = [
+            Input::normal(&x).in_bf16(),
+            Input::normal(&w).in_bf16().constant(),
+            Input::normal_seeded(&[32], 9).constant(),
+            if with_residual { residual } else { residual.constant() },
+        ];
+        let name = format!("folded bf16, relu {relu}, residual {with_residual}");
+        cases.push(Case::op(name, inputs, run, oracle).in_bf16());
     }
     cases
 }

@@ -12,6 +12,7 @@ pub mod augment;
 pub mod awp;
 pub mod axpby;
 pub mod batch_norm;
+pub mod cast;
 pub mod contrastive;
 pub mod conv2d;
 pub mod conv2d_folded;
@@ -57,6 +58,7 @@ fn all_cases() -> Vec<(&'static str, Vec<testing::Case>)> {
         awp,
         axpby,
         batch_norm,
+        cast,
         contrastive,
         conv2d,
         conv2d_folded,

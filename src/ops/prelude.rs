@@ -1,6 +1,6 @@
 //! Names that every operation uses.
 
-pub use crate::device::{Buffer, Device, kernels};
+pub use crate::device::{Buffer, Device, Real, kernels};
 pub use crate::error::{Error, Result};
 pub use crate::tape::{Sink, Tape, Var};
 pub use crate::tensor::Tensor;
@@ -16,7 +16,7 @@ pub fn mask_bytes(n: usize) -> usize {
 }
 
 /// An error that names `op` unless both shapes are equal.
-pub fn same_shape(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+pub fn same_shape<A: Real, B: Real>(op: &'static str, a: &Tensor<A>, b: &Tensor<B>) -> Result<()> {
     if a.shape() == b.shape() {
         Ok(())
     } else {

@@ -81,6 +81,12 @@ impl Input {
         self
     }
 
+    /// Rounds all values to bf16, which casts then leave as they are.
+    pub fn in_bf16(mut self) -> Input {
+        self.values.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+        self
+    }
+
     /// Excludes this input from differentiation.
     pub fn constant(mut self) -> Input {
         self.differentiable = false;
@@ -105,6 +111,8 @@ pub struct Case {
     oracle: Oracle,
     forward: (f64, f64),
     gradient: (f64, f64),
+    /// Relative tolerance of a gradient that was added to itself.
+    accumulated: f64,
 }
 
 impl Case {
@@ -136,6 +144,7 @@ impl Case {
             oracle,
             forward: (1e-5, 1e-5),
             gradient: (1e-4, 1e-3),
+            accumulated: 1e-5,
         }
     }
 
@@ -149,6 +158,15 @@ impl Case {
     pub fn gradient_tolerance(mut self, absolute: f64, relative: f64) -> Case {
         self.gradient = (absolute, relative);
         self
+    }
+
+    /// The tolerances of an operation between casts to bf16 and back, whose inputs are [`Input::in_bf16`]: a
+    /// result is rounded once, to half of 2^-7; a gradient on its way in, in the operation, and when it is
+    /// added to another.
+    pub fn in_bf16(self) -> Case {
+        let half_step = 1.0 / 256.0;
+        let case = self.tolerance(1e-6, 1.01 * half_step).gradient_tolerance(1e-4, 3.0 * half_step);
+        Case { accumulated: 2.0 * half_step, ..case }
     }
 
     /// Runs everything that the module documentation promises on one device.
@@ -229,8 +247,8 @@ impl Case {
             let (Some(first), Some(doubled)) = (first, gradients.get(*var)) else { continue };
             let doubled = doubled.to_vec().map_err(text)?;
             let want: Vec<f64> = first.iter().map(|g| 2.0 * *g as f64).collect();
-            let absolute = 1e-6 + 1e-5 * max_abs(want.iter().copied());
-            compare("accumulated gradient", &doubled, &want, 1e-5, absolute)?;
+            let absolute = 1e-6 + self.accumulated * max_abs(want.iter().copied());
+            compare("accumulated gradient", &doubled, &want, self.accumulated, absolute)?;
         }
         Ok((got, first))
     }

@@ -50,7 +50,7 @@ fn one(count: &Buffer<i32>) -> Result<&Buffer<i32>> {
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::batch_norm::{BnMode, Norm, batch_norm, oracle};
-    use super::conv2d::{self, Conv, Epilogue, Filter, conv2d_prepared};
+    use super::conv2d::{self, Conv, Convolve, Epilogue, Filter, Precision, conv2d_prepared};
     use super::testing::*;
     let first = |device: &Device, count: usize| {
         Ok::<_, Error>(Rows::First(Rc::new(Buffer::from_slice(device, &[count as i32])?)))
@@ -87,7 +87,7 @@ pub fn cases() -> Vec<super::testing::Case> {
             let (conv, counted) = (Conv::new(&x, &w, stride, pad).unwrap(), [count, x[1], x[2], x[3]]);
             let counted = Conv::new(&counted, &w, stride, pad).unwrap();
             let run = move |tape: &Tape, v: &[Var]| {
-                let filter = Rc::new(Filter::new(tape.value(v[1])));
+                let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::F32));
                 conv2d_prepared(tape, v[0], v[1], &filter, stride, pad, &first(tape.device(), count)?)
             };
             let want = move |v: &[Vec<f64>]| {
@@ -116,12 +116,13 @@ pub fn cases() -> Vec<super::testing::Case> {
             Input::normal(&x),
         ];
         let run = move |device: &Device, t: &[Tensor]| {
-            let (filter, count) = (Filter::new(t[1].clone()), Buffer::from_slice(device, &[2])?);
+            let (filter, count) =
+                (Filter::new(t[1].clone(), Precision::F32), Buffer::from_slice(device, &[2])?);
             let epilogue =
                 Epilogue { shift: Some(&t[2]), residual: Some(&t[3]), relu: true, relu_mask: None };
-            let y = conv2d::forward(&conv, &t[0], &filter, epilogue, Some(&count))?;
+            let y = f32::forward(&conv, &t[0], &filter, epilogue, Some(&count))?;
             let mut dx = t[5].buffer().duplicate()?;
-            conv2d::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, true)?;
+            f32::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, true)?;
             Ok([y.to_vec()?, dx.to_vec()?].concat())
         };
         let want = move |v: &[Vec<f64>]| {

@@ -204,6 +204,25 @@ impl RunDir {
         self.root.join(CHECKPOINTS).join(format!("{name}.safetensors"))
     }
 
+    /// The names and files of all checkpoints: those of numbered epochs in their order, then best and last.
+    ///
+    /// Errors: there is none.
+    pub fn checkpoints(&self) -> Result<Vec<(String, PathBuf)>> {
+        let folder = self.root.join(CHECKPOINTS);
+        let entries = std::fs::read_dir(&folder).map_err(Error::io(&folder, "cannot list"))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let number = |name: String| name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok();
+        let mut epochs: Vec<usize> = names.filter_map(number).collect();
+        epochs.sort_unstable();
+        let numbered = epochs.into_iter().map(|epoch| format!("epoch-{epoch}"));
+        let names = numbered.chain(["best", "last"].map(String::from));
+        let found: Vec<_> = names
+            .map(|name| (name.clone(), self.checkpoint(&name)))
+            .filter(|(_, path)| path.exists())
+            .collect();
+        ensure(!found.is_empty(), || Error::file(&folder, "holds no checkpoint")).map(|()| found)
+    }
+
     /// The file that holds the whole state of an unfinished run.
     pub fn state(&self) -> PathBuf {
         self.checkpoint("state")

@@ -2,3 +2,4 @@
 
 pub mod analyse;
 pub mod compare;
+pub mod precision;

@@ -108,6 +108,7 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let overrides = WeightOverrides { model: Some(config.model.clone()), ..WeightOverrides::default() };
     let network = |file| network::open(&device, file, &overrides, (Classes::AtLeast(0), shape));
     let ((mut net, _), (mut wa, _)) = (network(file)?, network(wa_file)?);
+    [&mut net, &mut wa].into_iter().for_each(|net| net.set_precision(config.precision.on(&device)));
     given.file.within(&given.y, net.classes())?;
     let mix = match given.file.get("mix") {
         Some(Values::F32(_, values)) => values.first().copied(),

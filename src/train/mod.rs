@@ -16,7 +16,7 @@ mod step_report;
 mod trainer;
 mod validate;
 
-use crate::config::{Config, KEYS, Key, recipe};
+use crate::config::{Config, KEYS, Key, PrecisionChoice, recipe};
 use crate::error::Result;
 use crate::run::dir::{RunDir, Summary};
 use crate::run::observer::Observer;
@@ -60,6 +60,8 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
     validate(config)?;
     let begun = job.resume.clone().map(RunDir::take).transpose()?;
     let device = config.device.open()?;
+    let config =
+        &Config { precision: PrecisionChoice::Fixed(config.precision.on(&device)), ..config.clone() };
     let mut trainer = Trainer::new(&device, config, recipe)?;
     let dir = match begun {
         Some(dir) => trainer.take_up(dir, observer)?,
@@ -89,7 +91,8 @@ pub fn run(job: &TrainJob, observer: &mut dyn Observer, stop: &AtomicBool) -> Re
 
 /// The content of `run.json`.
 fn record(job: &TrainJob, trainer: &Trainer) -> Map<String, Value> {
-    let TrainJob { config, recipe, reference, command, .. } = job;
+    let TrainJob { recipe, reference, command, .. } = job;
+    let config = trainer.config;
     let Provenance { saddle, commit, command, date, device, driver, nvrtc } =
         Provenance::now(&trainer.device, command);
     let record = json!({
@@ -119,7 +122,8 @@ pub fn with_absolute_paths(mut config: Config) -> Config {
 }
 
 /// Keys that do not affect whether a result can be compared with a recipe's reference accuracies.
-const NEUTRAL: &[&str] = &["device", "graphs", "seed", "data", "out", "checkpoint_every", "log_every"];
+const NEUTRAL: &[&str] =
+    &["device", "precision", "graphs", "seed", "data", "out", "checkpoint_every", "log_every"];
 
 /// The keys in which `config` differs from a recipe's so that the recipe's reference accuracies are not for
 /// it.

@@ -82,7 +82,12 @@ impl<'a> Trainer<'a> {
         let (ImageShape { channels, height, .. }, classes) = (train.shape, train.classes);
         let (mean, std) = (config.mean.clone(), config.std.clone());
         let shape = Shape { channels, height, classes, mean, std };
-        let new_net = || Net::new(device, arch, &shape, config.seed);
+        let precision = config.precision.on(device);
+        let new_net = || {
+            let mut net = Net::new(device, arch, &shape, config.seed)?;
+            net.set_precision(precision);
+            Ok::<Net, Error>(net)
+        };
         let average = Average::of(config, method);
         Ok(Trainer {
             device: device.clone(),

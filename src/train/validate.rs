@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::data::device_dataset::{DeviceDataset, in_order};
 use crate::error::Result;
 use crate::eval::accuracy::{Accuracy, accuracy};
-use crate::nn::Net;
+use crate::nn::{Net, Precision};
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
@@ -19,7 +19,8 @@ pub(super) struct Validation {
     pub robust: Accuracy,
 }
 
-/// Accuracy on clean images and under `attack`, reported as `what`. Errors: the run was asked to stop.
+/// Accuracy on clean images and under `attack`, in float32, reported as `what`. Errors: the run was asked
+/// to stop.
 pub(super) fn validate(
     net: &mut Net,
     data: &DeviceDataset,
@@ -29,9 +30,12 @@ pub(super) fn validate(
     run: &mut Run,
 ) -> Result<Validation> {
     let &Config { batch, seed, .. } = config;
-    let clean = accuracy(net, data, None, batch, seed, |_| Ok(()))?;
-    let robust = accuracy(net, data, Some(attack), batch, seed, |done| run.evaluating(what, done, data.len))?;
-    Ok(Validation { clean, robust })
+    net.with_precision(Precision::F32, |net| {
+        let clean = accuracy(net, data, None, batch, seed, |_| Ok(()))?;
+        let evaluating = |done| run.evaluating(what, done, data.len);
+        let robust = accuracy(net, data, Some(attack), batch, seed, evaluating)?;
+        Ok(Validation { clean, robust })
+    })
 }
 
 /// The loss of a network on the first batch of images, without augmentation; 0 where there are none.

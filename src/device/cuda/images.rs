@@ -1,6 +1,7 @@
-//! The images of all sources, compiled in parallel when the first of them is needed: a job then waits for the
-//! longest of them instead of for one after the other, and none is compiled in the middle of it. No thread is
-//! left behind, because a process must not end while NVRTC is at work.
+//! The images of all sources, compiled in parallel when the first of them is needed: a job then waits for
+//! the longest of them instead of for one after the other, and none is compiled in the middle of it.
+//! Those of bf16 kernels wait for the first of their own. No thread is left behind, because a process
+//! must not end while NVRTC is at work.
 
 use crate::device::Source;
 use crate::device::kernels::SOURCES;
@@ -15,24 +16,32 @@ type Compiled = (&'static Source, OnceLock<Option<Vec<u8>>>);
 
 pub struct Images {
     compile: Box<Compile>,
-    compiled: OnceLock<Vec<Compiled>>,
+    /// Without bf16, and with it.
+    compiled: [OnceLock<Vec<Compiled>>; 2],
+}
+
+/// Whether a kernel of this source reads or writes bf16.
+fn has_bf16(source: &Source) -> bool {
+    source.kernels.iter().any(|kernel| kernel.signature.contains("bf16"))
 }
 
 impl Images {
     pub fn new(compile: impl Fn(&'static Source) -> Option<Vec<u8>> + Send + Sync + 'static) -> Images {
-        Images { compile: Box::new(compile), compiled: OnceLock::new() }
+        Images { compile: Box::new(compile), compiled: Default::default() }
     }
 
     /// The image of a source; `None` if it does not compile, or is not one of [`SOURCES`]. The first call
-    /// compiles all.
+    /// compiles all, or all with bf16.
     pub fn get(&self, source: &Source) -> Option<&[u8]> {
-        let compiled = self.compiled.get_or_init(|| self.compile_all());
-        let (_, image) = compiled.iter().find(|(other, _)| other.file == source.file)?;
+        let bf16 = has_bf16(source);
+        let compiled = self.compiled[usize::from(bf16)].get_or_init(|| self.compile_all(bf16));
+        let (_, image) = compiled.iter().find(|(other, _)| other.name == source.name)?;
         image.get()?.as_deref()
     }
 
-    fn compile_all(&self) -> Vec<Compiled> {
-        let mut sources = SOURCES.to_vec();
+    fn compile_all(&self, bf16: bool) -> Vec<Compiled> {
+        let mut sources: Vec<&Source> =
+            SOURCES.iter().copied().filter(|source| has_bf16(source) == bf16).collect();
         // The longest first: none of them is left for the end.
         sources.sort_by_key(|source| std::cmp::Reverse(source.text.len()));
         let images: Vec<_> = sources.into_iter().map(|source| (source, OnceLock::new())).collect();
@@ -44,7 +53,7 @@ impl Images {
         };
         std::thread::scope(|scope| {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            for _ in 1..cores.min(SOURCES.len()) {
+            for _ in 1..cores.min(images.len()) {
                 // Where no thread can be made the others do the work.
                 std::thread::Builder::new().name("nvrtc".into()).spawn_scoped(scope, work).ok();
             }

@@ -26,12 +26,13 @@ pub struct Cuda {
     name: String,
     /// All its memory in bytes.
     memory: usize,
+    capability: (i32, i32),
     arch: nvrtc::Arch,
     images: Images,
     loaded: Mutex<Loaded>,
 }
 
-/// Modules by source file and functions by kernel name.
+/// Modules by source and functions by kernel name.
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<&'static str, Arc<CudaModule>>,
@@ -65,7 +66,13 @@ impl Cuda {
             let arch = arch.clone();
             move |source| nvrtc::cached_or_compiled(source, &arch).ok()
         });
-        Ok(Cuda { context, stream, name: gpu.name, memory, arch, images, loaded: Mutex::default() })
+        let (name, capability) = (gpu.name, gpu.capability);
+        Ok(Cuda { context, stream, name, capability, memory, arch, images, loaded: Mutex::default() })
+    }
+
+    /// The compute capability, major and minor.
+    pub(super) fn capability(&self) -> (i32, i32) {
+        self.capability
     }
 
     pub(super) fn describe(&self) -> String {
@@ -198,7 +205,7 @@ impl Cuda {
                 }
                 loaded.functions.insert(other.name, function);
             }
-            loaded.modules.insert(kernel.source.file, module);
+            loaded.modules.insert(kernel.source.name, module);
         }
         match loaded.functions.get(kernel.name) {
             Some(function) => Ok(function.cu_function()),

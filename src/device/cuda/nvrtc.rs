@@ -160,7 +160,7 @@ fn cache_file(source: &Source, arch: &Arch) -> Result<Option<PathBuf>> {
     let version = present()?;
     let mut hasher = DefaultHasher::new();
     (source.text, HEADERS, options(arch), version).hash(&mut hasher);
-    let name = format!("{}-{}-{:016x}.bin", source.file.trim_end_matches(".cu"), arch.name, hasher.finish());
+    let name = format!("{}-{}-{:016x}.bin", source.name, arch.name, hasher.finish());
     Ok(cache_folder().map(|folder| folder.join(name)))
 }
 
@@ -233,7 +233,7 @@ fn summary(source: &Source, arch: &Arch, diagnostics: &str) -> Option<String> {
     let (first, further) = first_error(diagnostics)?;
     // A user may have typed the name.
     let arch = arch.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    let name = format!("{}-{arch}.log", source.file.trim_end_matches(".cu"));
+    let name = format!("{}-{arch}.log", source.name);
     let path = cache_folder()
         .map(|folder| folder.join(name))
         .filter(|path| store(path, diagnostics.as_bytes()).is_ok());
@@ -355,7 +355,8 @@ ptxas error   : Entry function 'tile' uses too much shared data (0x14000 bytes, 
         if !nvrtc_is_present() {
             return;
         }
-        let source = Source { file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
+        let source =
+            Source { name: "wrong", file: "wrong.cu", text: "int a = b;\nint c = d;\n", kernels: &[] };
         let message = compile(&source, &Arch::named("sm_80")).err().unwrap().to_string();
         let head = "kernel source wrong.cu does not compile for sm_80: wrong.cu(1): error: identifier \"b\" \
                     is undefined (";

@@ -1,6 +1,7 @@
 //! The cases of `batch_norm`, and its oracle in float64.
 
 use super::*;
+use crate::ops::cast::{to_bf16, to_f32};
 use crate::ops::testing::*;
 
 type Wide = Vec<Vec<f64>>;
@@ -27,7 +28,7 @@ pub(in crate::ops) fn oracle(values: &[Vec<f64>], mode: BnMode) -> (Vec<f64>, Wi
 }
 
 pub fn cases() -> Vec<Case> {
-    let op = |name: &str, x: Input, mode: BnMode, fused: bool, wanted: [bool; 3]| {
+    let op_in = |bf16: bool, name: &str, x: Input, mode: BnMode, fused: bool, wanted: [bool; 3]| {
         let channels = *x.shape.last().unwrap();
         let [mean, var] = [Input::normal_seeded(&[channels], 4), Input::uniform(&[channels], 0.01, 3.0)];
         let (mean_wide, var_wide) =
@@ -40,18 +41,20 @@ pub fn cases() -> Vec<Case> {
         let run = move |tape: &Tape, v: &[Var]| {
             let running = |input: &Input| Tensor::from_slice(tape.device(), &input.shape, &input.values);
             let (mean, var) = (&mut running(&mean)?, &mut running(&var)?);
-            batch_norm(
-                tape,
-                v[0],
-                Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All },
-                fused,
-            )
+            let norm = Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All };
+            match bf16 {
+                true => to_f32(tape, batch_norm(tape, to_bf16(tape, v[0])?, norm, fused)?),
+                false => batch_norm(tape, v[0], norm, fused),
+            }
         };
         let want = move |v: &[Vec<f64>]| {
             let (y, _) = oracle(&[v.to_vec(), running.clone()].concat(), mode);
             y.into_iter().map(|y| if fused { y.max(0.0) } else { y }).collect()
         };
         Case::op(label, inputs, run, want)
+    };
+    let op = |name: &str, x: Input, mode: BnMode, fused: bool, wanted: [bool; 3]| {
+        op_in(false, name, x, mode, fused, wanted)
     };
     // With this seed no value lies so near to the kink of ReLU that central differences step over it.
     const FUSED_SEED: u64 = 11;
@@ -81,6 +84,16 @@ pub fn cases() -> Vec<Case> {
         for wanted in [[true, false, false], [false, true, false], [false, false, true], [false; 3]] {
             cases.push(op("some gradients", Input::normal(&[3, 4, 5, 32]), mode, true, wanted));
         }
+    }
+    for (shape, mode, fused) in [
+        (&[3, 7, 5, 3][..], BnMode::Train, false),
+        (&[5, 9, 9, 64], BnMode::Train, true),
+        (&[3, 3, 3, 40], BnMode::Batch, true),
+        (&[2, 4, 4, 16], BnMode::Eval, true),
+        (&[2, 33], BnMode::Eval, false),
+    ] {
+        let x = Input::normal_seeded(shape, FUSED_SEED).in_bf16();
+        cases.push(op_in(true, "bf16", x, mode, fused, [true; 3]).in_bf16());
     }
     cases.push(many_chunks());
     // A mean that is large against the deviation: the input's own rounding is 4e-6 of the deviation.

@@ -1,7 +1,9 @@
 //! The cases of `conv2d`, and its oracle in float64.
 
 use super::*;
+use crate::ops::cast::{rounded, to_bf16, to_f32, widened};
 use crate::ops::testing::*;
+use half::bf16;
 
 pub fn cases() -> Vec<Case> {
     // [N,H,W,Cin], Cout, kernel (height, width), stride, pad.
@@ -78,7 +80,7 @@ pub fn cases() -> Vec<Case> {
         };
         let name = format!("conv2d x {x:?} w {w:?} stride {stride} scaled, shifted, added, ReLU");
         let run = move |device: &Device, t: &[Tensor]| {
-            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
+            let filter = Filter::scaled(t[1].clone(), t[2].clone(), Precision::F32)?;
             let mut mask = Buffer::<u8>::uninit(device, mask_bytes(conv.out_shape().iter().product()))?;
             let relu_mask = masks_fit(co).then_some(&mut mask);
             let y = forward(
@@ -106,7 +108,7 @@ pub fn cases() -> Vec<Case> {
 
         let name = format!("conv2d x {x:?} w {w:?} stride {stride} input gradient, scaled, added, masked");
         let run = move |device: &Device, t: &[Tensor]| {
-            let filter = Filter::scaled(t[1].clone(), t[2].clone())?;
+            let filter = Filter::scaled(t[1].clone(), t[2].clone(), Precision::F32)?;
             let positive: Vec<u8> = t[0]
                 .to_vec()?
                 .chunks(8)
@@ -146,6 +148,67 @@ pub fn cases() -> Vec<Case> {
         let want = move |v: &[Vec<f64>]| weight_oracle(&conv, &v[0], &v[1], &v[2]);
         let name = format!("conv2d x {x:?} w {w:?} weight gradient");
         cases.push(Case::kernel(name, inputs, run, want).tolerance(1e-4, 1e-4));
+    }
+    // In bf16 and tf32: values of few bits, which both hold, so that sums are exact but for their last
+    // rounding.
+    let coarse = |shape: &[usize], seed| {
+        let mut input = Input::normal_seeded(shape, seed);
+        input.values.iter_mut().for_each(|v| *v = (*v * 16.0).round() / 16.0);
+        input
+    };
+    let shapes = [
+        ([2, 6, 5, 16], 32, 3, 1),
+        ([3, 5, 7, 48], 16, 3, 2),
+        ([2, 4, 4, 32], 16, 1, 2),
+        ([2, 5, 4, 3], 16, 3, 1),
+    ];
+    for (x, co, kernel, stride) in shapes {
+        let w = [co, kernel, kernel, x[3]];
+        let (conv, pad) = (Conv::new(&x, &w, stride, kernel / 2).unwrap(), kernel / 2);
+        let inputs = || [coarse(&x, 1), coarse(&w, 2)];
+        let run = move |tape: &Tape, v: &[Var]| {
+            let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::Bf16));
+            let maps = to_bf16(tape, v[0])?;
+            to_f32(tape, conv2d_prepared(tape, maps, v[1], &filter, stride, pad, &Rows::All)?)
+        };
+        let want = move |v: &[Vec<f64>]| oracle(&conv, &v[0], &v[1]);
+        let name = format!("conv2d bf16 x {x:?} w {w:?} stride {stride}");
+        cases.push(Case::op(name, inputs(), run, want).in_bf16());
+        let run = move |tape: &Tape, v: &[Var]| {
+            let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::Tf32));
+            conv2d_prepared(tape, v[0], v[1], &filter, stride, pad, &Rows::All)
+        };
+        let name = format!("conv2d tf32 x {x:?} w {w:?} stride {stride}");
+        cases.push(Case::op(name, inputs(), run, want));
+    }
+    // The operands are rounded, and nothing else: the oracle's are, too.
+    for precision in [Precision::Bf16, Precision::Tf32] {
+        let (x, w) = ([2, 5, 4, 32], [16, 3, 3, 32]);
+        let conv = Conv::new(&x, &w, 1, 1).unwrap();
+        let nearest = move |v: &f64| match precision {
+            Precision::Bf16 => half::bf16::from_f32(*v as f32).to_f64(),
+            _ => f64::from(f32::from_bits(((*v as f32).to_bits() + 0x1000) & 0xffff_e000)),
+        };
+        let run = move |_: &Device, t: &[Tensor]| {
+            let filter = Filter::new(t[1].clone(), precision);
+            match precision {
+                Precision::Bf16 => {
+                    widened(&bf16::forward(&conv, &rounded(&t[0])?, &filter, Epilogue::default(), None)?)?
+                        .to_vec()
+                }
+                _ => f32::forward(&conv, &t[0], &filter, Epilogue::default(), None)?.to_vec(),
+            }
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let [x, w] = [0, 1].map(|i| v[i].iter().map(nearest).collect::<Vec<_>>());
+            let y = oracle(&conv, &x, &w);
+            if precision == Precision::Bf16 { y.iter().map(nearest).collect() } else { y }
+        };
+        // A sum that is rounded in float32 first may take the other neighbour in bf16.
+        let relative = if precision == Precision::Bf16 { 1.0 / 128.0 } else { 1e-5 };
+        let inputs = [Input::normal(&x), Input::normal(&w)];
+        let name = format!("conv2d {precision} rounds its operands");
+        cases.push(Case::kernel(name, inputs, run, want).tolerance(1e-4, relative));
     }
     cases
 }

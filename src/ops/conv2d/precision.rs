@@ -1,0 +1,153 @@
+//! The precision of a convolution's products. In bf16 and tf32 both operands are rounded, which tensor cores
+//! multiply; products are exact and are summed in float32.
+
+use super::{Conv, Epilogue, Filter};
+use crate::ops::cast::{round_into, rounded, rounded_to_tf32, widen_into, widened};
+use crate::ops::prelude::*;
+use half::bf16;
+
+/// The numbers that convolutions multiply. Master weights, statistics, losses and images are float32 in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Precision {
+    /// float32.
+    #[default]
+    F32,
+    /// float32 in memory, 10 bits after the point in products.
+    Tf32,
+    /// bf16 in memory and in products: 7 bits after the point.
+    Bf16,
+}
+
+impl Precision {
+    /// The precision of a convolution with so many channels: tensor cores take multiples of 16; others, such
+    /// as the first one, whose input carries the perturbation, multiply in float32.
+    pub fn of_channels(self, out_channels: usize, in_channels: usize) -> Precision {
+        if out_channels.is_multiple_of(16) && in_channels.is_multiple_of(16) { self } else { Precision::F32 }
+    }
+}
+
+/// A type of feature maps that convolutions read and write.
+pub trait Convolve: Real {
+    /// conv(x, w) with an epilogue. Past the first `num_valid` images the convolution counts as 0.
+    fn forward(
+        conv: &Conv,
+        x: &Tensor<Self>,
+        filter: &Filter,
+        epilogue: Epilogue<Self>,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<Tensor<Self>>;
+
+    /// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
+    /// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first
+    /// `num_valid` images the gradient is 0.
+    fn input_grad(
+        conv: &Conv,
+        grad: &Tensor<Self>,
+        filter: &Filter,
+        input_mask: Option<&Buffer<u8>>,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<Self>,
+        accumulate: bool,
+    ) -> Result<()>;
+
+    /// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
+    /// first `num_valid` images.
+    fn weight_grad(
+        conv: &Conv,
+        x: &Tensor<Self>,
+        grad: &Tensor<Self>,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()>;
+}
+
+/// x as the operand of a product.
+fn operand(x: &Tensor, filter: &Filter) -> Result<Tensor> {
+    if filter.precision == Precision::Tf32 { rounded_to_tf32(x) } else { Ok(x.clone()) }
+}
+
+impl Convolve for f32 {
+    fn forward(
+        conv: &Conv,
+        x: &Tensor,
+        filter: &Filter,
+        epilogue: Epilogue,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<Tensor> {
+        super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
+    }
+
+    fn input_grad(
+        conv: &Conv,
+        grad: &Tensor,
+        filter: &Filter,
+        input_mask: Option<&Buffer<u8>>,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        super::input_grad(conv, &operand(grad, filter)?, filter, input_mask, num_valid, into, accumulate)
+    }
+
+    fn weight_grad(
+        conv: &Conv,
+        x: &Tensor,
+        grad: &Tensor,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        let (x, grad) = (operand(x, filter)?, operand(grad, filter)?);
+        super::weight_grad(conv, &x, &grad, num_valid, into, accumulate)
+    }
+}
+
+/// Without tensor cores: the float32 kernels on copies. The filter's panels hold rounded weights, and the
+/// results are rounded as they go back to memory.
+impl Convolve for bf16 {
+    fn forward(
+        conv: &Conv,
+        x: &Tensor<bf16>,
+        filter: &Filter,
+        epilogue: Epilogue<bf16>,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<Tensor<bf16>> {
+        let Epilogue { shift, residual, relu, relu_mask } = epilogue;
+        let residual = residual.map(widened).transpose()?;
+        let epilogue = Epilogue { shift, residual: residual.as_ref(), relu, relu_mask };
+        rounded(&super::forward(conv, &widened(x)?, filter, epilogue, num_valid)?)
+    }
+
+    fn input_grad(
+        conv: &Conv,
+        grad: &Tensor<bf16>,
+        filter: &Filter,
+        input_mask: Option<&Buffer<u8>>,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<bf16>,
+        accumulate: bool,
+    ) -> Result<()> {
+        let mut sum = Buffer::uninit(grad.device(), into.len())?;
+        if accumulate {
+            widen_into(into, &mut sum)?;
+        }
+        super::input_grad(conv, &widened(grad)?, filter, input_mask, num_valid, &mut sum, accumulate)?;
+        round_into(&sum, into, false)
+    }
+
+    fn weight_grad(
+        conv: &Conv,
+        x: &Tensor<bf16>,
+        grad: &Tensor<bf16>,
+        _: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        super::weight_grad(conv, &widened(x)?, &widened(grad)?, num_valid, into, accumulate)
+    }
+}
