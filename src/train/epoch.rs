@@ -258,8 +258,9 @@ mod tests {
             for method in METHODS {
                 let mut losses = Vec::new();
                 for graphs in ["off", "on"] {
-                    // Its memory is this job's alone.
-                    let device = if device.is_host() { Device::host().unwrap() } else { device.clone() };
+                    // Of this job alone: other tests launch on the common one while this one captures.
+                    let own = if device.is_host() { Device::host() } else { Device::cuda(0) };
+                    let device = own.unwrap();
                     let config = config(method.name, graphs);
                     let mut trainer = Trainer::new(&device, &config, "test").unwrap();
                     let mut held = Vec::new();
