@@ -1,5 +1,5 @@
-// One step of stochastic gradient descent with momentum, as PyTorch defines it, of all parameters of a network
-// in one launch; and the moving average of weights, likewise.
+// One step of stochastic gradient descent with momentum, as PyTorch defines it, of all parameters of a
+// network in one launch; and the moving average of weights, likewise.
 // Mathematics: g = grad + decay w; velocity = momentum velocity + g (fresh: g); direction = velocity, or
 //   g + momentum velocity (Nesterov), or g (no velocity); w -= lr direction. average = keep average + (1 -
 //   keep) w; keep = 0 copies. Any number of tensors of any sizes.
@@ -34,8 +34,8 @@ INLINE void each_of_row(const uint64_t* row, F f) {
   each_of_chunk<ELEMENTWISE_CHUNK, ELEMENTWISE_THREADS, VEC>(block, static_cast<int>(row[1]), f);
 }
 
-// moves every w along its velocity, or along the gradient where there is none; a row is (first block, size, w,
-// gradient, velocity or 0, whether the velocity's old content is not read)
+// moves every w along its velocity, or along the gradient where there is none; a row is (first block,
+// size, w, gradient, velocity or 0, whether the velocity's old content is not read)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_step(
     const uint64_t* table, const float* lr, float momentum, float decay, bool nesterov, int tensors) {
   const uint64_t* const row = row_of_block(table, tensors, 6);
@@ -55,8 +55,8 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_step(
   });
 }
 
-// average = keep average + rest w, or a copy for keep = 0, of all tensors; a row is (first block, size, average,
-// w)
+// average = keep average + rest w, or a copy for keep = 0, of all tensors; a row is (first block, size,
+// average, w)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_average(
     const uint64_t* table, float keep, float rest, int tensors) {
   const uint64_t* const row = row_of_block(table, tensors, 4);

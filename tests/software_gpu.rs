@@ -120,8 +120,8 @@ fn two_runs_give_the_same_bytes_in_any_order_of_threads() {
     }
 }
 
-/// Two epochs on them, each of three whole batches, of which one is captured and replayed twice, and of one of
-/// four images.
+/// Two epochs on them, each of three whole batches, of which one is captured and replayed twice, and of one
+/// of four images.
 const GRAPHS: &str = "train --device cuda --dataset file --data few.safetensors --held-out 16 --batch 20 \
                       --epochs 2 --attack-steps 1 --select-steps 1 --quiet --out run";
 

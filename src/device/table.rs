@@ -4,8 +4,8 @@ use super::{Arg, Buffer, Device};
 use crate::error::Result;
 
 impl Buffer<u64> {
-    /// The bits of kernel arguments. In a capture, where nothing can be written, they are written when it ends,
-    /// and belong to the graph.
+    /// The bits of kernel arguments. In a capture, where nothing can be written, they are written when it
+    /// ends, and belong to the graph.
     pub fn of_args(device: &Device, args: &[Arg]) -> Result<Buffer<u64>> {
         let words: Vec<u64> = args.iter().map(|arg| arg.0).collect();
         let memory = &device.0.memory;

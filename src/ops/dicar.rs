@@ -12,7 +12,8 @@ use kernels::dicar;
 /// Row j of the logits u `[B,K]` belongs to the member S_j, whose views are the rows S_j of z1 and of z2,
 /// each a part of a value `[R,K]`; both may be parts of one value. `Code`: JS(softmax(u / T), softmax(v / T))
 /// with v = r z1 + (1 - r) z2, as [`super::js::js`] computes it; `Paper`: the probabilities r softmax(z1 / T)
-/// + (1 - r) softmax(z2 / T) on the second side. r `[1]` is in 0..=1. The gradient flows through u, z1 and z2.
+/// + (1 - r) softmax(z2 / T) on the second side. r `[1]` is in 0..=1. The gradient flows through u, z1 and
+/// z2.
 #[allow(clippy::too_many_arguments)]
 pub fn dicar(
     tape: &Tape,
