@@ -130,6 +130,49 @@ fn two_runs_give_the_same_bytes_in_any_order_of_threads() {
     }
 }
 
+/// Two epochs on them, each of three whole batches, of which one is captured and replayed twice, and of one
+/// of four images.
+const GRAPHS: &str = "train --device cuda --dataset file --data few.safetensors --held-out 16 --batch 20 \
+                      --epochs 2 --attack-steps 1 --select-steps 1 --quiet --out run";
+
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn graphs_give_the_bytes_of_direct_launches() {
+    let folder = folder();
+    few_digits(folder.path());
+    for (settings, replays) in [
+        ("--method pgd-at", 4),
+        ("--method pgd-at --awp-gamma 0.01 --average ema --average-start-epoch 1", 4),
+        ("--method raat", 4),
+        ("--method raat# --average-start-epoch 1", 4),
+    ] {
+        let run = |graphs: &str| {
+            std::fs::remove_dir_all(folder.path().join("run")).unwrap_or_default();
+            let line = format!("{GRAPHS} {settings} --set graphs={graphs}");
+            let output = run(folder.path(), &line, &[("SOFTGPU_TRACE", "on")]);
+            let trace = String::from_utf8(output.stderr).unwrap();
+            (networks(folder.path()), trace.matches("softgpu: cuGraphLaunch: ").count())
+        };
+        let (direct, none) = run("off");
+        let (replayed, count) = run("auto");
+        assert_eq!((none, count), (0, replays), "{settings}");
+        assert!(direct.len() == 2 && direct == replayed, "{settings}: other bytes");
+    }
+}
+
+/// A kernel that fails in a step that is replayed.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn a_failure_in_a_replay_is_one_line() {
+    let folder = folder();
+    few_digits(folder.path());
+    for failure in ["sgd_step:2", "ledger_floats:5", "cuGraphLaunch:2", "cuGraphInstantiateWithFlags:1"] {
+        std::fs::remove_dir_all(folder.path().join("run")).unwrap_or_default();
+        let line = error(&saddle(folder.path(), GRAPHS, &[("SOFTGPU_FAIL", failure)]));
+        line.unwrap_or_else(|text| panic!("{failure}: {text}"));
+    }
+}
+
 #[test]
 #[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
 fn a_full_memory_is_one_line_with_its_size() {

@@ -1,6 +1,7 @@
 //! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, elsewhere a list of
 //! launches.
 
+use super::memory::Captured;
 use super::{Backend, Device, cuda, recording};
 use crate::error::Result;
 
@@ -26,13 +27,15 @@ impl Graph {
         }
         memory.begin_capture();
         let outcome = work();
-        let blocks = memory.end_capture();
+        let Captured { blocks, constants } = memory.end_capture();
         // The recording is ended on the error path too, so that the device goes on working.
         let recorded = match &device.0.backend {
             Backend::Host(host) => Ok(Recorded::List(host.recorder.end())),
             Backend::Software(software) => Ok(Recorded::List(software.recorder.end())),
             Backend::Cuda(cuda) => cuda.end_capture().map(Recorded::Cuda),
         };
+        let write = |(address, bytes): (u64, Vec<u8>)| device.0.backend.write(address, &bytes);
+        let outcome = outcome.and_then(|()| constants.into_iter().try_for_each(write));
         match (outcome, recorded) {
             (Ok(()), Ok(recorded)) => Ok(Graph { device: device.clone(), recorded, blocks }),
             (Err(error), _) | (_, Err(error)) => {

@@ -19,6 +19,7 @@ mod memory;
 mod peaks;
 mod recording;
 mod software;
+mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -273,6 +274,12 @@ impl Device {
     /// Bytes that buffers hold now, and the most they have held.
     pub fn memory_in_use(&self) -> (usize, usize) {
         self.0.memory.in_use()
+    }
+
+    /// Bytes that the device has taken from its memory: those of buffers, of graphs, and free ones that the
+    /// next buffers get.
+    pub fn memory_held(&self) -> usize {
+        self.0.memory.held()
     }
 
     /// Launches a kernel; the typed functions of [`kernels`] are the way to call it. Nothing is launched for

@@ -21,11 +21,13 @@ pub mod cross_entropy;
 pub mod dicar;
 pub mod dlr;
 pub mod fab;
+pub mod feed;
 pub mod fill;
 pub mod gather;
 pub mod global_avg_pool;
 pub mod js;
 pub mod kl;
+pub mod ledger;
 pub mod linear;
 pub mod logit_difference;
 pub mod margin;
@@ -66,11 +68,13 @@ fn all_cases() -> Vec<(&'static str, Vec<testing::Case>)> {
         dicar,
         dlr,
         fab,
+        feed,
         fill,
         gather,
         global_avg_pool,
         js,
         kl,
+        ledger,
         linear,
         logit_difference,
         margin,

@@ -1,15 +1,15 @@
 //! Training steps on random images, to be measured or looked at: no data are needed, and nothing is written.
 
+use super::epoch::EpochSteps;
 use super::trainer::Trainer;
 use crate::config::Config;
 use crate::data;
-use crate::device::{Buffer, Device};
+use crate::device::Device;
 use crate::error::Result;
 
 /// A step of the last epoch, again and again: everything that a method begins late has begun.
 pub struct Rehearsal<'a> {
     trainer: Trainer<'a>,
-    batch: Buffer<i32>,
     epoch: usize,
 }
 
@@ -19,10 +19,7 @@ impl<'a> Rehearsal<'a> {
         super::validate(config)?;
         let images = || data::random(&config.dataset, config.data.as_deref(), config.batch + config.held_out);
         let trainer = Trainer::on(device, config, "", images)?;
-        let batch = config.batch.min(trainer.train.len);
-        let indices: Vec<i32> = (0..batch as i32).collect();
-        let batch = Buffer::from_slice(device, &indices)?;
-        Ok(Rehearsal { trainer, batch, epoch: config.epochs.saturating_sub(1) })
+        Ok(Rehearsal { trainer, epoch: config.epochs.saturating_sub(1) })
     }
 
     /// Trained numbers of the network.
@@ -30,8 +27,9 @@ impl<'a> Rehearsal<'a> {
         self.trainer.net.params.count()
     }
 
-    /// One step.
+    /// One step, the first of its epoch.
     pub fn step(&mut self) -> Result<()> {
-        self.trainer.step(self.epoch, 0, &self.batch).map(drop)
+        let mut steps = EpochSteps::new(&self.trainer, self.epoch)?;
+        self.trainer.step(&mut steps, 0)
     }
 }
