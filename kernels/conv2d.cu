@@ -1,6 +1,6 @@
-// Two-dimensional convolution in float32 and its input gradient, as implicit GEMMs. T is the type of y and its
-// gradient where x is an image, and float elsewhere; lib/implicit_gemm.cuh
-// draws and explains the algorithm, conv2d_weight.cu has the weight gradient.
+// Two-dimensional convolution in float32 and its input gradient, as implicit GEMMs. T is the type of y
+// and its gradient where x is an image, and float elsewhere; lib/implicit_gemm.cuh draws and explains the
+// algorithm, conv2d_weight.cu has the weight gradient.
 //
 // Mathematics: y[n,oy,ox,co] = sum_{ky,kx,ci} x[n, oy*s-p+ky, ox*s-p+kx, ci] w[co,ky,kx,ci], zeros outside x;
 //   the input gradient is the adjoint:

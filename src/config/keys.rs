@@ -106,8 +106,8 @@ keys! {
         model: String = "resnet-mini".into();
         /// The device to run on; auto takes a usable GPU, else the CPU.
         device: DeviceChoice = DeviceChoice::Auto;
-        /// The numbers that convolutions multiply in training; auto takes bf16 on a GPU with tensor cores for
-        /// it, else f32. Accuracies are always measured in f32.
+        /// The numbers that convolutions multiply in training; auto: bf16 on a GPU with tensor cores, else
+        /// f32.
         precision: PrecisionChoice = PrecisionChoice::Auto;
         /// Whether a training step is captured once an epoch and replayed, as one CUDA graph on a GPU; auto:
         /// on a GPU. Results are the same.

@@ -88,8 +88,8 @@ fn steps_of_an_attack_are_shown_once() {
         assert_eq!((row.kernel, row.shape == first.work.shape || row.launches > 1), (first.kernel, true));
         assert_eq!(section.phase, Phase::of(&first.path), "launch {}", section.first);
     }
-    let update = explained.sections.last().unwrap();
-    assert_eq!((update.phase, update.rows.len(), update.rows[0].kernel), (Phase::Update, 1, "sgd_step"));
+    let update = explained.sections.iter().find(|section| section.phase == Phase::Update).unwrap();
+    assert_eq!((update.rows.len(), update.rows[0].kernel), (1, "sgd_step"));
 }
 
 #[test]
@@ -103,7 +103,9 @@ fn the_memory_of_a_step_is_counted_by_class() {
     let explained = explained(&config);
     let of = |class| *explained.memory.iter().find(|bytes| bytes.class == class).unwrap();
     assert!(of(TensorClass::Weights).at_peak > parameters, "parameters and statistics");
-    assert_eq!(of(TensorClass::Momentum).most, parameters);
+    // With the table of addresses that one launch updates all tensors by.
+    let momentum = of(TensorClass::Momentum).most;
+    assert!((parameters..parameters + 4096).contains(&momentum), "{momentum} of {parameters}");
     // Those of a batch norm come as one tensor, with the gradients of the pass.
     assert!(of(TensorClass::Gradients).most > parameters * 9 / 10);
     assert!(of(TensorClass::Activations).at_peak > of(TensorClass::Weights).at_peak);
