@@ -163,7 +163,8 @@ extern "C" __global__ __launch_bounds__(PACK_THREADS) void conv2d_mma_pack(
   constexpr int STRIDE = PACK_TILE + 1;
   SHARED(float, tile, PACK_TILE* STRIDE);
   const int first_row = blockIdx.y * PACK_TILE, first_column = blockIdx.x * PACK_TILE, tap = blockIdx.z;
-  for (int i = threadIdx.x; i < PACK_TILE * PACK_TILE; i += PACK_THREADS) {
+  for (int share = 0; share < PACK_TILE * PACK_TILE; share += PACK_THREADS) {
+    const int i = share + threadIdx.x;
     const int row = i / PACK_TILE, column = i % PACK_TILE, co = first_row + row, ci = first_column + column;
     if (co >= out_channels || ci >= in_channels) continue;
     const float value = w[(co * taps + tap) * in_channels + ci];
@@ -173,7 +174,8 @@ extern "C" __global__ __launch_bounds__(PACK_THREADS) void conv2d_mma_pack(
   }
   __syncthreads();
   if (!transposed) return;
-  for (int i = threadIdx.x; i < PACK_TILE * PACK_TILE; i += PACK_THREADS) {
+  for (int share = 0; share < PACK_TILE * PACK_TILE; share += PACK_THREADS) {
+    const int i = share + threadIdx.x;
     const int column = i / PACK_TILE, row = i % PACK_TILE, co = first_row + row, ci = first_column + column;
     if (co >= out_channels || ci >= in_channels) continue;
     store_operand(transposed + (tap * in_channels + ci) * out_channels + co, tile[row * STRIDE + column]);
