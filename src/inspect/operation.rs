@@ -76,7 +76,7 @@ pub static OPERATIONS: &[Operation] = operations! {
         Ok(vec![attack_step(device, &sizes.axes)?])
     });
     "step", "a training step", Takes::Job(Some("method"), |device, job, n, settings| {
-        Ok(vec![job.step(device, settings.method.as_deref().unwrap_or("pgd-at"), n)?])
+        Ok(vec![job.step(device, settings.method.as_deref().unwrap_or("pgd-at"), n, crate::bench::DEFAULT_PRECISION)?])
     });
     "attack", "an attack on a network", Takes::Job(Some("attack"), |device, job, n, settings| {
         Ok(vec![attack(device, job, n, settings.attack.as_deref().unwrap_or("apgd-ce"))?])
