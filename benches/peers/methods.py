@@ -67,7 +67,8 @@ class Step:
         def logits(module, *inputs):
             # Copies of weights that autocast caches would be stale in a replayed graph.
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-                return module(*inputs).float()
+                z = module(*inputs)
+            return z.float() if bf16 else z
 
         self.train = compiled(lambda x: logits(net, x))
         self.train_some = compiled(lambda x: logits(net, x), dynamic=True)
