@@ -145,6 +145,17 @@ def build(model, device="cpu", channels=None, classes=10):
     return make(channels or usual, classes).to(device, memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def load(net, tensors):
+    """Copies a weight file's tensors into a network. Errors: it has others, or of other shapes."""
+    state = net.state_dict()
+    names = {name for name in tensors if not name.endswith("num_batches_tracked")}
+    if names != set(state):
+        raise ValueError(f"the weights have other names than the network: {sorted(names ^ set(state))[:4]}")
+    for name, value in state.items():
+        value.copy_(tensors[name])
+
+
 class Twin:
     """A network in eval mode for the attack, on the storage of the trained one: it sees every update, and as
     its parameters need no gradient, neither eager nor compiled passes compute theirs. In bf16 it has copies of
