@@ -97,7 +97,8 @@ class Step:
 
     def uniform(self, x):
         noise = self.given.noise
-        return (x + (torch.empty_like(x).uniform_(-self.eps, self.eps) if noise is None else noise)).clamp(0, 1)
+        noise = torch.empty_like(x).uniform_(-self.eps, self.eps) if noise is None else noise
+        return (x + noise).clamp(0, 1)
 
     def gaussian(self, x):
         noise = self.given.noise

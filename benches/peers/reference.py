@@ -73,7 +73,7 @@ def main():
     ]).double().mean().item()
     with torch.no_grad():
         print(json.dumps({"seconds": seconds, "clean": accuracy(x), "robust": accuracy(x_adv),
-                          "package": attack.__file__, "images": len(x)}), file=answer, flush=True)
+                          "version": getattr(attack, "__version__", None), "images": len(x)}), file=answer, flush=True)
 
 
 if __name__ == "__main__":

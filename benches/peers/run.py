@@ -101,8 +101,9 @@ class Worker:
         return answer
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
 
 
 def saddle_seconds(options, case):
@@ -160,7 +161,9 @@ def steps(options, record):
                 for method in options.methods:
                     case = (model, method, batch, precision)
                     wanted = [mode for mode in options.modes if (*case, mode) not in done]
-                    if wanted and not late(options):
+                    if wanted and late(options):
+                        print(f"{' '.join(map(str, case))}: not run within --limit; --resume goes on")
+                    elif wanted:
                         run_case(options, record, case, wanted)
 
 
@@ -174,7 +177,9 @@ def run_case(options, record, case, wanted):
         if late(options):
             break
         row = measure(options, worker, case, mode)
-        if worker.process.poll() is not None:
+        if "skipped" in row:
+            # A failed capture or launch can leave a process unable to do more.
+            worker.close()
             worker = Worker(options, case)
         record["rows"].append(row)
         keep(options, record)
@@ -190,12 +195,13 @@ def line(row):
 
 
 def verify(options, record):
-    models = options.models or ["resnet-mini", "resnet18"]
+    models = dict.fromkeys(["resnet-mini", *(options.models or ["resnet18"])])
     command = [options.python, HERE / "verify.py", options.saddle, options.device, TORCH_DEVICE[options.device],
                options.threads, *models]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
     if not done.stdout:
-        sys.exit("error: verify.py ended without a result; its last lines above say why")
+        print("verify: ended without a result; the lines above say why")
+        return False
     record["verify"] = json.loads(done.stdout)
     keep(options, record)
     wrong = [row for row in record["verify"] if row.get("wrong")]
@@ -232,7 +238,7 @@ def autoattack(options, record):
             else:
                 rows[-1]["reference"] = json.loads(done.stdout)
             print(attack_line(rows[-1]), flush=True)
-    record["autoattack"] = {"weights": str(options.run or "the default job, seed 0, best checkpoint"),
+    record["autoattack"] = {"weights": str(options.run.name if options.run else "the default job, seed 0, best checkpoint"),
                             "eps": own["evaluation"]["eps"], "images": own["results"][0]["attacked"], "rows": rows}
     keep(options, record)
 
@@ -251,6 +257,13 @@ def keep(options, record):
     scratch.replace(options.out)
 
 
+def without_paths(words):
+    """A command line as others can read it: where things lie on this machine says nothing to them."""
+    paths = ["--python", "--saddle", "--out", "--run", "--autoattack-path"]
+    pairs = list(zip([None, *words], words))
+    return [word for before, word in pairs if before not in paths and word.split("=")[0] not in paths]
+
+
 def about(options):
     """The record's head. Ends the program where PyTorch is missing."""
     done = subprocess.run([options.python, HERE / "worker.py", "about"], capture_output=True, text=True)
@@ -266,10 +279,11 @@ def about(options):
     return {
         "peers": peer | {"driver": driver(), "saddle": version, "threads_used": options.threads},
         "date": datetime.date.today().isoformat(),
-        "commit": output("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD").strip(),
+        # Of the binary: there may be no repository here.
+        "commit": version.partition("(")[2].rstrip(")") or "unknown",
         "processor": processor(),
         "device": peer["cuda_device"] if options.device == "cuda" else f"host ({processors} threads)",
-        "command": "benches/peers/run.py " + shlex.join(sys.argv[1:]),
+        "command": "benches/peers/run.py " + shlex.join(without_paths(sys.argv[1:])),
         "clocks": [clocks()],
         "loaded": f"load average {load:.1f} on {processors} processors" if load > QUIET * processors else None,
         "rows": [],
