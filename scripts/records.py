@@ -173,7 +173,7 @@ def peers(record):
     if "verify" in record:
         done = [row for row in record["verify"] if "skipped" not in row]
         wrong = sum(bool(row["wrong"]) for row in done)
-        lines.append(f"Steps compared tensor by tensor: {len(done)}, of which {wrong} differ by more than rounding.")
+        lines.append(f"Steps compared tensor by tensor: {len(done)}; off by more than rounding: {wrong}.")
     if record["loaded"]:
         return lines + [f"The machine was busy ({record['loaded']}): the record's times are no results."]
     if record["rows"]:
@@ -188,7 +188,7 @@ def peer_steps(rows):
     case = lambda row: tuple(row[key] for key in ("model", "method", "batch", "precision"))
     times = lambda row, who: [part["median"] for part in row.get(who, [])]
     lines = [
-        "Milliseconds of a training step; the ratio is PyTorch's best mode to saddle, median and range of pairs.",
+        "Milliseconds of a training step; ratio: PyTorch's best mode to saddle, median and range of pairs.",
         "",
         f"| net | method | batch | precision | saddle | {' | '.join(modes)} | ratio |",
         "|---|---|---:|---|" + "---:|" * (len(modes) + 2),
@@ -202,7 +202,8 @@ def peer_steps(rows):
         cells += [f"{1e3 * medians[mode]:.4g}" if mode in medians else "–" for mode in modes]
         best = found[min(medians, key=medians.get)] if medians else {}
         ratios = [peer / own for own, peer in zip(times(best, "saddle"), times(best, "pytorch"))]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
+        middle = statistics.median(ratios) if ratios else None
+        spread = f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
         lines.append(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} | {spread} |")
     reasons = {f"{row['mode']}: {row['skipped']}" for row in rows if "skipped" in row}
     reasons |= {f"saddle: {row['saddle_skipped']}" for row in rows if "saddle_skipped" in row}
@@ -211,7 +212,8 @@ def peer_steps(rows):
 
 def peer_attacks(record):
     lines = [
-        f"AutoAttack of {record['images']} images, Linf eps {record['eps']:.4g}, weights: {record['weights']}.",
+        f"AutoAttack of {record['images']} images, {record['norm']} eps {record['eps']:.4g}; weights:",
+        f"{record['weights']}.",
         "",
         "| | s | robust % |",
         "|---|---:|---:|",

@@ -158,8 +158,9 @@ def load(net, tensors):
 
 class Twin:
     """A network in eval mode for the attack, on the storage of the trained one: it sees every update, and as
-    its parameters need no gradient, neither eager nor compiled passes compute theirs. In bf16 it has copies of
-    the weights, so that they are rounded once per step and not once per pass: call `refresh` after updates."""
+    its parameters need no gradient, neither eager nor compiled passes compute theirs. In bf16 it has copies
+    of the weights, so that they are rounded once per step and not once per pass: call `refresh` after
+    updates."""
 
     def __init__(self, net, precision):
         self.net = copy.deepcopy(net).eval()

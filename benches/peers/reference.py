@@ -25,7 +25,8 @@ def package(checkout):
     try:
         import autoattack
     except ImportError as error:
-        sys.exit(f"error: {error}: --autoattack-path takes a checkout of https://github.com/fra31/auto-attack")
+        source = "https://github.com/fra31/auto-attack"
+        sys.exit(f"error: {error}: install it from {source}, or name a checkout with --autoattack-path")
     return autoattack
 
 
@@ -35,7 +36,8 @@ class Normalised(nn.Module):
     def __init__(self, net, metadata):
         super().__init__()
         self.net = net
-        numbers = [[float(part) for part in metadata.get(key, "").split(",") if part] for key in ("mean", "std")]
+        read = lambda key: [float(part) for part in metadata.get(key, "").split(",") if part]
+        numbers = [read("mean"), read("std")]
         self.numbers = [torch.tensor(part).view(1, -1, 1, 1) for part in numbers] if all(numbers) else None
 
     def forward(self, x):
@@ -72,8 +74,8 @@ def main():
         model(part).argmax(1) == labels for part, labels in zip(images.split(int(batch)), y.split(int(batch)))
     ]).double().mean().item()
     with torch.no_grad():
-        print(json.dumps({"seconds": seconds, "clean": accuracy(x), "robust": accuracy(x_adv),
-                          "version": getattr(attack, "__version__", None), "images": len(x)}), file=answer, flush=True)
+        result = {"seconds": seconds, "clean": accuracy(x), "robust": accuracy(x_adv), "images": len(x)}
+    print(json.dumps(result), file=answer, flush=True)
 
 
 if __name__ == "__main__":

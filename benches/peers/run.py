@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs saddle and PyTorch in turn on the same machine and work, and records both: README.md beside this file.
 
-    python3 benches/peers/run.py                       what this machine can do of verify, steps and autoattack
+    python3 benches/peers/run.py                       verify, steps and autoattack: all that can be done here
     python3 benches/peers/run.py verify                do both compute the same?
     python3 benches/peers/run.py steps --models resnet18 --batches 128 512 --precisions bf16
     python3 benches/peers/run.py autoattack --autoattack-path ~/auto-attack --run runs/NAME
@@ -109,8 +109,9 @@ class Worker:
 def saddle_seconds(options, case):
     """Seconds of saddle's step. Raises Failure."""
     model, method, batch, precision = case
-    command = [options.saddle, "bench", "step", "--device", options.device, "--model", model, "--method", method,
-               "--batch", batch, "--precision", precision, "--seconds", options.seconds, "--json"]
+    command = [options.saddle, "bench", "step", "--device", options.device, "--model", model,
+               "--method", method, "--batch", batch, "--precision", precision,
+               "--seconds", options.seconds, "--json"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         raise Failure(last_line(done.stderr))
@@ -154,7 +155,8 @@ def measure(options, worker, case, mode):
 
 def steps(options, record):
     batches = BATCHES[options.device]
-    done = {tuple(row[key] for key in ("model", "method", "batch", "precision", "mode")) for row in record["rows"]}
+    keys = ("model", "method", "batch", "precision", "mode")
+    done = {tuple(row[key] for key in keys) for row in record["rows"]}
     for model in options.models or batches:
         for precision in options.precisions or PRECISIONS[options.device]:
             for batch in options.batches or batches.get(model, [8]):
@@ -196,8 +198,8 @@ def line(row):
 
 def verify(options, record):
     models = dict.fromkeys(["resnet-mini", *(options.models or ["resnet18"])])
-    command = [options.python, HERE / "verify.py", options.saddle, options.device, TORCH_DEVICE[options.device],
-               options.threads, *models]
+    command = [options.python, HERE / "verify.py", options.saddle, options.device,
+               TORCH_DEVICE[options.device], options.threads, *models]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
     if not done.stdout:
         print("verify: ended without a result; the lines above say why")
@@ -214,9 +216,9 @@ def autoattack(options, record):
         folder = pathlib.Path(name)
         run = options.run or folder / "run"
         if not options.run:
-            output(options.saddle, "train", "--device", options.device, "--quiet", "--seed", "0", "--out", run)
-        evaluate = [options.saddle, "eval", "--weights", run, "--checkpoint", "best", "--device", options.device]
-        evaluate += ["--quiet", *(["--n", options.n] if options.n else [])]
+            output(options.saddle, "train", "--device", options.device, "--seed", 0, "--quiet", "--out", run)
+        evaluate = [options.saddle, "eval", "--weights", run, "--checkpoint", "best", "--quiet"]
+        evaluate += ["--device", options.device, *(["--n", options.n] if options.n else [])]
         clean = folder / "clean.safetensors"
         # With a radius of 0 the adversarial images are the clean ones.
         output(*evaluate, "--attack", "autoattack:fgsm", "--eps", 0, "--save-adv", clean)
@@ -238,8 +240,13 @@ def autoattack(options, record):
             else:
                 rows[-1]["reference"] = json.loads(done.stdout)
             print(attack_line(rows[-1]), flush=True)
-    record["autoattack"] = {"weights": str(options.run.name if options.run else "the default job, seed 0, best checkpoint"),
-                            "eps": own["evaluation"]["eps"], "images": own["results"][0]["attacked"], "rows": rows}
+    record["autoattack"] = {
+        "weights": f"best checkpoint of {options.run.name if options.run else 'the default job, seed 0'}",
+        "norm": own["norm"],
+        "eps": own["evaluation"]["eps"],
+        "images": own["results"][0]["attacked"],
+        "rows": rows,
+    }
     keep(options, record)
 
 
@@ -275,6 +282,7 @@ def about(options):
         sys.exit("error: --device cuda: PyTorch finds no CUDA device")
     options.threads = options.threads or peer["threads"]
     load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    busy = f"load average {load:.1f} on {processors} processors"
     version = output(options.saddle, "--version").strip()
     return {
         "peers": peer | {"driver": driver(), "saddle": version, "threads_used": options.threads},
@@ -285,7 +293,7 @@ def about(options):
         "device": peer["cuda_device"] if options.device == "cuda" else f"host ({processors} threads)",
         "command": "benches/peers/run.py " + shlex.join(without_paths(sys.argv[1:])),
         "clocks": [clocks()],
-        "loaded": f"load average {load:.1f} on {processors} processors" if load > QUIET * processors else None,
+        "loaded": busy if load > QUIET * processors else None,
         "rows": [],
     }
 
@@ -317,7 +325,7 @@ def arguments():
     if unknown := [what for what in options.what if what not in known]:
         parser.error(f"unknown work {unknown[0]!r}; known: {', '.join(known)}")
     if not options.saddle.is_file():
-        parser.error(f"{options.saddle}: no such program; build it (cargo build --release) or name it with --saddle")
+        parser.error(f"{options.saddle}: no such program; run cargo build --release, or name one with --saddle")
     options.work = {name: work for name, work in known.items() if name in (options.what or known)}
     options.end = time.monotonic() + options.limit
     return options
@@ -331,7 +339,7 @@ def main():
     if options.resume and options.out.is_file():
         earlier = json.loads(options.out.read_text())
         if (earlier["device"], earlier["peers"]) != (record["device"], record["peers"]):
-            sys.exit(f"error: {options.out}: made on another machine or with other versions; name another --out")
+            sys.exit(f"error: {options.out}: of another machine or other versions; name another --out")
         record = earlier | {"clocks": earlier["clocks"] + record["clocks"],
                             "loaded": earlier["loaded"] or record["loaded"]}
     if record["loaded"]:

@@ -24,9 +24,9 @@ import nets
 from methods import ATTACK_STEPS, METHODS, Given, Step
 
 BATCH, TRAINED, MIX = 16, 30, 0.6875
-# saddle's errors that need no explanation: the fraction of pixels that differ; relative errors of the loss, of
-# all gradients as one vector and of all running statistics. Above them it may have so many times PyTorch's.
-# MODE: of the change of the weights in another mode.
+# saddle's errors that need no explanation: the fraction of pixels that differ; relative errors of the loss,
+# of all gradients as one vector and of all running statistics. Above them, FACTOR times PyTorch's are allowed.
+# MODE: the relative error of the change of the weights in another mode.
 ROUNDING, FACTOR, MODE = {"pixels": 2e-2, "loss": 2e-6, "grad": 1e-3, "buffer": 2e-6}, 4, 1e-2
 
 
@@ -42,8 +42,8 @@ def before_boundary(net, x, others):
 
 
 def case(model, device):
-    """A net after a few steps, two views of images with labels that it mostly gets right by small margins, and
-    noise: RAAT's S and its boundary samples are some of the images, not all and not none."""
+    """A net after a few steps, two views of images with labels that it mostly gets right, some by small
+    margins, and noise: RAAT's S and its boundary samples are some of the images, not all and not none."""
     torch.manual_seed(0)
     _, channels, side, eps = nets.MODELS[model]
     smooth = F.interpolate(torch.rand(BATCH, channels, 5, 5), (side, side), mode="bilinear")
@@ -83,7 +83,8 @@ def saddle_step(saddle, device, method, model, net, batch, eps, step_size):
         files.write(paths["batch"], batch)
         command = [saddle, "check-step", "--method", method, "--model", model, "--device", device]
         command += [word for name, path in paths.items() for word in (f"--{name}", path)]
-        settings = [f"eps={eps!r}", f"step_size={step_size!r}", f"attack_steps={ATTACK_STEPS}", "precision=f32"]
+        settings = [f"eps={eps!r}", f"step_size={step_size!r}", f"attack_steps={ATTACK_STEPS}"]
+        settings.append("precision=f32")
         command += [word for setting in settings for word in ("--set", setting)]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if done.returncode:
@@ -128,7 +129,8 @@ def compare(saddle, saddle_device, method, model, device):
     exact_adv, exact, _ = peer_step(copy.deepcopy(net).double(), method, None, batch, eps, step_size, adv)
 
     def errors(images, tensors):
-        of = lambda kind: [(tensors[name].view_as(want), want) for name, want in exact.items() if name.startswith(kind)]
+        pair = lambda name: (tensors[name].view_as(exact[name]), exact[name])
+        of = lambda kind: [pair(name) for name in exact if name.startswith(kind)]
         pixels = ((images - exact_adv).abs() > 1e-5).double().mean().item()
         return {"pixels": pixels} | {kind: relative(of(kind)) for kind in ("loss", "grad", "buffer")}
 

@@ -5,7 +5,7 @@ while saddle is timed in between.
     worker.py about                                            versions and the device, as JSON
     worker.py steps MODEL METHOD BATCH PRECISION DEVICE THREADS    one line in, one line of JSON out
 
-A line in: `MODE SECONDS`. The answer: {"median", "p10", "p90" (seconds of a step), "steps", ...}, or {"error"}.
+A line in: `MODE SECONDS`. The answer: {"median", "p10", "p90" (seconds of a step), "steps"...} or {"error"}.
 """
 
 import gc
