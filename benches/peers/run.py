@@ -163,9 +163,7 @@ def steps(options, record):
                 for method in options.methods:
                     case = (model, method, batch, precision)
                     wanted = [mode for mode in options.modes if (*case, mode) not in done]
-                    if wanted and late(options):
-                        print(f"{' '.join(map(str, case))}: not run within --limit; --resume goes on")
-                    elif wanted:
+                    if wanted:
                         run_case(options, record, case, wanted)
 
 
@@ -174,19 +172,22 @@ def late(options):
 
 
 def run_case(options, record, case, wanted):
-    worker = Worker(options, case)
+    worker = None
     for mode in wanted:
         if late(options):
-            break
+            print(f"{' '.join(map(str, case))} {mode}: not run within --limit; --resume goes on")
+            continue
+        worker = worker or Worker(options, case)
         row = measure(options, worker, case, mode)
-        if "skipped" in row:
+        if "skipped" in row and "clocks" in row:
             # A failed capture or launch can leave a process unable to do more.
             worker.close()
-            worker = Worker(options, case)
+            worker = None
         record["rows"].append(row)
         keep(options, record)
         print(line(row), flush=True)
-    worker.close()
+    if worker:
+        worker.close()
 
 
 def line(row):
@@ -325,7 +326,7 @@ def arguments():
     if unknown := [what for what in options.what if what not in known]:
         parser.error(f"unknown work {unknown[0]!r}; known: {', '.join(known)}")
     if not options.saddle.is_file():
-        parser.error(f"{options.saddle}: no such program; run cargo build --release, or name one with --saddle")
+        parser.error(f"{options.saddle}: no such program; build it (cargo build --release) or give --saddle")
     options.work = {name: work for name, work in known.items() if name in (options.what or known)}
     options.end = time.monotonic() + options.limit
     return options

@@ -25,7 +25,7 @@ from methods import ATTACK_STEPS, METHODS, Given, Step
 
 BATCH, TRAINED, MIX = 16, 30, 0.6875
 # saddle's errors that need no explanation: the fraction of pixels that differ; relative errors of the loss,
-# of all gradients as one vector and of all running statistics. Above them, FACTOR times PyTorch's are allowed.
+# of all gradients as one vector and of all running statistics. Above them, FACTOR times PyTorch's are fine.
 # MODE: the relative error of the change of the weights in another mode.
 ROUNDING, FACTOR, MODE = {"pixels": 2e-2, "loss": 2e-6, "grad": 1e-3, "buffer": 2e-6}, 4, 1e-2
 
