@@ -176,7 +176,8 @@ fn launcher(text: &mut String, source: &Source, kernel: &Kernel) {
     let names: Vec<&str> = kernel.params.iter().map(|p| p.name.as_str()).collect();
     writeln!(
         text,
-        "    pub struct {name}<'a, {bound}> {{\n{fields}\n    }}\n    impl<{bound}> {name}<'_{ty}> {{\n        \
+        "    pub struct {name}<'a, {bound}> {{\n{fields}\n    }}\n    impl<{bound}> {name}<'_{ty}> \
+         {{\n        \
          pub fn launch(self, device: &Device, grid: impl Into<Grid>) -> Result<()> {{\n            \
          let {name} {{ {names} }} = self;\n            \
          device.launch({chosen}, grid.into(), &[{args}])\n        }}\n    }}",

@@ -1,4 +1,5 @@
-// Two-dimensional convolution in float32 and its input gradient, as implicit GEMMs; lib/implicit_gemm.cuh
+// Two-dimensional convolution in float32 and its input gradient, as implicit GEMMs. T is the type of y and its
+// gradient where x is an image, and float elsewhere; lib/implicit_gemm.cuh
 // draws and explains the algorithm, conv2d_weight.cu has the weight gradient.
 //
 // Mathematics: y[n,oy,ox,co] = sum_{ky,kx,ci} x[n, oy*s-p+ky, ox*s-p+kx, ci] w[co,ky,kx,ci], zeros outside x;
@@ -26,23 +27,23 @@ PER_DEVICE(NARROW_CHANNELS, 4, 4);   // most input channels
 
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
 extern "C" __global__ __launch_bounds__(THREADS, 3) void conv2d_forward(
-    const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const float* residual,
-    float* y, NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height,
-    int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w,
-    int stride, int pad) {
+    const float* x, const float* panels, NULLABLE const float* shift, NULLABLE const T* residual, T* y,
+    NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height, int width,
+    int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
+    int pad) {
   const int valid = valid_images(num_valid, images);
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
-  const bool aligned = rows_aligned(out_channels);
+  const bool aligned = rows_aligned(out_channels), row_aligned = rows_aligned<T>(out_channels);
   implicit_gemm<false>(g, x, panels, [=](Vec sum, int index, int column) {
     const int count = run_length(column, out_channels);
     if (shift) sum = sum + vec_load(shift + column, count, aligned);
-    if (residual) sum = sum + vec_load(residual + index, count, aligned);
+    if (residual) sum = sum + vec_load(residual + index, count, row_aligned);
     if (relu) {
       if (relu_mask) mask_store(relu_mask, index, vec_positive(sum));
       sum = vec_relu(sum);
     }
-    vec_store(y + index, sum, count, aligned);
+    vec_store(y + index, sum, count, row_aligned);
   });
 }
 
@@ -65,11 +66,11 @@ extern "C" __global__ __launch_bounds__(THREADS, 3) void conv2d_input_grad(
 
 // The input gradient of one pixel with few channels: dot products over the output channels, of which each of
 // NARROW_LANES threads takes every NARROW_LANES-th Vec. A tile of so few columns would waste most of a GEMM.
-template <int channels, class Store>
+template <int channels, class T, class Store>
 INLINE void narrow_pixel(
-    const Geometry& g, const float* grad_out, const float* panels, int pixel, int lane, Store store) {
+    const Geometry& g, const T* grad_out, const float* panels, int pixel, int lane, Store store) {
   const int width = panel_width(g.columns);
-  const bool aligned = rows_aligned(g.columns);
+  const bool aligned = rows_aligned<T>(g.columns);
   const int row = pixel / g.src_w;
   const int x = pixel - row * g.src_w;
   const int image = row / g.src_h;
@@ -85,7 +86,7 @@ INLINE void narrow_pixel(
   for (int column = 0; column < g.columns; column += width) {
     const int last = min(width, g.columns - column);
     for (int oy = last_y, ky = first_ky; oy >= 0 && ky < g.kernel_h; oy--, ky += g.stride) {
-      const float* grad = grad_out + ((image * g.out_h + oy) * g.out_w + last_x) * g.columns + column;
+      const T* grad = grad_out + ((image * g.out_h + oy) * g.out_w + last_x) * g.columns + column;
       const float* tap = panels + (ky * g.kernel_w + first_kx) * channels * width;
       for (int ox = last_x, kx = first_kx; ox >= 0 && kx < g.kernel_w; ox--, kx += g.stride) {
         for (int i = lane * VEC; i < last; i += NARROW_LANES * VEC) {
@@ -112,9 +113,9 @@ INLINE void narrow_pixel(
 // dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the
 // forward pass.
 extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_narrow(
-    const float* grad_out, const float* panels, float* grad_in, NULLABLE const int* num_valid,
-    bool accumulate, int images, int height, int width, int channels, int out_height, int out_width,
-    int out_channels, int kernel_h, int kernel_w, int stride, int pad) {
+    const T* grad_out, const float* panels, float* grad_in, NULLABLE const int* num_valid, bool accumulate,
+    int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
+    int kernel_h, int kernel_w, int stride, int pad) {
   const int valid = valid_images(num_valid, images);
   const int lane = threadIdx.x % NARROW_LANES;
   const int first = blockIdx.x * NARROW_PIXELS;

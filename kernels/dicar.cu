@@ -7,7 +7,7 @@
 //   so that the sum over j is the loss. The gradients are those of js.cu; a view's is r or 1-r times that of
 //   its softmax (of Q itself, or of the summand).
 // Threads: a group of LANES threads per row; ROWS rows per block.
-// Preconditions: shapes and offsets fit, T > 0, 0 <= r <= 1; src/ops/dicar.rs checks. inv_temp is 1/T.
+// Preconditions: shapes and offsets fit, T > 0; src/ops/dicar.rs checks. 0 <= r <= 1. inv_temp is 1/T.
 // Outputs: loss `=`; du and dz `=` or `+=` (accumulate), 0 for rows without a member.
 // Accumulation: float32, a partial sum for each lane, then a fixed tree; logarithms come from log-softmax.
 //   Deterministic. No spills.
@@ -48,8 +48,8 @@ INLINE void with_target(
 // loss[j] = the divergence of the j-th member of S over |S|, 0 after the last
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_forward(
     const float* u, const float* z1, int offset1, const float* z2, int offset2, const int* members,
-    const int* index, float* loss, float r, float inv_temp, float floor, bool mix_probabilities, int n,
-    int k) {
+    const int* index, float* loss, const float* mix, float inv_temp, float floor, bool mix_probabilities,
+    int n, int k) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
   if (row >= *members) {
@@ -59,7 +59,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_forward(
   const float *const first = z1 + (index[row] + offset1) * k, *const second = z2 + (index[row] + offset2) * k;
   const LogSoftmax log_p(u + row * k, inv_temp, lane, k);
   with_target(
-      first, second, r, inv_temp, mix_probabilities, lane, k,
+      first, second, *mix, inv_temp, mix_probabilities, lane, k,
       [&](const auto& log_q, const auto&, const auto&) {
         const float divergence = js_divergence(log_p, log_q, floor, lane, k);
         if (lane == 0) loss[row] = divergence / *members;
@@ -69,7 +69,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_forward(
 // du (+)= the gradient of the mixed images' logits
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_backward_mixed(
     const float* grad_out, const float* u, const float* z1, int offset1, const float* z2, int offset2,
-    const int* members, const int* index, float* grad_in, float r, float inv_temp, float floor,
+    const int* members, const int* index, float* grad_in, const float* mix, float inv_temp, float floor,
     bool mix_probabilities, int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
@@ -82,7 +82,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_backward_mixed(
   const float gradient = inv_temp * *grad_out / *members;
   const LogSoftmax log_p(u + row * k, inv_temp, lane, k);
   with_target(
-      first, second, r, inv_temp, mix_probabilities, lane, k,
+      first, second, *mix, inv_temp, mix_probabilities, lane, k,
       [&](const auto& log_q, const auto&, const auto&) {
         js_gradient(log_p, log_p, log_q, floor, gradient, to, lane, k, accumulate);
       });
@@ -92,7 +92,7 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_backward_mixed(
 // B images
 extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_backward_views(
     const float* grad_out, const float* u, const float* z1, int offset1, const float* z2, int offset2,
-    const int* members, const int* position, float* grad_in, float r, float inv_temp, float floor,
+    const int* members, const int* position, float* grad_in, const float* mix, float inv_temp, float floor,
     bool mix_probabilities, int views, int images, int n, int k, bool accumulate) {
   const int row = thread_row(), lane = thread_lane();
   if (row >= n) return;
@@ -104,10 +104,10 @@ extern "C" __global__ __launch_bounds__(ROW_THREADS) void dicar_backward_views(
   };
   const auto add = [&](int at, int image, bool is_first) {
     const float *const first = z1 + (image + offset1) * k, *const second = z2 + (image + offset2) * k;
-    const float gradient = (is_first ? r : 1.0f - r) * inv_temp * *grad_out / *members;
+    const float gradient = (is_first ? *mix : 1.0f - *mix) * inv_temp * *grad_out / *members;
     const LogSoftmax log_p(u + at * k, inv_temp, lane, k);
     with_target(
-        first, second, r, inv_temp, mix_probabilities, lane, k,
+        first, second, *mix, inv_temp, mix_probabilities, lane, k,
         [&](const auto& log_q, const auto& log_a, const auto& log_b) {
           js_gradient(is_first ? log_a : log_b, log_q, log_p, floor, gradient, to, lane, k, accumulate);
         });

@@ -1,35 +1,70 @@
-// One step of stochastic gradient descent with momentum, as PyTorch defines it; and the moving average of
-// weights.
-// Mathematics: g = grad + decay w; velocity = momentum velocity + g (first step: g); direction = velocity, or
-//   g + momentum velocity (Nesterov), or g (no momentum); w -= lr direction. average = keep average + (1 -
-//   keep) w. n elements, any shape.
-// Threads: each takes runs of VEC neighbouring elements (each_vec).
-// Preconditions: equal lengths; checked by src/ops/sgd.rs.
+// One step of stochastic gradient descent with momentum, as PyTorch defines it, of all parameters of a
+// network in one launch; and the moving average of weights, likewise.
+// Mathematics: g = grad + decay w; velocity = momentum velocity + g (fresh: g); direction = velocity, or
+//   g + momentum velocity (Nesterov), or g (no velocity); w -= lr direction. average = keep average + (1 -
+//   keep) w; keep = 0 copies. Any number of tensors of any sizes.
+// Threads: a block takes a chunk of one tensor, each thread runs of VEC neighbouring elements of it.
+// Preconditions: a table with a row for each tensor: the number of blocks before its own, its size, and
+//   addresses; equal sizes; src/ops/sgd.rs makes it and checks.
 // Outputs: in place.
 // Accumulation: none. Deterministic. No spills.
 #include "lib/sample.cuh"
 
-// moves w along the velocity; without velocity along the gradient; with `first` the velocity's old content is
-// not read
+// The address in an entry of a table.
+INLINE float* pointer(uint64_t entry) { return reinterpret_cast<float*>(entry); }
+
+// The row of the tensor that this block works on: the last that begins at it or before.
+INLINE const uint64_t* row_of_block(const uint64_t* table, int rows, int width) {
+  int low = 0, high = rows;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (table[middle * width] <= blockIdx.x) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return table + low * width;
+}
+
+// Calls f(i, count) for the runs of this thread.
+template <class F>
+INLINE void each_of_row(const uint64_t* row, F f) {
+  const int block = blockIdx.x - static_cast<int>(row[0]);
+  each_of_chunk<ELEMENTWISE_CHUNK, ELEMENTWISE_THREADS, VEC>(block, static_cast<int>(row[1]), f);
+}
+
+// moves every w along its velocity, or along the gradient where there is none; a row is (first block,
+// size, w, gradient, velocity or 0, whether the velocity's old content is not read)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_step(
-    float* w, const float* grad, NULLABLE float* velocity, float lr, float momentum, float decay,
-    bool nesterov, bool first, int n) {
-  each_vec(n, [&](int i, int count) {
+    const uint64_t* table, const float* lr, float momentum, float decay, bool nesterov, int tensors) {
+  const uint64_t* const row = row_of_block(table, tensors, 6);
+  float *const w = pointer(row[2]), *const velocity = pointer(row[4]);
+  const float* const grad = pointer(row[3]);
+  const bool fresh = row[5];
+  const float rate = *lr;
+  each_of_row(row, [&](int i, int count) {
     const Vec old = vec_load(w + i, count);
     Vec direction = vec_fma(decay, old, vec_load(grad + i, count));
     if (velocity) {
-      const Vec v = first ? direction : vec_fma(momentum, vec_load(velocity + i, count), direction);
+      const Vec v = fresh ? direction : vec_fma(momentum, vec_load(velocity + i, count), direction);
       vec_store(velocity + i, v, count);
       direction = nesterov ? vec_fma(momentum, v, direction) : v;
     }
-    vec_store(w + i, vec_fma(-lr, direction, old), count);
+    vec_store(w + i, vec_fma(-rate, direction, old), count);
   });
 }
 
-// average = keep average + (1 - keep) w
+// average = keep average + rest w, or a copy for keep = 0, of all tensors; a row is (first block, size,
+// average, w)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_average(
-    float* average, const float* w, float keep, float rest, int n) {
-  each_vec(n, [&](int i, int count) {
-    vec_store(average + i, vec_fma(keep, vec_load(average + i, count), rest * vec_load(w + i, count)), count);
+    const uint64_t* table, float keep, float rest, int tensors) {
+  const uint64_t* const row = row_of_block(table, tensors, 4);
+  float* const average = pointer(row[2]);
+  const float* const w = pointer(row[3]);
+  each_of_row(row, [&](int i, int count) {
+    Vec mean = vec_load(w + i, count);
+    if (keep != 0.0f) mean = vec_fma(keep, vec_load(average + i, count), rest * mean);
+    vec_store(average + i, mean, count);
   });
 }

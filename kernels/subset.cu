@@ -48,7 +48,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void subset_members(
 // out[j] = r * a[S_j] + (1 - r) * b[S_j] for the members of S, zeros after them
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void subset_mix(
     const float* a, int a_offset, const float* b, int b_offset, const int* count, const int* index,
-    float* out, float r, int n, int size) {
+    float* out, const float* mix, int n, int size) {
+  const float r = *mix;
   const int end = *count * size;
   const bool aligned = rows_aligned(size);
   each_vec(n, [&](int i, int length) {

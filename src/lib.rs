@@ -19,6 +19,7 @@ pub mod method;
 pub mod nn;
 pub mod numeric;
 pub mod ops;
+pub mod profile;
 pub mod report;
 pub mod rng;
 pub mod run;

@@ -6,6 +6,7 @@
 //!
 //! A gradient has the type of its value: those of bf16 feature maps are bf16.
 
+use crate::device::trace::Range;
 use crate::device::{Buffer, Device, Real};
 use crate::error::{Error, Result};
 use crate::ops;
@@ -14,6 +15,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A value on a tape, a [`Tensor<T>`].
 pub struct Var<T: Real = f32>(NodeId, PhantomData<T>);
@@ -61,6 +63,8 @@ struct Node {
     uses: usize,
     /// Whether its gradient is kept although it is no leaf.
     retains_grad: bool,
+    /// The layer of the network that it is of, where somebody listens to the device.
+    layer: Option<Arc<str>>,
 }
 
 /// The record of one or several forward passes.
@@ -130,6 +134,7 @@ impl Tape {
         backward: Option<Box<Backward>>,
         relu_mask: Option<Buffer<u8>>,
     ) -> Var<T> {
+        let layer = self.device.open_layer();
         let mut nodes = self.nodes.borrow_mut();
         nodes.push(Node {
             shape: value.shape().to_vec(),
@@ -139,6 +144,7 @@ impl Tape {
             relu_mask: relu_mask.map(Rc::new),
             uses: 0,
             retains_grad: false,
+            layer,
         });
         Var(NodeId(nodes.len() - 1), PhantomData)
     }
@@ -172,6 +178,7 @@ impl Tape {
 
     /// Gradients of `sum(upstream * output)`; `upstream` is 1 for a scalar output when `None`.
     pub fn backward(&self, output: Var, upstream: Option<Tensor>) -> Result<Gradients> {
+        let _backward = self.device.scope(Range::Backward);
         let (nodes, output) = (self.nodes.borrow(), output.0.0);
         let value = nodes[output].value::<f32>();
         let upstream = match upstream {
@@ -200,6 +207,7 @@ impl Tape {
         }
         for index in (0..=output).rev() {
             if let Some(backward) = &nodes[index].backward {
+                let _layer = self.device.reopen(nodes[index].layer.as_ref());
                 backward(NodeId(index), &mut sink)?;
             }
         }
@@ -279,6 +287,7 @@ impl Sink<'_> {
         entry.masked = mask.is_some();
         let accumulate = entry.grad.is_some();
         if entry.grad.is_none() {
+            let _kind = node.backward.is_none().then(|| self.device.scope(Range::Gradient));
             entry.grad = Some(Box::new(Tensor::<T>::uninit(self.device, &node.shape)?));
         }
         match entry.gradient_mut::<T>() {

@@ -27,7 +27,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("study", &["train"]),
     ("bench", &["train"]),
     ("inspect", &["bench"]),
-    ("cli", &["study", "inspect"]),
+    ("profile", &["train"]),
+    ("cli", &["study", "inspect", "profile"]),
 ];
 
 /// The rooms below everything.
@@ -234,7 +235,8 @@ fn kernels_include_headers_by_the_name_that_nvrtc_knows() {
     for file in files("kernels", &["cu", "cuh"]) {
         for (number, line) in text(&file).lines().enumerate().filter(|(_, line)| line.starts_with("#include"))
         {
-            let host = file.ends_with("common.cuh") && line.contains("\"../host/shim.h\"");
+            let pairs = [("common.cuh", "\"../host/shim.h\""), ("mma.cuh", "\"../host/mma.h\"")];
+            let host = pairs.iter().any(|(header, used)| file.ends_with(header) && line.contains(used));
             assert!(
                 host || line.contains("\"lib/"),
                 "{}:{}: `{line}` should include \"lib/...\"",

@@ -81,6 +81,7 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         let values: Vec<f32> = (0..CAPACITY * 10).map(|i| (i * 7 % 11) as f32 / 3.0).collect();
         Tensor::from_slice(device, &[CAPACITY, 10], &values).unwrap()
     };
+    let r = Tensor::from_slice(device, &[1], &[0.75]).unwrap();
     for count in [1, 2, CAPACITY - 1, CAPACITY] {
         let flags = |n: usize| {
             Buffer::from_slice(device, &(0..n).map(|i| (i < count) as u8).collect::<Vec<_>>()).unwrap()
@@ -88,10 +89,10 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
         let set = subset(device, RowsFrom::all(&flags(CAPACITY)), None, CAPACITY).unwrap();
         let small = subset(device, RowsFrom::all(&flags(count)), None, count).unwrap();
         let against = |set: Subset| {
-            let views = views.clone();
+            let (views, r) = (views.clone(), r.clone());
             move |tape: &Tape, z: Var| {
                 let v = tape.constant(views.clone());
-                dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &set, 0.75, 0.5, Variant::Code).unwrap()
+                dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &set, &r, 0.5, Variant::Code).unwrap()
             }
         };
         let rows = Rows::First(set.count.clone());
@@ -121,7 +122,7 @@ fn first_images_equal_a_smaller_batch(device: &Device, name: &str) {
     let rows = Rows::First(nobody.count.clone());
     let loss = |tape: &Tape, z: Var| {
         let v = tape.constant(views.clone());
-        dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &nobody, 0.75, 0.5, Variant::Code).unwrap()
+        dicar(tape, z, RowsFrom::all(v), RowsFrom::all(v), &nobody, &r, 0.5, Variant::Code).unwrap()
     };
     let (loss, gradients, after) = pass(device, name, &images(device, 0, CAPACITY), Some(rows), loss);
     assert_eq!(loss, 0.0);
@@ -166,7 +167,8 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
     let set =
         subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, CAPACITY)), CAPACITY).unwrap();
     let both = images(&device, 2 * CAPACITY, 2 * CAPACITY);
-    let mixed = mix(&device, RowsFrom::all(&both), RowsFrom::new(&both, CAPACITY), &set, 0.8).unwrap();
+    let r = Tensor::from_slice(&device, &[1], &[0.8]).unwrap();
+    let mixed = mix(&device, RowsFrom::all(&both), RowsFrom::new(&both, CAPACITY), &set, &r).unwrap();
     let size = SIDE * SIDE * 3;
     let gathered =
         Tensor::from_slice(&device, &[3, SIDE, SIDE, 3], &mixed.to_vec().unwrap()[..3 * size]).unwrap();
@@ -180,7 +182,7 @@ fn mixed_images_of_a_set_train_like_a_batch_of_them() {
         let z = net.forward(&tape, views, BnMode::Eval, Some(&leaves)).unwrap();
         let half = view_images.shape()[0] / 2;
         let loss =
-            dicar(&tape, u, RowsFrom::all(z), RowsFrom::new(z, half), set, 0.8, 0.5, Variant::Paper).unwrap();
+            dicar(&tape, u, RowsFrom::all(z), RowsFrom::new(z, half), set, &r, 0.5, Variant::Paper).unwrap();
         let total = sum(&tape, loss).unwrap();
         let mut gradients = tape.backward(total, None).unwrap();
         let all: Vec<Vec<f32>> =

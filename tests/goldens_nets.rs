@@ -114,8 +114,8 @@ fn check(name: &str) {
         }
 
         let number = |key: &str| golden.metadata[key].parse::<f32>().unwrap();
-        let sgd =
-            Sgd { lr: number("lr"), momentum: number("momentum"), weight_decay: number("weight_decay") };
+        let lr = Buffer::from_slice(&device, &[number("lr")]).unwrap();
+        let sgd = Sgd { lr: &lr, momentum: number("momentum"), weight_decay: number("weight_decay") };
         let mut net = build(&device, &golden);
         let mut losses = Vec::new();
         for _ in 0..10 {
@@ -126,9 +126,7 @@ fn check(name: &str) {
             losses.push(tape.value(loss).item().unwrap());
             let gradients = leaves.gradients(&mut tape.backward(loss, None).unwrap());
             drop((tape, leaves));
-            for (id, gradient) in gradients {
-                sgd.update(net.params.get_mut(id), &gradient).unwrap();
-            }
+            sgd.update(&mut net.params, &gradients).unwrap();
         }
         assert_close(&format!("{label}, {name}, losses"), &losses, &golden.floats("losses"), TOLERANCE);
     }

@@ -19,7 +19,13 @@ use saddle::train::step::{Batch, Models, Sgd, StepConfig, differentiate, train_s
 
 const IMAGES: usize = 8;
 const SIDE: usize = 8;
-const SGD: Sgd = Sgd { lr: 0.05, momentum: 0.9, weight_decay: 5e-4 };
+const LR: f32 = 0.05;
+const DECAY: f32 = 5e-4;
+
+/// SGD at this rate `[1]`.
+fn sgd(lr: &Buffer<f32>) -> Sgd<'_> {
+    Sgd { lr, momentum: 0.9, weight_decay: DECAY }
+}
 
 /// The network of the goldens whose weights have this prefix.
 fn net(device: &Device, golden: &Golden, prefix: &str) -> Net {
@@ -103,6 +109,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
     let golden = Golden::read("methods_input");
     let (x1, x2) = (golden.floats("x"), golden.floats("x2"));
     for (label, device) in fast_devices() {
+        let lr = Buffer::from_slice(&device, &[LR]).unwrap();
         for (name, start) in
             ["rebat", "rpat++", "raat#"].into_iter().flat_map(|name| [(name, "0"), (name, "1")])
         {
@@ -123,14 +130,15 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
             let y: Vec<i32> = golden.integers("y").iter().map(|y| *y as i32).collect();
             let y = Buffer::from_slice(&device, &y).unwrap();
             let numbers = Buffer::from_slice(&device, &(0..IMAGES as i32).collect::<Vec<_>>()).unwrap();
-            let batch = Batch { x: &x, y: &y, images: &numbers, index: 0 };
+            let mix = Tensor::from_slice(&device, &[1], &[method::draw_mix(&config, 0, 0)]).unwrap();
+            let batch = Batch { x: &x, y: &y, images: &numbers, mix: &mix };
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let pair = || (net(&device, &golden, "weights."), net(&device, &golden, "wa."));
 
             let (mut online, mut wa) = pair();
             let average = Average::of(&config, entry).unwrap();
             let models = &mut Models { net: &mut online, wa: Some(&mut wa) };
-            train_step(models, &batch, &step_config, &SGD, Some(&average)).unwrap();
+            train_step(models, &batch, &step_config, sgd(&lr), Some(&average)).unwrap();
 
             // The same up to the update.
             let (mut before, mut teacher) = pair();
@@ -161,7 +169,7 @@ fn after_the_update_come_a_clean_pass_and_the_average() {
                 let (w, g) = (param.value.to_vec().unwrap(), gradient.to_vec().unwrap());
                 let rule = |(w, g): (&f32, &f32)| {
                     let (w, g) = (f64::from(*w), f64::from(*g));
-                    w - f64::from(SGD.lr) * (g + f64::from(SGD.weight_decay) * w)
+                    w - f64::from(LR) * (g + f64::from(DECAY) * w)
                 };
                 let want: Vec<f64> = w.iter().zip(&g).map(rule).collect();
                 let updated = online.params.iter().find(|other| other.name == param.name).unwrap();
@@ -221,6 +229,7 @@ fn both_right(net: &mut Net, x: &Tensor, y: &[i32]) -> usize {
 fn the_recorded_s_is_the_one_that_the_loss_used() {
     let golden = Golden::read("methods_input");
     for (label, device) in fast_devices() {
+        let lr = Buffer::from_slice(&device, &[LR]).unwrap();
         // Running statistics that are off, and that the passes of the loss put right by a good part.
         let spoilt = || {
             let mut net = net(&device, &golden, "weights.");
@@ -253,11 +262,12 @@ fn the_recorded_s_is_the_one_that_the_loss_used() {
             let keys = [("method", name), ("eps", "0.02"), ("step_size", "0.01"), ("attack_steps", "2")];
             config.apply(&keys).unwrap();
             config.seed = 5;
-            let batch = Batch { x: &x, y: &labels, images: &numbers, index: 0 };
+            let mix = Tensor::from_slice(&device, &[1], &[method::draw_mix(&config, 0, 0)]).unwrap();
+            let batch = Batch { x: &x, y: &labels, images: &numbers, mix: &mix };
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
             let mut trained = spoilt();
             let models = &mut Models { net: &mut trained, wa: None };
-            let stepped = train_step(models, &batch, &step_config, &SGD, None).unwrap();
+            let stepped = train_step(models, &batch, &step_config, sgd(&lr), None).unwrap();
             let recorded = match stepped.log.iter().find(|(name, _)| *name == "aligned") {
                 Some((_, LogValue::Count(count))) => count.to_vec().unwrap()[0] as usize,
                 _ => panic!("{label}: {name} logs no |S|"),

@@ -58,8 +58,9 @@ fn check_svg(file: &Path, parts: &[&str]) {
     }
 }
 
-/// What rounding to bf16 may change on the digits: bounds with room above what every checkpoint of the default
-/// job shows (sign 0.991, cosine 0.9987 after the first stage, robust accuracies within two images).
+/// What rounding to bf16 may change on the digits: bounds with room above what every checkpoint of the
+/// default job shows (sign 0.991, cosine 0.9987 after the first stage, robust accuracies within two
+/// images).
 #[test]
 fn precisions_of_a_run() {
     let folder = tempfile::tempdir().unwrap();

@@ -185,5 +185,18 @@ INLINE Reg reg_load(const float* from, int count, bool aligned) {
   return v;
 }
 
+// The same of bf16.
+INLINE Reg reg_load(const bf16* from, int count, bool aligned) {
+#if !ONE_THREAD_BLOCKS
+  if (aligned && count >= REG) return vec_load(from);
+#endif
+  Reg v = reg_zero();
+  UNROLL
+  for (int i = 0; i < REG; i++) {
+    if (i < count) v[i] = to_float(from[i]);
+  }
+  return v;
+}
+
 // The sum of the lanes of the registers of a Vec.
 INLINE float lane_sum(const Reg (&v)[VEC / REG]) { return lane_sum(*reinterpret_cast<const Vec*>(v)); }

@@ -12,6 +12,8 @@ pub struct Resources {
     pub static_shared: u32,
     /// The stack of a thread in local memory: arrays that are indexed, and spilled registers.
     pub stack: u32,
+    /// Instructions of its code that multiply on the tensor cores, as `mma.sync` does.
+    pub matrix_products: usize,
 }
 
 /// A section: its name, and what of its header is used here.
@@ -102,6 +104,14 @@ const REGISTERS: u8 = 0x2f;
 /// Bytes of shared memory that the system reserves in each block.
 const RESERVED: u64 = 1 << 10;
 
+/// Bytes of an instruction from Volta on.
+const INSTRUCTION: usize = 16;
+
+/// Whether an instruction is HMMA: its lower 12 bits, from Volta to Blackwell (read off nvdisasm's listing).
+fn is_hmma(instruction: &[u8]) -> bool {
+    u16_at(instruction, 0).is_some_and(|bits| bits & 0xfff == 0x23c)
+}
+
 /// The resources of every kernel in a cubin; `None` where `image` is no cubin.
 pub fn resources(image: &[u8]) -> Option<Vec<Resources>> {
     let sections = sections(image)?;
@@ -126,6 +136,7 @@ pub fn resources(image: &[u8]) -> Option<Vec<Resources>> {
                 registers: attribute(REGISTERS, kernel).unwrap_or(code.info >> 24),
                 static_shared: shared(kernel).saturating_sub(reserved) as u32,
                 stack: attribute(FRAME_SIZE, kernel).unwrap_or(0),
+                matrix_products: code.content.chunks_exact(INSTRUCTION).filter(|i| is_hmma(i)).count(),
             })
             .collect(),
     )

@@ -8,6 +8,7 @@
 //! stream     a queue and the thread that works it off, late
 //! work       what a queue holds, and how it runs
 //! capture    the rules of stream capture
+//! nvtx       a tool that hears the ranges of a program
 //! ```
 //!
 //! Handles are numbers from tables and are never dereferenced: a wrong one is an error, not a crash.
@@ -24,6 +25,7 @@ mod driver;
 mod handles;
 mod launch;
 mod memory;
+mod nvtx;
 mod options;
 mod report;
 mod stream;

@@ -22,6 +22,7 @@ use super::ball::{Ball, Norm, RngKey};
 use super::objective::{Evaluation, Objective, logits};
 use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params, Targeted};
 use crate::device::Buffer;
+use crate::device::trace::Range;
 use crate::error::Result;
 use crate::ops::add::accumulate;
 use crate::ops::apgd::{Iterates, Phase, State, step_l2, step_linf};
@@ -116,6 +117,7 @@ impl Apgd {
     ) -> Result<AttackResult> {
         let Points { x, y, images } = points.checked()?;
         let (device, Ball { norm, eps }) = (x.device(), self.ball);
+        let _attack = device.scope(Range::Attack);
         let z = logits(model, x)?;
         let clean_correct = correct(device, &z, y)?;
         let targeted = self.loss == ApgdLoss::DlrTargeted;
@@ -136,6 +138,7 @@ impl Apgd {
         iterates.keep(&state)?;
         let step = if norm == Norm::L2 { step_l2 } else { step_linf };
         for (k, phase) in phases(self.steps).into_iter().enumerate() {
+            let _step = device.scope(Range::AttackStep(k + 1));
             let a = if k == 0 { 1.0 } else { 0.75 };
             step(&iterates.adv, &mut prev, x, &iterates.grad, &state, eps, a)?;
             std::mem::swap(&mut iterates.adv, &mut prev);

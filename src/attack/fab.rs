@@ -25,6 +25,7 @@ use super::ball::{Ball, Norm, RngKey};
 use super::objective::logits;
 use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params, Targeted};
 use crate::device::Buffer;
+use crate::device::trace::Range;
 use crate::error::Result;
 use crate::ops::fab::{self, Nearest, Stride};
 use crate::ops::fill::full;
@@ -96,9 +97,11 @@ impl Walk {
         mut plane: impl FnMut(&mut dyn Model, &Tensor) -> Result<Option<(Tensor, Tensor)>>,
     ) -> Result<AttackResult> {
         let (device, l2) = (x.device(), self.l2());
+        let _attack = device.scope(Range::Attack);
         let mut best = Buffer::from_slice(device, &vec![f32::INFINITY; y.len()])?;
         let mut closest = x.clone();
-        for _ in 0..self.steps {
+        for step in 1..=self.steps {
+            let _step = device.scope(Range::AttackStep(step));
             let Some((h, w)) = plane(model, &walk)? else { break };
             fab::step(l2, &mut walk, x, &w, &h, self.stride)?;
             let adv_correct = correct(device, &logits(model, &walk)?, y)?;
@@ -144,10 +147,12 @@ impl FabT {
         let targets = top_class(device, &clean, target_ranks)?;
         let ones = full(device, &[y.len()], 1.0)?;
         self.walk.run(model, points, &correct(device, &clean, y)?, start, |model, at| {
+            let forward = device.scope(Range::Forward);
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
             let h = logit_difference(&tape, z, y, &targets)?;
+            drop(forward);
             let w = tape.backward(h, Some(ones.clone()))?.take(leaf);
             Ok(w.map(|w| (tape.value(h), w)))
         })
@@ -215,9 +220,11 @@ impl Fab {
         let rivals = (0..model.classes()).map(every).collect::<Result<Vec<_>>>()?;
         let clean_correct = correct(device, &logits(model, x)?, y)?;
         self.walk.run(model, points, &clean_correct, start, |model, at| {
+            let forward = device.scope(Range::Forward);
             let tape = Tape::new(device);
             let leaf = tape.leaf(at.clone());
             let z = model.logits(&tape, leaf)?;
+            drop(forward);
             let mut nearest = Nearest::new(at)?;
             for (k, rival) in rivals.iter().enumerate() {
                 let h = logit_difference(&tape, z, y, rival)?;

@@ -2,6 +2,7 @@
 
 use super::Model;
 use crate::device::Buffer;
+use crate::device::trace::Range;
 use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::dlr::{dlr, dlr_targeted};
@@ -23,13 +24,16 @@ fn gradient_and<T>(
 ) -> Result<(Option<Tensor>, T)> {
     let tape = Tape::new(x.device());
     let leaf = tape.leaf(x.clone());
+    let forward = x.device().scope(Range::Forward);
     let (loss, values) = pass(&tape, leaf)?;
     let ones = full(x.device(), tape.value(loss).shape(), 1.0)?;
+    drop(forward);
     Ok((tape.backward(loss, Some(ones))?.take(leaf), values))
 }
 
 /// The logits `[N,K]` of images, without a gradient.
 pub fn logits(model: &mut dyn Model, x: &Tensor) -> Result<Tensor> {
+    let _evaluation = x.device().scope(Range::Evaluation);
     let tape = Tape::new(x.device());
     let x = tape.constant(x.clone());
     let z = model.logits(&tape, x)?;

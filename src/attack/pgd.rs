@@ -24,6 +24,7 @@ use super::attempts::{Points, attempts};
 use super::ball::{Ball, RngKey, Start};
 use super::objective::Objective;
 use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params};
+use crate::device::trace::Range;
 use crate::error::Result;
 use crate::ops::attack_step::add_momentum;
 use crate::rng::{Key, Purpose};
@@ -126,6 +127,7 @@ impl Pgd {
         Points { x, y, images }: Points,
         key: Key,
     ) -> Result<Tensor> {
+        let _attack = x.device().scope(Range::Attack);
         let start = self.start.draw(self.ball, x, RngKey { key, images })?;
         self.ascend(x, start, |x_adv| Ok(Some(objective.evaluate(model, x_adv, y)?.grad)))
     }
@@ -140,7 +142,8 @@ impl Pgd {
     ) -> Result<Tensor> {
         let mut accumulated =
             self.momentum.map(|mu| Ok((mu, Tensor::zeros(x.device(), x.shape())?))).transpose()?;
-        for _ in 0..self.steps {
+        for step in 1..=self.steps {
+            let _step = x.device().scope(Range::AttackStep(step));
             let Some(grad) = gradient(&x_adv)? else { break };
             let direction = match &mut accumulated {
                 Some((mu, sum)) => {

@@ -22,6 +22,7 @@ use super::attempts::{Points, attempts};
 use super::ball::{Ball, Norm};
 use super::objective::logits;
 use super::{Attack, AttackEntry, AttackResult, Model, Parameter, Params};
+use crate::device::trace::Range;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::augment::gather_i32;
@@ -85,6 +86,7 @@ impl Square {
     fn search(&self, model: &mut dyn Model, points: Points, restart: u32) -> Result<Tensor> {
         let Points { x, y, images } = points;
         let (device, [n, h, w, _]) = (x.device(), x.nhwc("square")?);
+        let _attack = device.scope(Range::Attack);
         let key = |number: usize| Key::new(self.seed, Purpose::Square, number as u32, restart);
         let clean_correct = correct(device, &logits(model, x)?, y)?;
         let Ball { norm, eps } = self.ball;
@@ -102,6 +104,7 @@ impl Square {
         };
         let mut x_adv = x.clone();
         for asked in 0..=self.queries {
+            let _step = device.scope(Range::AttackStep(asked + 1));
             if asked.is_multiple_of(CHECK_EVERY) || asked == 1 || asked == 10 {
                 batch.drop_succeeded(&mut x_adv)?;
             }
@@ -201,6 +204,7 @@ impl Batch {
     /// that are there already; a GPU would have to wait to know.)
     fn margins(&self, model: &mut dyn Model, first: bool) -> Result<Tensor> {
         let ask = |model: &mut dyn Model, trial: Tensor, y: &Buffer<i32>| {
+            let _evaluation = trial.device().scope(Range::Evaluation);
             let tape = Tape::new(trial.device());
             let trial = tape.constant(trial);
             let z = model.logits(&tape, trial)?;

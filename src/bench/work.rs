@@ -7,11 +7,12 @@ use crate::config::Config;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::method;
-use crate::nn::{Arch, Net, Role, Shape};
+use crate::nn::{Arch, Net, Param, ParamId, Shape};
 use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::BnMode;
 use crate::ops::conv2d::{Conv, Convolve, Epilogue, Filter, Precision};
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::fill::full;
 use crate::ops::reduce::Reduction;
 use crate::rng::{Key, Purpose, Stream};
 use crate::tape::Tape;
@@ -70,9 +71,15 @@ impl Layer {
         let filter = Rc::new(Filter::new(weight, Precision::F32));
         let (images, of_input, for_w, grad_of_w) = (x.clone(), filter.clone(), filter.clone(), grad.clone());
         Ok([
-            Box::new(move || f32::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)),
-            Box::new(move || f32::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)),
-            Box::new(move || f32::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)),
+            Box::new(move || {
+                <f32 as Convolve>::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)
+            }),
+            Box::new(move || {
+                <f32 as Convolve>::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)
+            }),
+            Box::new(move || {
+                <f32 as Convolve>::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)
+            }),
         ])
     }
 }
@@ -135,12 +142,13 @@ impl Job {
         let (x, y) = (self.images(device, n.saturating_mul(views))?, labels(device, n, 10)?);
         let images = labels(device, n, usize::MAX)?;
         let average = Average::of(&config, entry);
+        let (lr, mix) = (Buffer::from_slice(device, &[0.01])?, full(device, &[1], 0.75)?);
         Ok(Box::new(move || {
             let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
-            let sgd = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+            let sgd = Sgd { lr: &lr, momentum: 0.9, weight_decay: 5e-4 };
             let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
-            let batch = Batch { x: &x, y: &y, images: &images, index: 0 };
-            train_step(&mut models, &batch, &step_config, &sgd, average.as_ref()).map(drop)
+            let batch = Batch { x: &x, y: &y, images: &images, mix: &mix };
+            train_step(&mut models, &batch, &step_config, sgd, average.as_ref()).map(drop)
         }))
     }
 
@@ -159,13 +167,12 @@ impl Job {
         });
         let mut net = self.net(device)?;
         let evaluation = Box::new(move || logits(&mut net, &evaluated).map(drop));
-        let sgd = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 5e-4 };
         let mut net = self.net(device)?;
+        let lr = Buffer::from_slice(device, &[0.0])?;
+        let gradient = |(id, param): (ParamId, &Param)| Ok((id, Tensor::zeros(device, param.value.shape())?));
+        let gradients = net.params.trained().map(gradient).collect::<Result<Vec<_>>>()?;
         let update = Box::new(move || {
-            let learned = net.params.iter_mut().filter(|param| param.role != Role::Buffer);
-            learned
-                .map(|param| (param.value.clone(), param))
-                .try_for_each(|(gradient, param)| sgd.update(param, &gradient))
+            Sgd { lr: &lr, momentum: 0.9, weight_decay: 5e-4 }.update(&mut net.params, &gradients)
         });
         let part = |name, counts, repeats, work: Work| Part { name, counts, repeats, work };
         Ok(vec![

@@ -16,6 +16,7 @@ view), noise and noise2 (the attack starts at x + noise) and mix (DICAR's r). Th
 holds those of loss, loss.TERM, x_adv, x_adv2, margin.clean, margin.adv, margin.reduced,
 boundary, grad.PARAMETER and buffer.NAME that the method has. Images are normalised as in
 the weights' metadata, or with --set mean=... and --set std=...
+Convolutions multiply in float32 unless --set precision=... says otherwise.
 
 Examples:
   saddle check-step --method trades --model resnet-mini --weights W.safetensors

@@ -20,9 +20,11 @@ mod keys;
 mod lines;
 mod lists;
 mod precision;
+mod profile;
 mod progress;
 mod recipes;
 mod text;
+mod tracing;
 mod train;
 
 use std::ffi::OsString;
@@ -53,6 +55,8 @@ Start with:
 struct SaddleArgs {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    tracing: tracing::TracingFlags,
 }
 
 /// The arguments of a command.
@@ -90,6 +94,7 @@ commands! {
     Precision(precision::PrecisionArgs),
     CheckStep(check_step::CheckStepArgs),
     Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
     Kernels(kernels::KernelsArgs),
@@ -119,7 +124,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(help.exit_code() as u8);
         }
     };
-    match parsed.command.run(text::command_line(&arguments)) {
+    let (command, line) = (parsed.command, text::command_line(&arguments));
+    match parsed.tracing.around(&line, || command.run(line.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             text::print_error(&error.to_string());

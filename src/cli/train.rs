@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::flags::{KeyFlags, SetFlag, TrainKeys};
 use super::interrupt::stop_on_interrupt;
-use super::{Run, progress, text};
+use super::{Run, profile, progress, text};
 use crate::config::key;
 use crate::config::recipe::{self, Recipe, Reference};
 use crate::data;
@@ -51,6 +51,9 @@ pub struct TrainArgs {
     /// of its --data may differ
     #[arg(long, value_name = "DIR", conflicts_with = "recipe", help_heading = "Running")]
     resume: Option<PathBuf>,
+    /// Train nothing: list the launches of one step in order, what bounds each on the device, and the memory
+    #[arg(long, conflicts_with = "resume", help_heading = "Running")]
+    explain: bool,
     /// Print only the result
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
@@ -66,6 +69,10 @@ const NO_RECIPE: &str = "custom";
 impl Run for TrainArgs {
     fn run(self, command_line: String) -> Result<()> {
         let settings = self.keys.settings()?;
+        if self.explain {
+            let job = Job::new(self.recipe.as_deref(), &settings, command_line)?;
+            return profile::print_explanation(&job.train, self.json);
+        }
         let job = match &self.resume {
             Some(dir) => Job::resumed(dir, &settings, command_line)?,
             None => Job::new(self.recipe.as_deref(), &settings, command_line)?,
@@ -170,6 +177,11 @@ impl Job {
             "dir": trained.dir,
         })
     }
+}
+
+/// The training job of a recipe or of none, with these settings.
+pub fn job(recipe: Option<&str>, settings: &[(String, String)], command: String) -> Result<TrainJob> {
+    Job::new(recipe, settings, command).map(|job| job.train)
 }
 
 /// The registered name of the data set that the settings name last.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value as Json;
 
 use super::options::{
-    Augment, Averaging, Base, JointAttack, LinearOn, LrStepAt, PrecisionChoice, ScheduleKind, Select, Stage,
-    WaMode, default_eps,
+    Augment, Averaging, Base, Graphs, JointAttack, LinearOn, LrStepAt, PrecisionChoice, ScheduleKind, Select,
+    Stage, WaMode, default_eps,
 };
 use super::range::{above, check, inside};
 use super::value::{Magnitude, Value, text_of};
@@ -109,6 +109,9 @@ keys! {
         /// The numbers that convolutions multiply in training; auto takes bf16 on a GPU with tensor cores for
         /// it, else f32. Accuracies are always measured in f32.
         precision: PrecisionChoice = PrecisionChoice::Auto;
+        /// Whether a training step is captured once an epoch and replayed, as one CUDA graph on a GPU; auto:
+        /// on a GPU. Results are the same.
+        graphs: Graphs = Graphs::Auto;
         /// The seed of every random choice.
         seed: u64 = 0, in 0..;
         /// The run directory; a new one under runs/ unless given.

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
 pub use keys::{Config, KEYS, Key, METHOD_GROUP, assignment, key};
 pub use options::{
-    Augment, Averaging, Base, JointAttack, LinearOn, LrStepAt, PrecisionChoice, ScheduleKind, Select, Stage,
-    WaMode, default_eps,
+    Augment, Averaging, Base, Graphs, JointAttack, LinearOn, LrStepAt, PrecisionChoice, ScheduleKind, Select,
+    Stage, WaMode, default_eps,
 };
 pub use value::{Magnitude, Value, text_of};
 

@@ -39,6 +39,16 @@ pub enum WaMode {
     Eval,
 }
 
+/// Whether training steps are captured as a graph and replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Graphs {
+    /// On a GPU.
+    Auto,
+    On,
+    Off,
+}
+
 /// The part of the network that AFA trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::VariantArray)]
 #[strum(serialize_all = "kebab-case")]
@@ -148,7 +158,7 @@ impl PrecisionChoice {
     pub fn on(self, device: &Device) -> Precision {
         match self {
             PrecisionChoice::Fixed(precision) => precision,
-            PrecisionChoice::Auto if device.multiplies_bf16() => Precision::Bf16,
+            PrecisionChoice::Auto if device.has_tensor_cores() && !device.is_host() => Precision::Bf16,
             PrecisionChoice::Auto => Precision::F32,
         }
     }
@@ -173,8 +183,8 @@ macro_rules! words {
     };
 }
 
-words!(Augment, Averaging, Base, BnMode, ContrastSet, JointAttack, LinearOn, LrStepAt, Norm, Padding);
-words!(Precision, ScheduleKind, Select, Stage, Variant, WaMode);
+words!(Augment, Averaging, Base, BnMode, ContrastSet, Graphs, JointAttack, LinearOn, LrStepAt, Norm);
+words!(Padding, Precision, ScheduleKind, Select, Stage, Variant, WaMode);
 
 impl Word for Start {
     fn choices() -> Vec<(String, Start)> {

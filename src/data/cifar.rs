@@ -97,6 +97,7 @@ pub(super) const CIFAR10: Source = Source {
     aliases: &["cifar-10"],
     about: "50,000 + 10,000 photographs, RGB, 32x32, 10 classes; --data DIR with the files of \
             cifar-10-binary.tar.gz or -python.tar.gz",
+    sizes: Some((SHAPE, 10)),
     load: |dir| LAYOUT10.load(dir),
 };
 
@@ -106,6 +107,7 @@ pub(super) const CIFAR100: Source = Source {
     aliases: &["cifar-100"],
     about: "50,000 + 10,000 photographs, RGB, 32x32, 100 classes; --data DIR with the files of \
             cifar-100-binary.tar.gz or -python.tar.gz",
+    sizes: Some((SHAPE, 100)),
     load: |dir| LAYOUT100.load(dir),
 };
 

@@ -1,6 +1,7 @@
 //! A data set in device memory, as bytes or floats; one kernel makes batches from it.
 
 use super::{Dataset, ImageShape, Pixels};
+use crate::device::trace::Range;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::augment::{Augmentation, StoredImages, augment, gather_i32};
@@ -22,6 +23,7 @@ pub struct DeviceDataset {
 impl DeviceDataset {
     /// Copies a data set to the device.
     pub fn new(device: &Device, data: &Dataset) -> Result<DeviceDataset> {
+        let _data = device.scope(Range::Data);
         let channels = data.shape.channels;
         Ok(DeviceDataset {
             images: match &data.images {
@@ -42,30 +44,31 @@ impl DeviceDataset {
 
     /// The images `[B,H,W,C]` in `[0,1]`, augmented as requested, and the labels `[B]` at `indices`.
     pub fn batch(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<(Tensor, Buffer<i32>)> {
+        Ok((self.images(indices, augmentation)?, gather_i32(&self.labels, indices)?))
+    }
+
+    /// The images alone.
+    pub fn images(&self, indices: &Buffer<i32>, augmentation: &Augmentation) -> Result<Tensor> {
+        let _data = self.device().scope(Range::Data);
         let shape = [self.shape.height, self.shape.width, self.shape.channels];
-        let x = augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)?;
-        Ok((x, gather_i32(&self.labels, indices)?))
+        augment(&self.images, shape, indices, &self.scale, &self.shift, augmentation)
+    }
+
+    /// The labels of all images.
+    pub fn labels(&self) -> &Buffer<i32> {
+        &self.labels
     }
 }
 
 /// The index buffers of the batches of a pass in order; the last may be smaller.
 pub fn in_order(device: &Device, len: usize, batch: usize) -> Result<Vec<Buffer<i32>>> {
-    batches(device, (0..len as i32).collect(), batch)
+    let order: Vec<i32> = (0..len as i32).collect();
+    order.chunks(batch.max(1)).map(|indices| Buffer::from_slice(device, indices)).collect()
 }
 
-/// The index buffers of the batches of a training epoch, in an order determined by seed and epoch.
-pub fn shuffled(
-    device: &Device,
-    len: usize,
-    batch: usize,
-    seed: u64,
-    epoch: usize,
-) -> Result<Vec<Buffer<i32>>> {
+/// The order of the images of a training epoch, which seed and epoch determine.
+pub fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<i32> {
     let mut order: Vec<i32> = (0..len as i32).collect();
     Stream::new(seed, &format!("order of epoch {epoch}")).shuffle(&mut order);
-    batches(device, order, batch)
-}
-
-fn batches(device: &Device, order: Vec<i32>, batch: usize) -> Result<Vec<Buffer<i32>>> {
-    order.chunks(batch.max(1)).map(|indices| Buffer::from_slice(device, indices)).collect()
+    order
 }

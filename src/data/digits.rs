@@ -21,6 +21,7 @@ pub(super) const DIGITS: Source = Source {
     aliases: &[],
     about: "1,797 handwritten digits, grey, 8x8, 10 classes; embedded \
             (UCI, E. Alpaydin and C. Kaynak, CC BY 4.0)",
+    sizes: Some((SHAPE, 10)),
     load,
 };
 

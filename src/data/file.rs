@@ -19,6 +19,7 @@ pub(super) const FILE: Source = Source {
     aliases: &["safetensors", "npz"],
     about: "any images: --data X.safetensors or X.npz with x_train, y_train, x_test, y_test, or x, y, or \
             x_adv, y (for tests only): uint8 [N,H,W,C] or floats [N,C,H,W]",
+    sizes: None,
     load,
 };
 

@@ -28,6 +28,8 @@ pub struct Source {
     pub aliases: &'static [&'static str],
     /// One line: contents, licence or origin.
     pub about: &'static str,
+    /// The images and the number of classes, where every copy has the same.
+    pub sizes: Option<(ImageShape, usize)>,
     load: fn(Option<&Path>) -> Result<Split>,
 }
 
@@ -246,6 +248,22 @@ pub fn find(name: &str) -> Result<&'static Source> {
     };
     let found = SOURCES.iter().find(is_named);
     found.ok_or_else(|| Error::unknown("data set", name, SOURCES.iter().map(|source| source.name)))
+}
+
+/// Images of random bytes with the sizes of the data set called `name`, to measure work with; those of a file
+/// are its own, from `path`.
+///
+/// Errors: as for [`load`].
+pub fn random(name: &str, path: Option<&Path>, count: usize) -> Result<Split> {
+    let source = find(name)?;
+    let Some((shape, classes)) = source.sizes else { return (source.load)(path) };
+    let mut stream = Stream::new(0, "random images");
+    let mut images = |count: usize| {
+        let pixels: Vec<u8> = (0..count * shape.bytes()).map(|_| (256.0 * stream.uniform()) as u8).collect();
+        let labels = (0..count).map(|image| (image % classes) as i32).collect();
+        Dataset::new(source.name, shape, pixels, labels, numbered_names(classes))
+    };
+    Ok(Split { train: images(count), test: images(classes), own_parts: true })
 }
 
 /// Loads the data set called `name`; `path` is the folder of its files, or its file; `None` for embedded

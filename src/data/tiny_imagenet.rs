@@ -26,6 +26,7 @@ pub(super) const TINY_IMAGENET: Source = Source {
     aliases: &["tiny-imagenet-200"],
     about: "100,000 + 10,000 photographs, RGB, 64x64, 200 classes; --data DIR with the files of \
             tiny-imagenet-200.zip",
+    sizes: Some((SHAPE, 200)),
     load,
 };
 

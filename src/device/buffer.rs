@@ -23,6 +23,9 @@ impl Element for i32 {
 impl Element for u32 {
     const POISON: u32 = 0xdead_beef;
 }
+impl Element for u64 {
+    const POISON: u64 = 0xdead_beef_dead_beef;
+}
 impl Element for u8 {
     const POISON: u8 = 0xa5;
 }
@@ -58,6 +61,9 @@ impl<T: Element> Buffer<T> {
         // A size beyond all memory is refused by the allocator, with the numbers.
         let bytes = len.saturating_mul(size_of::<T>());
         let address = device.0.memory.allocate(&device.0.backend, bytes)?;
+        if device.0.tracer.is_on() {
+            device.0.tracer.allocated(address, bytes as u64);
+        }
         let buffer = Buffer { device: device.clone(), address, len, kind: PhantomData };
         if device.0.memory.policy == Policy::Guarded {
             // SAFETY: checked devices are hosts; the memory was just allocated with at least `bytes` bytes.
@@ -88,20 +94,7 @@ impl<T: Element> Buffer<T> {
     /// Overwrites the buffer. Errors: `values` has a different length.
     pub fn write(&mut self, values: &[T]) -> Result<()> {
         self.same_length("Buffer::write", values.len())?;
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        match &self.device.0.backend {
-            Backend::Host(host) => {
-                host.recorder.refuse_while_capturing("write to a buffer")?;
-                // SAFETY: the buffer has exactly as many bytes, and host kernels are done when their launch
-                // returns.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address as *mut u8, bytes.len())
-                };
-                Ok(())
-            }
-            Backend::Cuda(cuda) => cuda.write(self.address, bytes),
-            Backend::Software(software) => software.write(self.address, bytes),
-        }
+        self.device.0.backend.write(self.address, bytemuck::cast_slice(values))
     }
 
     /// Copies the content to the program; waits for everything launched so far.
@@ -165,13 +158,33 @@ impl<T: Element> Buffer<T> {
         &self.device
     }
 
-    pub(super) fn address(&self) -> u64 {
+    /// Where it lies in the memory of the device.
+    pub fn address(&self) -> u64 {
         self.address
+    }
+}
+
+impl Backend {
+    /// Writes to memory that the caller owns.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        match self {
+            Backend::Host(host) => {
+                host.recorder.refuse_while_capturing("write to a buffer")?;
+                // SAFETY: the caller owns as many bytes, and host kernels are done when their launch returns.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
+                Ok(())
+            }
+            Backend::Cuda(cuda) => cuda.write(address, bytes),
+            Backend::Software(software) => software.write(address, bytes),
+        }
     }
 }
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
+        if self.device.0.tracer.is_on() {
+            self.device.0.tracer.freed(self.address);
+        }
         self.device.0.memory.release(&self.device.0.backend, self.address);
     }
 }

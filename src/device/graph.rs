@@ -1,6 +1,7 @@
 //! A recorded sequence of launches that is replayed as a whole: a CUDA graph on a GPU, elsewhere a list of
 //! launches.
 
+use super::memory::Captured;
 use super::{Backend, Device, cuda, recording};
 use crate::error::Result;
 
@@ -26,13 +27,15 @@ impl Graph {
         }
         memory.begin_capture();
         let outcome = work();
-        let blocks = memory.end_capture();
+        let Captured { blocks, constants } = memory.end_capture();
         // The recording is ended on the error path too, so that the device goes on working.
         let recorded = match &device.0.backend {
             Backend::Host(host) => Ok(Recorded::List(host.recorder.end())),
             Backend::Software(software) => Ok(Recorded::List(software.recorder.end())),
             Backend::Cuda(cuda) => cuda.end_capture().map(Recorded::Cuda),
         };
+        let write = |(address, bytes): (u64, Vec<u8>)| device.0.backend.write(address, &bytes);
+        let outcome = outcome.and_then(|()| constants.into_iter().try_for_each(write));
         match (outcome, recorded) {
             (Ok(()), Ok(recorded)) => Ok(Graph { device: device.clone(), recorded, blocks }),
             (Err(error), _) | (_, Err(error)) => {
@@ -45,12 +48,16 @@ impl Graph {
     /// Runs the recorded work once more.
     pub fn replay(&self) -> Result<()> {
         match (&self.recorded, &self.device.0.backend) {
-            (Recorded::List(work), Backend::Host(host)) => work.iter().try_for_each(|item| host.run(item)),
-            (Recorded::List(work), Backend::Software(software)) => {
-                work.iter().try_for_each(|item| software.run(item))
-            }
+            (Recorded::List(work), backend) => work.iter().try_for_each(|item| match (item, backend) {
+                // As any launch, so that it is traced.
+                (recording::Recorded::Launch { kernel, grid, args }, _) => {
+                    self.device.launch(kernel, *grid, args)
+                }
+                (item, Backend::Host(host)) => host.run(item),
+                (item, Backend::Software(software)) => software.run(item),
+                (_, Backend::Cuda(_)) => Ok(()),
+            }),
             (Recorded::Cuda(graph), _) => graph.launch(),
-            (Recorded::List(_), Backend::Cuda(_)) => Ok(()),
         }
     }
 }

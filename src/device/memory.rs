@@ -13,7 +13,8 @@
 //! * allocated in the capture (`Capture::allocated`). When its buffer is dropped, later buffers of the same
 //!   capture may have it (`Capture::free`): a replay repeats the launches in the same order;
 //! * older than the capture (`Capture::older`). Every replay starts from its content, so that no other buffer
-//!   may have it, even when its own is dropped in the capture.
+//!   may have it, even when its own is dropped in the capture. Such is a block of constants, too,
+//!   which is written when the capture ends.
 //!
 //! At the end of the capture both kinds become blocks of the graph.
 
@@ -84,6 +85,14 @@ struct Capture {
     free: BTreeMap<usize, Vec<u64>>,
     /// Older blocks that recorded launches use, and whether their buffer was dropped in the capture.
     older: HashMap<u64, bool>,
+    /// What blocks that no launch writes are to hold.
+    constants: Vec<(u64, Vec<u8>)>,
+}
+
+/// The blocks of a graph, and what some of them must hold before it is replayed.
+pub(super) struct Captured {
+    pub blocks: Vec<u64>,
+    pub constants: Vec<(u64, Vec<u8>)>,
 }
 
 impl Pool {
@@ -99,6 +108,16 @@ impl Pool {
     pub fn in_use(&self) -> (usize, usize) {
         let state = self.state();
         (state.in_use, state.peak)
+    }
+
+    /// The bytes of the block at this address, which may be more than its buffer has.
+    pub fn size_of(&self, address: u64) -> Option<u64> {
+        self.state().sizes.get(&address).map(|size| *size as u64)
+    }
+
+    /// Bytes of all blocks, given out or not.
+    pub fn held(&self) -> usize {
+        self.state().sizes.values().sum()
     }
 
     /// The address of a block of at least `bytes` bytes.
@@ -158,8 +177,24 @@ impl Pool {
         }
     }
 
-    /// Ends a capture; the returned blocks stay pinned until [`Pool::unpin`].
-    pub fn end_capture(&self) -> Vec<u64> {
+    /// Allocates as if nothing was captured: a block that no recorded launch has used.
+    pub fn outside_capture<T>(&self, allocation: impl FnOnce() -> T) -> T {
+        let capture = self.state().capture.take();
+        let allocated = allocation();
+        self.state().capture = capture;
+        allocated
+    }
+
+    /// Notes what a block from outside of the capture is to hold in every replay.
+    pub fn record_constant(&self, address: u64, bytes: &[u8]) {
+        if let Some(capture) = &mut self.state().capture {
+            capture.older.insert(address, false);
+            capture.constants.push((address, bytes.to_vec()));
+        }
+    }
+
+    /// Ends a capture; its blocks stay pinned until [`Pool::unpin`].
+    pub fn end_capture(&self) -> Captured {
         self.capturing.store(false, Ordering::Relaxed);
         let mut state = self.state();
         let capture = state.capture.take().unwrap_or_default();
@@ -173,7 +208,7 @@ impl Pool {
         for block in capture.free.into_values().flatten() {
             state.pinned.entry(block).or_default().buffer_dropped = true;
         }
-        blocks.into_keys().collect()
+        Captured { blocks: blocks.into_keys().collect(), constants: capture.constants }
     }
 
     /// Drops a graph's share in its blocks.
@@ -271,6 +306,8 @@ fn raw_release(backend: &Backend, block: u64, size: usize) {
 
 impl Drop for super::Inner {
     fn drop(&mut self) {
+        // A device that is lost has no times left to tell.
+        let _ = self.tracer.settle();
         self.memory.flush(&self.backend);
     }
 }

@@ -16,16 +16,20 @@ mod graph;
 pub mod host;
 pub mod kernels;
 mod memory;
+mod peaks;
 mod recording;
 mod software;
+mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use buffer::{Buffer, Element, Real};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
+pub use peaks::Peaks;
 pub use software::{Coverage, LaunchCost};
 
 use crate::error::Result;
@@ -40,6 +44,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     backend: Backend,
     memory: memory::Pool,
+    tracer: trace::Tracer,
 }
 
 enum Backend {
@@ -170,7 +175,12 @@ impl<T: Element> IntoArg for Option<&mut Buffer<T>> {
 
 impl Device {
     fn new(backend: Backend, policy: Policy) -> Device {
-        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy) }))
+        let timeline = match &backend {
+            Backend::Cuda(cuda) => trace::Timeline::Events(cuda::Events::new(cuda)),
+            Backend::Host(_) | Backend::Software(_) => trace::Timeline::Clock,
+        };
+        let tracer = trace::Tracer::new(timeline);
+        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy), tracer }))
     }
 
     /// The CPU: all cores, the best instruction set of the machine (`SADDLE_HOST_ISA` chooses another).
@@ -222,14 +232,6 @@ impl Device {
         matches!(self.0.backend, Backend::Host(_))
     }
 
-    /// Whether this is a GPU whose tensor cores multiply bf16 (sm_80 and newer).
-    pub fn multiplies_bf16(&self) -> bool {
-        match &self.0.backend {
-            Backend::Host(_) | Backend::Software(_) => false,
-            Backend::Cuda(cuda) => cuda.capability() >= (8, 0),
-        }
-    }
-
     fn shapes(&self) -> Shapes {
         match &self.0.backend {
             Backend::Host(host) => host.shapes,
@@ -240,6 +242,16 @@ impl Device {
     /// Whether a block is one thread, as the host runs kernels by default (`ONE_THREAD_BLOCKS` in kernels).
     pub fn has_one_thread_blocks(&self) -> bool {
         self.shapes() == Shapes::Host
+    }
+
+    /// Whether kernels with tensor cores run (`TENSOR_CORES` in kernels): on GPUs from compute capability 8.0
+    /// on, and on the host with CUDA's launch shapes.
+    pub fn has_tensor_cores(&self) -> bool {
+        match &self.0.backend {
+            Backend::Host(host) => host.shapes == Shapes::Cuda,
+            Backend::Cuda(cuda) => cuda.arch().number() >= 80,
+            Backend::Software(software) => software.arch().number() >= 80,
+        }
     }
 
     /// A name for records and reports, such as `host (2 threads, v4)` or `NVIDIA H200`.
@@ -264,6 +276,12 @@ impl Device {
         self.0.memory.in_use()
     }
 
+    /// Bytes that the device has taken from its memory: those of buffers, of graphs, and free ones that the
+    /// next buffers get.
+    pub fn memory_held(&self) -> usize {
+        self.0.memory.held()
+    }
+
     /// Launches a kernel; the typed functions of [`kernels`] are the way to call it. Nothing is launched for
     /// an empty grid.
     pub(crate) fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
@@ -273,17 +291,29 @@ impl Device {
         if self.0.memory.capturing() {
             self.0.memory.record_use(args.iter().map(|arg| arg.0));
         }
-        match &self.0.backend {
-            Backend::Host(host) => host.launch(kernel, grid, args),
-            Backend::Cuda(cuda) => cuda.launch(kernel, grid, args),
-            Backend::Software(software) => software.launch(kernel, grid, args),
+        let Inner { backend, memory, tracer } = &*self.0;
+        // The launches of a graph are heard when it is replayed.
+        if !tracer.is_on() || memory.capturing() {
+            return backend.launch(kernel, grid, args);
         }
+        let (threads, size) = (kernel.threads.on(self), |address| memory.size_of(address));
+        tracer.launch((kernel, grid, args), threads, size, || backend.launch(kernel, grid, args))
     }
 
     /// Records what `work` launches instead of running it; [`Graph::replay`] runs it on the same memory,
     /// any number of times. Inside, buffers may not be read or written by the program.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         Graph::capture(self, work)
+    }
+}
+
+impl Backend {
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        match self {
+            Backend::Host(host) => host.launch(kernel, grid, args),
+            Backend::Cuda(cuda) => cuda.launch(kernel, grid, args),
+            Backend::Software(software) => software.launch(kernel, grid, args),
+        }
     }
 }
 

@@ -86,6 +86,11 @@ impl Software {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The architecture that kernels are compiled for.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
     pub fn describe(&self) -> String {
         format!("PTX machine for {}", self.arch.name)
     }

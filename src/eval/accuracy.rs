@@ -7,6 +7,7 @@
 
 use crate::attack::{Attack, Model, Objective, Pgd, Points};
 use crate::data::device_dataset::{DeviceDataset, in_order};
+use crate::device::trace::Range;
 use crate::error::{Error, Result};
 use crate::ops::augment::Augmentation;
 use crate::ops::cross_entropy::cross_entropy;
@@ -67,6 +68,7 @@ pub fn answers<M: Model>(
     for indices in in_order(&device, data.len, batch)? {
         let (x, y) = data.batch(&indices, &Augmentation::none())?;
         let x = images(model, Points { x: &x, y: &y, images: &indices })?;
+        let _evaluation = device.scope(Range::Evaluation);
         let tape = Tape::new(&device);
         let x = tape.constant(x);
         let z = model.logits(&tape, x)?;

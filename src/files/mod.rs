@@ -1,6 +1,7 @@
 //! Files: bounded reads, atomic writes, locked folders, safetensors, and numpy's arrays.
 
 pub mod fingerprint;
+pub mod growing;
 pub mod lock;
 pub mod npy;
 mod npz;

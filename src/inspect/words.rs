@@ -24,7 +24,8 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$}{prefix}")
 }
 
-fn bytes(value: u64) -> String {
+/// Bytes: `12.3 MB`.
+pub fn bytes(value: u64) -> String {
     let text = si(value as f64);
     if text.contains(' ') { text + "B" } else { text + " B" }
 }

@@ -24,7 +24,7 @@ pub mod trades;
 pub use common::keys::{apply, check_keys, is_read, load_recipe};
 pub use common::log::{Log, LogValue};
 pub use common::loss::{AdversarialLoss, BaseLoss, Loss};
-pub use common::step::{FixedNoise, Step};
+pub use common::step::{FixedNoise, Step, draw_mix};
 
 use crate::config::Config;
 use crate::error::{Error, Result};

@@ -4,11 +4,12 @@ use super::init::Init;
 use super::maps::{Maps, each_type};
 use super::net::Shape;
 use super::params::{Leaves, ParamId, Params, Role};
+use crate::device::trace::Scope;
 use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Norm};
-use crate::ops::conv2d::{self, Convolve};
+use crate::ops::conv2d::{self, Convolve, Precision};
 use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
@@ -31,6 +32,16 @@ impl Pass<'_> {
     /// Whether batch norms can be folded into the convolutions before them.
     fn folds(&self) -> bool {
         self.bn == BnMode::Eval && self.leaves.is_none()
+    }
+
+    /// Work of the layer with this parameter, for as long as the result lives.
+    pub(super) fn layer(&self, id: ParamId) -> Scope {
+        self.tape.device().layer(self.params.layer(id))
+    }
+
+    /// Whether a convolution of float32 images gives bf16.
+    fn leaves_f32(&self) -> bool {
+        self.params.precision() == Precision::Bf16
     }
 
     fn var(&self, id: ParamId) -> Var {
@@ -128,13 +139,14 @@ pub trait Layer {
 
 /// A convolution without bias; padding kernel / 2.
 pub struct Conv {
-    weight: ParamId,
+    pub(super) weight: ParamId,
     stride: usize,
     pad: usize,
 }
 
 impl Conv {
-    fn apply<T: Convolve>(&self, pass: &mut Pass, x: Var<T>) -> Result<Var<T>> {
+    fn apply<X: Convolve<Y>, Y: Real>(&self, pass: &mut Pass, x: Var<X>) -> Result<Var<Y>> {
+        let _layer = pass.layer(self.weight);
         let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
@@ -143,7 +155,11 @@ impl Conv {
 
 impl Layer for Conv {
     fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
-        Ok(each_type!(x, |x| self.apply(pass, x)?))
+        Ok(match x {
+            Maps::F32(x) if pass.leaves_f32() => Maps::Bf16(self.apply(pass, x)?),
+            Maps::F32(x) => Maps::F32(self.apply(pass, x)?),
+            Maps::Bf16(x) => Maps::Bf16(self.apply(pass, x)?),
+        })
     }
 }
 
@@ -156,33 +172,37 @@ pub struct ConvBn {
 impl ConvBn {
     /// bn(conv(x)) + residual, then ReLU: one kernel where the batch norm can be folded.
     pub fn apply(&self, pass: &mut Pass, x: Maps, residual: Option<Maps>, activate: bool) -> Result<Maps> {
+        let of_bf16 = |residual: Option<Maps>| residual.map(Maps::bf16).transpose();
         Ok(match x {
+            Maps::F32(x) if pass.leaves_f32() => {
+                Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?)
+            }
             Maps::F32(x) => {
                 Maps::F32(self.apply_to(pass, x, residual.map(Maps::f32).transpose()?, activate)?)
             }
-            Maps::Bf16(x) => {
-                Maps::Bf16(self.apply_to(pass, x, residual.map(Maps::bf16).transpose()?, activate)?)
-            }
+            Maps::Bf16(x) => Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?),
         })
     }
 
-    fn apply_to<T: Convolve>(
+    fn apply_to<X: Convolve<Y>, Y: Real>(
         &self,
         pass: &mut Pass,
-        x: Var<T>,
-        residual: Option<Var<T>>,
+        x: Var<X>,
+        residual: Option<Var<Y>>,
         activate: bool,
-    ) -> Result<Var<T>> {
+    ) -> Result<Var<Y>> {
         let ConvBn { conv, bn } = self;
         if pass.folds() {
+            let _layer = pass.layer(conv.weight);
             let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
         let tape = pass.tape;
-        let convolved = conv.apply(pass, x)?;
+        let convolved: Var<Y> = conv.apply(pass, x)?;
         let normed = bn.apply(pass, convolved, activate && residual.is_none())?;
         tape.release(convolved);
         let Some(residual) = residual else { return Ok(normed) };
+        let _layer = pass.layer(bn.weight);
         let sum = add(tape, normed, residual)?;
         tape.release(normed);
         if !activate {
@@ -231,6 +251,7 @@ impl BatchNorm {
     }
 
     fn apply<T: Real>(&self, pass: &mut Pass, x: Var<T>, activate: bool) -> Result<Var<T>> {
+        let _layer = pass.layer(self.weight);
         let (weight, bias, mode, rows) = (pass.var(self.weight), pass.var(self.bias), pass.bn, pass.rows);
         if mode == BnMode::Train
             && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
@@ -265,6 +286,7 @@ pub struct Linear {
 
 impl Linear {
     pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
+        let _layer = pass.layer(self.weight);
         linear(pass.tape, x, pass.var(self.weight), Some(pass.var(self.bias)))
     }
 }

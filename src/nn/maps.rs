@@ -1,15 +1,13 @@
 //! Feature maps of either type, as they go from layer to layer.
 
-use super::layers::Pass;
 use crate::error::{Error, Result};
-use crate::ops::cast::{to_bf16, widened};
-use crate::ops::conv2d::Precision;
+use crate::ops::cast::widened;
 use crate::ops::global_avg_pool::global_avg_pool;
 use crate::tape::{Gradients, NodeId, Tape, Var};
 use crate::tensor::Tensor;
 use half::bf16;
 
-/// Feature maps `[N,H,W,C]`: float32, or bf16 after the stem of a network of that precision.
+/// Feature maps `[N,H,W,C]`: float32, or bf16 from the first convolution of a network of that precision on.
 #[derive(Clone, Copy, Debug)]
 pub enum Maps {
     F32(Var),
@@ -28,16 +26,6 @@ macro_rules! each_type {
 pub(super) use each_type;
 
 impl Maps {
-    /// The maps in the type of the pass's precision.
-    pub fn of_precision(self, pass: &Pass) -> Result<Maps> {
-        match self {
-            Maps::F32(x) if pass.params.precision() == Precision::Bf16 => {
-                to_bf16(pass.tape, x).map(Maps::Bf16)
-            }
-            same => Ok(same),
-        }
-    }
-
     /// The mean over the pixels, `[N,C]`.
     pub fn pooled(self, tape: &Tape) -> Result<Var> {
         match self {

@@ -5,6 +5,7 @@ use super::layers::{Builder, Pass};
 use super::maps::Maps;
 use super::params::{Leaves, Param, Params, Role};
 use crate::device::Device;
+use crate::device::trace::Range;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
 use crate::ops::conv2d::Precision;
@@ -52,6 +53,7 @@ impl Net {
         seed: u64,
         layers: impl FnOnce(&mut Builder) -> Result<Layers>,
     ) -> Result<Net> {
+        let _network = device.scope(Range::Network);
         let normalize = match (shape.mean.as_slice(), shape.std.as_slice()) {
             ([], []) => None,
             (mean, std) => Some(Normalize::new(device, mean, std, shape.channels)?),
@@ -180,11 +182,9 @@ impl Net {
             Some(normalize) => normalize.forward(tape, x)?,
             None => x,
         };
-        // float32 up to here: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
-        let stem = self.layers.stem.forward(pass, Maps::F32(images))?;
+        // float32: bf16's steps near 1 are 1/256, an attack's are 2/255 and less.
+        let mut hidden = self.layers.stem.forward(pass, Maps::F32(images))?;
         Maps::F32(images).release(tape, &[Maps::F32(x)]);
-        let mut hidden = stem.of_precision(pass)?;
-        stem.release(tape, &[hidden]);
         let mut stages = Vec::new();
         for stage in &self.layers.stages {
             for block in stage {

@@ -79,6 +79,18 @@ impl Params {
         self.list[id.0].value.clone()
     }
 
+    /// Where the values and momenta lie in device memory.
+    pub fn addresses(&self) -> Vec<u64> {
+        let tensors = self.list.iter().flat_map(|param| [Some(&param.value), param.momentum.as_ref()]);
+        tensors.flatten().map(|tensor| tensor.address()).collect()
+    }
+
+    /// Forgets the copies of filters: the next passes make them anew.
+    pub fn drop_copies(&mut self) {
+        self.filters.clear();
+        self.folded.clear();
+    }
+
     /// Two buffers to update in place (the running statistics of one batch norm).
     pub(super) fn pair_mut(&mut self, first: ParamId, second: ParamId) -> Option<(&mut Tensor, &mut Tensor)> {
         self.folded.clear();
@@ -91,22 +103,44 @@ impl Params {
         self.list.iter()
     }
 
+    /// The trained parameters, in that order.
+    pub fn trained(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        let all = self.list.iter().enumerate().map(|(index, param)| (ParamId(index), param));
+        all.filter(|(_, param)| param.role != Role::Buffer)
+    }
+
     pub fn get(&self, id: ParamId) -> &Param {
         &self.list[id.0]
     }
 
+    /// The name of the layer that a parameter is of: `layer1.0.conv1` of `layer1.0.conv1.weight`.
+    pub(super) fn layer(&self, id: ParamId) -> &str {
+        let name = &self.list[id.0].name;
+        name.rsplit_once('.').map_or(name, |(layer, _)| layer)
+    }
+
     /// One parameter or buffer, to be changed.
     pub fn get_mut(&mut self, id: ParamId) -> &mut Param {
-        self.filters.clear();
-        self.folded.clear();
+        self.drop_copies();
         &mut self.list[id.0]
     }
 
     /// Everything, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
-        self.filters.clear();
-        self.folded.clear();
+        self.drop_copies();
         self.list.iter_mut()
+    }
+
+    /// The parameters with gradients, which are in the order of [`Params::iter`], to be changed.
+    pub fn with_gradients<'a>(
+        &'a mut self,
+        gradients: &'a [(ParamId, Tensor)],
+    ) -> impl Iterator<Item = (&'a mut Param, &'a Tensor)> {
+        let mut left = gradients.iter().peekable();
+        let paired = move |(index, param)| {
+            left.next_if(|(id, _)| id.0 == index).map(|(_, gradient)| (param, gradient))
+        };
+        self.iter_mut().enumerate().filter_map(paired)
     }
 
     /// The precision of convolutions.
@@ -117,8 +151,7 @@ impl Params {
     pub(super) fn set_precision(&mut self, precision: Precision) {
         if precision != self.precision {
             self.precision = precision;
-            self.filters.clear();
-            self.folded.clear();
+            self.drop_copies();
         }
     }
 

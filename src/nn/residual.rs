@@ -136,6 +136,7 @@ impl Layer for PreActivation {
         };
         let hidden = self.conv1_bn2.forward(pass, activated)?;
         activated.release(pass.tape, &[x]);
+        let _layer = pass.layer(self.conv2.weight);
         let out = self.conv2.forward(pass, hidden)?;
         hidden.release(pass.tape, &[]);
         let sum = match out {

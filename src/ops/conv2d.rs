@@ -2,6 +2,7 @@
 //! four pieces it is made of, for callers that fuse (attacks, inference): [`Filter`], and the functions of
 //! [`Convolve`]: forward, input_grad, weight_grad. Those of this file compute in float32.
 
+mod filter;
 mod grid;
 mod precision;
 
@@ -11,9 +12,9 @@ use crate::tape::NodeId;
 use crate::tensor::elements;
 use grid::{implicit_gemm_grid, panel_width};
 use kernels::{conv2d, conv2d_weight};
-use std::cell::OnceCell;
 use std::rc::Rc;
 
+pub use filter::Filter;
 pub use precision::{Convolve, Precision};
 
 /// The sizes of one convolution. Every tensor must have fewer than 2^31 elements.
@@ -112,78 +113,7 @@ macro_rules! launch {
         .launch($device, $grid)
     };
 }
-
-/// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a
-/// new one when weights change.
-pub struct Filter {
-    weight: Tensor,
-    scale: Option<Tensor>,
-    precision: Precision,
-    forward: OnceCell<Buffer<f32>>,
-    transposed: OnceCell<Buffer<f32>>,
-}
-
-impl Filter {
-    /// A filter of this precision, where [`Precision::of_channels`] allows it.
-    pub fn new(weight: Tensor, precision: Precision) -> Filter {
-        let channels = |at| weight.shape().get(at).copied().unwrap_or(1);
-        let precision = precision.of_channels(channels(0), channels(3));
-        Filter { weight, scale: None, precision, forward: OnceCell::new(), transposed: OnceCell::new() }
-    }
-
-    /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed
-    /// statistics.
-    pub fn scaled(weight: Tensor, scale: Tensor, precision: Precision) -> Result<Filter> {
-        if weight.shape().first() != Some(&scale.len()) {
-            return Err(Error::Shape {
-                op: "Filter::scaled",
-                expected: format!("{:?} values", weight.shape().first()),
-                got: scale.shape().to_vec(),
-            });
-        }
-        Ok(Filter { scale: Some(scale), ..Filter::new(weight, precision) })
-    }
-
-    /// The weights without the scale.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    fn panels(&self, transposed: bool) -> Result<&Buffer<f32>> {
-        let cell = if transposed { &self.transposed } else { &self.forward };
-        if cell.get().is_none() {
-            let _ = cell.set(self.prepare(transposed)?);
-        }
-        cell.get().ok_or_else(|| Error::Internal { what: "a filter was prepared twice".into() })
-    }
-
-    fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
-        let device = self.weight.device();
-        let [out_channels, kh, kw, in_channels] = self.weight.nhwc("conv2d weights")?;
-        let (columns, depth) =
-            if transposed { (in_channels, out_channels) } else { (out_channels, in_channels) };
-        let width = panel_width(columns);
-        let (panels, rows) = (columns.div_ceil(width), (kh * kw * depth).next_multiple_of(4));
-        let mut buffer = Buffer::uninit(device, panels * rows * width)?;
-        let grid = (rows.div_ceil(conv2d::PREPARE_ROWS.on(device)), panels);
-        let scale = self.scale.as_ref().map(Tensor::buffer);
-        let (co, taps, ci) = (out_channels, kh * kw, in_channels);
-        let (to_tf32, to_bf16) = (self.precision == Precision::Tf32, self.precision == Precision::Bf16);
-        conv2d::Prepare {
-            w: &self.weight,
-            scale,
-            panels: &mut buffer,
-            out_channels: co,
-            taps,
-            in_channels: ci,
-            transposed,
-            to_tf32,
-            to_bf16,
-        }
-        .launch(device, grid)?;
-        Ok(buffer)
-    }
-}
+pub(super) use launch;
 
 /// Operations of [`Convolve::forward`] on each output before it is written.
 pub struct Epilogue<'a, T: Real = f32> {
@@ -209,7 +139,7 @@ pub fn masks_fit(channels: usize) -> bool {
     channels.is_multiple_of(16)
 }
 
-fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
+pub(super) fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     match mask {
         Some(mask) if mask.len() != mask_bytes(shape.iter().product()) || !masks_fit(shape[3]) => {
             Err(Error::Shape {
@@ -222,19 +152,19 @@ fn check_mask(mask: Option<&Buffer<u8>>, shape: [usize; 4]) -> Result<()> {
     }
 }
 
-/// [`Convolve::forward`] of float32.
-fn forward(
+/// [`Convolve::forward`] of float32, with results of either type.
+fn forward<Y: Real>(
     conv: &Conv,
     x: &Tensor,
     filter: &Filter,
-    epilogue: Epilogue,
+    epilogue: Epilogue<Y>,
     num_valid: Option<&Buffer<i32>>,
-) -> Result<Tensor> {
+) -> Result<Tensor<Y>> {
     let device = x.device();
     expect("conv2d x", x.shape(), &conv.in_shape())?;
     expect(
         "conv2d w",
-        filter.weight.shape(),
+        filter.weight().shape(),
         &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels],
     )?;
     if let Some(shift) = epilogue.shift {
@@ -244,7 +174,7 @@ fn forward(
         expect("conv2d residual", residual.shape(), &conv.out_shape())?;
     }
     check_mask(epilogue.relu_mask.as_deref(), conv.out_shape())?;
-    let mut out = Tensor::uninit(device, &conv.out_shape())?;
+    let mut out = Tensor::<Y>::uninit(device, &conv.out_shape())?;
     let pixels = (conv.out_height, conv.out_width);
     let grid = implicit_gemm_grid(device, conv.images, pixels, conv.out_channels, 1, num_valid.is_some());
     launch!(
@@ -252,7 +182,7 @@ fn forward(
             x,
             panels: filter.panels(false)?,
             shift: epilogue.shift.map(Tensor::buffer),
-            residual: epilogue.residual.map(Tensor::buffer),
+            residual: epilogue.residual.map(|residual| residual.buffer()),
             y: &mut out,
             relu_mask: epilogue.relu_mask,
             num_valid,
@@ -280,20 +210,35 @@ fn input_grad(
     expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
     if conv.narrow(device) {
-        let grid = (conv.images * conv.height * conv.width).div_ceil(conv2d::NARROW_PIXELS.on(device));
-        let panels = filter.panels(false)?;
-        return launch!(
-            conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, num_valid, accumulate },
-            conv,
-            device,
-            grid
-        );
+        return input_grad_narrow(conv, grad, filter, num_valid, into, accumulate);
     }
     let (pixels, phases) = ((conv.height, conv.width), conv.stride);
     let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, num_valid.is_some());
     let panels = filter.panels(true)?;
     launch!(
         conv2d::InputGrad { grad_out: grad, panels, input_mask, grad_in: into, num_valid, accumulate },
+        conv,
+        device,
+        grid
+    )
+}
+
+/// [`input_grad`] for few input channels, which no ReLU made.
+fn input_grad_narrow<Y: Real>(
+    conv: &Conv,
+    grad: &Tensor<Y>,
+    filter: &Filter,
+    num_valid: Option<&Buffer<i32>>,
+    into: &mut Buffer<f32>,
+    accumulate: bool,
+) -> Result<()> {
+    let device = grad.device();
+    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
+    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
+    let grid = (conv.images * conv.height * conv.width).div_ceil(conv2d::NARROW_PIXELS.on(device));
+    let panels = filter.panels(false)?;
+    launch!(
+        conv2d::InputGradNarrow { grad_out: grad, panels, grad_in: into, num_valid, accumulate },
         conv,
         device,
         grid
@@ -345,7 +290,7 @@ fn weight_grad(
     conv2d_weight::reduce(device, elementwise(device, elements), &parts, into, splits, elements, accumulate)
 }
 
-fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
+pub(super) fn expect(op: &'static str, got: &[usize], expected: &[usize]) -> Result<()> {
     if got == expected {
         Ok(())
     } else {
@@ -361,25 +306,25 @@ pub fn conv2d(tape: &Tape, x: Var, w: Var, stride: usize, pad: usize) -> Result<
 }
 
 /// The same for the images of `rows`, with a filter made from w before, so that its copies serve many calls.
-pub fn conv2d_prepared<T: Convolve>(
+pub fn conv2d_prepared<X: Convolve<Y>, Y: Real>(
     tape: &Tape,
-    x: Var<T>,
+    x: Var<X>,
     w: Var,
     filter: &Rc<Filter>,
     stride: usize,
     pad: usize,
     rows: &Rows,
-) -> Result<Var<T>> {
+) -> Result<Var<Y>> {
     let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
-    let conv = Conv::new(input.shape(), filter.weight.shape(), stride, pad)?;
-    let out = T::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
+    let conv = Conv::new(input.shape(), filter.weight().shape(), stride, pad)?;
+    let out = X::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
     let input = tape.needs(w).then_some(input);
     tape.push(out, &[NodeId::from(x), w.into()], move |grad, sink| {
         if let Some((into, accumulate)) = sink.slot(x)? {
-            T::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
+            X::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
-            T::weight_grad(&conv, input, grad, &filter, rows.num_valid()?, into, accumulate)?;
+            X::weight_grad(&conv, input, grad, &filter, rows.num_valid()?, into, accumulate)?;
         }
         Ok(())
     })
@@ -390,4 +335,4 @@ mod testing;
 #[cfg(test)]
 pub use testing::cases;
 #[cfg(test)]
-pub(super) use testing::{input_oracle, oracle};
+pub(super) use testing::{input_oracle, oracle, weight_oracle};

@@ -3,6 +3,7 @@
 
 use super::conv2d::{Conv, Convolve, Epilogue, Filter, masks_fit};
 use super::prelude::*;
+use crate::tape::NodeId;
 use std::rc::Rc;
 
 /// A filter with the scale of a batch norm in it, and the batch norm's shift `[Cout]`.
@@ -13,19 +14,19 @@ pub struct Folded {
 
 /// relu(conv(x, w) + shift + residual), with residual and ReLU as asked; gradients to x and the residual
 /// only.
-pub fn conv2d_folded<T: Convolve>(
+pub fn conv2d_folded<X: Convolve<Y>, Y: Real>(
     tape: &Tape,
-    x: Var<T>,
+    x: Var<X>,
     folded: &Rc<Folded>,
-    residual: Option<Var<T>>,
+    residual: Option<Var<Y>>,
     relu: bool,
     stride: usize,
     pad: usize,
-) -> Result<Var<T>> {
+) -> Result<Var<Y>> {
     let input = tape.value(x);
     let conv = Conv::new(input.shape(), folded.filter.weight().shape(), stride, pad)?;
     let added = residual.map(|r| tape.value(r));
-    let parents: Vec<Var<T>> = [x].into_iter().chain(residual).collect();
+    let parents: Vec<NodeId> = [x.into()].into_iter().chain(residual.map(NodeId::from)).collect();
     let wanted = parents.iter().any(|p| tape.needs(*p));
     if relu && wanted && !masks_fit(conv.out_channels) {
         let sum = conv2d_folded(tape, x, folded, residual, false, stride, pad)?;
@@ -37,12 +38,12 @@ pub fn conv2d_folded<T: Convolve>(
     }
     let epilogue =
         Epilogue { shift: Some(&folded.shift), residual: added.as_ref(), relu, relu_mask: mask.as_mut() };
-    let out = T::forward(&conv, &input, &folded.filter, epilogue, None)?;
+    let out = X::forward(&conv, &input, &folded.filter, epilogue, None)?;
     let folded = folded.clone();
     tape.push_masked(out, mask, &parents, move |grad, sink| {
         if let Some(slot) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
             let mask = slot.mask.as_deref();
-            T::input_grad(&conv, grad, &folded.filter, mask, None, slot.into, slot.accumulate)?;
+            X::input_grad(&conv, grad, &folded.filter, mask, None, slot.into, slot.accumulate)?;
         }
         match residual {
             Some(residual) => sink.pass(residual, grad),

@@ -11,8 +11,9 @@ use kernels::dicar;
 ///
 /// Row j of the logits u `[B,K]` belongs to the member S_j, whose views are the rows S_j of z1 and of z2,
 /// each a part of a value `[R,K]`; both may be parts of one value. `Code`: JS(softmax(u / T), softmax(v / T))
-/// with v = r z1 + (1 - r) z2, as [`super::js::js`] computes it; `Paper`: the probabilities r softmax(z1 / T)
-/// + (1 - r) softmax(z2 / T) on the second side. r is in 0..=1. The gradient flows through u, z1 and z2.
+/// with v = r z1 + (1 - r) z2, as [`super::js::js`] computes it; `Paper`: on the second side the
+/// probabilities r softmax(z1 / T) + (1 - r) softmax(z2 / T). r `[1]` is in 0..=1. The gradient flows
+/// through u, z1 and z2.
 #[allow(clippy::too_many_arguments)]
 pub fn dicar(
     tape: &Tape,
@@ -20,7 +21,7 @@ pub fn dicar(
     z1: RowsFrom<Var>,
     z2: RowsFrom<Var>,
     subset: &Subset,
-    r: f32,
+    r: &Tensor,
     temperature: f32,
     variant: Variant,
 ) -> Result<Var> {
@@ -41,8 +42,8 @@ pub fn dicar(
     if temperature.is_nan() || temperature <= 0.0 {
         return Err(Error::value("temperature", temperature, "must be above 0"));
     }
-    if !(0.0..=1.0).contains(&r) {
-        return Err(Error::value("r", r, "must be in 0..=1"));
+    if r.len() != 1 {
+        return Err(Error::Shape { op: "dicar", expected: "one r".into(), got: r.shape().to_vec() });
     }
     let (inv_temp, floor) = (1.0 / temperature, MIXTURE_FLOOR);
     let mix_probabilities = variant == Variant::Paper;
@@ -57,7 +58,7 @@ pub fn dicar(
         members: &subset.count,
         index: &subset.index,
         loss: &mut losses,
-        r,
+        mix: r,
         inv_temp,
         floor,
         mix_probabilities,
@@ -65,7 +66,7 @@ pub fn dicar(
         k,
     }
     .launch(device, blocks(device, n))?;
-    let set = subset.clone();
+    let (set, r) = (subset.clone(), r.clone());
     tape.push(super::reduce::total(&losses, 1.0)?, &[u, z1.of, z2.of], move |grad_out, sink| {
         let device = grad_out.device();
         if let Some((grad_in, accumulate)) = sink.slot(u)? {
@@ -79,7 +80,7 @@ pub fn dicar(
                 members: &set.count,
                 index: &set.index,
                 grad_in,
-                r,
+                mix: &r,
                 inv_temp,
                 floor,
                 mix_probabilities,
@@ -105,7 +106,7 @@ pub fn dicar(
                 members: &set.count,
                 position: &set.position,
                 grad_in,
-                r,
+                mix: &r,
                 inv_temp,
                 floor,
                 mix_probabilities,
@@ -157,7 +158,7 @@ fn oracle(
 
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
-    use super::subset::of;
+    use super::subset::{number, of};
     use super::testing::*;
     let sets: [(usize, &'static [usize]); 7] = [
         (1, &[]),
@@ -186,7 +187,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     RowsFrom::all(x[1]),
                     RowsFrom::new(x[1], b),
                     &of(tape.device(), members, b)?,
-                    r,
+                    &number(tape.device(), r)?,
                     t,
                     variant,
                 )
@@ -229,7 +230,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                     RowsFrom::new(x[1], 2),
                     RowsFrom::all(x[2]),
                     &of(tape.device(), members, 5)?,
-                    0.8,
+                    &number(tape.device(), 0.8)?,
                     0.5,
                     variant,
                 )
@@ -252,7 +253,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                 RowsFrom::all(x[1]),
                 RowsFrom::new(x[1], 1),
                 &of(tape.device(), &[0, 1, 3], 4)?,
-                0.7,
+                &number(tape.device(), 0.7)?,
                 0.5,
                 variant,
             )
@@ -270,8 +271,8 @@ pub fn cases() -> Vec<super::testing::Case> {
     // With everything in S, u against the mixture of the logits is the divergence of js.rs.
     let run = |tape: &Tape, x: &[Var]| {
         let all = of(tape.device(), &[0, 1, 2, 3, 4, 5], 6)?;
-        let fused =
-            dicar(tape, x[0], RowsFrom::all(x[1]), RowsFrom::all(x[2]), &all, 0.75, 0.5, Variant::Code)?;
+        let (first, second, r) = (RowsFrom::all(x[1]), RowsFrom::all(x[2]), number(tape.device(), 0.75)?);
+        let fused = dicar(tape, x[0], first, second, &all, &r, 0.5, Variant::Code)?;
         let v = super::axpby::axpby(tape, x[1], 0.75, x[2], 0.25)?;
         let plain = super::js::js(tape, x[0], v, 0.5, super::reduce::Reduction::Mean)?;
         let difference = super::fill::scale(tape, plain, -1.0)?;
@@ -296,30 +297,28 @@ mod tests {
         let tape = Tape::new(&device);
         let var = |shape: &[usize]| tape.constant(Tensor::zeros(&device, shape).unwrap());
         let set = super::super::subset::of(&device, &[1], 3).unwrap();
-        let loss = |u: &[usize], z: &[usize], offset: usize, r: f32, temperature: f32| {
-            let z = var(z);
+        let loss = |u: &[usize], z: &[usize], offset: usize, numbers: usize, temperature: f32| {
+            let (z, r) = (var(z), Tensor::zeros(&device, &[numbers]).unwrap());
             dicar(
                 &tape,
                 var(u),
                 RowsFrom::all(z),
                 RowsFrom::new(z, offset),
                 &set,
-                r,
+                &r,
                 temperature,
                 Variant::Code,
             )
         };
-        assert!(loss(&[3, 4], &[6, 4], 3, 0.5, 0.5).is_ok());
+        assert!(loss(&[3, 4], &[6, 4], 3, 1, 0.5).is_ok());
         for temperature in [0.0, -1.0, f32::NAN] {
             assert!(
-                loss(&[3, 4], &[6, 4], 3, 0.5, temperature).unwrap_err().to_string().contains("temperature")
+                loss(&[3, 4], &[6, 4], 3, 1, temperature).unwrap_err().to_string().contains("temperature")
             );
         }
-        for r in [-0.1, 1.1, f32::NAN] {
-            assert!(loss(&[3, 4], &[6, 4], 3, r, 0.5).is_err());
-        }
-        assert!(loss(&[3, 4], &[6, 4], 4, 0.5, 0.5).is_err());
-        assert!(loss(&[3, 4], &[6, 5], 3, 0.5, 0.5).is_err());
-        assert!(loss(&[2, 4], &[6, 4], 3, 0.5, 0.5).is_err());
+        assert!(loss(&[3, 4], &[6, 4], 3, 2, 0.5).is_err());
+        assert!(loss(&[3, 4], &[6, 4], 4, 1, 0.5).is_err());
+        assert!(loss(&[3, 4], &[6, 5], 3, 1, 0.5).is_err());
+        assert!(loss(&[2, 4], &[6, 4], 3, 1, 0.5).is_err());
     }
 }

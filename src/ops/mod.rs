@@ -16,15 +16,18 @@ pub mod cast;
 pub mod contrastive;
 pub mod conv2d;
 pub mod conv2d_folded;
+pub mod conv2d_mma;
 pub mod cross_entropy;
 pub mod dicar;
 pub mod dlr;
 pub mod fab;
+pub mod feed;
 pub mod fill;
 pub mod gather;
 pub mod global_avg_pool;
 pub mod js;
 pub mod kl;
+pub mod ledger;
 pub mod linear;
 pub mod logit_difference;
 pub mod margin;
@@ -60,15 +63,18 @@ fn all_cases() -> Vec<(&'static str, Vec<testing::Case>)> {
         contrastive,
         conv2d,
         conv2d_folded,
+        conv2d_mma,
         cross_entropy,
         dicar,
         dlr,
         fab,
+        feed,
         fill,
         gather,
         global_avg_pool,
         js,
         kl,
+        ledger,
         linear,
         logit_difference,
         margin,

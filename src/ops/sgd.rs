@@ -1,100 +1,158 @@
-//! The optimiser's step, and the moving average of weights.
+//! The optimiser's step, and the moving average of weights, of all tensors of a network in one launch.
 
 use super::prelude::*;
+use crate::device::{Arg, IntoArg};
 use kernels::sgd;
 
 /// The numbers of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdStep {
-    pub lr: f32,
     pub momentum: f32,
     pub weight_decay: f32,
     pub nesterov: bool,
+}
+
+/// A parameter in a step.
+pub struct Update<'a> {
+    pub weight: &'a mut Tensor,
+    pub grad: &'a Tensor,
+    /// None: the weight moves along the gradient.
+    pub velocity: Option<&'a mut Tensor>,
     /// The first step of this parameter: its velocity becomes the gradient, whatever it held before.
-    pub first: bool,
+    pub fresh: bool,
 }
 
-/// PyTorch's SGD, in place: `g = grad + weight_decay * w`, `velocity = momentum * velocity + g`, `w -= lr *
-/// velocity` (Nesterov: `w -= lr * (g + momentum * velocity)`). With momentum 0 the velocity is not touched.
-pub fn sgd(weight: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, step: SgdStep) -> Result<()> {
-    same_shape("sgd", weight, grad)?;
-    same_shape("sgd", weight, velocity)?;
-    let (device, n) = (grad.device(), grad.len());
-    let SgdStep { lr, momentum, weight_decay, nesterov, first } = step;
-    let velocity = if momentum != 0.0 { Some(velocity.make_mut()?) } else { None };
-    sgd::Step { w: weight, grad, velocity, lr, momentum, decay: weight_decay, nesterov, first, n }
-        .launch(device, elementwise(device, n))
-}
-
-/// `average = decay * average + (1 - decay) * value`, in place; with decay 0 a copy, whatever `average` held
-/// before.
-pub fn ema(average: &mut Tensor, value: &Tensor, decay: f32) -> Result<()> {
-    same_shape("ema", average, value)?;
-    if decay == 0.0 {
-        return average.make_mut()?.copy_from(value);
+/// PyTorch's SGD, in place, with the learning rate `lr` `[1]`: `g = grad + weight_decay * w`, `velocity =
+/// momentum * velocity + g`, `w -= lr * velocity` (Nesterov: `w -= lr * (g + momentum * velocity)`).
+pub fn sgd(updates: Vec<Update>, lr: &Buffer<f32>, step: SgdStep) -> Result<()> {
+    let device = lr.device();
+    let mut table = Table::new(device);
+    for Update { weight, grad, velocity, fresh } in updates {
+        same_shape("sgd", weight, grad)?;
+        let velocity = match velocity {
+            Some(velocity) => {
+                same_shape("sgd", weight, velocity)?;
+                velocity.make_mut()?.arg()
+            }
+            None => 0u64.arg(),
+        };
+        table.push(grad.len(), [weight.make_mut()?.arg(), grad.buffer().arg(), velocity, fresh.arg()]);
     }
-    let (device, n) = (value.device(), value.len());
+    let (SgdStep { momentum, weight_decay, nesterov }, tensors) = (step, table.tensors);
+    sgd::step(device, table.blocks, &table.words()?, lr, momentum, weight_decay, nesterov, tensors)
+}
+
+/// `average = decay * average + (1 - decay) * value` for each pair (average, value), in place; with decay 0 a
+/// copy, whatever the averages held before.
+pub fn ema(pairs: Vec<(&mut Tensor, &Tensor)>, decay: f32) -> Result<()> {
+    let Some(device) = pairs.first().map(|(_, value)| value.device().clone()) else { return Ok(()) };
+    let mut table = Table::new(&device);
+    for (average, value) in pairs {
+        same_shape("ema", average, value)?;
+        table.push(value.len(), [average.make_mut()?.arg(), value.buffer().arg()]);
+    }
     // The difference is taken in float64: 1 - 0.999 in float32 is off by 1e-5 of itself.
     let rest = (1.0 - decay as f64) as f32;
-    sgd::average(device, elementwise(device, n), average, value, decay, rest, n)
+    sgd::average(&device, table.blocks, &table.words()?, decay, rest, table.tensors)
+}
+
+/// The table of a launch: a row for each tensor.
+struct Table<'a> {
+    device: &'a Device,
+    args: Vec<Arg>,
+    tensors: usize,
+    blocks: usize,
+}
+
+impl Table<'_> {
+    fn new(device: &Device) -> Table<'_> {
+        Table { device, args: Vec::new(), tensors: 0, blocks: 0 }
+    }
+
+    /// A tensor of n elements with the further entries of its row.
+    fn push<const N: usize>(&mut self, n: usize, entries: [Arg; N]) {
+        self.args.extend([(self.blocks as u64).arg(), (n as u64).arg()]);
+        self.args.extend(entries);
+        self.tensors += 1;
+        self.blocks += elementwise(self.device, n);
+    }
+
+    fn words(&self) -> Result<Buffer<u64>> {
+        Buffer::of_args(self.device, &self.args)
+    }
 }
 
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
-    let mut cases = Vec::new();
+    const LR: f32 = 0.1;
     let settings = [(0.9f32, 5e-4f32, false), (0.9, 0.0, true), (0.0, 5e-4, false), (0.5, 0.1, true)];
-    for shape in ugly_shapes() {
+    // Every shape alone, and all of them in one launch, empty ones and whole chunks among them.
+    let mut sets: Vec<Vec<Vec<usize>>> = ugly_shapes().into_iter().map(|shape| vec![shape]).collect();
+    let chunks = [vec![0], vec![4096], vec![3, 2048], vec![0, 7], vec![0]];
+    sets.push(ugly_shapes().into_iter().chain(chunks).collect());
+    let mut cases = Vec::new();
+    for shapes in sets {
+        let count = shapes.len();
+        let name = if count == 1 { format!("{:?}", shapes[0]) } else { format!("{count} tensors") };
+        let inputs = |copies: u64| {
+            let of = |seed| shapes.iter().map(move |shape| Input::normal_seeded(shape, seed));
+            (0..copies).flat_map(of).collect::<Vec<Input>>()
+        };
+        let flat = |tensors: &[Tensor]| {
+            tensors.iter().map(|t| t.to_vec()).collect::<Result<Vec<_>>>().map(|t| t.concat())
+        };
         for (momentum, weight_decay, nesterov) in settings {
             let run = move |device: &Device, t: &[Tensor]| {
-                let mut weight = t[0].clone();
-                let mut velocity = Tensor::uninit(device, t[0].shape())?;
-                for (at, grad) in t[1..].iter().enumerate() {
-                    sgd(
-                        &mut weight,
-                        grad,
-                        &mut velocity,
-                        SgdStep { lr: 0.1, momentum, weight_decay, nesterov, first: at == 0 },
-                    )?;
-                }
-                weight.to_vec()
-            };
-            let inputs = [0, 1, 2, 3].map(|seed| Input::normal_seeded(&shape, seed));
-            cases.push(Case::kernel(
-                format!("sgd {shape:?} {momentum} {weight_decay} {nesterov}"),
-                inputs,
-                run,
-                move |v| {
-                    let (m, wd, lr) = (momentum as f64, weight_decay as f64, 0.1f32 as f64);
-                    let trajectory = |i: usize| {
-                        let (mut w, mut buf) = (v[0][i], 0.0);
-                        for grad in &v[1..] {
-                            let g = grad[i] + wd * w;
-                            buf = m * buf + g;
-                            w -= lr * if nesterov { g + m * buf } else { buf };
-                        }
-                        w
+                let mut weights = t[..count].to_vec();
+                let uninit = |w: &Tensor| Tensor::uninit(device, w.shape());
+                let mut velocities = weights.iter().map(uninit).collect::<Result<Vec<Tensor>>>()?;
+                let lr = Buffer::from_slice(device, &[LR])?;
+                for (at, grads) in t[count..].chunks(count).enumerate() {
+                    let tensors = weights.iter_mut().zip(grads).zip(&mut velocities);
+                    let update = |((weight, grad), velocity)| {
+                        let velocity = Some(velocity).filter(|_| momentum != 0.0);
+                        Update { weight, grad, velocity, fresh: at == 0 }
                     };
-                    (0..v[0].len()).map(trajectory).collect()
-                },
-            ));
+                    let step = SgdStep { momentum, weight_decay, nesterov };
+                    sgd(tensors.map(update).collect(), &lr, step)?;
+                }
+                flat(&weights)
+            };
+            let want = move |v: &[Vec<f64>]| {
+                let (m, wd, lr) = (momentum as f64, weight_decay as f64, LR as f64);
+                let trajectory = |tensor: usize, i: usize| {
+                    let (mut w, mut buf) = (v[tensor][i], 0.0);
+                    for grads in v[count..].chunks(count) {
+                        let g = grads[tensor][i] + wd * w;
+                        buf = m * buf + g;
+                        w -= lr * if nesterov { g + m * buf } else { buf };
+                    }
+                    w
+                };
+                (0..count).flat_map(|t| (0..v[t].len()).map(move |i| trajectory(t, i))).collect()
+            };
+            let name = format!("sgd {name} {momentum} {weight_decay} {nesterov}");
+            cases.push(Case::kernel(name, inputs(4), run, want));
         }
         for decay in [0.0f32, 0.999, 0.5] {
             let run = move |_: &Device, t: &[Tensor]| {
-                let mut average = t[0].clone();
-                ema(&mut average, &t[1], decay)?;
-                average.to_vec()
+                let mut averages = t[..count].to_vec();
+                ema(averages.iter_mut().zip(&t[count..]).collect(), decay)?;
+                flat(&averages)
             };
-            let inputs = [Input::normal_seeded(&shape, 1), Input::normal_seeded(&shape, 2)];
-            cases.push(Case::kernel(format!("ema {shape:?} {decay}"), inputs, run, move |v| {
-                v[0].iter().zip(&v[1]).map(|(a, w)| decay as f64 * a + (1.0 - decay as f64) * w).collect()
-            }));
+            let want = move |v: &[Vec<f64>]| {
+                let (averages, values) = (v[..count].concat(), v[count..].concat());
+                let mean = |(a, w): (&f64, &f64)| decay as f64 * a + (1.0 - decay as f64) * w;
+                averages.iter().zip(&values).map(mean).collect()
+            };
+            cases.push(Case::kernel(format!("ema {name} {decay}"), inputs(2), run, want));
         }
     }
     // Decay 0 copies: nothing of what the average held is left, and a value is not rounded.
     let copied = |_: &Device, t: &[Tensor]| {
         let mut average = t[0].clone();
-        ema(&mut average, &t[1], 0.0)?;
+        ema(vec![(&mut average, &t[1])], 0.0)?;
         average.to_vec()
     };
     let inputs =

@@ -74,14 +74,14 @@ pub fn subset(
     Ok(Subset { count: Rc::new(count), index: Rc::new(index), position: Rc::new(position) })
 }
 
-/// `[B,...]`: row j is r a\[S_j] + (1 - r) b\[S_j] for the members of S, and zero past them. Not
+/// `[B,...]`: with r `[1]` row j is r a\[S_j] + (1 - r) b\[S_j] for the members of S, and zero past them. Not
 /// differentiated.
 pub fn mix(
     device: &Device,
     a: RowsFrom<&Tensor>,
     b: RowsFrom<&Tensor>,
     subset: &Subset,
-    r: f32,
+    r: &Tensor,
 ) -> Result<Tensor> {
     let images = subset.images();
     let size = row_size("mix", a, images, None)?;
@@ -97,7 +97,7 @@ pub fn mix(
             count: &subset.count,
             index: &subset.index,
             out: &mut out,
-            r,
+            mix: r,
             n,
             size,
         }
@@ -122,6 +122,12 @@ pub(super) fn row_size(
         return Err(Error::Shape { op, expected, got: tensor.shape().to_vec() });
     }
     Ok(size)
+}
+
+/// A number in device memory, for tests.
+#[cfg(test)]
+pub(super) fn number(device: &Device, value: f32) -> Result<Tensor> {
+    Tensor::from_slice(device, &[1], &[value])
 }
 
 /// The set with these members, for tests.
@@ -207,8 +213,14 @@ pub fn cases() -> Vec<super::testing::Case> {
             input
         };
         let run = move |device: &Device, x: &[Tensor]| {
-            mix(device, RowsFrom::all(&x[0]), RowsFrom::new(&x[1], 4), &of(device, members, 5)?, 0.7)?
-                .to_vec()
+            mix(
+                device,
+                RowsFrom::all(&x[0]),
+                RowsFrom::new(&x[1], 4),
+                &of(device, members, 5)?,
+                &number(device, 0.7)?,
+            )?
+            .to_vec()
         };
         let want = move |x: &[Vec<f64>]| {
             let value = |at: usize| {
@@ -229,8 +241,14 @@ pub fn cases() -> Vec<super::testing::Case> {
         "mix of two views in one tensor",
         [Input::normal(&[6, 5, 3])],
         |device, x| {
-            mix(device, RowsFrom::all(&x[0]), RowsFrom::new(&x[0], 3), &of(device, &[1, 2], 3)?, 0.75)?
-                .to_vec()
+            mix(
+                device,
+                RowsFrom::all(&x[0]),
+                RowsFrom::new(&x[0], 3),
+                &of(device, &[1, 2], 3)?,
+                &number(device, 0.75)?,
+            )?
+            .to_vec()
         },
         |x| (0..45).map(|i| if i < 30 { 0.75 * x[0][i + 15] + 0.25 * x[0][i + 60] } else { 0.0 }).collect(),
     ));
@@ -249,15 +267,16 @@ mod tests {
         assert!(subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, 5)), 4).is_err());
         let set = subset(&device, RowsFrom::all(&flags), Some(RowsFrom::new(&flags, 3)), 3).unwrap();
         let x = Tensor::zeros(&device, &[6, 2]).unwrap();
-        assert!(mix(&device, RowsFrom::all(&x), RowsFrom::new(&x, 3), &set, 0.5).is_ok());
-        assert!(mix(&device, RowsFrom::all(&x), RowsFrom::new(&x, 4), &set, 0.5).is_err());
+        let r = &number(&device, 0.5).unwrap();
+        assert!(mix(&device, RowsFrom::all(&x), RowsFrom::new(&x, 3), &set, r).is_ok());
+        assert!(mix(&device, RowsFrom::all(&x), RowsFrom::new(&x, 4), &set, r).is_err());
         assert!(
             mix(
                 &device,
                 RowsFrom::all(&x),
                 RowsFrom::all(&Tensor::zeros(&device, &[6, 3]).unwrap()),
                 &set,
-                0.5
+                r
             )
             .is_err()
         );

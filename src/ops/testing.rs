@@ -111,6 +111,7 @@ pub struct Case {
     oracle: Oracle,
     forward: (f64, f64),
     gradient: (f64, f64),
+    runs_on: fn(&Device) -> bool,
     /// Relative tolerance of a gradient that was added to itself.
     accumulated: f64,
 }
@@ -144,8 +145,15 @@ impl Case {
             oracle,
             forward: (1e-5, 1e-5),
             gradient: (1e-4, 1e-3),
+            runs_on: |_| true,
             accumulated: 1e-5,
         }
+    }
+
+    /// Restricts the case to the devices that have what its kernels need.
+    pub fn only_on(mut self, runs_on: fn(&Device) -> bool) -> Case {
+        self.runs_on = runs_on;
+        self
     }
 
     /// Absolute and relative tolerance of the forward result.
@@ -352,7 +360,7 @@ fn every_operation_on_every_device() {
         let mut count = 0;
         for (op, cases) in &cases {
             assert!(!cases.is_empty(), "{op} has no cases");
-            for case in cases {
+            for case in cases.iter().filter(|case| (case.runs_on)(&device)) {
                 count += 1;
                 if let Err(reason) = case.check(&device) {
                     failures.push(format!("{label}: {op}: {}: {reason}", case.name));

@@ -120,9 +120,9 @@ pub fn cases() -> Vec<super::testing::Case> {
                 (Filter::new(t[1].clone(), Precision::F32), Buffer::from_slice(device, &[2])?);
             let epilogue =
                 Epilogue { shift: Some(&t[2]), residual: Some(&t[3]), relu: true, relu_mask: None };
-            let y = f32::forward(&conv, &t[0], &filter, epilogue, Some(&count))?;
+            let y = <f32 as Convolve>::forward(&conv, &t[0], &filter, epilogue, Some(&count))?;
             let mut dx = t[5].buffer().duplicate()?;
-            f32::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, true)?;
+            <f32 as Convolve>::input_grad(&conv, &t[4], &filter, None, Some(&count), &mut dx, true)?;
             Ok([y.to_vec()?, dx.to_vec()?].concat())
         };
         let want = move |v: &[Vec<f64>]| {

@@ -51,12 +51,6 @@ impl Average {
 
 fn follow(wa: &mut Net, net: &Net, decay: f32) -> Result<()> {
     wa.train_passes = net.train_passes;
-    for (average, param) in wa.params.iter_mut().zip(net.params.iter()) {
-        if decay == 0.0 {
-            average.value = param.value.clone();
-        } else {
-            ema(&mut average.value, &param.value, decay)?;
-        }
-    }
-    Ok(())
+    let pairs = wa.params.iter_mut().zip(net.params.iter()).map(|(wa, net)| (&mut wa.value, &net.value));
+    ema(pairs.collect(), decay)
 }

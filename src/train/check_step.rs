@@ -1,15 +1,15 @@
 //! One training step on given data, tensor by tensor, for comparison with any other implementation.
 
 use super::step::{Batch, Models, StepConfig, differentiate};
-use crate::config::Config;
+use crate::config::{Config, PrecisionChoice};
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result, ensure};
 use crate::files::check_outputs;
 use crate::files::tensor_file::{Images, TensorFile, Values, write};
 use crate::files::weights::{Normalisation, WeightFile};
-use crate::method::{self, FixedNoise, LogValue};
-use crate::nn::{Param, Role};
+use crate::method::{self, FixedNoise, LogValue, draw_mix};
+use crate::nn::{Param, Precision, Role};
 use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::run::network::{self, Classes, WeightOverrides};
 use crate::tensor::Tensor;
@@ -88,7 +88,12 @@ fn floats(tensor: &Tensor) -> Result<Values> {
 /// Errors: files of the wrong content, keys and ranges; nothing is written then.
 pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let StepCheck { epoch, .. } = check;
-    let config = &Config { init: Some(check.weights.clone()), ..check.config.clone() };
+    let mut config = Config { init: Some(check.weights.clone()), ..check.config.clone() };
+    // A comparison is exact unless it is asked to be otherwise.
+    if config.precision == PrecisionChoice::Auto {
+        config.precision = PrecisionChoice::Fixed(Precision::F32);
+    }
+    let config = &config;
     super::validate(config)?;
     let method = method::find(&config.method)?;
     let wa_weights = check.wa_weights.iter().map(|path| ("--wa-weights", path.as_path()));
@@ -123,10 +128,11 @@ pub fn run(check: &StepCheck) -> Result<BTreeMap<String, Values>> {
     let both = x2.as_ref().map(|x2| concat_tensor(&x, x2)).transpose()?;
     let labels = Buffer::from_slice(&device, &given.y)?;
     let images = Buffer::from_slice(&device, &(0..b as i32).collect::<Vec<_>>())?;
-    let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, index: 0 };
+    let mix = Tensor::from_slice(&device, &[1], &[mix.unwrap_or_else(|| draw_mix(config, *epoch, 0))])?;
+    let batch = Batch { x: both.as_ref().unwrap_or(&x), y: &labels, images: &images, mix: &mix };
     let step_config = StepConfig { method, set: config, epoch: *epoch };
     let models = &mut Models { net: &mut net, wa: Some(&mut wa) };
-    let done = differentiate(models, &batch, &step_config, &FixedNoise { noise, mix })?;
+    let done = differentiate(models, &batch, &step_config, &FixedNoise { noise })?;
 
     let mut out = BTreeMap::from([("loss".to_owned(), Values::F32(vec![], done.loss.to_vec()?))]);
     for (name, term) in &done.terms {

@@ -1,8 +1,6 @@
 //! The log of a method over an epoch: means over all samples, and quantiles.
 
-use crate::error::Result;
-use crate::method::{Log, LogValue};
-use crate::tensor::Tensor;
+use super::step_report::Logged;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -18,13 +16,12 @@ const QUANTILES: [usize; 5] = [5, 25, 50, 75, 95];
 struct Histogram(Vec<u32>);
 
 impl Histogram {
-    fn count(&mut self, values: &Tensor) -> Result<()> {
+    fn count(&mut self, values: &[f32]) {
         self.0.resize((2.0 * REACH / WIDTH) as usize, 0);
         let last = self.0.len() - 1;
-        for value in values.to_vec()? {
+        for value in values {
             self.0[(((value + REACH) / WIDTH).max(0.0) as usize).min(last)] += 1;
         }
-        Ok(())
     }
 
     /// Quantiles, each the middle of its bin.
@@ -60,33 +57,27 @@ enum Statistic {
 pub struct EpochLog(Vec<(String, Statistic)>);
 
 impl EpochLog {
-    /// Adds the log of one step of `images` images. Waits for the device.
-    pub fn add(&mut self, log: &Log, images: usize) -> Result<()> {
+    /// Adds the log of one step.
+    pub fn add(&mut self, log: &[(&'static str, Logged)]) {
         for (name, value) in log {
-            let statistic = self.statistic(name, value);
-            match (statistic, value) {
-                (Statistic::Mean { sum, of }, LogValue::Flags(flags)) => {
-                    *sum += flags.to_vec()?.iter().filter(|flag| **flag != 0).count() as u64;
-                    *of += flags.len() as u64;
+            match (self.statistic(name, value), value) {
+                (Statistic::Mean { sum, of }, Logged::Part { count, of: all }) => {
+                    *sum += count;
+                    *of += all;
                 }
-                (Statistic::Mean { sum, of }, LogValue::Count(count)) => {
-                    *sum += count.to_vec()?.iter().map(|n| *n as u64).sum::<u64>();
-                    *of += images as u64;
-                }
-                (Statistic::Quantiles(histogram), LogValue::Values(values)) => histogram.count(values)?,
+                (Statistic::Quantiles(histogram), Logged::Values(values)) => histogram.count(values),
                 _ => {}
             }
         }
-        Ok(())
     }
 
     /// The statistic of this name; a new one, of the kind that `value` asks for, at its first mention.
-    fn statistic(&mut self, name: &str, value: &LogValue) -> &mut Statistic {
+    fn statistic(&mut self, name: &str, value: &Logged) -> &mut Statistic {
         let place = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
             let empty = match value {
-                LogValue::Flags(_) | LogValue::Count(_) => Statistic::Mean { sum: 0, of: 0 },
-                LogValue::Values(_) => Statistic::Quantiles(Histogram::default()),
-                LogValue::Absent => Statistic::Absent,
+                Logged::Part { .. } => Statistic::Mean { sum: 0, of: 0 },
+                Logged::Values(_) => Statistic::Quantiles(Histogram::default()),
+                Logged::Absent => Statistic::Absent,
             };
             self.0.push((name.to_owned(), empty));
             self.0.len() - 1
@@ -109,16 +100,13 @@ impl EpochLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{Buffer, Device};
-    use std::rc::Rc;
 
     #[test]
     fn quantiles_of_values() {
-        let device = Device::host().unwrap();
         let mut histogram = Histogram::default();
         let values: Vec<f32> =
             (0..1000).map(|i| (i as f32 + 0.5) * 0.01 - 5.0).chain([f32::INFINITY, -1e9]).collect();
-        histogram.count(&Tensor::from_slice(&device, &[1002], &values).unwrap()).unwrap();
+        histogram.count(&values);
         let quantiles = histogram.quantiles();
         for (name, want) in [("q5", -4.5), ("q50", 0.0), ("q95", 4.5)] {
             assert!((quantiles[name].as_f64().unwrap() - want).abs() < 0.05, "{quantiles:?}");
@@ -127,20 +115,14 @@ mod tests {
 
     #[test]
     fn an_epoch_is_its_samples_together() {
-        let device = Device::host().unwrap();
-        let step = |flags: &[u8], count: i32| {
-            let flags = Rc::new(Buffer::from_slice(&device, flags).unwrap());
-            let count = Rc::new(Buffer::from_slice(&device, &[count]).unwrap());
-            vec![
-                ("flags", LogValue::Flags(flags)),
-                ("count", LogValue::Count(count)),
-                ("nothing", LogValue::Absent),
-            ]
+        let step = |[set, flags]: [u64; 2], [count, images]: [u64; 2]| {
+            let (flags, count) = (Logged::Part { count: set, of: flags }, Logged::Part { count, of: images });
+            [("flags", flags), ("count", count), ("nothing", Logged::Absent)]
         };
         let mut log = EpochLog::default();
         assert_eq!(log.record(), None);
-        log.add(&step(&[1, 0, 0, 0], 2), 2).unwrap();
-        log.add(&step(&[1, 1], 0), 1).unwrap();
+        log.add(&step([1, 4], [2, 2]));
+        log.add(&step([2, 2], [0, 1]));
         let record = serde_json::to_value(log.record().unwrap()).unwrap();
         assert_eq!(record, json!({ "flags": 0.5, "count": 2.0 / 3.0, "nothing": null }));
         let text = serde_json::to_string(&log).unwrap();

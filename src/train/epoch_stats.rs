@@ -1,8 +1,7 @@
 //! Sums over the steps of an epoch.
 
 use super::epoch_log::EpochLog;
-use super::step::StepOutput;
-use crate::error::Result;
+use super::step_report::StepReport;
 use serde::{Deserialize, Serialize};
 
 /// Sums over the steps of an epoch.
@@ -23,22 +22,20 @@ pub struct EpochStats {
 }
 
 impl EpochStats {
-    /// Adds a step over `images` images whose loss was `loss`. Waits for the device.
-    pub fn add(&mut self, images: usize, loss: f32, output: &StepOutput) -> Result<()> {
-        self.loss += loss as f64 * images as f64;
-        for (i, (name, term)) in output.terms.iter().enumerate() {
+    /// Adds a step.
+    pub fn add(&mut self, step: &StepReport) {
+        let images = step.images as f64;
+        self.loss += step.loss as f64 * images;
+        for (i, (name, term)) in step.terms.iter().enumerate() {
             if self.terms.len() <= i {
                 self.terms.push(((*name).to_owned(), 0.0));
             }
-            self.terms[i].1 += term.item()? as f64 * images as f64;
+            self.terms[i].1 += *term as f64 * images;
         }
-        if let Some(hits) = &output.hits {
-            self.labels += hits.len();
-            self.hits += hits.to_vec()?.iter().filter(|hit| **hit != 0).count();
-        }
-        self.log.add(&output.log, images)?;
-        self.images += images;
-        Ok(())
+        self.labels += step.labels;
+        self.hits += step.hits;
+        self.log.add(&step.log);
+        self.images += step.images;
     }
 
     pub fn mean_loss(&self) -> f64 {

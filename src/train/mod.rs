@@ -4,13 +4,16 @@ pub mod average;
 pub mod check_step;
 mod checkpoint;
 mod close_epoch;
+mod epoch;
 mod epoch_log;
 mod epoch_stats;
+pub mod rehearsal;
 mod requirements;
 mod resume;
 mod run;
 pub mod schedule;
 pub mod step;
+mod step_report;
 mod trainer;
 mod validate;
 
@@ -120,7 +123,8 @@ pub fn with_absolute_paths(mut config: Config) -> Config {
 }
 
 /// Keys that do not affect whether a result can be compared with a recipe's reference accuracies.
-const NEUTRAL: &[&str] = &["device", "precision", "seed", "data", "out", "checkpoint_every", "log_every"];
+const NEUTRAL: &[&str] =
+    &["device", "precision", "graphs", "seed", "data", "out", "checkpoint_every", "log_every"];
 
 /// The keys in which `config` differs from a recipe's so that the recipe's reference accuracies are not for
 /// it.

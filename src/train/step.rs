@@ -3,12 +3,13 @@
 use super::average::Average;
 use crate::config::Config;
 use crate::device::Buffer;
+use crate::device::trace::Range;
 use crate::error::{Error, Result};
 use crate::method::{AdversarialLoss, FixedNoise, Log, Method, Step};
-use crate::nn::{Net, Param, ParamId, Role};
+use crate::nn::{Net, Param, ParamId, Params, Role};
 use crate::ops::awp::perturb;
 use crate::ops::predict::correct;
-use crate::ops::sgd::{SgdStep, sgd};
+use crate::ops::sgd::{SgdStep, Update, sgd};
 use crate::ops::slice::repeat_labels;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -30,8 +31,8 @@ pub struct Batch<'a> {
     pub y: &'a Buffer<i32>,
     /// The images' indices in the data set `[N]`.
     pub images: &'a Buffer<i32>,
-    /// The number of the step in its epoch, 0-based.
-    pub index: usize,
+    /// DICAR's r `[1]`.
+    pub mix: &'a Tensor,
 }
 
 /// The networks of a run.
@@ -74,25 +75,30 @@ pub struct StepOutput {
 }
 
 /// SGD with momentum and weight decay.
-#[derive(Clone, Copy, Debug)]
-pub struct Sgd {
-    pub lr: f32,
+#[derive(Clone, Copy)]
+pub struct Sgd<'a> {
+    /// The learning rate `[1]`.
+    pub lr: &'a Buffer<f32>,
     pub momentum: f32,
     pub weight_decay: f32,
 }
 
-impl Sgd {
-    /// Updates a parameter, and its momentum, which begins with the first gradient.
-    pub fn update(&self, param: &mut Param, gradient: &Tensor) -> Result<()> {
+impl Sgd<'_> {
+    /// Updates the parameters with gradients, which are in the network's order, and their momenta, each of
+    /// which begins with a first gradient.
+    pub fn update(&self, params: &mut Params, gradients: &[(ParamId, Tensor)]) -> Result<()> {
         let &Sgd { lr, momentum, weight_decay } = self;
-        let first = param.momentum.is_none();
-        let new = || Tensor::uninit(gradient.device(), gradient.shape());
-        let mut velocity = param.momentum.take().map_or_else(new, Ok)?;
-        let step = SgdStep { lr, momentum, weight_decay, nesterov: false, first };
-        sgd(&mut param.value, gradient, &mut velocity, step)?;
-        // Without momentum there is nothing to remember: the velocity was not written.
-        param.momentum = (momentum != 0.0).then_some(velocity);
-        Ok(())
+        let mut updates = Vec::with_capacity(gradients.len());
+        for (param, grad) in params.with_gradients(gradients) {
+            let fresh = param.momentum.is_none();
+            // Without momentum there is nothing to remember.
+            if fresh && momentum != 0.0 {
+                param.momentum = Some(Tensor::uninit(grad.device(), grad.shape())?);
+            }
+            let (weight, velocity) = (&mut param.value, param.momentum.as_mut());
+            updates.push(Update { weight, grad, velocity, fresh });
+        }
+        sgd(updates, lr, SgdStep { momentum, weight_decay, nesterov: false })
     }
 }
 
@@ -108,17 +114,15 @@ impl Snapshot {
         Snapshot { values, train_passes: net.train_passes }
     }
 
-    fn restore(&self, net: &mut Net) {
-        self.restore_values(net, |_| true);
+    fn restore(self, net: &mut Net) {
+        net.params.iter_mut().zip(self.values).for_each(|(param, value)| param.value = value);
         net.train_passes = self.train_passes;
     }
+}
 
-    /// Restores the parameters of `net` for which `which` holds.
-    fn restore_values(&self, net: &mut Net, which: impl Fn(Role) -> bool) {
-        for (param, value) in net.params.iter_mut().zip(&self.values).filter(|(param, _)| which(param.role)) {
-            param.value = value.clone();
-        }
-    }
+/// The trained parameters, to be changed.
+fn trained(net: &mut Net) -> impl Iterator<Item = &mut Param> {
+    net.params.iter_mut().filter(|param| param.role != Role::Buffer)
 }
 
 /// A step under way: all that a method's functions read.
@@ -165,7 +169,7 @@ impl<'a> StepInputs<'a> {
             set: self.config.set,
             fixed: self.fixed,
             epoch: self.config.epoch,
-            index: self.batch.index,
+            mix: self.batch.mix,
         })
     }
 
@@ -175,14 +179,18 @@ impl<'a> StepInputs<'a> {
     fn differentiate(&self, models: &mut Models) -> Result<LossGradients> {
         let &StepConfig { method, set, epoch } = self.config;
         let gamma = set.awp(epoch);
+        let attack = self.batch.x.device().scope(Range::Attack);
         let objective = self.on_tape(models, |step| (method.prepare)(step))?;
+        drop(attack);
         if gamma == 0.0 {
             return self.backward(models, &objective);
         }
         let before: Vec<Snapshot> = models.each().map(Snapshot::of).collect();
         let first = self.backward(models, &objective)?;
-        // The first pass only finds the direction: running statistics are as before.
-        models.each().zip(&before).for_each(|(net, before)| before.restore(net));
+        // The first pass only finds the direction: running statistics are as before. Nothing else may share
+        // them then, so that the second pass moves them in place.
+        models.each().zip(before).for_each(|(net, before)| before.restore(net));
+        let weights: Vec<Tensor> = trained(models.net).map(|param| param.value.clone()).collect();
         for (id, gradient) in &first.gradients {
             let param = models.net.params.get_mut(*id);
             if param.value.shape().len() > 1 {
@@ -190,14 +198,16 @@ impl<'a> StepInputs<'a> {
             }
         }
         let second = self.backward(models, &objective)?;
-        before[0].restore_values(models.net, |role| role != Role::Buffer);
+        trained(models.net).zip(weights).for_each(|(param, weight)| param.value = weight);
         Ok(second)
     }
 
     /// The loss and its gradients.
     fn backward(&self, models: &mut Models, objective: &AdversarialLoss) -> Result<LossGradients> {
         self.on_tape(models, |step| {
+            let forward = step.x.device().scope(Range::Forward);
             let loss = objective.loss(step)?;
+            drop(forward);
             let gradients = step.leaves.gradients(&mut step.tape.backward(loss.total, None)?);
             let value = |var| step.tape.value(var);
             Ok(LossGradients {
@@ -227,7 +237,7 @@ pub fn train_step(
     models: &mut Models,
     batch: &Batch,
     config: &StepConfig,
-    sgd: &Sgd,
+    sgd: Sgd,
     average: Option<&Average>,
 ) -> Result<StepOutput> {
     let fixed = FixedNoise::default();
@@ -236,9 +246,10 @@ pub fn train_step(
     // A loss on one view of several has the labels of one.
     let labels = |z: &Tensor| if z.shape()[0] == batch.y.len() { batch.y } else { inputs.labels() };
     let hits = logits.as_ref().map(|z| correct(batch.x.device(), z, labels(z))).transpose()?;
-    for (id, gradient) in gradients {
-        sgd.update(models.net.params.get_mut(id), &gradient)?;
-    }
+    let update = batch.x.device().scope(Range::Update);
+    sgd.update(&mut models.net.params, &gradients)?;
+    drop((update, gradients));
+    let _average = batch.x.device().scope(Range::Average);
     inputs.on_tape(models, |step| (config.method.after)(step))?;
     if let (Some(average), Some(wa)) = (average, models.wa.as_deref_mut()) {
         average.after_step(wa, models.net, config.epoch)?;

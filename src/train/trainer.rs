@@ -1,27 +1,22 @@
-//! One run: its networks, its data, the epoch loop and its steps.
+//! One run: its networks, its data, and the loop over its epochs.
 
 use super::average::Average;
 use super::checkpoint::Progress;
 use super::run::Run;
 use super::schedule::lr;
-use super::step::{Batch, Models, Sgd, StepConfig, StepOutput, train_step};
 use crate::config::{Augment, Config, Select};
-use crate::data::device_dataset::{DeviceDataset, shuffled};
-use crate::data::{self, Dataset, ImageShape};
-use crate::device::{Buffer, Device};
+use crate::data::device_dataset::DeviceDataset;
+use crate::data::{self, Dataset, ImageShape, Split};
+use crate::device::Device;
 use crate::error::{Error, Result, ensure};
 use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Shape};
 use crate::ops::augment::Padding;
 use crate::run::dir::Summary;
 use crate::run::network::{initial_weights, load};
-use crate::run::observer::{Started, StepInfo};
+use crate::run::observer::Started;
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use std::time::Instant;
-
-/// Steps between two looks at the losses on a GPU, where each look waits for the device.
-const LOOK_EVERY: usize = 32;
 
 /// Everything that a run holds in memory.
 pub struct Trainer<'a> {
@@ -42,13 +37,6 @@ pub struct Trainer<'a> {
     pub(super) selection: Option<DeviceDataset>,
     pub(super) test: DeviceDataset,
     pub(super) progress: Progress,
-}
-
-/// A step whose loss has not been looked at yet.
-struct Pending {
-    step: usize,
-    images: usize,
-    output: StepOutput,
 }
 
 /// What images are, for comparison with what they were: `1437 of 8x8x1, 0123456789abcdef`.
@@ -74,9 +62,19 @@ fn check_crop(config: &Config, ImageShape { height, width, .. }: ImageShape) -> 
 impl<'a> Trainer<'a> {
     /// Loads data and builds the network; writes nothing.
     pub fn new(device: &Device, config: &'a Config, recipe: &'a str) -> Result<Trainer<'a>> {
+        Trainer::on(device, config, recipe, || data::load(&config.dataset, config.data.as_deref()))
+    }
+
+    /// [`Trainer::new`] with these data; writes nothing.
+    pub(super) fn on(
+        device: &Device,
+        config: &'a Config,
+        recipe: &'a str,
+        data: impl FnOnce() -> Result<Split>,
+    ) -> Result<Trainer<'a>> {
         let method = method::find(&config.method)?;
         let arch = Arch::find(&config.model)?;
-        let split = data::load(&config.dataset, config.data.as_deref())?;
+        let split = data()?;
         ensure(!split.train.is_empty(), || {
             Error::value("dataset", &config.dataset, "has no images to train on; x_adv is for tests only")
         })?;
@@ -169,75 +167,5 @@ impl<'a> Trainer<'a> {
             self.save_state(run)?;
         }
         self.conclude(run)
-    }
-
-    /// The steps of one epoch that are still to do.
-    fn epoch(&mut self, run: &mut Run, epoch: usize) -> Result<()> {
-        let (config, steps) = (self.config, self.steps_per_epoch());
-        let batches = shuffled(&self.device, self.train.len, config.batch, config.seed, epoch)?;
-        let look_every = if self.device.is_host() { 1 } else { LOOK_EVERY };
-        let mut pending = Vec::new();
-        let mut looked = Instant::now();
-        for (step, indices) in batches.iter().enumerate().skip(self.progress.steps_done) {
-            pending.push(self.step(epoch, step, indices)?);
-            if pending.len() < look_every && step + 1 < steps && !run.is_stopped() {
-                continue;
-            }
-            let loss = self.look(run, epoch, &mut pending)?;
-            self.progress.add_seconds(looked.elapsed().as_secs_f64());
-            looked = Instant::now();
-            self.progress.steps_done = step + 1;
-            run.observer.step(&self.step_info(epoch, step, loss));
-            if run.is_stopped() {
-                return Err(run.interrupted(&format!("epoch {}, step {}", epoch + 1, step + 1)));
-            }
-        }
-        Ok(())
-    }
-
-    /// One training step: batch, attack, loss, gradients, update.
-    fn step(&mut self, epoch: usize, step: usize, indices: &Buffer<i32>) -> Result<Pending> {
-        let config = self.config;
-        let time =
-            epoch as f64 + (step as f64 + config.lr_step_at.fraction()) / self.steps_per_epoch() as f64;
-        let augmentation = config.augmentation((self.method.views)(config), epoch);
-        let (x, y) = self.train.batch(indices, &augmentation)?;
-        let batch = Batch { x: &x, y: &y, images: indices, index: step };
-        let step_config = StepConfig { method: self.method, set: config, epoch };
-        let &Config { momentum, weight_decay, .. } = config;
-        let sgd = Sgd { lr: self.lr(time) as f32, momentum, weight_decay };
-        let mut models = Models { net: &mut self.net, wa: self.wa.as_mut() };
-        let output = train_step(&mut models, &batch, &step_config, &sgd, self.average.as_ref())?;
-        Ok(Pending { step, images: indices.len(), output })
-    }
-
-    /// Reads the losses of finished steps; the last one is returned. Errors: a loss that is not a number.
-    fn look(&mut self, run: &Run, epoch: usize, pending: &mut Vec<Pending>) -> Result<f32> {
-        let mut last = f32::NAN;
-        for Pending { step, images, output } in pending.drain(..) {
-            last = output.loss.item()?;
-            if !last.is_finite() {
-                return Err(run.not_finite(last, epoch, step + 1, &self.progress));
-            }
-            self.progress.stats.add(images, last, &output)?;
-            self.progress.images_trained += images;
-        }
-        Ok(last)
-    }
-
-    /// The report of a step, both counted from 0.
-    fn step_info(&self, epoch: usize, step: usize, loss: f32) -> StepInfo {
-        let (Config { epochs, batch, .. }, images) = (self.config, self.train.len);
-        let left = (epochs - epoch) * images - ((step + 1) * batch).min(images);
-        let images_per_s = self.progress.images_per_s();
-        StepInfo {
-            epoch: epoch + 1,
-            epochs: *epochs,
-            step: step + 1,
-            steps: self.steps_per_epoch(),
-            loss,
-            images_per_s,
-            seconds_left: left as f64 / images_per_s,
-        }
     }
 }

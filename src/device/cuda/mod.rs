@@ -1,13 +1,15 @@
 //! The CUDA device: driver calls through `cudarc`, kernels compiled by NVRTC.
 
 pub mod check;
+mod events;
 mod images;
 pub mod nvrtc;
 mod presence;
 
+pub use events::{Events, start_profiler, stop_profiler};
 pub use presence::{GpuInfo, Status, driver_version, status, unusable_gpus};
 
-use super::{Arg, Grid, Kernel, Source};
+use super::{Arg, Grid, Kernel, Peaks, Source};
 use crate::error::{Error, Result};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
@@ -26,7 +28,6 @@ pub struct Cuda {
     name: String,
     /// All its memory in bytes.
     memory: usize,
-    capability: (i32, i32),
     arch: nvrtc::Arch,
     images: Images,
     loaded: Mutex<Loaded>,
@@ -66,17 +67,41 @@ impl Cuda {
             let arch = arch.clone();
             move |source| nvrtc::cached_or_compiled(source, &arch).ok()
         });
-        let (name, capability) = (gpu.name, gpu.capability);
-        Ok(Cuda { context, stream, name, capability, memory, arch, images, loaded: Mutex::default() })
+        let name = gpu.name;
+        Ok(Cuda { context, stream, name, memory, arch, images, loaded: Mutex::default() })
     }
 
-    /// The compute capability, major and minor.
-    pub(super) fn capability(&self) -> (i32, i32) {
-        self.capability
+    /// What kernels are compiled for.
+    pub(super) fn arch(&self) -> &nvrtc::Arch {
+        &self.arch
     }
 
     pub(super) fn describe(&self) -> String {
         self.name.clone()
+    }
+
+    /// Peaks from clocks and widths.
+    pub(super) fn peaks(&self) -> Result<Peaks> {
+        use sys::CUdevice_attribute::*;
+        let attribute =
+            |which| self.context.attribute(which).map(f64::from).map_err(failed("cuDeviceGetAttribute"));
+        let major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
+        let minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32;
+        let lanes = ptx::gpu::Gpu { capability: (major, minor), ..ptx::gpu::GPUS[0] }.limits().fp32;
+        let (kilohertz, multiprocessors) = (
+            attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        );
+        let (memory, bits) = (
+            attribute(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            attribute(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        );
+        Ok(Peaks {
+            flops: 2.0 * f64::from(lanes) * multiprocessors * kilohertz * 1e3,
+            // Two transfers a clock.
+            bandwidth: 2.0 * memory * 1e3 * bits / 8.0,
+            origin: "from the clocks and widths that the driver states; not measured".into(),
+        })
     }
 
     /// Waits for all work. After an error it waits for the whole context, so that nothing still uses the

@@ -39,6 +39,12 @@ impl Arch {
     pub fn named(name: &str) -> Arch {
         Arch { name: name.into() }
     }
+
+    /// Ten times the compute capability: 90 for `sm_90a`; 0 for a name without a number.
+    pub fn number(&self) -> u32 {
+        let digits = self.name.chars().filter(char::is_ascii_digit);
+        digits.fold(0, |number, digit| number * 10 + digit.to_digit(10).unwrap_or(0))
+    }
 }
 
 /// Registers and spills of one kernel, as the assembler reported them.

@@ -7,12 +7,14 @@
 mod block;
 mod checked;
 mod fiber;
+mod peaks;
 mod rendezvous;
 mod schedule;
 mod switch;
 mod threads;
 
 pub(super) use checked::{allocate_guarded, install_fault_handler, release_guarded};
+pub(super) use peaks::peaks;
 
 use super::kernels::INSTRUCTION_SETS;
 use super::recording::{Recorded, Recorder};

@@ -78,7 +78,7 @@ pub fn consistency(
     s: &Subset,
     clean: impl FnOnce(&mut Step, &Rows) -> Result<[RowsFrom<Var>; 2]>,
 ) -> Result<Var> {
-    let (r, b) = (step.mix(), step.batch());
+    let (r, b) = (step.mix, step.batch());
     let mixed = mix(x_adv.device(), RowsFrom::all(x_adv), RowsFrom::new(x_adv, b), s, r)?;
     let u = step.train_rows(&mixed, &Rows::First(s.count.clone()))?;
     let [z1, z2] = clean(step, &Rows::AllIf(s.count.clone()))?;

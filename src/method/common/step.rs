@@ -19,8 +19,6 @@ use crate::tensor::Tensor;
 pub struct FixedNoise {
     /// For each view: the start of the attack, as the difference to the clean images.
     pub noise: [Option<Tensor>; 2],
-    /// DICAR's r.
-    pub mix: Option<f32>,
 }
 
 /// A training step as a method sees it.
@@ -44,8 +42,8 @@ pub struct Step<'a> {
     pub fixed: &'a FixedNoise,
     /// 0-based.
     pub epoch: usize,
-    /// The number of the step in its epoch, 0-based.
-    pub index: usize,
+    /// DICAR's r `[1]`.
+    pub mix: &'a Tensor,
 }
 
 impl Step<'_> {
@@ -144,13 +142,12 @@ impl Step<'_> {
             }
         }
     }
+}
 
-    /// DICAR's r = max(l, 1 - l) with l ~ Beta(mix_beta, mix_beta), one for the batch.
-    pub fn mix(&self) -> f32 {
-        self.fixed.mix.unwrap_or_else(|| {
-            let name = format!("mix of epoch {}, step {}", self.epoch, self.index);
-            let l = Stream::new(self.set.seed, &name).beta(self.set.mix_beta, self.set.mix_beta);
-            l.max(1.0 - l) as f32
-        })
-    }
+/// DICAR's r = max(l, 1 - l) with l ~ Beta(mix_beta, mix_beta), one for the batch of a step, both counted
+/// from 0.
+pub fn draw_mix(set: &Config, epoch: usize, step: usize) -> f32 {
+    let name = format!("mix of epoch {epoch}, step {step}");
+    let l = Stream::new(set.seed, &name).beta(set.mix_beta, set.mix_beta);
+    l.max(1.0 - l) as f32
 }

@@ -2,7 +2,8 @@
 //! multiply; products are exact and are summed in float32.
 
 use super::{Conv, Epilogue, Filter};
-use crate::ops::cast::{round_into, rounded, rounded_to_tf32, widen_into, widened};
+use crate::ops::cast::{round_into, rounded_to_tf32, widen_into, widened};
+use crate::ops::conv2d_mma::{self, Packed};
 use crate::ops::prelude::*;
 use half::bf16;
 
@@ -27,23 +28,24 @@ impl Precision {
     }
 }
 
-/// A type of feature maps that convolutions read and write.
-pub trait Convolve: Real {
+/// Types of feature maps that convolutions read (`Self`) and write (`Y`): the same, or a float32 image and
+/// bf16.
+pub trait Convolve<Y: Real = Self>: Real {
     /// conv(x, w) with an epilogue. Past the first `num_valid` images the convolution counts as 0.
     fn forward(
         conv: &Conv,
         x: &Tensor<Self>,
         filter: &Filter,
-        epilogue: Epilogue<Self>,
+        epilogue: Epilogue<Y>,
         num_valid: Option<&Buffer<i32>>,
-    ) -> Result<Tensor<Self>>;
+    ) -> Result<Tensor<Y>>;
 
     /// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
     /// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first
     /// `num_valid` images the gradient is 0.
     fn input_grad(
         conv: &Conv,
-        grad: &Tensor<Self>,
+        grad: &Tensor<Y>,
         filter: &Filter,
         input_mask: Option<&Buffer<u8>>,
         num_valid: Option<&Buffer<i32>>,
@@ -56,7 +58,7 @@ pub trait Convolve: Real {
     fn weight_grad(
         conv: &Conv,
         x: &Tensor<Self>,
-        grad: &Tensor<Self>,
+        grad: &Tensor<Y>,
         filter: &Filter,
         num_valid: Option<&Buffer<i32>>,
         into: &mut Buffer<f32>,
@@ -64,9 +66,21 @@ pub trait Convolve: Real {
     ) -> Result<()>;
 }
 
-/// x as the operand of a product.
+/// x as the operand of a product without tensor cores.
 fn operand(x: &Tensor, filter: &Filter) -> Result<Tensor> {
     if filter.precision == Precision::Tf32 { rounded_to_tf32(x) } else { Ok(x.clone()) }
+}
+
+fn on_tensor_cores<T: Real>(
+    conv: &Conv,
+    x: &Tensor<T>,
+    packed: &Packed<T>,
+    epilogue: Epilogue<T>,
+    num_valid: Option<&Buffer<i32>>,
+) -> Result<Tensor<T>> {
+    let mut y = Tensor::uninit(x.device(), &conv.out_shape())?;
+    conv2d_mma::forward(conv, x, packed, epilogue, num_valid, y.make_mut()?, None)?;
+    Ok(y)
 }
 
 impl Convolve for f32 {
@@ -77,6 +91,9 @@ impl Convolve for f32 {
         epilogue: Epilogue,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor> {
+        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+            return on_tensor_cores(conv, x, packed, epilogue, num_valid);
+        }
         super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
     }
 
@@ -89,6 +106,9 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
+        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+            return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
+        }
         super::input_grad(conv, &operand(grad, filter)?, filter, input_mask, num_valid, into, accumulate)
     }
 
@@ -101,12 +121,55 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
+        if filter.packed(&filter.tf32, Precision::Tf32, conv)?.is_some() {
+            return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
+        }
         let (x, grad) = (operand(x, filter)?, operand(grad, filter)?);
         super::weight_grad(conv, &x, &grad, num_valid, into, accumulate)
     }
 }
 
-/// Without tensor cores: the float32 kernels on copies. The filter's panels hold rounded weights, and the
+/// The first convolution of a network in bf16.
+impl Convolve<bf16> for f32 {
+    fn forward(
+        conv: &Conv,
+        x: &Tensor,
+        filter: &Filter,
+        epilogue: Epilogue<bf16>,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<Tensor<bf16>> {
+        super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
+    }
+
+    fn input_grad(
+        conv: &Conv,
+        grad: &Tensor<bf16>,
+        filter: &Filter,
+        input_mask: Option<&Buffer<u8>>,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        if conv.narrow(grad.device()) {
+            return super::input_grad_narrow(conv, grad, filter, num_valid, into, accumulate);
+        }
+        super::input_grad(conv, &widened(grad)?, filter, input_mask, num_valid, into, accumulate)
+    }
+
+    fn weight_grad(
+        conv: &Conv,
+        x: &Tensor,
+        grad: &Tensor<bf16>,
+        _: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+        into: &mut Buffer<f32>,
+        accumulate: bool,
+    ) -> Result<()> {
+        super::weight_grad(conv, x, &widened(grad)?, num_valid, into, accumulate)
+    }
+}
+
+/// Without tensor cores the float32 kernels work on copies: the filter's panels hold rounded weights, and
 /// results are rounded as they go back to memory.
 impl Convolve for bf16 {
     fn forward(
@@ -116,10 +179,10 @@ impl Convolve for bf16 {
         epilogue: Epilogue<bf16>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<bf16>> {
-        let Epilogue { shift, residual, relu, relu_mask } = epilogue;
-        let residual = residual.map(widened).transpose()?;
-        let epilogue = Epilogue { shift, residual: residual.as_ref(), relu, relu_mask };
-        rounded(&super::forward(conv, &widened(x)?, filter, epilogue, num_valid)?)
+        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+            return on_tensor_cores(conv, x, packed, epilogue, num_valid);
+        }
+        super::forward(conv, &widened(x)?, filter, epilogue, num_valid)
     }
 
     fn input_grad(
@@ -131,6 +194,9 @@ impl Convolve for bf16 {
         into: &mut Buffer<bf16>,
         accumulate: bool,
     ) -> Result<()> {
+        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+            return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
+        }
         let mut sum = Buffer::uninit(grad.device(), into.len())?;
         if accumulate {
             widen_into(into, &mut sum)?;
@@ -143,11 +209,14 @@ impl Convolve for bf16 {
         conv: &Conv,
         x: &Tensor<bf16>,
         grad: &Tensor<bf16>,
-        _: &Filter,
+        filter: &Filter,
         num_valid: Option<&Buffer<i32>>,
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
+        if filter.packed(&filter.bf16, Precision::Bf16, conv)?.is_some() {
+            return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
+        }
         super::weight_grad(conv, &widened(x)?, &widened(grad)?, num_valid, into, accumulate)
     }
 }

@@ -181,6 +181,18 @@ pub fn cases() -> Vec<Case> {
         let name = format!("conv2d tf32 x {x:?} w {w:?} stride {stride}");
         cases.push(Case::op(name, inputs(), run, want));
     }
+    // The first convolution of a bf16 network; many channels take the input gradient for those.
+    for (x, co) in [([2, 5, 4, 3], 16), ([3, 7, 5, 1], 33), ([2, 4, 5, 9], 24)] {
+        let w = [co, 3, 3, x[3]];
+        let conv = Conv::new(&x, &w, 1, 1).unwrap();
+        let run = move |tape: &Tape, v: &[Var]| {
+            let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::Bf16));
+            to_f32(tape, conv2d_prepared(tape, v[0], v[1], &filter, 1, 1, &Rows::All)?)
+        };
+        let want = move |v: &[Vec<f64>]| oracle(&conv, &v[0], &v[1]);
+        let name = format!("conv2d of images to bf16, x {x:?} w {w:?}");
+        cases.push(Case::op(name, [Input::normal(&x), Input::normal(&w)], run, want).in_bf16());
+    }
     // The operands are rounded, and nothing else: the oracle's are, too.
     for precision in [Precision::Bf16, Precision::Tf32] {
         let (x, w) = ([2, 5, 4, 32], [16, 3, 3, 32]);
@@ -196,7 +208,7 @@ pub fn cases() -> Vec<Case> {
                     widened(&bf16::forward(&conv, &rounded(&t[0])?, &filter, Epilogue::default(), None)?)?
                         .to_vec()
                 }
-                _ => f32::forward(&conv, &t[0], &filter, Epilogue::default(), None)?.to_vec(),
+                _ => <f32 as Convolve>::forward(&conv, &t[0], &filter, Epilogue::default(), None)?.to_vec(),
             }
         };
         let want = move |v: &[Vec<f64>]| {
@@ -245,7 +257,7 @@ pub(in crate::ops) fn oracle(conv: &Conv, x: &[f64], w: &[f64]) -> Vec<f64> {
 }
 
 /// `into` plus the gradient of w.
-fn weight_oracle(conv: &Conv, x: &[f64], dy: &[f64], into: &[f64]) -> Vec<f64> {
+pub(in crate::ops) fn weight_oracle(conv: &Conv, x: &[f64], dy: &[f64], into: &[f64]) -> Vec<f64> {
     let (ci, co, taps) = (conv.in_channels, conv.out_channels, conv.kernel_height * conv.kernel_width);
     let mut dw = into.to_vec();
     each_product(conv, |out, tap, input| {

@@ -1,0 +1,104 @@
+//! A filter, and the copies of it that kernels read.
+
+use super::grid::panel_width;
+use super::{Conv, Precision};
+use crate::ops::conv2d_mma::{self, Packed, Passes};
+use crate::ops::prelude::*;
+use half::bf16;
+use kernels::conv2d;
+use std::cell::OnceCell;
+
+/// Weights `[Cout,kh,kw,Cin]` and the copies that the kernels read, which are made when first needed. Make a
+/// new one when weights change.
+pub struct Filter {
+    weight: Tensor,
+    scale: Option<Tensor>,
+    pub(super) precision: Precision,
+    forward: OnceCell<Buffer<f32>>,
+    transposed: OnceCell<Buffer<f32>>,
+    pub(super) bf16: OnceCell<Packed<bf16>>,
+    pub(super) tf32: OnceCell<Packed<f32>>,
+}
+
+impl Filter {
+    /// A filter of this precision, where [`Precision::of_channels`] allows it.
+    pub fn new(weight: Tensor, precision: Precision) -> Filter {
+        let channels = |at| weight.shape().get(at).copied().unwrap_or(1);
+        let precision = precision.of_channels(channels(0), channels(3));
+        let (forward, transposed) = (OnceCell::new(), OnceCell::new());
+        let (bf16, tf32) = (OnceCell::new(), OnceCell::new());
+        Filter { weight, scale: None, precision, forward, transposed, bf16, tf32 }
+    }
+
+    /// Weights times `scale[Cout]`, as if the output were scaled: a batch normalisation with fixed
+    /// statistics.
+    pub fn scaled(weight: Tensor, scale: Tensor, precision: Precision) -> Result<Filter> {
+        if weight.shape().first() != Some(&scale.len()) {
+            return Err(Error::Shape {
+                op: "Filter::scaled",
+                expected: format!("{:?} values", weight.shape().first()),
+                got: scale.shape().to_vec(),
+            });
+        }
+        Ok(Filter { scale: Some(scale), ..Filter::new(weight, precision) })
+    }
+
+    /// The weights without the scale.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub(super) fn panels(&self, transposed: bool) -> Result<&Buffer<f32>> {
+        let cell = if transposed { &self.transposed } else { &self.forward };
+        made_once(cell, || self.prepare(transposed))
+    }
+
+    /// The copies for tensor cores, where they compute this convolution in the filter's precision.
+    pub(super) fn packed<'a, T: Real>(
+        &'a self,
+        cell: &'a OnceCell<Packed<T>>,
+        precision: Precision,
+        conv: &Conv,
+    ) -> Result<Option<&'a Packed<T>>> {
+        if self.precision != precision || !conv2d_mma::supports(conv, self.weight.device()) {
+            return Ok(None);
+        }
+        let pack = || Packed::new(conv, &self.weight, self.scale.as_ref(), Passes::Both);
+        made_once(cell, pack).map(Some)
+    }
+
+    fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
+        let device = self.weight.device();
+        let [out_channels, kh, kw, in_channels] = self.weight.nhwc("conv2d weights")?;
+        let (columns, depth) =
+            if transposed { (in_channels, out_channels) } else { (out_channels, in_channels) };
+        let width = panel_width(columns);
+        let (panels, rows) = (columns.div_ceil(width), (kh * kw * depth).next_multiple_of(4));
+        let mut buffer = Buffer::uninit(device, panels * rows * width)?;
+        let grid = (rows.div_ceil(conv2d::PREPARE_ROWS.on(device)), panels);
+        let scale = self.scale.as_ref().map(Tensor::buffer);
+        let (co, taps, ci) = (out_channels, kh * kw, in_channels);
+        let (to_tf32, to_bf16) = (self.precision == Precision::Tf32, self.precision == Precision::Bf16);
+        conv2d::Prepare {
+            w: &self.weight,
+            scale,
+            panels: &mut buffer,
+            out_channels: co,
+            taps,
+            in_channels: ci,
+            transposed,
+            to_tf32,
+            to_bf16,
+        }
+        .launch(device, grid)?;
+        Ok(buffer)
+    }
+}
+
+/// What a cell holds, made if it is empty.
+fn made_once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if cell.get().is_none() {
+        let _ = cell.set(make()?);
+    }
+    cell.get().ok_or_else(|| Error::Internal { what: "a filter was prepared twice".into() })
+}

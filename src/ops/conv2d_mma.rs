@@ -1,0 +1,243 @@
+//! Two-dimensional convolution on tensor cores: the pieces of [`super::conv2d`] for maps of bf16, or of
+//! float32 whose numbers are rounded to tf32 before they are multiplied.
+
+use super::conv2d::{Conv, Epilogue, check_mask, expect, launch};
+use super::prelude::*;
+use crate::device::Real;
+use kernels::{conv2d_mma, conv2d_mma_weight, conv2d_weight};
+
+/// Whether these kernels compute this convolution on this device: one with tensor cores, channel counts that
+/// are multiples of 16, and at most 32 taps.
+pub fn supports(conv: &Conv, device: &Device) -> bool {
+    let channels = conv.in_channels.is_multiple_of(16) && conv.out_channels.is_multiple_of(16);
+    channels && conv.kernel_height * conv.kernel_width <= 32 && device.has_tensor_cores()
+}
+
+fn check_support(conv: &Conv, device: &Device) -> Result<()> {
+    if supports(conv, device) {
+        return Ok(());
+    }
+    let expected = "a GPU from compute capability 8.0 on, channels that are multiples of 16, at most 32 taps";
+    let got = vec![conv.in_channels, conv.out_channels, conv.kernel_height, conv.kernel_width];
+    Err(Error::Shape { op: "conv2d on tensor cores", expected: expected.into(), got })
+}
+
+/// The part of a product that a block computes: rows x columns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tile {
+    T128x128,
+    T128x64,
+    T64x64,
+}
+
+impl Tile {
+    pub const ALL: [Tile; 3] = [Tile::T128x128, Tile::T128x64, Tile::T64x64];
+    /// Those of the weight gradient.
+    pub const OF_WEIGHTS: [Tile; 2] = [Tile::T128x64, Tile::T64x64];
+
+    /// Rows and columns, and the part of the tensor cores' speed that the tile's loads from shared memory
+    /// are expected to leave (an estimate, not measured).
+    fn sizes(self) -> (usize, usize, f64) {
+        match self {
+            Tile::T128x128 => (128, 128, 1.0),
+            Tile::T128x64 => (128, 64, 0.95),
+            Tile::T64x64 => (64, 64, 0.75),
+        }
+    }
+
+    fn blocks(self, rows: usize, columns: usize) -> usize {
+        let (tile_rows, tile_columns, _) = self.sizes();
+        rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
+    }
+
+    /// The one of `candidates` that is expected to compute rows x columns first: the multiprocessor with
+    /// most blocks decides.
+    pub fn of(candidates: &[Tile], rows: usize, columns: usize) -> Tile {
+        let time = |tile: &Tile| {
+            let (tile_rows, tile_columns, speed) = tile.sizes();
+            let most = tile.blocks(rows, columns).div_ceil(MULTIPROCESSORS);
+            (most * tile_rows * tile_columns) as f64 / speed
+        };
+        candidates.iter().copied().min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Tile::T64x64)
+    }
+}
+
+/// Those of an H200; other GPUs have from 40 to 170.
+const MULTIPROCESSORS: usize = 132;
+
+/// Copies of the weights as these kernels read them.
+pub struct Packed<T: Real> {
+    forward: Option<Buffer<T>>,
+    transposed: Option<Buffer<T>>,
+}
+
+/// The passes that weights are packed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passes {
+    Forward,
+    InputGrad,
+    Both,
+}
+
+impl<T: Real> Packed<T> {
+    /// From weights `[Cout,kh,kw,Cin]`, times `scale[Cout]`.
+    pub fn new(conv: &Conv, weight: &Tensor, scale: Option<&Tensor>, passes: Passes) -> Result<Packed<T>> {
+        let device = weight.device();
+        let (co, taps, ci) = (conv.out_channels, conv.kernel_height * conv.kernel_width, conv.in_channels);
+        expect("conv2d w", weight.shape(), &[co, conv.kernel_height, conv.kernel_width, ci])?;
+        if let Some(scale) = scale {
+            expect("conv2d scale", scale.shape(), &[co])?;
+        }
+        let buffer = |other| (passes != other).then(|| Buffer::uninit(device, weight.len())).transpose();
+        let (mut forward, mut transposed) = (buffer(Passes::InputGrad)?, buffer(Passes::Forward)?);
+        let tile = conv2d_mma::PACK_TILE.on(device);
+        let grid = (ci.div_ceil(tile), co.div_ceil(tile), taps);
+        let scale = scale.map(Tensor::buffer);
+        conv2d_mma::pack(device, grid, weight, scale, forward.as_mut(), transposed.as_mut(), co, taps, ci)?;
+        Ok(Packed { forward, transposed })
+    }
+}
+
+fn packed<'a, T: Real>(weights: &'a Option<Buffer<T>>, pass: &str) -> Result<&'a Buffer<T>> {
+    let missing = || Error::Internal { what: format!("weights were not packed for the {pass}") };
+    weights.as_ref().ok_or_else(missing)
+}
+
+/// Launches the kernel of a tile: the variants of one struct, with the same fields.
+macro_rules! launch_tile {
+    ($tile:expr, $module:ident::{ $($variant:ident => $kernel:ident),* } $fields:tt, $conv:expr, $device:expr,
+     $grid:expr) => {
+        match $tile {
+            $(Tile::$variant => launch!($module::$kernel $fields, $conv, $device, $grid),)*
+        }
+    };
+}
+
+/// conv(x, w) into `y`, with an epilogue before it is rounded. Past the first `num_valid` images the
+/// convolution counts as 0. `tile` overrides the choice.
+pub fn forward<T: Real>(
+    conv: &Conv,
+    x: &Buffer<T>,
+    weights: &Packed<T>,
+    epilogue: Epilogue<T>,
+    num_valid: Option<&Buffer<i32>>,
+    y: &mut Buffer<T>,
+    tile: Option<Tile>,
+) -> Result<()> {
+    let device = &y.device().clone();
+    check_support(conv, device)?;
+    let (inputs, outputs) = (conv.in_shape().iter().product(), conv.out_shape().iter().product());
+    expect("conv2d x", &[x.len()], &[inputs])?;
+    expect("conv2d y", &[y.len()], &[outputs])?;
+    let Epilogue { shift, residual, relu, relu_mask } = epilogue;
+    if let Some(shift) = shift {
+        expect("conv2d shift", shift.shape(), &[conv.out_channels])?;
+    }
+    if let Some(residual) = residual {
+        expect("conv2d residual", residual.shape(), &conv.out_shape())?;
+    }
+    let residual = residual.map(Tensor::buffer);
+    check_mask(relu_mask.as_deref(), conv.out_shape())?;
+    let rows = conv.images * conv.out_height * conv.out_width;
+    let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows, conv.out_channels));
+    let (weights, shift) = (packed(&weights.forward, "forward pass")?, shift.map(Tensor::buffer));
+    launch_tile!(
+        tile,
+        conv2d_mma::{ T128x128 => Forward128x128, T128x64 => Forward128x64, T64x64 => Forward64x64 }
+        { x, weights, shift, residual, y, relu_mask, num_valid, relu, },
+        conv,
+        device,
+        tile.blocks(rows, conv.out_channels)
+    )
+}
+
+/// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
+/// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first `num_valid`
+/// images the gradient is 0. `tile` overrides the choice.
+#[allow(clippy::too_many_arguments)]
+pub fn input_grad<T: Real>(
+    conv: &Conv,
+    grad_out: &Buffer<T>,
+    weights: &Packed<T>,
+    input_mask: Option<&Buffer<u8>>,
+    num_valid: Option<&Buffer<i32>>,
+    into: &mut Buffer<T>,
+    accumulate: bool,
+    tile: Option<Tile>,
+) -> Result<()> {
+    let device = &into.device().clone();
+    check_support(conv, device)?;
+    expect("conv2d gradient", &[grad_out.len()], &[conv.out_shape().iter().product()])?;
+    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
+    check_mask(input_mask, conv.in_shape())?;
+    // Rows of the largest phase, as many for each.
+    let (phases, stride) = (conv.stride * conv.stride, conv.stride);
+    let rows = conv.images * conv.height.div_ceil(stride) * conv.width.div_ceil(stride);
+    let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows * phases, conv.in_channels));
+    let weights = packed(&weights.transposed, "input gradient")?;
+    launch_tile!(
+        tile,
+        conv2d_mma::{ T128x128 => InputGrad128x128, T128x64 => InputGrad128x64, T64x64 => InputGrad64x64 }
+        { grad_out, weights, input_mask, grad_in: into, num_valid, accumulate, },
+        conv,
+        device,
+        tile.blocks(rows, conv.in_channels) * phases
+    )
+}
+
+/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor.
+const WANTED_BLOCKS: usize = 2 * 3 * MULTIPROCESSORS;
+
+/// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its
+/// partial sums.
+const SPLIT_PIXELS: usize = 256;
+
+/// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
+/// first `num_valid` images. `tile` overrides the choice.
+#[allow(clippy::too_many_arguments)]
+pub fn weight_grad<T: Real>(
+    conv: &Conv,
+    x: &Buffer<T>,
+    grad_out: &Buffer<T>,
+    num_valid: Option<&Buffer<i32>>,
+    into: &mut Buffer<f32>,
+    accumulate: bool,
+    tile: Option<Tile>,
+) -> Result<()> {
+    let device = &into.device().clone();
+    check_support(conv, device)?;
+    expect("conv2d x", &[x.len()], &[conv.in_shape().iter().product()])?;
+    expect("conv2d gradient", &[grad_out.len()], &[conv.out_shape().iter().product()])?;
+    let (rows, columns) = (conv.out_channels, conv.kernel_height * conv.kernel_width * conv.in_channels);
+    expect("conv2d gradient", &[into.len()], &[rows * columns])?;
+    let tile = tile.unwrap_or(if rows > 64 { Tile::T128x64 } else { Tile::T64x64 });
+    let blocks = tile.blocks(rows, columns);
+    let pixels = conv.images * conv.out_height * conv.out_width;
+    let splits = (WANTED_BLOCKS / blocks).min(pixels / SPLIT_PIXELS).max(1);
+    let launch = |out: &mut Buffer<f32>, accumulate| match tile {
+        Tile::T64x64 => launch!(
+            conv2d_mma_weight::Grad64x64 { x, grad_out, out, num_valid, accumulate },
+            conv,
+            device,
+            (blocks, splits)
+        ),
+        _ => launch!(
+            conv2d_mma_weight::Grad128x64 { x, grad_out, out, num_valid, accumulate },
+            conv,
+            device,
+            (blocks, splits)
+        ),
+    };
+    if splits == 1 {
+        return launch(into, accumulate);
+    }
+    let mut parts = Buffer::uninit(device, splits * into.len())?;
+    launch(&mut parts, false)?;
+    let elements = into.len();
+    conv2d_weight::reduce(device, elementwise(device, elements), &parts, into, splits, elements, accumulate)
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+pub use testing::cases;

@@ -1,0 +1,123 @@
+//! Traces of commands, `saddle profile` and `saddle train --explain`, from outside.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn saddle(folder: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_saddle"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+/// Standard output and error of a successful command.
+fn printed(folder: &Path, line: &str) -> (String, String) {
+    let output = saddle(folder, line);
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "saddle {line}: {err}");
+    (out, err)
+}
+
+fn error(line: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let output = saddle(folder.path(), line);
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "saddle {line} leaves a file");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// The places of the kernels in a trace.
+fn places(folder: &Path, name: &str) -> Vec<String> {
+    let trace: Value = serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+    let kernels = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["cat"] == "kernel");
+    kernels.map(|event| event["args"]["place"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn any_command_that_launches_can_be_traced() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let train = "train --epochs 1 --attack-steps 2 --select last --quiet --out run --device host";
+    let (_, note) = printed(folder, &format!("{train} --trace train.json --trace-steps 2..3"));
+    let trained = places(folder, "train.json");
+    assert!(note.contains("launches in train.json, for ui.perfetto.dev"), "{note}");
+    let of_step = |step: &str| trained.iter().filter(|place| place.contains(step)).count();
+    assert!(of_step("epoch 1/step 2") > 100 && of_step("epoch 1/step 2") == of_step("epoch 1/step 3"));
+    assert_eq!(of_step("epoch 1/step"), trained.len(), "{trained:?}");
+
+    let eval = "eval --weights run --attack pgd2,apgd-ce --steps 2 --n 20 --quiet --device host";
+    let (out, _) = printed(folder, &format!("{} --trace eval.json", eval.replace(" --steps 2", "")));
+    assert!(out.contains("pgd2"), "{out}");
+    let evaluated = places(folder, "eval.json");
+    for place in
+        ["evaluation/conv1", "attack/attack step 2/forward/conv1", "attack/attack step 2/backward/conv1"]
+    {
+        assert!(evaluated.iter().any(|found| found == place), "{place}");
+    }
+
+    let bench = "bench step --model resnet-mini --batch 2 --seconds 0.001 --method pgd-at --device host";
+    printed(folder, &format!("{bench} --trace bench.json"));
+    assert!(places(folder, "bench.json").iter().any(|place| place == "update"));
+}
+
+#[test]
+fn a_trace_costs_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = "train --epochs 1 --attack-steps 2 --select last --quiet --device host --out";
+    printed(folder.path(), &format!("{train} plain"));
+    printed(folder.path(), &format!("{train} traced --trace t.json"));
+    let weights =
+        |run: &str| std::fs::read(folder.path().join(run).join("checkpoints/last.safetensors")).unwrap();
+    assert_eq!(weights("plain"), weights("traced"));
+}
+
+#[test]
+fn wrong_flags_are_one_clear_line() {
+    let expected = "expected FIRST..LAST, two steps counted from 1, such as 11..20, or one step";
+    assert_eq!(
+        error("train --trace t.json --trace-steps 3..2"),
+        format!("error: --trace-steps = 3..2: {expected}\n")
+    );
+    assert_eq!(error("train --profile-steps x"), format!("error: --profile-steps = x: {expected}\n"));
+    assert_eq!(error("train --trace-steps 1..2"), "error: --trace-steps = 1..2: needs --trace FILE, too\n");
+    assert!(error("train --trace no/such/t.json").starts_with("error: no/such/t.json: cannot write"));
+    assert_eq!(error("profile --steps 0"), "error: --steps = 0: must be 1 or more\n");
+    // A command that fails before it launches anything leaves no trace.
+    assert!(error("train --trace t.json --model nothing").contains("nothing"));
+}
+
+#[test]
+fn a_step_is_explained_without_data_and_without_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = "train --dataset cifar10 --model resnet18 --method trades --batch 16 --device host --explain";
+    let (text, _) = printed(folder.path(), job);
+    for line in ["attack forward, steps 2..10:", "training backward:", "layer4.1.conv2", "sgd_step x 62"] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    let (json, _) = printed(folder.path(), &format!("{job} --json"));
+    let record: Value = serde_json::from_str(&json).unwrap();
+    let explanation = &record["explanation"];
+    let classes = explanation["memory"].as_array().unwrap();
+    let sum: u64 = classes.iter().map(|class| class["at_peak"].as_u64().unwrap()).sum();
+    assert_eq!(explanation["peak"].as_u64(), Some(sum));
+    assert!(explanation["total"]["flop"].as_u64().unwrap() > 100_000_000_000);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is written");
+}
+
+#[test]
+fn a_profile_adds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = "profile --batch 8 --attack-steps 2 --steps 2 --device host";
+    let (text, _) = printed(folder.path(), job);
+    assert!(text.contains("the median of 2 steps") && text.contains("conv2d_input_grad"), "{text}");
+    let (json, _) = printed(folder.path(), &format!("{job} --json"));
+    let profile = &serde_json::from_str::<Value>(&json).unwrap()["profile"];
+    let seconds = |sum: &Value| sum["seconds"].as_f64().unwrap();
+    let phases: f64 = profile["phases"].as_array().unwrap().iter().map(seconds).sum();
+    let total = seconds(&profile["total"]);
+    assert!((phases / total - 1.0).abs() < 1e-9);
+    assert!(total <= profile["step_seconds"].as_f64().unwrap());
+}
