@@ -1,7 +1,7 @@
 //! `cargo bench`: the figures of `saddle bench kernels` and `saddle bench step`, on the device that
 //! `SADDLE_BENCH_DEVICE` names (default: auto).
 
-use saddle::bench::{BenchRow, kernels, step};
+use saddle::bench::{BenchRow, DEFAULT_PRECISION, kernels, step};
 use saddle::device::DeviceChoice;
 
 fn main() -> saddle::Result<()> {
@@ -11,8 +11,8 @@ fn main() -> saddle::Result<()> {
         .parse::<DeviceChoice>()?
         .open()?;
     println!("{}", device.describe());
-    let rows: Vec<BenchRow> =
-        kernels(&device, 0.5, None)?.into_iter().chain(step(&device, 5.0, None, &[], None)?).collect();
+    let steps = step(&device, 5.0, None, &[], None, DEFAULT_PRECISION)?;
+    let rows: Vec<BenchRow> = kernels(&device, 0.5, None)?.into_iter().chain(steps).collect();
     for row in rows {
         println!("{:28} {:34} {:10.1} {:9} {}", row.name, row.detail, row.value, row.unit, row.note);
     }

@@ -8,7 +8,8 @@
                                                      docs/results.md, or checks that it is up to date
 
 The first three write benches/records/DATE-DEVICE[-compare|-autoattack].json. They need target/release/saddle
-(cargo build --release) and a machine that is otherwise idle.
+(cargo build --release) and a machine that is otherwise idle. Records beside PyTorch, DATE-DEVICE-peers.json,
+come from benches/peers/run.py.
 """
 import argparse
 import datetime
@@ -16,6 +17,7 @@ import functools
 import json
 import pathlib
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -161,8 +163,74 @@ def bench(record):
     return lines
 
 
+def peers(record):
+    """Steps of saddle and of PyTorch, measured in turn, and AutoAttack of both."""
+    versions, threads = record["peers"]["versions"], record["peers"]["threads_used"]
+    lines = heading("saddle beside PyTorch", record)
+    driver = record["peers"]["driver"]
+    cuda = f", CUDA {versions['cuda']}, cuDNN {versions['cudnn']}, driver {driver}" if driver else ""
+    lines.append(f"PyTorch {versions['torch']}{cuda}; {record['peers']['saddle']}; threads: {threads}.")
+    if "verify" in record:
+        done = [row for row in record["verify"] if "skipped" not in row]
+        wrong = sum(bool(row["wrong"]) for row in done)
+        lines.append(f"Steps compared tensor by tensor: {len(done)}; off by more than rounding: {wrong}.")
+    if record["loaded"]:
+        return lines + [f"The machine was busy ({record['loaded']}): the record's times are no results."]
+    if record["rows"]:
+        lines += ["", *peer_steps(record["rows"])]
+    if "autoattack" in record:
+        lines += ["", *peer_attacks(record["autoattack"])]
+    return lines
+
+
+def peer_steps(rows):
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    case = lambda row: tuple(row[key] for key in ("model", "method", "batch", "precision"))
+    times = lambda row, who: [part["median"] for part in row.get(who, [])]
+    lines = [
+        "Milliseconds of a training step; ratio: PyTorch's best mode to saddle, median and range of pairs.",
+        "",
+        f"| net | method | batch | precision | saddle | {' | '.join(modes)} | ratio |",
+        "|---|---|---:|---|" + "---:|" * (len(modes) + 2),
+    ]
+    for key in dict.fromkeys(map(case, rows)):
+        found = {row["mode"]: row for row in rows if case(row) == key}
+        medians = {mode: statistics.median(times(row, "pytorch"))
+                   for mode, row in found.items() if "skipped" not in row}
+        own = [time for row in found.values() for time in times(row, "saddle")]
+        cells = [f"{1e3 * statistics.median(own):.4g}" if own else "–"]
+        cells += [f"{1e3 * medians[mode]:.4g}" if mode in medians else "–" for mode in modes]
+        best = found[min(medians, key=medians.get)] if medians else {}
+        ratios = [peer / own for own, peer in zip(times(best, "saddle"), times(best, "pytorch"))]
+        middle = statistics.median(ratios) if ratios else None
+        spread = f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
+        lines.append(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} | {spread} |")
+    reasons = {f"{row['mode']}: {row['skipped']}" for row in rows if "skipped" in row}
+    reasons |= {f"saddle: {row['saddle_skipped']}" for row in rows if "saddle_skipped" in row}
+    return lines + (["", f"Not measured: {'; '.join(sorted(reasons))}."] if reasons else [])
+
+
+def peer_attacks(record):
+    lines = [
+        f"AutoAttack of {record['images']} images, {record['norm']} eps {record['eps']:.4g}; weights:",
+        f"{record['weights']}.",
+        "",
+        "| | s | robust % |",
+        "|---|---:|---:|",
+    ]
+    own = [row["saddle"] for row in record["rows"]]
+    reference = [row["reference"] for row in record["rows"] if "reference" in row]
+    seconds = lambda parts: statistics.median(part["seconds"] for part in parts)
+    lines.append(f"| saddle | {seconds(own):.1f} | {own[0]['results'][-1]['accuracy']:.2f} |")
+    if reference:
+        return lines + [f"| autoattack, PyTorch | {seconds(reference):.1f} | {reference[0]['robust']:.2f} |"]
+    return lines + ["", f"The reference was not run: {record['rows'][0]['skipped']}."]
+
+
 def kind(record):
     """The function that makes a record's table."""
+    if "peers" in record:
+        return peers
     return comparison if "seeds" in record else attacks if "results" in record else bench
 
 

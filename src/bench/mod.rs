@@ -112,15 +112,19 @@ fn convolution(
     PASSES.into_iter().zip(layer.passes(device)?).map(row).collect()
 }
 
+/// What steps are measured in unless asked otherwise.
+pub const DEFAULT_PRECISION: &str = "f32";
+
 /// Whole training steps of `methods` (none: PGD-AT and RAAT) with ten attack steps: the digits net and CIFAR
 /// ResNet-18 at batch 128 (ResNet-18 on the host: 32), or at `batch`; or `model` of the two alone. Images a
-/// second count each image once, however many views of it a method takes.
+/// second count each image once, however many views of it a method takes. `precision` is that of training.
 pub fn step(
     device: &Device,
     seconds: f64,
     batch: Option<usize>,
     methods: &[String],
     model: Option<&str>,
+    precision: &str,
 ) -> Result<Vec<BenchRow>> {
     let default = ["pgd-at".to_owned(), "raat".to_owned()];
     let methods = if methods.is_empty() { &default } else { methods };
@@ -128,10 +132,15 @@ pub fn step(
     let mut rows = Vec::new();
     for job in jobs {
         let n = batch.unwrap_or(job.batch(device));
-        let mut steps =
-            methods.iter().map(|method| job.step(device, method, n)).collect::<Result<Vec<Work>>>()?;
+        let mut steps = methods
+            .iter()
+            .map(|method| job.step(device, method, n, precision))
+            .collect::<Result<Vec<Work>>>()?;
         let times = time_each(device, seconds, &mut steps)?;
-        let detail = format!("{}, batch {n}, {side}x{side}x{}", job.model, job.channels, side = job.side);
+        let mut detail = format!("{}, batch {n}, {side}x{side}x{}", job.model, job.channels, side = job.side);
+        if precision != DEFAULT_PRECISION {
+            detail += &format!(", {precision}");
+        }
         for (method, time) in methods.iter().zip(times) {
             let note = format!("{:.1} ms a step", time.median * 1e3);
             let name = format!("{method} training step");

@@ -125,18 +125,20 @@ impl Job {
         random(device, &[n, self.side, self.side, self.channels])
     }
 
-    /// A training step of `method` on a batch of n images.
-    pub fn step(&self, device: &Device, method: &str, n: usize) -> Result<Work> {
+    /// A training step of `method` on a batch of n images, with convolutions of this precision.
+    pub fn step(&self, device: &Device, method: &str, n: usize, precision: &str) -> Result<Work> {
         let mut config = Config::default();
         config.apply(&[
             ("method", method),
             ("eps", self.eps),
             ("step_size", self.eps),
             ("average_start_epoch", "0"),
+            ("precision", precision),
         ])?;
         let entry = method::find(method)?;
         let views = (entry.views)(&config);
         let (mut net, mut wa) = (self.net(device)?, self.net(device)?);
+        [&mut net, &mut wa].into_iter().for_each(|net| net.set_precision(config.precision.on(device)));
         let (x, y) = (self.images(device, n.saturating_mul(views))?, labels(device, n, 10)?);
         let images = labels(device, n, usize::MAX)?;
         let average = Average::of(&config, entry);
@@ -197,18 +199,16 @@ impl Job {
     }
 }
 
-static JOBS: [Job; 2] = [
+static JOBS: [Job; 3] = [
     Job { model: "resnet-mini", side: 8, channels: 1, host_batch: 128, eps: "0.1" },
     Job { model: "resnet18", side: 32, channels: 3, host_batch: 32, eps: "8/255" },
+    Job { model: "wrn-28-10", side: 32, channels: 3, host_batch: 8, eps: "8/255" },
 ];
 
-/// The job with this network, or all. Errors: there is none.
+/// The job with this network, or the digits net's and ResNet-18's. Errors: there is none.
 pub fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
-    let found: Vec<&Job> = JOBS.iter().filter(|job| model.is_none_or(|wanted| job.model == wanted)).collect();
-    match model {
-        Some(wanted) if found.is_empty() => {
-            Err(Error::unknown("model", wanted, JOBS.iter().map(|job| job.model)))
-        }
-        _ => Ok(found),
-    }
+    let Some(wanted) = model else { return Ok(JOBS[..2].iter().collect()) };
+    let found = JOBS.iter().find(|job| job.model == wanted);
+    let unknown = || Error::unknown("model", wanted, JOBS.iter().map(|job| job.model));
+    found.map(|job| vec![job]).ok_or_else(unknown)
 }

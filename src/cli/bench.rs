@@ -34,9 +34,12 @@ pub struct BenchArgs {
     /// step: comma-separated methods [default: pgd-at,raat]
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     method: Vec<String>,
-    /// step, parts: only the job with this architecture, resnet-mini or resnet18
+    /// step, parts: only the job with this architecture: resnet-mini, resnet18 or wrn-28-10
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// step: the numbers that convolutions multiply: auto, f32, tf32, bf16 [default: f32]
+    #[arg(long, value_name = "WORD")]
+    precision: Option<String>,
     /// Seconds per measurement
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     seconds: f64,
@@ -64,6 +67,7 @@ impl Run for BenchArgs {
         let group = |groups: &[Group]| self.group.is_none_or(|chosen| groups.contains(&chosen));
         for (flag, given, used) in [
             ("method", !self.method.is_empty(), group(&[Group::Step])),
+            ("precision", self.precision.is_some(), group(&[Group::Step])),
             ("model", self.model.is_some(), group(&[Group::Step, Group::Parts])),
         ] {
             if given && !used {
@@ -80,7 +84,8 @@ impl Run for BenchArgs {
             rows.extend(bench::kernels(&device, seconds, batch)?);
         }
         if wanted(Group::Step) {
-            rows.extend(bench::step(&device, seconds, batch, &self.method, model)?);
+            let precision = self.precision.as_deref().unwrap_or(bench::DEFAULT_PRECISION);
+            rows.extend(bench::step(&device, seconds, batch, &self.method, model, precision)?);
         }
         if wanted(Group::Parts) {
             rows.extend(bench::parts(&device, seconds, batch, model)?);

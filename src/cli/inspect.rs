@@ -38,7 +38,7 @@ pub struct InspectArgs {
     /// A kernel: the operation in which it is looked at [default: the first that launches it]
     #[arg(long = "in", value_name = "OPERATION")]
     within: Option<String>,
-    /// Operations on a network: resnet18 or resnet-mini [default: resnet18]
+    /// Operations on a network: resnet18, resnet-mini or wrn-28-10 [default: resnet18]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Operations on a network: images of a batch [default: 128]

@@ -3,6 +3,7 @@
 use super::shape::{Grammar, Sizes};
 use super::{Request, Settings};
 use crate::attack::{self, Params, Points};
+use crate::bench::DEFAULT_PRECISION;
 use crate::bench::work::{BATCH, Job, Layer, Work, attack_step, jobs, labels, random};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -76,7 +77,7 @@ pub static OPERATIONS: &[Operation] = operations! {
         Ok(vec![attack_step(device, &sizes.axes)?])
     });
     "step", "a training step", Takes::Job(Some("method"), |device, job, n, settings| {
-        Ok(vec![job.step(device, settings.method.as_deref().unwrap_or("pgd-at"), n)?])
+        Ok(vec![job.step(device, settings.method.as_deref().unwrap_or("pgd-at"), n, DEFAULT_PRECISION)?])
     });
     "attack", "an attack on a network", Takes::Job(Some("attack"), |device, job, n, settings| {
         Ok(vec![attack(device, job, n, settings.attack.as_deref().unwrap_or("apgd-ce"))?])
