@@ -9,7 +9,7 @@ pub use table::{Comparison, ComparisonRow, Statistic};
 
 use crate::attack::Params;
 use crate::config::recipe::Recipe;
-use crate::config::{Config, KEYS, Key, METHOD_GROUP};
+use crate::config::{Config, KEYS, Key, METHOD_GROUP, PrecisionChoice};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::eval::{self, Report};
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Keys that do not change the result of a run.
-const NEUTRAL: &[&str] = &["device", "data", "out", "checkpoint_every", "log_every"];
+const NEUTRAL: &[&str] = &["device", "graphs", "data", "out", "checkpoint_every", "log_every"];
 
 /// A comparison to make.
 pub struct CompareRequest {
@@ -189,8 +189,12 @@ fn read_json<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T> {
 /// Errors: a run directory that holds a run with other settings; the error names the first that differs.
 fn check_same_settings(dir: &Path, recorded: &Config, config: &Config) -> Result<()> {
     let read = method::find(&config.method).map(|m| m.keys).unwrap_or_default();
-    let matters =
-        |key: &&Key| !NEUTRAL.contains(&key.name) && (key.group != METHOD_GROUP || read.contains(&key.name));
+    // A run records the precision that auto took.
+    let precision = config.precision != PrecisionChoice::Auto;
+    let matters = |key: &&Key| {
+        let neutral = NEUTRAL.contains(&key.name) || (key.name == "precision" && !precision);
+        !neutral && (key.group != METHOD_GROUP || read.contains(&key.name))
+    };
     let Some(key) = KEYS.iter().filter(matters).find(|key| (key.get)(recorded) != (key.get)(config)) else {
         return Ok(());
     };
