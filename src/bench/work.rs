@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use crate::attack::{Objective, Pgd, Points, logits};
 use crate::config::Config;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Graph};
 use crate::error::{Error, Result};
-use crate::method;
+use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Param, ParamId, Shape};
 use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::BnMode;
@@ -143,13 +143,21 @@ impl Job {
         let images = labels(device, n, usize::MAX)?;
         let average = Average::of(&config, entry);
         let (lr, mix) = (Buffer::from_slice(device, &[0.01])?, full(device, &[1], 0.75)?);
-        Ok(Box::new(move || {
-            let step_config = StepConfig { method: entry, set: &config, epoch: 0 };
-            let sgd = Sgd { lr: &lr, momentum: 0.9, weight_decay: 5e-4 };
-            let mut models = Models { net: &mut net, wa: average.map(|_| &mut wa) };
-            let batch = Batch { x: &x, y: &y, images: &images, mix: &mix };
-            train_step(&mut models, &batch, &step_config, sgd, average.as_ref()).map(drop)
-        }))
+        let mut step = RepeatedStep {
+            config,
+            method: entry,
+            net,
+            wa: average.map(|_| wa),
+            average,
+            x,
+            y,
+            images,
+            mix,
+            lr,
+            launched: false,
+            graph: None,
+        };
+        Ok(Box::new(move || step.run()))
     }
 
     /// The parts of steps on a batch of n images.
@@ -196,6 +204,56 @@ impl Job {
             leaves.gradients(&mut tape.backward(loss, None)?);
             Ok(())
         }))
+    }
+}
+
+/// A training step that is done again and again, on a GPU as in training: the first time its launches, the
+/// second time it is captured, and replayed from then on.
+struct RepeatedStep {
+    config: Config,
+    method: &'static Method,
+    net: Net,
+    wa: Option<Net>,
+    average: Option<Average>,
+    x: Tensor,
+    y: Buffer<i32>,
+    images: Buffer<i32>,
+    mix: Tensor,
+    lr: Buffer<f32>,
+    launched: bool,
+    graph: Option<Graph>,
+}
+
+impl RepeatedStep {
+    fn run(&mut self) -> Result<()> {
+        let device = self.x.device().clone();
+        if device.is_host() || device.is_traced() || !self.launched {
+            self.launched = true;
+            return self.launch();
+        }
+        if self.graph.is_none() {
+            self.drop_copies();
+            self.graph = Some(device.capture(|| self.launch())?);
+            self.drop_copies();
+        }
+        self.graph.as_ref().map_or(Ok(()), Graph::replay)
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let RepeatedStep { config, method, net, wa, average, x, y, images, mix, lr, .. } = self;
+        let step_config = StepConfig { method, set: config, epoch: 0 };
+        let sgd = Sgd { lr, momentum: 0.9, weight_decay: 5e-4 };
+        let mut models = Models { net, wa: wa.as_mut() };
+        let batch = Batch { x, y, images, mix };
+        train_step(&mut models, &batch, &step_config, sgd, average.as_ref()).map(drop)
+    }
+
+    /// Copies of weights that a captured step reads are made in it, and belong to its replays.
+    fn drop_copies(&mut self) {
+        [Some(&mut self.net), self.wa.as_mut()]
+            .into_iter()
+            .flatten()
+            .for_each(|net| net.params.drop_copies());
     }
 }
 
