@@ -32,9 +32,12 @@ def entries():
 
 
 def names():
-    """The kernels of the product."""
+    """The kernels of the product; one with parameters of type T* exists for bf16, too."""
     sources = "".join(path.read_text() for path in sorted(KERNELS.glob("*.cu")))
-    return re.findall(r"__global__[^;{]*?\bvoid (\w+)\(", sources)
+    for name, parameters in re.findall(r"__global__[^;{]*?\bvoid (\w+)\(([^)]*)\)", sources):
+        yield name
+        if re.search(r"\bT\*", parameters):
+            yield f"{name}_bf16"
 
 
 def ranges(lines):

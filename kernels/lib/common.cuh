@@ -86,8 +86,12 @@ INLINE float to_float(bf16 value) { return bits_to_float(static_cast<uint32_t>(v
 // The nearest, of two the even one; NaN becomes 0x7fff, as PTX's cvt.rn.bf16 makes it.
 INLINE void store_rounded(float* to, float value) { *to = value; }
 INLINE void store_rounded(bf16* to, float value) {
+#if !defined(SADDLE_HOST) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+#else
   const uint32_t bits = float_to_bits(value);
   to->bits = value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+#endif
 }
 
 INLINE float round_bf16(float value) {

@@ -45,7 +45,14 @@ pub fn cases() -> Vec<super::testing::Case> {
         |tape, v| add(tape, v[0], v[0]),
         |x| x[0].iter().map(|v| v + v).collect(),
     ));
-    for shape in [vec![7], vec![3, 7, 5, 3], vec![2, 3, 1, 257]] {
+    for shape in [vec![7], vec![3, 7, 5, 3], vec![4103]] {
+        let run = |tape: &Tape, v: &[Var]| {
+            let a = to_bf16(tape, v[0])?;
+            to_f32(tape, add(tape, a, a)?)
+        };
+        let (input, twice) =
+            (Input::normal(&shape).in_bf16(), |x: &[Vec<f64>]| x[0].iter().map(|v| 2.0 * v).collect());
+        cases.push(Case::op(format!("add bf16 {shape:?} to itself"), [input], run, twice).in_bf16());
         let input = |seed| Input::normal_seeded(&shape, seed).in_bf16();
         let run =
             |tape: &Tape, v: &[Var]| to_f32(tape, add(tape, to_bf16(tape, v[0])?, to_bf16(tape, v[1])?)?);

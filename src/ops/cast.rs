@@ -115,6 +115,19 @@ pub fn cases() -> Vec<super::testing::Case> {
         let run = |_: &Device, t: &[Tensor]| rounded_to_tf32(&t[0])?.to_vec();
         cases.push(Case::kernel(name, [input], run, exact(tf32)).tolerance(0.0, 0.0));
     }
+    for shape in [vec![7], vec![3, 7, 5, 3], vec![4103]] {
+        let run = |_: &Device, t: &[Tensor]| {
+            let mut sum = rounded(&t[0])?;
+            round_into(&t[1], sum.make_mut()?, true)?;
+            widened(&sum)?.to_vec()
+        };
+        let sum = move |x: &[Vec<f64>]| {
+            let sum = |(a, b): (&f64, &f64)| f64::from(nearest(nearest(*a as f32) + *b as f32));
+            x[0].iter().zip(&x[1]).map(sum).collect()
+        };
+        let inputs = [Input::normal(&shape), Input::normal_seeded(&shape, 5)];
+        cases.push(Case::kernel(format!("added to bf16 {shape:?}"), inputs, run, sum).tolerance(0.0, 0.0));
+    }
     for shape in [vec![5], vec![3, 7, 5, 3], vec![4097]] {
         let run = |tape: &Tape, v: &[Var]| to_f32(tape, to_bf16(tape, v[0])?);
         let name = format!("on the tape {shape:?}");

@@ -103,7 +103,8 @@ impl Feed {
 pub fn cases() -> Vec<super::testing::Case> {
     use super::testing::*;
     let mut cases = Vec::new();
-    for (images, batch, next) in [(1, 1, 0), (7, 3, 0), (7, 3, 2), (1000, 300, 1), (5, 9, 0)] {
+    for (images, batch, next) in [(1, 1, 0), (7, 3, 0), (7, 3, 2), (1000, 300, 1), (2500, 1300, 0), (5, 9, 0)]
+    {
         let steps = usize::div_ceil(images, batch);
         // Every index twice, and one past the labels.
         let order: Vec<i32> = (0..images as i32).map(|i| (i * 5 + 2) % (images as i32 / 2 + 1)).collect();

@@ -1,6 +1,7 @@
 //! The cases of `batch_norm`, and its oracle in float64.
 
 use super::*;
+use crate::ops::add::add;
 use crate::ops::cast::{to_bf16, to_f32};
 use crate::ops::testing::*;
 
@@ -42,14 +43,19 @@ pub fn cases() -> Vec<Case> {
             let running = |input: &Input| Tensor::from_slice(tape.device(), &input.shape, &input.values);
             let (mean, var) = (&mut running(&mean)?, &mut running(&var)?);
             let norm = Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All };
-            match bf16 {
-                true => to_f32(tape, batch_norm(tape, to_bf16(tape, v[0])?, norm, fused)?),
-                false => batch_norm(tape, v[0], norm, fused),
+            if !bf16 {
+                return batch_norm(tape, v[0], norm, fused);
             }
+            // Twice, so that gradients are added in bf16.
+            let x = to_bf16(tape, v[0])?;
+            let once = batch_norm(tape, x, norm, fused)?;
+            let norm = Norm { weight: v[1], bias: v[2], mean, var, mode, rows: &Rows::All };
+            to_f32(tape, add(tape, once, batch_norm(tape, x, norm, fused)?)?)
         };
         let want = move |v: &[Vec<f64>]| {
             let (y, _) = oracle(&[v.to_vec(), running.clone()].concat(), mode);
-            y.into_iter().map(|y| if fused { y.max(0.0) } else { y }).collect()
+            let times = if bf16 { 2.0 } else { 1.0 };
+            y.into_iter().map(|y| times * if fused { y.max(0.0) } else { y }).collect()
         };
         Case::op(label, inputs, run, want)
     };
@@ -91,6 +97,8 @@ pub fn cases() -> Vec<Case> {
         (&[3, 3, 3, 40], BnMode::Batch, true),
         (&[2, 4, 4, 16], BnMode::Eval, true),
         (&[2, 33], BnMode::Eval, false),
+        (&[9, 15], BnMode::Train, false),
+        (&[40, 5, 7, 15], BnMode::Train, false),
     ] {
         let x = Input::normal_seeded(shape, FUSED_SEED).in_bf16();
         cases.push(op_in(true, "bf16", x, mode, fused, [true; 3]).in_bf16());

@@ -49,6 +49,18 @@ pub fn cases() -> Vec<Case> {
             move |v| oracle(&conv, &v[0], &v[1]),
         );
         cases.push(op.tolerance(1e-4, 1e-5).gradient_tolerance(1e-4, 1e-3));
+        // As the first convolution of a bf16 network.
+        let run = move |tape: &Tape, v: &[Var]| {
+            let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::F32));
+            to_f32(tape, conv2d_prepared(tape, v[0], v[1], &filter, stride, pad, &Rows::All)?)
+        };
+        let op = Case::op(
+            format!("conv2d to bf16, x {x:?} w {w:?} stride {stride} pad {pad}"),
+            [Input::normal(&x), Input::normal(&w)],
+            run,
+            move |v| oracle(&conv, &v[0], &v[1]),
+        );
+        cases.push(op.in_bf16().tolerance(1e-4, 1.01 / 256.0));
     }
     let fused = [
         ([3, 5, 7, 16], 32, 1),
@@ -100,11 +112,23 @@ pub fn cases() -> Vec<Case> {
             }
             Ok(y)
         };
-        let want = move |v: &[Vec<f64>]| {
+        let want = move |v: &[Vec<f64>]| -> Vec<f64> {
             let plain = oracle(&conv, &v[0], &v[1]).into_iter().zip(&v[4]).enumerate();
             plain.map(|(i, (y, r))| (y * v[2][i % co] + v[3][i % co] + r).max(0.0)).collect()
         };
         cases.push(Case::kernel(name, inputs(), run, want).tolerance(1e-4, 1e-4));
+
+        let run = move |_: &Device, t: &[Tensor]| {
+            let filter = Filter::scaled(t[1].clone(), t[2].clone(), Precision::F32)?;
+            let residual = rounded(&t[4])?;
+            let epilogue =
+                Epilogue { shift: Some(&t[3]), residual: Some(&residual), relu: true, relu_mask: None };
+            widened(&forward(&conv, &t[0], &filter, epilogue, None)?)?.to_vec()
+        };
+        let [x0, w0, scale, shift, residual] = inputs();
+        let inputs_bf16 = [x0, w0, scale, shift, residual.in_bf16()];
+        let name = format!("conv2d to bf16, x {x:?} w {w:?} stride {stride} scaled, shifted, added, ReLU");
+        cases.push(Case::kernel(name, inputs_bf16, run, want).tolerance(1e-4, 1.01 / 256.0));
 
         let name = format!("conv2d x {x:?} w {w:?} stride {stride} input gradient, scaled, added, masked");
         let run = move |device: &Device, t: &[Tensor]| {
@@ -181,17 +205,17 @@ pub fn cases() -> Vec<Case> {
         let name = format!("conv2d tf32 x {x:?} w {w:?} stride {stride}");
         cases.push(Case::op(name, inputs(), run, want));
     }
-    // The first convolution of a bf16 network; many channels take the input gradient for those.
-    for (x, co) in [([2, 5, 4, 3], 16), ([3, 7, 5, 1], 33), ([2, 4, 5, 9], 24)] {
-        let w = [co, 3, 3, x[3]];
-        let conv = Conv::new(&x, &w, 1, 1).unwrap();
+    // More taps than tensor cores take.
+    for precision in [Precision::Bf16, Precision::Tf32] {
+        let (x, w) = ([1, 4, 5, 16], [16, 7, 7, 16]);
+        let conv = Conv::new(&x, &w, 1, 3).unwrap();
         let run = move |tape: &Tape, v: &[Var]| {
-            let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::Bf16));
-            to_f32(tape, conv2d_prepared(tape, v[0], v[1], &filter, 1, 1, &Rows::All)?)
+            let filter = Rc::new(Filter::new(tape.value(v[1]), precision));
+            conv2d_prepared(tape, v[0], v[1], &filter, 1, 3, &Rows::All)
         };
         let want = move |v: &[Vec<f64>]| oracle(&conv, &v[0], &v[1]);
-        let name = format!("conv2d of images to bf16, x {x:?} w {w:?}");
-        cases.push(Case::op(name, [Input::normal(&x), Input::normal(&w)], run, want).in_bf16());
+        let name = format!("conv2d {precision}, 7x7 taps");
+        cases.push(Case::op(name, [coarse(&x, 1), coarse(&w, 2).in_bf16()], run, want).tolerance(1e-4, 1e-5));
     }
     // The operands are rounded, and nothing else: the oracle's are, too.
     for precision in [Precision::Bf16, Precision::Tf32] {
