@@ -169,8 +169,11 @@ extern "C" __global__ __launch_bounds__(PREPARE_THREADS) void conv2d_prepare(
       const bool exists = column < columns && tap < taps;
       float value = exists ? from[column * step] : 0.0f;
       if (exists && scale) value *= scale[transposed ? channel : column];
-      if (to_tf32) value = round_tf32(value);
-      if (to_bf16) value = round_bf16(value);
+      if (to_tf32) {
+        value = round_tf32(value);
+      } else if (to_bf16) {
+        value = round_bf16(value);
+      }
       panel[r * width + panel_slot(c, width)] = value;
     }
   }

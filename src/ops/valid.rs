@@ -49,7 +49,9 @@ fn one(count: &Buffer<i32>) -> Result<&Buffer<i32>> {
 
 #[cfg(test)]
 pub fn cases() -> Vec<super::testing::Case> {
+    use super::add::add;
     use super::batch_norm::{BnMode, Norm, batch_norm, oracle};
+    use super::cast::{to_bf16, to_f32};
     use super::conv2d::{self, Conv, Convolve, Epilogue, Filter, Precision, conv2d_prepared};
     use super::testing::*;
     let first = |device: &Device, count: usize| {
@@ -90,12 +92,23 @@ pub fn cases() -> Vec<super::testing::Case> {
                 let filter = Rc::new(Filter::new(tape.value(v[1]), Precision::F32));
                 conv2d_prepared(tape, v[0], v[1], &filter, stride, pad, &first(tape.device(), count)?)
             };
-            let want = move |v: &[Vec<f64>]| {
+            let want = move |v: &[Vec<f64>]| -> Vec<f64> {
                 padded(
                     conv2d::oracle(&counted, &v[0][..counted.in_shape().iter().product()], &v[1]),
                     conv.out_shape().iter().product(),
                 )
             };
+            let to_bf16 = move |tape: &Tape, v: &[Var]| {
+                let (filter, rows) = (tape.value(v[1]), first(tape.device(), count)?);
+                let filter = Rc::new(Filter::new(filter, Precision::F32));
+                // Twice, so that gradients are added.
+                let conv = || conv2d_prepared(tape, v[0], v[1], &filter, stride, pad, &rows);
+                to_f32(tape, add(tape, conv()?, conv()?)?)
+            };
+            let twice = move |v: &[Vec<f64>]| want(v).into_iter().map(|y| 2.0 * y).collect();
+            let name = format!("conv2d to bf16, {count} of {x:?} w {w:?} stride {stride}, twice");
+            let case = Case::op(name, [poisoned(&x, count, 0), Input::normal(&w)], to_bf16, twice);
+            cases.push(case.in_bf16().tolerance(1e-4, 1.01 / 256.0));
             let name = format!("conv2d {count} of {x:?} w {w:?} stride {stride}");
             cases.push(
                 Case::op(name, [poisoned(&x, count, 0), Input::normal(&w)], run, want).tolerance(1e-4, 1e-5),
@@ -156,7 +169,7 @@ pub fn cases() -> Vec<super::testing::Case> {
                 let norm = Norm { weight: v[1], bias: v[2], mean: &mut mean, var: &mut var, mode, rows };
                 batch_norm(tape, v[0], norm, fused)
             };
-            let want = move |v: &[Vec<f64>]| {
+            let want = move |v: &[Vec<f64>]| -> Vec<f64> {
                 let values = [vec![v[0][..exist].to_vec()], v[1..].to_vec()].concat();
                 let (y, _) = oracle(&values, mode);
                 padded(y.into_iter().map(|y| if fused { y.max(0.0) } else { y }).collect(), len)
@@ -166,6 +179,21 @@ pub fn cases() -> Vec<super::testing::Case> {
             let inputs = [poisoned(shape, count, 11), of(2), of(3), mean, var];
             let name = format!("batch norm {mode:?} relu {fused}, {count} of {shape:?}");
             cases.push(Case::op(name, inputs, run, want).tolerance(2e-5, 2e-5));
+
+            let run = move |tape: &Tape, v: &[Var]| {
+                let [mut mean, mut var] = [3, 4].map(|i| tape.value(v[i]));
+                let (rows, x) = (&first(tape.device(), count)?, to_bf16(tape, v[0])?);
+                let mut norm = || {
+                    let norm = Norm { weight: v[1], bias: v[2], mean: &mut mean, var: &mut var, mode, rows };
+                    batch_norm(tape, x, norm, fused)
+                };
+                to_f32(tape, add(tape, norm()?, norm()?)?)
+            };
+            let twice = move |v: &[Vec<f64>]| want(v).into_iter().map(|y| 2.0 * y).collect();
+            let [mean, var] = running().map(Input::constant);
+            let inputs = [poisoned(shape, count, 11).in_bf16(), of(2), of(3), mean, var];
+            let name = format!("batch norm bf16 {mode:?} relu {fused}, {count} of {shape:?}, twice");
+            cases.push(Case::op(name, inputs, run, twice).in_bf16().tolerance(1e-4, 1.01 / 256.0));
 
             for gate in [false, true] {
                 let run = move |device: &Device, t: &[Tensor]| {
