@@ -5,8 +5,8 @@
     scripts/ptx-coverage.py FILE [--least PERCENT]
 
 Reads the report of the software driver and prints, for each kernel, its PTX instructions, how many at least
-one warp ran, and the source lines of the others. Fails when a kernel of kernels/*.cu ran less than 95 % of
-its reachable instructions, or never. scripts/ptx-unreachable.txt lists what no launch can reach; an entry
+one warp ran, and the source lines of the others. Fails when a kernel of kernels/*.cu ran less than 95 %
+(its bf16 form 90 %) of its reachable instructions, or never. scripts/ptx-unreachable.txt lists what no launch can reach; an entry
 that does not match, or whose line is run in full, fails too.
 """
 import argparse
@@ -83,8 +83,10 @@ def main():
         share = 100 * count / (len(instructions) - exempt)
         lines = "; ".join(f"{file} {ranges(lines)}" for file, lines in never.items())
         print(f"{name:30} {len(instructions):12} {count:6} {share:6.1f}  {lines}")
-        if share < arguments.least:
-            wrong.append(f"{name} runs {share:.1f} % of its instructions, below {arguments.least:g} %: "
+        # The text of a bf16 kernel is that of the float32 one, which is held to the full share.
+        least = arguments.least - 5 if name.endswith("_bf16") else arguments.least
+        if share < least:
+            wrong.append(f"{name} runs {share:.1f} % of its instructions, below {least:g} %: "
                          "add a case to its operation")
     wrong += [f"{UNREACHABLE.name}: {' | '.join(entry)}: run in full, or no such line: remove the entry"
               for entry in listed if entry not in used]

@@ -193,7 +193,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             let [mean, var] = running().map(Input::constant);
             let inputs = [poisoned(shape, count, 11).in_bf16(), of(2), of(3), mean, var];
             let name = format!("batch norm bf16 {mode:?} relu {fused}, {count} of {shape:?}, twice");
-            cases.push(Case::op(name, inputs, run, twice).in_bf16().tolerance(1e-4, 1.01 / 256.0));
+            // A weight's gradient is a sum of products of either sign, each with roundings of its own.
+            let case = Case::op(name, inputs, run, twice).in_bf16().tolerance(1e-4, 1.01 / 256.0);
+            cases.push(case.gradient_tolerance(2e-2, 3.0 / 256.0));
 
             for gate in [false, true] {
                 let run = move |device: &Device, t: &[Tensor]| {

@@ -217,6 +217,21 @@ pub fn cases() -> Vec<Case> {
         let name = format!("conv2d {precision}, 7x7 taps");
         cases.push(Case::op(name, [coarse(&x, 1), coarse(&w, 2).in_bf16()], run, want).tolerance(1e-4, 1e-5));
     }
+    for precision in [Precision::Bf16, Precision::Tf32] {
+        let (x, w) = ([1, 4, 5, 16], [16, 7, 7, 16]);
+        let conv = Conv::new(&x, &w, 1, 3).unwrap();
+        let run = move |_: &Device, t: &[Tensor]| {
+            let filter = Filter::scaled(t[1].clone(), t[2].clone(), precision)?;
+            <f32 as Convolve>::forward(&conv, &t[0], &filter, Epilogue::default(), None)?.to_vec()
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let y = oracle(&conv, &v[0], &v[1]).into_iter().enumerate();
+            y.map(|(i, y)| y * v[2][i % 16]).collect()
+        };
+        let inputs = [coarse(&x, 1), coarse(&w, 2).in_bf16(), Input::filled(&[16], 0.5)];
+        let name = format!("conv2d {precision}, 7x7 taps, scaled");
+        cases.push(Case::kernel(name, inputs, run, want).tolerance(1e-4, 1e-5));
+    }
     // The operands are rounded, and nothing else: the oracle's are, too.
     for precision in [Precision::Bf16, Precision::Tf32] {
         let (x, w) = ([2, 5, 4, 32], [16, 3, 3, 32]);
