@@ -87,10 +87,11 @@ fn cases(parts: &[String]) -> Vec<Case> {
         vec![Pointer(x), Pointer(device.empty(N)), Pointer(device.empty(N / 32)), Int(N as i32)]
     });
     case("SGD with momentum", "sgd.cu", "sgd_step", N / 2048, 256, |device| {
-        let mut buffer = |seed| Pointer(device.floats(&random(seed, N)));
-        let mut all = vec![buffer(1), buffer(2), buffer(3)];
-        all.extend([Float(0.1), Float(0.9), Float(5e-4), Bool(true), Bool(false), Int(N as i32)]);
-        all
+        let mut buffer = |seed| device.floats(&random(seed, N));
+        let row = [0, N as u64, buffer(1), buffer(2), buffer(3), 0];
+        let table = device.longs(&row);
+        let lr = device.floats(&[0.1]);
+        vec![Pointer(table), Pointer(lr), Float(0.9), Float(5e-4), Bool(true), Int(1)]
     });
     case("L2 attack step", "attack_step.cu", "attack_step_l2", 64, 256, |device| {
         let mut buffer = |seed| Pointer(device.floats(&random(seed, 64 * 3072)));

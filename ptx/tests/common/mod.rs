@@ -16,6 +16,7 @@ pub fn random(seed: u32, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+#[derive(Clone, Copy)]
 pub enum Argument {
     Pointer(u64),
     Int(i32),
@@ -42,6 +43,12 @@ impl Device {
     }
     pub fn ints(&mut self, values: &[i32]) -> u64 {
         self.floats(&values.iter().map(|&x| f32::from_bits(x as u32)).collect::<Vec<f32>>())
+    }
+    pub fn longs(&mut self, values: &[u64]) -> u64 {
+        let at = self.memory.allocate(8 * values.len()).unwrap();
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.memory.write(at, &bytes).unwrap();
+        at
     }
     pub fn empty(&mut self, n: usize) -> u64 {
         self.memory.allocate(4 * n).unwrap()
@@ -101,8 +108,13 @@ pub fn nvrtc(test: &str) -> Option<Library> {
     found
 }
 
-/// The PTX of a source for an architecture such as `compute_90`.
+/// The PTX of a source for an architecture such as `compute_90`, with float for a type T that it leaves open.
 pub fn compile(library: &Library, source: &Path, arch: &str) -> String {
+    compile_for(library, source, arch, "float")
+}
+
+/// The same with another type, which a header of `kernels/lib` may define.
+pub fn compile_for(library: &Library, source: &Path, arch: &str, element: &str) -> String {
     type Program = *mut c_void;
     type Create = unsafe extern "C" fn(
         *mut Program,
@@ -116,7 +128,10 @@ pub fn compile(library: &Library, source: &Path, arch: &str) -> String {
     type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
     type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
     type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
-    let text = CString::new(std::fs::read_to_string(source).unwrap()).unwrap();
+    let text = std::fs::read_to_string(source).unwrap();
+    // The templates of the headers have parameters of the same name, which hide this one.
+    let element = format!("#include \"lib/common.cuh\"\nusing T = {element};\n#line 1\n");
+    let text = CString::new(element + &text).unwrap();
     let name = CString::new(source.file_name().unwrap().to_str().unwrap()).unwrap();
     let include = format!("-I{}", sources().display());
     let options =
