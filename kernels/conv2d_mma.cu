@@ -12,6 +12,7 @@
 // Accumulation: float32, in the tensor cores' order within 32 bytes of K, then in the order (tap, channel).
 //   Everything after it is float32, and rounded once. Deterministic. No spills.
 #include "lib/implicit_gemm_mma.cuh"
+#include "lib/table.cuh"
 
 PER_DEVICE(PACK_THREADS, 256, 1);
 PER_DEVICE(PACK_TILE, 32, 32);  // channels of w along both axes that a block packs
@@ -154,15 +155,22 @@ extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma
 }
 
 // w [Cout,taps,Cin], times scale[Cout], as T: forward [taps,Cout,Cin] and transposed [taps,Cin,Cout], each if
-// given.
+// given, of all filters of a network; a row is (first block, w, scale or 0, forward or 0, transposed or 0,
+// Cout, taps, Cin)
 extern "C" __global__ __launch_bounds__(PACK_THREADS) void conv2d_mma_pack(
-    const float* w, NULLABLE const float* scale, NULLABLE T* forward, NULLABLE T* transposed,
-    int out_channels, int taps, int in_channels) {
-  // Rows are output channels, columns input channels, of tap blockIdx.z; one column more than a tile keeps
-  // the threads of a column in different banks.
+    const uint64_t* table, int filters) {
+  // Rows are output channels, columns input channels, of one tap; one column more than a tile keeps the
+  // threads of a column in different banks.
   constexpr int STRIDE = PACK_TILE + 1;
   SHARED(float, tile, PACK_TILE* STRIDE);
-  const int first_row = blockIdx.y * PACK_TILE, first_column = blockIdx.x * PACK_TILE, tap = blockIdx.z;
+  const uint64_t* const filter = row_of_block(table, filters, 8);
+  const float *const w = pointer<const float>(filter[1]), *const scale = pointer<const float>(filter[2]);
+  T *const forward = pointer<T>(filter[3]), *const transposed = pointer<T>(filter[4]);
+  const int out_channels = static_cast<int>(filter[5]), taps = static_cast<int>(filter[6]);
+  const int in_channels = static_cast<int>(filter[7]);
+  const int across = ceil_div(in_channels, PACK_TILE), tiles = across * ceil_div(out_channels, PACK_TILE);
+  const int block = block_of_row(filter), tap = block / tiles, place = block - tap * tiles;
+  const int first_row = place / across * PACK_TILE, first_column = place % across * PACK_TILE;
   for (int share = 0; share < PACK_TILE * PACK_TILE; share += PACK_THREADS) {
     const int i = share + threadIdx.x;
     const int row = i / PACK_TILE, column = i % PACK_TILE, co = first_row + row, ci = first_column + column;

@@ -154,7 +154,7 @@ pub fn print_explanation(job: &TrainJob, as_json: bool) -> Result<()> {
 }
 
 fn explained(explanation: &Explanation, job: &TrainJob, device: &Device) -> String {
-    let Explanation { sections, phases, total, roofline, memory, peak } = explanation;
+    let Explanation { sections, phases, total, roofline, memory, peak, held } = explanation;
     let mut page = format!("A step of {} on {}; nothing was run\n", title(job), device.describe());
     page += &roof(roofline);
     page += &format!("\n{}", text::table(&launches(sections), &[0, 4, 5, 6, 8]));
@@ -172,8 +172,9 @@ fn explained(explanation: &Explanation, job: &TrainJob, device: &Device) -> Stri
     let classes = memory
         .iter()
         .map(|ClassBytes { class, at_peak, most }| [class.to_string(), bytes(*at_peak), bytes(*most)]);
-    let all = ["all buffers".to_owned(), bytes(*peak), String::new()];
-    let rows: Vec<_> = [headings].into_iter().chain(classes).chain([all]).collect();
+    let all = [("all buffers", peak), ("allocated", held)];
+    let all = all.map(|(name, total)| [name.to_owned(), bytes(*total), String::new()]);
+    let rows: Vec<_> = [headings].into_iter().chain(classes).chain(all).collect();
     page + &format!("\n{}", text::table(&rows, &[1, 2]))
 }
 

@@ -31,6 +31,7 @@ pub use graph::Graph;
 pub use host::Order;
 pub use peaks::Peaks;
 pub use software::{Coverage, LaunchCost};
+pub use table::Table;
 
 use crate::error::Result;
 use memory::Policy;

@@ -3,7 +3,7 @@
 use super::init::Init;
 use super::maps::{Maps, each_type};
 use super::net::Shape;
-use super::params::{Leaves, ParamId, Params, Role};
+use super::params::{Leaves, NormIds, ParamId, Params, Role};
 use crate::device::trace::Scope;
 use crate::device::{Device, Real};
 use crate::error::Result;
@@ -15,7 +15,6 @@ use crate::ops::linear::linear;
 use crate::ops::relu::relu;
 use crate::ops::valid::Rows;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 /// One forward pass: where it is recorded, how batch norms behave, and whether weights are differentiated.
 pub struct Pass<'a> {
@@ -40,7 +39,7 @@ impl Pass<'_> {
     }
 
     /// Whether a convolution of float32 images gives bf16.
-    fn leaves_f32(&self) -> bool {
+    fn gives_bf16(&self) -> bool {
         self.params.precision() == Precision::Bf16
     }
 
@@ -102,12 +101,12 @@ impl Builder<'_> {
         let mut add = |suffix: &str, role, value| {
             self.add(&format!("{name}.{suffix}"), role, &[channels], Init::Constant(value))
         };
-        Ok(BatchNorm {
+        Ok(BatchNorm(NormIds {
             weight: add("weight", Role::Weight, 1.0)?,
             bias: add("bias", Role::Weight, 0.0)?,
             mean: add("running_mean", Role::Buffer, 0.0)?,
             var: add("running_var", Role::Buffer, 1.0)?,
-        })
+        }))
     }
 
     /// A convolution and the batch norm after it, by their two names.
@@ -120,7 +119,14 @@ impl Builder<'_> {
         stride: usize,
     ) -> Result<ConvBn> {
         let conv = self.conv(conv, cin, cout, kernel, stride)?;
-        Ok(ConvBn { conv, bn: self.batch_norm(bn, cout)? })
+        let bn = self.batch_norm(bn, cout)?;
+        Ok(self.pair(conv, bn))
+    }
+
+    /// A convolution, and the batch norm that comes right after it.
+    pub fn pair(&mut self, conv: Conv, bn: BatchNorm) -> ConvBn {
+        self.params.pair(conv.weight, bn.0);
+        ConvBn { conv, bn }
     }
 
     /// The last layer, from `inputs` features to the logits.
@@ -146,8 +152,8 @@ pub struct Conv {
 
 impl Conv {
     fn apply<X: Convolve<Y>, Y: Real>(&self, pass: &mut Pass, x: Var<X>) -> Result<Var<Y>> {
+        let filter = pass.params.filter(self.weight)?;
         let _layer = pass.layer(self.weight);
-        let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
     }
@@ -156,7 +162,7 @@ impl Conv {
 impl Layer for Conv {
     fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         Ok(match x {
-            Maps::F32(x) if pass.leaves_f32() => Maps::Bf16(self.apply(pass, x)?),
+            Maps::F32(x) if pass.gives_bf16() => Maps::Bf16(self.apply(pass, x)?),
             Maps::F32(x) => Maps::F32(self.apply(pass, x)?),
             Maps::Bf16(x) => Maps::Bf16(self.apply(pass, x)?),
         })
@@ -165,8 +171,8 @@ impl Layer for Conv {
 
 /// A convolution and the batch norm after it.
 pub struct ConvBn {
-    pub conv: Conv,
-    pub bn: BatchNorm,
+    conv: Conv,
+    bn: BatchNorm,
 }
 
 impl ConvBn {
@@ -174,7 +180,7 @@ impl ConvBn {
     pub fn apply(&self, pass: &mut Pass, x: Maps, residual: Option<Maps>, activate: bool) -> Result<Maps> {
         let of_bf16 = |residual: Option<Maps>| residual.map(Maps::bf16).transpose();
         Ok(match x {
-            Maps::F32(x) if pass.leaves_f32() => {
+            Maps::F32(x) if pass.gives_bf16() => {
                 Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?)
             }
             Maps::F32(x) => {
@@ -193,8 +199,8 @@ impl ConvBn {
     ) -> Result<Var<Y>> {
         let ConvBn { conv, bn } = self;
         if pass.folds() {
+            let folded = pass.params.folded(pass.tape.device(), conv.weight)?;
             let _layer = pass.layer(conv.weight);
-            let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
         let tape = pass.tape;
@@ -202,7 +208,7 @@ impl ConvBn {
         let normed = bn.apply(pass, convolved, activate && residual.is_none())?;
         tape.release(convolved);
         let Some(residual) = residual else { return Ok(normed) };
-        let _layer = pass.layer(bn.weight);
+        let _layer = pass.layer(bn.0.weight);
         let sum = add(tape, normed, residual)?;
         tape.release(normed);
         if !activate {
@@ -237,12 +243,7 @@ impl Layer for BnRelu {
 }
 
 /// A batch norm over the channels of `[N,H,W,C]`, eps 1e-5, momentum 0.1.
-pub struct BatchNorm {
-    weight: ParamId,
-    bias: ParamId,
-    mean: ParamId,
-    var: ParamId,
-}
+pub struct BatchNorm(NormIds);
 
 impl BatchNorm {
     /// relu(bn(x)).
@@ -251,10 +252,11 @@ impl BatchNorm {
     }
 
     fn apply<T: Real>(&self, pass: &mut Pass, x: Var<T>, activate: bool) -> Result<Var<T>> {
-        let _layer = pass.layer(self.weight);
-        let (weight, bias, mode, rows) = (pass.var(self.weight), pass.var(self.bias), pass.bn, pass.rows);
+        let ids = self.0;
+        let _layer = pass.layer(ids.weight);
+        let (weight, bias, mode, rows) = (pass.var(ids.weight), pass.var(ids.bias), pass.bn, pass.rows);
         if mode == BnMode::Train
-            && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
+            && let Some((mean, var)) = pass.params.pair_mut(ids.mean, ids.var)
         {
             return batch_norm::batch_norm(
                 pass.tape,
@@ -263,18 +265,8 @@ impl BatchNorm {
                 activate,
             );
         }
-        let (mean, var) = (&mut pass.params.value(self.mean), &mut pass.params.value(self.var));
+        let (mean, var) = (&mut pass.params.value(ids.mean), &mut pass.params.value(ids.var));
         batch_norm::batch_norm(pass.tape, x, Norm { weight, bias, mean, var, mode, rows }, activate)
-    }
-
-    /// Scale and shift per channel of this batch norm with its running statistics.
-    fn fold(&self, params: &Params) -> Result<(Tensor, Tensor)> {
-        batch_norm::fold(
-            &params.value(self.weight),
-            &params.value(self.bias),
-            &params.value(self.mean),
-            &params.value(self.var),
-        )
     }
 }
 

@@ -6,6 +6,7 @@
 use super::prelude::*;
 use super::relu::relu;
 use super::valid::Rows;
+use crate::device::Table;
 use crate::tape::NodeId;
 use kernels::batch_norm;
 
@@ -53,21 +54,32 @@ pub fn batch_norm<T: Real>(tape: &Tape, x: Var<T>, norm: Norm, activate: bool) -
     if activate && !whole { relu(tape, out) } else { Ok(out) }
 }
 
+/// The parameters and running statistics of a batch norm, each `[C]`.
+pub struct Running {
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub mean: Tensor,
+    pub var: Tensor,
+}
+
 /// Running statistics as (scale, shift) of shape `[C]`: batch norm in `Eval` mode is x * scale + shift.
-pub fn fold(
-    weight: &Tensor,
-    bias: &Tensor,
-    running_mean: &Tensor,
-    running_var: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    for other in [bias, running_mean, running_var] {
-        same_shape("batch_norm fold", weight, other)?;
+pub fn fold(device: &Device, norms: &[Running]) -> Result<Vec<(Tensor, Tensor)>> {
+    let mut table = Table::new(device);
+    let mut folded = Vec::with_capacity(norms.len());
+    for Running { weight, bias, mean, var } in norms {
+        for other in [bias, mean, var] {
+            same_shape("batch_norm fold", weight, other)?;
+        }
+        let channels = weight.len();
+        let mut scale = Tensor::uninit(device, &[channels])?;
+        let mut shift = Tensor::uninit(device, &[channels])?;
+        let row = table.row(elementwise(device, channels)).value(channels);
+        row.read(weight.buffer()).read(bias.buffer()).read(mean.buffer()).read(var.buffer());
+        row.write(scale.make_mut()?).write(shift.make_mut()?);
+        folded.push((scale, shift));
     }
-    let (device, channels) = (weight.device(), weight.len());
-    let (mut scale, mut shift) = (Tensor::uninit(device, &[channels])?, Tensor::uninit(device, &[channels])?);
-    let (mean, var, grid) = (running_mean, running_var, elementwise(device, channels));
-    batch_norm::fold(device, grid, weight, bias, mean, var, &mut scale, &mut shift, channels, EPS)?;
-    Ok((scale, shift))
+    batch_norm::fold(device, table.blocks(), &table.buffer()?, EPS, table.rows())?;
+    Ok(folded)
 }
 
 fn normalise<T: Real>(tape: &Tape, x: Var<T>, norm: Norm, relu: bool) -> Result<Var<T>> {

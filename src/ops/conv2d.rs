@@ -81,6 +81,11 @@ impl Conv {
         [self.images, self.out_height, self.out_width, self.out_channels]
     }
 
+    /// `[Cout,kh,kw,Cin]`.
+    pub fn w_shape(&self) -> [usize; 4] {
+        [self.out_channels, self.kernel_height, self.kernel_width, self.in_channels]
+    }
+
     /// `[N,H,W,Cin]`.
     pub fn in_shape(&self) -> [usize; 4] {
         [self.images, self.height, self.width, self.in_channels]

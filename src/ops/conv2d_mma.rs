@@ -3,22 +3,21 @@
 
 use super::conv2d::{Conv, Epilogue, check_mask, expect, launch};
 use super::prelude::*;
-use crate::device::Real;
+use crate::device::{Real, Table};
 use kernels::{conv2d_mma, conv2d_mma_weight, conv2d_weight};
 
-/// Whether these kernels compute this convolution on this device: one with tensor cores, channel counts that
-/// are multiples of 16, and at most 32 taps.
-pub fn supports(conv: &Conv, device: &Device) -> bool {
-    let channels = conv.in_channels.is_multiple_of(16) && conv.out_channels.is_multiple_of(16);
-    channels && conv.kernel_height * conv.kernel_width <= 32 && device.has_tensor_cores()
+/// Whether these kernels compute convolutions with weights `[Cout,kh,kw,Cin]` on this device: one with tensor
+/// cores, channel counts that are multiples of 16, and at most 32 taps.
+pub fn supports([cout, kh, kw, cin]: [usize; 4], device: &Device) -> bool {
+    cout.is_multiple_of(16) && cin.is_multiple_of(16) && kh * kw <= 32 && device.has_tensor_cores()
 }
 
 fn check_support(conv: &Conv, device: &Device) -> Result<()> {
-    if supports(conv, device) {
+    if supports(conv.w_shape(), device) {
         return Ok(());
     }
     let expected = "a GPU from compute capability 8.0 on, channels that are multiples of 16, at most 32 taps";
-    let got = vec![conv.in_channels, conv.out_channels, conv.kernel_height, conv.kernel_width];
+    let got = conv.w_shape().to_vec();
     Err(Error::Shape { op: "conv2d on tensor cores", expected: expected.into(), got })
 }
 
@@ -80,21 +79,29 @@ pub enum Passes {
 }
 
 impl<T: Real> Packed<T> {
-    /// From weights `[Cout,kh,kw,Cin]`, times `scale[Cout]`.
-    pub fn new(conv: &Conv, weight: &Tensor, scale: Option<&Tensor>, passes: Passes) -> Result<Packed<T>> {
-        let device = weight.device();
-        let (co, taps, ci) = (conv.out_channels, conv.kernel_height * conv.kernel_width, conv.in_channels);
-        expect("conv2d w", weight.shape(), &[co, conv.kernel_height, conv.kernel_width, ci])?;
-        if let Some(scale) = scale {
-            expect("conv2d scale", scale.shape(), &[co])?;
+    /// From weights `[Cout,kh,kw,Cin]`, times `scale[Cout]`, of any number of filters.
+    pub fn all(
+        device: &Device,
+        filters: &[(&Tensor, Option<&Tensor>)],
+        passes: Passes,
+    ) -> Result<Vec<Packed<T>>> {
+        let mut table = Table::new(device);
+        let mut all = Vec::with_capacity(filters.len());
+        for (weight, scale) in filters {
+            let [co, kh, kw, ci] = weight.nhwc("conv2d weights")?;
+            if let Some(scale) = scale {
+                expect("conv2d scale", scale.shape(), &[co])?;
+            }
+            let buffer = |other| (passes != other).then(|| Buffer::uninit(device, weight.len())).transpose();
+            let (mut forward, mut transposed) = (buffer(Passes::InputGrad)?, buffer(Passes::Forward)?);
+            let tile = conv2d_mma::PACK_TILE.on(device);
+            let row = table.row(ci.div_ceil(tile) * co.div_ceil(tile) * kh * kw).read(weight.buffer());
+            row.read(scale.map(Tensor::buffer)).write(forward.as_mut()).write(transposed.as_mut());
+            row.value(co).value(kh * kw).value(ci);
+            all.push(Packed { forward, transposed });
         }
-        let buffer = |other| (passes != other).then(|| Buffer::uninit(device, weight.len())).transpose();
-        let (mut forward, mut transposed) = (buffer(Passes::InputGrad)?, buffer(Passes::Forward)?);
-        let tile = conv2d_mma::PACK_TILE.on(device);
-        let grid = (ci.div_ceil(tile), co.div_ceil(tile), taps);
-        let scale = scale.map(Tensor::buffer);
-        conv2d_mma::pack(device, grid, weight, scale, forward.as_mut(), transposed.as_mut(), co, taps, ci)?;
-        Ok(Packed { forward, transposed })
+        conv2d_mma::pack::<T>(device, table.blocks(), &table.buffer()?, table.rows())?;
+        Ok(all)
     }
 }
 

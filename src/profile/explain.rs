@@ -52,6 +52,8 @@ pub struct Explanation {
     pub memory: Vec<ClassBytes>,
     /// The most bytes that buffers held at once.
     pub peak: u64,
+    /// Bytes that the device's allocator took from the system for them.
+    pub held: u64,
 }
 
 /// What is heard of the steps.
@@ -92,6 +94,7 @@ pub fn explain(device: &Device, config: &Config) -> Result<Explanation> {
         roofline,
         memory: memory.classes(),
         peak: memory.peak(),
+        held: device.memory_held() as u64,
     })
 }
 

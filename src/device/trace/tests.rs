@@ -1,5 +1,6 @@
 use super::work::Parameters;
 use super::*;
+use crate::device::table::Traffic;
 use crate::device::{Arg, Buffer, IntoArg};
 use std::sync::Mutex;
 
@@ -140,7 +141,8 @@ fn buffers_are_heard_of_with_the_bytes_that_were_asked_for() {
 /// The work of a launch; a buffer's address is its number of bytes.
 fn work(signature: &'static str, args: &[Arg]) -> Work {
     let name = signature.split('(').next().unwrap();
-    Work::of(name, &Parameters::of(signature), args, |address| address)
+    let pointed = |address| Traffic { read: 3 * address, written: address };
+    Work::of(name, &Parameters::of(signature), args, |address| address, pointed)
 }
 
 #[test]
@@ -170,6 +172,10 @@ fn work_follows_from_signature_and_arguments() {
     let gather = "gather_rows(const float* x, const int* rows, float* out, int known, int size)";
     let gather = work(gather, &[bytes(4000), bytes(8), bytes(400), 20.arg(), 50.arg()]);
     assert_eq!((gather.read, gather.written), (408, 400));
+
+    let table = "sgd_step(const uint64_t* table, const float* lr, int tensors)";
+    let table = work(table, &[bytes(100), bytes(4), 2.arg()]);
+    assert_eq!((table.read, table.written), (304, 100), "the buffers that a table points to");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The open ranges of a device, its listeners, and the launches whose times are not known yet.
 
+use super::super::table::Traffic;
 use super::super::{Arg, Grid, Kernel};
 use super::listener::{Defaults, defaults, step_of};
 use super::timeline::{Stamps, Timeline};
@@ -34,6 +35,8 @@ struct State {
     path: Option<Path>,
     /// The bytes that buffers asked for, by address.
     buffers: HashMap<u64, u64>,
+    /// What tables point to, by their addresses.
+    tables: HashMap<u64, Traffic>,
     signatures: HashMap<&'static str, Parameters>,
     timeline: Timeline,
     waiting: VecDeque<Waiting>,
@@ -65,6 +68,7 @@ impl Tracer {
             open: Vec::new(),
             path: None,
             buffers: HashMap::new(),
+            tables: HashMap::new(),
             signatures: HashMap::new(),
             timeline,
             waiting: VecDeque::new(),
@@ -154,9 +158,15 @@ impl Tracer {
     pub fn freed(&self, address: u64) {
         let mut state = self.state();
         state.buffers.remove(&address);
+        state.tables.remove(&address);
         if state.wanted {
             state.hear(Event::Freed { address });
         }
+    }
+
+    /// The buffer at this address is a table, which points to buffers of so many bytes.
+    pub fn pointed_to(&self, address: u64, traffic: Traffic) {
+        self.state().tables.insert(address, traffic);
     }
 
     /// Runs a launch with `run` and tells of it. `size` gives the bytes of a block that is older than the
@@ -173,10 +183,11 @@ impl Tracer {
             drop(state);
             return run();
         }
-        let State { signatures, buffers, .. } = &mut *state;
+        let State { signatures, buffers, tables, .. } = &mut *state;
         let parameters = signatures.entry(kernel.name).or_insert_with(|| Parameters::of(kernel.signature));
         let bytes = |address| buffers.get(&address).copied().or_else(|| size(address)).unwrap_or(0);
-        let work = Work::of(kernel.name, parameters, args, bytes);
+        let table = |address| tables.get(&address).copied().unwrap_or_default();
+        let work = Work::of(kernel.name, parameters, args, bytes, table);
         let path = state.path();
         let launch = Launch { kernel: kernel.name, grid: grid.0, threads, path, work, span: None };
         if state.rehearsal {

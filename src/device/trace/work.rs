@@ -7,6 +7,7 @@
 //! are limited by memory.
 
 use super::super::Arg;
+use super::super::table::Traffic;
 use serde::Serialize;
 use strum::Display;
 
@@ -58,6 +59,8 @@ enum Kind {
         mutable: bool,
         element: u64,
     },
+    /// Of a launch on many tensors: it points to their buffers.
+    Table,
     Size,
     Other,
 }
@@ -86,6 +89,7 @@ impl Parameters {
             let (kind, name) = text.rsplit_once(' ')?;
             let kind = match kind {
                 "int" => Kind::Size,
+                "const uint64_t*" if name == "table" => Kind::Table,
                 pointer if pointer.ends_with('*') => Kind::Pointer {
                     mutable: !pointer.contains("const "),
                     element: element(pointer.trim_end_matches('*')),
@@ -127,15 +131,28 @@ fn element(name: &str) -> u64 {
 
 impl Work {
     /// Of a launch with these arguments; `size` gives the bytes of the buffer at an address.
-    pub(super) fn of(kernel: &str, parameters: &Parameters, args: &[Arg], size: impl Fn(u64) -> u64) -> Work {
+    /// `table` gives the bytes of the buffers that a table points to.
+    pub(super) fn of(
+        kernel: &str,
+        parameters: &Parameters,
+        args: &[Arg],
+        size: impl Fn(u64) -> u64,
+        table: impl Fn(u64) -> Traffic,
+    ) -> Work {
         let adds = parameters.value(args, "accumulate").is_some_and(|flag| flag & 1 == 1);
         let most = most_elements(parameters, args, &size);
         let (mut read, mut written) = (0, 0);
         for (parameter, arg) in parameters.0.iter().zip(args) {
-            let Kind::Pointer { mutable, element } = parameter.kind else { continue };
-            if arg.0 == 0 {
-                continue;
-            }
+            let (mutable, element) = match parameter.kind {
+                Kind::Pointer { mutable, element } if arg.0 != 0 => (mutable, element),
+                Kind::Table => {
+                    let pointed = table(arg.0);
+                    read += pointed.read;
+                    written += pointed.written;
+                    continue;
+                }
+                _ => continue,
+            };
             let bytes = size(arg.0).min(most.saturating_mul(element));
             if mutable {
                 written += bytes;
