@@ -17,6 +17,7 @@ pub mod host;
 pub mod kernels;
 mod memory;
 mod peaks;
+mod precision;
 mod recording;
 mod software;
 mod table;
@@ -30,6 +31,7 @@ pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
 pub use peaks::Peaks;
+pub use precision::Precision;
 pub use software::{Coverage, LaunchCost};
 
 use crate::error::Result;

@@ -5,8 +5,8 @@ use super::phase::{Phase, attack_step};
 use super::roofline::{Binding, Roofline};
 use super::table::Sum;
 use crate::config::Config;
-use crate::device::Device;
-use crate::device::trace::{Event, Launch, Listener, NumberFormat};
+use crate::device::trace::{Event, Launch, Listener};
+use crate::device::{Device, Precision};
 use crate::error::Result;
 use crate::train::rehearsal::Rehearsal;
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub struct Row {
     pub read: u64,
     pub written: u64,
     pub flop: Option<u64>,
-    pub precision: NumberFormat,
+    pub precision: Precision,
     /// The least seconds of all its launches, and what takes them.
     pub bound: f64,
     pub binding: Binding,

@@ -4,8 +4,8 @@ use super::phase::Phase;
 use super::roofline::{Binding, Roofline};
 use super::table::profile;
 use crate::config::Config;
-use crate::device::Device;
-use crate::device::trace::{Event, Launch, Listener, NumberFormat, Work};
+use crate::device::trace::{Event, Launch, Listener, Work};
+use crate::device::{Device, Precision};
 use crate::method::METHODS;
 use crate::train::rehearsal::Rehearsal;
 use std::sync::{Arc, Mutex};
@@ -152,7 +152,7 @@ fn a_profile_has_every_launch_once_in_each_table() {
 fn the_larger_of_two_times_binds() {
     let roofline = Roofline { flops: 100.0, bandwidth: 10.0, origin: String::new() };
     let work =
-        |flop, read| Work { shape: String::new(), read, written: 10, flop, precision: NumberFormat::F32 };
+        |flop, read| Work { shape: String::new(), read, written: 10, flop, precision: Precision::F32 };
     assert_eq!(roofline.bound(&work(None, 10)), (2.0, Binding::Memory));
     assert_eq!(roofline.bound(&work(Some(100), 10)), (2.0, Binding::Memory));
     assert_eq!(roofline.bound(&work(Some(1000), 10)), (10.0, Binding::Compute));

@@ -11,7 +11,7 @@ mod tracer;
 mod work;
 
 pub use listener::{Event, Launch, Listener, SharedListener, Span, Steps, listen_to_all, profile_steps};
-pub use work::{NumberFormat, Work};
+pub use work::Work;
 
 pub(super) use timeline::{Timeline, now};
 pub(super) use tracer::Tracer;

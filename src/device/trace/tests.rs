@@ -1,6 +1,6 @@
 use super::work::Parameters;
 use super::*;
-use crate::device::{Arg, Buffer, IntoArg};
+use crate::device::{Arg, Buffer, IntoArg, Precision};
 use std::sync::Mutex;
 
 /// Keeps all that it hears.
@@ -149,7 +149,7 @@ fn work_follows_from_signature_and_arguments() {
     let sum = "add_into(const float* a, float* sum, int n)";
     let added = work(sum, &[bytes(40), bytes(40), 10.arg()]);
     assert_eq!((added.read, added.written, added.flop), (80, 40, None), "the sum is read, too");
-    assert_eq!((added.shape.as_str(), added.precision), ("n 10", NumberFormat::F32));
+    assert_eq!((added.shape.as_str(), added.precision), ("n 10", Precision::F32));
 
     let masked = "relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n)";
     let masked = work(masked, &[bytes(40), bytes(40), bytes(0), 10.arg()]);
@@ -186,6 +186,20 @@ fn convolutions_count_their_products() {
     assert_eq!(work.shape, "2x8x8x3, 3x3 s2 to 16");
     assert_eq!(work.flop, Some(2 * 2 * 4 * 4 * 16 * 3 * 3 * 3));
     assert_eq!((work.read, work.written), (300, 300));
+}
+
+#[test]
+fn kernels_for_tensor_cores_say_what_they_multiply() {
+    let kernels = crate::device::kernels::SOURCES.iter().flat_map(|source| source.kernels.iter());
+    let mut found = std::collections::HashMap::<Precision, Vec<&str>>::new();
+    for kernel in kernels {
+        found.entry(Precision::of_kernel(kernel.name)).or_default().push(kernel.name);
+    }
+    assert!(found[&Precision::Tf32].contains(&"conv2d_mma_forward_128x64"));
+    assert!(found[&Precision::Bf16].contains(&"conv2d_mma_weight_grad_64x64_bf16"));
+    // Its operands are float32; its results are bf16.
+    assert!(found[&Precision::F32].contains(&"conv2d_forward_bf16"));
+    assert_eq!(found[&Precision::Tf32].len(), found[&Precision::Bf16].len());
 }
 
 #[test]
