@@ -30,7 +30,7 @@ pub use buffer::{Buffer, Element, Real};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
-pub use peaks::Peaks;
+pub use peaks::{Binding, Peaks};
 pub use precision::Precision;
 pub use software::{Coverage, LaunchCost};
 

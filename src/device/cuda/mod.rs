@@ -80,7 +80,7 @@ impl Cuda {
         self.name.clone()
     }
 
-    /// Peaks from clocks and widths.
+    /// Peaks from clocks and widths, and of tensor cores from NVIDIA's data sheet.
     pub(super) fn peaks(&self) -> Result<Peaks> {
         use sys::CUdevice_attribute::*;
         let attribute =
@@ -96,11 +96,17 @@ impl Cuda {
             attribute(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
             attribute(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
         );
+        let sheet = ptx::gpu::of_driver(&self.name);
+        let origin = "from the clocks and widths that the driver states";
         Ok(Peaks {
             flops: 2.0 * f64::from(lanes) * multiprocessors * kilohertz * 1e3,
             // Two transfers a clock.
             bandwidth: 2.0 * memory * 1e3 * bits / 8.0,
-            origin: "from the clocks and widths that the driver states; not measured".into(),
+            tensor: sheet.map(|gpu| [gpu.tensor[0], gpu.tensor[1]]).filter(|peaks| !peaks.contains(&0.0)),
+            origin: match sheet {
+                Some(gpu) => format!("{origin}, tensor cores from {}; not measured", gpu.source),
+                None => format!("{origin}; not measured"),
+            },
         })
     }
 
