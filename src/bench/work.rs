@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::attack::{Objective, Pgd, Points, logits};
 use crate::config::Config;
-use crate::device::{Buffer, Device, Graph};
+use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Param, ParamId, Shape};
@@ -18,6 +18,7 @@ use crate::rng::{Key, Purpose, Stream};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::average::Average;
+use crate::train::captured::{CapturedStep, Networks};
 use crate::train::step::{Batch, Models, Sgd, StepConfig, train_step};
 
 /// Something to do again and again.
@@ -155,7 +156,7 @@ impl Job {
             mix,
             lr,
             launched: false,
-            graph: None,
+            captured: None,
         };
         Ok(Box::new(move || step.run()))
     }
@@ -221,7 +222,13 @@ struct RepeatedStep {
     mix: Tensor,
     lr: Buffer<f32>,
     launched: bool,
-    graph: Option<Graph>,
+    captured: Option<CapturedStep>,
+}
+
+impl Networks for RepeatedStep {
+    fn nets(&mut self) -> impl Iterator<Item = &mut Net> {
+        [Some(&mut self.net), self.wa.as_mut()].into_iter().flatten()
+    }
 }
 
 impl RepeatedStep {
@@ -231,12 +238,13 @@ impl RepeatedStep {
             self.launched = true;
             return self.launch();
         }
-        if self.graph.is_none() {
-            self.drop_copies();
-            self.graph = Some(device.capture(|| self.launch())?);
-            self.drop_copies();
-        }
-        self.graph.as_ref().map_or(Ok(()), Graph::replay)
+        let captured = match self.captured.take() {
+            Some(captured) => captured,
+            None => CapturedStep::of(&device, self, RepeatedStep::launch)?,
+        };
+        captured.replay(self)?;
+        self.captured = Some(captured);
+        Ok(())
     }
 
     fn launch(&mut self) -> Result<()> {
@@ -246,14 +254,6 @@ impl RepeatedStep {
         let mut models = Models { net, wa: wa.as_mut() };
         let batch = Batch { x, y, images, mix };
         train_step(&mut models, &batch, &step_config, sgd, average.as_ref()).map(drop)
-    }
-
-    /// Copies of weights that a captured step reads are made in it, and belong to its replays.
-    fn drop_copies(&mut self) {
-        [Some(&mut self.net), self.wa.as_mut()]
-            .into_iter()
-            .flatten()
-            .for_each(|net| net.params.drop_copies());
     }
 }
 
