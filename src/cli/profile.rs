@@ -75,7 +75,7 @@ pub(super) fn roof(roofline: &Peaks) -> String {
 }
 
 /// A number and its prefix, with a space before a unit: `1.23 G`.
-fn spaced(value: f64) -> String {
+pub(super) fn spaced(value: f64) -> String {
     let text = si(value);
     if text.contains(' ') { text } else { text + " " }
 }
@@ -100,7 +100,7 @@ fn cells(sum: &Sum, whole: f64) -> Vec<String> {
     ]
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 

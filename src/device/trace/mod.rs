@@ -162,6 +162,11 @@ impl Device {
         self.0.tracer.rehearse();
     }
 
+    /// The launches of `work`, which are not run: memory keeps what it holds. Nobody else hears of them.
+    pub fn rehearsed(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
+        self.0.tracer.rehearsed(work)
+    }
+
     /// Whether each launch is to be seen: then work should be launched as it is and not as a graph, whose
     /// launches a GPU does not show.
     pub fn is_traced(&self) -> bool {

@@ -112,6 +112,23 @@ fn a_rehearsal_runs_nothing() {
 }
 
 #[test]
+fn a_rehearsal_of_some_work_is_heard_by_its_caller_alone() {
+    let (device, ear) = heard(None);
+    let launches = device.rehearsed(|| {
+        let _step = device.scope(Range::Step(4));
+        assert_eq!(launch(&device, 3), [7.0; 3]);
+        Ok(())
+    });
+    let launches = launches.unwrap();
+    assert_eq!(launches.len(), 1);
+    assert_eq!((launches[0].kernel, launches[0].path.to_string().as_str()), ("fill_value", "step 4"));
+    assert_eq!((launches[0].work.size("n"), launches[0].work.size("m")), (Some(3), None));
+    assert_eq!(places(&ear), [""; 0]);
+    assert_eq!(launch(&device, 2), [2.0; 2], "what follows runs");
+    assert_eq!(places(&ear), ["fill_value in "]);
+}
+
+#[test]
 fn the_launches_of_a_graph_are_heard_when_it_is_replayed() {
     let (device, ear) = heard(None);
     let mut out = Buffer::<f32>::zeros(&device, 4).unwrap();

@@ -14,6 +14,8 @@ use serde::Serialize;
 pub struct Work {
     /// Its sizes: `128x32x32x64, 3x3 to 64`, or the kernel's own numbers.
     pub shape: String,
+    /// The kernel's sizes by their names.
+    pub sizes: Vec<(&'static str, usize)>,
     /// Bytes.
     pub read: u64,
     pub written: u64,
@@ -125,7 +127,15 @@ impl Work {
         }
         let (shape, flop) = product(parameters, args);
         let shape = shape.unwrap_or_else(|| plain(parameters, args));
-        Work { shape, read, written, flop, precision: Precision::of_kernel(kernel) }
+        let sizes =
+            parameters.0.iter().zip(args).filter(|(parameter, _)| matches!(parameter.kind, Kind::Size));
+        let sizes = sizes.map(|(parameter, arg)| (parameter.name, arg.0 as u32 as usize)).collect();
+        Work { shape, sizes, read, written, flop, precision: Precision::of_kernel(kernel) }
+    }
+
+    /// The kernel's size of this name.
+    pub fn size(&self, name: &str) -> Option<usize> {
+        self.sizes.iter().find(|(known, _)| *known == name).map(|(_, size)| *size)
     }
 
     /// All bytes.

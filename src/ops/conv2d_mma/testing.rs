@@ -263,9 +263,7 @@ impl Setting {
                 weight_grad(&conv, &x, &grad_out, num_valid.as_ref(), &mut sum, true, tile)?;
                 Ok([plain.to_vec()?, sum.to_vec()?].concat())
             };
-            // Integers, because the tiles have other splits.
-            let each = self.each_tile && self.kind == Kind::Integers;
-            with_each_tile(if each { &Tile::OF_WEIGHTS } else { &[] }, both)
+            with_each_tile(if self.each_tile { &Tile::OF_WEIGHTS } else { &[] }, both)
         };
         let want = move |v: &[Vec<f64>]| {
             let valid = Conv { images: self.valid.unwrap_or(conv.images), ..conv };
