@@ -179,26 +179,23 @@ impl Tape {
     /// Gradients of `sum(upstream * output)`; `upstream` is 1 for a scalar output when `None`.
     pub fn backward(&self, output: Var, upstream: Option<Tensor>) -> Result<Gradients> {
         let _backward = self.device.scope(Range::Backward);
-        let (nodes, output) = (self.nodes.borrow(), output.0.0);
-        let value = nodes[output].value::<f32>();
-        let upstream = match upstream {
-            Some(upstream) if upstream.shape() == value.shape() => upstream,
-            Some(other) => {
-                return Err(Error::Shape {
-                    op: "backward",
-                    expected: format!("{:?}", value.shape()),
-                    got: other.shape().to_vec(),
-                });
-            }
-            None if value.len() == 1 => ops::fill::full(&self.device, value.shape(), 1.0)?,
-            None => {
-                return Err(Error::Shape {
-                    op: "backward",
-                    expected: "a scalar loss".into(),
-                    got: value.shape().to_vec(),
-                });
-            }
+        let wrong = |expected: String, got: &[usize]| {
+            Err(Error::Shape { op: "backward", expected, got: got.to_vec() })
         };
+        let value = self.value(output);
+        match upstream {
+            Some(upstream) if upstream.shape() == value.shape() => self.backward_from(output, upstream),
+            Some(other) => wrong(format!("{:?}", value.shape()), other.shape()),
+            None if value.len() == 1 => {
+                self.backward_from(output, ops::fill::full(&self.device, value.shape(), 1.0)?)
+            }
+            None => wrong("a scalar loss".into(), value.shape()),
+        }
+    }
+
+    /// Gradients of `sum(upstream * output)`, for an upstream gradient of the output's shape.
+    pub fn backward_from<T: Real>(&self, output: Var<T>, upstream: Tensor<T>) -> Result<Gradients> {
+        let (nodes, output) = (self.nodes.borrow(), output.0.0);
         let entry = |node: &Node| Entry { grad: None, masked: false, pending: node.uses };
         let entries = nodes[..=output].iter().map(entry).collect();
         let mut sink = Sink { device: &self.device, nodes: &nodes, entries };

@@ -22,7 +22,7 @@ fn costs<T: Real>() -> Vec<Cost> {
     let len = conv.in_shape().iter().product();
     let map = || Buffer::<T>::zeros(&device, len).unwrap();
     let (x, mut y, mut dw) = (map(), map(), Buffer::<f32>::zeros(&device, weight.len()).unwrap());
-    let packed = Packed::all(&device, &[(&weight, None)], Passes::Both).unwrap().pop().unwrap();
+    let packed = Packed::new(&weight, None, Passes::Both).unwrap();
     for tile in Tile::ALL.map(Some) {
         forward(&conv, &x, &packed, Epilogue::default(), None, &mut y, tile).unwrap();
         input_grad(&conv, &x, &packed, None, None, &mut y, false, tile).unwrap();

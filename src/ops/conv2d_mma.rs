@@ -21,12 +21,65 @@ fn check_support(conv: &Conv, device: &Device) -> Result<()> {
     Err(Error::Shape { op: "conv2d on tensor cores", expected: expected.into(), got })
 }
 
-/// The part of a product that a block computes: rows x columns.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The part of a product that a block computes: rows x columns. It is a choice of speed alone: every tile
+/// gives the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, strum::Display)]
 pub enum Tile {
+    #[strum(to_string = "128x128")]
     T128x128,
+    #[strum(to_string = "128x64")]
     T128x64,
+    #[strum(to_string = "64x64")]
     T64x64,
+}
+
+/// A pass of a convolution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Pass {
+    Forward,
+    InputGrad,
+    WeightGrad,
+}
+
+impl Pass {
+    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::InputGrad, Pass::WeightGrad];
+
+    /// The tiles that there are kernels of.
+    pub fn tiles(self) -> &'static [Tile] {
+        match self {
+            Pass::Forward | Pass::InputGrad => &Tile::ALL,
+            Pass::WeightGrad => &Tile::OF_WEIGHTS,
+        }
+    }
+
+    /// A convolution with maps of T, as the choices of a device name it.
+    pub fn name<T: Real>(self, conv: &Conv) -> String {
+        let Conv { kernel_height: kh, kernel_width: kw, stride, pad, out_channels, .. } = conv;
+        let ([n, h, w, c], precision) = (conv.in_shape(), T::of("tf32", "bf16"));
+        format!("{self} {precision} {n}x{h}x{w}x{c}, {kh}x{kw} s{stride} p{pad} to {out_channels}")
+    }
+
+    /// The tile that was measured to be the fastest on this device (`saddle bench kernels --tune`), or else
+    /// the one that is expected to be.
+    pub fn tile<T: Real>(self, conv: &Conv, device: &Device) -> Tile {
+        let tuned = device.tuned(|| self.name::<T>(conv));
+        let tuned = tuned.and_then(|name| self.tiles().iter().find(|tile| tile.to_string() == name));
+        tuned.copied().unwrap_or_else(|| self.expected_tile(conv, device.multiprocessors()))
+    }
+
+    /// The tile that is expected to be the fastest on a GPU with so many multiprocessors.
+    pub fn expected_tile(self, conv: &Conv, multiprocessors: usize) -> Tile {
+        let pixels = conv.images * conv.out_height * conv.out_width;
+        match self {
+            Pass::Forward => Tile::of(&Tile::ALL, pixels, conv.out_channels, multiprocessors),
+            Pass::InputGrad => {
+                let rows = rows_of_phase(conv) * conv.stride * conv.stride;
+                Tile::of(&Tile::ALL, rows, conv.in_channels, multiprocessors)
+            }
+            Pass::WeightGrad => Tile::of_weights(conv.out_channels),
+        }
+    }
 }
 
 impl Tile {
@@ -44,6 +97,11 @@ impl Tile {
         }
     }
 
+    /// The one that wastes no rows of a weight gradient.
+    fn of_weights(rows: usize) -> Tile {
+        if rows > 64 { Tile::T128x64 } else { Tile::T64x64 }
+    }
+
     fn blocks(self, rows: usize, columns: usize) -> usize {
         let (tile_rows, tile_columns, _) = self.sizes();
         rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
@@ -51,18 +109,20 @@ impl Tile {
 
     /// The one of `candidates` that is expected to compute rows x columns first: the multiprocessor with
     /// most blocks decides.
-    pub fn of(candidates: &[Tile], rows: usize, columns: usize) -> Tile {
+    fn of(candidates: &[Tile], rows: usize, columns: usize, multiprocessors: usize) -> Tile {
         let time = |tile: &Tile| {
             let (tile_rows, tile_columns, speed) = tile.sizes();
-            let most = tile.blocks(rows, columns).div_ceil(MULTIPROCESSORS);
+            let most = tile.blocks(rows, columns).div_ceil(multiprocessors);
             (most * tile_rows * tile_columns) as f64 / speed
         };
         candidates.iter().copied().min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Tile::T64x64)
     }
 }
 
-/// Those of an H200; other GPUs have from 40 to 170.
-const MULTIPROCESSORS: usize = 132;
+/// Rows of the largest phase of an input gradient: every phase gets blocks for as many.
+fn rows_of_phase(conv: &Conv) -> usize {
+    conv.images * conv.height.div_ceil(conv.stride) * conv.width.div_ceil(conv.stride)
+}
 
 /// Copies of the weights as these kernels read them.
 pub struct Packed<T: Real> {
@@ -79,7 +139,13 @@ pub enum Passes {
 }
 
 impl<T: Real> Packed<T> {
-    /// From weights `[Cout,kh,kw,Cin]`, times `scale[Cout]`, of any number of filters.
+    /// From weights `[Cout,kh,kw,Cin]`, times `scale[Cout]`.
+    pub fn new(weight: &Tensor, scale: Option<&Tensor>, passes: Passes) -> Result<Packed<T>> {
+        let packed = Packed::all(weight.device(), &[(weight, scale)], passes)?.pop();
+        packed.ok_or_else(|| Error::Internal { what: "a filter was not packed".into() })
+    }
+
+    /// The same of any number of filters in one launch.
     pub fn all(
         device: &Device,
         filters: &[(&Tensor, Option<&Tensor>)],
@@ -146,7 +212,7 @@ pub fn forward<T: Real>(
     let residual = residual.map(Tensor::buffer);
     check_mask(relu_mask.as_deref(), conv.out_shape())?;
     let rows = conv.images * conv.out_height * conv.out_width;
-    let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows, conv.out_channels));
+    let tile = tile.unwrap_or_else(|| Pass::Forward.tile::<T>(conv, device));
     let (weights, shift) = (packed(&weights.forward, "forward pass")?, shift.map(Tensor::buffer));
     launch_tile!(
         tile,
@@ -177,10 +243,7 @@ pub fn input_grad<T: Real>(
     expect("conv2d gradient", &[grad_out.len()], &[conv.out_shape().iter().product()])?;
     expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
-    // Rows of the largest phase, as many for each.
-    let (phases, stride) = (conv.stride * conv.stride, conv.stride);
-    let rows = conv.images * conv.height.div_ceil(stride) * conv.width.div_ceil(stride);
-    let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows * phases, conv.in_channels));
+    let tile = tile.unwrap_or_else(|| Pass::InputGrad.tile::<T>(conv, device));
     let weights = packed(&weights.transposed, "input gradient")?;
     launch_tile!(
         tile,
@@ -188,16 +251,24 @@ pub fn input_grad<T: Real>(
         { grad_out, weights, input_mask, grad_in: into, num_valid, accumulate, },
         conv,
         device,
-        tile.blocks(rows, conv.in_channels) * phases
+        tile.blocks(rows_of_phase(conv), conv.in_channels) * conv.stride * conv.stride
     )
 }
 
-/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor.
-const WANTED_BLOCKS: usize = 2 * 3 * MULTIPROCESSORS;
+/// Blocks of a weight gradient that are wanted: two waves of an H200, which has 132 multiprocessors, with
+/// three blocks each. The same on every GPU and for every tile, because the bits of a sum depend on its parts.
+const WANTED_BLOCKS: usize = 2 * 3 * 132;
 
 /// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its
 /// partial sums.
 const SPLIT_PIXELS: usize = 256;
+
+/// The parts that the pixels of a weight gradient are summed in.
+fn splits(conv: &Conv, rows: usize, columns: usize) -> usize {
+    let tile = Tile::of_weights(rows);
+    let pixels = conv.images * conv.out_height * conv.out_width;
+    (WANTED_BLOCKS / tile.blocks(rows, columns)).min(pixels / SPLIT_PIXELS).max(1)
+}
 
 /// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
 /// first `num_valid` images. `tile` overrides the choice.
@@ -217,10 +288,9 @@ pub fn weight_grad<T: Real>(
     expect("conv2d gradient", &[grad_out.len()], &[conv.out_shape().iter().product()])?;
     let (rows, columns) = (conv.out_channels, conv.kernel_height * conv.kernel_width * conv.in_channels);
     expect("conv2d gradient", &[into.len()], &[rows * columns])?;
-    let tile = tile.unwrap_or(if rows > 64 { Tile::T128x64 } else { Tile::T64x64 });
+    let tile = tile.unwrap_or_else(|| Pass::WeightGrad.tile::<T>(conv, device));
     let blocks = tile.blocks(rows, columns);
-    let pixels = conv.images * conv.out_height * conv.out_width;
-    let splits = (WANTED_BLOCKS / blocks).min(pixels / SPLIT_PIXELS).max(1);
+    let splits = splits(conv, rows, columns);
     let launch = |out: &mut Buffer<f32>, accumulate| match tile {
         Tile::T64x64 => launch!(
             conv2d_mma_weight::Grad64x64 { x, grad_out, out, num_valid, accumulate },

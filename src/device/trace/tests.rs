@@ -1,7 +1,7 @@
 use super::work::Parameters;
 use super::*;
 use crate::device::table::Traffic;
-use crate::device::{Arg, Buffer, IntoArg};
+use crate::device::{Arg, Buffer, IntoArg, Precision};
 use std::sync::Mutex;
 
 /// Keeps all that it hears.
@@ -113,6 +113,23 @@ fn a_rehearsal_runs_nothing() {
 }
 
 #[test]
+fn a_rehearsal_of_some_work_is_heard_by_its_caller_alone() {
+    let (device, ear) = heard(None);
+    let launches = device.rehearsed(|| {
+        let _step = device.scope(Range::Step(4));
+        assert_eq!(launch(&device, 3), [7.0; 3]);
+        Ok(())
+    });
+    let launches = launches.unwrap();
+    assert_eq!(launches.len(), 1);
+    assert_eq!((launches[0].kernel, launches[0].path.to_string().as_str()), ("fill_value", "step 4"));
+    assert_eq!((launches[0].work.size("n"), launches[0].work.size("m")), (Some(3), None));
+    assert_eq!(places(&ear), [""; 0]);
+    assert_eq!(launch(&device, 2), [2.0; 2], "what follows runs");
+    assert_eq!(places(&ear), ["fill_value in "]);
+}
+
+#[test]
 fn the_launches_of_a_graph_are_heard_when_it_is_replayed() {
     let (device, ear) = heard(None);
     let mut out = Buffer::<f32>::zeros(&device, 4).unwrap();
@@ -151,7 +168,7 @@ fn work_follows_from_signature_and_arguments() {
     let sum = "add_into(const float* a, float* sum, int n)";
     let added = work(sum, &[bytes(40), bytes(40), 10.arg()]);
     assert_eq!((added.read, added.written, added.flop), (80, 40, None), "the sum is read, too");
-    assert_eq!((added.shape.as_str(), added.precision), ("n 10", NumberFormat::F32));
+    assert_eq!((added.shape.as_str(), added.precision), ("n 10", Precision::F32));
 
     let masked = "relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n)";
     let masked = work(masked, &[bytes(40), bytes(40), bytes(0), 10.arg()]);
@@ -192,6 +209,20 @@ fn convolutions_count_their_products() {
     assert_eq!(work.shape, "2x8x8x3, 3x3 s2 to 16");
     assert_eq!(work.flop, Some(2 * 2 * 4 * 4 * 16 * 3 * 3 * 3));
     assert_eq!((work.read, work.written), (300, 300));
+}
+
+#[test]
+fn kernels_for_tensor_cores_say_what_they_multiply() {
+    let kernels = crate::device::kernels::SOURCES.iter().flat_map(|source| source.kernels.iter());
+    let mut found = std::collections::HashMap::<Precision, Vec<&str>>::new();
+    for kernel in kernels {
+        found.entry(Precision::of_kernel(kernel.name)).or_default().push(kernel.name);
+    }
+    assert!(found[&Precision::Tf32].contains(&"conv2d_mma_forward_128x64"));
+    assert!(found[&Precision::Bf16].contains(&"conv2d_mma_weight_grad_64x64_bf16"));
+    // Its operands are float32; its results are bf16.
+    assert!(found[&Precision::F32].contains(&"conv2d_forward_bf16"));
+    assert_eq!(found[&Precision::Tf32].len(), found[&Precision::Bf16].len());
 }
 
 #[test]

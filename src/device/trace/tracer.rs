@@ -5,11 +5,11 @@ use super::super::{Arg, Grid, Kernel};
 use super::listener::{Defaults, defaults, step_of};
 use super::timeline::{Stamps, Timeline};
 use super::work::{Parameters, Work};
-use super::{Event, Frame, Launch, Path, SharedListener, Steps};
+use super::{Event, Frame, Launch, Listener, Path, SharedListener, Steps};
 use crate::error::Result;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most events of a GPU whose times are not known: then the program waits for the older half, while the
 /// GPU works on the other.
@@ -40,6 +40,18 @@ struct State {
     signatures: HashMap<&'static str, Parameters>,
     timeline: Timeline,
     waiting: VecDeque<Waiting>,
+}
+
+/// Keeps launches.
+#[derive(Default)]
+struct Launches(Vec<Launch>);
+
+impl Listener for Launches {
+    fn hear(&mut self, event: Event) {
+        if let Event::Launched(launch) = event {
+            self.0.push(launch);
+        }
+    }
 }
 
 struct Open {
@@ -98,6 +110,25 @@ impl Tracer {
 
     pub fn rehearse(&self) {
         self.state().rehearsal = true;
+    }
+
+    /// The launches of `work`, which are not run and of which nobody else hears.
+    pub fn rehearsed(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
+        let heard = Arc::new(Mutex::new(Launches::default()));
+        let (mut listeners, mut rehearsal): (Vec<SharedListener>, _) = (vec![heard.clone()], true);
+        let mut exchange = || {
+            let mut state = self.state();
+            std::mem::swap(&mut state.listeners, &mut listeners);
+            std::mem::swap(&mut state.rehearsal, &mut rehearsal);
+            state.choose();
+        };
+        exchange();
+        let was_on = self.on.swap(true, Ordering::Relaxed);
+        let outcome = work();
+        self.on.store(was_on, Ordering::Relaxed);
+        exchange();
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.map(|()| std::mem::take(&mut heard.0))
     }
 
     pub fn path(&self) -> Path {

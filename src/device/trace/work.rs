@@ -6,43 +6,24 @@
 //! are counted for the kernels that multiply matrices, a multiplication and an addition as two; all others
 //! are limited by memory.
 
-use super::super::Arg;
 use super::super::table::Traffic;
+use super::super::{Arg, Precision};
 use serde::Serialize;
-use strum::Display;
-
-/// The format of the numbers that a kernel multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, Serialize)]
-#[strum(serialize_all = "lowercase")]
-#[serde(rename_all = "lowercase")]
-pub enum NumberFormat {
-    F32,
-    Tf32,
-    Bf16,
-}
-
-impl NumberFormat {
-    /// Kernels have it in their names; those of float32 say nothing.
-    fn of(kernel: &str) -> NumberFormat {
-        match kernel {
-            _ if kernel.contains("bf16") => NumberFormat::Bf16,
-            _ if kernel.contains("tf32") => NumberFormat::Tf32,
-            _ => NumberFormat::F32,
-        }
-    }
-}
 
 /// The work of one launch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Work {
     /// Its sizes: `128x32x32x64, 3x3 to 64`, or the kernel's own numbers.
     pub shape: String,
+    /// The kernel's sizes by their names.
+    pub sizes: Vec<(&'static str, usize)>,
     /// Bytes.
     pub read: u64,
     pub written: u64,
     /// `None` for a kernel that multiplies no matrices.
     pub flop: Option<u64>,
-    pub precision: NumberFormat,
+    /// Of its products.
+    pub precision: Precision,
 }
 
 /// The parameters of a kernel, as its signature has them.
@@ -163,7 +144,15 @@ impl Work {
         }
         let (shape, flop) = product(parameters, args);
         let shape = shape.unwrap_or_else(|| plain(parameters, args));
-        Work { shape, read, written, flop, precision: NumberFormat::of(kernel) }
+        let sizes =
+            parameters.0.iter().zip(args).filter(|(parameter, _)| matches!(parameter.kind, Kind::Size));
+        let sizes = sizes.map(|(parameter, arg)| (parameter.name, arg.0 as u32 as usize)).collect();
+        Work { shape, sizes, read, written, flop, precision: Precision::of_kernel(kernel) }
+    }
+
+    /// The kernel's size of this name.
+    pub fn size(&self, name: &str) -> Option<usize> {
+        self.sizes.iter().find(|(known, _)| *known == name).map(|(_, size)| *size)
     }
 
     /// All bytes.

@@ -76,9 +76,7 @@ impl Filter {
     }
 
     fn pack<T: Real>(&self) -> Result<Packed<T>> {
-        let weights = [(&self.weight, self.scale.as_ref())];
-        let packed = Packed::all(self.weight.device(), &weights, Passes::Both)?.pop();
-        packed.ok_or_else(|| Error::Internal { what: "a filter was not packed".into() })
+        Packed::new(&self.weight, self.scale.as_ref(), Passes::Both)
     }
 
     fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {

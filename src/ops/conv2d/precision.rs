@@ -7,18 +7,7 @@ use crate::ops::conv2d_mma::{self, Packed};
 use crate::ops::prelude::*;
 use half::bf16;
 
-/// The numbers that convolutions multiply. Master weights, statistics, losses and images are float32 in all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::Display, strum::VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Precision {
-    /// float32.
-    #[default]
-    F32,
-    /// float32 in memory, 10 bits after the point in products.
-    Tf32,
-    /// bf16 in memory and in products: 7 bits after the point.
-    Bf16,
-}
+pub use crate::device::Precision;
 
 impl Precision {
     /// The precision of a convolution with so many channels: tensor cores take multiples of 16; others, such

@@ -170,7 +170,7 @@ impl Setting {
         ];
         let run = move |device: &Device, t: &[Tensor]| {
             let x = map::<T>(device, &t[0])?;
-            let weights = pack(&t[1], None, Passes::Forward)?;
+            let weights = Packed::new(&t[1], None, Passes::Forward)?;
             let residual = Tensor::new(map::<T>(device, &t[3])?, &out)?;
             let num_valid = self.num_valid(device)?;
             let len = out.iter().product();
@@ -223,7 +223,7 @@ impl Setting {
         ];
         let run = move |device: &Device, t: &[Tensor]| {
             let grad_out = map::<T>(device, &t[2])?;
-            let weights = pack(&t[1], None, Passes::InputGrad)?;
+            let weights = Packed::new(&t[1], None, Passes::InputGrad)?;
             let mask = Buffer::from_slice(device, &positive_bits(&t[0].to_vec()?))?;
             let num_valid = self.num_valid(device)?;
             with_each_tile(self.tiles(), |tile| {
@@ -263,9 +263,7 @@ impl Setting {
                 weight_grad(&conv, &x, &grad_out, num_valid.as_ref(), &mut sum, true, tile)?;
                 Ok([plain.to_vec()?, sum.to_vec()?].concat())
             };
-            // Integers, because the tiles have other splits.
-            let each = self.each_tile && self.kind == Kind::Integers;
-            with_each_tile(if each { &Tile::OF_WEIGHTS } else { &[] }, both)
+            with_each_tile(if self.each_tile { &Tile::OF_WEIGHTS } else { &[] }, both)
         };
         let want = move |v: &[Vec<f64>]| {
             let valid = Conv { images: self.valid.unwrap_or(conv.images), ..conv };
@@ -298,7 +296,7 @@ impl Setting {
         let settings = forwards.clone();
         let run = move |device: &Device, t: &[Tensor]| {
             let (x, residual) = (map::<T>(device, &t[0])?, Tensor::new(map::<T>(device, &t[3])?, &out)?);
-            let weights = pack(&t[1], None, Passes::Both)?;
+            let weights = Packed::new(&t[1], None, Passes::Both)?;
             let positive = Buffer::from_slice(device, &positive_bits(&t[0].to_vec()?))?;
             with_each_tile(self.tiles(), |tile| {
                 let mut results = Vec::new();
@@ -352,17 +350,12 @@ impl Setting {
     }
 }
 
-/// The copies of one filter.
-fn pack<T: Real>(w: &Tensor, scale: Option<&Tensor>, passes: Passes) -> Result<Packed<T>> {
-    Ok(Packed::all(w.device(), &[(w, scale)], passes)?.pop().unwrap())
-}
-
 /// w times scale, packed, as the kernels read it: found by their products with single ones.
 fn packing<T: Number>(co: usize, taps: (usize, usize), ci: usize) -> Case {
     let shape = [co, taps.0, taps.1, ci];
     let run = move |device: &Device, t: &[Tensor]| {
-        let scaled: Packed<T> = pack(&t[0], Some(&t[1]), Passes::Both)?;
-        let plain: Packed<T> = pack(&t[0], None, Passes::Both)?;
+        let scaled: Packed<T> = Packed::new(&t[0], Some(&t[1]), Passes::Both)?;
+        let plain: Packed<T> = Packed::new(&t[0], None, Passes::Both)?;
         let both = |packed: &Packed<T>| {
             let (forward, transposed) = (packed.forward.as_ref(), packed.transposed.as_ref());
             Ok([values(forward.unwrap())?, values(transposed.unwrap())?].concat())
@@ -377,7 +370,7 @@ fn packing<T: Number>(co: usize, taps: (usize, usize), ci: usize) -> Case {
         // One layout alone, with and without the scale: the same numbers.
         for (scale, whole) in [(None, &plain), (Some(&t[1]), &scaled)] {
             for passes in [Passes::Forward, Passes::InputGrad] {
-                let part: Packed<T> = pack(&t[0], scale, passes)?;
+                let part: Packed<T> = Packed::new(&t[0], scale, passes)?;
                 for (one, both) in [(&part.forward, &whole.forward), (&part.transposed, &whole.transposed)] {
                     let (Some(one), Some(both)) = (one, both) else { continue };
                     assert_eq!(values(one)?, values(both)?, "{passes:?}");
@@ -412,7 +405,7 @@ fn full_numbers() -> Case {
     let conv = Conv::new(&x, &w, 1, 1).unwrap();
     let run = move |device: &Device, t: &[Tensor]| {
         let x = map::<f32>(device, &t[0])?;
-        let weights = pack(&t[1], None, Passes::Forward)?;
+        let weights = Packed::new(&t[1], None, Passes::Forward)?;
         let mut y = poisoned::<f32>(device, conv.out_shape().iter().product())?;
         forward(&conv, &x, &weights, Epilogue::default(), None, &mut y, None)?;
         y.to_vec()
