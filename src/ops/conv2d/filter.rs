@@ -16,8 +16,8 @@ pub struct Filter {
     pub(super) precision: Precision,
     forward: OnceCell<Buffer<f32>>,
     transposed: OnceCell<Buffer<f32>>,
-    pub(super) bf16: OnceCell<Packed<bf16>>,
-    pub(super) tf32: OnceCell<Packed<f32>>,
+    bf16: OnceCell<Packed<bf16>>,
+    tf32: OnceCell<Packed<f32>>,
 }
 
 impl Filter {
@@ -53,8 +53,17 @@ impl Filter {
         made_once(cell, || self.prepare(transposed))
     }
 
-    /// The copies for tensor cores, where they compute this convolution in the filter's precision.
-    pub(super) fn packed<'a, T: Real>(
+    /// The copies for tensor cores in bf16, where they compute this convolution in the filter's precision.
+    pub(super) fn packed_bf16(&self, conv: &Conv) -> Result<Option<&Packed<bf16>>> {
+        self.packed(&self.bf16, Precision::Bf16, conv)
+    }
+
+    /// The same in tf32.
+    pub(super) fn packed_tf32(&self, conv: &Conv) -> Result<Option<&Packed<f32>>> {
+        self.packed(&self.tf32, Precision::Tf32, conv)
+    }
+
+    fn packed<'a, T: Real>(
         &'a self,
         cell: &'a OnceCell<Packed<T>>,
         precision: Precision,

@@ -91,7 +91,7 @@ impl Convolve for f32 {
         epilogue: Epilogue,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor> {
-        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+        if let Some(packed) = filter.packed_tf32(conv)? {
             return on_tensor_cores(conv, x, packed, epilogue, num_valid);
         }
         super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
@@ -106,7 +106,7 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+        if let Some(packed) = filter.packed_tf32(conv)? {
             return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
         }
         super::input_grad(conv, &operand(grad, filter)?, filter, input_mask, num_valid, into, accumulate)
@@ -121,7 +121,7 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        if filter.packed(&filter.tf32, Precision::Tf32, conv)?.is_some() {
+        if filter.packed_tf32(conv)?.is_some() {
             return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
         }
         let (x, grad) = (operand(x, filter)?, operand(grad, filter)?);
@@ -179,7 +179,7 @@ impl Convolve for bf16 {
         epilogue: Epilogue<bf16>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<bf16>> {
-        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+        if let Some(packed) = filter.packed_bf16(conv)? {
             return on_tensor_cores(conv, x, packed, epilogue, num_valid);
         }
         super::forward(conv, &widened(x)?, filter, epilogue, num_valid)
@@ -194,7 +194,7 @@ impl Convolve for bf16 {
         into: &mut Buffer<bf16>,
         accumulate: bool,
     ) -> Result<()> {
-        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+        if let Some(packed) = filter.packed_bf16(conv)? {
             return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
         }
         let mut sum = Buffer::uninit(grad.device(), into.len())?;
@@ -214,7 +214,7 @@ impl Convolve for bf16 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        if filter.packed(&filter.bf16, Precision::Bf16, conv)?.is_some() {
+        if filter.packed_bf16(conv)?.is_some() {
             return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
         }
         super::weight_grad(conv, &widened(x)?, &widened(grad)?, num_valid, into, accumulate)
