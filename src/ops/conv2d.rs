@@ -206,12 +206,12 @@ fn input_grad(
     accumulate: bool,
 ) -> Result<()> {
     let device = grad.device();
-    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
-    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
     if conv.narrow(device) {
         return input_grad_narrow(conv, grad, filter, num_valid, into, accumulate);
     }
+    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
+    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     let (pixels, phases) = ((conv.height, conv.width), conv.stride);
     let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, num_valid.is_some());
     let panels = filter.panels(true)?;
