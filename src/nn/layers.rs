@@ -40,7 +40,7 @@ impl Pass<'_> {
     }
 
     /// Whether a convolution of float32 images gives bf16.
-    fn leaves_f32(&self) -> bool {
+    fn gives_bf16(&self) -> bool {
         self.params.precision() == Precision::Bf16
     }
 
@@ -156,7 +156,7 @@ impl Conv {
 impl Layer for Conv {
     fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         Ok(match x {
-            Maps::F32(x) if pass.leaves_f32() => Maps::Bf16(self.apply(pass, x)?),
+            Maps::F32(x) if pass.gives_bf16() => Maps::Bf16(self.apply(pass, x)?),
             Maps::F32(x) => Maps::F32(self.apply(pass, x)?),
             Maps::Bf16(x) => Maps::Bf16(self.apply(pass, x)?),
         })
@@ -174,7 +174,7 @@ impl ConvBn {
     pub fn apply(&self, pass: &mut Pass, x: Maps, residual: Option<Maps>, activate: bool) -> Result<Maps> {
         let of_bf16 = |residual: Option<Maps>| residual.map(Maps::bf16).transpose();
         Ok(match x {
-            Maps::F32(x) if pass.leaves_f32() => {
+            Maps::F32(x) if pass.gives_bf16() => {
                 Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?)
             }
             Maps::F32(x) => {
