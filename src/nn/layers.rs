@@ -8,7 +8,7 @@ use crate::device::trace::Scope;
 use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::ops::add::add;
-use crate::ops::batch_norm::{self, BnMode, Norm};
+use crate::ops::batch_norm::{self, BnMode, Measured, Norm};
 use crate::ops::conv2d::{self, Convolve, Precision};
 use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::linear::linear;
@@ -157,6 +157,17 @@ impl Conv {
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
     }
+
+    /// The same for a batch norm, with the statistics that it reads.
+    fn measured<X: Convolve<Y>, Y: Real>(&self, pass: &mut Pass, x: Var<X>) -> Result<Measured<Y>> {
+        if pass.bn == BnMode::Eval {
+            return Ok(self.apply(pass, x)?.into());
+        }
+        let filter = pass.params.filter(self.weight)?;
+        let _layer = pass.layer(self.weight);
+        let weight = pass.var(self.weight);
+        conv2d::conv2d_measured(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
+    }
 }
 
 impl Layer for Conv {
@@ -204,9 +215,10 @@ impl ConvBn {
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
         let tape = pass.tape;
-        let convolved: Var<Y> = conv.apply(pass, x)?;
+        let convolved = conv.measured(pass, x)?;
+        let maps = convolved.x;
         let normed = bn.apply(pass, convolved, activate && residual.is_none())?;
-        tape.release(convolved);
+        tape.release(maps);
         let Some(residual) = residual else { return Ok(normed) };
         let _layer = pass.layer(bn.0.weight);
         let sum = add(tape, normed, residual)?;
@@ -251,7 +263,7 @@ impl BatchNorm {
         Ok(each_type!(x, |x| self.apply(pass, x, true)?))
     }
 
-    fn apply<T: Real>(&self, pass: &mut Pass, x: Var<T>, activate: bool) -> Result<Var<T>> {
+    fn apply<T: Real>(&self, pass: &mut Pass, x: impl Into<Measured<T>>, activate: bool) -> Result<Var<T>> {
         let ids = self.0;
         let _layer = pass.layer(ids.weight);
         let (weight, bias, mode, rows) = (pass.var(ids.weight), pass.var(ids.bias), pass.bn, pass.rows);

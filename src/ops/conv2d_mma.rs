@@ -1,6 +1,7 @@
 //! Two-dimensional convolution on tensor cores: the pieces of [`super::conv2d`] for maps of bf16, or of
 //! float32 whose numbers are rounded to tf32 before they are multiplied.
 
+use super::batch_norm::ChunkStatistics;
 use super::conv2d::{Conv, Epilogue, check_mask, expect, launch};
 use super::prelude::*;
 use crate::device::{Real, Table};
@@ -197,6 +198,40 @@ pub fn forward<T: Real>(
     y: &mut Buffer<T>,
     tile: Option<Tile>,
 ) -> Result<()> {
+    let tile = tile.unwrap_or_else(|| Pass::Forward.tile::<T>(conv, y.device()));
+    launch_forward(conv, x, weights, epilogue, None, num_valid, y, tile)
+}
+
+/// conv(x, w) into `y`, and the statistics per channel of what is stored there for the valid images. Their
+/// chunks are the rows of blocks: `tile` decides how sums are rounded. y is the same with each. So the tile is
+/// that of one GPU on all of them, and none that was measured.
+pub fn forward_with_statistics<T: Real>(
+    conv: &Conv,
+    x: &Buffer<T>,
+    weights: &Packed<T>,
+    num_valid: Option<&Buffer<i32>>,
+    y: &mut Buffer<T>,
+    tile: Option<Tile>,
+) -> Result<ChunkStatistics> {
+    let tile = tile.unwrap_or_else(|| Pass::Forward.expected_tile(conv, H200_MULTIPROCESSORS));
+    let (rows_per_chunk, ..) = tile.sizes();
+    let chunks = (conv.images * conv.out_height * conv.out_width).div_ceil(rows_per_chunk);
+    let mut partial = Buffer::uninit(y.device(), chunks * 2 * conv.out_channels)?;
+    launch_forward(conv, x, weights, Epilogue::default(), Some(&mut partial), num_valid, y, tile)?;
+    Ok(ChunkStatistics { partial, rows_per_chunk })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn launch_forward<T: Real>(
+    conv: &Conv,
+    x: &Buffer<T>,
+    weights: &Packed<T>,
+    epilogue: Epilogue<T>,
+    statistics: Option<&mut Buffer<f32>>,
+    num_valid: Option<&Buffer<i32>>,
+    y: &mut Buffer<T>,
+    tile: Tile,
+) -> Result<()> {
     let device = &y.device().clone();
     check_support(conv, device)?;
     let (inputs, outputs) = (conv.in_shape().iter().product(), conv.out_shape().iter().product());
@@ -212,12 +247,11 @@ pub fn forward<T: Real>(
     let residual = residual.map(Tensor::buffer);
     check_mask(relu_mask.as_deref(), conv.out_shape())?;
     let rows = conv.images * conv.out_height * conv.out_width;
-    let tile = tile.unwrap_or_else(|| Pass::Forward.tile::<T>(conv, device));
     let (weights, shift) = (packed(&weights.forward, "forward pass")?, shift.map(Tensor::buffer));
     launch_tile!(
         tile,
         conv2d_mma::{ T128x128 => Forward128x128, T128x64 => Forward128x64, T64x64 => Forward64x64 }
-        { x, weights, shift, residual, y, relu_mask, num_valid, relu, },
+        { x, weights, shift, residual, y, relu_mask, statistics, num_valid, relu, },
         conv,
         device,
         tile.blocks(rows, conv.out_channels)
@@ -255,9 +289,11 @@ pub fn input_grad<T: Real>(
     )
 }
 
-/// Blocks of a weight gradient that are wanted: two waves of an H200, which has 132 multiprocessors, with
-/// three blocks each. The same on every GPU and for every tile, because the bits of a sum depend on its parts.
-const WANTED_BLOCKS: usize = 2 * 3 * 132;
+/// For choices that decide how sums are rounded: the same on every GPU.
+const H200_MULTIPROCESSORS: usize = 132;
+
+/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor. The same on every GPU and for every tile, because the bits of a sum depend on its parts.
+const WANTED_BLOCKS: usize = 2 * 3 * H200_MULTIPROCESSORS;
 
 /// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its
 /// partial sums.

@@ -2,6 +2,7 @@
 //! multiply; products are exact and are summed in float32.
 
 use super::{Conv, Epilogue, Filter};
+use crate::ops::batch_norm::ChunkStatistics;
 use crate::ops::cast::{round_into, rounded_to_tf32, widen_into, widened};
 use crate::ops::conv2d_mma::{self, Packed};
 use crate::ops::prelude::*;
@@ -28,6 +29,16 @@ pub trait Convolve<Y: Real = Self>: Real {
         epilogue: Epilogue<Y>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<Y>>;
+
+    /// conv(x, w) and, where the kernel computes them on the way, the statistics of its channels.
+    fn forward_with_statistics(
+        conv: &Conv,
+        x: &Tensor<Self>,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<(Tensor<Y>, Option<ChunkStatistics>)> {
+        Ok((Self::forward(conv, x, filter, Epilogue::default(), num_valid)?, None))
+    }
 
     /// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
     /// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first
@@ -72,6 +83,17 @@ fn on_tensor_cores<T: Real>(
     Ok(y)
 }
 
+fn with_statistics_on_tensor_cores<T: Real>(
+    conv: &Conv,
+    x: &Tensor<T>,
+    packed: &Packed<T>,
+    num_valid: Option<&Buffer<i32>>,
+) -> Result<(Tensor<T>, Option<ChunkStatistics>)> {
+    let mut y = Tensor::uninit(x.device(), &conv.out_shape())?;
+    let statistics = conv2d_mma::forward_with_statistics(conv, x, packed, num_valid, y.make_mut()?, None)?;
+    Ok((y, Some(statistics)))
+}
+
 impl Convolve for f32 {
     fn forward(
         conv: &Conv,
@@ -84,6 +106,18 @@ impl Convolve for f32 {
             return on_tensor_cores(conv, x, packed, epilogue, num_valid);
         }
         super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
+    }
+
+    fn forward_with_statistics(
+        conv: &Conv,
+        x: &Tensor,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<(Tensor, Option<ChunkStatistics>)> {
+        match filter.packed_tf32()? {
+            Some(packed) => with_statistics_on_tensor_cores(conv, x, packed, num_valid),
+            None => Ok((Self::forward(conv, x, filter, Epilogue::default(), num_valid)?, None)),
+        }
     }
 
     fn input_grad(
@@ -172,6 +206,18 @@ impl Convolve for bf16 {
             return on_tensor_cores(conv, x, packed, epilogue, num_valid);
         }
         super::forward(conv, &widened(x)?, filter, epilogue, num_valid)
+    }
+
+    fn forward_with_statistics(
+        conv: &Conv,
+        x: &Tensor<bf16>,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<(Tensor<bf16>, Option<ChunkStatistics>)> {
+        match filter.packed_bf16()? {
+            Some(packed) => with_statistics_on_tensor_cores(conv, x, packed, num_valid),
+            None => Ok((Self::forward(conv, x, filter, Epilogue::default(), num_valid)?, None)),
+        }
     }
 
     fn input_grad(
