@@ -6,6 +6,7 @@ mod filter;
 mod grid;
 mod precision;
 
+use super::conv2d_step::step_images;
 use super::prelude::*;
 use super::valid::Rows;
 use crate::tape::NodeId;
@@ -88,7 +89,7 @@ impl Conv {
 
     /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward
     /// pass.
-    fn narrow(&self, device: &Device) -> bool {
+    pub(super) fn narrow(&self, device: &Device) -> bool {
         self.in_channels <= conv2d::NARROW_CHANNELS.on(device)
     }
 }
@@ -320,7 +321,8 @@ pub fn conv2d_prepared<X: Convolve<Y>, Y: Real>(
     let out = X::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
     let input = tape.needs(w).then_some(input);
     tape.push(out, &[NodeId::from(x), w.into()], move |grad, sink| {
-        if let Some((into, accumulate)) = sink.slot(x)? {
+        let moved = rows.num_valid()?.is_none() && step_images(&conv, grad, &filter, x, sink)?;
+        if !moved && let Some((into, accumulate)) = sink.slot(x)? {
             X::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {
