@@ -12,15 +12,15 @@
 //   infinite:
 //   no step. Deterministic.
 // No spills.
+#include "lib/linf_step.cuh"
 #include "lib/sample.cuh"
 
 // adv = clip01(clip(adv + alpha sign(grad), x - eps, x + eps))
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void attack_step_linf(
     float* adv, const float* grad, const float* x, float alpha, float eps, int n) {
   each_vec(n, [&](int i, int count) {
-    const Vec centre = vec_load(x + i, count), radius = vec_splat(eps);
-    const Vec moved = vec_load(adv + i, count) + vec_scaled_sign(alpha, vec_load(grad + i, count));
-    vec_store(adv + i, vec_clip01(vec_at_most(vec_at_least(moved, centre - radius), centre + radius)), count);
+    const Vec from = vec_load(adv + i, count), gradient = vec_load(grad + i, count);
+    vec_store(adv + i, linf_step(from, gradient, vec_load(x + i, count), alpha, eps), count);
   });
 }
 

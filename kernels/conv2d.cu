@@ -14,16 +14,11 @@
 // Outputs: `=`, except input gradients with accumulate = 1: `+=`.
 // Accumulation: float32, in the order (ky, kx, channel), one chain per number. Deterministic. No spills.
 #include "lib/implicit_gemm.cuh"
-#include "lib/reductions.cuh"
+#include "lib/narrow_conv.cuh"
 
 PER_DEVICE(PREPARE_THREADS, 256, 1);
 PER_DEVICE(PREPARE_SHARERS, 16, 1);  // neighbouring threads that share a panel row
 PER_DEVICE(PREPARE_ROWS, 16, 64);    // panel rows of a block of conv2d_prepare
-// The small-channel kernel of the input gradient.
-PER_DEVICE(NARROW_THREADS, 256, 1);
-PER_DEVICE(NARROW_LANES, 8, 1);      // threads that share a pixel
-PER_DEVICE(NARROW_PIXELS, 32, 128);  // pixels of a block
-PER_DEVICE(NARROW_CHANNELS, 4, 4);   // most input channels
 
 // y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given.
 extern "C" __global__ __launch_bounds__(THREADS, 3) void conv2d_forward(
@@ -64,52 +59,6 @@ extern "C" __global__ __launch_bounds__(THREADS, 3) void conv2d_input_grad(
   });
 }
 
-// The input gradient of one pixel with few channels: dot products over the output channels, of which each of
-// NARROW_LANES threads takes every NARROW_LANES-th Vec. A tile of so few columns would waste most of a GEMM.
-template <int channels, class T, class Store>
-INLINE void narrow_pixel(
-    const Geometry& g, const T* grad_out, const float* panels, int pixel, int lane, Store store) {
-  const int width = panel_width(g.columns);
-  const bool aligned = rows_aligned<T>(g.columns);
-  const int row = pixel / g.src_w;
-  const int x = pixel - row * g.src_w;
-  const int image = row / g.src_h;
-  const int y = row - image * g.src_h;
-  // From the first tap that meets an output pixel on; per tap the output pixel moves back by one.
-  const int last_y = min(g.out_h - 1, (y + g.pad) / g.stride);
-  const int last_x = min(g.out_w - 1, (x + g.pad) / g.stride);
-  const int first_ky = y + g.pad - last_y * g.stride, first_kx = x + g.pad - last_x * g.stride;
-  constexpr int PARTS = VEC / REG;
-  Reg sum[channels][PARTS];
-  UNROLL
-  for (int i = 0; i < channels * PARTS; i++) sum[i / PARTS][i % PARTS] = reg_zero();
-  for (int column = 0; column < g.columns; column += width) {
-    const int last = min(width, g.columns - column);
-    for (int oy = last_y, ky = first_ky; oy >= 0 && ky < g.kernel_h; oy--, ky += g.stride) {
-      const T* grad = grad_out + ((image * g.out_h + oy) * g.out_w + last_x) * g.columns + column;
-      const float* tap = panels + (ky * g.kernel_w + first_kx) * channels * width;
-      for (int ox = last_x, kx = first_kx; ox >= 0 && kx < g.kernel_w; ox--, kx += g.stride) {
-        for (int i = lane * VEC; i < last; i += NARROW_LANES * VEC) {
-          UNROLL
-          for (int part = 0; part < PARTS; part++) {
-            const int at = i + part * REG;
-            const Reg dy = reg_load(grad + at, last - at, aligned);
-            UNROLL
-            for (int c = 0; c < channels; c++)
-              reg_add_product(sum[c][part], dy, panel_load(tap + c * width, at, width));
-          }
-          if (NARROW_LANES * VEC >= 64) break;  // no panel is wider
-        }
-        grad -= g.columns;
-        tap += g.stride * channels * width;
-      }
-    }
-    panels += round_up(g.kernel_h * g.kernel_w * channels, STEP_ROWS) * width;
-  }
-  UNROLL
-  for (int c = 0; c < channels; c++) store(c, warp_sum<NARROW_LANES>(lane_sum(sum[c])));
-}
-
 // dx (+)= the input gradient of conv for at most NARROW_CHANNELS input channels; reads the panels of the
 // forward pass.
 extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_narrow(
@@ -136,12 +85,7 @@ extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_input_grad_n
     }
     // Threads past the last pixel compute it once more: all lanes of a warp must take part in its sums.
     const int pixel = min(first + i, last);
-    switch (channels) {
-      case 1: narrow_pixel<1>(g, grad_out, panels, pixel, lane, store); break;
-      case 2: narrow_pixel<2>(g, grad_out, panels, pixel, lane, store); break;
-      case 3: narrow_pixel<3>(g, grad_out, panels, pixel, lane, store); break;
-      default: narrow_pixel<4>(g, grad_out, panels, pixel, lane, store); break;
-    }
+    narrow_pixel(channels, g, grad_out, panels, pixel, lane, store);
   }
 }
 

@@ -5,7 +5,7 @@
 // Preconditions: P >= 1; src/ops/global_avg_pool.rs checks.
 // Outputs: out `=`; dx `=` or `+=` (accumulate).
 // Accumulation: float32, four partial sums (pixel p goes to sum p mod 4). Deterministic. No spills.
-#include "lib/pack.cuh"
+#include "lib/pool.cuh"
 
 PER_DEVICE(THREADS, 128, 1);
 PER_DEVICE(CHANNELS, 128, 4096);
@@ -21,18 +21,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void global_avg_pool_forward(
     const T* x, float* out, int pixels, int channels) {
   const T* image = x + blockIdx.x * pixels * channels;
   each_channel_pack(channels, [&](int c, int count) {
-    Pack sum[4];
-    UNROLL
-    for (int j = 0; j < 4; j++) sum[j] = pack_splat(0.0f);
-    int p = 0;
-    for (; p + 4 <= pixels; p += 4) {
-      UNROLL
-      for (int j = 0; j < 4; j++) sum[j] = sum[j] + pack_load(image + (p + j) * channels + c, count);
-    }
-    UNROLL
-    for (int j = 0; j < 3; j++)
-      if (p + j < pixels) sum[j] = sum[j] + pack_load(image + (p + j) * channels + c, count);
-    const Pack mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * (1.0f / pixels);
+    const Pack mean = pixel_mean(image + c, pixels, channels, count);
     pack_put(out + blockIdx.x * channels + c, mean, count, 0);
   });
 }

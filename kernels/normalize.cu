@@ -7,15 +7,6 @@
 // Accumulation: none. Deterministic. No spills.
 #include "lib/sample.cuh"
 
-// VEC entries of a periodic array, from any phase.
-INLINE Vec periodic_load(const float* from, int phase) {
-#if ONE_THREAD_BLOCKS
-  return vec_load(from + phase);
-#else
-  return vec_map([&](int i) { return __ldg(from + phase + i); });
-#endif
-}
-
 // y = (x - mean) factor
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void normalize_forward(
     const float* x, const float* mean, const float* factor, float* y, int channels, int n) {

@@ -17,6 +17,11 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
+mod sink;
+
+use sink::Entry;
+pub use sink::{MaskedSlot, SignStep, Sink, StepSlot};
+
 /// A value on a tape, a [`Tensor<T>`].
 pub struct Var<T: Real = f32>(NodeId, PhantomData<T>);
 
@@ -63,6 +68,10 @@ struct Node {
     uses: usize,
     /// Whether its gradient is kept although it is no leaf.
     retains_grad: bool,
+    /// Of a leaf: the step that it makes in the place of keeping its gradient, where a kernel can do so.
+    step: Option<SignStep>,
+    /// The gradient of the only parent is that of this value, times these numbers for each channel.
+    scaled: Option<(NodeId, Arc<Buffer<f32>>)>,
     /// The layer of the network that it is of, where somebody listens to the device.
     layer: Option<Arc<str>>,
 }
@@ -90,6 +99,14 @@ impl Tape {
     /// A value whose gradient is wanted.
     pub fn leaf<T: Real>(&self, value: Tensor<T>) -> Var<T> {
         self.add(value, true, None, None)
+    }
+
+    /// Images whose gradient is wanted for this step alone: the kernel that computes the gradient may make the
+    /// step and write [`Gradients::take_moved`] in its place.
+    pub fn stepping_leaf(&self, images: Tensor, step: SignStep) -> Var {
+        let leaf = self.leaf(images);
+        self.nodes.borrow_mut()[leaf.0.0].step = Some(step);
+        leaf
     }
 
     /// The result of an operation on `parents` with its backward rule, which gets the gradient of the result.
@@ -127,6 +144,12 @@ impl Tape {
         Ok(self.add(value, true, Some(Box::new(rule)), relu_mask))
     }
 
+    /// Says that the gradient of `x`, the only parent of `node`, is that of `node` times `factor`, which
+    /// repeats with the channels as the period: then a step of `x` need not wait for the rule of `node`.
+    pub fn note_scaled(&self, node: Var, x: Var, factor: &Arc<Buffer<f32>>) {
+        self.nodes.borrow_mut()[node.0.0].scaled = Some((x.0, factor.clone()));
+    }
+
     fn add<T: Real>(
         &self,
         value: Tensor<T>,
@@ -144,6 +167,8 @@ impl Tape {
             relu_mask: relu_mask.map(Rc::new),
             uses: 0,
             retains_grad: false,
+            step: None,
+            scaled: None,
             layer,
         });
         Var(NodeId(nodes.len() - 1), PhantomData)
@@ -182,25 +207,38 @@ impl Tape {
         let wrong = |expected: String, got: &[usize]| {
             Err(Error::Shape { op: "backward", expected, got: got.to_vec() })
         };
-        let value = self.value(output);
-        match upstream {
-            Some(upstream) if upstream.shape() == value.shape() => self.backward_from(output, upstream),
-            Some(other) => wrong(format!("{:?}", value.shape()), other.shape()),
-            None if value.len() == 1 => {
-                self.backward_from(output, ops::fill::full(&self.device, value.shape(), 1.0)?)
-            }
-            None => wrong("a scalar loss".into(), value.shape()),
-        }
+        let (value, output) = (self.value(output), output.0.0);
+        let upstream = match upstream {
+            Some(upstream) if upstream.shape() == value.shape() => upstream,
+            Some(other) => return wrong(format!("{:?}", value.shape()), other.shape()),
+            None if value.len() == 1 => ops::fill::full(&self.device, value.shape(), 1.0)?,
+            None => return wrong("a scalar loss".into(), value.shape()),
+        };
+        self.propagate(output, |_| Ok(Entry::new(upstream)))
     }
 
-    /// Gradients of `sum(upstream * output)`, for an upstream gradient of the output's shape.
-    pub fn backward_from<T: Real>(&self, output: Var<T>, upstream: Tensor<T>) -> Result<Gradients> {
-        let (nodes, output) = (self.nodes.borrow(), output.0.0);
-        let entry = |node: &Node| Entry { grad: None, masked: false, pending: node.uses };
-        let entries = nodes[..=output].iter().map(entry).collect();
-        let mut sink = Sink { device: &self.device, nodes: &nodes, entries };
+    /// [`Tape::backward`] from maps whose gradient, of a loss that is not on the tape, a kernel of its own
+    /// computes: `gradient` gets them and the ReLU mask to apply, if it `can_mask`.
+    pub fn backward_from<T: Real>(
+        &self,
+        maps: Var<T>,
+        can_mask: bool,
+        gradient: impl FnOnce(&Tensor<T>, Option<&Buffer<u8>>) -> Result<Tensor<T>>,
+    ) -> Result<Gradients> {
+        let _backward = self.device.scope(Range::Backward);
+        self.propagate(maps.0.0, |node| {
+            let mask = node.relu_mask.as_deref().filter(|_| can_mask);
+            let gradient = gradient(node.value::<T>(), mask)?;
+            Ok(Entry { masked: mask.is_some(), ..Entry::new(gradient) })
+        })
+    }
+
+    /// Runs the rules from the node at `output` on, whose gradient is `upstream`, if it needs one.
+    fn propagate(&self, output: usize, upstream: impl FnOnce(&Node) -> Result<Entry>) -> Result<Gradients> {
+        let nodes = self.nodes.borrow();
+        let mut sink = Sink::new(&self.device, &nodes, output);
         if nodes[output].needs_grad {
-            sink.entries[output].grad = Some(Box::new(upstream));
+            sink.entries[output] = upstream(&nodes[output])?;
         }
         for index in (0..=output).rev() {
             if let Some(backward) = &nodes[index].backward {
@@ -208,7 +246,7 @@ impl Tape {
                 backward(NodeId(index), &mut sink)?;
             }
         }
-        Ok(Gradients(sink.entries.into_iter().map(|entry| entry.grad).collect()))
+        Ok(Gradients(sink.entries))
     }
 }
 
@@ -218,129 +256,30 @@ impl Node {
     }
 }
 
-/// Where a backward rule puts the gradients of its parents.
-pub struct Sink<'a> {
-    device: &'a Device,
-    nodes: &'a [Node],
-    entries: Vec<Entry>,
-}
-
-/// The gradient of a node while its contributions come in.
-struct Entry {
-    /// A tensor of the type of the node's value.
-    grad: Option<Box<dyn Any>>,
-    /// Whether the node's ReLU mask has been applied to the whole sum.
-    masked: bool,
-    /// Contributions that are still to come.
-    pending: usize,
-}
-
-/// The place for a contribution to a gradient, and the mask that the whole sum is to get.
-pub struct MaskedSlot<'a, T: Real = f32> {
-    pub into: &'a mut Buffer<T>,
-    /// Whether to add to `into`; else it holds garbage.
-    pub accumulate: bool,
-    /// Zero the sum where these bits are.
-    pub mask: Option<Rc<Buffer<u8>>>,
-}
-
-impl Sink<'_> {
-    /// The gradient of a node, taken out: an inner one is not needed any more once it has been passed on. It
-    /// is zero where the node's ReLU was.
-    fn take_masked<T: Real>(&mut self, node: NodeId) -> Result<Option<Tensor<T>>> {
-        let (node, entry) = (&self.nodes[node.0], &mut self.entries[node.0]);
-        let Some(gradient) = entry.grad.take().and_then(|gradient| gradient.downcast().ok()) else {
-            return Ok(None);
-        };
-        let gradient: Tensor<T> = match &node.relu_mask {
-            Some(mask) if !entry.masked => ops::relu::mask_gradient(&gradient, mask)?,
-            _ => *gradient,
-        };
-        if node.retains_grad {
-            entry.grad = Some(Box::new(gradient.clone()));
-        }
-        Ok(Some(gradient))
-    }
-
-    /// The buffer for the gradient of `parent` and whether the kernel adds to it (else it writes; the content
-    /// is garbage), or `None` when this gradient is not wanted.
-    pub fn slot<T: Real>(&mut self, parent: Var<T>) -> Result<Option<(&mut Buffer<T>, bool)>> {
-        Ok(self.slot_masked(parent, false)?.map(|slot| (slot.into, slot.accumulate)))
-    }
-
-    /// [`Sink::slot`] for a rule that, if it `can_mask`, may get the ReLU mask of `parent` to apply. Only the
-    /// last contribution gets it, since the mask is for the sum of all.
-    pub fn slot_masked<T: Real>(
-        &mut self,
-        parent: Var<T>,
-        can_mask: bool,
-    ) -> Result<Option<MaskedSlot<'_, T>>> {
-        let (node, entry) = (&self.nodes[parent.0.0], &mut self.entries[parent.0.0]);
-        if !node.needs_grad {
-            return Ok(None);
-        }
-        entry.arrive();
-        let mask = node.relu_mask.clone().filter(|_| can_mask && entry.pending == 0);
-        entry.masked = mask.is_some();
-        let accumulate = entry.grad.is_some();
-        if entry.grad.is_none() {
-            let _kind = node.backward.is_none().then(|| self.device.scope(Range::Gradient));
-            entry.grad = Some(Box::new(Tensor::<T>::uninit(self.device, &node.shape)?));
-        }
-        match entry.gradient_mut::<T>() {
-            Some(gradient) => Ok(Some(MaskedSlot { into: gradient.make_mut()?, accumulate, mask })),
-            None => Ok(None),
-        }
-    }
-
-    /// Whether a gradient of `parent` is wanted.
-    pub fn wants(&self, parent: impl Into<NodeId>) -> bool {
-        self.nodes[parent.into().0].needs_grad
-    }
-
-    /// Adds `gradient` to the gradient of `parent`; the first contribution is shared instead of copied.
-    pub fn pass<T: Real>(&mut self, parent: Var<T>, gradient: &Tensor<T>) -> Result<()> {
-        let (node, entry) = (&self.nodes[parent.0.0], &mut self.entries[parent.0.0]);
-        if !node.needs_grad {
-            return Ok(());
-        }
-        let gradient = gradient.reshape(&node.shape)?;
-        entry.arrive();
-        match entry.gradient_mut::<T>() {
-            Some(sum) => ops::add::accumulate(sum, &gradient),
-            None => {
-                entry.grad = Some(Box::new(gradient));
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Entry {
-    fn gradient_mut<T: Real>(&mut self) -> Option<&mut Tensor<T>> {
-        self.grad.as_mut()?.downcast_mut()
-    }
-
-    /// Counts a contribution. It is not masked, so neither is the sum any more; masking a part of it twice
-    /// does no harm.
-    fn arrive(&mut self) {
-        self.pending = self.pending.saturating_sub(1);
-        self.masked = false;
-    }
-}
-
 /// The gradients of leaves after [`Tape::backward`].
-pub struct Gradients(Vec<Option<Box<dyn Any>>>);
+pub struct Gradients(Vec<Entry>);
 
 impl Gradients {
     /// The gradient of a leaf; `None` when the output does not depend on it or no gradient was
     /// wanted.
     pub fn get<T: Real>(&self, leaf: Var<T>) -> Option<&Tensor<T>> {
-        self.0.get(leaf.0.0)?.as_ref()?.downcast_ref()
+        let entry = self.0.get(leaf.0.0).filter(|entry| !entry.moved)?;
+        entry.grad.as_ref()?.downcast_ref()
     }
 
     /// Takes the gradient of a leaf out.
     pub fn take<T: Real>(&mut self, leaf: Var<T>) -> Option<Tensor<T>> {
-        self.0.get_mut(leaf.0.0)?.take()?.downcast().ok().map(|gradient| *gradient)
+        self.take_if(leaf, false)
+    }
+
+    /// Takes the images of a [`Tape::stepping_leaf`] out after their step; `None` when there is a gradient to
+    /// be stepped along, or none.
+    pub fn take_moved(&mut self, leaf: Var) -> Option<Tensor> {
+        self.take_if(leaf, true)
+    }
+
+    fn take_if<T: Real>(&mut self, leaf: Var<T>, moved: bool) -> Option<Tensor<T>> {
+        let entry = self.0.get_mut(leaf.0.0).filter(|entry| entry.moved == moved)?;
+        entry.grad.take()?.downcast().ok().map(|tensor| *tensor)
     }
 }

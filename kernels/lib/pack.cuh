@@ -30,6 +30,8 @@ INLINE Pack pack_first(Pack v, int count, float other) { return vec_lanes() < co
 INLINE Pack pack_pick(int i, int column, Pack there, Pack elsewhere) {
   return vec_lanes() == column - i ? there : elsewhere;
 }
+// v where the mask's bit is set, 0 elsewhere; the first lane is element `first`, a multiple of PACK.
+INLINE Pack pack_keep(Pack v, const uint8_t* mask, int first) { return vec_keep(v, mask_load(mask, first)); }
 
 // 2 to the power of n - 127, for n from 1 to 254.
 INLINE Vec vec_power(VecUints n) { return reinterpret_cast<Vec>(n << 23); }
@@ -92,6 +94,9 @@ INLINE void pack_put(T* to, Pack v, int count, int accumulate) {
 INLINE Pack pack_first(Pack v, int count, float other) { return count > 0 ? v : other; }
 INLINE Pack pack_pick(int i, int column, Pack there, Pack elsewhere) {
   return i == column ? there : elsewhere;
+}
+INLINE Pack pack_keep(Pack v, const uint8_t* mask, int first) {
+  return mask[first / 8] >> first % 8 & 1 ? v : 0.0f;
 }
 INLINE Pack vec_fma(Pack a, Pack b, Pack c) { return fmaf(a, b, c); }
 INLINE Pack vec_max(Pack a, Pack b) { return fmaxf(a, b); }

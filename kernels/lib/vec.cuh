@@ -282,6 +282,15 @@ INLINE void vec_put(T* to, Vec v, int count, int accumulate, bool aligned = true
   vec_store(to, accumulate ? vec_load(to, count, aligned) + vec_rounded(v) : v, count, aligned);
 }
 
+// VEC entries of a periodic array, from any phase.
+INLINE Vec periodic_load(const float* from, int phase) {
+#if ONE_THREAD_BLOCKS
+  return vec_load(from + phase);
+#else
+  return vec_map([&](int i) { return __ldg(from + phase + i); });
+#endif
+}
+
 // Bit masks (ReLU): bit j of byte i belongs to element 8 i + j; a mask of n elements has mask_bytes(n) bytes,
 // so that whole VecBits words can be stored. `first` is a multiple of VEC.
 INLINE void mask_store(uint8_t* mask, int first, VecBits bits) {

@@ -14,6 +14,7 @@ use crate::ops::attack_step::{l2_step, linf_step};
 use crate::ops::prelude::same_shape;
 use crate::ops::random_start::{self, Noise, noisy};
 use crate::rng::Key;
+use crate::tape::SignStep;
 use crate::tensor::Tensor;
 
 /// How a perturbation is measured.
@@ -123,6 +124,11 @@ impl Ball {
             Norm::Linf => linf_step(x_adv, direction, x, alpha, self.eps),
             Norm::L2 => l2_step(x_adv, direction, x, alpha, self.eps),
         }
+    }
+
+    /// [`Ball::step`] as that of a leaf; `None` where it takes more than the sign of the gradient.
+    pub fn sign_step(self, x: &Tensor, alpha: f32) -> Option<SignStep> {
+        (self.norm == Norm::Linf).then(|| SignStep { x: x.clone(), alpha, eps: self.eps })
     }
 
     fn noise(self) -> Noise {

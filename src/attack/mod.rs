@@ -13,14 +13,15 @@ pub use attempts::{Points, attempts};
 pub use ball::{Ball, Norm, RngKey, Start};
 pub use fab::{Fab, FabT, Walk};
 pub use names::{by_name, check_given, spelling};
-pub use objective::{Evaluation, Objective, gradient, logits};
+pub use objective::{Evaluation, Objective, gradients, logits};
 pub use pgd::Pgd;
 pub use square::Square;
 
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::nn::{BnMode, Net};
-use crate::tape::{Tape, Var};
+use crate::ops::head::Target;
+use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
 
 /// Declares the files of attacks and lists their entries, in the order of `saddle attacks`.
@@ -45,6 +46,11 @@ pub trait Model {
 
     /// K.
     fn classes(&self) -> usize;
+
+    /// The gradients of the loss of the logits against `target`, summed over the images.
+    fn gradients(&mut self, tape: &Tape, x: Var, target: Target) -> Result<Gradients> {
+        gradients(tape, x, |tape, x| target.loss(tape, self.logits(tape, x)?))
+    }
 }
 
 impl Model for Net {
@@ -55,6 +61,10 @@ impl Model for Net {
 
     fn classes(&self) -> usize {
         Net::classes(self)
+    }
+
+    fn gradients(&mut self, tape: &Tape, x: Var, target: Target) -> Result<Gradients> {
+        Net::gradients(self, tape, x, BnMode::Eval, target)
     }
 }
 
@@ -71,6 +81,10 @@ impl Model for InMode<'_> {
 
     fn classes(&self) -> usize {
         self.net.classes()
+    }
+
+    fn gradients(&mut self, tape: &Tape, x: Var, target: Target) -> Result<Gradients> {
+        self.net.gradients(tape, x, self.bn, target)
     }
 }
 

@@ -7,28 +7,19 @@ use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::dlr::{dlr, dlr_targeted};
 use crate::ops::fill::{full, scale};
+use crate::ops::head::Target;
 use crate::ops::margin::margin_above;
 use crate::ops::reduce::Reduction::PerSample;
-use crate::tape::{Tape, Var};
+use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
 
-/// The gradient at x of the sum of a loss; `None` where the loss does not depend on x.
-pub fn gradient(x: &Tensor, loss: impl FnOnce(&Tape, Var) -> Result<Var>) -> Result<Option<Tensor>> {
-    Ok(gradient_and(x, |tape, x| Ok((loss(tape, x)?, ())))?.0)
-}
-
-/// The same, with other values of the pass, which `pass` returns beside the loss.
-fn gradient_and<T>(
-    x: &Tensor,
-    pass: impl FnOnce(&Tape, Var) -> Result<(Var, T)>,
-) -> Result<(Option<Tensor>, T)> {
-    let tape = Tape::new(x.device());
-    let leaf = tape.leaf(x.clone());
-    let forward = x.device().scope(Range::Forward);
-    let (loss, values) = pass(&tape, leaf)?;
-    let ones = full(x.device(), tape.value(loss).shape(), 1.0)?;
+/// The gradients of the sum of a loss of x.
+pub fn gradients(tape: &Tape, x: Var, loss: impl FnOnce(&Tape, Var) -> Result<Var>) -> Result<Gradients> {
+    let forward = tape.device().scope(Range::Forward);
+    let loss = loss(tape, x)?;
+    let ones = full(tape.device(), tape.value(loss).shape(), 1.0)?;
     drop(forward);
-    Ok((tape.backward(loss, Some(ones))?.take(leaf), values))
+    tape.backward(loss, Some(ones))
 }
 
 /// The logits `[N,K]` of images, without a gradient.
@@ -78,14 +69,32 @@ impl Objective<'_> {
         }
     }
 
+    /// The gradients of the summed loss of images x on a tape.
+    pub fn gradients(
+        &self,
+        model: &mut dyn Model,
+        tape: &Tape,
+        x: Var,
+        y: &Buffer<i32>,
+    ) -> Result<Gradients> {
+        if let Objective::CrossEntropy = self {
+            return model.gradients(tape, x, Target::Labels(y));
+        }
+        gradients(tape, x, |tape, x| self.losses(tape, model.logits(tape, x)?, y))
+    }
+
     /// Logits, losses and gradients at x.
     pub fn evaluate(&self, model: &mut dyn Model, x: &Tensor, y: &Buffer<i32>) -> Result<Evaluation> {
-        let (grad, (logits, losses)) = gradient_and(x, |tape, x| {
-            let z = model.logits(tape, x)?;
-            let losses = self.losses(tape, z, y)?;
-            Ok((losses, (tape.value(z), tape.value(losses))))
-        })?;
+        let tape = Tape::new(x.device());
+        let leaf = tape.leaf(x.clone());
+        let forward = x.device().scope(Range::Forward);
+        let z = model.logits(&tape, leaf)?;
+        let losses = self.losses(&tape, z, y)?;
+        let ones = full(x.device(), tape.value(losses).shape(), 1.0)?;
+        drop(forward);
+        let grad = tape.backward(losses, Some(ones))?.take(leaf);
         let grad = grad.map_or_else(|| Tensor::zeros(x.device(), x.shape()), Ok)?;
+        let (logits, losses) = (tape.value(z), tape.value(losses));
         Ok(Evaluation { logits, losses, grad })
     }
 }

@@ -28,6 +28,7 @@ use crate::device::trace::Range;
 use crate::error::Result;
 use crate::ops::attack_step::add_momentum;
 use crate::rng::{Key, Purpose};
+use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
 
 pub(super) const ATTACKS: &[AttackEntry] = &[
@@ -129,22 +130,29 @@ impl Pgd {
     ) -> Result<Tensor> {
         let _attack = x.device().scope(Range::Attack);
         let start = self.start.draw(self.ball, x, RngKey { key, images })?;
-        self.ascend(x, start, |x_adv| Ok(Some(objective.evaluate(model, x_adv, y)?.grad)))
+        self.ascend(x, start, |tape, x| objective.gradients(model, tape, x, y))
     }
 
-    /// Ascends from `x_adv` in the balls around x; all `[N,H,W,C]`. `gradient` gives the gradient of the loss
-    /// at an iterate; where the loss does not depend on the images there is none, and the ascent ends.
+    /// Ascends from `x_adv` in the balls around x; all `[N,H,W,C]`. `gradients` gives those of the loss of an
+    /// iterate on a tape; where the loss does not depend on the images, the ascent ends.
     pub fn ascend(
         &self,
         x: &Tensor,
         mut x_adv: Tensor,
-        mut gradient: impl FnMut(&Tensor) -> Result<Option<Tensor>>,
+        mut gradients: impl FnMut(&Tape, Var) -> Result<Gradients>,
     ) -> Result<Tensor> {
         let mut accumulated =
             self.momentum.map(|mu| Ok((mu, Tensor::zeros(x.device(), x.shape())?))).transpose()?;
         for step in 1..=self.steps {
             let _step = x.device().scope(Range::AttackStep(step));
-            let Some(grad) = gradient(&x_adv)? else { break };
+            let grad = match self.pass(x, &x_adv, &mut gradients)? {
+                Outcome::Moved(moved) => {
+                    x_adv = moved;
+                    continue;
+                }
+                Outcome::Gradient(grad) => grad,
+                Outcome::Flat => break,
+            };
             let direction = match &mut accumulated {
                 Some((mu, sum)) => {
                     add_momentum(sum, &grad, *mu)?;
@@ -156,6 +164,36 @@ impl Pgd {
         }
         Ok(x_adv)
     }
+
+    /// One pass at `x_adv`. A step along the sign of the gradient itself may be made by the kernel that
+    /// computes it.
+    fn pass(
+        &self,
+        x: &Tensor,
+        x_adv: &Tensor,
+        gradients: impl FnOnce(&Tape, Var) -> Result<Gradients>,
+    ) -> Result<Outcome> {
+        let tape = Tape::new(x.device());
+        let leaf = match (self.momentum, self.ball.sign_step(x, self.step_size)) {
+            (None, Some(step)) => tape.stepping_leaf(x_adv.clone(), step),
+            _ => tape.leaf(x_adv.clone()),
+        };
+        let mut gradients = gradients(&tape, leaf)?;
+        if let Some(moved) = gradients.take_moved(leaf) {
+            return Ok(Outcome::Moved(moved));
+        }
+        Ok(gradients.take(leaf).map_or(Outcome::Flat, Outcome::Gradient))
+    }
+}
+
+/// What a pass leaves.
+enum Outcome {
+    /// The next iterate.
+    Moved(Tensor),
+    /// The gradient of the loss, to be stepped along.
+    Gradient(Tensor),
+    /// The loss does not depend on the images.
+    Flat,
 }
 
 /// A row of the table: PGD on an objective, several times.

@@ -4,8 +4,9 @@ use super::outcome::Passes;
 use super::protocol::RunOptions;
 use crate::attack::Model;
 use crate::error::{Error, Result};
+use crate::ops::head::Target;
 use crate::run::observer::{AttackProgress, Observer};
-use crate::tape::{Tape, Var};
+use crate::tape::{Gradients, Tape, Var};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,19 @@ pub struct WatchedModel<'a> {
 }
 
 impl WatchedModel<'_> {
+    /// Counts a pass, and stops before it if that is asked.
+    fn count(&mut self, tape: &Tape, x: Var) -> Result<()> {
+        if self.options.stop.load(Ordering::SeqCst) {
+            return Err(self.options.interrupted());
+        }
+        let images = tape.value(x).shape().first().copied().unwrap_or(0) as u64;
+        self.passes.forward += images;
+        self.passes.differentiated += if tape.needs(x) { images } else { 0 };
+        self.report();
+        self.calls += 1;
+        Ok(())
+    }
+
     /// Reports before the next call.
     fn report(&mut self) {
         if self.reported.is_some_and(|reported| reported.elapsed() < INTERVAL) {
@@ -60,15 +74,13 @@ impl WatchedModel<'_> {
 
 impl Model for WatchedModel<'_> {
     fn logits(&mut self, tape: &Tape, x: Var) -> Result<Var> {
-        if self.options.stop.load(Ordering::SeqCst) {
-            return Err(self.options.interrupted());
-        }
-        let images = tape.value(x).shape().first().copied().unwrap_or(0) as u64;
-        self.passes.forward += images;
-        self.passes.differentiated += if tape.needs(x) { images } else { 0 };
-        self.report();
-        self.calls += 1;
+        self.count(tape, x)?;
         self.model.logits(tape, x)
+    }
+
+    fn gradients(&mut self, tape: &Tape, x: Var, target: Target) -> Result<Gradients> {
+        self.count(tape, x)?;
+        self.model.gradients(tape, x, target)
     }
 
     fn classes(&self) -> usize {

@@ -23,7 +23,7 @@
 //! and the classifier, from `init`.
 
 use super::{AdversarialLoss, Loss, Method, Step};
-use crate::attack::{Start, gradient};
+use crate::attack::{Start, gradients};
 use crate::config::{Config, LinearOn, Stage};
 use crate::error::Result;
 use crate::nn::BnMode;
@@ -71,8 +71,8 @@ pub fn contrastive_attack(step: &mut Step) -> Result<Tensor> {
     let scratch = Tape::new(step.x.device());
     let clean = net.features(&scratch, scratch.constant(step.x.clone()), BnMode::Eval, None)?;
     let clean = scratch.value(clean);
-    pgd.pgd.ascend(step.x, start, |x_adv| {
-        gradient(x_adv, |tape, x| {
+    pgd.pgd.ascend(step.x, start, |tape, x_adv| {
+        gradients(tape, x_adv, |tape, x| {
             let adv = net.features(tape, x, pgd.bn, None)?;
             contrastive(tape, tape.constant(clean.clone()), adv, y, set.tau, set.contrast, Reduction::Sum)
         })

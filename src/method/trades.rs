@@ -15,6 +15,7 @@ use crate::attack::Start;
 use crate::error::Result;
 use crate::nn::BnMode;
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::head::Target;
 use crate::ops::kl::kl;
 use crate::ops::reduce::Reduction;
 use crate::tensor::Tensor;
@@ -34,7 +35,7 @@ pub fn attack(step: &mut Step) -> Result<Tensor> {
     let pgd = step.pgd(Start::Gaussian(step.set.start_sigma), BnMode::Eval);
     let clean = step.eval(step.x)?;
     let start = step.start(&pgd, step.x, 0)?;
-    pgd.ascend(step.net, step.x, start, |tape, z| kl(tape, tape.constant(clean.clone()), z, Reduction::Sum))
+    pgd.ascend(step.net, step.x, start, Target::Logits(&clean))
 }
 
 pub fn loss(step: &mut Step, x_adv: &Tensor) -> Result<BaseLoss> {

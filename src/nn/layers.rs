@@ -4,17 +4,19 @@ use super::init::Init;
 use super::maps::{Maps, each_type};
 use super::net::Shape;
 use super::params::{Leaves, NormIds, ParamId, Params, Role};
-use crate::device::trace::Scope;
+use crate::device::trace::{Range, Scope};
 use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::ops::add::add;
 use crate::ops::batch_norm::{self, BnMode, Measured, Norm};
 use crate::ops::conv2d::{self, Convolve, Precision};
 use crate::ops::conv2d_folded::conv2d_folded;
+use crate::ops::global_avg_pool::global_avg_pool;
+use crate::ops::head::{Classifier, Target};
 use crate::ops::linear::linear;
 use crate::ops::relu::relu;
 use crate::ops::valid::Rows;
-use crate::tape::{Tape, Var};
+use crate::tape::{Gradients, Tape, Var};
 
 /// One forward pass: where it is recorded, how batch norms behave, and whether weights are differentiated.
 pub struct Pass<'a> {
@@ -292,5 +294,32 @@ impl Linear {
     pub fn forward(&self, pass: &mut Pass, x: Var) -> Result<Var> {
         let _layer = pass.layer(self.weight);
         linear(pass.tape, x, pass.var(self.weight), Some(pass.var(self.bias)))
+    }
+
+    /// The gradients of the loss of the logits against `target`, summed over the images, from the last
+    /// feature maps on, in a pass with frozen weights.
+    pub fn gradients(&self, pass: &mut Pass, maps: Maps, target: Target) -> Result<Gradients> {
+        match maps {
+            Maps::F32(maps) => self.gradients_from(pass, maps, target),
+            Maps::Bf16(maps) => self.gradients_from(pass, maps, target),
+        }
+    }
+
+    fn gradients_from<T: Real>(&self, pass: &mut Pass, maps: Var<T>, target: Target) -> Result<Gradients> {
+        let (tape, device) = (pass.tape, pass.tape.device());
+        let [weight, bias] = [self.weight, self.bias].map(|id| pass.params.value(id));
+        let classifier = Classifier { weight, bias: Some(bias) };
+        if classifier.fits(device) {
+            return tape.backward_from(maps, classifier.can_mask(), |maps, mask| {
+                let _layer = pass.layer(self.weight);
+                classifier.gradient(maps, target, mask)
+            });
+        }
+        let forward = device.scope(Range::Forward);
+        let features = global_avg_pool(tape, maps)?;
+        let z = self.forward(pass, features)?;
+        let loss = target.loss(tape, z)?;
+        drop(forward);
+        tape.backward(loss, None)
     }
 }

@@ -9,9 +9,10 @@ use crate::device::trace::Range;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BnMode;
 use crate::ops::conv2d::Precision;
+use crate::ops::head::Target;
 use crate::ops::normalize::Normalize;
 use crate::ops::valid::Rows;
-use crate::tape::{Tape, Var};
+use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
 
 /// A network with its parameters.
@@ -139,6 +140,16 @@ impl Net {
         let features = last.pooled(tape)?;
         last.release(tape, &[]);
         Ok(features)
+    }
+
+    /// The gradients of the loss of logits against `target`, summed over the images x `[N,H,W,C]`; weights
+    /// are frozen. One kernel goes from the last feature maps to their gradient.
+    pub fn gradients(&mut self, tape: &Tape, x: Var, bn: BnMode, target: Target) -> Result<Gradients> {
+        let forward = tape.device().scope(Range::Forward);
+        let (_, last) = self.maps(tape, x, bn, None, &Rows::All, false)?;
+        drop(forward);
+        let pass = &mut Pass { tape, params: &mut self.params, bn, leaves: None, rows: &Rows::All };
+        self.layers.classifier.gradients(pass, last, target)
     }
 
     /// The output of every stage, averaged over its pixels `[N,C]`, and last the penultimate features: those

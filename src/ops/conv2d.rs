@@ -7,6 +7,7 @@ mod grid;
 mod precision;
 
 use super::batch_norm::Measured;
+use super::conv2d_step::step_images;
 use super::prelude::*;
 use super::valid::Rows;
 use crate::tape::NodeId;
@@ -94,7 +95,7 @@ impl Conv {
 
     /// Whether the input gradient takes the kernel for few channels, which reads the panels of the forward
     /// pass.
-    fn narrow(&self, device: &Device) -> bool {
+    pub(super) fn narrow(&self, device: &Device) -> bool {
         self.in_channels <= conv2d::NARROW_CHANNELS.on(device)
     }
 }
@@ -356,7 +357,8 @@ fn push<X: Convolve<Y>, Y: Real>(
     let (filter, rows) = (filter.clone(), rows.clone());
     let input = tape.needs(w).then(|| tape.value(x));
     tape.push(y, &[NodeId::from(x), w.into()], move |grad, sink| {
-        if let Some((into, accumulate)) = sink.slot(x)? {
+        let moved = rows.num_valid()?.is_none() && step_images(&conv, grad, &filter, x, sink)?;
+        if !moved && let Some((into, accumulate)) = sink.slot(x)? {
             X::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;
         }
         if let (Some(input), Some((into, accumulate))) = (&input, sink.slot(w)?) {

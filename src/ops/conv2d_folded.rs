@@ -2,6 +2,7 @@
 //! weights are frozen.
 
 use super::conv2d::{Conv, Convolve, Epilogue, Filter, masks_fit};
+use super::conv2d_step::step_images;
 use super::prelude::*;
 use crate::tape::NodeId;
 use std::rc::Rc;
@@ -41,7 +42,8 @@ pub fn conv2d_folded<X: Convolve<Y>, Y: Real>(
     let out = X::forward(&conv, &input, &folded.filter, epilogue, None)?;
     let folded = folded.clone();
     tape.push_masked(out, mask, &parents, move |grad, sink| {
-        if let Some(slot) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
+        let moved = step_images(&conv, grad, &folded.filter, x, sink)?;
+        if !moved && let Some(slot) = sink.slot_masked(x, masks_fit(conv.in_channels))? {
             let mask = slot.mask.as_deref();
             X::input_grad(&conv, grad, &folded.filter, mask, None, slot.into, slot.accumulate)?;
         }

@@ -17,6 +17,7 @@ pub mod contrastive;
 pub mod conv2d;
 pub mod conv2d_folded;
 pub mod conv2d_mma;
+mod conv2d_step;
 pub mod cross_entropy;
 pub mod dicar;
 pub mod dlr;
@@ -25,6 +26,7 @@ pub mod feed;
 pub mod fill;
 pub mod gather;
 pub mod global_avg_pool;
+pub mod head;
 pub mod js;
 pub mod kl;
 pub mod ledger;
@@ -64,6 +66,7 @@ fn all_cases() -> Vec<(&'static str, Vec<testing::Case>)> {
         conv2d,
         conv2d_folded,
         conv2d_mma,
+        conv2d_step,
         cross_entropy,
         dicar,
         dlr,
@@ -72,6 +75,7 @@ fn all_cases() -> Vec<(&'static str, Vec<testing::Case>)> {
         fill,
         gather,
         global_avg_pool,
+        head,
         js,
         kl,
         ledger,

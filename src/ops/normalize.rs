@@ -12,7 +12,7 @@ struct Numbers {
     channels: usize,
     /// Both repeat with the channels as the period; see the kernel.
     mean: Buffer<f32>,
-    factor: Buffer<f32>,
+    factor: Arc<Buffer<f32>>,
 }
 
 impl Normalize {
@@ -34,7 +34,8 @@ impl Normalize {
             Buffer::from_slice(device, &values.iter().copied().cycle().take(length).collect::<Vec<f32>>())
         };
         let factor = std.iter().map(|s| 1.0 / s).collect();
-        Ok(Normalize(Arc::new(Numbers { channels, mean: repeat(mean.to_vec())?, factor: repeat(factor)? })))
+        let (mean, factor) = (repeat(mean.to_vec())?, Arc::new(repeat(factor)?));
+        Ok(Normalize(Arc::new(Numbers { channels, mean, factor })))
     }
 
     /// (x - mean) / std per channel, for x of shape `[..., C]`.
@@ -48,11 +49,14 @@ impl Normalize {
         let (grid, channels) = (elementwise(device, n), numbers.channels);
         let mut out = Tensor::uninit(device, input.shape())?;
         normalize::forward(device, grid, &input, &numbers.mean, &numbers.factor, &mut out, channels, n)?;
-        tape.push(out, &[x], move |grad, sink| {
+        let factor = numbers.factor.clone();
+        let normalized = tape.push(out, &[x], move |grad, sink| {
             let Some((into, accumulate)) = sink.slot(x)? else { return Ok(()) };
             let (device, factor) = (grad.device(), &numbers.factor);
             normalize::backward(device, grid, grad, factor, into, channels, n, accumulate)
-        })
+        })?;
+        tape.note_scaled(normalized, x, &factor);
+        Ok(normalized)
     }
 }
 

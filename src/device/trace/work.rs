@@ -142,7 +142,7 @@ impl Work {
                 read += bytes;
             }
         }
-        let (shape, flop) = product(parameters, args);
+        let (shape, flop) = product(parameters, args, &size);
         let shape = shape.unwrap_or_else(|| plain(parameters, args));
         let sizes =
             parameters.0.iter().zip(args).filter(|(parameter, _)| matches!(parameter.kind, Kind::Size));
@@ -180,7 +180,11 @@ fn most_elements(parameters: &Parameters, args: &[Arg], size: impl Fn(u64) -> u6
 }
 
 /// Sizes and operations of a convolution or of a product of matrices.
-fn product(parameters: &Parameters, args: &[Arg]) -> (Option<String>, Option<u64>) {
+fn product(
+    parameters: &Parameters,
+    args: &[Arg],
+    size: impl Fn(u64) -> u64,
+) -> (Option<String>, Option<u64>) {
     const CONV: [&str; 10] = [
         "images",
         "height",
@@ -197,6 +201,15 @@ fn product(parameters: &Parameters, args: &[Arg]) -> (Option<String>, Option<u64
         let stride = if stride == 1 { String::new() } else { format!(" s{stride}") };
         let shape = format!("{n}x{h}x{w}x{c}, {kh}x{kw}{stride} to {k}");
         return (Some(shape), Some(2 * n * oh * ow * k * kh * kw * c));
+    }
+    // A head multiplies its features by the weights, and the gradient of the logits by them again.
+    let maps = parameters.0.iter().zip(args).find(|(parameter, _)| parameter.name == "maps");
+    if let Some((Parameter { kind: Kind::Pointer { element, .. }, .. }, arg)) = maps
+        && let Some([pixels, channels, classes]) = parameters.sizes(args, ["pixels", "channels", "classes"])
+    {
+        let images = size(arg.0) / (element * pixels * channels).max(1);
+        let shape = format!("{images}x{pixels}x{channels} to {classes}");
+        return (Some(shape), Some(2 * 2 * images * channels * classes));
     }
     match parameters.sizes(args, ["rows", "inputs", "outputs"]) {
         Some([rows, inputs, outputs]) => {

@@ -7,8 +7,7 @@ use crate::config::{Config, WaMode};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::nn::{BnMode, Leaves, Net, Rows};
-use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::reduce::Reduction;
+use crate::ops::head::Target;
 use crate::ops::slice::{concat_tensor, slice_tensor};
 use crate::rng::{Key, Purpose, Stream};
 use crate::tape::{Tape, Var};
@@ -124,7 +123,7 @@ impl Step<'_> {
     pub fn attack_ce(&mut self, attack: &InnerAttack, x: &Tensor, view: usize) -> Result<Tensor> {
         let start = self.start(attack, x, view)?;
         let labels = if x.shape()[0] == self.batch() { self.y1 } else { self.y };
-        attack.ascend(self.net, x, start, |tape, z| cross_entropy(tape, z, labels, Reduction::Sum))
+        attack.ascend(self.net, x, start, Target::Labels(labels))
     }
 
     /// The start of an attack on `x`; `view` is the first view in it.

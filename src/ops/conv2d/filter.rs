@@ -48,7 +48,7 @@ impl Filter {
         &self.weight
     }
 
-    pub(super) fn panels(&self, transposed: bool) -> Result<&Buffer<f32>> {
+    pub(in crate::ops) fn panels(&self, transposed: bool) -> Result<&Buffer<f32>> {
         let cell = if transposed { &self.transposed } else { &self.forward };
         made_once(cell, || self.prepare(transposed))
     }
