@@ -349,6 +349,8 @@ fn wrong_settings_get_one_line() {
         ("bench --seconds -1", "seconds = -1: must be above 0"),
         ("bench kernels --method raat", "bench = kernels: takes no --method"),
         ("bench parts --precision bf16", "bench = parts: takes no --precision"),
+        ("bench step --tune", "bench = step: takes no --tune"),
+        ("bench kernels --model resnet81", "unknown model 'resnet81' (did you mean 'resnet18'?)"),
         ("bench step --precision bf61", "unknown precision 'bf61' (did you mean 'bf16'?)"),
         ("compare --methods no.toml", "no.toml: cannot read the recipe: "),
         ("compare --set seed=3", "--set = seed=3: is set by --seeds"),

@@ -108,6 +108,47 @@ fn a_step_is_explained_without_data_and_without_a_run() {
 }
 
 #[test]
+fn kernels_are_measured_by_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = "bench kernels --model resnet-mini --batch 2 --seconds 0.001 --device host";
+    for precision in ["f32", "tf32", "bf16"] {
+        let (json, _) = printed(folder.path(), &format!("{command} --precision {precision} --json"));
+        let record: Value = serde_json::from_str(&json).unwrap();
+        let rows = record["rows"].as_array().unwrap();
+        let measured: Vec<&Value> = rows.iter().filter(|row| row["kernel"].is_string()).collect();
+        // Eight convolutions of seven sizes, three batch norms, an attack step, the head, SGD.
+        let count = |name: &str| measured.iter().filter(|row| row["name"].as_str() == Some(name)).count();
+        assert_eq!((count("conv2d forward"), count("batch norm backward")), (8, 3), "{json}");
+        assert_eq!(measured.len(), 3 * 8 + 2 * 3 + 3);
+        for row in measured {
+            let number = |key: &str| row[key].as_f64().unwrap();
+            let seconds = row["seconds"][1].as_f64().unwrap();
+            assert!(seconds > 0.0 && number("bound") > 0.0 && number("bytes") > 0.0, "{row}");
+            let amount = if row["unit"] == "GFLOP/s" { number("flop") } else { number("bytes") };
+            assert!((number("value") * 1e9 * seconds / amount - 1.0).abs() < 1e-9, "{row}");
+        }
+        let of = |name: &str, layer: &str| {
+            let is = |row: &&Value| row["name"] == name && row["layers"][0] == layer;
+            rows.iter().find(is).unwrap()["kernel"].as_str().unwrap().to_owned()
+        };
+        let suffix = if precision == "bf16" { "_bf16" } else { "" };
+        assert_eq!(of("conv2d forward", "conv1"), format!("conv2d_forward{suffix}"));
+        assert_eq!(of("conv2d weight gradient", "layer3.0.conv2"), "conv2d_weight_grad");
+        assert!(record["roofline"]["flops"].as_f64().unwrap() > 1e9 && record["tuning"].is_null());
+    }
+    let (text, _) = printed(folder.path(), command);
+    for words in ["resnet-mini, batch 2, f32", "roofline: ", "layer1.0.conv1 + 1", "bound by", "sgd_step"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+}
+
+#[test]
+fn tiles_are_tuned_on_a_gpu_only() {
+    let expected = "--tune needs a GPU: the host has no choice between kernels\n";
+    assert!(error("bench kernels --tune --device host").ends_with(expected));
+}
+
+#[test]
 fn a_profile_adds_up() {
     let folder = tempfile::tempdir().unwrap();
     let job = "profile --batch 8 --attack-steps 2 --steps 2 --device host";

@@ -182,6 +182,74 @@ fn graphs_give_the_bytes_of_direct_launches() {
 }
 
 /// A kernel that fails in a step that is replayed.
+/// The kernels for tensor cores of a step.
+fn tensor_core_kernels(folder: &Path, settings: &[(&str, &str)]) -> (BTreeSet<String>, String) {
+    let output = run(folder, &format!("{FEW} --precision bf16 --explain --json"), settings);
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let sections = record["explanation"]["sections"].as_array().unwrap();
+    let rows = sections.iter().flat_map(|section| section["rows"].as_array().unwrap());
+    let names = rows.map(|row| row["kernel"].as_str().unwrap().to_owned());
+    let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+    (names.filter(|name| name.contains("mma") && name.contains('x')).collect(), notes)
+}
+
+/// Tiles are measured, kept and taken, and change no bit of a run; a damaged file is ignored.
+#[test]
+#[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
+fn tuned_tiles_give_the_same_bytes() {
+    let folder = folder();
+    let folder = folder.path();
+    few_digits(folder);
+    let train = format!("{FEW} --precision bf16");
+    run(folder, &train, &[]);
+    let (expected, estimated) = (networks(folder), tensor_core_kernels(folder, &[]).0);
+    std::fs::remove_dir_all(folder.join("run")).unwrap();
+
+    // A cache of its own, with the kernels that are compiled by now.
+    let common = std::env::var_os("SADDLE_CACHE").map(PathBuf::from);
+    let common = common.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("software-gpu"));
+    let cache = folder.join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    for file in std::fs::read_dir(common).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "bin") {
+            std::fs::copy(&file, cache.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let settings = [("SADDLE_CACHE", cache.to_str().unwrap())];
+    let tune = "bench kernels --tune --device cuda --model resnet-mini --batch 32 --seconds 0.001 --json";
+    let tuned = run(folder, tune, &settings);
+    let tuned: serde_json::Value = serde_json::from_slice(&tuned.stdout).unwrap();
+    let passes = tuned["tuned"]["passes"].as_array().unwrap();
+    // Seven convolutions besides the first.
+    assert_eq!(passes.len(), 3 * 7);
+    for pass in passes {
+        let times = pass["times"].as_array().unwrap();
+        assert!(times.len() >= 2 && times.iter().all(|time| time[1].as_f64().unwrap() > 0.0), "{pass}");
+        assert!(times.iter().any(|time| time[0] == pass["fastest"]), "{pass}");
+    }
+
+    // Other tiles than those that are expected.
+    let file = PathBuf::from(tuned["tuned"]["file"].as_str().unwrap());
+    let mut content: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let choices = content["choices"].as_object_mut().unwrap();
+    assert_eq!(choices.len(), passes.len());
+    for (what, tile) in choices.iter_mut() {
+        *tile = if what.starts_with("weight-grad") { "128x64" } else { "128x128" }.into();
+    }
+    std::fs::write(&file, serde_json::to_vec(&content).unwrap()).unwrap();
+    let (kernels, notes) = tensor_core_kernels(folder, &settings);
+    assert!(kernels.is_disjoint(&estimated) && kernels.len() == 3, "{kernels:?}, not {estimated:?}");
+    assert_eq!(notes, "");
+    run(folder, &train, &settings);
+    assert!(!expected.is_empty() && networks(folder) == expected, "other bytes with other tiles");
+
+    std::fs::write(&file, "{").unwrap();
+    let (kernels, notes) = tensor_core_kernels(folder, &settings);
+    assert_eq!(kernels, estimated);
+    let lines: Vec<&str> = notes.lines().filter(|line| !line.starts_with("softgpu: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(".json: damaged: "), "{notes}");
+}
+
 #[test]
 #[ignore = "runs on the software GPU: scripts/software-gpu.sh"]
 fn a_failure_in_a_replay_is_one_line() {

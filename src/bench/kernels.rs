@@ -37,7 +37,7 @@ pub struct KernelsRequest {
 pub struct KernelCost {
     /// By their names in PyTorch.
     pub layers: Vec<String>,
-    /// The one whose bound is the longest, and all of them in their order.
+    /// The one that multiplies, or else that with the longest bound; and all of them in their order.
     pub kernel: &'static str,
     pub kernels: Vec<&'static str>,
     /// Of the products.
@@ -46,7 +46,7 @@ pub struct KernelCost {
     pub seconds: [f64; 3],
     pub flop: u64,
     pub bytes: u64,
-    /// The least seconds, and what takes most of them.
+    /// The least seconds, and what binds the kernel.
     pub bound: f64,
     pub binding: Binding,
 }
@@ -54,8 +54,10 @@ pub struct KernelCost {
 impl KernelCost {
     fn new(layers: &[String], launches: &[Launch], time: Timing, peaks: &Peaks) -> KernelCost {
         let bounds = || launches.iter().map(|launch| (peaks.bound(&launch.work), launch));
-        // The launch that takes most says what binds all.
-        let longest = bounds().max_by(|((a, _), _), ((b, _), _)| a.total_cmp(b));
+        // The launch that multiplies, or else that with the longest bound, says what binds all.
+        let longest = bounds().max_by(|((a, _), one), ((b, _), other)| {
+            one.work.flop.cmp(&other.work.flop).then(a.total_cmp(b))
+        });
         KernelCost {
             layers: layers.to_vec(),
             kernel: longest.map_or("none", |(_, launch)| launch.kernel),

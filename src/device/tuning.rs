@@ -96,9 +96,9 @@ impl Device {
     ///
     /// Errors: this is not a GPU; there is no cache folder, or it cannot be written.
     pub fn keep_tuning(&self, choices: Choices) -> Result<&Path> {
-        let unusable = |reason: &str| Error::Device { device: self.describe(), reason: reason.into() };
+        let unusable = |problem| Error::value("device", self.describe(), problem);
         let Backend::Cuda(_) = &self.0.backend else {
-            return Err(unusable("kernels are tuned on a GPU; the host has no choice between them"));
+            return Err(unusable("--tune needs a GPU: the host has no choice between kernels"));
         };
         let Some(file) = self.0.tuning.file.as_deref() else {
             return Err(unusable("there is no cache folder to keep choices in: set SADDLE_CACHE"));
@@ -162,6 +162,6 @@ mod tests {
         let device = Device::host().unwrap();
         assert!(device.tuned(|| "x".into()).is_none() && device.tuning().is_none());
         let error = device.keep_tuning(Choices::new()).unwrap_err().to_string();
-        assert!(error.contains("kernels are tuned on a GPU"), "{error}");
+        assert!(error.ends_with("--tune needs a GPU: the host has no choice between kernels"), "{error}");
     }
 }

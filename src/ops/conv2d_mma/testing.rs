@@ -123,6 +123,17 @@ fn with_each_tile(tiles: &[Tile], mut run: impl FnMut(Option<Tile>) -> Result<Ve
     Ok(first)
 }
 
+#[test]
+fn the_expected_tile_follows_the_multiprocessors() {
+    let conv = Conv::new(&[128, 4, 4, 512], &[512, 3, 3, 512], 1, 1).unwrap();
+    // 64 blocks of 128x128 leave half of an H200 idle, and keep a small GPU busy.
+    assert_eq!(Pass::Forward.expected_tile(&conv, 132), Tile::T128x64);
+    assert_eq!(Pass::Forward.expected_tile(&conv, 40), Tile::T128x128);
+    assert_eq!(Pass::WeightGrad.expected_tile(&conv, 40), Tile::T128x64);
+    let name = Pass::InputGrad.name::<bf16>(&conv);
+    assert_eq!(name, "input-grad bf16 128x4x4x512, 3x3 s1 p1 to 512");
+}
+
 /// The part of a batch that is valid, and the extras of a pass.
 #[derive(Clone, Copy)]
 struct Setting {
