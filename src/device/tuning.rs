@@ -1,5 +1,5 @@
-//! Choices between kernels that give the same results, measured on a GPU and kept in the cache folder. Without
-//! an entry, what launches estimates.
+//! Choices between kernels that give the same results, measured on a GPU and kept in the cache folder.
+//! Whoever launches estimates what was not measured.
 
 use super::cuda::{driver_version, nvrtc};
 use super::kernels::{HEADERS, SOURCES};

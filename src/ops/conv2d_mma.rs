@@ -243,7 +243,8 @@ pub fn input_grad<T: Real>(
 }
 
 /// Blocks of a weight gradient that are wanted: two waves of an H200, which has 132 multiprocessors, with
-/// three blocks each. The same on every GPU and for every tile, because the bits of a sum depend on its parts.
+/// three blocks each. It is the same on every GPU and for every tile, because the bits of a sum depend on its
+/// parts.
 const WANTED_BLOCKS: usize = 2 * 3 * 132;
 
 /// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its

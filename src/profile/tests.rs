@@ -150,7 +150,14 @@ fn a_profile_has_every_launch_once_in_each_table() {
 #[test]
 fn the_larger_of_two_times_binds() {
     let peaks = Peaks { flops: 100.0, tensor: None, bandwidth: 10.0, origin: String::new() };
-    let work = |flop, read| Work { shape: String::new(), sizes: vec![], read, written: 10, flop, precision: Precision::F32 };
+    let work = |flop, read| Work {
+        shape: String::new(),
+        sizes: vec![],
+        read,
+        written: 10,
+        flop,
+        precision: Precision::F32,
+    };
     assert_eq!(peaks.bound(&work(None, 10)), (2.0, Binding::Memory));
     assert_eq!(peaks.bound(&work(Some(100), 10)), (2.0, Binding::Memory));
     assert_eq!(peaks.bound(&work(Some(1000), 10)), (10.0, Binding::Compute));
