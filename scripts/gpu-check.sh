@@ -177,7 +177,11 @@ run_repeat() {
 run_bench() {
   local small=(--seconds "$seconds")
   ((images)) && small+=(--batch 1)
-  record bench-kernels saddle bench kernels --device cuda --json "${small[@]}"
+  local kernels=(saddle bench kernels --device cuda --json --model "$model" "${small[@]}")
+  record bench-kernels "${kernels[@]}"
+  record bench-kernels-bf16 "${kernels[@]}" --precision bf16
+  record bench-tune "${kernels[@]}" --precision bf16 --tune
+  record bench-kernels-tuned "${kernels[@]}" --precision bf16
   record bench-parts saddle bench parts --device cuda --json --model "$model" "${small[@]}"
   local batch
   for batch in "${batches[@]}"; do

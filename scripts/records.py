@@ -172,7 +172,8 @@ def bench(record):
             figure = f"{row['value']:.4g} {row['unit']}"
             lines.append(f"| {row['name']} | {row['detail']} | {figure} | {row['note']} |")
     passes = ["conv2d forward", "conv2d input gradient", "conv2d weight gradient"]
-    lines += ["", "| convolution, batch 32, GFLOP/s | forward | input gradient | weight gradient |"]
+    batch = next(row["note"] for row in rows if row["name"] in passes).rpartition(" ")[2]
+    lines += ["", f"| convolution, batch {batch}, GFLOP/s | forward | input gradient | weight gradient |"]
     lines.append("|---|---|---|---|")
     for detail in dict.fromkeys(row["detail"] for row in rows if row["name"] in passes):
         found = {row["name"]: row["value"] for row in rows if row["detail"] == detail}

@@ -108,6 +108,34 @@ fn a_step_is_explained_without_data_and_without_a_run() {
 }
 
 #[test]
+fn launches_are_listed_with_their_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = "--dataset digits --method pgd-at --attack-steps 3 --batch 8 --device host --json";
+    let sections = |line: &str| -> Vec<Value> {
+        let (json, _) = printed(folder.path(), line);
+        let record: Value = serde_json::from_str(&json).unwrap();
+        record["explanation"]["sections"].as_array().unwrap().clone()
+    };
+    let mut timed = sections(&format!("profile --launches {job}"));
+    let mut seconds = 0.0;
+    for row in timed.iter_mut().flat_map(|section| section["rows"].as_array_mut().unwrap()) {
+        let own = row["seconds"].take().as_f64().unwrap();
+        assert!(own > 0.0, "{row}");
+        seconds += own;
+    }
+    assert!(seconds < 10.0, "{seconds}");
+    // Otherwise the list is that of a step which is not run, whose bounds come from another measurement.
+    let mut explained = sections(&format!("train --explain {job}"));
+    let sections = timed.iter_mut().chain(&mut explained);
+    for row in sections.flat_map(|section| section["rows"].as_array_mut().unwrap()) {
+        assert!(row["bound"].take().is_number() && row["binding"].take().is_string());
+    }
+    assert_eq!(timed, explained);
+    let (text, _) = printed(folder.path(), &format!("profile --launches {}", job.replace(" --json", "")));
+    assert!(text.contains("times: medians of 3 steps") && text.contains("bound by"), "{text}");
+}
+
+#[test]
 fn kernels_are_measured_by_layer() {
     let folder = tempfile::tempdir().unwrap();
     let command = "bench kernels --model resnet-mini --batch 2 --seconds 0.001 --device host";

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::Result;
 use std::time::Instant;
 
-/// Seconds of repetitions of one work: the median, and what one of ten and nine of ten repetitions stay below.
+/// Seconds of repetitions of one work: the median, and what one of ten and nine of ten stay below.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
     pub p10: f64,

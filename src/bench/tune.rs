@@ -39,8 +39,7 @@ pub struct Tuned {
 ///
 /// Errors: this is not a GPU; the precision, or the GPU, has no choice of tiles.
 pub fn tune(device: &Device, request: &KernelsRequest) -> Result<Tuned> {
-    // Before any work, because only a GPU can keep what is measured.
-    device.keep_tuning(Choices::new())?;
+    let file = device.tuning_file()?.to_owned();
     let &KernelsRequest { ref job, batch, precision, seconds } = request;
     ensure(precision != Precision::F32, || {
         Error::value("precision", precision, "has one kernel for each pass: --tune takes tf32 or bf16")
@@ -77,7 +76,8 @@ pub fn tune(device: &Device, request: &KernelsRequest) -> Result<Tuned> {
         let problem = format!("has no convolution for the tensor cores of {}", device.describe());
         Error::value("model", job.model, problem)
     })?;
-    Ok(Tuned { passes, file: device.keep_tuning(choices)?.to_owned() })
+    device.keep_tuning(choices)?;
+    Ok(Tuned { passes, file })
 }
 
 /// A pass with each of its tiles.

@@ -45,7 +45,8 @@ pub struct BenchArgs {
     /// The architecture ('saddle models' lists them) [default: resnet18; step, parts: resnet-mini, too]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// kernels, step: the numbers that convolutions multiply: auto, f32, tf32, bf16 [default: f32; --tune: auto]
+    /// kernels, step: the numbers that convolutions multiply: auto, f32, tf32, bf16 [default: f32, with
+    /// --tune auto]
     #[arg(long, value_name = "WORD")]
     precision: Option<String>,
     /// kernels: measure the tiles of tensor-core kernels, and keep the fastest in the cache folder

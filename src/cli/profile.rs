@@ -7,7 +7,7 @@ use super::{Run, text, train};
 use crate::device::{Device, Peaks};
 use crate::error::{Error, Result};
 use crate::inspect::words::{bytes, si, time};
-use crate::profile::explain::{Explanation, Row, Section, explain};
+use crate::profile::explain::{Explanation, Row, Section, TIMED_STEPS, explain};
 use crate::profile::memory::ClassBytes;
 use crate::profile::table::{Profile, Sum, profile};
 use crate::run::provenance::Provenance;
@@ -39,6 +39,10 @@ pub struct ProfileArgs {
     /// Steps that are measured, after two that warm up
     #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Running")]
     steps: usize,
+    /// The launches of a step in their order, each with its time, as 'saddle train --explain' has them
+    /// without
+    #[arg(long, help_heading = "Running", conflicts_with = "steps")]
+    launches: bool,
     /// Print JSON
     #[arg(long, help_heading = "Running")]
     json: bool,
@@ -50,6 +54,9 @@ impl Run for ProfileArgs {
             return Err(Error::value("--steps", 0, "must be 1 or more"));
         }
         let job = train::job(self.recipe.as_deref(), &self.keys.settings()?, command_line)?;
+        if self.launches {
+            return print_explanation(&job, true, self.json);
+        }
         let device = job.config.device.open()?;
         let profile = profile(&device, &job.config, self.steps)?;
         if self.json {
@@ -141,34 +148,39 @@ fn page(profile: &Profile, job: &TrainJob, device: &Device) -> String {
     )
 }
 
-/// Explains a step of a job, and prints that.
-pub fn print_explanation(job: &TrainJob, as_json: bool) -> Result<()> {
+/// Explains a step of a job, which is run if its times are wanted, and prints that.
+pub fn print_explanation(job: &TrainJob, timed: bool, as_json: bool) -> Result<()> {
     let device = job.config.device.open()?;
-    let explanation = explain(&device, &job.config)?;
+    let explanation = explain(&device, &job.config, timed)?;
     if as_json {
         let provenance = Provenance::now(&device, &job.command);
         return text::print_json(&json!({
             "job": title(job), "provenance": provenance, "explanation": explanation,
         }));
     }
-    text::print(&explained(&explanation, job, &device))
+    text::print(&explained(&explanation, job, &device, timed))
 }
 
-fn explained(explanation: &Explanation, job: &TrainJob, device: &Device) -> String {
+fn explained(explanation: &Explanation, job: &TrainJob, device: &Device, timed: bool) -> String {
     let Explanation { sections, phases, total, roofline, memory, peak, held } = explanation;
-    let mut page = format!("A step of {} on {}; nothing was run\n", title(job), device.describe());
+    let how =
+        if timed { format!("times: medians of {TIMED_STEPS} steps") } else { "nothing was run".to_owned() };
+    let mut page = format!("A step of {} on {}; {how}\n", title(job), device.describe());
     page += &roof(roofline);
-    page += &format!("\n{}", text::table(&launches(sections), &[0, 4, 5, 6, 8]));
-    let headings = ["phase", "launches", "bytes", "FLOP", "at least", "share"].map(String::from);
-    let sums = phases.iter().chain([total]).map(|sum| {
+    page += &format!("\n{}", text::table(&launches(sections, timed), &[0, 4, 5, 6, 8, 10, 11]));
+    let times = |shown: Vec<String>| if timed { shown } else { Vec::new() };
+    let mut rows =
+        vec![["phase", "launches", "bytes", "FLOP", "at least", "share"].map(String::from).to_vec()];
+    rows[0].extend(times(TIMES.map(String::from).to_vec()));
+    for sum in phases.iter().chain([total]) {
         let flop = if sum.flop == 0 { String::new() } else { si(sum.flop as f64) };
         let share = percent(sum.bound / total.bound);
-        [sum.name.clone(), sum.launches.to_string(), bytes(sum.bytes), flop, time(sum.bound), share]
-    });
-    page += &format!(
-        "\n{}",
-        text::table(&[headings].into_iter().chain(sums).collect::<Vec<_>>(), &[1, 2, 3, 4, 5])
-    );
+        let mut row = vec![sum.name.clone(), sum.launches.to_string(), bytes(sum.bytes), flop];
+        row.extend([time(sum.bound), share]);
+        row.extend(times(vec![time(sum.seconds), percent(sum.roof() / 100.0)]));
+        rows.push(row);
+    }
+    page += &format!("\n{}", text::table(&rows, &[1, 2, 3, 4, 5, 6, 7]));
     let headings = ["memory", "at the peak", "at most"].map(String::from);
     let classes = memory
         .iter()
@@ -179,10 +191,14 @@ fn explained(explanation: &Explanation, job: &TrainJob, device: &Device) -> Stri
     page + &format!("\n{}", text::table(&rows, &[1, 2]))
 }
 
+/// What follows in the rows of a step that was run.
+const TIMES: [&str; 2] = ["time", "roofline"];
+
 /// The table of launches: a line for each section, and below it its rows with their numbers in the step.
-fn launches(sections: &[Section]) -> Vec<Vec<String>> {
+fn launches(sections: &[Section], timed: bool) -> Vec<Vec<String>> {
     let headings = ["", "kernel", "layer", "shape", "read", "written", "FLOP", "", "at least", "bound by"];
-    let mut table = vec![headings.map(String::from).to_vec()];
+    let times = TIMES.into_iter().filter(|_| timed);
+    let mut table = vec![headings.into_iter().chain(times).map(String::from).collect::<Vec<_>>()];
     for section in sections {
         let steps = match section.attack_steps {
             Some([first, last]) if first < last => format!(", steps {first}..{last}:"),
@@ -201,7 +217,8 @@ fn launches(sections: &[Section]) -> Vec<Vec<String>> {
 
 fn line(row: &Row, number: u64) -> Vec<String> {
     let times = if row.launches == 1 { String::new() } else { format!(" x {}", row.launches) };
-    vec![
+    let measured = row.seconds.map(|seconds| [time(seconds), percent(row.bound / seconds)]);
+    let known = vec![
         number.to_string(),
         format!("  {}{times}", row.kernel),
         row.layer.clone().unwrap_or_default(),
@@ -212,5 +229,6 @@ fn line(row: &Row, number: u64) -> Vec<String> {
         row.precision.to_string(),
         time(row.bound),
         row.binding.to_string(),
-    ]
+    ];
+    known.into_iter().chain(measured.into_iter().flatten()).collect()
 }

@@ -71,7 +71,7 @@ impl Run for TrainArgs {
         let settings = self.keys.settings()?;
         if self.explain {
             let job = Job::new(self.recipe.as_deref(), &settings, command_line)?;
-            return profile::print_explanation(&job.train, self.json);
+            return profile::print_explanation(&job.train, false, self.json);
         }
         let job = match &self.resume {
             Some(dir) => Job::resumed(dir, &settings, command_line)?,

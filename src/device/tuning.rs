@@ -1,5 +1,5 @@
-//! Choices between kernels that give the same results, measured on a GPU and kept in the cache folder. Without
-//! an entry, what launches estimates.
+//! Choices between kernels that give the same results, measured on a GPU and kept in the cache folder.
+//! Whoever launches estimates what was not measured.
 
 use super::cuda::{driver_version, nvrtc};
 use super::kernels::{HEADERS, SOURCES};
@@ -92,19 +92,20 @@ impl Device {
         self.0.tuning.file.as_deref().map(|file| (self.0.tuning.choices.len(), file))
     }
 
-    /// Keeps choices for devices that are opened from now on, and returns their file.
-    ///
-    /// Errors: this is not a GPU; there is no cache folder, or it cannot be written.
-    pub fn keep_tuning(&self, choices: Choices) -> Result<&Path> {
-        let unusable = |problem| Error::value("device", self.describe(), problem);
-        let Backend::Cuda(_) = &self.0.backend else {
-            return Err(unusable("--tune needs a GPU: the host has no choice between kernels"));
+    /// The file that choices are kept in. Errors: this is not a GPU; there is no cache folder.
+    pub fn tuning_file(&self) -> Result<&Path> {
+        let problem = match &self.0.backend {
+            Backend::Cuda(_) => "there is no cache folder to keep choices in: set SADDLE_CACHE",
+            _ => "--tune needs a GPU: the host has no choice between kernels",
         };
-        let Some(file) = self.0.tuning.file.as_deref() else {
-            return Err(unusable("there is no cache folder to keep choices in: set SADDLE_CACHE"));
-        };
-        extend(file, &self.describe(), choices)?;
-        Ok(file)
+        let unusable = || Error::value("device", self.describe(), problem);
+        self.0.tuning.file.as_deref().ok_or_else(unusable)
+    }
+
+    /// Keeps choices for devices that are opened from now on. Errors: [`Device::tuning_file`]'s; the file
+    /// cannot be written.
+    pub fn keep_tuning(&self, choices: Choices) -> Result<()> {
+        extend(self.tuning_file()?, &self.describe(), choices)
     }
 
     /// Multiprocessors of the GPU; those of an H200 where there is none.

@@ -292,7 +292,8 @@ pub fn input_grad<T: Real>(
 /// For choices that decide how sums are rounded: the same on every GPU.
 const H200_MULTIPROCESSORS: usize = 132;
 
-/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor. The same on every GPU and for every tile, because the bits of a sum depend on its parts.
+/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor. It is
+/// the same for every tile, too, because the bits of a sum depend on its parts.
 const WANTED_BLOCKS: usize = 2 * 3 * H200_MULTIPROCESSORS;
 
 /// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its

@@ -1,4 +1,5 @@
-//! One training step, launch by launch, without running it: what each does, and what its memory is for.
+//! One training step, launch by launch: what each does, what its memory is for, and, if the step is run, how
+//! long each takes.
 
 use super::memory::{ClassBytes, MemoryCount};
 use super::phase::{Phase, attack_step};
@@ -27,6 +28,8 @@ pub struct Row {
     /// The least seconds of all its launches, and what takes them.
     pub bound: f64,
     pub binding: Binding,
+    /// The seconds that they took, if they were run; of an attack's steps with the same launches, the mean.
+    pub seconds: Option<f64>,
 }
 
 /// Launches of one phase in their order; of an attack's steps with the same launches, those of the first.
@@ -71,24 +74,37 @@ impl Listener for Notes {
     }
 }
 
-/// Explains a training step of this configuration on a device, which is of no use for anything else
-/// afterwards.
-pub fn explain(device: &Device, config: &Config) -> Result<Explanation> {
+/// Steps that are run for the time of a launch, their median.
+pub const TIMED_STEPS: usize = 3;
+
+/// Explains a training step of this configuration; `timed` runs it, after two to warm up. Otherwise nothing
+/// is run, and the device is of no use for anything else afterwards.
+pub fn explain(device: &Device, config: &Config, timed: bool) -> Result<Explanation> {
     let roofline = device.peaks()?;
     let notes = Arc::new(Mutex::new(Notes::default()));
     let heard = || notes.lock().unwrap_or_else(PoisonError::into_inner);
     device.listen(notes.clone());
-    device.rehearse();
+    if !timed {
+        device.rehearse();
+    }
     let mut rehearsal = Rehearsal::new(device, config)?;
+    let mut step = || {
+        rehearsal.step()?;
+        device.settle()?;
+        Ok(std::mem::take(&mut heard().launches))
+    };
     // The first step of a run prepares things, such as momentum; the second is like all others.
-    rehearsal.step()?;
-    heard().launches.clear();
-    rehearsal.step()?;
-    let Notes { launches, memory } = &*heard();
+    step()?;
+    let mut steps = vec![step()?];
+    if timed {
+        steps = (0..TIMED_STEPS).map(|_| step()).collect::<Result<_>>()?;
+    }
+    let memory = &heard().memory;
+    let launches = steps.first().map_or(&[][..], Vec::as_slice);
     let mut sums = Sums::default();
     launches.iter().for_each(|launch| sums.add(launch, &roofline));
     Ok(Explanation {
-        sections: sections(launches, &roofline),
+        sections: sections(&steps, &roofline),
         phases: sums.phases(),
         total: sums.total("all launches"),
         roofline,
@@ -98,48 +114,80 @@ pub fn explain(device: &Device, config: &Config) -> Result<Explanation> {
     })
 }
 
-/// The launches by phase, and steps of an attack that are alike together.
-fn sections(launches: &[Launch], roofline: &Peaks) -> Vec<Section> {
+/// The median time of a launch in several steps.
+fn median_seconds(steps: &[Vec<Launch>], launch: usize) -> Option<f64> {
+    let spans = steps.iter().filter_map(|launches| launches.get(launch)?.span);
+    let mut seconds: Vec<f64> = spans.map(|span| span.seconds()).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied()
+}
+
+/// The launches of a step that was taken several times, by phase, and steps of an attack that are alike
+/// together.
+fn sections(steps: &[Vec<Launch>], roofline: &Peaks) -> Vec<Section> {
+    let launches = steps.first().map_or(&[][..], Vec::as_slice);
     let same_step = |a: &Launch, b: &Launch| attack_step(&a.path) == attack_step(&b.path);
     let (mut groups, mut done) = (Vec::<Vec<Section>>::new(), 0);
     for part in launches.chunk_by(same_step) {
         let step = part.first().and_then(|launch| attack_step(&launch.path));
         let section = |part: &[Launch]| {
             let phase = part.first().map_or(Phase::Other, |launch| Phase::of(&launch.path));
-            let (first, rows) = (done + 1, rows(part, roofline));
-            done += part.len() as u64;
+            let seconds = (done..done + part.len()).map(|launch| median_seconds(steps, launch));
+            let rows = rows(part, &seconds.collect::<Vec<_>>(), roofline);
+            let first = done as u64 + 1;
+            done += part.len();
             Section { first, phase, attack_steps: step.map(|step| [step, step]), rows }
         };
         let same_phase = |a: &Launch, b: &Launch| Phase::of(&a.path) == Phase::of(&b.path);
         let group: Vec<Section> = part.chunk_by(same_phase).map(section).collect();
         match groups.last_mut().filter(|last| follows(last, &group)) {
-            Some(last) => {
-                for section in last {
-                    section.attack_steps = section.attack_steps.map(|[first, last]| [first, last + 1]);
-                }
-            }
+            Some(last) => last.iter_mut().zip(&group).for_each(|(section, step)| section.join(step)),
             None => groups.push(group),
         }
     }
     groups.into_iter().flatten().collect()
 }
 
+impl Section {
+    /// Takes the next step of an attack with the same launches in.
+    fn join(&mut self, step: &Section) {
+        let Some([first, last]) = self.attack_steps else { return };
+        let so_far = (last - first + 1) as f64;
+        self.attack_steps = Some([first, last + 1]);
+        for (row, next) in self.rows.iter_mut().zip(&step.rows) {
+            let mean = |(mean, next): (f64, f64)| (mean * so_far + next) / (so_far + 1.0);
+            row.seconds = row.seconds.zip(next.seconds).map(mean);
+        }
+    }
+
+    /// Whether it has the same launches.
+    fn is_alike(&self, other: &Section) -> bool {
+        let untimed = |row: &Row| Row { seconds: None, ..row.clone() };
+        self.phase == other.phase && self.rows.iter().map(untimed).eq(other.rows.iter().map(untimed))
+    }
+}
+
 /// Whether a step of an attack comes after others of the same launches.
 fn follows(before: &[Section], step: &[Section]) -> bool {
     let number = |sections: &[Section]| sections.first().and_then(|section| section.attack_steps);
     let (Some([_, last]), Some([next, _])) = (number(before), number(step)) else { return false };
-    let alike = |(a, b): (&Section, &Section)| a.phase == b.phase && a.rows == b.rows;
-    next == last + 1 && before.len() == step.len() && before.iter().zip(step).all(alike)
+    let alike = before.iter().zip(step).all(|(a, b)| a.is_alike(b));
+    next == last + 1 && before.len() == step.len() && alike
 }
 
 /// The rows of launches of one phase. Those of one kernel in a row that are of no layer are one.
-fn rows(launches: &[Launch], roofline: &Peaks) -> Vec<Row> {
+fn rows(launches: &[Launch], mut seconds: &[Option<f64>], roofline: &Peaks) -> Vec<Row> {
     let is_alike =
         |a: &Launch, b: &Launch| a.kernel == b.kernel && a.path.layer().is_none() && b.path.layer().is_none();
-    launches.chunk_by(is_alike).filter_map(|part| row(part, roofline)).collect()
+    let parts = launches.chunk_by(is_alike).filter_map(|part| {
+        let (own, others) = seconds.split_at(part.len());
+        seconds = others;
+        row(part, own, roofline)
+    });
+    parts.collect()
 }
 
-fn row(part: &[Launch], roofline: &Peaks) -> Option<Row> {
+fn row(part: &[Launch], seconds: &[Option<f64>], roofline: &Peaks) -> Option<Row> {
     let first = part.first()?;
     let bounds = part.iter().map(|launch| roofline.bound(&launch.work));
     let of = |number: fn(&Launch) -> u64| part.iter().map(number).sum();
@@ -156,5 +204,6 @@ fn row(part: &[Launch], roofline: &Peaks) -> Option<Row> {
         precision: first.work.precision,
         bound: bounds.map(|(seconds, _)| seconds).sum(),
         binding: roofline.bound(&first.work).1,
+        seconds: seconds.iter().copied().sum(),
     })
 }

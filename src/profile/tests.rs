@@ -52,7 +52,7 @@ fn run(config: &Config) -> Vec<Launch> {
 }
 
 fn explained(config: &Config) -> Explanation {
-    explain(&Device::host().unwrap(), config).unwrap()
+    explain(&Device::host().unwrap(), config, false).unwrap()
 }
 
 #[test]
