@@ -1,7 +1,9 @@
 //! `cargo bench`: the figures of `saddle bench kernels` and `saddle bench step`, on the device that
 //! `SADDLE_BENCH_DEVICE` names (default: auto).
 
-use saddle::bench::{BenchRow, DEFAULT_PRECISION, kernels, step};
+use saddle::bench::kernels::{KernelsRequest, kernels};
+use saddle::bench::work::{BATCH, jobs};
+use saddle::bench::{BenchRow, DEFAULT_PRECISION, precision, step};
 use saddle::device::DeviceChoice;
 
 fn main() -> saddle::Result<()> {
@@ -12,7 +14,14 @@ fn main() -> saddle::Result<()> {
         .open()?;
     println!("{}", device.describe());
     let steps = step(&device, 5.0, None, &[], None, DEFAULT_PRECISION)?;
-    let rows: Vec<BenchRow> = kernels(&device, 0.5, None)?.into_iter().chain(steps).collect();
+    let request = KernelsRequest {
+        job: jobs(Some("resnet18"))?[0],
+        batch: BATCH,
+        precision: precision(&device, DEFAULT_PRECISION)?,
+        seconds: 0.5,
+    };
+    let kernels = kernels(&device, &request, &device.peaks()?)?;
+    let rows: Vec<BenchRow> = kernels.into_iter().chain(steps).collect();
     for row in rows {
         println!("{:28} {:34} {:10.1} {:9} {}", row.name, row.detail, row.value, row.unit, row.note);
     }

@@ -148,7 +148,7 @@ fn table_entry(
 /// The function or struct that launches a kernel, for every T if it has one.
 fn launcher(text: &mut String, source: &Source, kernel: &Kernel) {
     let upper = kernel.name.to_uppercase();
-    let (bound, ty, chosen) = if kernel.is_generic() {
+    let (bound, ty, chosen) = if kernel.generic {
         ("T: Real", ", T", format!("T::of(&{upper}, &{upper}_BF16)"))
     } else {
         ("", "", format!("&{upper}"))

@@ -88,28 +88,12 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Sourc
     (compiler.path(), version, level).hash(&mut headers);
     let headers = headers.finish();
 
-    let mut jobs: Vec<Job> = Vec::new();
     let runtime = crate::read(&kernels.join("host/runtime.cpp"));
-    jobs.push(Job::new(
-        out,
-        "runtime",
-        runtime.replace("\"shim.h\"", "\"host/shim.h\""),
-        &runtime,
-        headers,
-        &[],
-    ));
-    let mut product_jobs = 0;
-    for (n, source) in sources.iter().chain(conformance).enumerate() {
-        if n == sources.len() {
-            product_jobs = jobs.len();
-        }
-        for (instance, isa) in source.instances.iter().flat_map(|i| isas.iter().map(move |isa| (i, isa))) {
-            let file = instance_file(out, source, instance);
-            let stem = format!("{}_{}", identifier(source, instance), isa.name);
-            let unit = translation_unit(source, instance, &file, isa);
-            jobs.push(Job::new(out, &stem, unit, &instance.text, headers, isa.flags));
-        }
-    }
+    let unit = runtime.replace("\"shim.h\"", "\"host/shim.h\"");
+    let mut jobs = vec![Job::new(out, "runtime", unit, &runtime, headers, &[])];
+    jobs.extend(jobs_of(sources, out, headers, isas));
+    let product_jobs = jobs.len();
+    jobs.extend(jobs_of(conformance, out, headers, isas));
     let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
@@ -132,6 +116,19 @@ pub fn compile(root: &Path, out: &Path, sources: &[Source], conformance: &[Sourc
     println!("cargo:rustc-link-search=native={}", out.display());
     println!("cargo:rustc-link-lib=static:+whole-archive=saddle_kernels");
     println!("cargo:rustc-link-lib=m");
+}
+
+/// A job for each instance of a source and each instruction set.
+fn jobs_of(sources: &[Source], out: &Path, headers: u64, isas: &[InstructionSet]) -> Vec<Job> {
+    let instances = sources.iter().flat_map(|source| source.instances.iter().map(move |i| (source, i)));
+    let each = instances.flat_map(|(source, instance)| isas.iter().map(move |isa| (source, instance, isa)));
+    each.map(|(source, instance, isa)| {
+        let file = instance_file(out, source, instance);
+        let stem = format!("{}_{}", identifier(source, instance), isa.name);
+        let unit = translation_unit(source, instance, &file, isa);
+        Job::new(out, &stem, unit, &instance.text, headers, isa.flags)
+    })
+    .collect()
 }
 
 struct Job {
@@ -186,7 +183,7 @@ fn identifier(source: &Source, instance: &Instance) -> String {
 /// The file that a unit includes: the source itself where it has no T, else the instance's text, whose lines
 /// a debugger finds in the source.
 fn instance_file(out: &Path, source: &Source, instance: &Instance) -> String {
-    if !source.kernels.iter().any(Kernel::is_generic) {
+    if source.instances.len() == 1 {
         return source.file.clone();
     }
     let file = out.join(format!("{}.cu", identifier(source, instance)));

@@ -1,6 +1,6 @@
 //! A small reader of the two things that build.rs needs from a `.cu` file: kernel signatures and PER_DEVICE
-//! constants; and the writer of its instances. A kernel with parameters of type `T*` exists for float32 and,
-//! with `_bf16` after its name, for bf16: the same text with another word for T.
+//! constants; and the writer of its instances. A kernel that says `T` exists for float32 and, with `_bf16`
+//! after its name, for bf16: the same text with another word for T.
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,8 @@ pub struct Kernel {
     /// The comment above the declaration.
     pub doc: String,
     pub params: Vec<Param>,
+    /// Whether it says T, and exists for every type of it.
+    pub generic: bool,
 }
 
 pub struct Param {
@@ -94,7 +96,7 @@ pub fn source(kernels_dir: &Path, path: &Path) -> Source {
     }
     let file = path.strip_prefix(kernels_dir).unwrap_or(path).to_string_lossy().into_owned();
     let kernels = kernels(path, &text);
-    let types = if kernels.iter().any(Kernel::is_generic) { &TYPES[..] } else { &TYPES[..1] };
+    let types = if kernels.iter().any(|kernel| kernel.generic) { &TYPES[..] } else { &TYPES[..1] };
     let instance = |(ty, suffix): &(&str, &str)| {
         let text = instance(&text, &kernels, ty, suffix);
         Instance { name: crate::stem(path) + suffix, kernels: self::kernels(path, &text), text }
@@ -108,9 +110,9 @@ fn instance(text: &str, kernels: &[Kernel], ty: &str, suffix: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     for kernel in kernels {
         let Some((before, from)) = rest.split_once(MARK) else { break };
-        let (body, after) = from.split_at(from.find("\n}\n").map_or(from.len(), |end| end + 3));
+        let (body, after) = from.split_at(body_bytes(from));
         out += before;
-        if kernel.is_generic() {
+        if kernel.generic {
             let name = format!("{}{suffix}", kernel.name);
             out += MARK;
             out += &replace_word(&replace_word(body, "T", ty), &kernel.name, &name);
@@ -123,6 +125,11 @@ fn instance(text: &str, kernels: &[Kernel], ty: &str, suffix: &str) -> String {
         rest = after;
     }
     out + rest
+}
+
+/// The bytes of `text` up to the end of its first function.
+fn body_bytes(text: &str) -> usize {
+    text.find("\n}\n").map_or(text.len(), |end| end + 3)
 }
 
 fn replace_word(text: &str, word: &str, by: &str) -> String {
@@ -148,6 +155,7 @@ fn kernels(path: &Path, text: &str) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for (at, _) in text.match_indices(MARK) {
         let doc = comment_above(&text[..at]);
+        let body = &text[at..at + body_bytes(&text[at..])];
         let Some((threads, rest)) = text[at + MARK.len()..].split_once(')') else {
             fail("unclosed __launch_bounds__".into())
         };
@@ -176,16 +184,10 @@ fn kernels(path: &Path, text: &str) -> Vec<Kernel> {
             dynamic: dynamic.into(),
             doc,
             params: params.collect(),
+            generic: replace_word(body, "T", "") != body,
         });
     }
     kernels
-}
-
-impl Kernel {
-    /// Whether it exists for every type of T.
-    pub fn is_generic(&self) -> bool {
-        self.params.iter().any(|param| param.scalar.c == "T")
-    }
 }
 
 /// The PER_DEVICE lines of a file.

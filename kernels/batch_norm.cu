@@ -23,8 +23,9 @@
 //   No difference of large squares occurs. Deterministic. No spills.
 //
 // `stats` has four rows of padded(channels) floats: mean, 1 / sqrt(var + eps), scale, shift. `partial` has
-// two rows per chunk: mean and M2, or the two sums of the backward pass.
-#include "lib/vec.cuh"
+// two rows per chunk: mean and M2, or the two sums of the backward pass. Mean and M2 may come from the
+// convolution before (conv2d_mma.cu), which then takes the place of the first pass: its blocks are the chunks.
+#include "lib/table.cuh"
 
 PER_DEVICE(THREADS, 256, 1);
 PER_DEVICE(TILE, 8, 65536);   // groups that a block of a column pass walks over
@@ -233,14 +234,19 @@ extern "C" __global__ __launch_bounds__(32) void batch_norm_running(
   store_stats(stats, channel, channels, vec_load(running_mean + channel, count), inverse, weight, bias);
 }
 
-// scale and shift per channel from running statistics, with the mean folded into the shift
+// scale and shift per channel from running statistics, with the mean folded into the shift, of all batch
+// norms of a network; a row is (first block, channels, weight, bias, running mean, running variance, scale,
+// shift)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void batch_norm_fold(
-    const float* weight, const float* bias, const float* running_mean, const float* running_var, float* scale,
-    float* shift, int channels, float eps) {
-  each_vec(channels, [&](int i, int count) {
-    const Vec factor = vec_load(weight + i, count) * inverse_deviation(vec_load(running_var + i, count), eps);
+    const uint64_t* table, float eps, int norms) {
+  const uint64_t* const row = row_of_block(table, norms, 8);
+  const float *const weight = pointer<const float>(row[2]), *const bias = pointer<const float>(row[3]);
+  const float *const mean = pointer<const float>(row[4]), *const var = pointer<const float>(row[5]);
+  float *const scale = pointer<float>(row[6]), *const shift = pointer<float>(row[7]);
+  each_of_row(row, [&](int i, int count) {
+    const Vec factor = vec_load(weight + i, count) * inverse_deviation(vec_load(var + i, count), eps);
     vec_store(scale + i, factor, count);
-    vec_store(shift + i, vec_load(bias + i, count) - vec_load(running_mean + i, count) * factor, count);
+    vec_store(shift + i, vec_load(bias + i, count) - vec_load(mean + i, count) * factor, count);
   });
 }
 

@@ -11,7 +11,10 @@
 // Outputs: `=`, except input gradients with accumulate = 1: `+=`.
 // Accumulation: float32, in the tensor cores' order within 32 bytes of K, then in the order (tap, channel).
 //   Everything after it is float32, and rounded once. Deterministic. No spills.
+// Statistics: of each column over the valid rows of a block, as they are stored: mean and M2 in float32, in
+//   two passes over registers. They differ from tile to tile by their rounding; y does not.
 #include "lib/implicit_gemm_mma.cuh"
+#include "lib/table.cuh"
 
 PER_DEVICE(PACK_THREADS, 256, 1);
 PER_DEVICE(PACK_TILE, 32, 32);  // channels of w along both axes that a block packs
@@ -22,8 +25,8 @@ PER_DEVICE(PACK_TILE, 32, 32);  // channels of w along both axes that a block pa
 template <class T, class Tile>
 INLINE void forward(
     const Geometry& g, unsigned char* ring, const T* x, const T* weights, const float* shift,
-    const T* residual, T* y, uint8_t* relu_mask, bool relu) {
-  implicit_gemm<T, Tile, false>(g, ring, x, weights, [=](Vec sum, int index, int column) {
+    const T* residual, T* y, uint8_t* relu_mask, float* statistics, bool relu) {
+  implicit_gemm<T, Tile, false>(g, ring, x, weights, statistics, [=](Vec sum, int index, int column) {
     if (shift) sum = sum + vec_load(shift + column);
     if (residual) sum = sum + vec_load(residual + index);
     if (relu) {
@@ -31,6 +34,7 @@ INLINE void forward(
       sum = vec_relu(sum);
     }
     vec_store(y + index, sum);
+    return vec_stored<T>(sum);
   });
 }
 
@@ -39,64 +43,65 @@ template <class T, class Tile>
 INLINE void input_grad(
     const Geometry& g, unsigned char* ring, const T* grad_out, const T* weights, const uint8_t* input_mask,
     T* grad_in, bool accumulate) {
-  implicit_gemm<T, Tile, true>(g, ring, grad_out, weights, [=](Vec sum, int index, int column) {
+  implicit_gemm<T, Tile, true>(g, ring, grad_out, weights, nullptr, [=](Vec sum, int index, int column) {
     if (accumulate) sum = sum + vec_load(grad_in + index);
     if (input_mask) sum = vec_keep(sum, mask_load(input_mask, index));
     vec_store(grad_in + index, sum);
+    return sum;
   });
 }
 
 #endif
 
-// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given; blocks
-// of 128x128.
+// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given, and the
+// statistics of y in chunks of a block's rows; blocks of 128x128.
 extern "C" __global__ __launch_bounds__(256, 2) DYN_BYTES(98304) void conv2d_mma_forward_128x128(
     const T* x, const T* weights, NULLABLE const float* shift, NULLABLE const T* residual, T* y,
-    NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height, int width,
-    int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
-    int pad) {
+    NULLABLE uint8_t* relu_mask, NULLABLE float* statistics, NULLABLE const int* num_valid, bool relu,
+    int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
+    int kernel_h, int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
   const int valid = valid_images(num_valid, images);
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
-  forward<T, Tile128x128>(g, ring, x, weights, shift, residual, y, relu_mask, relu);
+  forward<T, Tile128x128>(g, ring, x, weights, shift, residual, y, relu_mask, statistics, relu);
 #else
   no_tensor_cores();
 #endif
 }
 
-// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given; blocks
-// of 128x64.
+// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given, and the
+// statistics of y in chunks of a block's rows; blocks of 128x64.
 extern "C" __global__ __launch_bounds__(128, 3) DYN_BYTES(73728) void conv2d_mma_forward_128x64(
     const T* x, const T* weights, NULLABLE const float* shift, NULLABLE const T* residual, T* y,
-    NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height, int width,
-    int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
-    int pad) {
+    NULLABLE uint8_t* relu_mask, NULLABLE float* statistics, NULLABLE const int* num_valid, bool relu,
+    int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
+    int kernel_h, int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
   const int valid = valid_images(num_valid, images);
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
-  forward<T, Tile128x64>(g, ring, x, weights, shift, residual, y, relu_mask, relu);
+  forward<T, Tile128x64>(g, ring, x, weights, shift, residual, y, relu_mask, statistics, relu);
 #else
   no_tensor_cores();
 #endif
 }
 
-// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given; blocks
-// of 64x64.
+// y = conv(x, w) + shift + residual, then ReLU if relu = 1, with its bit mask if relu_mask is given, and the
+// statistics of y in chunks of a block's rows; blocks of 64x64.
 extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma_forward_64x64(
     const T* x, const T* weights, NULLABLE const float* shift, NULLABLE const T* residual, T* y,
-    NULLABLE uint8_t* relu_mask, NULLABLE const int* num_valid, bool relu, int images, int height, int width,
-    int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride,
-    int pad) {
+    NULLABLE uint8_t* relu_mask, NULLABLE float* statistics, NULLABLE const int* num_valid, bool relu,
+    int images, int height, int width, int channels, int out_height, int out_width, int out_channels,
+    int kernel_h, int kernel_w, int stride, int pad) {
 #if TENSOR_CORES
   DYN_SMEM(unsigned char, ring);
   const int valid = valid_images(num_valid, images);
   const Geometry g = {valid,     images,       height,   width,    channels, out_height,
                       out_width, out_channels, kernel_h, kernel_w, stride,   pad};
-  forward<T, Tile64x64>(g, ring, x, weights, shift, residual, y, relu_mask, relu);
+  forward<T, Tile64x64>(g, ring, x, weights, shift, residual, y, relu_mask, statistics, relu);
 #else
   no_tensor_cores();
 #endif
@@ -154,15 +159,22 @@ extern "C" __global__ __launch_bounds__(128, 4) DYN_BYTES(49152) void conv2d_mma
 }
 
 // w [Cout,taps,Cin], times scale[Cout], as T: forward [taps,Cout,Cin] and transposed [taps,Cin,Cout], each if
-// given.
+// given, of all filters of a network; a row is (first block, w, scale or 0, forward or 0, transposed or 0,
+// Cout, taps, Cin)
 extern "C" __global__ __launch_bounds__(PACK_THREADS) void conv2d_mma_pack(
-    const float* w, NULLABLE const float* scale, NULLABLE T* forward, NULLABLE T* transposed,
-    int out_channels, int taps, int in_channels) {
-  // Rows are output channels, columns input channels, of tap blockIdx.z; one column more than a tile keeps
-  // the threads of a column in different banks.
+    const uint64_t* table, int filters) {
+  // Rows are output channels, columns input channels, of one tap; one column more than a tile keeps the
+  // threads of a column in different banks.
   constexpr int STRIDE = PACK_TILE + 1;
   SHARED(float, tile, PACK_TILE* STRIDE);
-  const int first_row = blockIdx.y * PACK_TILE, first_column = blockIdx.x * PACK_TILE, tap = blockIdx.z;
+  const uint64_t* const filter = row_of_block(table, filters, 8);
+  const float *const w = pointer<const float>(filter[1]), *const scale = pointer<const float>(filter[2]);
+  T *const forward = pointer<T>(filter[3]), *const transposed = pointer<T>(filter[4]);
+  const int out_channels = static_cast<int>(filter[5]), taps = static_cast<int>(filter[6]);
+  const int in_channels = static_cast<int>(filter[7]);
+  const int across = ceil_div(in_channels, PACK_TILE), tiles = across * ceil_div(out_channels, PACK_TILE);
+  const int block = block_of_row(filter), tap = block / tiles, place = block - tap * tiles;
+  const int first_row = place / across * PACK_TILE, first_column = place % across * PACK_TILE;
   for (int share = 0; share < PACK_TILE * PACK_TILE; share += PACK_THREADS) {
     const int i = share + threadIdx.x;
     const int row = i / PACK_TILE, column = i % PACK_TILE, co = first_row + row, ci = first_column + column;

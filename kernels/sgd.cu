@@ -8,39 +8,15 @@
 //   addresses; equal sizes; src/ops/sgd.rs makes it and checks.
 // Outputs: in place.
 // Accumulation: none. Deterministic. No spills.
-#include "lib/sample.cuh"
-
-// The address in an entry of a table.
-INLINE float* pointer(uint64_t entry) { return reinterpret_cast<float*>(entry); }
-
-// The row of the tensor that this block works on: the last that begins at it or before.
-INLINE const uint64_t* row_of_block(const uint64_t* table, int rows, int width) {
-  int low = 0, high = rows;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (table[middle * width] <= blockIdx.x) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return table + low * width;
-}
-
-// Calls f(i, count) for the runs of this thread.
-template <class F>
-INLINE void each_of_row(const uint64_t* row, F f) {
-  const int block = blockIdx.x - static_cast<int>(row[0]);
-  each_of_chunk<ELEMENTWISE_CHUNK, ELEMENTWISE_THREADS, VEC>(block, static_cast<int>(row[1]), f);
-}
+#include "lib/table.cuh"
 
 // moves every w along its velocity, or along the gradient where there is none; a row is (first block,
 // size, w, gradient, velocity or 0, whether the velocity's old content is not read)
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_step(
     const uint64_t* table, const float* lr, float momentum, float decay, bool nesterov, int tensors) {
   const uint64_t* const row = row_of_block(table, tensors, 6);
-  float *const w = pointer(row[2]), *const velocity = pointer(row[4]);
-  const float* const grad = pointer(row[3]);
+  float *const w = pointer<float>(row[2]), *const velocity = pointer<float>(row[4]);
+  const float* const grad = pointer<const float>(row[3]);
   const bool fresh = row[5];
   const float rate = *lr;
   each_of_row(row, [&](int i, int count) {
@@ -60,8 +36,8 @@ extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_step(
 extern "C" __global__ __launch_bounds__(ELEMENTWISE_THREADS) void sgd_average(
     const uint64_t* table, float keep, float rest, int tensors) {
   const uint64_t* const row = row_of_block(table, tensors, 4);
-  float* const average = pointer(row[2]);
-  const float* const w = pointer(row[3]);
+  float* const average = pointer<float>(row[2]);
+  const float* const w = pointer<const float>(row[3]);
   each_of_row(row, [&](int i, int count) {
     Vec mean = vec_load(w + i, count);
     if (keep != 0.0f) mean = vec_fma(keep, vec_load(average + i, count), rest * mean);

@@ -2,13 +2,16 @@
 """Measures what the documents quote, and writes their tables from the records.
 
     scripts/records.py measure [--device D] [--seconds S] [--processes N]   kernels and training steps
-    scripts/records.py compare [--device D]          every method on the digits, three seeds
+    scripts/records.py compare [--device D] [--precision P]
+                                                     every method on the digits, three seeds
+    scripts/records.py precision [--device D]        gradients of a digits run in every precision
     scripts/records.py autoattack [--device D]       AutoAttack on a network trained on the digits
-    scripts/records.py results [--check]             rewrites the text between the markers in README.md and
-                                                     docs/results.md, or checks that it is up to date
+    scripts/records.py results [--check]             rewrites the text between the markers in README.md,
+                                                     docs/results.md and docs/precision.md, or checks that
+                                                     it is up to date
 
-The first three write benches/records/DATE-DEVICE[-compare|-autoattack].json. They need target/release/saddle
-(cargo build --release) and a machine that is otherwise idle. Records beside PyTorch, DATE-DEVICE-peers.json,
+All but the last write benches/records/DATE-DEVICE[-WHAT].json. They need target/release/saddle (cargo build
+--release) and, for times, a machine that is otherwise idle. Records beside PyTorch, DATE-DEVICE-peers.json,
 come from benches/peers/run.py.
 """
 import argparse
@@ -77,13 +80,24 @@ def keep(record, name):
     print(path)
 
 
-def compare(device):
+def compare(device, precision):
+    options = ["compare", "--dataset", "digits", "--device", device, "--set", f"precision={precision}"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
-        output(SADDLE, "compare", "--dataset", "digits", "--device", device, "--quiet", "--out", folder)
+        output(SADDLE, *options, "--quiet", "--out", folder)
         comparison = json.loads((pathlib.Path(folder) / "compare.json").read_text())
         wall = time.time() - began
-    keep({**comparison, **about("saddle compare --dataset digits"), "wall": wall}, f"{device}-compare")
+    record = {**comparison, **about(" ".join(["saddle", *options])), "wall": wall, "precision": precision}
+    keep(record, f"{device}-compare" + ("" if precision == "f32" else f"-{precision}"))
+
+
+def precision(device):
+    with tempfile.TemporaryDirectory() as folder:
+        run = pathlib.Path(folder) / "run"
+        output(SADDLE, "train", "--device", device, "--seed", 0, "--quiet", "--out", run)
+        study = json.loads(output(SADDLE, "precision", run, "--device", device, "--json"))
+    command = f"saddle train --device {device} --seed 0; saddle precision RUN --device {device}"
+    keep({"study": study, **about(command)}, f"{device}-precision")
 
 
 def autoattack(device):
@@ -115,7 +129,7 @@ def heading(title, record):
 def comparison(record):
     """Mean and standard deviation over seeds, and the seconds of one run."""
     names, seeds = list(record["rows"][0]["figures"]), record["seeds"]
-    lines = heading("Every method on the digits", record) + [
+    lines = heading(f"Every method on the digits in {precision_of(record)}", record) + [
         "resnet-mini, Linf eps 0.1, best checkpoint on held-out images; test accuracy in percent, mean and",
         f"standard deviation over seeds {', '.join(map(str, seeds))}; {record['wall']:.0f} s in all.",
         "",
@@ -126,6 +140,10 @@ def comparison(record):
         cells = [f"{row['figures'][name]['mean']:.2f} ± {row['figures'][name]['sd']:.2f}" for name in names]
         lines.append(f"| {row['method']} | {' | '.join(cells)} | {row['seconds'] / len(seeds):.1f} |")
     return lines
+
+
+def precision_of(record):
+    return record.get("precision", "f32")
 
 
 def attacks(record):
@@ -210,6 +228,66 @@ def peer_steps(rows):
     return lines + (["", f"Not measured: {'; '.join(sorted(reasons))}."] if reasons else [])
 
 
+def gradients(record):
+    """What precisions do to an attack on one run."""
+    study = record["study"]
+    stages = [part["place"] for part in study["rows"][0]["gradients"][1:]]
+    lines = heading("Gradients and attacks in every precision", {**record, **study["provenance"],
+                                                                 "date": record["date"]}) + [
+        f"{study['images']} test images, {study['attack']}.",
+        "",
+        f"| checkpoint | epoch | precision | sign | cosine | {' | '.join(stages)} | loss | robust % |",
+        "|---|---:|---|" + "---:|" * (len(stages) + 4),
+    ]
+    for row in study["rows"]:
+        cosines = " | ".join(f"{part['cosine']:.6f}" for part in row["gradients"])
+        cells = [row[key] for key in ("checkpoint", "epoch", "precision")]
+        cells += [f"{row['gradients'][0]['sign']:.4f}", cosines, f"{row['pgd_loss']:.5f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} | {row['robust_acc']:.2f} |")
+    return lines
+
+
+def by_precision(records):
+    """Comparisons of the methods in float32 and in other precisions, mean and deviation side by side."""
+    of = {precision_of(record): record for _, record in records if kind(record) == comparison}
+    lines = []
+    for name, other in of.items():
+        if name == "f32" or other["seeds"] != of["f32"]["seeds"]:
+            continue
+        figures = ["clean", "PGD-20"]
+        base = {row["recipe"]: row["figures"] for row in of["f32"]["rows"]}
+        lines += [
+            f"Training in float32 and in {name}: test accuracy in percent, mean and standard deviation over",
+            f"seeds {', '.join(map(str, other['seeds']))} on {other['device']}; commands and all figures:",
+            "[results.md](results.md).",
+            "",
+            f"| method | {' | '.join(f'{figure}, f32 | {name}' for figure in figures)} |",
+            "|---|" + "---:|" * 2 * len(figures),
+        ]
+        apart = []
+        for row in other["rows"]:
+            pairs = [(base[row["recipe"]][figure], row["figures"][figure]) for figure in figures]
+            cells = [f"{part['mean']:.1f} ± {part['sd']:.1f}" for pair in pairs for part in pair]
+            lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+            for figure, (one, two) in zip(figures, pairs):
+                lost = one["mean"] - two["mean"]
+                if lost > one["sd"] + two["sd"]:
+                    apart.append(f"{row['method']}, {figure}: {lost:.1f} lower")
+        names = ": " + "; ".join(apart) if apart else ""
+        lines += [
+            "",
+            f"Of {len(figures) * len(other['rows'])} means in {name}, {len(apart)} are lower than in float32 by",
+            f"more than the two deviations together{names}.",
+            "",
+        ]
+    return lines
+
+
+def precision_tables(records):
+    studied = [(path, record) for path, record in records if kind(record) == gradients]
+    return tables(studied) + by_precision(records)
+
+
 def peer_attacks(record):
     lines = [
         f"AutoAttack of {record['images']} images, {record['norm']} eps {record['eps']:.4g}; weights:",
@@ -231,6 +309,8 @@ def kind(record):
     """The function that makes a record's table."""
     if "peers" in record:
         return peers
+    if "study" in record:
+        return gradients
     return comparison if "seeds" in record else attacks if "results" in record else bench
 
 
@@ -243,7 +323,7 @@ def tables(records):
 
 def headline(records):
     """The newest comparison, AutoAttack run and training speed in ten lines."""
-    newest = {kind(record): record for _, record in records}
+    newest = {kind(record): record for _, record in records if precision_of(record) == "f32"}
     compared, attacked = newest[comparison], newest[attacks]
     rows = {row["method"]: row for row in compared["rows"]}
     seeds = len(compared["seeds"])
@@ -263,6 +343,22 @@ def headline(records):
         f"AutoAttack leaves the default job's network at {attacked['results'][-1]['accuracy']:.1f} % "
         f"({attacked['wall']:.0f} s for 360 images)."
     )
+    study = newest[gradients]["study"]
+    last = [row for row in study["rows"] if row["checkpoint"] == "last"]
+    lines += [
+        "",
+        f"Against float32, on the digits (PGD-AT, epoch {last[0]['epoch']}; [more](docs/precision.md)):",
+        "",
+        f"| | {' | '.join(row['precision'] for row in last)} |",
+        "|---|" + "---:|" * len(last),
+    ]
+    for name, figure in [
+        ("signs of the input gradient that agree, %", lambda row: f"{100 * row['gradients'][0]['sign']:.2f}"),
+        ("cosine of the input gradients", lambda row: f"{row['gradients'][0]['cosine']:.5f}"),
+        ("loss that PGD reaches", lambda row: f"{row['pgd_loss']:.4f}"),
+        ("robust accuracy, %", lambda row: f"{row['robust_acc']:.2f}"),
+    ]:
+        lines.append(f"| {name} | {' | '.join(map(figure, last))} |")
     return lines
 
 
@@ -271,7 +367,8 @@ def results(check):
     records = [(path, json.loads(path.read_text())) for path in paths]
     for name, marker, lines in [
         ("README.md", "headline", headline(records)),
-        ("docs/results.md", "records", tables(records)),
+        ("docs/results.md", "records", tables([pair for pair in records if kind(pair[1]) != gradients])),
+        ("docs/precision.md", "precision", precision_tables(records)),
     ]:
         path = ROOT / name
         begin, end = f"<!-- {marker}: begin (written by scripts/records.py) -->", f"<!-- {marker}: end -->"
@@ -286,15 +383,17 @@ def results(check):
 def main():
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    parser.add_argument("what", choices=["measure", "compare", "autoattack", "results"])
+    parser.add_argument("what", choices=["measure", "compare", "precision", "autoattack", "results"])
     parser.add_argument("--device", default="host")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--processes", type=int, default=3, help="measure: the best of all counts")
+    parser.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32", help="compare")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     work = {
         "measure": lambda: measure(options.device, options.seconds, options.processes),
-        "compare": lambda: compare(options.device),
+        "compare": lambda: compare(options.device, options.precision),
+        "precision": lambda: precision(options.device),
         "autoattack": lambda: autoattack(options.device),
         "results": lambda: results(options.check),
     }

@@ -204,24 +204,15 @@ impl Tape {
     /// Gradients of `sum(upstream * output)`; `upstream` is 1 for a scalar output when `None`.
     pub fn backward(&self, output: Var, upstream: Option<Tensor>) -> Result<Gradients> {
         let _backward = self.device.scope(Range::Backward);
+        let wrong = |expected: String, got: &[usize]| {
+            Err(Error::Shape { op: "backward", expected, got: got.to_vec() })
+        };
         let (value, output) = (self.value(output), output.0.0);
         let upstream = match upstream {
             Some(upstream) if upstream.shape() == value.shape() => upstream,
-            Some(other) => {
-                return Err(Error::Shape {
-                    op: "backward",
-                    expected: format!("{:?}", value.shape()),
-                    got: other.shape().to_vec(),
-                });
-            }
+            Some(other) => return wrong(format!("{:?}", value.shape()), other.shape()),
             None if value.len() == 1 => ops::fill::full(&self.device, value.shape(), 1.0)?,
-            None => {
-                return Err(Error::Shape {
-                    op: "backward",
-                    expected: "a scalar loss".into(),
-                    got: value.shape().to_vec(),
-                });
-            }
+            None => return wrong("a scalar loss".into(), value.shape()),
         };
         self.propagate(output, |_| Ok(Entry::new(upstream)))
     }

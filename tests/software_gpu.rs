@@ -199,9 +199,9 @@ fn a_failure_in_a_replay_is_one_line() {
 fn a_full_memory_is_one_line_with_its_size() {
     let folder = folder();
     few_digits(folder.path());
-    let memory = ("SOFTGPU_MEMORY", "4194304");
+    let memory = ("SOFTGPU_MEMORY", "2097152");
     let line = error(&saddle(folder.path(), FEW, &[memory])).unwrap();
-    assert!(line.contains("out of memory") && line.contains("of 4194304 bytes"), "{line}");
+    assert!(line.contains("out of memory") && line.contains("of 2097152 bytes"), "{line}");
 }
 
 /// Every function of the driver that a job calls fails: at its first call, in the middle, at its last,

@@ -4,9 +4,14 @@
 use half::bf16;
 use saddle::device::testing::nvrtc_is_present;
 use saddle::device::{Buffer, Coverage, Device, Real};
-use saddle::ops::conv2d::{Conv, Epilogue};
+use saddle::nn::{Arch, BnMode, Net, Shape};
+use saddle::ops::batch_norm::{Norm, batch_norm};
+use saddle::ops::conv2d::{Conv, Epilogue, Filter, Precision, conv2d_measured, conv2d_prepared};
 use saddle::ops::conv2d_mma::{Packed, Passes, Tile, forward, input_grad, weight_grad};
+use saddle::ops::valid::Rows;
+use saddle::tape::Tape;
 use saddle::tensor::Tensor;
+use std::rc::Rc;
 
 /// The counts of a kernel for one layer.
 struct Cost {
@@ -22,7 +27,7 @@ fn costs<T: Real>() -> Vec<Cost> {
     let len = conv.in_shape().iter().product();
     let map = || Buffer::<T>::zeros(&device, len).unwrap();
     let (x, mut y, mut dw) = (map(), map(), Buffer::<f32>::zeros(&device, weight.len()).unwrap());
-    let packed = Packed::new(&conv, &weight, None, Passes::Both).unwrap();
+    let packed = Packed::new(&weight, None, Passes::Both).unwrap();
     for tile in Tile::ALL.map(Some) {
         forward(&conv, &x, &packed, Epilogue::default(), None, &mut y, tile).unwrap();
         input_grad(&conv, &x, &packed, None, None, &mut y, false, tile).unwrap();
@@ -91,5 +96,80 @@ fn the_main_loop_of_bf16_meets_no_bank_conflict() {
 fn the_main_loop_of_tf32_meets_no_bank_conflict() {
     if nvrtc_is_present() {
         check::<f32>(&[("weight", 20.0), ("128x128", 7.5), ("128x64", 8.5), ("64x64", 10.0)]);
+    }
+}
+
+/// Launches of the kernels whose names begin so, and the bytes that all launches load.
+fn spent(device: &Device, kernel: &str) -> (u64, u64) {
+    let costs = device.take_costs();
+    let launches = costs.iter().filter(|cost| cost.kernel.name.starts_with(kernel)).map(|cost| cost.times);
+    let loaded = |counts: &ptx::Counts| counts.total.global_loaded + counts.total.async_bytes;
+    let loaded = costs.iter().map(|cost| cost.times * cost.counts.as_ref().map_or(0, loaded));
+    (launches.sum(), loaded.sum())
+}
+
+#[test]
+fn a_batch_norm_after_tensor_cores_reads_its_input_once() {
+    if !nvrtc_is_present() {
+        return;
+    }
+    let device = Device::software("compute_90", Coverage::All, None).unwrap();
+    let shape = [16, 16, 16, 64];
+    let of_channels = || Tensor::zeros(&device, &[64]).unwrap();
+    let spent = |measured: bool| {
+        let tape = Tape::new(&device);
+        let x = Buffer::<bf16>::zeros(&device, shape.iter().product()).unwrap();
+        let x = tape.constant(Tensor::new(x, &shape).unwrap());
+        let weight = Tensor::zeros(&device, &[64, 1, 1, 64]).unwrap();
+        let filter = Rc::new(Filter::new(weight.clone(), Precision::Bf16));
+        let (w, weight, bias) =
+            (tape.constant(weight), tape.constant(of_channels()), tape.constant(of_channels()));
+        let (mean, var) = (&mut of_channels(), &mut of_channels());
+        let norm = Norm { weight, bias, mean, var, mode: BnMode::Train, rows: &Rows::All };
+        device.take_costs();
+        let y = if measured {
+            conv2d_measured(&tape, x, w, &filter, 1, 0, &Rows::All).unwrap()
+        } else {
+            conv2d_prepared::<bf16, bf16>(&tape, x, w, &filter, 1, 0, &Rows::All).unwrap().into()
+        };
+        batch_norm(&tape, y, norm, true).unwrap();
+        spent(&device, "")
+    };
+    let ((launches, loaded), (launches_before, loaded_before)) = (spent(true), spent(false));
+    let bytes = shape.iter().product::<usize>() as u64 * 2;
+    println!("{launches} launches load {loaded} bytes; {launches_before} and {loaded_before} without");
+    assert_eq!(launches, launches_before - 1);
+    // All but the statistics themselves, of which there may be more.
+    assert!(loaded + bytes * 9 / 10 <= loaded_before, "{loaded} and {loaded_before} bytes of {bytes}");
+}
+
+#[test]
+fn only_the_first_batch_norm_of_a_resnet_computes_its_statistics_itself() {
+    if !nvrtc_is_present() {
+        return;
+    }
+    let device = Device::software("compute_90", Coverage::Sample(1), None).unwrap();
+    let (channels, mean, std) = (3, vec![0.5; 3], vec![0.25; 3]);
+    let shape = Shape { channels, height: 8, classes: 10, mean, std };
+    let mut net = Net::new(&device, Arch::find("resnet18").unwrap(), &shape, 3).unwrap();
+    // Its convolution, of images, multiplies in float32.
+    for (precision, own) in [(Precision::F32, 20), (Precision::Tf32, 1), (Precision::Bf16, 1)] {
+        net.set_precision(precision);
+        for (mode, statistics, finished) in
+            [(BnMode::Train, own, 20), (BnMode::Batch, own, 20), (BnMode::Eval, 0, 0)]
+        {
+            let tape = Tape::new(&device);
+            let leaves = net.leaves(&tape);
+            let x = tape.constant(Tensor::zeros(&device, &[2, 8, 8, 3]).unwrap());
+            device.take_costs();
+            net.forward(&tape, x, mode, Some(&leaves)).unwrap();
+            let costs = device.take_costs();
+            let launches = |kernel: &str| {
+                let those = costs.iter().filter(|cost| cost.kernel.name.trim_end_matches("_bf16") == kernel);
+                those.map(|cost| cost.times).sum::<u64>()
+            };
+            let found = (launches("batch_norm_statistics"), launches("batch_norm_finish"));
+            assert_eq!(found, (statistics, finished), "{precision} {mode}");
+        }
     }
 }

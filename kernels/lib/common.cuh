@@ -99,9 +99,16 @@ INLINE float round_bf16(float value) {
   store_rounded(&rounded, value);
   return to_float(rounded);
 }
-// The nearest tf32: 10 bits after the point, of two the one away from zero, as cvt.rna.tf32 makes it.
+// The nearest tf32: 10 bits after the point, of two the one away from zero. The tensor cores alone would cut
+// the lower bits off.
 INLINE float round_tf32(float value) {
+#if !defined(SADDLE_HOST) && __CUDA_ARCH__ >= 800
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits_to_float(bits);
+#else
   return fabsf(value) < INFINITY ? bits_to_float((float_to_bits(value) + 0x1000) & 0xffffe000u) : value;
+#endif
 }
 
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -232,14 +232,66 @@ INLINE Vec staggered_load(const float* from) {
   return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
 
-// One block of C; store(sum, index in the output, column) gets every Vec of it.
+// The rows of a block of C that a thread finishes: one Vec each of the first, and of every STEP-th after it.
+template <class Tile>
+struct Finish {
+  static constexpr int ROW_VECS = Tile::COLUMNS / VEC, STEP = Tile::THREADS / ROW_VECS;
+  static constexpr int VECS = Tile::ROWS / STEP;
+  static_assert(VECS * STEP == Tile::ROWS && STEP * ROW_VECS == Tile::THREADS, "threads share C evenly");
+  static INLINE int row(int i) { return threadIdx.x / ROW_VECS + i * STEP; }
+  static INLINE int column() { return threadIdx.x % ROW_VECS * VEC; }
+};
+
+// The sum over the block's threads of column threadIdx.x, if there is one, of their Vecs. scratch has a Vec
+// for each thread.
+template <class Tile>
+INLINE float column_total(Vec mine, float* scratch) {
+  __syncthreads();
+  vec_store(scratch + threadIdx.x * VEC, mine);
+  __syncthreads();
+  float total = 0.0f;
+  if (threadIdx.x >= Tile::COLUMNS) return total;
+  UNROLL
+  for (int i = 0; i < Finish<Tile>::STEP; i++) total += scratch[i * Tile::COLUMNS + threadIdx.x];
+  return total;
+}
+
+// Mean and M2 = sum (v - mean)^2 per column of the first `rows` rows of a block, of which this thread has v:
+// the statistics of a chunk, as batch_norm.cu merges them. In two passes over registers, float32, in a fixed
+// order. The first `columns` columns are written to `to`, M2 `stride` floats past the mean.
+template <class Tile>
+INLINE void write_statistics(
+    const Vec (&v)[Finish<Tile>::VECS], int rows, int columns, float* scratch, float* to, int stride) {
+  typedef Finish<Tile> Mine;
+  const bool mine = static_cast<int>(threadIdx.x) < columns;
+  Vec sum = vec_splat(0.0f), M2 = vec_splat(0.0f);
+  UNROLL
+  for (int i = 0; i < Mine::VECS; i++)
+    if (Mine::row(i) < rows) sum = sum + v[i];
+  const float mean = column_total<Tile>(sum, scratch) / static_cast<float>(rows);
+  float* const means = scratch + Tile::THREADS * VEC;
+  if (threadIdx.x < Tile::COLUMNS) means[threadIdx.x] = mean;
+  if (mine) to[threadIdx.x] = mean;
+  __syncthreads();
+  const Vec center = vec_load(means + Mine::column());
+  UNROLL
+  for (int i = 0; i < Mine::VECS; i++)
+    if (Mine::row(i) < rows) M2 = vec_fma(v[i] - center, v[i] - center, M2);
+  const float total = column_total<Tile>(M2, scratch);
+  if (mine) to[stride + threadIdx.x] = total;
+}
+
+// One block of C; store(sum, index in the output, column) gets every Vec of it, and returns what it stored.
+// If given, `statistics` [row tiles, 2, columns] gets the statistics of what was stored for valid images.
 template <class T, class Tile, bool transposed, class Store>
 INLINE void implicit_gemm(
-    const Geometry& g, unsigned char* ring, const T* source, const T* weights, Store store) {
+    const Geometry& g, unsigned char* ring, const T* source, const T* weights, float* statistics,
+    Store store) {
   SHARED(int, row_source, Tile::ROWS);
   SHARED(int, row_out, Tile::ROWS);
   SHARED(uint32_t, row_taps, Tile::ROWS);
   SHARED(Tap, list, MAX_TAPS);
+  SHARED(int, chunk, 2);  // valid rows, number
   const BlockTables tables = {row_source, row_out, row_taps, list};
   // Neighbouring blocks share rows: they read the same source at the same time. Phases with most taps, the
   // last ones, come first.
@@ -250,6 +302,12 @@ INLINE void implicit_gemm(
   const int first_row = tile % row_tiles * Tile::ROWS;
   if (first_row >= g.all_images * phase.height * phase.width) return;
 
+  // What the statistics want to know lies in shared memory meanwhile: registers are full. Valid images come
+  // first.
+  if (threadIdx.x == 0) {
+    chunk[0] = min(Tile::ROWS, g.images * phase.height * phase.width - first_row);
+    chunk[1] = tile;
+  }
   const int listed = make_tables<Tile>(phase, first_row, tables, reinterpret_cast<uint32_t*>(ring));
   Copier<T, Tile> copier(g, source, weights, tables, listed, first_column);
   const int k_tiles = ceil_div(listed * g.depth, Copier<T, Tile>::K_TILE);
@@ -262,15 +320,20 @@ INLINE void implicit_gemm(
     *reinterpret_cast<float2*>(c + row * Tile::C_STRIDE + column) = make_float2(x, y);
   });
   __syncthreads();
-  constexpr int ROW_VECS = Tile::COLUMNS / VEC;
-  static_assert(Tile::ROWS * ROW_VECS % Tile::THREADS == 0, "threads share C evenly");
+  const int column = Finish<Tile>::column();
+  Vec v[Finish<Tile>::VECS];
   UNROLL
-  for (int i = 0; i < Tile::ROWS * ROW_VECS; i += Tile::THREADS) {
-    const int row = (i + threadIdx.x) / ROW_VECS, column = (i + threadIdx.x) % ROW_VECS * VEC;
-    const Vec sum = staggered_load(c + row * Tile::C_STRIDE + column);
-    const int at = tables.out[row];
+  for (int i = 0; i < Finish<Tile>::VECS; i++) {
+    const int row = Finish<Tile>::row(i), at = tables.out[row];
+    v[i] = staggered_load(c + row * Tile::C_STRIDE + column);
     if (at >= 0 && first_column + column < g.columns)
-      store(sum, at + first_column + column, first_column + column);
+      v[i] = store(v[i], at + first_column + column, first_column + column);
+  }
+  if (!statistics) return;
+  const int rows = chunk[0];
+  if (rows > 0) {
+    float* const to = statistics + chunk[1] * 2 * g.columns + first_column;
+    write_statistics<Tile>(v, rows, min(Tile::COLUMNS, g.columns - first_column), c, to, g.columns);
   }
 }
 

@@ -20,20 +20,8 @@
 #define TENSOR_CORES 1
 #endif
 
-// The bits of a float rounded to tf32: the nearest, of two the one farther from zero. The tensor cores
-// alone would cut the lower bits off.
-INLINE uint32_t tf32_rounded(uint32_t bits) {
-#if defined(SADDLE_HOST) || __CUDA_ARCH__ < 800
-  return (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & 0xffffe000;
-#else
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
-  return rounded;
-#endif
-}
-
 // What the tensor cores should find in memory for a number.
-INLINE void store_operand(float* to, float value) { *to = bits_to_float(tf32_rounded(float_to_bits(value))); }
+INLINE void store_operand(float* to, float value) { *to = round_tf32(value); }
 INLINE void store_operand(bf16* to, float value) { store_rounded(to, value); }
 
 #if TENSOR_CORES
@@ -117,7 +105,7 @@ INLINE uint32_t word_load(SharedAddress from) {
 // A register of an operand as the tensor cores should read it.
 template <class T>
 INLINE uint32_t operand(uint32_t bits) {
-  return sizeof(T) == 4 ? tf32_rounded(bits) : bits;
+  return sizeof(T) == 4 ? float_to_bits(round_tf32(bits_to_float(bits))) : bits;
 }
 
 // sum += a b for the warp: a is 16 rows x 32 bytes, b 32 bytes x 8 columns. A lane holds, with g = lane / 4

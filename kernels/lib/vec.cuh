@@ -141,6 +141,17 @@ INLINE Vec vec_tf32(Vec v) {
   for (int i = 0; i < VEC; i++) v[i] = round_tf32(v[i]);
   return v;
 }
+// Each lane as vec_store writes it to memory of T.
+template <class T>
+INLINE Vec vec_stored(Vec v) {
+  UNROLL
+  for (int i = 0; i < VEC; i++) {
+    T stored;
+    store_rounded(&stored, v[i]);
+    v[i] = to_float(stored);
+  }
+  return v;
+}
 INLINE Vec vec_fma(float a, Vec b, Vec c) { return vec_fma(vec_splat(a), b, c); }
 INLINE Vec vec_abs(Vec v) { return vec_max(v, vec_splat(0.0f) - v); }
 // v, which may be a product: keeps g++ from fusing it with a later addition into an fma.

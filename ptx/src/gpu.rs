@@ -9,6 +9,8 @@ pub struct Gpu {
     /// As `--gpu` names it.
     pub name: &'static str,
     pub title: &'static str,
+    /// The name by which its driver knows it.
+    pub driver: &'static str,
     /// Where the figures come from.
     pub source: &'static str,
     /// Compute capability.
@@ -62,6 +64,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "h200",
         title: "NVIDIA H200 SXM",
+        driver: "NVIDIA H200",
         source: "NVIDIA H200 data sheet; H100 architecture white paper",
         capability: (9, 0),
         multiprocessors: 132,
@@ -75,6 +78,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "h100",
         title: "NVIDIA H100 SXM",
+        driver: "NVIDIA H100 80GB HBM3",
         source: "NVIDIA H100 data sheet and architecture white paper",
         capability: (9, 0),
         multiprocessors: 132,
@@ -88,6 +92,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "a100-80gb",
         title: "NVIDIA A100 SXM 80 GB",
+        driver: "NVIDIA A100-SXM4-80GB",
         source: "NVIDIA A100 data sheet and architecture white paper",
         capability: (8, 0),
         multiprocessors: 108,
@@ -101,6 +106,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "a100-40gb",
         title: "NVIDIA A100 SXM 40 GB",
+        driver: "NVIDIA A100-SXM4-40GB",
         source: "NVIDIA A100 data sheet and architecture white paper",
         capability: (8, 0),
         multiprocessors: 108,
@@ -114,6 +120,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "rtx4090",
         title: "NVIDIA GeForce RTX 4090",
+        driver: "NVIDIA GeForce RTX 4090",
         source: "NVIDIA Ada GPU architecture white paper",
         capability: (8, 9),
         multiprocessors: 128,
@@ -127,6 +134,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "l4",
         title: "NVIDIA L4",
+        driver: "NVIDIA L4",
         source: "NVIDIA L4 data sheet; Ada GPU architecture white paper",
         capability: (8, 9),
         multiprocessors: 58,
@@ -140,6 +148,7 @@ pub const GPUS: &[Gpu] = &[
     Gpu {
         name: "t4",
         title: "NVIDIA T4",
+        driver: "Tesla T4",
         source: "NVIDIA T4 data sheet; Turing architecture white paper",
         capability: (7, 5),
         multiprocessors: 40,
@@ -155,6 +164,11 @@ pub const GPUS: &[Gpu] = &[
 /// The GPU of this name.
 pub fn find(name: &str) -> Option<&'static Gpu> {
     GPUS.iter().find(|gpu| gpu.name == name)
+}
+
+/// The GPU that a driver calls so.
+pub fn of_driver(name: &str) -> Option<&'static Gpu> {
+    GPUS.iter().find(|gpu| gpu.driver == name)
 }
 
 impl Gpu {
@@ -238,5 +252,38 @@ mod tests {
             assert!((peak - teraflops).abs() < 0.1, "{name}: {peak}");
         }
         assert_eq!(find("h300"), None);
+    }
+
+    /// Dense operations per clock and multiprocessor, as the architectures' white papers draw the tensor
+    /// cores: a printed peak is that of a clock up to 8 % below the boost clock, as the H100's is.
+    #[test]
+    fn the_peaks_of_tensor_cores_follow_from_their_widths() {
+        let widths = [
+            ("h200", 4096.0),
+            ("h100", 4096.0),
+            ("a100-80gb", 2048.0),
+            ("a100-40gb", 2048.0),
+            ("rtx4090", 512.0),
+            ("l4", 1024.0),
+            ("t4", 1024.0),
+        ];
+        assert_eq!(GPUS.len(), widths.len());
+        for (name, width) in widths {
+            let gpu = find(name).unwrap();
+            let [tf32, bf16, f16] = gpu.tensor;
+            let share = f16 / (width * gpu.multiprocessors as f64 * gpu.clock());
+            assert!((0.92..1.01).contains(&share), "{name}: {share}");
+            let turing = gpu.capability < (8, 0);
+            assert!(if turing { [tf32, bf16] == [0.0; 2] } else { bf16 == f16 }, "{name}");
+            assert!(turing || (tf32 / bf16 - 0.5).abs() < 0.005, "{name}");
+        }
+    }
+
+    #[test]
+    fn drivers_names_are_of_one_gpu_each() {
+        for gpu in GPUS {
+            assert_eq!(of_driver(gpu.driver).map(|found| found.name), Some(gpu.name));
+        }
+        assert_eq!(of_driver("NVIDIA H200 NVL"), None, "another card, with another peak");
     }
 }

@@ -4,12 +4,13 @@ use std::rc::Rc;
 
 use crate::attack::{Objective, Pgd, Points, logits};
 use crate::config::Config;
-use crate::device::{Buffer, Device, Graph};
+use crate::device::{Buffer, Device, Real};
 use crate::error::{Error, Result};
 use crate::method::{self, Method};
 use crate::nn::{Arch, Net, Param, ParamId, Shape};
 use crate::ops::attack_step::linf_step;
 use crate::ops::batch_norm::BnMode;
+use crate::ops::cast::rounded;
 use crate::ops::conv2d::{Conv, Convolve, Epilogue, Filter, Precision};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::fill::full;
@@ -18,7 +19,9 @@ use crate::rng::{Key, Purpose, Stream};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::average::Average;
+use crate::train::captured::{CapturedStep, Networks};
 use crate::train::step::{Batch, Models, Sgd, StepConfig, train_step};
+use half::bf16;
 
 /// Something to do again and again.
 pub type Work = Box<dyn FnMut() -> Result<()>>;
@@ -52,36 +55,53 @@ pub struct Layer {
     pub stride: usize,
 }
 
-/// The names of the passes of a convolution.
-pub const PASSES: [&str; 3] = ["conv2d forward", "conv2d input gradient", "conv2d weight gradient"];
-
 impl Layer {
     pub fn conv(&self) -> Result<Conv> {
         let &Layer { input, out_channels, kernel, stride } = self;
         Conv::new(&input, &[out_channels, kernel, kernel, input[3]], stride, kernel / 2)
     }
+}
 
-    /// The three passes.
-    pub fn passes(&self, device: &Device) -> Result<[Work; 3]> {
-        let conv = self.conv()?;
-        let (x, grad) = (random(device, &conv.in_shape())?, random(device, &conv.out_shape())?);
-        let weight = random(device, &[self.out_channels, self.kernel, self.kernel, self.input[3]])?;
-        let mut grad_x = Buffer::uninit(device, x.len())?;
-        let mut grad_w = Buffer::uninit(device, weight.len())?;
-        let filter = Rc::new(Filter::new(weight, Precision::F32));
-        let (images, of_input, for_w, grad_of_w) = (x.clone(), filter.clone(), filter.clone(), grad.clone());
-        Ok([
-            Box::new(move || {
-                <f32 as Convolve>::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)
-            }),
-            Box::new(move || {
-                <f32 as Convolve>::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)
-            }),
-            Box::new(move || {
-                <f32 as Convolve>::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)
-            }),
-        ])
+/// Numbers of a map.
+pub trait Numbers: Real {
+    /// In `[0, 1)`.
+    fn random(device: &Device, shape: &[usize]) -> Result<Tensor<Self>>;
+}
+
+impl Numbers for f32 {
+    fn random(device: &Device, shape: &[usize]) -> Result<Tensor> {
+        random(device, shape)
     }
+}
+
+impl Numbers for bf16 {
+    fn random(device: &Device, shape: &[usize]) -> Result<Tensor<bf16>> {
+        rounded(&random(device, shape)?)
+    }
+}
+
+/// The three passes of a convolution that reads maps of X and writes maps of Y.
+pub fn passes<X: Convolve<Y> + Numbers, Y: Numbers>(
+    device: &Device,
+    conv: Conv,
+    precision: Precision,
+) -> Result<[Work; 3]> {
+    let (x, grad) = (X::random(device, &conv.in_shape())?, Y::random(device, &conv.out_shape())?);
+    let weight = filter(device, &conv)?;
+    let mut grad_x = Buffer::uninit(device, x.len())?;
+    let mut grad_w = Buffer::uninit(device, weight.len())?;
+    let filter = Rc::new(Filter::new(weight, precision));
+    let (images, of_input, for_w, grad_of_w) = (x.clone(), filter.clone(), filter.clone(), grad.clone());
+    Ok([
+        Box::new(move || X::forward(&conv, &images, &filter, Epilogue::default(), None).map(drop)),
+        Box::new(move || X::input_grad(&conv, &grad, &of_input, None, None, &mut grad_x, false)),
+        Box::new(move || X::weight_grad(&conv, &x, &grad_of_w, &for_w, None, &mut grad_w, false)),
+    ])
+}
+
+/// Weights of a convolution.
+pub fn filter(device: &Device, conv: &Conv) -> Result<Tensor> {
+    random(device, &[conv.out_channels, conv.kernel_height, conv.kernel_width, conv.in_channels])
 }
 
 /// A step of an Linf attack on images `[N,H,W,C]`.
@@ -92,6 +112,7 @@ pub fn attack_step(device: &Device, shape: &[usize]) -> Result<Work> {
 }
 
 /// A network and the images that steps are measured on.
+#[derive(Clone, Copy)]
 pub struct Job {
     pub model: &'static str,
     pub side: usize,
@@ -155,7 +176,7 @@ impl Job {
             mix,
             lr,
             launched: false,
-            graph: None,
+            captured: None,
         };
         Ok(Box::new(move || step.run()))
     }
@@ -175,13 +196,7 @@ impl Job {
         });
         let mut net = self.net(device)?;
         let evaluation = Box::new(move || logits(&mut net, &evaluated).map(drop));
-        let mut net = self.net(device)?;
-        let lr = Buffer::from_slice(device, &[0.0])?;
-        let gradient = |(id, param): (ParamId, &Param)| Ok((id, Tensor::zeros(device, param.value.shape())?));
-        let gradients = net.params.trained().map(gradient).collect::<Result<Vec<_>>>()?;
-        let update = Box::new(move || {
-            Sgd { lr: &lr, momentum: 0.9, weight_decay: 5e-4 }.update(&mut net.params, &gradients)
-        });
+        let (_, update) = self.update(device)?;
         let part = |name, counts, repeats, work: Work| Part { name, counts, repeats, work };
         Ok(vec![
             part("attack step", [10, 20], STEPS, attack),
@@ -190,6 +205,18 @@ impl Job {
             part("training pass, two views", [0, 2], 1, self.pass(device, 2 * n)?),
             part("update", [1, 1], 1, update),
         ])
+    }
+
+    /// The update of all parameters, and their number.
+    pub fn update(&self, device: &Device) -> Result<(usize, Work)> {
+        let mut net = self.net(device)?;
+        let lr = Buffer::from_slice(device, &[0.0])?;
+        let gradient = |(id, param): (ParamId, &Param)| Ok((id, Tensor::zeros(device, param.value.shape())?));
+        let gradients = net.params.trained().map(gradient).collect::<Result<Vec<_>>>()?;
+        let count = net.params.count();
+        let sgd =
+            move || Sgd { lr: &lr, momentum: 0.9, weight_decay: 5e-4 }.update(&mut net.params, &gradients);
+        Ok((count, Box::new(sgd)))
     }
 
     /// Loss and gradients of n images.
@@ -221,7 +248,13 @@ struct RepeatedStep {
     mix: Tensor,
     lr: Buffer<f32>,
     launched: bool,
-    graph: Option<Graph>,
+    captured: Option<CapturedStep>,
+}
+
+impl Networks for RepeatedStep {
+    fn nets(&mut self) -> impl Iterator<Item = &mut Net> {
+        [Some(&mut self.net), self.wa.as_mut()].into_iter().flatten()
+    }
 }
 
 impl RepeatedStep {
@@ -231,12 +264,13 @@ impl RepeatedStep {
             self.launched = true;
             return self.launch();
         }
-        if self.graph.is_none() {
-            self.drop_copies();
-            self.graph = Some(device.capture(|| self.launch())?);
-            self.drop_copies();
-        }
-        self.graph.as_ref().map_or(Ok(()), Graph::replay)
+        let captured = match self.captured.take() {
+            Some(captured) => captured,
+            None => CapturedStep::of(&device, self, RepeatedStep::launch)?,
+        };
+        captured.replay(self)?;
+        self.captured = Some(captured);
+        Ok(())
     }
 
     fn launch(&mut self) -> Result<()> {
@@ -247,14 +281,6 @@ impl RepeatedStep {
         let batch = Batch { x, y, images, mix };
         train_step(&mut models, &batch, &step_config, sgd, average.as_ref()).map(drop)
     }
-
-    /// Copies of weights that a captured step reads are made in it, and belong to its replays.
-    fn drop_copies(&mut self) {
-        [Some(&mut self.net), self.wa.as_mut()]
-            .into_iter()
-            .flatten()
-            .for_each(|net| net.params.drop_copies());
-    }
 }
 
 static JOBS: [Job; 3] = [
@@ -263,10 +289,11 @@ static JOBS: [Job; 3] = [
     Job { model: "wrn-28-10", side: 32, channels: 3, host_batch: 8, eps: "8/255" },
 ];
 
-/// The job with this network, or the digits net's and ResNet-18's. Errors: there is none.
-pub fn jobs(model: Option<&str>) -> Result<Vec<&'static Job>> {
-    let Some(wanted) = model else { return Ok(JOBS[..2].iter().collect()) };
-    let found = JOBS.iter().find(|job| job.model == wanted);
-    let unknown = || Error::unknown("model", wanted, JOBS.iter().map(|job| job.model));
-    found.map(|job| vec![job]).ok_or_else(unknown)
+/// The job with this network, or the digits net's and ResNet-18's. Networks that are not listed get images
+/// like CIFAR's. Errors: there is no such network.
+pub fn jobs(model: Option<&str>) -> Result<Vec<Job>> {
+    let Some(wanted) = model else { return Ok(JOBS[..2].to_vec()) };
+    let model = Arch::find(wanted)?.name;
+    let listed = JOBS.iter().find(|job| job.model == model);
+    Ok(vec![listed.copied().unwrap_or(Job { model, ..JOBS[1] })])
 }

@@ -4,12 +4,11 @@ use serde_json::json;
 
 use super::flags::{KeyFlags, SetFlag, TrainKeys};
 use super::{Run, text, train};
-use crate::device::Device;
+use crate::device::{Device, Peaks};
 use crate::error::{Error, Result};
 use crate::inspect::words::{bytes, si, time};
 use crate::profile::explain::{Explanation, Row, Section, explain};
 use crate::profile::memory::ClassBytes;
-use crate::profile::roofline::Roofline;
 use crate::profile::table::{Profile, Sum, profile};
 use crate::run::provenance::Provenance;
 use crate::train::TrainJob;
@@ -68,13 +67,15 @@ fn title(TrainJob { config, .. }: &TrainJob) -> String {
     format!("{}, {}, images of {}, batch {}", config.method, config.model, config.dataset, config.batch)
 }
 
-fn roof(roofline: &Roofline) -> String {
-    let Roofline { flops, bandwidth, origin } = roofline;
-    format!("roofline: {}FLOP/s float32, {}B/s ({origin})\n", spaced(*flops), spaced(*bandwidth))
+pub(super) fn roof(roofline: &Peaks) -> String {
+    let Peaks { flops, tensor, bandwidth, origin } = roofline;
+    let tensor = tensor.map(|[tf32, bf16]| format!("{}tf32, {}bf16, ", spaced(tf32), spaced(bf16)));
+    let [flops, bandwidth] = [flops, bandwidth].map(|rate| spaced(*rate));
+    format!("roofline: {flops}FLOP/s float32, {}{bandwidth}B/s ({origin})\n", tensor.unwrap_or_default())
 }
 
 /// A number and its prefix, with a space before a unit: `1.23 G`.
-fn spaced(value: f64) -> String {
+pub(super) fn spaced(value: f64) -> String {
     let text = si(value);
     if text.contains(' ') { text } else { text + " " }
 }
@@ -99,7 +100,7 @@ fn cells(sum: &Sum, whole: f64) -> Vec<String> {
     ]
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
@@ -154,7 +155,7 @@ pub fn print_explanation(job: &TrainJob, as_json: bool) -> Result<()> {
 }
 
 fn explained(explanation: &Explanation, job: &TrainJob, device: &Device) -> String {
-    let Explanation { sections, phases, total, roofline, memory, peak } = explanation;
+    let Explanation { sections, phases, total, roofline, memory, peak, held } = explanation;
     let mut page = format!("A step of {} on {}; nothing was run\n", title(job), device.describe());
     page += &roof(roofline);
     page += &format!("\n{}", text::table(&launches(sections), &[0, 4, 5, 6, 8]));
@@ -172,8 +173,9 @@ fn explained(explanation: &Explanation, job: &TrainJob, device: &Device) -> Stri
     let classes = memory
         .iter()
         .map(|ClassBytes { class, at_peak, most }| [class.to_string(), bytes(*at_peak), bytes(*most)]);
-    let all = ["all buffers".to_owned(), bytes(*peak), String::new()];
-    let rows: Vec<_> = [headings].into_iter().chain(classes).chain([all]).collect();
+    let all = [("all buffers", peak), ("allocated", held)];
+    let all = all.map(|(name, total)| [name.to_owned(), bytes(*total), String::new()]);
+    let rows: Vec<_> = [headings].into_iter().chain(classes).chain(all).collect();
     page + &format!("\n{}", text::table(&rows, &[1, 2]))
 }
 

@@ -17,6 +17,7 @@ pub mod host;
 pub mod kernels;
 mod memory;
 mod peaks;
+mod precision;
 mod recording;
 mod software;
 mod table;
@@ -24,13 +25,17 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+mod tuning;
 
 pub use buffer::{Buffer, Element, Real};
 pub use choice::DeviceChoice;
 pub use graph::Graph;
 pub use host::Order;
-pub use peaks::Peaks;
+pub use peaks::{Binding, Peaks};
+pub use precision::Precision;
 pub use software::{Coverage, LaunchCost};
+pub use table::Table;
+pub use tuning::Choices;
 
 use crate::error::Result;
 use memory::Policy;
@@ -45,6 +50,7 @@ struct Inner {
     backend: Backend,
     memory: memory::Pool,
     tracer: trace::Tracer,
+    tuning: tuning::Tuning,
 }
 
 enum Backend {
@@ -180,7 +186,11 @@ impl Device {
             Backend::Host(_) | Backend::Software(_) => trace::Timeline::Clock,
         };
         let tracer = trace::Tracer::new(timeline);
-        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy), tracer }))
+        let tuning = match &backend {
+            Backend::Cuda(cuda) => tuning::Tuning::of_gpu(&cuda.describe()),
+            Backend::Host(_) | Backend::Software(_) => tuning::Tuning::default(),
+        };
+        Device(Arc::new(Inner { backend, memory: memory::Pool::new(policy), tracer, tuning }))
     }
 
     /// The CPU: all cores, the best instruction set of the machine (`SADDLE_HOST_ISA` chooses another).
@@ -291,7 +301,7 @@ impl Device {
         if self.0.memory.capturing() {
             self.0.memory.record_use(args.iter().map(|arg| arg.0));
         }
-        let Inner { backend, memory, tracer } = &*self.0;
+        let Inner { backend, memory, tracer, .. } = &*self.0;
         // The launches of a graph are heard when it is replayed.
         if !tracer.is_on() || memory.capturing() {
             return backend.launch(kernel, grid, args);

@@ -3,7 +3,7 @@
 use super::kernels::conformance::execution::conf_increment;
 use super::memory::Policy;
 use super::testing::devices;
-use super::{Buffer, Device, DeviceChoice, IntoArg, cuda};
+use super::{Buffer, Device, DeviceChoice, Table, cuda};
 use crate::error::{Error, Result};
 
 fn increment(device: &Device, x: &Buffer<i32>, y: &mut Buffer<i32>) -> Result<()> {
@@ -143,7 +143,10 @@ fn a_table_of_a_capture_is_as_written_in_every_replay() {
         let x = buffer(&device, &[1; 4]);
         let mut y = buffer(&device, &[0; 4]);
         let named = buffer(&device, &[5; 4]);
-        let words = [7u64.arg(), (&named).arg(), 1u64.arg()];
+        let mut table = Table::new(&device);
+        table.row(7).read(&named).value(1);
+        let mut small = Table::new(&device);
+        small.row(7);
         let mut seen = Vec::new();
         let (mut kept, mut held) = (None, None);
         let graph = device.capture(|| {
@@ -151,11 +154,11 @@ fn a_table_of_a_capture_is_as_written_in_every_replay() {
             let mut early = Buffer::<u64>::uninit(&device, 3)?;
             early.copy_from(&Buffer::zeros(&device, 3)?)?;
             drop(early);
-            let table = Buffer::of_args(&device, &words)?;
+            let table = table.buffer()?;
             seen.push(table.address());
             held = Some(table.duplicate()?);
             drop(table);
-            kept = Some(Buffer::of_args(&device, &words[..1])?);
+            kept = Some(small.buffer()?);
             // Must not get the memory of the table.
             let mut other = Buffer::<u64>::uninit(&device, 3)?;
             seen.push(other.address());
@@ -166,8 +169,8 @@ fn a_table_of_a_capture_is_as_written_in_every_replay() {
         assert!(seen[0] != seen[1], "{label}");
         for _ in 0..2 {
             graph.replay().unwrap();
-            assert_eq!(kept.as_ref().unwrap().to_vec().unwrap(), [7], "{label}");
-            assert_eq!(held.as_ref().unwrap().to_vec().unwrap(), [7, named.address(), 1], "{label}");
+            assert_eq!(kept.as_ref().unwrap().to_vec().unwrap(), [0], "{label}");
+            assert_eq!(held.as_ref().unwrap().to_vec().unwrap(), [0, named.address(), 1], "{label}");
         }
         // A buffer that only the table names is kept, too.
         let address = named.address();
@@ -175,9 +178,11 @@ fn a_table_of_a_capture_is_as_written_in_every_replay() {
         let others: Vec<Buffer<i32>> = (0..8).map(|_| buffer(&device, &[-1; 4])).collect();
         assert!(others.iter().all(|other| other.address() != address), "{label}");
         drop(graph);
-        assert_eq!(kept.unwrap().to_vec().unwrap(), [7], "{label}: it outlives the graph");
-        let direct = Buffer::of_args(&device, &[3u64.arg(), false.arg()]).unwrap();
-        assert_eq!(direct.to_vec().unwrap(), [3, 0], "{label}");
+        assert_eq!(kept.unwrap().to_vec().unwrap(), [0], "{label}: it outlives the graph");
+        let mut direct = Table::new(&device);
+        direct.row(3).value(7).row(2).read(None::<&Buffer<f32>>);
+        assert_eq!((direct.rows(), direct.blocks()), (2, 5), "{label}");
+        assert_eq!(direct.buffer().unwrap().to_vec().unwrap(), [0, 7, 3, 0], "{label}");
     }
 }
 

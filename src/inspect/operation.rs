@@ -4,10 +4,11 @@ use super::shape::{Grammar, Sizes};
 use super::{Request, Settings};
 use crate::attack::{self, Params, Points};
 use crate::bench::DEFAULT_PRECISION;
-use crate::bench::work::{BATCH, Job, Layer, Work, attack_step, jobs, labels, random};
+use crate::bench::work::{BATCH, Job, Layer, Work, attack_step, jobs, labels, passes, random};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{BnMode, Norm, batch_norm};
+use crate::ops::conv2d::Precision;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce::Reduction;
 use crate::ops::valid::Rows;
@@ -166,7 +167,7 @@ fn convolution(device: &Device, sizes: &Sizes, wanted: &[usize]) -> Result<Vec<W
         kernel: sizes.get("kernel").unwrap_or(3),
         stride: sizes.get("stride").unwrap_or(1),
     };
-    let passes = layer.passes(device)?.into_iter().enumerate();
+    let passes = passes::<f32, f32>(device, layer.conv()?, Precision::F32)?.into_iter().enumerate();
     Ok(passes.filter(|(pass, _)| wanted.contains(pass)).map(|(_, work)| work).collect())
 }
 

@@ -3,12 +3,12 @@
 use super::init::Init;
 use super::maps::{Maps, each_type};
 use super::net::Shape;
-use super::params::{Leaves, ParamId, Params, Role};
+use super::params::{Leaves, NormIds, ParamId, Params, Role};
 use crate::device::trace::{Range, Scope};
 use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::ops::add::add;
-use crate::ops::batch_norm::{self, BnMode, Norm};
+use crate::ops::batch_norm::{self, BnMode, Measured, Norm};
 use crate::ops::conv2d::{self, Convolve, Precision};
 use crate::ops::conv2d_folded::conv2d_folded;
 use crate::ops::global_avg_pool::global_avg_pool;
@@ -17,7 +17,6 @@ use crate::ops::linear::linear;
 use crate::ops::relu::relu;
 use crate::ops::valid::Rows;
 use crate::tape::{Gradients, Tape, Var};
-use crate::tensor::Tensor;
 
 /// One forward pass: where it is recorded, how batch norms behave, and whether weights are differentiated.
 pub struct Pass<'a> {
@@ -42,7 +41,7 @@ impl Pass<'_> {
     }
 
     /// Whether a convolution of float32 images gives bf16.
-    fn leaves_f32(&self) -> bool {
+    fn gives_bf16(&self) -> bool {
         self.params.precision() == Precision::Bf16
     }
 
@@ -104,12 +103,12 @@ impl Builder<'_> {
         let mut add = |suffix: &str, role, value| {
             self.add(&format!("{name}.{suffix}"), role, &[channels], Init::Constant(value))
         };
-        Ok(BatchNorm {
+        Ok(BatchNorm(NormIds {
             weight: add("weight", Role::Weight, 1.0)?,
             bias: add("bias", Role::Weight, 0.0)?,
             mean: add("running_mean", Role::Buffer, 0.0)?,
             var: add("running_var", Role::Buffer, 1.0)?,
-        })
+        }))
     }
 
     /// A convolution and the batch norm after it, by their two names.
@@ -122,7 +121,14 @@ impl Builder<'_> {
         stride: usize,
     ) -> Result<ConvBn> {
         let conv = self.conv(conv, cin, cout, kernel, stride)?;
-        Ok(ConvBn { conv, bn: self.batch_norm(bn, cout)? })
+        let bn = self.batch_norm(bn, cout)?;
+        Ok(self.pair(conv, bn))
+    }
+
+    /// A convolution, and the batch norm that comes right after it.
+    pub fn pair(&mut self, conv: Conv, bn: BatchNorm) -> ConvBn {
+        self.params.pair(conv.weight, bn.0);
+        ConvBn { conv, bn }
     }
 
     /// The last layer, from `inputs` features to the logits.
@@ -148,17 +154,28 @@ pub struct Conv {
 
 impl Conv {
     fn apply<X: Convolve<Y>, Y: Real>(&self, pass: &mut Pass, x: Var<X>) -> Result<Var<Y>> {
+        let filter = pass.params.filter(self.weight)?;
         let _layer = pass.layer(self.weight);
-        let filter = pass.params.filter(self.weight);
         let weight = pass.var(self.weight);
         conv2d::conv2d_prepared(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
+    }
+
+    /// The same for a batch norm, with the statistics that it reads.
+    fn measured<X: Convolve<Y>, Y: Real>(&self, pass: &mut Pass, x: Var<X>) -> Result<Measured<Y>> {
+        if pass.bn == BnMode::Eval {
+            return Ok(self.apply(pass, x)?.into());
+        }
+        let filter = pass.params.filter(self.weight)?;
+        let _layer = pass.layer(self.weight);
+        let weight = pass.var(self.weight);
+        conv2d::conv2d_measured(pass.tape, x, weight, &filter, self.stride, self.pad, pass.rows)
     }
 }
 
 impl Layer for Conv {
     fn forward(&self, pass: &mut Pass, x: Maps) -> Result<Maps> {
         Ok(match x {
-            Maps::F32(x) if pass.leaves_f32() => Maps::Bf16(self.apply(pass, x)?),
+            Maps::F32(x) if pass.gives_bf16() => Maps::Bf16(self.apply(pass, x)?),
             Maps::F32(x) => Maps::F32(self.apply(pass, x)?),
             Maps::Bf16(x) => Maps::Bf16(self.apply(pass, x)?),
         })
@@ -167,8 +184,8 @@ impl Layer for Conv {
 
 /// A convolution and the batch norm after it.
 pub struct ConvBn {
-    pub conv: Conv,
-    pub bn: BatchNorm,
+    conv: Conv,
+    bn: BatchNorm,
 }
 
 impl ConvBn {
@@ -176,7 +193,7 @@ impl ConvBn {
     pub fn apply(&self, pass: &mut Pass, x: Maps, residual: Option<Maps>, activate: bool) -> Result<Maps> {
         let of_bf16 = |residual: Option<Maps>| residual.map(Maps::bf16).transpose();
         Ok(match x {
-            Maps::F32(x) if pass.leaves_f32() => {
+            Maps::F32(x) if pass.gives_bf16() => {
                 Maps::Bf16(self.apply_to(pass, x, of_bf16(residual)?, activate)?)
             }
             Maps::F32(x) => {
@@ -195,16 +212,17 @@ impl ConvBn {
     ) -> Result<Var<Y>> {
         let ConvBn { conv, bn } = self;
         if pass.folds() {
+            let folded = pass.params.folded(pass.tape.device(), conv.weight)?;
             let _layer = pass.layer(conv.weight);
-            let folded = pass.params.folded(conv.weight, |params| bn.fold(params))?;
             return conv2d_folded(pass.tape, x, &folded, residual, activate, conv.stride, conv.pad);
         }
         let tape = pass.tape;
-        let convolved: Var<Y> = conv.apply(pass, x)?;
+        let convolved = conv.measured(pass, x)?;
+        let maps = convolved.x;
         let normed = bn.apply(pass, convolved, activate && residual.is_none())?;
-        tape.release(convolved);
+        tape.release(maps);
         let Some(residual) = residual else { return Ok(normed) };
-        let _layer = pass.layer(bn.weight);
+        let _layer = pass.layer(bn.0.weight);
         let sum = add(tape, normed, residual)?;
         tape.release(normed);
         if !activate {
@@ -239,12 +257,7 @@ impl Layer for BnRelu {
 }
 
 /// A batch norm over the channels of `[N,H,W,C]`, eps 1e-5, momentum 0.1.
-pub struct BatchNorm {
-    weight: ParamId,
-    bias: ParamId,
-    mean: ParamId,
-    var: ParamId,
-}
+pub struct BatchNorm(NormIds);
 
 impl BatchNorm {
     /// relu(bn(x)).
@@ -252,11 +265,12 @@ impl BatchNorm {
         Ok(each_type!(x, |x| self.apply(pass, x, true)?))
     }
 
-    fn apply<T: Real>(&self, pass: &mut Pass, x: Var<T>, activate: bool) -> Result<Var<T>> {
-        let _layer = pass.layer(self.weight);
-        let (weight, bias, mode, rows) = (pass.var(self.weight), pass.var(self.bias), pass.bn, pass.rows);
+    fn apply<T: Real>(&self, pass: &mut Pass, x: impl Into<Measured<T>>, activate: bool) -> Result<Var<T>> {
+        let ids = self.0;
+        let _layer = pass.layer(ids.weight);
+        let (weight, bias, mode, rows) = (pass.var(ids.weight), pass.var(ids.bias), pass.bn, pass.rows);
         if mode == BnMode::Train
-            && let Some((mean, var)) = pass.params.pair_mut(self.mean, self.var)
+            && let Some((mean, var)) = pass.params.pair_mut(ids.mean, ids.var)
         {
             return batch_norm::batch_norm(
                 pass.tape,
@@ -265,18 +279,8 @@ impl BatchNorm {
                 activate,
             );
         }
-        let (mean, var) = (&mut pass.params.value(self.mean), &mut pass.params.value(self.var));
+        let (mean, var) = (&mut pass.params.value(ids.mean), &mut pass.params.value(ids.var));
         batch_norm::batch_norm(pass.tape, x, Norm { weight, bias, mean, var, mode, rows }, activate)
-    }
-
-    /// Scale and shift per channel of this batch norm with its running statistics.
-    fn fold(&self, params: &Params) -> Result<(Tensor, Tensor)> {
-        batch_norm::fold(
-            &params.value(self.weight),
-            &params.value(self.bias),
-            &params.value(self.mean),
-            &params.value(self.var),
-        )
     }
 }
 

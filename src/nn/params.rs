@@ -2,12 +2,13 @@
 
 use super::init::Init;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::batch_norm;
 use crate::ops::conv2d::{Filter, Precision};
 use crate::ops::conv2d_folded::Folded;
 use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// The purpose of a stored tensor.
@@ -31,7 +32,7 @@ pub struct Param {
 }
 
 /// The place of a parameter in its [`Params`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ParamId(usize);
 
 /// All parameters and buffers of a network.
@@ -39,18 +40,30 @@ pub struct Params {
     list: Vec<Param>,
     /// The copies of filters that convolutions read; dropped, and with them their share in the values, when a
     /// parameter is to change.
-    filters: HashMap<ParamId, Rc<Filter>>,
+    filters: BTreeMap<ParamId, Rc<Filter>>,
     /// Filters with a batch norm folded in; dropped when a running statistic changes too.
-    folded: HashMap<ParamId, Rc<Folded>>,
+    folded: BTreeMap<ParamId, Rc<Folded>>,
+    /// The batch norms that can be folded into the convolutions before them.
+    norms: Vec<(ParamId, NormIds)>,
     precision: Precision,
+}
+
+/// The parameters and buffers of a batch norm.
+#[derive(Clone, Copy)]
+pub struct NormIds {
+    pub weight: ParamId,
+    pub bias: ParamId,
+    pub mean: ParamId,
+    pub var: ParamId,
 }
 
 impl Params {
     pub(super) fn new() -> Params {
         Params {
             list: Vec::new(),
-            filters: HashMap::new(),
-            folded: HashMap::new(),
+            filters: BTreeMap::new(),
+            folded: BTreeMap::new(),
+            norms: Vec::new(),
             precision: Precision::F32,
         }
     }
@@ -155,27 +168,42 @@ impl Params {
         }
     }
 
-    /// The copies of a filter for convolutions, made once per change of weights.
-    pub(super) fn filter(&mut self, weight: ParamId) -> Rc<Filter> {
-        let (value, precision) = (self.value(weight), self.precision);
-        self.filters.entry(weight).or_insert_with(|| Rc::new(Filter::new(value, precision))).clone()
+    /// The copies of a filter for convolutions; those of all filters are made once per change of weights.
+    pub(super) fn filter(&mut self, weight: ParamId) -> Result<Rc<Filter>> {
+        if self.filters.is_empty() {
+            let filters = self.list.iter().enumerate().filter(|(_, param)| param.role == Role::Filter);
+            let filter = |param: &Param| Rc::new(Filter::new(param.value.clone(), self.precision));
+            self.filters = filters.map(|(index, param)| (ParamId(index), filter(param))).collect();
+            Filter::pack_all(self.filters.values().map(|filter| &**filter))?;
+        }
+        let known = self.filters.get(&weight).cloned();
+        known.ok_or_else(|| Error::Internal { what: format!("{} is no filter", self.list[weight.0].name) })
     }
 
-    /// A filter with the batch norm after it folded in, whose (scale, shift) `fold` computes; made once per
-    /// change of any value.
-    pub(super) fn folded(
-        &mut self,
-        weight: ParamId,
-        fold: impl FnOnce(&Params) -> Result<(Tensor, Tensor)>,
-    ) -> Result<Rc<Folded>> {
-        if let Some(folded) = self.folded.get(&weight) {
-            return Ok(folded.clone());
+    /// Says that this batch norm comes after the convolution with this weight, and nothing between them.
+    pub(super) fn pair(&mut self, weight: ParamId, norm: NormIds) {
+        self.norms.push((weight, norm));
+    }
+
+    /// A filter with the batch norm after it folded in; those of all are made once per change of any value.
+    pub(super) fn folded(&mut self, device: &Device, weight: ParamId) -> Result<Rc<Folded>> {
+        if self.folded.is_empty() {
+            let running = |(_, norm): &(ParamId, NormIds)| {
+                let [weight, bias, mean, var] =
+                    [norm.weight, norm.bias, norm.mean, norm.var].map(|id| self.value(id));
+                batch_norm::Running { weight, bias, mean, var }
+            };
+            let running: Vec<batch_norm::Running> = self.norms.iter().map(running).collect();
+            let folded = batch_norm::fold(device, &running)?;
+            for (&(weight, _), (scale, shift)) in self.norms.iter().zip(folded) {
+                let filter = Filter::scaled(self.value(weight), scale, self.precision)?;
+                self.folded.insert(weight, Rc::new(Folded { filter, shift }));
+            }
+            Filter::pack_all(self.folded.values().map(|folded| &folded.filter))?;
         }
-        let (scale, shift) = fold(self)?;
-        let filter = Filter::scaled(self.value(weight), scale, self.precision)?;
-        let folded = Rc::new(Folded { filter, shift });
-        self.folded.insert(weight, folded.clone());
-        Ok(folded)
+        let known = self.folded.get(&weight).cloned();
+        let name = &self.list[weight.0].name;
+        known.ok_or_else(|| Error::Internal { what: format!("{name} has no batch norm after it") })
     }
 
     /// Number of trained numbers.

@@ -69,7 +69,8 @@ pub fn post_activation(
     let (conv, bn) = (builder.stem("conv1", size.width)?, builder.batch_norm("bn1", size.width)?);
     let (stages, channels) = stages(builder, size.width, size, layer_name, block)?;
     let classifier = builder.classifier("linear", channels)?;
-    Ok(Layers { stem: Box::new(ConvBn { conv, bn }), stages, last: None, classifier })
+    let stem = Box::new(builder.pair(conv, bn));
+    Ok(Layers { stem, stages, last: None, classifier })
 }
 
 /// relu(bn_k(conv_k(... relu(bn_1(conv_1(x))))) + shortcut(x)).

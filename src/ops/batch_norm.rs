@@ -3,11 +3,18 @@
 //! The source of the statistics is an argument of every call (`BnMode`): which passes use or move the running
 //! statistics is part of a training method, never a state of the network.
 
+mod measured;
+mod plan;
+
 use super::prelude::*;
 use super::relu::relu;
 use super::valid::Rows;
+use crate::device::Table;
 use crate::tape::NodeId;
 use kernels::batch_norm;
+use plan::Plan;
+
+pub use measured::{ChunkStatistics, Measured};
 
 /// Added to the variance.
 pub const EPS: f32 = 1e-5;
@@ -47,38 +54,56 @@ pub struct Norm<'a> {
 /// In `Train` mode the running statistics are updated in place with the batch mean and the unbiased batch
 /// variance; for a batch of one value per channel, whose variance is 0 and has no unbiased estimate, that is
 /// 0. Where images do not exist (`norm.rows`), the result is 0.
-pub fn batch_norm<T: Real>(tape: &Tape, x: Var<T>, norm: Norm, activate: bool) -> Result<Var<T>> {
-    let whole = tape.value(x).shape().last().is_some_and(|c| c % kernels::VEC.on(tape.device()) == 0);
+pub fn batch_norm<T: Real>(
+    tape: &Tape,
+    x: impl Into<Measured<T>>,
+    norm: Norm,
+    activate: bool,
+) -> Result<Var<T>> {
+    let x = x.into();
+    let whole = tape.value(x.x).shape().last().is_some_and(|c| c % kernels::VEC.on(tape.device()) == 0);
     let out = normalise(tape, x, norm, activate && whole)?;
     if activate && !whole { relu(tape, out) } else { Ok(out) }
 }
 
-/// Running statistics as (scale, shift) of shape `[C]`: batch norm in `Eval` mode is x * scale + shift.
-pub fn fold(
-    weight: &Tensor,
-    bias: &Tensor,
-    running_mean: &Tensor,
-    running_var: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    for other in [bias, running_mean, running_var] {
-        same_shape("batch_norm fold", weight, other)?;
-    }
-    let (device, channels) = (weight.device(), weight.len());
-    let (mut scale, mut shift) = (Tensor::uninit(device, &[channels])?, Tensor::uninit(device, &[channels])?);
-    let (mean, var, grid) = (running_mean, running_var, elementwise(device, channels));
-    batch_norm::fold(device, grid, weight, bias, mean, var, &mut scale, &mut shift, channels, EPS)?;
-    Ok((scale, shift))
+/// The parameters and running statistics of a batch norm, each `[C]`.
+pub struct Running {
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub mean: Tensor,
+    pub var: Tensor,
 }
 
-fn normalise<T: Real>(tape: &Tape, x: Var<T>, norm: Norm, relu: bool) -> Result<Var<T>> {
+/// Running statistics as (scale, shift) of shape `[C]`: batch norm in `Eval` mode is x * scale + shift.
+pub fn fold(device: &Device, norms: &[Running]) -> Result<Vec<(Tensor, Tensor)>> {
+    let mut table = Table::new(device);
+    let mut folded = Vec::with_capacity(norms.len());
+    for Running { weight, bias, mean, var } in norms {
+        for other in [bias, mean, var] {
+            same_shape("batch_norm fold", weight, other)?;
+        }
+        let channels = weight.len();
+        let mut scale = Tensor::uninit(device, &[channels])?;
+        let mut shift = Tensor::uninit(device, &[channels])?;
+        let row = table.row(elementwise(device, channels)).value(channels);
+        row.read(weight.buffer()).read(bias.buffer()).read(mean.buffer()).read(var.buffer());
+        row.write(scale.make_mut()?).write(shift.make_mut()?);
+        folded.push((scale, shift));
+    }
+    batch_norm::fold(device, table.blocks(), &table.buffer()?, EPS, table.rows())?;
+    Ok(folded)
+}
+
+fn normalise<T: Real>(tape: &Tape, x: Measured<T>, norm: Norm, relu: bool) -> Result<Var<T>> {
+    let Measured { x, statistics } = x;
     let Norm { weight, bias, mean, var, mode, rows } = norm;
     let (input, w, b) = (tape.value(x), tape.value(weight), tape.value(bias));
     let parents = [NodeId::from(x), weight.into(), bias.into()];
     check(&input, [&w, &b, mean, var])?;
     let plan = Plan::new(&input, rows);
     let stats = match mode {
-        BnMode::Train => plan.batch_stats(&input, &w, &b, Some((mean, var)))?,
-        BnMode::Batch => plan.batch_stats(&input, &w, &b, None)?,
+        BnMode::Train => plan.batch_stats(&input, statistics, &w, &b, Some((mean, var)))?,
+        BnMode::Batch => plan.batch_stats(&input, statistics, &w, &b, None)?,
         BnMode::Eval => plan.running_stats(&w, &b, mean, var)?,
     };
     let keep_mask = relu && parents.iter().any(|v| tape.needs(*v));
@@ -113,167 +138,6 @@ fn check<T: Real>(x: &Tensor<T>, per_channel: [&Tensor; 4]) -> Result<()> {
     match per_channel.into_iter().find(|tensor| tensor.shape() != [channels]) {
         Some(tensor) => wrong(format!("[{channels}] per channel"), tensor.shape()),
         None => Ok(()),
-    }
-}
-
-/// How the kernels share the work; it depends on the sizes and the kind of device alone, so that results do
-/// not depend on its cores.
-struct Plan {
-    device: Device,
-    /// Which images the statistics are of, and the rows of each.
-    images: Rows,
-    rows_per_image: usize,
-    /// Pixels of all images.
-    rows: usize,
-    channels: usize,
-    /// Vectors of channels.
-    groups: usize,
-    /// Groups side by side in a block.
-    side: usize,
-    rows_per_block: usize,
-}
-
-impl Plan {
-    fn new<T: Real>(x: &Tensor<T>, images: &Rows) -> Plan {
-        let (device, channels) = (x.device(), x.shape().last().copied().unwrap_or(1));
-        let rows = x.len() / channels;
-        let rows_per_image = rows / if x.shape().len() > 1 { x.shape()[0] } else { 1 };
-        let groups = channels.div_ceil(kernels::VEC.on(device));
-        let (tile, threads) = (batch_norm::TILE.on(device), batch_norm::THREADS.on(device));
-        let side = groups.next_power_of_two().min(tile).min(threads);
-        // As many rows as a block's threads hold at once are the least; beyond that, enough blocks for a
-        // large GPU, or chunks that stay in a core's first-level cache.
-        let least = threads / side * batch_norm::BATCH.on(device);
-        let rows_per_block = if device.has_one_thread_blocks() {
-            (8192 / channels).max(rows.div_ceil(1024))
-        } else {
-            rows.div_ceil(1024usize.div_ceil(groups.div_ceil(tile)))
-        };
-        Plan {
-            device: device.clone(),
-            images: images.clone(),
-            rows_per_image,
-            rows,
-            channels,
-            groups,
-            side,
-            rows_per_block: rows_per_block.max(1).next_multiple_of(least),
-        }
-    }
-
-    /// `[4,C]` of the running statistics.
-    fn running_stats(
-        &self,
-        weight: &Tensor,
-        bias: &Tensor,
-        mean: &Tensor,
-        var: &Tensor,
-    ) -> Result<Buffer<f32>> {
-        let mut stats = self.stats()?;
-        let (device, grid) = (&self.device, self.groups.div_ceil(32));
-        batch_norm::running(device, grid, mean, var, weight, bias, &mut stats, self.channels, EPS)?;
-        Ok(stats)
-    }
-
-    /// `[4,C]` of the batch; the running mean and variance move towards it.
-    fn batch_stats<T: Real>(
-        &self,
-        x: &Tensor<T>,
-        weight: &Tensor,
-        bias: &Tensor,
-        running: Option<(&mut Tensor, &mut Tensor)>,
-    ) -> Result<Buffer<f32>> {
-        let Plan { rows, channels, side, rows_per_block, .. } = *self;
-        let (mut stats, mut partial) = (self.stats()?, self.partial()?);
-        let (num_valid, per_image) = self.images.of_images(self.rows_per_image)?;
-        let device = &self.device;
-        batch_norm::statistics::<T>(
-            device,
-            self.columns(),
-            x,
-            &mut partial,
-            num_valid,
-            per_image,
-            rows,
-            channels,
-            side,
-            rows_per_block,
-        )?;
-        let (running_mean, running_var) = match running {
-            Some((mean, var)) => (Some(mean.make_mut()?), Some(var.make_mut()?)),
-            None => (None, None),
-        };
-        batch_norm::Finish {
-            partial: &partial,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            stats: &mut stats,
-            num_valid,
-            per_image,
-            rows,
-            channels,
-            rows_per_block,
-            eps: EPS,
-            momentum: MOMENTUM,
-        }
-        .launch(device, self.groups)?;
-        Ok(stats)
-    }
-
-    /// x normalised, and the bits of the ReLU where they are to be kept.
-    fn apply<T: Real>(
-        &self,
-        x: &Tensor<T>,
-        stats: &Buffer<f32>,
-        relu: bool,
-        keep_mask: bool,
-    ) -> Result<(Tensor<T>, Option<Buffer<u8>>)> {
-        let mut y = Tensor::<T>::uninit(&self.device, x.shape())?;
-        let mut mask =
-            keep_mask.then(|| Buffer::<u8>::uninit(&self.device, mask_bytes(x.len()))).transpose()?;
-        let (num_valid, per_image) = self.images.of_images(self.rows_per_image)?;
-        let Plan { rows, channels, .. } = *self;
-        batch_norm::Apply {
-            x,
-            stats,
-            y: &mut y,
-            mask: mask.as_mut(),
-            num_valid,
-            per_image,
-            rows,
-            channels,
-            relu,
-        }
-        .launch(&self.device, self.elements())?;
-        Ok((y, mask))
-    }
-
-    /// The grid of a kernel that walks down columns.
-    fn columns(&self) -> (usize, usize) {
-        (self.chunks(), self.groups.div_ceil(batch_norm::TILE.on(&self.device)))
-    }
-
-    /// The grid of a kernel that works on single elements.
-    fn elements(&self) -> usize {
-        (self.rows * self.groups).div_ceil(batch_norm::PAIRS.on(&self.device))
-    }
-
-    fn chunks(&self) -> usize {
-        self.rows.div_ceil(self.rows_per_block)
-    }
-
-    fn padded(&self) -> usize {
-        self.groups * kernels::VEC.on(&self.device)
-    }
-
-    fn stats(&self) -> Result<Buffer<f32>> {
-        Buffer::uninit(&self.device, 4 * self.padded())
-    }
-
-    fn partial(&self) -> Result<Buffer<f32>> {
-        Buffer::uninit(&self.device, self.chunks() * 2 * self.padded())
     }
 }
 

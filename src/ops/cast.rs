@@ -7,18 +7,9 @@ use kernels::cast;
 /// x, rounded to bf16.
 pub fn to_bf16(tape: &Tape, x: Var) -> Result<Var<bf16>> {
     let out = rounded(&tape.value(x))?;
-    tape.push(out, &[x], move |grad: &Tensor<bf16>, sink| {
-        if let Some((into, accumulate)) = sink.slot(x)? {
-            cast::to_f32(
-                grad.device(),
-                elementwise(grad.device(), grad.len()),
-                grad,
-                into,
-                grad.len(),
-                accumulate,
-            )?;
-        }
-        Ok(())
+    tape.push(out, &[x], move |grad: &Tensor<bf16>, sink| match sink.slot(x)? {
+        Some((into, accumulate)) => widen_into(grad, into, accumulate),
+        None => Ok(()),
     })
 }
 
@@ -48,15 +39,15 @@ pub fn round_into(x: &Buffer<f32>, into: &mut Buffer<bf16>, accumulate: bool) ->
 /// A copy in float32.
 pub fn widened(x: &Tensor<bf16>) -> Result<Tensor> {
     let mut out = Tensor::uninit(x.device(), x.shape())?;
-    widen_into(x, out.make_mut()?)?;
+    widen_into(x, out.make_mut()?, false)?;
     Ok(out)
 }
 
-/// into = x.
-pub fn widen_into(x: &Buffer<bf16>, into: &mut Buffer<f32>) -> Result<()> {
+/// into (+)= x.
+pub fn widen_into(x: &Buffer<bf16>, into: &mut Buffer<f32>, accumulate: bool) -> Result<()> {
     let (device, n) = (x.device(), x.len());
     same_length(n, into.len())?;
-    cast::to_f32(device, elementwise(device, n), x, into, n, false)
+    cast::to_f32(device, elementwise(device, n), x, into, n, accumulate)
 }
 
 /// A copy with every value rounded to tf32.

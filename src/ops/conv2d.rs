@@ -6,6 +6,7 @@ mod filter;
 mod grid;
 mod precision;
 
+use super::batch_norm::Measured;
 use super::conv2d_step::step_images;
 use super::prelude::*;
 use super::valid::Rows;
@@ -80,6 +81,11 @@ impl Conv {
     /// `[N,OH,OW,Cout]`.
     pub fn out_shape(&self) -> [usize; 4] {
         [self.images, self.out_height, self.out_width, self.out_channels]
+    }
+
+    /// `[Cout,kh,kw,Cin]`.
+    pub fn w_shape(&self) -> [usize; 4] {
+        [self.out_channels, self.kernel_height, self.kernel_width, self.in_channels]
     }
 
     /// `[N,H,W,Cin]`.
@@ -207,12 +213,12 @@ fn input_grad(
     accumulate: bool,
 ) -> Result<()> {
     let device = grad.device();
-    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
-    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
     if conv.narrow(device) {
         return input_grad_narrow(conv, grad, filter, num_valid, into, accumulate);
     }
+    expect("conv2d gradient", grad.shape(), &conv.out_shape())?;
+    expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     let (pixels, phases) = ((conv.height, conv.width), conv.stride);
     let grid = implicit_gemm_grid(device, conv.images, pixels, conv.in_channels, phases, num_valid.is_some());
     let panels = filter.panels(true)?;
@@ -316,11 +322,41 @@ pub fn conv2d_prepared<X: Convolve<Y>, Y: Real>(
     pad: usize,
     rows: &Rows,
 ) -> Result<Var<Y>> {
-    let (input, filter, rows) = (tape.value(x), filter.clone(), rows.clone());
+    let input = tape.value(x);
     let conv = Conv::new(input.shape(), filter.weight().shape(), stride, pad)?;
-    let out = X::forward(&conv, &input, &filter, Epilogue::default(), rows.num_valid()?)?;
-    let input = tape.needs(w).then_some(input);
-    tape.push(out, &[NodeId::from(x), w.into()], move |grad, sink| {
+    let y = X::forward(&conv, &input, filter, Epilogue::default(), rows.num_valid()?)?;
+    push(tape, conv, y, x, w, filter, rows)
+}
+
+/// [`conv2d_prepared`] for a batch norm, with the statistics that it reads where the kernel has them.
+pub fn conv2d_measured<X: Convolve<Y>, Y: Real>(
+    tape: &Tape,
+    x: Var<X>,
+    w: Var,
+    filter: &Rc<Filter>,
+    stride: usize,
+    pad: usize,
+    rows: &Rows,
+) -> Result<Measured<Y>> {
+    let input = tape.value(x);
+    let conv = Conv::new(input.shape(), filter.weight().shape(), stride, pad)?;
+    let (y, statistics) = X::forward_with_statistics(&conv, &input, filter, rows.num_valid()?)?;
+    Ok(Measured { x: push(tape, conv, y, x, w, filter, rows)?, statistics })
+}
+
+/// y = conv(x, w) with its backward rule.
+fn push<X: Convolve<Y>, Y: Real>(
+    tape: &Tape,
+    conv: Conv,
+    y: Tensor<Y>,
+    x: Var<X>,
+    w: Var,
+    filter: &Rc<Filter>,
+    rows: &Rows,
+) -> Result<Var<Y>> {
+    let (filter, rows) = (filter.clone(), rows.clone());
+    let input = tape.needs(w).then(|| tape.value(x));
+    tape.push(y, &[NodeId::from(x), w.into()], move |grad, sink| {
         let moved = rows.num_valid()?.is_none() && step_images(&conv, grad, &filter, x, sink)?;
         if !moved && let Some((into, accumulate)) = sink.slot(x)? {
             X::input_grad(&conv, grad, &filter, None, rows.num_valid()?, into, accumulate)?;

@@ -1,33 +1,86 @@
 //! Two-dimensional convolution on tensor cores: the pieces of [`super::conv2d`] for maps of bf16, or of
 //! float32 whose numbers are rounded to tf32 before they are multiplied.
 
+use super::batch_norm::ChunkStatistics;
 use super::conv2d::{Conv, Epilogue, check_mask, expect, launch};
 use super::prelude::*;
-use crate::device::Real;
+use crate::device::{Real, Table};
 use kernels::{conv2d_mma, conv2d_mma_weight, conv2d_weight};
 
-/// Whether these kernels compute this convolution on this device: one with tensor cores, channel counts that
-/// are multiples of 16, and at most 32 taps.
-pub fn supports(conv: &Conv, device: &Device) -> bool {
-    let channels = conv.in_channels.is_multiple_of(16) && conv.out_channels.is_multiple_of(16);
-    channels && conv.kernel_height * conv.kernel_width <= 32 && device.has_tensor_cores()
+/// Whether these kernels compute convolutions with weights `[Cout,kh,kw,Cin]` on this device: one with tensor
+/// cores, channel counts that are multiples of 16, and at most 32 taps.
+pub fn supports([cout, kh, kw, cin]: [usize; 4], device: &Device) -> bool {
+    cout.is_multiple_of(16) && cin.is_multiple_of(16) && kh * kw <= 32 && device.has_tensor_cores()
 }
 
 fn check_support(conv: &Conv, device: &Device) -> Result<()> {
-    if supports(conv, device) {
+    if supports(conv.w_shape(), device) {
         return Ok(());
     }
     let expected = "a GPU from compute capability 8.0 on, channels that are multiples of 16, at most 32 taps";
-    let got = vec![conv.in_channels, conv.out_channels, conv.kernel_height, conv.kernel_width];
+    let got = conv.w_shape().to_vec();
     Err(Error::Shape { op: "conv2d on tensor cores", expected: expected.into(), got })
 }
 
-/// The part of a product that a block computes: rows x columns.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The part of a product that a block computes: rows x columns. It is a choice of speed alone: every tile
+/// gives the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, strum::Display)]
 pub enum Tile {
+    #[strum(to_string = "128x128")]
     T128x128,
+    #[strum(to_string = "128x64")]
     T128x64,
+    #[strum(to_string = "64x64")]
     T64x64,
+}
+
+/// A pass of a convolution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Pass {
+    Forward,
+    InputGrad,
+    WeightGrad,
+}
+
+impl Pass {
+    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::InputGrad, Pass::WeightGrad];
+
+    /// The tiles that there are kernels of.
+    pub fn tiles(self) -> &'static [Tile] {
+        match self {
+            Pass::Forward | Pass::InputGrad => &Tile::ALL,
+            Pass::WeightGrad => &Tile::OF_WEIGHTS,
+        }
+    }
+
+    /// A convolution with maps of T, as the choices of a device name it.
+    pub fn name<T: Real>(self, conv: &Conv) -> String {
+        let Conv { kernel_height: kh, kernel_width: kw, stride, pad, out_channels, .. } = conv;
+        let ([n, h, w, c], precision) = (conv.in_shape(), T::of("tf32", "bf16"));
+        format!("{self} {precision} {n}x{h}x{w}x{c}, {kh}x{kw} s{stride} p{pad} to {out_channels}")
+    }
+
+    /// The tile that was measured to be the fastest on this device (`saddle bench kernels --tune`), or else
+    /// the one that is expected to be.
+    pub fn tile<T: Real>(self, conv: &Conv, device: &Device) -> Tile {
+        let tuned = device.tuned(|| self.name::<T>(conv));
+        let tuned = tuned.and_then(|name| self.tiles().iter().find(|tile| tile.to_string() == name));
+        tuned.copied().unwrap_or_else(|| self.expected_tile(conv, device.multiprocessors()))
+    }
+
+    /// The tile that is expected to be the fastest on a GPU with so many multiprocessors.
+    pub fn expected_tile(self, conv: &Conv, multiprocessors: usize) -> Tile {
+        let pixels = conv.images * conv.out_height * conv.out_width;
+        match self {
+            Pass::Forward => Tile::of(&Tile::ALL, pixels, conv.out_channels, multiprocessors),
+            Pass::InputGrad => {
+                let rows = rows_of_phase(conv) * conv.stride * conv.stride;
+                Tile::of(&Tile::ALL, rows, conv.in_channels, multiprocessors)
+            }
+            Pass::WeightGrad => Tile::of_weights(conv.out_channels),
+        }
+    }
 }
 
 impl Tile {
@@ -45,6 +98,11 @@ impl Tile {
         }
     }
 
+    /// The one that wastes no rows of a weight gradient.
+    fn of_weights(rows: usize) -> Tile {
+        if rows > 64 { Tile::T128x64 } else { Tile::T64x64 }
+    }
+
     fn blocks(self, rows: usize, columns: usize) -> usize {
         let (tile_rows, tile_columns, _) = self.sizes();
         rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
@@ -52,18 +110,20 @@ impl Tile {
 
     /// The one of `candidates` that is expected to compute rows x columns first: the multiprocessor with
     /// most blocks decides.
-    pub fn of(candidates: &[Tile], rows: usize, columns: usize) -> Tile {
+    fn of(candidates: &[Tile], rows: usize, columns: usize, multiprocessors: usize) -> Tile {
         let time = |tile: &Tile| {
             let (tile_rows, tile_columns, speed) = tile.sizes();
-            let most = tile.blocks(rows, columns).div_ceil(MULTIPROCESSORS);
+            let most = tile.blocks(rows, columns).div_ceil(multiprocessors);
             (most * tile_rows * tile_columns) as f64 / speed
         };
         candidates.iter().copied().min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Tile::T64x64)
     }
 }
 
-/// Those of an H200; other GPUs have from 40 to 170.
-const MULTIPROCESSORS: usize = 132;
+/// Rows of the largest phase of an input gradient: every phase gets blocks for as many.
+fn rows_of_phase(conv: &Conv) -> usize {
+    conv.images * conv.height.div_ceil(conv.stride) * conv.width.div_ceil(conv.stride)
+}
 
 /// Copies of the weights as these kernels read them.
 pub struct Packed<T: Real> {
@@ -81,20 +141,34 @@ pub enum Passes {
 
 impl<T: Real> Packed<T> {
     /// From weights `[Cout,kh,kw,Cin]`, times `scale[Cout]`.
-    pub fn new(conv: &Conv, weight: &Tensor, scale: Option<&Tensor>, passes: Passes) -> Result<Packed<T>> {
-        let device = weight.device();
-        let (co, taps, ci) = (conv.out_channels, conv.kernel_height * conv.kernel_width, conv.in_channels);
-        expect("conv2d w", weight.shape(), &[co, conv.kernel_height, conv.kernel_width, ci])?;
-        if let Some(scale) = scale {
-            expect("conv2d scale", scale.shape(), &[co])?;
+    pub fn new(weight: &Tensor, scale: Option<&Tensor>, passes: Passes) -> Result<Packed<T>> {
+        let packed = Packed::all(weight.device(), &[(weight, scale)], passes)?.pop();
+        packed.ok_or_else(|| Error::Internal { what: "a filter was not packed".into() })
+    }
+
+    /// The same of any number of filters in one launch.
+    pub fn all(
+        device: &Device,
+        filters: &[(&Tensor, Option<&Tensor>)],
+        passes: Passes,
+    ) -> Result<Vec<Packed<T>>> {
+        let mut table = Table::new(device);
+        let mut all = Vec::with_capacity(filters.len());
+        for (weight, scale) in filters {
+            let [co, kh, kw, ci] = weight.nhwc("conv2d weights")?;
+            if let Some(scale) = scale {
+                expect("conv2d scale", scale.shape(), &[co])?;
+            }
+            let buffer = |other| (passes != other).then(|| Buffer::uninit(device, weight.len())).transpose();
+            let (mut forward, mut transposed) = (buffer(Passes::InputGrad)?, buffer(Passes::Forward)?);
+            let tile = conv2d_mma::PACK_TILE.on(device);
+            let row = table.row(ci.div_ceil(tile) * co.div_ceil(tile) * kh * kw).read(weight.buffer());
+            row.read(scale.map(Tensor::buffer)).write(forward.as_mut()).write(transposed.as_mut());
+            row.value(co).value(kh * kw).value(ci);
+            all.push(Packed { forward, transposed });
         }
-        let buffer = |other| (passes != other).then(|| Buffer::uninit(device, weight.len())).transpose();
-        let (mut forward, mut transposed) = (buffer(Passes::InputGrad)?, buffer(Passes::Forward)?);
-        let tile = conv2d_mma::PACK_TILE.on(device);
-        let grid = (ci.div_ceil(tile), co.div_ceil(tile), taps);
-        let scale = scale.map(Tensor::buffer);
-        conv2d_mma::pack(device, grid, weight, scale, forward.as_mut(), transposed.as_mut(), co, taps, ci)?;
-        Ok(Packed { forward, transposed })
+        conv2d_mma::pack::<T>(device, table.blocks(), &table.buffer()?, table.rows())?;
+        Ok(all)
     }
 }
 
@@ -124,6 +198,40 @@ pub fn forward<T: Real>(
     y: &mut Buffer<T>,
     tile: Option<Tile>,
 ) -> Result<()> {
+    let tile = tile.unwrap_or_else(|| Pass::Forward.tile::<T>(conv, y.device()));
+    launch_forward(conv, x, weights, epilogue, None, num_valid, y, tile)
+}
+
+/// conv(x, w) into `y`, and the statistics per channel of what is stored there for the valid images. Their
+/// chunks are the rows of blocks: `tile` decides how sums are rounded. y is the same with each. So the tile is
+/// that of one GPU on all of them, and none that was measured.
+pub fn forward_with_statistics<T: Real>(
+    conv: &Conv,
+    x: &Buffer<T>,
+    weights: &Packed<T>,
+    num_valid: Option<&Buffer<i32>>,
+    y: &mut Buffer<T>,
+    tile: Option<Tile>,
+) -> Result<ChunkStatistics> {
+    let tile = tile.unwrap_or_else(|| Pass::Forward.expected_tile(conv, H200_MULTIPROCESSORS));
+    let (rows_per_chunk, ..) = tile.sizes();
+    let chunks = (conv.images * conv.out_height * conv.out_width).div_ceil(rows_per_chunk);
+    let mut partial = Buffer::uninit(y.device(), chunks * 2 * conv.out_channels)?;
+    launch_forward(conv, x, weights, Epilogue::default(), Some(&mut partial), num_valid, y, tile)?;
+    Ok(ChunkStatistics { partial, rows_per_chunk })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn launch_forward<T: Real>(
+    conv: &Conv,
+    x: &Buffer<T>,
+    weights: &Packed<T>,
+    epilogue: Epilogue<T>,
+    statistics: Option<&mut Buffer<f32>>,
+    num_valid: Option<&Buffer<i32>>,
+    y: &mut Buffer<T>,
+    tile: Tile,
+) -> Result<()> {
     let device = &y.device().clone();
     check_support(conv, device)?;
     let (inputs, outputs) = (conv.in_shape().iter().product(), conv.out_shape().iter().product());
@@ -139,12 +247,11 @@ pub fn forward<T: Real>(
     let residual = residual.map(Tensor::buffer);
     check_mask(relu_mask.as_deref(), conv.out_shape())?;
     let rows = conv.images * conv.out_height * conv.out_width;
-    let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows, conv.out_channels));
     let (weights, shift) = (packed(&weights.forward, "forward pass")?, shift.map(Tensor::buffer));
     launch_tile!(
         tile,
         conv2d_mma::{ T128x128 => Forward128x128, T128x64 => Forward128x64, T64x64 => Forward64x64 }
-        { x, weights, shift, residual, y, relu_mask, num_valid, relu, },
+        { x, weights, shift, residual, y, relu_mask, statistics, num_valid, relu, },
         conv,
         device,
         tile.blocks(rows, conv.out_channels)
@@ -170,10 +277,7 @@ pub fn input_grad<T: Real>(
     expect("conv2d gradient", &[grad_out.len()], &[conv.out_shape().iter().product()])?;
     expect("conv2d gradient", &[into.len()], &[conv.in_shape().iter().product()])?;
     check_mask(input_mask, conv.in_shape())?;
-    // Rows of the largest phase, as many for each.
-    let (phases, stride) = (conv.stride * conv.stride, conv.stride);
-    let rows = conv.images * conv.height.div_ceil(stride) * conv.width.div_ceil(stride);
-    let tile = tile.unwrap_or_else(|| Tile::of(&Tile::ALL, rows * phases, conv.in_channels));
+    let tile = tile.unwrap_or_else(|| Pass::InputGrad.tile::<T>(conv, device));
     let weights = packed(&weights.transposed, "input gradient")?;
     launch_tile!(
         tile,
@@ -181,16 +285,26 @@ pub fn input_grad<T: Real>(
         { grad_out, weights, input_mask, grad_in: into, num_valid, accumulate, },
         conv,
         device,
-        tile.blocks(rows, conv.in_channels) * phases
+        tile.blocks(rows_of_phase(conv), conv.in_channels) * conv.stride * conv.stride
     )
 }
 
-/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor.
-const WANTED_BLOCKS: usize = 2 * 3 * MULTIPROCESSORS;
+/// For choices that decide how sums are rounded: the same on every GPU.
+const H200_MULTIPROCESSORS: usize = 132;
+
+/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor. The same on every GPU and for every tile, because the bits of a sum depend on its parts.
+const WANTED_BLOCKS: usize = 2 * 3 * H200_MULTIPROCESSORS;
 
 /// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its
 /// partial sums.
 const SPLIT_PIXELS: usize = 256;
+
+/// The parts that the pixels of a weight gradient are summed in.
+fn splits(conv: &Conv, rows: usize, columns: usize) -> usize {
+    let tile = Tile::of_weights(rows);
+    let pixels = conv.images * conv.out_height * conv.out_width;
+    (WANTED_BLOCKS / tile.blocks(rows, columns)).min(pixels / SPLIT_PIXELS).max(1)
+}
 
 /// The gradient of w `[Cout,kh,kw,Cin]` into `into`, written or (`accumulate`) added; summed over the
 /// first `num_valid` images. `tile` overrides the choice.
@@ -210,10 +324,9 @@ pub fn weight_grad<T: Real>(
     expect("conv2d gradient", &[grad_out.len()], &[conv.out_shape().iter().product()])?;
     let (rows, columns) = (conv.out_channels, conv.kernel_height * conv.kernel_width * conv.in_channels);
     expect("conv2d gradient", &[into.len()], &[rows * columns])?;
-    let tile = tile.unwrap_or(if rows > 64 { Tile::T128x64 } else { Tile::T64x64 });
+    let tile = tile.unwrap_or_else(|| Pass::WeightGrad.tile::<T>(conv, device));
     let blocks = tile.blocks(rows, columns);
-    let pixels = conv.images * conv.out_height * conv.out_width;
-    let splits = (WANTED_BLOCKS / blocks).min(pixels / SPLIT_PIXELS).max(1);
+    let splits = splits(conv, rows, columns);
     let launch = |out: &mut Buffer<f32>, accumulate| match tile {
         Tile::T64x64 => launch!(
             conv2d_mma_weight::Grad64x64 { x, grad_out, out, num_valid, accumulate },

@@ -1,7 +1,7 @@
 //! The optimiser's step, and the moving average of weights, of all tensors of a network in one launch.
 
 use super::prelude::*;
-use crate::device::{Arg, IntoArg};
+use crate::device::Table;
 use kernels::sgd;
 
 /// The numbers of a step.
@@ -29,17 +29,15 @@ pub fn sgd(updates: Vec<Update>, lr: &Buffer<f32>, step: SgdStep) -> Result<()> 
     let mut table = Table::new(device);
     for Update { weight, grad, velocity, fresh } in updates {
         same_shape("sgd", weight, grad)?;
-        let velocity = match velocity {
-            Some(velocity) => {
-                same_shape("sgd", weight, velocity)?;
-                velocity.make_mut()?.arg()
-            }
-            None => 0u64.arg(),
-        };
-        table.push(grad.len(), [weight.make_mut()?.arg(), grad.buffer().arg(), velocity, fresh.arg()]);
+        if let Some(velocity) = &velocity {
+            same_shape("sgd", weight, velocity)?;
+        }
+        let velocity = velocity.map(Tensor::make_mut).transpose()?;
+        let row = table.row(elementwise(device, grad.len())).value(grad.len());
+        row.change(weight.make_mut()?).read(grad.buffer()).change(velocity).value(fresh.into());
     }
-    let (SgdStep { momentum, weight_decay, nesterov }, tensors) = (step, table.tensors);
-    sgd::step(device, table.blocks, &table.words()?, lr, momentum, weight_decay, nesterov, tensors)
+    let (SgdStep { momentum, weight_decay, nesterov }, tensors) = (step, table.rows());
+    sgd::step(device, table.blocks(), &table.buffer()?, lr, momentum, weight_decay, nesterov, tensors)
 }
 
 /// `average = decay * average + (1 - decay) * value` for each pair (average, value), in place; with decay 0 a
@@ -49,37 +47,12 @@ pub fn ema(pairs: Vec<(&mut Tensor, &Tensor)>, decay: f32) -> Result<()> {
     let mut table = Table::new(&device);
     for (average, value) in pairs {
         same_shape("ema", average, value)?;
-        table.push(value.len(), [average.make_mut()?.arg(), value.buffer().arg()]);
+        let row = table.row(elementwise(&device, value.len())).value(value.len());
+        row.change(average.make_mut()?).read(value.buffer());
     }
     // The difference is taken in float64: 1 - 0.999 in float32 is off by 1e-5 of itself.
     let rest = (1.0 - decay as f64) as f32;
-    sgd::average(&device, table.blocks, &table.words()?, decay, rest, table.tensors)
-}
-
-/// The table of a launch: a row for each tensor.
-struct Table<'a> {
-    device: &'a Device,
-    args: Vec<Arg>,
-    tensors: usize,
-    blocks: usize,
-}
-
-impl Table<'_> {
-    fn new(device: &Device) -> Table<'_> {
-        Table { device, args: Vec::new(), tensors: 0, blocks: 0 }
-    }
-
-    /// A tensor of n elements with the further entries of its row.
-    fn push<const N: usize>(&mut self, n: usize, entries: [Arg; N]) {
-        self.args.extend([(self.blocks as u64).arg(), (n as u64).arg()]);
-        self.args.extend(entries);
-        self.tensors += 1;
-        self.blocks += elementwise(self.device, n);
-    }
-
-    fn words(&self) -> Result<Buffer<u64>> {
-        Buffer::of_args(self.device, &self.args)
-    }
+    sgd::average(&device, table.blocks(), &table.buffer()?, decay, rest, table.rows())
 }
 
 #[cfg(test)]

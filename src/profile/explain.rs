@@ -2,11 +2,10 @@
 
 use super::memory::{ClassBytes, MemoryCount};
 use super::phase::{Phase, attack_step};
-use super::roofline::{Binding, Roofline};
-use super::table::Sum;
+use super::table::{Sum, Sums};
 use crate::config::Config;
-use crate::device::Device;
-use crate::device::trace::{Event, Launch, Listener, NumberFormat};
+use crate::device::trace::{Event, Launch, Listener};
+use crate::device::{Binding, Device, Peaks, Precision};
 use crate::error::Result;
 use crate::train::rehearsal::Rehearsal;
 use serde::Serialize;
@@ -24,7 +23,7 @@ pub struct Row {
     pub read: u64,
     pub written: u64,
     pub flop: Option<u64>,
-    pub precision: NumberFormat,
+    pub precision: Precision,
     /// The least seconds of all its launches, and what takes them.
     pub bound: f64,
     pub binding: Binding,
@@ -48,10 +47,12 @@ pub struct Explanation {
     /// In the order of a step.
     pub phases: Vec<Sum>,
     pub total: Sum,
-    pub roofline: Roofline,
+    pub roofline: Peaks,
     pub memory: Vec<ClassBytes>,
     /// The most bytes that buffers held at once.
     pub peak: u64,
+    /// Bytes that the device's allocator took from the system for them.
+    pub held: u64,
 }
 
 /// What is heard of the steps.
@@ -73,7 +74,7 @@ impl Listener for Notes {
 /// Explains a training step of this configuration on a device, which is of no use for anything else
 /// afterwards.
 pub fn explain(device: &Device, config: &Config) -> Result<Explanation> {
-    let roofline = Roofline::of(device)?;
+    let roofline = device.peaks()?;
     let notes = Arc::new(Mutex::new(Notes::default()));
     let heard = || notes.lock().unwrap_or_else(PoisonError::into_inner);
     device.listen(notes.clone());
@@ -84,38 +85,21 @@ pub fn explain(device: &Device, config: &Config) -> Result<Explanation> {
     heard().launches.clear();
     rehearsal.step()?;
     let Notes { launches, memory } = &*heard();
-    let (phases, total) = sums(launches, &roofline);
+    let mut sums = Sums::default();
+    launches.iter().for_each(|launch| sums.add(launch, &roofline));
     Ok(Explanation {
         sections: sections(launches, &roofline),
-        phases,
-        total,
+        phases: sums.phases(),
+        total: sums.total("all launches"),
         roofline,
         memory: memory.classes(),
         peak: memory.peak(),
+        held: device.memory_held() as u64,
     })
 }
 
-/// Sums by phase, and of all.
-fn sums(launches: &[Launch], roofline: &Roofline) -> (Vec<Sum>, Sum) {
-    let (mut phases, mut total) = (Vec::<(Phase, Sum)>::new(), Sum::named("all launches"));
-    for launch in launches {
-        let (phase, (bound, _)) = (Phase::of(&launch.path), roofline.bound(&launch.work));
-        total.add(launch, bound);
-        match phases.iter_mut().find(|(known, _)| *known == phase) {
-            Some((_, sum)) => sum.add(launch, bound),
-            None => {
-                let mut sum = Sum::named(phase.to_string());
-                sum.add(launch, bound);
-                phases.push((phase, sum));
-            }
-        }
-    }
-    phases.sort_by_key(|(phase, _)| *phase);
-    (phases.into_iter().map(|(_, sum)| sum).collect(), total)
-}
-
 /// The launches by phase, and steps of an attack that are alike together.
-fn sections(launches: &[Launch], roofline: &Roofline) -> Vec<Section> {
+fn sections(launches: &[Launch], roofline: &Peaks) -> Vec<Section> {
     let same_step = |a: &Launch, b: &Launch| attack_step(&a.path) == attack_step(&b.path);
     let (mut groups, mut done) = (Vec::<Vec<Section>>::new(), 0);
     for part in launches.chunk_by(same_step) {
@@ -149,13 +133,13 @@ fn follows(before: &[Section], step: &[Section]) -> bool {
 }
 
 /// The rows of launches of one phase. Those of one kernel in a row that are of no layer are one.
-fn rows(launches: &[Launch], roofline: &Roofline) -> Vec<Row> {
+fn rows(launches: &[Launch], roofline: &Peaks) -> Vec<Row> {
     let is_alike =
         |a: &Launch, b: &Launch| a.kernel == b.kernel && a.path.layer().is_none() && b.path.layer().is_none();
     launches.chunk_by(is_alike).filter_map(|part| row(part, roofline)).collect()
 }
 
-fn row(part: &[Launch], roofline: &Roofline) -> Option<Row> {
+fn row(part: &[Launch], roofline: &Peaks) -> Option<Row> {
     let first = part.first()?;
     let bounds = part.iter().map(|launch| roofline.bound(&launch.work));
     let of = |number: fn(&Launch) -> u64| part.iter().map(number).sum();

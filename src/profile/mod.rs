@@ -4,7 +4,6 @@
 pub mod explain;
 pub mod memory;
 pub mod phase;
-pub mod roofline;
 pub mod table;
 pub mod trace_file;
 

@@ -1,10 +1,9 @@
 //! Where the time of steps goes: sums over launches, by phase, by kernel and by layer.
 
 use super::phase::Phase;
-use super::roofline::Roofline;
 use crate::config::Config;
-use crate::device::Device;
 use crate::device::trace::{Event, Launch, Listener};
+use crate::device::{Device, Peaks};
 use crate::error::Result;
 use crate::train::rehearsal::Rehearsal;
 use serde::Serialize;
@@ -26,7 +25,7 @@ pub struct Sum {
 
 /// Measures `steps` training steps of a configuration, at least one, after two to warm up.
 pub fn profile(device: &Device, config: &Config, steps: usize) -> Result<Profile> {
-    let roofline = Roofline::of(device)?;
+    let roofline = device.peaks()?;
     let table = Arc::new(Mutex::new(Table { roofline: roofline.clone(), sums: Sums::default() }));
     let take = || std::mem::take(&mut table.lock().unwrap_or_else(PoisonError::into_inner).sums);
     device.listen(table.clone());
@@ -57,12 +56,13 @@ pub fn profile(device: &Device, config: &Config, steps: usize) -> Result<Profile
 
 /// Sums over the launches of a step.
 struct Table {
-    roofline: Roofline,
+    roofline: Peaks,
     sums: Sums,
 }
 
+/// Sums over launches by what they are part of.
 #[derive(Default)]
-struct Sums {
+pub(super) struct Sums {
     phases: HashMap<Phase, Sum>,
     kernels: HashMap<&'static str, Sum>,
     layers: HashMap<String, Sum>,
@@ -78,7 +78,7 @@ pub struct Profile {
     pub step_seconds: f64,
     /// Those of the fastest and of the slowest step.
     pub range: [f64; 2],
-    pub roofline: Roofline,
+    pub roofline: Peaks,
     /// In the order of a step.
     pub phases: Vec<Sum>,
     /// The longest first.
@@ -89,11 +89,7 @@ pub struct Profile {
 }
 
 impl Sum {
-    pub(super) fn named(name: impl Into<String>) -> Sum {
-        Sum { name: name.into(), ..Sum::default() }
-    }
-
-    pub(super) fn add(&mut self, launch: &Launch, bound: f64) {
+    fn add(&mut self, launch: &Launch, bound: f64) {
         self.launches += 1;
         self.seconds += launch.span.map_or(0.0, |span| span.seconds());
         self.flop += launch.work.flop.unwrap_or(0);
@@ -108,6 +104,28 @@ impl Sum {
 }
 
 impl Sums {
+    pub fn add(&mut self, launch: &Launch, roofline: &Peaks) {
+        let (bound, _) = roofline.bound(&launch.work);
+        self.phases.entry(Phase::of(&launch.path)).or_default().add(launch, bound);
+        self.kernels.entry(launch.kernel).or_default().add(launch, bound);
+        if let Some(layer) = launch.path.layer() {
+            self.layers.entry(layer.to_string()).or_default().add(launch, bound);
+        }
+        self.total.add(launch, bound);
+    }
+
+    /// By phase, in the order of a step.
+    pub fn phases(&self) -> Vec<Sum> {
+        let mut phases: Vec<_> = self.phases.iter().collect();
+        phases.sort_by_key(|(phase, _)| **phase);
+        phases.into_iter().map(|(phase, sum)| Sum { name: phase.to_string(), ..sum.clone() }).collect()
+    }
+
+    /// Of all launches, under this name.
+    pub fn total(&self, name: &str) -> Sum {
+        Sum { name: name.into(), ..self.total.clone() }
+    }
+
     /// The tables of these sums, with everything else of `about`.
     fn profile(self, about: Profile) -> Profile {
         let longest = |sums: &mut dyn Iterator<Item = (String, Sum)>| {
@@ -115,13 +133,11 @@ impl Sums {
             sums.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
             sums
         };
-        let mut phases: Vec<_> = self.phases.into_iter().collect();
-        phases.sort_by_key(|(phase, _)| *phase);
         Profile {
-            phases: phases.into_iter().map(|(phase, sum)| Sum { name: phase.to_string(), ..sum }).collect(),
+            phases: self.phases(),
+            total: self.total("all kernels"),
             kernels: longest(&mut self.kernels.into_iter().map(|(name, sum)| (name.to_owned(), sum))),
             layers: longest(&mut self.layers.into_iter()),
-            total: Sum { name: "all kernels".into(), ..self.total },
             ..about
         }
     }
@@ -129,14 +145,8 @@ impl Sums {
 
 impl Listener for Table {
     fn hear(&mut self, event: Event) {
-        let Event::Launched(launch) = event else { return };
-        let (bound, _) = self.roofline.bound(&launch.work);
-        let sums = &mut self.sums;
-        sums.phases.entry(Phase::of(&launch.path)).or_default().add(&launch, bound);
-        sums.kernels.entry(launch.kernel).or_default().add(&launch, bound);
-        if let Some(layer) = launch.path.layer() {
-            sums.layers.entry(layer.to_string()).or_default().add(&launch, bound);
+        if let Event::Launched(launch) = event {
+            self.sums.add(&launch, &self.roofline);
         }
-        sums.total.add(&launch, bound);
     }
 }

@@ -1,11 +1,10 @@
 use super::explain::{Explanation, explain};
 use super::memory::TensorClass;
 use super::phase::Phase;
-use super::roofline::{Binding, Roofline};
 use super::table::profile;
 use crate::config::Config;
-use crate::device::Device;
-use crate::device::trace::{Event, Launch, Listener, NumberFormat, Work};
+use crate::device::trace::{Event, Launch, Listener, Work};
+use crate::device::{Binding, Device, Peaks, Precision};
 use crate::method::METHODS;
 use crate::train::rehearsal::Rehearsal;
 use std::sync::{Arc, Mutex};
@@ -150,18 +149,30 @@ fn a_profile_has_every_launch_once_in_each_table() {
 
 #[test]
 fn the_larger_of_two_times_binds() {
-    let roofline = Roofline { flops: 100.0, bandwidth: 10.0, origin: String::new() };
-    let work =
-        |flop, read| Work { shape: String::new(), read, written: 10, flop, precision: NumberFormat::F32 };
-    assert_eq!(roofline.bound(&work(None, 10)), (2.0, Binding::Memory));
-    assert_eq!(roofline.bound(&work(Some(100), 10)), (2.0, Binding::Memory));
-    assert_eq!(roofline.bound(&work(Some(1000), 10)), (10.0, Binding::Compute));
+    let peaks = Peaks { flops: 100.0, tensor: None, bandwidth: 10.0, origin: String::new() };
+    let work = |flop, read| Work {
+        shape: String::new(),
+        sizes: vec![],
+        read,
+        written: 10,
+        flop,
+        precision: Precision::F32,
+    };
+    assert_eq!(peaks.bound(&work(None, 10)), (2.0, Binding::Memory));
+    assert_eq!(peaks.bound(&work(Some(100), 10)), (2.0, Binding::Memory));
+    assert_eq!(peaks.bound(&work(Some(1000), 10)), (10.0, Binding::Compute));
+    let bf16 = Work { precision: Precision::Bf16, ..work(Some(1000), 10) };
+    assert_eq!(peaks.bound(&bf16), (10.0, Binding::Compute), "no figure for tensor cores");
+    let with_tensor_cores = Peaks { tensor: Some([200.0, 1000.0]), ..peaks };
+    assert_eq!(with_tensor_cores.bound(&bf16), (2.0, Binding::Memory));
+    let tf32 = Work { precision: Precision::Tf32, ..bf16 };
+    assert_eq!(with_tensor_cores.bound(&tf32), (5.0, Binding::Compute));
 }
 
 #[test]
 fn peaks_are_above_what_kernels_reach() {
-    let roofline = Roofline::of(&Device::host().unwrap()).unwrap();
-    assert!(roofline.flops > 1e9 && roofline.bandwidth > 1e8, "{roofline:?}");
-    let Roofline { flops, bandwidth, .. } = roofline;
+    let peaks = Device::host().unwrap().peaks().unwrap();
+    assert!(peaks.flops > 1e9 && peaks.bandwidth > 1e8, "{peaks:?}");
+    let Peaks { flops, bandwidth, .. } = peaks;
     assert!(flops > bandwidth, "no CPU moves a byte for each operation");
 }

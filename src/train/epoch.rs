@@ -2,15 +2,15 @@
 //! other whole batches. Everything in which these differ lies in device memory: their images, their learning
 //! rates, their reports.
 
+use super::captured::{CapturedStep, Networks};
 use super::run::Run;
 use super::step::{Batch, Models, Sgd, StepConfig, train_step};
 use super::step_report::{StepReport, StepReports};
 use super::trainer::Trainer;
 use crate::config::{Config, Graphs};
 use crate::data::device_dataset::shuffled;
-use crate::device::Graph;
 use crate::device::trace::Range;
-use crate::error::{Error, Result, ensure};
+use crate::error::Result;
 use crate::method::draw_mix;
 use crate::nn::Net;
 use crate::ops::feed::{Feed, Portion};
@@ -41,13 +41,6 @@ struct Lane {
     portion: Portion,
     /// `None` before the first step.
     reports: Option<StepReports>,
-}
-
-/// A step that can be repeated.
-struct CapturedStep {
-    graph: Graph,
-    /// Passes in train mode of the network and of its average.
-    passes: [i64; 2],
 }
 
 impl EpochSteps {
@@ -92,6 +85,12 @@ impl EpochSteps {
     }
 }
 
+impl Networks for Trainer<'_> {
+    fn nets(&mut self) -> impl Iterator<Item = &mut Net> {
+        [Some(&mut self.net), self.wa.as_mut()].into_iter().flatten()
+    }
+}
+
 impl Trainer<'_> {
     /// The steps of an epoch, counted from 0, that are still to do.
     pub(super) fn epoch(&mut self, run: &mut Run, epoch: usize) -> Result<()> {
@@ -133,12 +132,9 @@ impl Trainer<'_> {
         }
         let captured = match steps.captured.take() {
             Some(captured) => captured,
-            None => self.capture(steps)?,
+            None => CapturedStep::of(&device, self, |trainer| trainer.launch(steps, 0))?,
         };
-        captured.graph.replay()?;
-        for (net, passes) in self.nets().zip(captured.passes) {
-            net.train_passes += passes;
-        }
+        captured.replay(self)?;
         steps.captured = Some(captured);
         Ok(())
     }
@@ -162,33 +158,6 @@ impl Trainer<'_> {
             none => none.insert(StepReports::new(&output, images.len(), look_every)?),
         };
         reports.enter(feed.at(), &output)
-    }
-
-    /// Captures a step with a whole batch.
-    ///
-    /// Errors: the step leaves a tensor of a network elsewhere than it found it, so that it cannot be
-    /// repeated.
-    fn capture(&mut self, steps: &mut EpochSteps) -> Result<CapturedStep> {
-        let state = |net: &mut Net| (net.train_passes, net.params.addresses());
-        // The copies of weights that a step reads are made in it.
-        let before: Vec<_> = self.nets().map(|net| (net.params.drop_copies(), state(net)).1).collect();
-        let device = self.device.clone();
-        let graph = device.capture(|| self.launch(steps, 0))?;
-        let mut passes = [0; 2];
-        for ((net, (count, addresses)), passes) in self.nets().zip(before).zip(&mut passes) {
-            // Copies that were made in it belong to its replays.
-            net.params.drop_copies();
-            let moved = || Error::Internal { what: "a captured step moves a tensor of the network".into() };
-            ensure(net.params.addresses() == addresses, moved)?;
-            *passes = net.train_passes - count;
-            net.train_passes = count;
-        }
-        Ok(CapturedStep { graph, passes })
-    }
-
-    /// The network, and its average if there is one.
-    fn nets(&mut self) -> impl Iterator<Item = &mut Net> {
-        [Some(&mut self.net), self.wa.as_mut()].into_iter().flatten()
     }
 
     /// Adds the reports of finished steps to the epoch's; the last loss is returned. Errors: a loss that is

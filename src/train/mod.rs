@@ -1,6 +1,7 @@
 //! Training: steps, the epoch loop, learning-rate schedules, averages, checkpoints.
 
 pub mod average;
+pub mod captured;
 pub mod check_step;
 mod checkpoint;
 mod close_epoch;

@@ -28,6 +28,7 @@ pub struct Cuda {
     name: String,
     /// All its memory in bytes.
     memory: usize,
+    multiprocessors: usize,
     arch: nvrtc::Arch,
     images: Images,
     loaded: Mutex<Loaded>,
@@ -63,12 +64,17 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let memory = context.mem_get_info().map_or(gpu.memory, |(_, total)| total);
+        let multiprocessors = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(failed("cuDeviceGetAttribute"))?;
+        let multiprocessors = multiprocessors.max(1) as usize;
         let images = Images::new({
             let arch = arch.clone();
             move |source| nvrtc::cached_or_compiled(source, &arch).ok()
         });
         let name = gpu.name;
-        Ok(Cuda { context, stream, name, memory, arch, images, loaded: Mutex::default() })
+        let loaded = Mutex::default();
+        Ok(Cuda { context, stream, name, memory, multiprocessors, arch, images, loaded })
     }
 
     /// What kernels are compiled for.
@@ -80,7 +86,11 @@ impl Cuda {
         self.name.clone()
     }
 
-    /// Peaks from clocks and widths.
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// Peaks from clocks and widths, and of tensor cores from NVIDIA's data sheet.
     pub(super) fn peaks(&self) -> Result<Peaks> {
         use sys::CUdevice_attribute::*;
         let attribute =
@@ -88,19 +98,22 @@ impl Cuda {
         let major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
         let minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32;
         let lanes = ptx::gpu::Gpu { capability: (major, minor), ..ptx::gpu::GPUS[0] }.limits().fp32;
-        let (kilohertz, multiprocessors) = (
-            attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
-            attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-        );
+        let kilohertz = attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
         let (memory, bits) = (
             attribute(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
             attribute(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
         );
+        let sheet = ptx::gpu::of_driver(&self.name);
+        let origin = "from the clocks and widths that the driver states";
         Ok(Peaks {
-            flops: 2.0 * f64::from(lanes) * multiprocessors * kilohertz * 1e3,
+            flops: 2.0 * f64::from(lanes) * self.multiprocessors as f64 * kilohertz * 1e3,
             // Two transfers a clock.
             bandwidth: 2.0 * memory * 1e3 * bits / 8.0,
-            origin: "from the clocks and widths that the driver states; not measured".into(),
+            tensor: sheet.map(|gpu| [gpu.tensor[0], gpu.tensor[1]]).filter(|peaks| !peaks.contains(&0.0)),
+            origin: match sheet {
+                Some(gpu) => format!("{origin}, tensor cores from {}; not measured", gpu.source),
+                None => format!("{origin}; not measured"),
+            },
         })
     }
 

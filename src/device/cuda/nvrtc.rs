@@ -180,7 +180,8 @@ fn store(path: &Path, content: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// Where compiled kernels are kept: `SADDLE_CACHE`, else the user's cache folder.
+pub(in crate::device) fn cache_folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     variable("SADDLE_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|p| p.join("saddle")))

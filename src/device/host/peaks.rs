@@ -31,7 +31,7 @@ pub fn peaks() -> Peaks {
     };
     let bandwidth = (3 * size_of::<f32>() * ARRAY) as f64 / best(add);
     let origin = format!("measured: FMAs in registers ({name}); two arrays added, 3 x 128 MiB");
-    Peaks { flops, bandwidth, origin }
+    Peaks { flops, tensor: None, bandwidth, origin }
 }
 
 /// The least seconds of several runs.

@@ -11,7 +11,7 @@ mod tracer;
 mod work;
 
 pub use listener::{Event, Launch, Listener, SharedListener, Span, Steps, listen_to_all, profile_steps};
-pub use work::{NumberFormat, Work};
+pub use work::Work;
 
 pub(super) use timeline::{Timeline, now};
 pub(super) use tracer::Tracer;
@@ -160,6 +160,11 @@ impl Device {
     /// From now on launches are told to listeners, and not run: memory keeps what it holds.
     pub fn rehearse(&self) {
         self.0.tracer.rehearse();
+    }
+
+    /// The launches of `work`, which are not run: memory keeps what it holds. Nobody else hears of them.
+    pub fn rehearsed(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
+        self.0.tracer.rehearsed(work)
     }
 
     /// Whether each launch is to be seen: then work should be launched as it is and not as a graph, whose

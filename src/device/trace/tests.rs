@@ -1,6 +1,7 @@
 use super::work::Parameters;
 use super::*;
-use crate::device::{Arg, Buffer, IntoArg};
+use crate::device::table::Traffic;
+use crate::device::{Arg, Buffer, IntoArg, Precision};
 use std::sync::Mutex;
 
 /// Keeps all that it hears.
@@ -112,6 +113,23 @@ fn a_rehearsal_runs_nothing() {
 }
 
 #[test]
+fn a_rehearsal_of_some_work_is_heard_by_its_caller_alone() {
+    let (device, ear) = heard(None);
+    let launches = device.rehearsed(|| {
+        let _step = device.scope(Range::Step(4));
+        assert_eq!(launch(&device, 3), [7.0; 3]);
+        Ok(())
+    });
+    let launches = launches.unwrap();
+    assert_eq!(launches.len(), 1);
+    assert_eq!((launches[0].kernel, launches[0].path.to_string().as_str()), ("fill_value", "step 4"));
+    assert_eq!((launches[0].work.size("n"), launches[0].work.size("m")), (Some(3), None));
+    assert_eq!(places(&ear), [""; 0]);
+    assert_eq!(launch(&device, 2), [2.0; 2], "what follows runs");
+    assert_eq!(places(&ear), ["fill_value in "]);
+}
+
+#[test]
 fn the_launches_of_a_graph_are_heard_when_it_is_replayed() {
     let (device, ear) = heard(None);
     let mut out = Buffer::<f32>::zeros(&device, 4).unwrap();
@@ -140,7 +158,8 @@ fn buffers_are_heard_of_with_the_bytes_that_were_asked_for() {
 /// The work of a launch; a buffer's address is its number of bytes.
 fn work(signature: &'static str, args: &[Arg]) -> Work {
     let name = signature.split('(').next().unwrap();
-    Work::of(name, &Parameters::of(signature), args, |address| address)
+    let pointed = |address| Traffic { read: 3 * address, written: address };
+    Work::of(name, &Parameters::of(signature), args, |address| address, pointed)
 }
 
 #[test]
@@ -149,7 +168,7 @@ fn work_follows_from_signature_and_arguments() {
     let sum = "add_into(const float* a, float* sum, int n)";
     let added = work(sum, &[bytes(40), bytes(40), 10.arg()]);
     assert_eq!((added.read, added.written, added.flop), (80, 40, None), "the sum is read, too");
-    assert_eq!((added.shape.as_str(), added.precision), ("n 10", NumberFormat::F32));
+    assert_eq!((added.shape.as_str(), added.precision), ("n 10", Precision::F32));
 
     let masked = "relu_forward(const float* x, float* y, NULLABLE uint8_t* mask, int n)";
     let masked = work(masked, &[bytes(40), bytes(40), bytes(0), 10.arg()]);
@@ -167,7 +186,7 @@ fn work_follows_from_signature_and_arguments() {
                 int channels, int classes)";
     let head = work(head, &[bytes(2 * 3 * 4 * 5 * 2), bytes(140), bytes(240), 4.arg(), 5.arg(), 7.arg()]);
     assert_eq!((head.read, head.written, head.flop), (380, 240, Some(2 * 2 * 6 * 5 * 7)));
-    assert_eq!((head.shape.as_str(), head.precision), ("6x4x5 to 7", NumberFormat::Bf16));
+    assert_eq!((head.shape.as_str(), head.precision), ("6x4x5 to 7", Precision::Bf16));
 
     let slice = "slice_copy(const float* x, float* out, int from, int to, int n, bool accumulate)";
     let slice = work(slice, &[bytes(4000), bytes(400), 8.arg(), 0.arg(), 100.arg(), false.arg()]);
@@ -176,6 +195,10 @@ fn work_follows_from_signature_and_arguments() {
     let gather = "gather_rows(const float* x, const int* rows, float* out, int known, int size)";
     let gather = work(gather, &[bytes(4000), bytes(8), bytes(400), 20.arg(), 50.arg()]);
     assert_eq!((gather.read, gather.written), (408, 400));
+
+    let table = "sgd_step(const uint64_t* table, const float* lr, int tensors)";
+    let table = work(table, &[bytes(100), bytes(4), 2.arg()]);
+    assert_eq!((table.read, table.written), (304, 100), "the buffers that a table points to");
 }
 
 #[test]
@@ -192,6 +215,20 @@ fn convolutions_count_their_products() {
     assert_eq!(work.shape, "2x8x8x3, 3x3 s2 to 16");
     assert_eq!(work.flop, Some(2 * 2 * 4 * 4 * 16 * 3 * 3 * 3));
     assert_eq!((work.read, work.written), (300, 300));
+}
+
+#[test]
+fn kernels_for_tensor_cores_say_what_they_multiply() {
+    let kernels = crate::device::kernels::SOURCES.iter().flat_map(|source| source.kernels.iter());
+    let mut found = std::collections::HashMap::<Precision, Vec<&str>>::new();
+    for kernel in kernels {
+        found.entry(Precision::of_kernel(kernel.name)).or_default().push(kernel.name);
+    }
+    assert!(found[&Precision::Tf32].contains(&"conv2d_mma_forward_128x64"));
+    assert!(found[&Precision::Bf16].contains(&"conv2d_mma_weight_grad_64x64_bf16"));
+    // Its operands are float32; its results are bf16.
+    assert!(found[&Precision::F32].contains(&"conv2d_forward_bf16"));
+    assert_eq!(found[&Precision::Tf32].len(), found[&Precision::Bf16].len());
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! The open ranges of a device, its listeners, and the launches whose times are not known yet.
 
+use super::super::table::Traffic;
 use super::super::{Arg, Grid, Kernel};
 use super::listener::{Defaults, defaults, step_of};
 use super::timeline::{Stamps, Timeline};
 use super::work::{Parameters, Work};
-use super::{Event, Frame, Launch, Path, SharedListener, Steps};
+use super::{Event, Frame, Launch, Listener, Path, SharedListener, Steps};
 use crate::error::Result;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most events of a GPU whose times are not known: then the program waits for the older half, while the
 /// GPU works on the other.
@@ -34,9 +35,23 @@ struct State {
     path: Option<Path>,
     /// The bytes that buffers asked for, by address.
     buffers: HashMap<u64, u64>,
+    /// What tables point to, by their addresses.
+    tables: HashMap<u64, Traffic>,
     signatures: HashMap<&'static str, Parameters>,
     timeline: Timeline,
     waiting: VecDeque<Waiting>,
+}
+
+/// Keeps launches.
+#[derive(Default)]
+struct Launches(Vec<Launch>);
+
+impl Listener for Launches {
+    fn hear(&mut self, event: Event) {
+        if let Event::Launched(launch) = event {
+            self.0.push(launch);
+        }
+    }
 }
 
 struct Open {
@@ -65,6 +80,7 @@ impl Tracer {
             open: Vec::new(),
             path: None,
             buffers: HashMap::new(),
+            tables: HashMap::new(),
             signatures: HashMap::new(),
             timeline,
             waiting: VecDeque::new(),
@@ -94,6 +110,25 @@ impl Tracer {
 
     pub fn rehearse(&self) {
         self.state().rehearsal = true;
+    }
+
+    /// The launches of `work`, which are not run and of which nobody else hears.
+    pub fn rehearsed(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
+        let heard = Arc::new(Mutex::new(Launches::default()));
+        let (mut listeners, mut rehearsal): (Vec<SharedListener>, _) = (vec![heard.clone()], true);
+        let mut exchange = || {
+            let mut state = self.state();
+            std::mem::swap(&mut state.listeners, &mut listeners);
+            std::mem::swap(&mut state.rehearsal, &mut rehearsal);
+            state.choose();
+        };
+        exchange();
+        let was_on = self.on.swap(true, Ordering::Relaxed);
+        let outcome = work();
+        self.on.store(was_on, Ordering::Relaxed);
+        exchange();
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.map(|()| std::mem::take(&mut heard.0))
     }
 
     pub fn path(&self) -> Path {
@@ -154,9 +189,15 @@ impl Tracer {
     pub fn freed(&self, address: u64) {
         let mut state = self.state();
         state.buffers.remove(&address);
+        state.tables.remove(&address);
         if state.wanted {
             state.hear(Event::Freed { address });
         }
+    }
+
+    /// The buffer at this address is a table, which points to buffers of so many bytes.
+    pub fn pointed_to(&self, address: u64, traffic: Traffic) {
+        self.state().tables.insert(address, traffic);
     }
 
     /// Runs a launch with `run` and tells of it. `size` gives the bytes of a block that is older than the
@@ -173,10 +214,11 @@ impl Tracer {
             drop(state);
             return run();
         }
-        let State { signatures, buffers, .. } = &mut *state;
+        let State { signatures, buffers, tables, .. } = &mut *state;
         let parameters = signatures.entry(kernel.name).or_insert_with(|| Parameters::of(kernel.signature));
         let bytes = |address| buffers.get(&address).copied().or_else(|| size(address)).unwrap_or(0);
-        let work = Work::of(kernel.name, parameters, args, bytes);
+        let table = |address| tables.get(&address).copied().unwrap_or_default();
+        let work = Work::of(kernel.name, parameters, args, bytes, table);
         let path = state.path();
         let launch = Launch { kernel: kernel.name, grid: grid.0, threads, path, work, span: None };
         if state.rehearsal {

@@ -6,42 +6,24 @@
 //! are counted for the kernels that multiply matrices, a multiplication and an addition as two; all others
 //! are limited by memory.
 
-use super::super::Arg;
+use super::super::table::Traffic;
+use super::super::{Arg, Precision};
 use serde::Serialize;
-use strum::Display;
-
-/// The format of the numbers that a kernel multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, Serialize)]
-#[strum(serialize_all = "lowercase")]
-#[serde(rename_all = "lowercase")]
-pub enum NumberFormat {
-    F32,
-    Tf32,
-    Bf16,
-}
-
-impl NumberFormat {
-    /// Kernels have it in their names; those of float32 say nothing.
-    fn of(kernel: &str) -> NumberFormat {
-        match kernel {
-            _ if kernel.contains("bf16") => NumberFormat::Bf16,
-            _ if kernel.contains("tf32") => NumberFormat::Tf32,
-            _ => NumberFormat::F32,
-        }
-    }
-}
 
 /// The work of one launch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Work {
     /// Its sizes: `128x32x32x64, 3x3 to 64`, or the kernel's own numbers.
     pub shape: String,
+    /// The kernel's sizes by their names.
+    pub sizes: Vec<(&'static str, usize)>,
     /// Bytes.
     pub read: u64,
     pub written: u64,
     /// `None` for a kernel that multiplies no matrices.
     pub flop: Option<u64>,
-    pub precision: NumberFormat,
+    /// Of its products.
+    pub precision: Precision,
 }
 
 /// The parameters of a kernel, as its signature has them.
@@ -58,6 +40,8 @@ enum Kind {
         mutable: bool,
         element: u64,
     },
+    /// Of a launch on many tensors: it points to their buffers.
+    Table,
     Size,
     Other,
 }
@@ -86,6 +70,7 @@ impl Parameters {
             let (kind, name) = text.rsplit_once(' ')?;
             let kind = match kind {
                 "int" => Kind::Size,
+                "const uint64_t*" if name == "table" => Kind::Table,
                 pointer if pointer.ends_with('*') => Kind::Pointer {
                     mutable: !pointer.contains("const "),
                     element: element(pointer.trim_end_matches('*')),
@@ -127,15 +112,28 @@ fn element(name: &str) -> u64 {
 
 impl Work {
     /// Of a launch with these arguments; `size` gives the bytes of the buffer at an address.
-    pub(super) fn of(kernel: &str, parameters: &Parameters, args: &[Arg], size: impl Fn(u64) -> u64) -> Work {
+    /// `table` gives the bytes of the buffers that a table points to.
+    pub(super) fn of(
+        kernel: &str,
+        parameters: &Parameters,
+        args: &[Arg],
+        size: impl Fn(u64) -> u64,
+        table: impl Fn(u64) -> Traffic,
+    ) -> Work {
         let adds = parameters.value(args, "accumulate").is_some_and(|flag| flag & 1 == 1);
         let most = most_elements(parameters, args, &size);
         let (mut read, mut written) = (0, 0);
         for (parameter, arg) in parameters.0.iter().zip(args) {
-            let Kind::Pointer { mutable, element } = parameter.kind else { continue };
-            if arg.0 == 0 {
-                continue;
-            }
+            let (mutable, element) = match parameter.kind {
+                Kind::Pointer { mutable, element } if arg.0 != 0 => (mutable, element),
+                Kind::Table => {
+                    let pointed = table(arg.0);
+                    read += pointed.read;
+                    written += pointed.written;
+                    continue;
+                }
+                _ => continue,
+            };
             let bytes = size(arg.0).min(most.saturating_mul(element));
             if mutable {
                 written += bytes;
@@ -146,7 +144,15 @@ impl Work {
         }
         let (shape, flop) = product(parameters, args, &size);
         let shape = shape.unwrap_or_else(|| plain(parameters, args));
-        Work { shape, read, written, flop, precision: NumberFormat::of(kernel) }
+        let sizes =
+            parameters.0.iter().zip(args).filter(|(parameter, _)| matches!(parameter.kind, Kind::Size));
+        let sizes = sizes.map(|(parameter, arg)| (parameter.name, arg.0 as u32 as usize)).collect();
+        Work { shape, sizes, read, written, flop, precision: Precision::of_kernel(kernel) }
+    }
+
+    /// The kernel's size of this name.
+    pub fn size(&self, name: &str) -> Option<usize> {
+        self.sizes.iter().find(|(known, _)| *known == name).map(|(_, size)| *size)
     }
 
     /// All bytes.

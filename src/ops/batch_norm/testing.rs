@@ -149,15 +149,29 @@ pub fn cases() -> Vec<Case> {
             ));
         }
     }
-    let of = |seed| Input::normal_seeded(&[39], seed);
-    let run = |_: &Device, t: &[Tensor]| {
-        let (scale, shift) = fold(&t[0], &t[1], &t[2], &t[3])?;
-        Ok([scale.to_vec()?, shift.to_vec()?].concat())
+    // Several batch norms in one launch, one of more than a block.
+    const WIDTHS: [usize; 3] = [39, 1, 5000];
+    let of = |width, seed| Input::normal_seeded(&[width], seed);
+    let inputs = WIDTHS.map(|c| [of(c, 1), of(c, 2), of(c, 3), Input::uniform(&[c], 0.0, 2.0)]);
+    let run = |device: &Device, t: &[Tensor]| {
+        let norms: Vec<Running> = t
+            .chunks(4)
+            .map(|t| {
+                let [weight, bias, mean, var] = [0, 1, 2, 3].map(|at| t[at].clone());
+                Running { weight, bias, mean, var }
+            })
+            .collect();
+        let folded = fold(device, &norms)?.into_iter().flat_map(|(scale, shift)| [scale, shift]);
+        folded.map(|t| t.to_vec()).collect::<Result<Vec<_>>>().map(|t| t.concat())
     };
-    cases.push(Case::kernel("fold", [of(1), of(2), of(3), Input::uniform(&[39], 0.0, 2.0)], run, |v| {
-        let scale: Vec<f64> = v[0].iter().zip(&v[3]).map(|(w, var)| w / (var + EPS as f64).sqrt()).collect();
-        let shift = (0..39).map(|c| v[1][c] - v[2][c] * scale[c]).collect();
-        [scale, shift].concat()
+    cases.push(Case::kernel("fold", inputs.into_iter().flatten(), run, |v| {
+        let folded = v.chunks(4).flat_map(|v| {
+            let scale: Vec<f64> =
+                v[0].iter().zip(&v[3]).map(|(w, var)| w / (var + EPS as f64).sqrt()).collect();
+            let shift = (0..scale.len()).map(|c| v[1][c] - v[2][c] * scale[c]).collect();
+            [scale, shift]
+        });
+        folded.collect::<Vec<_>>().concat()
     }));
     cases
 }

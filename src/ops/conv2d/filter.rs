@@ -1,7 +1,7 @@
 //! A filter, and the copies of it that kernels read.
 
+use super::Precision;
 use super::grid::panel_width;
-use super::{Conv, Precision};
 use crate::ops::conv2d_mma::{self, Packed, Passes};
 use crate::ops::prelude::*;
 use half::bf16;
@@ -16,8 +16,8 @@ pub struct Filter {
     pub(super) precision: Precision,
     forward: OnceCell<Buffer<f32>>,
     transposed: OnceCell<Buffer<f32>>,
-    pub(super) bf16: OnceCell<Packed<bf16>>,
-    pub(super) tf32: OnceCell<Packed<f32>>,
+    bf16: OnceCell<Packed<bf16>>,
+    tf32: OnceCell<Packed<f32>>,
 }
 
 impl Filter {
@@ -53,18 +53,30 @@ impl Filter {
         made_once(cell, || self.prepare(transposed))
     }
 
-    /// The copies for tensor cores, where they compute this convolution in the filter's precision.
-    pub(super) fn packed<'a, T: Real>(
-        &'a self,
-        cell: &'a OnceCell<Packed<T>>,
-        precision: Precision,
-        conv: &Conv,
-    ) -> Result<Option<&'a Packed<T>>> {
-        if self.precision != precision || !conv2d_mma::supports(conv, self.weight.device()) {
-            return Ok(None);
-        }
-        let pack = || Packed::new(conv, &self.weight, self.scale.as_ref(), Passes::Both);
-        made_once(cell, pack).map(Some)
+    /// Makes the copies for tensor cores of all filters in one launch: a network's after each update.
+    pub fn pack_all<'a>(filters: impl Iterator<Item = &'a Filter> + Clone) -> Result<()> {
+        fill(filters.clone().filter(|filter| filter.packs(Precision::Bf16)), |filter| &filter.bf16)?;
+        fill(filters.filter(|filter| filter.packs(Precision::Tf32)), |filter| &filter.tf32)
+    }
+
+    /// Whether tensor cores multiply these weights in this precision.
+    fn packs(&self, precision: Precision) -> bool {
+        let shape = self.weight.nhwc("conv2d weights");
+        self.precision == precision && shape.is_ok_and(|w| conv2d_mma::supports(w, self.weight.device()))
+    }
+
+    /// The copies in bf16 for tensor cores, where these multiply the weights.
+    pub(super) fn packed_bf16(&self) -> Result<Option<&Packed<bf16>>> {
+        if self.packs(Precision::Bf16) { made_once(&self.bf16, || self.pack()).map(Some) } else { Ok(None) }
+    }
+
+    /// The same in tf32.
+    pub(super) fn packed_tf32(&self) -> Result<Option<&Packed<f32>>> {
+        if self.packs(Precision::Tf32) { made_once(&self.tf32, || self.pack()).map(Some) } else { Ok(None) }
+    }
+
+    fn pack<T: Real>(&self) -> Result<Packed<T>> {
+        Packed::new(&self.weight, self.scale.as_ref(), Passes::Both)
     }
 
     fn prepare(&self, transposed: bool) -> Result<Buffer<f32>> {
@@ -93,6 +105,21 @@ impl Filter {
         .launch(device, grid)?;
         Ok(buffer)
     }
+}
+
+/// Packs filters into their cells.
+fn fill<'a, T: Real>(
+    filters: impl Iterator<Item = &'a Filter>,
+    cell: fn(&Filter) -> &OnceCell<Packed<T>>,
+) -> Result<()> {
+    let filters: Vec<&Filter> = filters.collect();
+    let Some(first) = filters.first() else { return Ok(()) };
+    let weights: Vec<_> = filters.iter().map(|filter| (&filter.weight, filter.scale.as_ref())).collect();
+    let packed = Packed::all(first.weight.device(), &weights, Passes::Both)?;
+    for (filter, packed) in filters.into_iter().zip(packed) {
+        let _ = cell(filter).set(packed);
+    }
+    Ok(())
 }
 
 /// What a cell holds, made if it is empty.

@@ -2,23 +2,13 @@
 //! multiply; products are exact and are summed in float32.
 
 use super::{Conv, Epilogue, Filter};
+use crate::ops::batch_norm::ChunkStatistics;
 use crate::ops::cast::{round_into, rounded_to_tf32, widen_into, widened};
 use crate::ops::conv2d_mma::{self, Packed};
 use crate::ops::prelude::*;
 use half::bf16;
 
-/// The numbers that convolutions multiply. Master weights, statistics, losses and images are float32 in all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::Display, strum::VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Precision {
-    /// float32.
-    #[default]
-    F32,
-    /// float32 in memory, 10 bits after the point in products.
-    Tf32,
-    /// bf16 in memory and in products: 7 bits after the point.
-    Bf16,
-}
+pub use crate::device::Precision;
 
 impl Precision {
     /// The precision of a convolution with so many channels: tensor cores take multiples of 16; others, such
@@ -39,6 +29,16 @@ pub trait Convolve<Y: Real = Self>: Real {
         epilogue: Epilogue<Y>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<Y>>;
+
+    /// conv(x, w) and, where the kernel computes them on the way, the statistics of its channels.
+    fn forward_with_statistics(
+        conv: &Conv,
+        x: &Tensor<Self>,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<(Tensor<Y>, Option<ChunkStatistics>)> {
+        Ok((Self::forward(conv, x, filter, Epilogue::default(), num_valid)?, None))
+    }
 
     /// The gradient of x into `into`, written or (`accumulate`) added; with `input_mask`, the sum is then
     /// zeroed where the bit is 0, which is the gradient through the ReLU that made x. Past the first
@@ -83,6 +83,17 @@ fn on_tensor_cores<T: Real>(
     Ok(y)
 }
 
+fn with_statistics_on_tensor_cores<T: Real>(
+    conv: &Conv,
+    x: &Tensor<T>,
+    packed: &Packed<T>,
+    num_valid: Option<&Buffer<i32>>,
+) -> Result<(Tensor<T>, Option<ChunkStatistics>)> {
+    let mut y = Tensor::uninit(x.device(), &conv.out_shape())?;
+    let statistics = conv2d_mma::forward_with_statistics(conv, x, packed, num_valid, y.make_mut()?, None)?;
+    Ok((y, Some(statistics)))
+}
+
 impl Convolve for f32 {
     fn forward(
         conv: &Conv,
@@ -91,10 +102,22 @@ impl Convolve for f32 {
         epilogue: Epilogue,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor> {
-        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+        if let Some(packed) = filter.packed_tf32()? {
             return on_tensor_cores(conv, x, packed, epilogue, num_valid);
         }
         super::forward(conv, &operand(x, filter)?, filter, epilogue, num_valid)
+    }
+
+    fn forward_with_statistics(
+        conv: &Conv,
+        x: &Tensor,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<(Tensor, Option<ChunkStatistics>)> {
+        match filter.packed_tf32()? {
+            Some(packed) => with_statistics_on_tensor_cores(conv, x, packed, num_valid),
+            None => Ok((Self::forward(conv, x, filter, Epilogue::default(), num_valid)?, None)),
+        }
     }
 
     fn input_grad(
@@ -106,7 +129,7 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        if let Some(packed) = filter.packed(&filter.tf32, Precision::Tf32, conv)? {
+        if let Some(packed) = filter.packed_tf32()? {
             return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
         }
         super::input_grad(conv, &operand(grad, filter)?, filter, input_mask, num_valid, into, accumulate)
@@ -121,7 +144,7 @@ impl Convolve for f32 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        if filter.packed(&filter.tf32, Precision::Tf32, conv)?.is_some() {
+        if filter.packed_tf32()?.is_some() {
             return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
         }
         let (x, grad) = (operand(x, filter)?, operand(grad, filter)?);
@@ -179,10 +202,22 @@ impl Convolve for bf16 {
         epilogue: Epilogue<bf16>,
         num_valid: Option<&Buffer<i32>>,
     ) -> Result<Tensor<bf16>> {
-        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+        if let Some(packed) = filter.packed_bf16()? {
             return on_tensor_cores(conv, x, packed, epilogue, num_valid);
         }
         super::forward(conv, &widened(x)?, filter, epilogue, num_valid)
+    }
+
+    fn forward_with_statistics(
+        conv: &Conv,
+        x: &Tensor<bf16>,
+        filter: &Filter,
+        num_valid: Option<&Buffer<i32>>,
+    ) -> Result<(Tensor<bf16>, Option<ChunkStatistics>)> {
+        match filter.packed_bf16()? {
+            Some(packed) => with_statistics_on_tensor_cores(conv, x, packed, num_valid),
+            None => Ok((Self::forward(conv, x, filter, Epilogue::default(), num_valid)?, None)),
+        }
     }
 
     fn input_grad(
@@ -194,12 +229,12 @@ impl Convolve for bf16 {
         into: &mut Buffer<bf16>,
         accumulate: bool,
     ) -> Result<()> {
-        if let Some(packed) = filter.packed(&filter.bf16, Precision::Bf16, conv)? {
+        if let Some(packed) = filter.packed_bf16()? {
             return conv2d_mma::input_grad(conv, grad, packed, input_mask, num_valid, into, accumulate, None);
         }
         let mut sum = Buffer::uninit(grad.device(), into.len())?;
         if accumulate {
-            widen_into(into, &mut sum)?;
+            widen_into(into, &mut sum, false)?;
         }
         super::input_grad(conv, &widened(grad)?, filter, input_mask, num_valid, &mut sum, accumulate)?;
         round_into(&sum, into, false)
@@ -214,7 +249,7 @@ impl Convolve for bf16 {
         into: &mut Buffer<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        if filter.packed(&filter.bf16, Precision::Bf16, conv)?.is_some() {
+        if filter.packed_bf16()?.is_some() {
             return conv2d_mma::weight_grad(conv, x, grad, num_valid, into, accumulate, None);
         }
         super::weight_grad(conv, &widened(x)?, &widened(grad)?, num_valid, into, accumulate)

@@ -2,9 +2,13 @@
 //! represent exactly: what is left of the rounding is that of the sums, and of what is stored.
 
 use super::*;
-use crate::ops::conv2d::{input_oracle, oracle, weight_oracle};
+use crate::ops::batch_norm::{BnMode, Measured, Norm, batch_norm};
+use crate::ops::cast::{to_bf16, to_f32};
+use crate::ops::conv2d::{Filter, Precision, conv2d_measured, input_oracle, oracle, weight_oracle};
 use crate::ops::testing::*;
+use crate::ops::valid::Rows;
 use half::bf16;
+use std::rc::Rc;
 
 /// A type of maps with its tolerances.
 trait Number: Real {
@@ -170,7 +174,7 @@ impl Setting {
         ];
         let run = move |device: &Device, t: &[Tensor]| {
             let x = map::<T>(device, &t[0])?;
-            let weights = Packed::new(&conv, &t[1], None, Passes::Forward)?;
+            let weights = Packed::new(&t[1], None, Passes::Forward)?;
             let residual = Tensor::new(map::<T>(device, &t[3])?, &out)?;
             let num_valid = self.num_valid(device)?;
             let len = out.iter().product();
@@ -207,6 +211,69 @@ impl Setting {
         self.kind.of::<T>(case, terms)
     }
 
+    /// Mean and variance of each channel of y, by each tile.
+    fn statistics<T: Number>(self) -> Case {
+        let (conv, co) = (self.conv, self.conv.out_channels);
+        let inputs = [self.kind.input(&conv.in_shape(), 1), self.kind.input(&self.weight_shape(), 2)];
+        let rows = self.valid.unwrap_or(conv.images) * conv.out_height * conv.out_width;
+        let run = move |device: &Device, t: &[Tensor]| {
+            let x = map::<T>(device, &t[0])?;
+            let weights = Packed::new(&t[1], None, Passes::Forward)?;
+            let num_valid = self.num_valid(device)?;
+            let poisoned = || poisoned::<T>(device, conv.out_shape().iter().product());
+            let mut plain = poisoned()?;
+            forward(&conv, &x, &weights, Epilogue::default(), num_valid.as_ref(), &mut plain, None)?;
+            let mut results = Vec::new();
+            for tile in Tile::ALL {
+                let (mut y, num_valid) = (poisoned()?, num_valid.as_ref());
+                let statistics = forward_with_statistics(&conv, &x, &weights, num_valid, &mut y, Some(tile))?;
+                let values = values(&y)?;
+                assert_eq!(values, self::values(&plain)?, "{tile:?} with statistics gives other values");
+                let (partial, chunk) = (statistics.partial.to_vec()?, statistics.rows_per_chunk);
+                // Of every chunk of valid rows: which ones they are is the kernel's affair.
+                let part = |i: usize| chunk.min(rows - i * chunk) as f64;
+                let at = |i: usize, which: usize, c: usize| partial[(2 * i + which) * co + c] as f64;
+                let chunks = 0..rows.div_ceil(chunk);
+                for c in 0..if rows == 0 { 0 } else { co } {
+                    let sum: f64 = chunks.clone().map(|i| part(i) * at(i, 0, c)).sum();
+                    let mean = sum / rows as f64;
+                    let squares =
+                        chunks.clone().map(|i| at(i, 1, c) + part(i) * (at(i, 0, c) - mean).powi(2));
+                    let variance = squares.sum::<f64>() / rows as f64;
+                    // They are of the numbers in memory.
+                    let column: Vec<f64> = values.chunks(co).take(rows).map(|row| row[c] as f64).collect();
+                    let (want, squares) = mean_and_variance(&column);
+                    let scale = column.iter().fold(0.0f64, |most, v| most.max(v.abs()));
+                    assert!((mean - want).abs() <= 1e-6 * scale, "{tile:?}: mean {mean}, in memory {want}");
+                    assert!(
+                        (variance - squares).abs() <= 1e-5 * squares + 1e-12 * scale * scale,
+                        "{tile:?}: variance {variance}, in memory {squares}"
+                    );
+                    results.extend([mean as f32, variance as f32]);
+                }
+            }
+            Ok(results)
+        };
+        let want = move |v: &[Vec<f64>]| {
+            let y: Vec<f64> = oracle(&conv, &v[0], &v[1]).into_iter().map(|y| self.stored::<T>(y)).collect();
+            let of_channel = |c: usize| {
+                let column: Vec<f64> = y.chunks(co).take(rows).map(|row| row[c]).collect();
+                <[f64; 2]>::from(mean_and_variance(&column))
+            };
+            (0..if rows == 0 { 0 } else { co })
+                .flat_map(of_channel)
+                .collect::<Vec<f64>>()
+                .repeat(Tile::ALL.len())
+        };
+        let terms = conv.kernel_height * conv.kernel_width * conv.in_channels;
+        let case = Case::kernel(self.name::<T>("statistics"), inputs, run, want).only_on(on_tensor_cores);
+        match self.kind {
+            Kind::Integers => case.tolerance(1e-5, 1e-5),
+            // Of numbers of about sqrt(terms), each with its rounding.
+            Kind::Normal => case.tolerance(T::ROUNDING * (terms as f64).sqrt(), 2.0 * T::ROUNDING),
+        }
+    }
+
     /// Integers are compared exactly, with what is stored of them.
     fn stored<T: Number>(self, sum: f64) -> f64 {
         if self.kind == Kind::Integers { stored::<T>(sum) } else { sum }
@@ -223,7 +290,7 @@ impl Setting {
         ];
         let run = move |device: &Device, t: &[Tensor]| {
             let grad_out = map::<T>(device, &t[2])?;
-            let weights = Packed::new(&conv, &t[1], None, Passes::InputGrad)?;
+            let weights = Packed::new(&t[1], None, Passes::InputGrad)?;
             let mask = Buffer::from_slice(device, &positive_bits(&t[0].to_vec()?))?;
             let num_valid = self.num_valid(device)?;
             with_each_tile(self.tiles(), |tile| {
@@ -263,9 +330,7 @@ impl Setting {
                 weight_grad(&conv, &x, &grad_out, num_valid.as_ref(), &mut sum, true, tile)?;
                 Ok([plain.to_vec()?, sum.to_vec()?].concat())
             };
-            // Integers, because the tiles have other splits.
-            let each = self.each_tile && self.kind == Kind::Integers;
-            with_each_tile(if each { &Tile::OF_WEIGHTS } else { &[] }, both)
+            with_each_tile(if self.each_tile { &Tile::OF_WEIGHTS } else { &[] }, both)
         };
         let want = move |v: &[Vec<f64>]| {
             let valid = Conv { images: self.valid.unwrap_or(conv.images), ..conv };
@@ -298,7 +363,7 @@ impl Setting {
         let settings = forwards.clone();
         let run = move |device: &Device, t: &[Tensor]| {
             let (x, residual) = (map::<T>(device, &t[0])?, Tensor::new(map::<T>(device, &t[3])?, &out)?);
-            let weights = Packed::new(&conv, &t[1], None, Passes::Both)?;
+            let weights = Packed::new(&t[1], None, Passes::Both)?;
             let positive = Buffer::from_slice(device, &positive_bits(&t[0].to_vec()?))?;
             with_each_tile(self.tiles(), |tile| {
                 let mut results = Vec::new();
@@ -352,21 +417,86 @@ impl Setting {
     }
 }
 
+fn mean_and_variance(values: &[f64]) -> (f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64)
+}
+
+/// A batch norm of a convolution's output, by its statistics: values, and running statistics, which are those
+/// of a batch norm that reads the output.
+fn before_batch_norm(x: [usize; 4], co: usize, stride: usize, rows: fn(Rc<Buffer<i32>>) -> Rows) -> Case {
+    let (w, count) = ([co, 3, 3, x[3]], x[0] - 1);
+    let of = |seed| Input::normal_seeded(&[co], seed);
+    let inputs = [
+        Input::normal(&x).in_bf16(),
+        Input::normal(&w).in_bf16(),
+        of(1),
+        of(2),
+        of(3),
+        Input::uniform(&[co], 0.5, 2.0),
+    ];
+    let set =
+        move |device: &Device| Ok::<_, Error>(rows(Rc::new(Buffer::from_slice(device, &[count as i32])?)));
+    let run = move |device: &Device, t: &[Tensor]| {
+        let (tape, rows) = (Tape::new(device), set(device)?);
+        let filter = Rc::new(Filter::new(t[1].clone(), Precision::Bf16));
+        let maps = to_bf16(&tape, tape.constant(t[0].clone()))?;
+        let [w, weight, bias] = [1, 2, 3].map(|i| tape.constant(t[i].clone()));
+        let norm = |y: Measured<bf16>| {
+            let (mut mean, mut var) = (t[4].clone(), t[5].clone());
+            let mode = BnMode::Train;
+            let norm = Norm { weight, bias, mean: &mut mean, var: &mut var, mode, rows: &rows };
+            let y = batch_norm(&tape, y, norm, true)?;
+            let y = tape.value(to_f32(&tape, y)?).to_vec()?;
+            Ok::<_, Error>((y, [mean.to_vec()?, var.to_vec()?].concat()))
+        };
+        let y = conv2d_measured::<bf16, bf16>(&tape, maps, w, &filter, stride, 1, &rows)?;
+        assert!(y.statistics.is_some(), "no statistics");
+        let (_, of_memory) = norm(y.x.into())?;
+        let (y, running) = norm(y)?;
+        for (by_kernel, of_memory) in running.iter().zip(&of_memory) {
+            assert!((by_kernel - of_memory).abs() <= 2e-6 * of_memory.abs().max(1.0), "{running:?}");
+        }
+        Ok([y, running].concat())
+    };
+    let want = move |v: &[Vec<f64>]| {
+        let images = if matches!(set(&Device::host().unwrap()), Ok(Rows::First(_))) { count } else { x[0] };
+        let whole = Conv::new(&x, &w, stride, 1).unwrap();
+        let conv = Conv { images, ..whole };
+        let y = oracle(&conv, &v[0][..conv.in_shape().iter().product()], &v[1]);
+        let y = y.into_iter().map(stored::<bf16>).collect();
+        let (mut y, running) =
+            crate::ops::batch_norm::oracle(&[vec![y], v[2..].to_vec()].concat(), BnMode::Train);
+        y.iter_mut().for_each(|y| *y = y.max(0.0));
+        y.resize(whole.out_shape().iter().product(), 0.0);
+        [y, running.concat()].concat()
+    };
+    let name = format!("bf16 statistics for batch norm, x {x:?} to {co}, stride {stride}, {count} counted");
+    // A number at the edge of a step of bf16 goes to the other side in one of the two.
+    Case::kernel(name, inputs, run, want).only_on(on_tensor_cores).tolerance(3e-2, 1.0 / 128.0)
+}
+
 /// w times scale, packed, as the kernels read it: found by their products with single ones.
 fn packing<T: Number>(co: usize, taps: (usize, usize), ci: usize) -> Case {
     let shape = [co, taps.0, taps.1, ci];
-    let conv = Conv::new(&[1, 8, 8, ci], &shape, 1, 0).unwrap();
-    let run = move |_: &Device, t: &[Tensor]| {
-        let scaled: Packed<T> = Packed::new(&conv, &t[0], Some(&t[1]), Passes::Both)?;
-        let plain: Packed<T> = Packed::new(&conv, &t[0], None, Passes::Both)?;
+    let run = move |device: &Device, t: &[Tensor]| {
+        let scaled: Packed<T> = Packed::new(&t[0], Some(&t[1]), Passes::Both)?;
+        let plain: Packed<T> = Packed::new(&t[0], None, Passes::Both)?;
         let both = |packed: &Packed<T>| {
             let (forward, transposed) = (packed.forward.as_ref(), packed.transposed.as_ref());
             Ok([values(forward.unwrap())?, values(transposed.unwrap())?].concat())
         };
+        // Filters of other shapes in the same launch change nothing.
+        let filters = [(&t[2], None), (&t[0], Some(&t[1])), (&t[2], None), (&t[0], None)];
+        let together = Packed::<T>::all(device, &filters, Passes::Both)?;
+        for (alone, among) in [(&scaled, &together[1]), (&plain, &together[3])] {
+            assert_eq!(both(alone)?, both(among)?);
+        }
+        assert_eq!(both(&together[0])?, both(&together[2])?);
         // One layout alone, with and without the scale: the same numbers.
         for (scale, whole) in [(None, &plain), (Some(&t[1]), &scaled)] {
             for passes in [Passes::Forward, Passes::InputGrad] {
-                let part: Packed<T> = Packed::new(&conv, &t[0], scale, passes)?;
+                let part: Packed<T> = Packed::new(&t[0], scale, passes)?;
                 for (one, both) in [(&part.forward, &whole.forward), (&part.transposed, &whole.transposed)] {
                     let (Some(one), Some(both)) = (one, both) else { continue };
                     assert_eq!(values(one)?, values(both)?, "{passes:?}");
@@ -391,7 +521,7 @@ fn packing<T: Number>(co: usize, taps: (usize, usize), ci: usize) -> Case {
     };
     // Half a step of bf16, or of tf32.
     let rounding = if T::NAME == "bf16" { 1.0 / 256.0 } else { 1.0 / 2048.0 };
-    let inputs = [Input::normal(&shape), Input::normal(&[co])];
+    let inputs = [Input::normal(&shape), Input::normal(&[co]), Input::normal(&[48, 3, 1, 80])];
     Case::kernel(format!("{} packing {shape:?}", T::NAME), inputs, run, want).tolerance(0.0, rounding)
 }
 
@@ -401,7 +531,7 @@ fn full_numbers() -> Case {
     let conv = Conv::new(&x, &w, 1, 1).unwrap();
     let run = move |device: &Device, t: &[Tensor]| {
         let x = map::<f32>(device, &t[0])?;
-        let weights = Packed::new(&conv, &t[1], None, Passes::Forward)?;
+        let weights = Packed::new(&t[1], None, Passes::Forward)?;
         let mut y = poisoned::<f32>(device, conv.out_shape().iter().product())?;
         forward(&conv, &x, &weights, Epilogue::default(), None, &mut y, None)?;
         y.to_vec()
@@ -440,11 +570,15 @@ pub fn cases() -> Vec<Case> {
             let setting = Setting { conv, kind, valid, each_tile: true };
             cases.extend(setting.cases::<bf16>());
             cases.extend(setting.cases::<f32>());
+            cases.extend([setting.statistics::<bf16>(), setting.statistics::<f32>()]);
         }
     }
     let conv = Conv::new(&[5, 6, 5, 16], &[144, 1, 1, 16], 1, 0).unwrap();
     let setting = Setting { conv, kind: Kind::Integers, valid: None, each_tile: true };
     cases.extend([setting.epilogues::<bf16>(), setting.epilogues::<f32>()]);
+    for (x, co, stride) in [([5, 7, 5, 16], 48, 1), ([9, 6, 9, 32], 144, 2)] {
+        cases.extend([Rows::First, Rows::AllIf].map(|rows| before_batch_norm(x, co, stride, rows)));
+    }
     cases.extend(resnet18());
     cases
 }
