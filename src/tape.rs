@@ -101,8 +101,8 @@ impl Tape {
         self.add(value, true, None, None)
     }
 
-    /// Images whose gradient is wanted for this step alone: the kernel that computes the gradient may make the
-    /// step and write [`Gradients::take_moved`] in its place.
+    /// Images whose gradient is wanted for this step alone: the kernel that computes the gradient may make
+    /// the step and write [`Gradients::take_moved`] in its place.
     pub fn stepping_leaf(&self, images: Tensor, step: SignStep) -> Var {
         let leaf = self.leaf(images);
         self.nodes.borrow_mut()[leaf.0.0].step = Some(step);

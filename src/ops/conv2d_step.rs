@@ -121,7 +121,8 @@ pub fn cases() -> Vec<super::testing::Case> {
             let out = conv.out_shape();
             cases.push(Case::kernel(
                 format!(
-                    "step of {shape:?} by {w:?} stride {stride} pad {pad}, normalized {normalized}, bf16 {bf16}"
+                    "step of {shape:?} by {w:?} stride {stride} pad {pad}, normalized {normalized}, \
+                     bf16 {bf16}"
                 ),
                 [adv, x, whole(&w, 1), whole(&out, 2)],
                 run,

@@ -182,8 +182,8 @@ fn work_follows_from_signature_and_arguments() {
     assert_eq!((added.read, added.written), (124, 24));
     assert_eq!(set.shape, "2x3 to 5");
 
-    let head = "head_kl_bf16(const bf16* maps, const float* weight, bf16* grad_maps, int pixels, int channels, \
-                int classes)";
+    let head = "head_kl_bf16(const bf16* maps, const float* weight, bf16* grad_maps, int pixels, \
+                int channels, int classes)";
     let head = work(head, &[bytes(2 * 3 * 4 * 5 * 2), bytes(140), bytes(240), 4.arg(), 5.arg(), 7.arg()]);
     assert_eq!((head.read, head.written, head.flop), (380, 240, Some(2 * 2 * 6 * 5 * 7)));
     assert_eq!((head.shape.as_str(), head.precision), ("6x4x5 to 7", Precision::Bf16));
