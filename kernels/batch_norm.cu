@@ -24,7 +24,7 @@
 //
 // `stats` has four rows of padded(channels) floats: mean, 1 / sqrt(var + eps), scale, shift. `partial` has
 // two rows per chunk: mean and M2, or the two sums of the backward pass. Mean and M2 may come from the
-// convolution before (conv2d_mma.cu), which then takes the place of the first pass: its blocks are the chunks.
+// convolution before (conv2d_mma.cu) instead of from batch_norm_statistics: its blocks are the chunks.
 #include "lib/table.cuh"
 
 PER_DEVICE(THREADS, 256, 1);

@@ -34,7 +34,7 @@ INLINE void forward(
       sum = vec_relu(sum);
     }
     vec_store(y + index, sum);
-    return vec_stored<T>(sum);
+    return sum;
   });
 }
 

@@ -27,9 +27,11 @@ constexpr int MAX_TAPS = 32;  // a bit each
 
 // The tap (ky, kx) of a list, in the order of the filter.
 struct Tap {
-  int number;   // ky kernel_w + kx
   int delta;    // of the source pixel, in elements
-  int weights;  // index of its first weight
+  int weights;  // index of its first weight, a multiple of 256, plus its number, ky kernel_w + kx
+
+  INLINE int number() const { return weights & (MAX_TAPS - 1); }
+  INLINE int first() const { return weights - number(); }
 };
 
 // What the threads of a block tell each other before the first k-tile.
@@ -76,7 +78,7 @@ struct Phase {
     int dy, dx;
     offset(ky, y, dy);
     offset(number - ky * g.kernel_w, x, dx);
-    return {number, (dy * g.src_w + dx) * g.depth, number * g.columns * g.depth};
+    return {(dy * g.src_w + dx) * g.depth, number * g.columns * g.depth + number};
   }
   // Writes a row of the tables and returns its taps.
   template <int group>
@@ -178,11 +180,11 @@ struct Copier {
     const bool inside = tap < listed;
     const Tap at = list[inside ? tap : 0];
     const T* const a = source + (at.delta + channel);
-    const T* const b = weights + at.weights + (b_index + channel);
+    const T* const b = weights + at.first() + (b_index + channel);
     to += place;
     UNROLL
     for (int i = 0; i < A_COPIES; i++) {
-      const bool valid = inside && a_taps[i] >> at.number & 1;
+      const bool valid = inside && a_taps[i] >> at.number() & 1;
       chunk_copy_async(to + i * STEP * ROW_BYTES, valid ? a + a_index[i] : source, valid);
     }
     UNROLL
@@ -281,8 +283,9 @@ INLINE void write_statistics(
   if (mine) to[stride + threadIdx.x] = total;
 }
 
-// One block of C; store(sum, index in the output, column) gets every Vec of it, and returns what it stored.
-// If given, `statistics` [row tiles, 2, columns] gets the statistics of what was stored for valid images.
+// One block of C; store(sum, index in the output, column) gets every Vec of it, and returns what it
+// stores, not yet rounded.
+// If given, `statistics` [row tiles, 2, columns] gets the statistics of what is stored for valid images.
 template <class T, class Tile, bool transposed, class Store>
 INLINE void implicit_gemm(
     const Geometry& g, unsigned char* ring, const T* source, const T* weights, float* statistics,
@@ -291,7 +294,6 @@ INLINE void implicit_gemm(
   SHARED(int, row_out, Tile::ROWS);
   SHARED(uint32_t, row_taps, Tile::ROWS);
   SHARED(Tap, list, MAX_TAPS);
-  SHARED(int, chunk, 2);  // valid rows, number
   const BlockTables tables = {row_source, row_out, row_taps, list};
   // Neighbouring blocks share rows: they read the same source at the same time. Phases with most taps, the
   // last ones, come first.
@@ -302,14 +304,16 @@ INLINE void implicit_gemm(
   const int first_row = tile % row_tiles * Tile::ROWS;
   if (first_row >= g.all_images * phase.height * phase.width) return;
 
-  // What the statistics want to know lies in shared memory meanwhile: registers are full. Valid images come
-  // first.
-  if (threadIdx.x == 0) {
-    chunk[0] = min(Tile::ROWS, g.images * phase.height * phase.width - first_row);
-    chunk[1] = tile;
-  }
   const int listed = make_tables<Tile>(phase, first_row, tables, reinterpret_cast<uint32_t*>(ring));
   Copier<T, Tile> copier(g, source, weights, tables, listed, first_column);
+  // The statistics' place and valid rows, which come first, wait where a table was: registers are full, and
+  // so is the shared memory of two blocks of 64x64 on an sm_86.
+  __syncthreads();
+  int* const chunk = tables.source;
+  if (threadIdx.x == 0) {
+    chunk[0] = tile;
+    chunk[1] = min(Tile::ROWS, g.images * phase.height * phase.width - first_row);
+  }
   const int k_tiles = ceil_div(listed * g.depth, Copier<T, Tile>::K_TILE);
   WarpTile<Tile> warp;
   run_ring<Tile>(
@@ -330,9 +334,11 @@ INLINE void implicit_gemm(
       v[i] = store(v[i], at + first_column + column, first_column + column);
   }
   if (!statistics) return;
-  const int rows = chunk[0];
+  const int rows = chunk[1];
   if (rows > 0) {
-    float* const to = statistics + chunk[1] * 2 * g.columns + first_column;
+    UNROLL
+    for (int i = 0; i < Finish<Tile>::VECS; i++) v[i] = vec_stored<T>(v[i]);
+    float* const to = statistics + chunk[0] * 2 * g.columns + first_column;
     write_statistics<Tile>(v, rows, min(Tile::COLUMNS, g.columns - first_column), c, to, g.columns);
   }
 }
