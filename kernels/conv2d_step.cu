@@ -17,7 +17,7 @@
 constexpr int NUMBERS = NARROW_PIXELS * NARROW_CHANNELS;
 
 // moved = clip01(clip(adv + alpha sign(factor dx), x - eps, x + eps)), dx the input gradient of conv
-extern "C" __global__ __launch_bounds__(NARROW_THREADS) void conv2d_step_linf(
+extern "C" __global__ __launch_bounds__(NARROW_THREADS, 2) void conv2d_step_linf(
     const T* grad_out, const float* panels, NULLABLE const float* factor, const float* adv, const float* x,
     float* moved, float alpha, float eps, int images, int height, int width, int channels, int out_height,
     int out_width, int out_channels, int kernel_h, int kernel_w, int stride, int pad) {

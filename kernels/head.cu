@@ -24,6 +24,7 @@ PER_DEVICE(MOST_CLASSES, 1024, 1024);
 // Calls f(channel, count) for the Packs of channels that belong to this thread.
 template <class F>
 INLINE void each_channel_pack(int channels, F f) {
+  NO_UNROLL
   for (int c = threadIdx.x * PACK; c < channels; c += THREADS * PACK) f(c, channels - c);
 }
 
@@ -67,6 +68,7 @@ INLINE void head(
     UNROLL
     for (int s = 1; s < SLICES; s++) part[0] = part[0] + part[s];
     const Pack of_pixel = part[0] * (1.0f / pixels);
+    NO_UNROLL
     for (int p = 0; p < pixels; p++) {
       const int at = image + p * channels + c;
       pack_put(grad_maps + at, relu_mask ? pack_keep(of_pixel, relu_mask, at) : of_pixel, count, 0);
