@@ -127,6 +127,9 @@ pub fn cases() -> Vec<super::testing::Case> {
             (false, true, true, false),
             (true, true, true, true),
             (false, true, false, true),
+            (false, false, false, false),
+            (true, false, false, true),
+            (false, false, true, true),
         ] {
             let with_mask = with_mask && masks_fit(c);
             let kept = move |at: usize| !with_mask || !(at * 7).is_multiple_of(3);

@@ -186,7 +186,7 @@ fn work_follows_from_signature_and_arguments() {
                 int channels, int classes)";
     let head = work(head, &[bytes(2 * 3 * 4 * 5 * 2), bytes(140), bytes(240), 4.arg(), 5.arg(), 7.arg()]);
     assert_eq!((head.read, head.written, head.flop), (380, 240, Some(2 * 2 * 6 * 5 * 7)));
-    assert_eq!((head.shape.as_str(), head.precision), ("6x4x5 to 7", Precision::Bf16));
+    assert_eq!((head.shape.as_str(), head.precision), ("6x4x5 to 7", Precision::F32));
 
     let slice = "slice_copy(const float* x, float* out, int from, int to, int n, bool accumulate)";
     let slice = work(slice, &[bytes(4000), bytes(400), 8.arg(), 0.arg(), 100.arg(), false.arg()]);
