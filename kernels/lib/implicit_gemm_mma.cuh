@@ -27,11 +27,8 @@ constexpr int MAX_TAPS = 32;  // a bit each
 
 // The tap (ky, kx) of a list, in the order of the filter.
 struct Tap {
-  int delta;    // of the source pixel, in elements
-  int weights;  // index of its first weight, a multiple of 256, plus its number, ky kernel_w + kx
-
-  INLINE int number() const { return weights & (MAX_TAPS - 1); }
-  INLINE int first() const { return weights - number(); }
+  int delta;   // of the source pixel, in elements
+  int number;  // ky kernel_w + kx
 };
 
 // What the threads of a block tell each other before the first k-tile.
@@ -78,7 +75,7 @@ struct Phase {
     int dy, dx;
     offset(ky, y, dy);
     offset(number - ky * g.kernel_w, x, dx);
-    return {(dy * g.src_w + dx) * g.depth, number * g.columns * g.depth + number};
+    return {(dy * g.src_w + dx) * g.depth, number};
   }
   // Writes a row of the tables and returns its taps.
   template <int group>
@@ -141,7 +138,7 @@ struct Copier {
   static constexpr int CHUNK = CHUNK_BYTES / sizeof(T), K_TILE = ROW_BYTES / sizeof(T);
   const T *source, *weights;
   const Tap* list;
-  const int depth, listed, b_step;
+  const int depth, listed, tap_size, b_step;
   int b_index, place;  // of its first column of B in a tap's weights; of its first chunk in a stage
   uint32_t b_valid = 0;
   int a_index[A_COPIES];
@@ -156,6 +153,7 @@ struct Copier {
         list(tables.list),
         depth(g.depth),
         listed(listed),
+        tap_size(g.columns * g.depth),
         b_step(STEP * g.depth) {
     const int row = threadIdx.x / ROW_CHUNKS, chunk = threadIdx.x % ROW_CHUNKS;
     static_assert(STEP % ROW_CHUNKS == 0, "a thread's chunks lie at one place of their rows");
@@ -180,11 +178,11 @@ struct Copier {
     const bool inside = tap < listed;
     const Tap at = list[inside ? tap : 0];
     const T* const a = source + (at.delta + channel);
-    const T* const b = weights + at.first() + (b_index + channel);
+    const T* const b = weights + (static_cast<size_t>(at.number) * tap_size + b_index + channel);
     to += place;
     UNROLL
     for (int i = 0; i < A_COPIES; i++) {
-      const bool valid = inside && a_taps[i] >> at.number() & 1;
+      const bool valid = inside && a_taps[i] >> at.number & 1;
       chunk_copy_async(to + i * STEP * ROW_BYTES, valid ? a + a_index[i] : source, valid);
     }
     UNROLL
