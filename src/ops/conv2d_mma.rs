@@ -203,8 +203,8 @@ pub fn forward<T: Real>(
 }
 
 /// conv(x, w) into `y`, and the statistics per channel of what is stored there for the valid images. Their
-/// chunks are the rows of blocks: `tile` decides how sums are rounded. y is the same with each. So the tile is
-/// that of one GPU on all of them, and none that was measured.
+/// chunks are the rows of blocks: `tile` decides how sums are rounded, y is the same with each. Unless it is
+/// given, it is that of one GPU on all of them, not one that was measured.
 pub fn forward_with_statistics<T: Real>(
     conv: &Conv,
     x: &Buffer<T>,
@@ -292,8 +292,8 @@ pub fn input_grad<T: Real>(
 /// For choices that decide how sums are rounded: the same on every GPU.
 const H200_MULTIPROCESSORS: usize = 132;
 
-/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor. It is
-/// the same for every tile, too, because the bits of a sum depend on its parts.
+/// Blocks of a weight gradient that are wanted: two waves of an H200 with three blocks a multiprocessor. It
+/// is the same for every tile, too, because the bits of a sum depend on its parts.
 const WANTED_BLOCKS: usize = 2 * 3 * H200_MULTIPROCESSORS;
 
 /// Pixels that a block multiplies at a time are 64 or 32; a split of fewer than this many is not worth its
