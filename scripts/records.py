@@ -97,7 +97,8 @@ def precision(device):
         output(SADDLE, "train", "--device", device, "--seed", 0, "--quiet", "--out", run)
         study = json.loads(output(SADDLE, "precision", run, "--device", device, "--json"))
     command = f"saddle train --device {device} --seed 0; saddle precision RUN --device {device}"
-    keep({"study": study, **about(command)}, f"{device}-precision")
+    record = {"device": study.pop("provenance")["device"], **about(command), "study": study}
+    keep(record, f"{device}-precision")
 
 
 def autoattack(device):
@@ -233,8 +234,7 @@ def gradients(record):
     """What precisions do to an attack on one run."""
     study = record["study"]
     stages = [part["place"] for part in study["rows"][0]["gradients"][1:]]
-    lines = heading("Gradients and attacks in every precision", {**record, **study["provenance"],
-                                                                 "date": record["date"]}) + [
+    lines = heading("Gradients and attacks in every precision", record) + [
         f"{study['images']} test images, {study['attack']}.",
         "",
         f"| checkpoint | epoch | precision | sign | cosine | {' | '.join(stages)} | loss | robust % |",
