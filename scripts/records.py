@@ -130,16 +130,19 @@ def heading(title, record):
 def comparison(record):
     """Mean and standard deviation over seeds, and the seconds of one run."""
     names, seeds = list(record["rows"][0]["figures"]), record["seeds"]
+    timed = "loaded" not in record
+    took = f"{record['wall']:.0f} s in all" if timed else f"times do not count: {record['loaded']}"
     lines = heading(f"Every method on the digits in {precision_of(record)}", record) + [
         "resnet-mini, Linf eps 0.1, best checkpoint on held-out images; test accuracy in percent, mean and",
-        f"standard deviation over seeds {', '.join(map(str, seeds))}; {record['wall']:.0f} s in all.",
+        f"standard deviation over seeds {', '.join(map(str, seeds))}; {took}.",
         "",
-        f"| method | {' | '.join(names)} | s per run |",
-        "|---|" + "---:|" * (len(names) + 1),
+        f"| method | {' | '.join(names)} |" + (" s per run |" if timed else ""),
+        "|---|" + "---:|" * (len(names) + timed),
     ]
     for row in record["rows"]:
         cells = [f"{row['figures'][name]['mean']:.2f} ± {row['figures'][name]['sd']:.2f}" for name in names]
-        lines.append(f"| {row['method']} | {' | '.join(cells)} | {row['seconds'] / len(seeds):.1f} |")
+        cells += [f"{row['seconds'] / len(seeds):.1f}"] if timed else []
+        lines.append(f"| {row['method']} | {' | '.join(cells)} |")
     return lines
 
 

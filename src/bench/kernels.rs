@@ -113,8 +113,7 @@ pub fn kernels(device: &Device, request: &KernelsRequest, peaks: &Peaks) -> Resu
     };
     table.add("head, forward and backward", &format!("{features:?}"), &[], head)?;
     let (parameters, update) = job.update(device)?;
-    // Its kernel finds the tensors in a table: weight, gradient and momentum are read, two of them written.
-    table.add_of_bytes("SGD", &format!("{parameters} parameters"), 5 * 4 * parameters as u64, update)?;
+    table.add("SGD", &format!("{parameters} parameters"), &[], update)?;
     let time = time(device, seconds, || full(device, &[16], 0.0).map(drop))?;
     let mut rows = table.rows;
     rows.push(time.duration("launch", "one block, 16 floats", 1e6, "us", String::new()));
@@ -141,34 +140,18 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    fn add(&mut self, name: &str, detail: &str, layers: &[String], work: Work) -> Result<()> {
-        let (launches, time) = self.measure(work)?;
-        self.push(name, detail, time, KernelCost::new(layers, &launches, time, self.peaks));
-        Ok(())
-    }
-
-    /// [`Table::add`] of a kernel whose arguments do not show the bytes that it moves.
-    fn add_of_bytes(&mut self, name: &str, detail: &str, bytes: u64, work: Work) -> Result<()> {
-        let (launches, time) = self.measure(work)?;
-        let cost = KernelCost::new(&[], &launches, time, self.peaks);
-        let bound = bytes as f64 / self.peaks.bandwidth;
-        self.push(name, detail, time, KernelCost { bytes, bound, binding: Binding::Memory, ..cost });
-        Ok(())
-    }
-
-    fn measure(&self, mut work: Work) -> Result<(Vec<Launch>, Timing)> {
+    fn add(&mut self, name: &str, detail: &str, layers: &[String], mut work: Work) -> Result<()> {
         // The first run makes what all later ones use.
         work()?;
         let launches = self.device.rehearsed(&mut work)?;
-        Ok((launches, time_launches(self.device, self.seconds, vec![work])?[0]))
-    }
-
-    fn push(&mut self, name: &str, detail: &str, time: Timing, cost: KernelCost) {
+        let time = time_launches(self.device, self.seconds, vec![work])?[0];
+        let cost = KernelCost::new(layers, &launches, time, self.peaks);
         let note = format!("{:.0} us, batch {}", time.median * 1e6, self.batch);
         let multiplies = name.starts_with("conv2d");
         let (amount, unit) = if multiplies { (cost.flop, "GFLOP/s") } else { (cost.bytes, "GB/s") };
         let row = time.rate(name, detail, amount as f64 * 1e-9, unit, note);
         self.rows.push(BenchRow { cost: Some(cost), ..row });
+        Ok(())
     }
 
     /// The geometric mean of all rows so far.
