@@ -155,6 +155,11 @@ fn kernels_are_measured_by_layer() {
             let amount = if row["unit"] == "GFLOP/s" { number("flop") } else { number("bytes") };
             assert!((number("value") * 1e9 * seconds / amount - 1.0).abs() < 1e-9, "{row}");
         }
+        // Weight and momentum are read and written, the gradient is read; and the learning rate's block.
+        let sgd = rows.iter().find(|row| row["name"] == "SGD").unwrap();
+        let parameters: u64 =
+            sgd["detail"].as_str().unwrap().trim_end_matches(" parameters").parse().unwrap();
+        assert_eq!(sgd["bytes"].as_u64(), Some(5 * 4 * parameters + 256));
         let of = |name: &str, layer: &str| {
             let is = |row: &&Value| row["name"] == name && row["layers"][0] == layer;
             rows.iter().find(is).unwrap()["kernel"].as_str().unwrap().to_owned()
