@@ -144,10 +144,10 @@ fn kernels_are_measured_by_layer() {
         let record: Value = serde_json::from_str(&json).unwrap();
         let rows = record["rows"].as_array().unwrap();
         let measured: Vec<&Value> = rows.iter().filter(|row| row["kernel"].is_string()).collect();
-        // Eight convolutions of seven sizes, three batch norms, an attack step, the head, SGD.
+        // Eight convolutions of seven sizes, three batch norms, an attack step, two heads, SGD.
         let count = |name: &str| measured.iter().filter(|row| row["name"].as_str() == Some(name)).count();
         assert_eq!((count("conv2d forward"), count("batch norm backward")), (8, 3), "{json}");
-        assert_eq!(measured.len(), 3 * 8 + 2 * 3 + 3);
+        assert_eq!(measured.len(), 3 * 8 + 2 * 3 + 4);
         for row in measured {
             let number = |key: &str| row[key].as_f64().unwrap();
             let seconds = row["seconds"][1].as_f64().unwrap();

@@ -12,6 +12,7 @@ use crate::ops::conv2d::{Conv, Precision};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::fill::full;
 use crate::ops::global_avg_pool::global_avg_pool;
+use crate::ops::head::{Classifier, Target};
 use crate::ops::linear::linear;
 use crate::ops::reduce::Reduction;
 use crate::ops::valid::Rows;
@@ -78,7 +79,7 @@ impl KernelCost {
 }
 
 /// The three passes of every convolution of a network with their geometric mean, its batch norms, an attack
-/// step, the head, SGD, and the cost of a launch.
+/// step, the head in training and in an attack, SGD, and the cost of a launch.
 pub fn kernels(device: &Device, request: &KernelsRequest, peaks: &Peaks) -> Result<Vec<BenchRow>> {
     let &KernelsRequest { ref job, batch, precision, seconds } = request;
     let step = StepKernels::of(device, job, batch, precision)?;
@@ -107,11 +108,13 @@ pub fn kernels(device: &Device, request: &KernelsRequest, peaks: &Peaks) -> Resu
     table.add("Linf attack step", &format!("{images:?}"), &[], attack_step(device, &images)?)?;
     let [pixels, channels] = step.pooled;
     let features = [batch, 1, pixels, channels];
-    let head = match precision {
-        Precision::Bf16 => head::<bf16>(device, features)?,
-        Precision::F32 | Precision::Tf32 => head::<f32>(device, features)?,
+    let heads = match precision {
+        Precision::Bf16 => heads::<bf16>(device, features)?,
+        Precision::F32 | Precision::Tf32 => heads::<f32>(device, features)?,
     };
-    table.add("head, forward and backward", &format!("{features:?}"), &[], head)?;
+    for (name, work) in ["head, forward and backward", "head of an attack"].into_iter().zip(heads) {
+        table.add(name, &format!("{features:?}"), &[], work)?;
+    }
     let (parameters, update) = job.update(device)?;
     table.add("SGD", &format!("{parameters} parameters"), &[], update)?;
     let time = time(device, seconds, || full(device, &[16], 0.0).map(drop))?;
@@ -198,18 +201,23 @@ fn norm_passes<T: Numbers>(device: &Device, shape: [usize; 2]) -> Result<[Work; 
     ])
 }
 
-/// From features `[N,1,pixels,C]` to the loss, and back to the features.
-fn head<T: Numbers>(device: &Device, features: [usize; 4]) -> Result<Work> {
+/// From features `[N,1,pixels,C]` to the loss, and back to the features: as in training, and as in an attack.
+fn heads<T: Numbers>(device: &Device, features: [usize; 4]) -> Result<[Work; 2]> {
     const CLASSES: usize = 10;
     let (x, y): (_, Buffer<i32>) = (T::random(device, &features)?, labels(device, features[0], CLASSES)?);
     let weight = random(device, &[CLASSES, features[3]])?;
     let bias: Tensor = full(device, &[CLASSES], 0.0)?;
-    let device = device.clone();
-    Ok(Box::new(move || {
-        let tape = Tape::new(&device);
-        let [weight, bias] = [&weight, &bias].map(|parameter| tape.constant(parameter.clone()));
-        let pooled = global_avg_pool(&tape, tape.leaf(x.clone()))?;
-        let logits = linear(&tape, pooled, weight, Some(bias))?;
-        tape.backward(cross_entropy(&tape, logits, &y, Reduction::Mean)?, None).map(drop)
-    }))
+    let (device, classifier) =
+        (device.clone(), Classifier { weight: weight.clone(), bias: Some(bias.clone()) });
+    let (maps, labels) = (x.clone(), y.duplicate()?);
+    Ok([
+        Box::new(move || {
+            let tape = Tape::new(&device);
+            let [weight, bias] = [&weight, &bias].map(|parameter| tape.constant(parameter.clone()));
+            let pooled = global_avg_pool(&tape, tape.leaf(x.clone()))?;
+            let logits = linear(&tape, pooled, weight, Some(bias))?;
+            tape.backward(cross_entropy(&tape, logits, &y, Reduction::Mean)?, None).map(drop)
+        }),
+        Box::new(move || classifier.gradient(&maps, Target::Labels(&labels), None).map(drop)),
+    ])
 }
