@@ -110,7 +110,7 @@ fn a_step_is_printed_by_bound_and_written_as_a_page() {
     }
     let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
     for part in
-        ["<h1>step (pgd-at, resnet-mini, batch 16)</h1>", "kernels/conv2d.cu", "attack_step_linf", "</html>"]
+        ["<h1>step (pgd-at, resnet-mini, batch 16)</h1>", "kernels/conv2d.cu", "conv2d_step_linf", "</html>"]
     {
         assert!(page.contains(part), "{part}");
     }
