@@ -108,8 +108,8 @@ struct Phase {
   }
 };
 
-// Fills the tables for the rows from `first` on; the number of taps in the list. `of_warps` is shared memory
-// that may be overwritten afterwards.
+// Fills the tables for the rows from `first` on; the number of taps in the list. After the next barrier the
+// list is complete, and `of_warps`, any shared memory, may be overwritten.
 template <class Tile, bool transposed>
 INLINE int make_tables(
     const Phase<transposed>& phase, int first, const BlockTables& tables, uint32_t* of_warps) {
@@ -126,7 +126,6 @@ INLINE int make_tables(
   for (int warp = 0; warp < Tile::THREADS / 32; warp++) taps |= of_warps[warp];
   if (threadIdx.x < MAX_TAPS && taps >> threadIdx.x & 1)
     tables.list[__popc(taps & ((1u << threadIdx.x) - 1))] = phase.tap(threadIdx.x);
-  __syncthreads();
   return __popc(taps);
 }
 
@@ -304,9 +303,10 @@ INLINE void implicit_gemm(
 
   const int listed = make_tables<Tile>(phase, first_row, tables, reinterpret_cast<uint32_t*>(ring));
   Copier<T, Tile> copier(g, source, weights, tables, listed, first_column);
+  // The copier has read the rows' sources; it reads the list from now on.
+  __syncthreads();
   // The statistics' place and valid rows, which come first, wait where a table was: registers are full, and
   // so is the shared memory of two blocks of 64x64 on an sm_86.
-  __syncthreads();
   int* const chunk = tables.source;
   if (threadIdx.x == 0) {
     chunk[0] = tile;
