@@ -238,7 +238,10 @@ fn tuned_tiles_give_the_same_bytes() {
     }
     std::fs::write(&file, serde_json::to_vec(&content).unwrap()).unwrap();
     let (kernels, notes) = tensor_core_kernels(folder, &settings);
-    assert!(kernels.is_disjoint(&estimated) && kernels.len() == 3, "{kernels:?}, not {estimated:?}");
+    // A pass with statistics keeps its tile, which decides how these are rounded.
+    let kept: Vec<&str> = kernels.intersection(&estimated).map(String::as_str).collect();
+    assert_eq!(kept, ["conv2d_mma_forward_64x64_bf16"], "{kernels:?}, {estimated:?}");
+    assert_eq!(kernels.len(), 4, "{kernels:?}");
     assert_eq!(notes, "");
     run(folder, &train, &settings);
     assert!(!expected.is_empty() && networks(folder) == expected, "other bytes with other tiles");
