@@ -197,6 +197,7 @@ def peers(record):
         done = [row for row in record["verify"] if "skipped" not in row]
         wrong = sum(bool(row["wrong"]) for row in done)
         lines.append(f"Steps compared tensor by tensor: {len(done)}; off by more than rounding: {wrong}.")
+    lines += [record["note"]] if "note" in record else []
     if record["loaded"]:
         return lines + [f"The machine was busy ({record['loaded']}): the record's times are no results."]
     if record["rows"]:
