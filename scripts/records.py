@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -123,7 +124,7 @@ def heading(title, record):
         f"### {title} on {record['device']}, {record['processor']}",
         "",
         f"Measured on {record['date']} at commit {record['commit']} with",
-        f"`{record['command']}`.",
+        *textwrap.wrap(f"`{record['command']}`.", 110, break_on_hyphens=False),
     ]
 
 
@@ -197,7 +198,7 @@ def peers(record):
         done = [row for row in record["verify"] if "skipped" not in row]
         wrong = sum(bool(row["wrong"]) for row in done)
         lines.append(f"Steps compared tensor by tensor: {len(done)}; off by more than rounding: {wrong}.")
-    lines += [record["note"]] if "note" in record else []
+    lines += textwrap.wrap(record.get("note", ""), 110, break_on_hyphens=False)
     if record["loaded"]:
         return lines + [f"The machine was busy ({record['loaded']}): the record's times are no results."]
     if record["rows"]:
